@@ -1,0 +1,101 @@
+"""One task's low-rank update: taking it from a PEFT model, putting it back, reading it from a file.
+
+The tensors keep PEFT's names and are written as PEFT writes them, so the file of a first task has the same bytes as
+the ``adapter_model.safetensors`` of a plain run. The file has another name, and no ``adapter_config.json`` beside it:
+an update of task 2 on the raw base would load without complaint and be wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CompatibilityError, Problem, RunStateError
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+
+PREFIX = "base_model.model."
+
+
+def adapter_state(model: Module) -> dict[str, Tensor]:
+    """The adapter's tensors (with ``modules_to_save``) under PEFT's names, on the CPU."""
+    from peft import get_peft_model_state_dict
+
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(model).items()}
+
+
+def adapter_meta(model: Module) -> dict[str, Any]:
+    """What is needed beside the tensors: ``{"rank", "alpha", "rslora", "scaling", "targets", "modules_to_save"}``."""
+    config: Any = model.peft_config["default"]  # type: ignore[index, union-attr]
+    rank = int(config.r)
+    scaling = config.lora_alpha / (rank**0.5 if config.use_rslora else rank)
+    targets = config.target_modules
+    return {
+        "rank": rank,
+        "alpha": float(config.lora_alpha),
+        "rslora": bool(config.use_rslora),
+        "scaling": float(scaling),
+        "targets": targets if isinstance(targets, str) else sorted(targets),
+        "modules_to_save": sorted(config.modules_to_save or []),
+    }
+
+
+def load_adapter(model: Module, tensors: dict[str, Tensor]) -> None:
+    """Put tensors into the adapter of a PEFT model, every one of them.
+
+    Raises:
+        RunStateError: If names do not match: the carry was made with another base or other targets.
+    """
+    import torch
+
+    own = {n: p for n, p in model.named_parameters() if "lora_" in n or ".modules_to_save." in n}
+    plain = {n.replace(".default.", ".").replace(".modules_to_save.", "."): p for n, p in own.items()}
+    missing, extra = sorted(set(plain) - set(tensors)), sorted(set(tensors) - set(plain))
+    if missing or extra:
+        what = f"the carried adapter does not fit this model: {len(missing)} tensors missing, {len(extra)} unknown"
+        raise RunStateError(Problem("carry", f"{what} (e.g. {(missing + extra)[0]}).", "Use the base and LoRA targets it was made with."))
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            plain[name].copy_(tensor)
+
+
+@dataclass
+class LowRankUpdate:
+    """The update ``W += scaling * B @ A`` of several modules, and the tensors that replace the base's.
+
+    Attributes:
+        a: Module name -> A, shape (rank, in), with the scaling not included.
+        b: Module name -> B, shape (out, rank).
+        scaling: The factor.
+        replaced: Parameter name -> new value (``additional_target``).
+    """
+
+    a: dict[str, Tensor] = field(default_factory=dict)
+    b: dict[str, Tensor] = field(default_factory=dict)
+    scaling: float = 1.0
+    replaced: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def from_state(cls, tensors: dict[str, Tensor], meta: dict[str, Any]) -> LowRankUpdate:
+        """Sort PEFT's names into A, B and replaced tensors.
+
+        Raises:
+            CompatibilityError: If the adapter holds something that is not a plain LoRA of linear layers.
+        """
+        update = cls(scaling=float(meta["scaling"]))
+        for name, tensor in tensors.items():
+            plain = name.removeprefix(PREFIX)
+            if plain.endswith(".lora_A.weight"):
+                update.a[plain.removesuffix(".lora_A.weight")] = tensor
+            elif plain.endswith(".lora_B.weight"):
+                update.b[plain.removesuffix(".lora_B.weight")] = tensor
+            elif ".lora_" in plain:
+                fix = "Use plain LoRA on linear layers (no DoRA, no LoRA on embeddings, no LoRA bias)."
+                raise CompatibilityError(Problem("update", f"holds '{plain}', which cannot be merged.", fix))
+            else:
+                update.replaced[plain] = tensor
+        return update

@@ -1,0 +1,97 @@
+"""The exceptions of the package. Every message says what is wrong, where, and how to mend it.
+
+```
+ClPluginsError
+├── RecipeError          the YAML asks for something that cannot be (also a ValueError)
+├── CompatibilityError   a method, engine or version that do not go together
+├── DataError            a data set, an image or a test item (also a ValueError)
+├── RunStateError        an output directory: lock, journal, changed recipe, damaged file
+├── TrainingError        a guard fired while training
+└── ExportError          a model that cannot be written in the form asked for
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong.
+
+    Attributes:
+        where: YAML path (``cl.method.name``), or file and line.
+        what: What is wrong, with the offending value.
+        fix: What to do about it.
+    """
+
+    where: str
+    what: str
+    fix: str
+
+    def __str__(self) -> str:
+        """One line: ``where: what. fix``."""
+        return f"{self.where}: {self.what}" + (f" {self.fix}" if self.fix else "")
+
+
+class ClPluginsError(Exception):
+    """Base class of every error that the package raises on purpose."""
+
+
+class _WithProblems(ClPluginsError):
+    """An error that reports all of its problems at once.
+
+    Args:
+        problems: Everything that is wrong; a plain string counts as one message.
+        headline: The sentence above the list.
+    """
+
+    headline = "Something is wrong:"
+
+    def __init__(self, problems: Iterable[Problem] | Problem | str, headline: str | None = None) -> None:
+        if isinstance(problems, str):
+            self.problems: list[Problem] = []
+            super().__init__(problems)
+            return
+        self.problems = [problems] if isinstance(problems, Problem) else list(problems)
+        if len(self.problems) == 1 and headline is None:
+            super().__init__(str(self.problems[0]))
+        else:
+            head = headline or self.headline
+            super().__init__("\n".join([head, *(f"  - {problem}" for problem in self.problems)]))
+
+
+class RecipeError(_WithProblems, ValueError):
+    """The recipe cannot be carried out; lists every problem that was found."""
+
+    headline = "The recipe has problems:"
+
+
+class CompatibilityError(_WithProblems):
+    """A combination of method, engine and library versions that is not supported."""
+
+    headline = "This combination is not supported:"
+
+
+class DataError(_WithProblems, ValueError):
+    """A data set, an image or a test item is missing or malformed."""
+
+    headline = "The data have problems:"
+
+
+class RunStateError(_WithProblems):
+    """An output directory is locked, was made by another recipe, or holds a damaged file."""
+
+    headline = "The run directory has problems:"
+
+
+class TrainingError(_WithProblems):
+    """A guard fired: the training that just ran cannot be what was asked for."""
+
+    headline = "Training went wrong:"
+
+
+class ExportError(_WithProblems):
+    """The model cannot be written in the form that was asked for."""

@@ -1,0 +1,272 @@
+"""Test items with their predictions, and the score of one task: what scorers take and what they give."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError, Problem
+
+
+#: Version of ``<task>.score.json``.
+FORMAT = 1
+#: A file with one fault often has thousands; the first few say what is wrong.
+MAX_PROBLEMS = 10
+
+
+@dataclass(frozen=True)
+class Item:
+    """One test item with the model's answer.
+
+    Attributes:
+        id: Unique within the test set.
+        prompt: The text of the user turn.
+        prediction: What the model generated, without special tokens.
+        reference: The answer that counts as right.
+        options: The texts of the options of a multiple-choice item in the order A, B, C, ...; None when unknown.
+    """
+
+    id: str
+    prompt: str
+    prediction: str
+    reference: str
+    options: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """The score of one test set.
+
+    Attributes:
+        scorer: Name and version of the scorer, such as ``choice_accuracy@1``.
+        score: The score, 0-100, not rounded.
+        n: Number of items.
+        interval: 95 % confidence interval (low, high), 0-100.
+        interval_method: ``wilson`` or ``bootstrap``.
+        items: Score of each item, 0-100, in test-set order.
+        extra: What else the scorer reports (baselines, invalid rate, signature), percentages 0-100.
+        max_items: The limit ``cl.eval.max_items`` the test set was cut to; None when it was used in full.
+    """
+
+    scorer: str
+    score: float
+    n: int
+    interval: tuple[float, float]
+    interval_method: str
+    items: tuple[float, ...] = ()
+    extra: dict[str, Any] = field(default_factory=dict)
+    max_items: int | None = None
+
+    def to_dict(self, *, per_item: bool = False) -> dict[str, Any]:
+        """The score as plain JSON types.
+
+        Args:
+            per_item: Also give the score of each item under ``items``.
+        """
+        data: dict[str, Any] = {
+            "format": FORMAT,
+            "scorer": self.scorer,
+            "score": self.score,
+            "n": self.n,
+            "interval": list(self.interval),
+            "interval_method": self.interval_method,
+            "extra": dict(self.extra),
+            "max_items": self.max_items,
+        }
+        if per_item:
+            data["items"] = list(self.items)
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, where: str = "score") -> TaskScore:
+        """Read what `to_dict` gave.
+
+        Args:
+            data: The mapping.
+            where: File name for error messages.
+
+        Raises:
+            DataError: A field is missing or has the wrong type, or the format is newer than this version knows.
+        """
+        problems = []
+
+        def check(ok: bool, what: str) -> None:
+            if not ok:
+                problems.append(Problem(where, what, "Score the predictions again to write the file anew."))
+
+        interval = data.get("interval")
+        items = data.get("items", [])
+        max_items = data.get("max_items")
+        check(data.get("format") == FORMAT, f"format is {data.get('format')!r}, this version reads {FORMAT}.")
+        for key in ("scorer", "interval_method"):
+            check(isinstance(data.get(key), str), f"{key!r} must be a string, found {data.get(key)!r}.")
+        check(is_percentage(data.get("score")), f"'score' must be a number 0-100, found {data.get('score')!r}.")
+        check(is_count(data.get("n")), f"'n' must be a count of items, found {data.get('n')!r}.")
+        check(
+            isinstance(interval, list | tuple) and len(interval) == 2 and all(map(is_percentage, interval)),
+            f"'interval' must be two numbers 0-100, found {interval!r}.",
+        )
+        check(isinstance(items, list | tuple) and all(map(is_percentage, items)), "'items' must be numbers 0-100.")
+        check(isinstance(data.get("extra", {}), Mapping), f"'extra' must be a mapping, found {data.get('extra')!r}.")
+        check(max_items is None or is_count(max_items), f"'max_items' must be a count or null, found {max_items!r}.")
+        if problems:
+            raise DataError(problems)
+        low, high = data["interval"]
+        return cls(
+            scorer=data["scorer"],
+            score=float(data["score"]),
+            n=data["n"],
+            interval=(float(low), float(high)),
+            interval_method=data["interval_method"],
+            items=tuple(float(value) for value in items),
+            extra=dict(data.get("extra", {})),
+            max_items=max_items,
+        )
+
+
+def is_percentage(value: object) -> bool:
+    """Whether a value read from JSON is a finite number from 0 to 100."""
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= 100
+    )
+
+
+def is_count(value: object) -> bool:
+    """Whether a value read from JSON is a whole number that is not negative."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def few(problems: list[Problem]) -> list[Problem]:
+    """The first `MAX_PROBLEMS` problems, and a last one that counts the rest."""
+    rest = len(problems) - MAX_PROBLEMS
+    if rest <= 0:
+        return problems
+    last = problems[-1]
+    return [*problems[:MAX_PROBLEMS], Problem(last.where, f"the last of {rest} more problems: {last.what}", last.fix)]
+
+
+def require_items(items: Sequence[Item]) -> None:
+    """Refuse what no scorer can score.
+
+    Raises:
+        DataError: There are no items, or two items have the same id.
+    """
+    if not items:
+        raise DataError(Problem("test set", "there are no items to score.", "Check the test data set and max_items."))
+    seen: set[str] = set()
+    problems = []
+    for item in items:
+        if item.id in seen:
+            problems.append(Problem(f"item {item.id!r}", "this id occurs more than once.", "Make the ids unique."))
+        seen.add(item.id)
+    if problems:
+        raise DataError(few(problems))
+
+
+def read_predictions(path: str | Path) -> list[Item]:
+    """Read a predictions file: JSON lines with ``id``, ``prompt``, ``prediction``, ``reference`` and maybe ``options``.
+
+    Other keys (``score`` among them) are ignored, and so are empty lines.
+
+    Raises:
+        DataError: The file is missing or cannot be read, a line is not such a record, or an id occurs twice; each
+            problem names the file and the line number.
+    """
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(Problem(str(path), f"cannot be read: {reason}.", "Check the path.")) from error
+    items: list[Item] = []
+    line_of: dict[str, int] = {}
+    problems: list[Problem] = []
+    for number, line in enumerate(raw.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        item = _read_line(line, where, problems)
+        if item is None:
+            continue
+        if item.id in line_of:
+            what = f"the id {item.id!r} occurs already in line {line_of[item.id]}."
+            problems.append(Problem(where, what, "Every item needs an id of its own."))
+        line_of.setdefault(item.id, number)
+        items.append(item)
+    if problems:
+        raise DataError(few(problems))
+    return items
+
+
+def _read_line(line: bytes, where: str, problems: list[Problem]) -> Item | None:
+    """One record, or None after adding to `problems`."""
+    fix = "Evaluate again, or restore the file."
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        problems.append(Problem(where, f"is not JSON in UTF-8 ({error}).", fix))
+        return None
+    if not isinstance(record, dict):
+        problems.append(Problem(where, f"is {type(record).__name__}, not a JSON object.", fix))
+        return None
+    before = len(problems)
+    for key in ("id", "prompt", "prediction", "reference"):
+        if key not in record:
+            problems.append(Problem(where, f"the key {key!r} is missing.", fix))
+        elif not isinstance(record[key], str):
+            problems.append(Problem(where, f"{key!r} must be a string, found {record[key]!r}.", fix))
+    options = record.get("options")
+    if options is not None and not (isinstance(options, list) and all(isinstance(text, str) for text in options)):
+        problems.append(Problem(where, f"'options' must be a list of strings, found {options!r}.", fix))
+    if len(problems) > before:
+        return None
+    return Item(
+        record["id"],
+        record["prompt"],
+        record["prediction"],
+        record["reference"],
+        None if options is None else tuple(options),
+    )
+
+
+def predictions_to_jsonl(items: Iterable[Item], score: TaskScore) -> str:
+    """The text of a predictions file, one line per item, in the order given; `read_predictions` reads it back.
+
+    Args:
+        items: The items that were scored.
+        score: Their score; ``score.items`` goes into the lines.
+
+    Raises:
+        DataError: The score belongs to another number of items.
+    """
+    items = list(items)
+    if len(items) != len(score.items):
+        what = f"{len(items)} items, but item scores for {len(score.items)}."
+        raise DataError(Problem("predictions", what, "Pass the items that were scored, and a score with its items."))
+    lines = []
+    for item, value in zip(items, score.items, strict=True):
+        record: dict[str, Any] = {
+            "id": item.id,
+            "prompt": item.prompt,
+            "prediction": item.prediction,
+            "reference": item.reference,
+            "score": value,
+        }
+        if item.options is not None:
+            record["options"] = list(item.options)
+        lines.append(_dump(record) + "\n")
+    return "".join(lines)
+
+
+def _dump(record: dict[str, Any]) -> str:
+    """JSON that people can read in any script; escaped only where UTF-8 cannot hold it (a lone surrogate)."""
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(record, allow_nan=False)
+    return text

@@ -1,0 +1,109 @@
+"""Scorers, versioned by name: `get_scorer` finds one, `register` adds one.
+
+Names beginning with ``peer:`` (``peer:<library>[:<task>]``) reproduce another library's scoring; a resolver per
+library (`register_peer`) turns the rest of the name into a scorer.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from ...errors import Problem, RecipeError
+from .base import BaseScorer, Scorer
+from .bleu import Bleu
+from .choice import ChoiceAccuracy
+from .f1 import TokenF1
+from .match import Contains, ExactMatch
+from .options import parse_options
+
+
+__all__ = [
+    "BaseScorer",
+    "PeerResolver",
+    "Scorer",
+    "get_scorer",
+    "list_scorers",
+    "parse_options",
+    "register",
+    "register_peer",
+]
+
+#: From the task part of ``peer:<library>:<task>`` (None when it is left out) to a scorer; raises RecipeError.
+PeerResolver = Callable[[str | None], Scorer]
+
+_SCORERS: dict[str, Scorer] = {}
+_PEERS: dict[str, PeerResolver] = {}
+
+
+def register(scorer: Scorer) -> None:
+    """Add a scorer under its name.
+
+    Raises:
+        RecipeError: The name is taken, or holds ``:`` or ``@``, which have a meaning of their own.
+    """
+    name = scorer.name
+    if name in _SCORERS:
+        what = f"a scorer named {name!r} is registered already."
+        raise RecipeError(Problem("scorers", what, "Choose another name."))
+    if not name or ":" in name or "@" in name:
+        raise RecipeError(Problem("scorers", f"{name!r} is no name for a scorer.", "Leave out ':' and '@'."))
+    _SCORERS[name] = scorer
+
+
+def register_peer(library: str, resolver: PeerResolver) -> None:
+    """Add the scorers of a peer library, reached as ``peer:<library>`` and ``peer:<library>:<task>``.
+
+    Raises:
+        RecipeError: The library is registered already.
+    """
+    if library in _PEERS:
+        raise RecipeError(Problem("scorers", f"peer library {library!r} is registered already.", "Register it once."))
+    _PEERS[library] = resolver
+
+
+def list_scorers() -> list[str]:
+    """The names of the registered scorers, sorted; ``get_scorer(name).summary`` describes one."""
+    return sorted(_SCORERS)
+
+
+def get_scorer(name: str, *, where: str = "scorer") -> Scorer:
+    """Find a scorer.
+
+    Args:
+        name: ``choice_accuracy``, ``choice_accuracy@1`` (only that version), or ``peer:<library>[:<task>]``.
+        where: YAML path for error messages.
+
+    Raises:
+        RecipeError: There is no such scorer, or not in that version; the message names the nearest one.
+    """
+    plain, _, version = name.partition("@")
+    scorer = _peer(plain, where) if plain.startswith("peer:") else _SCORERS.get(plain)
+    if scorer is None:
+        what = f"there is no scorer {plain!r}."
+        raise RecipeError(Problem(where, what, _suggest(plain, list_scorers(), "scorers")))
+    if version and version != str(scorer.version):
+        what = f"scorer {plain!r} has version {scorer.version} here, not {version!r}."
+        raise RecipeError(Problem(where, what, f"Use {scorer.key!r}, or the package version that wrote the other."))
+    return scorer
+
+
+def _peer(name: str, where: str) -> Scorer:
+    """The scorer of a name that begins with ``peer:``."""
+    library, _, task = name.removeprefix("peer:").partition(":")
+    resolver = _PEERS.get(library)
+    if resolver is None:
+        what = f"there is no peer library {library!r} (in {name!r})."
+        raise RecipeError(Problem(where, what, _suggest(library, sorted(_PEERS), "peer libraries")))
+    return resolver(task or None)
+
+
+def _suggest(wrong: str, known: list[str], kind: str) -> str:
+    """What to write instead."""
+    near = difflib.get_close_matches(wrong, known, n=1)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    return f"{hint}Known {kind}: {', '.join(known) or 'none in this version'}."
+
+
+for _scorer in (ChoiceAccuracy(), ExactMatch(), Contains(), TokenF1(), Bleu()):
+    register(_scorer)

@@ -1,0 +1,263 @@
+"""How ``cl`` becomes a key of a LLaMA-Factory recipe, and where a recipe that cannot be carried out is refused.
+
+`DataArguments` in the host's lists of argument classes is replaced by a subclass with one more field. The host's private parse
+functions are wrapped: they see the arguments before anything is loaded and before the host's own checks, so everything that is
+wrong with a recipe is reported there at once. A recipe without ``cl`` passes through and comes back as a plain `DataArguments`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+from ..errors import CompatibilityError, Problem, RecipeError
+from . import names
+
+
+_HELP = (
+    "Continual learning (cl_plugins): a mapping with at least `stream` and `method`. It makes this recipe train a stream of tasks. "
+    "Only in a YAML or JSON recipe."
+)
+_LISTS = ("_TRAIN_ARGS", "_INFER_ARGS", "_TRAIN_MCA_ARGS")
+_CLASS = "ContinualDataArguments"
+_CL_OPTION = re.compile(r"--cl(?=$|[.=])")
+_CL_OVERRIDE = re.compile(r"cl(\.[^=\s]+)?=")
+
+
+def __getattr__(name: str) -> Any:
+    """Build the argument class on first use, so that unpickling works in a process that has not parsed a recipe."""
+    if name != _CLASS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from llamafactory.hparams.data_args import DataArguments
+
+    return globals().get(_CLASS) or _class_for(DataArguments)
+
+
+def install(module: ModuleType) -> None:
+    """Make ``cl`` a key of recipes. Idempotent; called after ``llamafactory.hparams.parser`` or its package was imported.
+
+    Args:
+        module: The host module that has just been imported.
+    """
+    is_parser = module.__name__ == names.PARSER
+    if is_parser and not names.missing_in(module) and _extend_lists(module):
+        _wrap(module, "_parse_train_args", functools.partial(_training_parse, module, False))
+        _wrap(module, "_parse_train_mca_args", functools.partial(_training_parse, module, True))
+        _wrap(module, "_parse_infer_args", functools.partial(_refusing_parse, module, "export, chat and api"))
+        _wrap(module, "_parse_eval_args", functools.partial(_refusing_parse, module, "eval"))
+    elif is_parser or names.PARSER not in sys.modules or names.missing():
+        # Names have moved: the entries of the host are guarded, so that `cl` gives our error and not that of an unknown key.
+        for entry in ("get_train_args", "get_infer_args"):
+            _wrap(module, entry, functools.partial(_guard, module), everywhere=True)
+
+
+def plain(value: Any) -> Any:
+    """A deep copy in which every mapping is a dict and every sequence a list (OmegaConf's containers included)."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray)):
+        return [plain(item) for item in value]
+    return value
+
+
+def uses_cl(raw: Any) -> bool:
+    """Whether arguments as the host reads them (a mapping, or the words of a command line) ask for ``cl``."""
+    if isinstance(raw, Mapping):
+        return any(key == "cl" or str(key).startswith("cl.") for key in raw)
+    if not isinstance(raw, Sequence) or isinstance(raw, str):
+        return False
+    words = [str(word) for word in raw]
+    for i, word in enumerate(words):
+        is_value = i > 0 and words[i - 1].startswith("-") and "=" not in words[i - 1]
+        if _CL_OPTION.match(word) or (_CL_OVERRIDE.match(word) and not is_value):
+            return True
+    return False
+
+
+def problems_of(raw: Mapping[str, Any]) -> list[Problem]:
+    """Everything that is wrong with a training recipe that has ``cl``, as far as it can be seen without loading anything.
+
+    Args:
+        raw: The recipe: host keys and ``cl``, plain dicts and lists.
+    """
+    from ..recipe import parse_cl
+    from . import keys
+
+    problems = keys.check(raw, method_low_rank=raw.get("finetuning_type", "lora") == "lora")
+    problems += [
+        Problem(
+            str(key),
+            "is not nested.",
+            f"Write it under `cl:` in the YAML, or as `{key}=...` behind the YAML on the shell.",
+        )
+        for key in raw
+        if str(key).startswith("cl.")
+    ]
+    if "cl" not in raw:
+        return problems
+    cl = raw["cl"]
+    if not isinstance(cl, Mapping):
+        what = "is empty." if cl is None else f"is {cl!r}."
+        fix = "Give a mapping with at least `stream` and `method`, or remove the key to train without cl_plugins."
+        return [*problems, Problem("cl", what, fix)]
+    overrides = [("cl.task_overrides", cl.get("task_overrides"))]
+    try:
+        config = parse_cl(cl, where="cl")
+    except RecipeError as error:
+        problems += error.problems or [Problem("cl", str(error), "")]
+    else:
+        overrides.append(("cl.stream.tasks", {task.name: task.overrides for task in config.stream.tasks}))
+    for where, given in overrides:
+        if isinstance(given, Mapping):
+            # The method may let more keys vary from task to task; the runner asks it.
+            problems += keys.check_overrides(given, where=where, method_keys=keys.METHOD_DECIDES)
+    return problems
+
+
+def _training_parse(
+    module: ModuleType, megatron: bool, original: Callable[..., Any], args: Any = None, *rest: Any, **kwargs: Any
+) -> Any:
+    raw = module.read_args(args)
+    if not uses_cl(raw):
+        return _without_field(original(raw, *rest, **kwargs))
+    names.require()
+    if not isinstance(raw, Mapping):
+        raise RecipeError(_not_on_a_command_line())
+    recipe = plain(raw)
+    problems = problems_of(recipe)
+    if megatron or names.env_enabled("USE_MCA"):
+        problems.append(
+            Problem("USE_MCA", "is set in the environment; Megatron has a trainer of its own.", "Unset it.")
+        )
+    if problems:
+        raise RecipeError(problems)
+    from .dispatch import ensure
+
+    ensure()
+    parsed = original(plain(recipe), *rest, **kwargs)
+    for item in parsed:
+        if hasattr(type(item), "__cl_plugins_base__"):
+            item.cl_raw_args = recipe
+    return parsed
+
+
+def _refusing_parse(
+    module: ModuleType, command: str, original: Callable[..., Any], args: Any = None, *rest: Any, **kwargs: Any
+) -> Any:
+    raw = module.read_args(args)
+    if not uses_cl(raw):
+        return _without_field(original(raw, *rest, **kwargs))
+    run = raw.get("output_dir") if isinstance(raw, Mapping) else None
+    final = os.path.join(str(run or "OUTPUT_DIR"), "final")
+    what = f"has no meaning for {command}: they answer with a finished model and train no stream."
+    fix = (
+        f"Remove the cl block and point model_name_or_path at {final} (where MANIFEST.json calls it an adapter: keep the recipe's "
+        "model_name_or_path and point adapter_name_or_path at it)."
+    )
+    raise RecipeError(Problem("cl", what, fix))
+
+
+def _guard(module: ModuleType, original: Callable[..., Any], args: Any = None, *rest: Any, **kwargs: Any) -> Any:
+    """The entry of a host that is not supported: as it was, except that ``cl`` gives the error which says so."""
+    reader = getattr(module, "read_args", None)
+    raw = reader(args) if reader is not None else args
+    if uses_cl(raw):
+        raise _moved()
+    try:
+        return original(args, *rest, **kwargs)
+    except ValueError as error:
+        if reader is None and re.search(r"['\"](--)?cl['\".=]", str(error)):  # the unknown-key error of the host
+            raise _moved() from error
+        raise
+
+
+def _moved() -> CompatibilityError:
+    fallback = names.HostName(names.PARSER, "_TRAIN_ARGS[DataArguments]", "makes `cl` a key of training recipes")
+    return names.incompatible(names.missing(load=True) or [fallback])
+
+
+def _not_on_a_command_line() -> Problem:
+    return Problem(
+        "cl",
+        "cannot be given among command-line options.",
+        "Put the `cl:` block into a YAML and run `llamafactory-cli train recipe.yaml`; single values can then be set on the shell "
+        "behind the YAML, as in `cl.method.name=NAME`.",
+    )
+
+
+def _extend_lists(module: ModuleType) -> bool:
+    """Put the subclass in the place of `DataArguments`; whether it now stands in the lists for training and inference."""
+    base = module.DataArguments
+    done = {}
+    for name in _LISTS:
+        classes = getattr(module, name, None)
+        if not isinstance(classes, list):
+            continue
+        for i, cls in enumerate(classes):
+            if cls is base:
+                classes[i] = _class_for(base)  # in place: others may hold the list
+        done[name] = any(getattr(cls, "__cl_plugins_base__", None) is base for cls in classes)
+    return done.get("_TRAIN_ARGS", False) and done.get("_INFER_ARGS", False)
+
+
+def _class_for(base: type) -> type:
+    """The subclass of the host's `DataArguments` with the field ``cl``; the same one for the same base."""
+    known: type | None = globals().get(_CLASS)
+    if known is not None and getattr(known, "__cl_plugins_base__", None) is base:
+        return known
+
+    def __post_init__(self: Any) -> None:
+        if self.cl is not None:
+            from ..recipe import first_dataset
+
+            if self.dataset:
+                raise RecipeError(
+                    Problem("dataset", "stands beside `cl`.", "Remove it; the tasks of cl.stream name the data sets.")
+                )
+            self.dataset = first_dataset(self.cl)  # the host trains nothing without one
+        base.__post_init__(self)  # type: ignore[attr-defined]
+
+    field: Any = dataclasses.field(default=None, metadata={"help": _HELP})
+    cls = dataclasses.make_dataclass(
+        _CLASS,
+        [("cl", dict | None, field)],
+        bases=(base,),
+        namespace={"__post_init__": __post_init__, "__cl_plugins_base__": base, "__doc__": base.__doc__},
+    )
+    cls.__module__, cls.__qualname__ = __name__, _CLASS  # pickled by name
+    globals()[_CLASS] = cls
+    return cls
+
+
+def _without_field(parsed: Any) -> Any:
+    """Turn the subclass back into the host's own class: whoever does not use ``cl`` gets what the host always gave."""
+    for item in parsed:
+        base = getattr(type(item), "__cl_plugins_base__", None)
+        if base is not None:
+            vars(item).pop("cl", None)
+            item.__class__ = base
+    return parsed
+
+
+def _wrap(module: ModuleType, name: str, handler: Callable[..., Any], *, everywhere: bool = False) -> None:
+    """Replace a function of ``module`` by ``handler(original, ...)``; leave it alone if absent or already replaced."""
+    original = getattr(module, name, None)
+    if not callable(original) or getattr(original, "__cl_plugins__", False):
+        return
+
+    @functools.wraps(original)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return handler(original, *args, **kwargs)
+
+    wrapper.__cl_plugins__ = True  # type: ignore[attr-defined]
+    setattr(module, name, wrapper)
+    if everywhere:
+        from .activation import rebind
+
+        rebind(name, original, wrapper)

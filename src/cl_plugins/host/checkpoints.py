@@ -1,0 +1,78 @@
+"""Which of the trainer's checkpoints are whole.
+
+The trainer writes a checkpoint file by file; a kill in the middle leaves one that loads without complaint and goes on
+from other numbers. A checkpoint counts only if the list that is written last is there and fits.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from ..run.files import sha256, write_json
+
+
+MARK = "cl_complete.json"
+HASHED_UP_TO = 2 * 1024**3  # bytes; above it a hash would cost more than the training it saves
+
+
+def _listing(folder: Path, *, hashes: bool) -> dict[str, dict[str, Any]]:
+    found = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MARK):
+        record: dict[str, Any] = {"bytes": path.stat().st_size}
+        if hashes:
+            record["sha256"] = sha256(path)
+        found[str(path.relative_to(folder))] = record
+    return found
+
+
+def mark_complete(folder: Path, world_size: int) -> None:
+    """Write the list of the files of a checkpoint; call it when all ranks have written theirs.
+
+    Args:
+        folder: ``checkpoint-<step>``.
+        world_size: Number of ranks.
+    """
+    total = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    write_json(folder / MARK, {"world_size": world_size, "files": _listing(folder, hashes=total <= HASHED_UP_TO)})
+
+
+def problem_of(folder: Path, world_size: int) -> str | None:
+    """Why a checkpoint cannot be resumed from, or None."""
+    try:
+        mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        files, ranks = mark["files"], mark["world_size"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "it was not written to its end"
+    if ranks != world_size:
+        return f"it was written by {ranks} processes, and there are {world_size} now"
+    for name, record in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != record["bytes"] or ("sha256" in record and sha256(path) != record["sha256"]):
+            return f"{name} is damaged"
+    return None
+
+
+def newest_complete(folder: Path, world_size: int) -> tuple[Path | None, list[tuple[Path, str]]]:
+    """The newest whole checkpoint of a task, and the newer ones that are not, with the reason.
+
+    Args:
+        folder: The task's directory.
+        world_size: Number of ranks now.
+    """
+    numbered = []
+    for path in folder.glob("checkpoint-*"):
+        match = re.fullmatch(r"checkpoint-(\d+)", path.name)
+        if match and path.is_dir():
+            numbered.append((int(match.group(1)), path))
+    broken = []
+    for _, path in sorted(numbered, reverse=True):
+        reason = problem_of(path, world_size)
+        if reason is None:
+            return path, broken
+        broken.append((path, reason))
+    return None, broken

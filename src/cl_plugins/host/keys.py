@@ -1,0 +1,285 @@
+"""The table of the host's keys: which may differ from task to task, which hold for the whole run, which are refused with ``cl``.
+
+LLaMA-Factory has about 380 keys. Those that matter are listed here with their reason; the others follow one rule: a key whose
+name begins like an optimiser, schedule, logging, saving or loader key is *per task*, every other one is *per run* (the safe
+side: a key that may not vary cannot make two tasks incomparable). The names themselves are read from the host's dataclasses, so
+the table follows the installed version.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+from ..errors import Problem
+from ..schema import nearest
+from .names import env_enabled
+
+
+Kind = Literal["per_task", "per_run", "refused"]
+
+
+@dataclass(frozen=True)
+class KeyInfo:
+    """What is known about one key of the host.
+
+    Attributes:
+        key: The key as it stands in a recipe.
+        kind: ``per_task`` (may stand in ``task_overrides``), ``per_run``, or ``refused`` together with ``cl``.
+        reason: Why, in a few words.
+        home: The dataclass of the host that holds it; empty if the installed version does not know the key.
+        low_rank_only: Refused only for methods that add low-rank updates; for the others it is per run.
+    """
+
+    key: str
+    kind: Kind
+    reason: str
+    home: str = ""
+    low_rank_only: bool = False
+
+
+_PER_TASK: dict[str, str] = {
+    "the task's data": """dataset_dir media_dir cutoff_len train_on_prompt mask_history mix_strategy interleave_probs overwrite_cache
+        preprocessing_batch_size preprocessing_num_workers max_samples ignore_pad_token_for_loss packing default_system enable_thinking
+        preserve_thinking disable_shuffling""",
+    "optimiser": """learning_rate optim optim_args optim_target_modules weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm
+        loraplus_lr_ratio loraplus_lr_embedding use_adam_mini use_muon""",
+    "loss": "label_smoothing_factor neftune_noise_alpha use_dft_loss use_eaft_loss eaft_alpha average_tokens_across_devices",
+    "schedule": "lr_scheduler_type lr_scheduler_kwargs warmup_steps warmup_ratio",
+    "training batch": """per_device_train_batch_size gradient_accumulation_steps auto_find_batch_size train_sampling_strategy
+        group_by_length length_column_name dataloader_drop_last dataloader_num_workers dataloader_pin_memory
+        dataloader_persistent_workers dataloader_prefetch_factor sortish_sampler""",
+    "length of training": "num_train_epochs max_steps",
+    "logging": """logging_strategy logging_steps logging_first_step logging_nan_inf_filter plot_loss include_num_input_tokens_seen
+        include_tokens_per_second include_effective_tokens_per_second""",
+    "saving": "save_strategy save_steps save_total_limit save_only_model save_safetensors",
+}
+
+_PER_RUN: dict[str, str] = {
+    "all tasks share one model": """model_name_or_path model_revision cache_dir use_fast_tokenizer resize_vocab split_special_tokens
+        add_tokens add_special_tokens new_special_tokens_config init_special_tokens rope_scaling flash_attn shift_attn
+        mixture_of_depths moe_aux_loss_coef train_from_scratch trust_remote_code neat_packing finetuning_type freeze_trainable_layers
+        freeze_trainable_modules freeze_extra_modules freeze_vision_tower freeze_multi_modal_projector freeze_language_model""",
+    "all tasks share one prompt format and one image format": """template tool_format image_max_pixels image_min_pixels
+        image_do_pan_and_scan crop_to_patches video_max_pixels video_min_pixels video_fps video_maxlen use_audio_in_video
+        audio_sampling_rate""",
+    "all tasks share one quantised base": """quantization_method quantization_bit quantization_type double_quantization
+        quantization_device_map""",
+    "all tasks share one precision": "bf16 fp16 tf32 pure_bf16 upcast_layernorm upcast_lmhead_output infer_dtype fp8 fp8_backend",
+    "the updates of all tasks must fit together": """lora_rank lora_alpha lora_dropout lora_target additional_target use_rslora
+        module_dropout oft_rank oft_block_size oft_target""",
+    "one engine trains the whole stream": """deepspeed fsdp fsdp_config parallelism_config accelerator_config ddp_find_unused_parameters
+        ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout ray_num_workers ray_init_kwargs master_addr
+        master_port use_cpu gradient_checkpointing gradient_checkpointing_kwargs disable_gradient_checkpointing torch_compile""",
+    "a run has one directory": "output_dir logging_dir",
+    "an existing run is continued whatever it says; `cl.restart: true` begins anew": "overwrite_output_dir",
+    "task k trains with a seed derived from it": "seed data_seed full_determinism",
+    "a run is tracked as one": """report_to run_name project trackio_space_id use_swanlab swanlab_project swanlab_workspace
+        swanlab_run_name swanlab_mode swanlab_api_key swanlab_logdir""",
+    "it is also the batch of the generation, which is the same for every row": "per_device_eval_batch_size",
+    "`cl` needs stage: sft": "stage",
+    "`cl` trains": "do_train",
+}
+
+_GENERATION = "`cl` generates greedily, so that scores can be repeated"
+_OWN_EVALUATION = "`cl` tests after every task itself"
+_ADAPTERS = "the method makes the adapters of every task"
+_UNTESTED = "untested together with low-rank updates that are stacked or merged"
+
+# key -> (reason, what to do)
+_REFUSED: dict[str, tuple[str, str]] = {
+    "dataset": ("the tasks of `cl.stream` name the data sets", "Remove it."),
+    "tokenized_path": ("it would feed one task's data to all of them", "Remove it."),
+    "streaming": ("test items are joined with their records by row", "Remove it."),
+    "eval_dataset": (_OWN_EVALUATION, "Name test sets in `cl.stream`."),
+    "val_size": (_OWN_EVALUATION + ", and this would take samples from training", "Name test sets in `cl.stream`."),
+    "eval_on_each_dataset": (_OWN_EVALUATION, "Remove it."),
+    "do_eval": (_OWN_EVALUATION, "Remove it; `cl.eval` says what is tested."),
+    "do_predict": (_OWN_EVALUATION, "Remove it; `cl.eval` says what is tested."),
+    "eval_strategy": (_OWN_EVALUATION, "Remove it; `cl.eval` says what is tested."),
+    "eval_on_start": (_OWN_EVALUATION, "Use `cl.eval.zero_shot`."),
+    "predict_with_generate": (_OWN_EVALUATION, "Remove it; predictions are written anyway."),
+    "compute_accuracy": (_OWN_EVALUATION, "Name a scorer for each task."),
+    "load_best_model_at_end": ("a task ends with its last weights", "Remove it."),
+    "early_stopping_steps": ("its counter needs an evaluation during training", "Set `max_steps` per task."),
+    "adapter_name_or_path": (_ADAPTERS, "Merge it into the base first, or use `cl.carry_from`."),
+    "create_new_adapter": (_ADAPTERS, "Remove it."),
+    "resume_from_checkpoint": ("a run finds by itself where it stopped", "Run the same command again."),
+    "export_dir": ("a run writes its model to `final/`", "Use `cl-plugins export`."),
+    "push_to_hub": ("tasks' intermediate models would be published", "Publish `final/` when the run is done."),
+    "use_asft_loss": ("it needs a second copy of the base that no task owns", "Remove it."),
+    "use_mca": ("Megatron has a trainer of its own", "Remove it."),
+    "use_hyper_parallel": ("HyperParallel has a workflow of its own", "Remove it; DeepSpeed and DDP work."),
+    "eval_num_beams": (_GENERATION, "Remove it."),
+    "generation_num_beams": (_GENERATION, "Remove it."),
+    "generation_config": (_GENERATION, "Remove it."),
+    "generation_max_length": (_GENERATION, "Set `cl.eval.max_new_tokens`, or `max_new_tokens` of a task."),
+    "do_sample": (_GENERATION, "Remove it."),
+    "temperature": (_GENERATION, "Remove it."),
+    "top_p": (_GENERATION, "Remove it."),
+    "top_k": (_GENERATION, "Remove it."),
+    "num_beams": (_GENERATION, "Remove it."),
+    "max_length": (_GENERATION, "Set `cl.eval.max_new_tokens`, or `max_new_tokens` of a task."),
+    "max_new_tokens": (_GENERATION, "Set `cl.eval.max_new_tokens`, or `max_new_tokens` of a task."),
+    "repetition_penalty": (_GENERATION, "Remove it."),
+    "length_penalty": (_GENERATION, "Remove it."),
+    "skip_special_tokens": (_GENERATION, "Remove it."),
+}
+_REFUSED_LOW_RANK = (
+    "use_dora pissa_init pissa_convert use_llama_pro use_galore use_badam use_apollo use_unsloth use_kt"
+)
+
+# Values beside the host's default that ask for nothing that `cl` does not do.
+_HARMLESS: dict[str, tuple[Any, ...]] = {
+    "eval_strategy": ("no", False),
+    "do_sample": (False,),
+    "temperature": (0, 1),
+    "eval_num_beams": (1,),
+    "generation_num_beams": (1,),
+}
+
+_TASK_PREFIXES = ("adam_", "optim_", "lr_", "warmup_", "logging_", "save_", "dataloader_")
+_RUN_RULES: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("galore_", "apollo_", "badam_", "kt_", "pissa_"), "belongs to a feature that is set for the whole run"),
+    (("vllm_", "sglang_", "infer_"), "used by the host's inference only"),
+    (("export_",), "used by the host's export only"),
+    (("hub_", "hf_hub_", "ms_hub_", "om_hub_"), "access to a model hub"),
+    (("pref_", "dpo_", "kto_", "ppo_", "simpo_", "ref_", "reward_", "ld_"), "used by other stages than sft only"),
+    (
+        ("eval_", "metric_", "include_for_", "batch_eval_", "prediction_"),
+        "used by the host's own evaluation, which `cl` replaces",
+    ),
+    (("profile", "enable_torch_profiler"), "a run is profiled as one"),
+)
+
+_LISTED: dict[str, tuple[Kind, str]] = {
+    **{key: ("per_task", reason) for reason, members in _PER_TASK.items() for key in members.split()},
+    **{key: ("per_run", reason) for reason, members in _PER_RUN.items() for key in members.split()},
+}
+
+#: Per-run keys that a method may let vary from task to task; the method says so, the table does not.
+METHOD_DECIDES: frozenset[str] = frozenset(_PER_RUN["the updates of all tasks must fit together"].split())
+
+_HOMES = ("ModelArguments", "DataArguments", "TrainingArguments", "FinetuningArguments", "GeneratingArguments")
+_ABSENT = object()
+
+
+def kind_of(key: str) -> KeyInfo:
+    """What kind of key ``key`` is.
+
+    Args:
+        key: A key of the host. One that the installed version does not know gets a kind by the rule, and no home.
+    """
+    home = _host_fields().get(key, ("", _ABSENT))[0]
+    if key in _REFUSED:
+        return KeyInfo(key, "refused", _REFUSED[key][0], home)
+    if key in _REFUSED_LOW_RANK.split():
+        return KeyInfo(key, "refused", _UNTESTED, home, low_rank_only=True)
+    if key in _LISTED:
+        return KeyInfo(key, *_LISTED[key], home)
+    for prefixes, reason in _RUN_RULES:
+        if key.startswith(prefixes):
+            return KeyInfo(key, "per_run", reason, home)
+    if home == "TrainingArguments" and key.startswith(_TASK_PREFIXES):
+        return KeyInfo(key, "per_task", "optimiser, schedule, logging, saving or loading", home)
+    return KeyInfo(key, "per_run", "not known to be safe to vary", home)
+
+
+def key_table() -> list[KeyInfo]:
+    """Every key of the installed LLaMA-Factory, by home and then in the order of the host's dataclass."""
+    return [kind_of(key) for key in _host_fields()]
+
+
+def check(raw: Mapping[str, Any], *, method_low_rank: bool | None) -> list[Problem]:
+    """What is wrong with the top level of a recipe that has ``cl``.
+
+    A refused key counts only if it asks for something: the host's default and the like (``do_eval: false``) pass.
+
+    Args:
+        raw: The recipe.
+        method_low_rank: Whether the method adds low-rank updates; None leaves out the keys that depend on it.
+
+    Returns:
+        One problem per key, in the order of the recipe, then the keys that are missing.
+    """
+    problems: list[Problem] = []
+    for key, value in raw.items():
+        if key == "cl" or str(key).startswith("cl."):
+            continue
+        if key not in _host_fields() and key not in _REFUSED:
+            if not env_enabled("ALLOW_EXTRA_ARGS"):
+                problems.append(_unknown(str(key), str(key)))
+            continue
+        info = kind_of(key)
+        if info.kind != "refused" or (info.low_rank_only and not method_low_rank) or _is_harmless(key, value):
+            continue
+        fix = _REFUSED[key][1] if key in _REFUSED else "Remove it."
+        problems.append(Problem(key, f"is {value!r}, which does not go together with `cl`: {info.reason}.", fix))
+    stage = raw.get("stage", "sft")
+    if stage != "sft":
+        problems.append(
+            Problem("stage", f"is {stage!r}; `cl` runs supervised fine-tuning only.", "Write `stage: sft`.")
+        )
+    if not raw.get("do_train", False):
+        what = "is missing" if "do_train" not in raw else f"is {raw['do_train']!r}"
+        problems.append(Problem("do_train", f"{what}; `cl` trains.", "Write `do_train: true`, or remove `cl`."))
+    return problems
+
+
+def check_overrides(
+    overrides: Mapping[str, Any], where: str = "cl.task_overrides", *, method_keys: Collection[str] = ()
+) -> list[Problem]:
+    """What is wrong with the host keys given for single tasks.
+
+    Args:
+        overrides: Task name to mapping of host keys.
+        where: YAML path of ``overrides``.
+        method_keys: Per-run keys that the method lets vary.
+    """
+    problems: list[Problem] = []
+    for task, given in overrides.items():
+        if not isinstance(given, Mapping):
+            problems.append(Problem(f"{where}.{task}", f"is {given!r}.", "Give a mapping of LLaMA-Factory keys."))
+            continue
+        for key in map(str, given):
+            path = f"{where}.{task}.{key}"
+            info = kind_of(key)
+            if not info.home and key not in _REFUSED:
+                problems.append(_unknown(path, key))
+            elif info.kind == "refused":
+                fix = _REFUSED[key][1] if key in _REFUSED else "Remove it."
+                problems.append(Problem(path, f"does not go together with `cl`: {info.reason}.", fix))
+            elif info.kind == "per_run" and key not in method_keys:
+                fix = "Set it at the top level of the recipe."
+                problems.append(Problem(path, f"is the same for the whole run: {info.reason}.", fix))
+    return problems
+
+
+def _unknown(where: str, key: str) -> Problem:
+    hint = nearest(key, _host_fields())
+    return Problem(where, "is not a key of the installed LLaMA-Factory.", hint or "Correct or remove it.")
+
+
+def _is_harmless(key: str, value: Any) -> bool:
+    default = _host_fields().get(key, ("", _ABSENT))[1]
+    default = getattr(default, "value", default)  # an enum's plain value
+    if value is None or value == default or value in _HARMLESS.get(key, ()):
+        return True
+    return not value and (default is _ABSENT or not default)
+
+
+@cache
+def _host_fields() -> dict[str, tuple[str, Any]]:
+    """Key -> (home, default) for every key that the host's parser accepts."""
+    from llamafactory.hparams import parser
+
+    found: dict[str, tuple[str, Any]] = {}
+    for home in _HOMES:
+        for field in dataclasses.fields(getattr(parser, home)):
+            if field.init:
+                default = field.default_factory() if callable(field.default_factory) else field.default
+                found.setdefault(field.name, (home, default))
+    return found

@@ -1,0 +1,143 @@
+"""LLaMA-Factory's own pieces, put together for one stream: tokenizer, template, base, trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from .base import LoadedBase
+from .task_args import HostArgs
+
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import TrainerCallback
+
+    from .trainer import ContinualTrainer, Penalties
+
+
+class Session:
+    """Tokenizer, template and base of a run, each loaded once.
+
+    Args:
+        args: The host's arguments of the run (those of any task; only per-run keys are used).
+    """
+
+    def __init__(self, args: HostArgs) -> None:
+        from llamafactory.data import get_template_and_fix_tokenizer
+        from llamafactory.model import load_tokenizer
+
+        self.args = args
+        self.tokenizer_module: dict[str, Any] = dict(load_tokenizer(args.model))
+        self.tokenizer = self.tokenizer_module["tokenizer"]
+        self.template = get_template_and_fix_tokenizer(self.tokenizer, args.data)
+        self._base: LoadedBase | None = None
+
+    @property
+    def base(self) -> LoadedBase:
+        """The base, loaded by the host at the first use, without adapters."""
+        if self._base is None:
+            from llamafactory.model import load_model
+
+            with _adapter_later():
+                model = load_model(self.tokenizer, self.args.model, self.args.finetuning, True)
+            self._base = LoadedBase(model, self.args)
+        return self._base
+
+    def collator(self, model: Any, *, training: bool) -> Any:
+        """The host's collator, set as the host sets it for training or for generation."""
+        from llamafactory.data import SFTDataCollatorWith4DAttentionMask
+        from llamafactory.extras.constants import IGNORE_INDEX
+
+        args = self.args
+        return SFTDataCollatorWith4DAttentionMask(
+            template=self.template,
+            model=model if training else None,
+            pad_to_multiple_of=8 if training else None,
+            label_pad_token_id=IGNORE_INDEX if args.data.ignore_pad_token_for_loss else self.tokenizer.pad_token_id,
+            block_diag_attn=args.model.block_diag_attn,
+            neat_packing=args.data.neat_packing,
+            attn_implementation=getattr(model.config, "_attn_implementation", None),
+            compute_dtype=args.model.compute_dtype,
+            **self.tokenizer_module,
+        )
+
+    def eos_token_ids(self) -> list[int]:
+        """Tokens that end an answer, as the host collects them."""
+        tokenizer = self.tokenizer
+        extra = getattr(tokenizer, "additional_special_tokens_ids", None)
+        if not isinstance(extra, list):
+            names = [str(token) for token in getattr(tokenizer, "_extra_special_tokens", [])]
+            extra = tokenizer.convert_tokens_to_ids(names)
+        return list(dict.fromkeys([tokenizer.eos_token_id, *(i for i in extra if i not in (None, -1))]))
+
+    def autocast_dtype(self) -> torch.dtype | None:
+        """The dtype in which the host's mixed-precision training computes; None without it."""
+        import torch
+
+        if self.args.training.bf16:
+            return torch.bfloat16
+        return torch.float16 if self.args.training.fp16 else None
+
+    def trainer(
+        self,
+        args: HostArgs,
+        model: Any,
+        dataset_module: dict[str, Any],
+        callbacks: Sequence[TrainerCallback],
+        penalties: Penalties | None,
+        task: str,
+        first_task: bool,
+    ) -> ContinualTrainer:
+        """The trainer of one task, with the callbacks that the host would build for it.
+
+        Args:
+            args: The task's arguments.
+            model: What is trained.
+            dataset_module: From `load_training_set`.
+            callbacks: The user's and the run's.
+            penalties: Terms that join the loss.
+            task: Name of the task.
+            first_task: Whether it is the first of the stream.
+        """
+        from .trainer import ContinualTrainer
+
+        return ContinualTrainer(
+            model=model,
+            args=args.training,
+            finetuning_args=args.finetuning,
+            data_collator=self.collator(model, training=True),
+            callbacks=[*callbacks, *_host_callbacks(args)],
+            penalties=penalties,
+            task=task,
+            first_task=first_task,
+            **dataset_module,
+            **self.tokenizer_module,
+        )
+
+
+def _host_callbacks(args: HostArgs) -> list[Any]:
+    """What the host's launcher adds to every training, new for every task."""
+    from llamafactory.train.callbacks import LogCallback, ReporterCallback
+
+    callbacks: list[Any] = [LogCallback()]
+    if args.finetuning.use_swanlab:
+        from llamafactory.train.trainer_utils import get_swanlab_callback
+
+        callbacks.append(get_swanlab_callback(args.finetuning))
+    callbacks.append(ReporterCallback(args.model, args.data, args.finetuning, args.generating))
+    return callbacks
+
+
+@contextmanager
+def _adapter_later() -> Iterator[None]:
+    """Load a model exactly as the host does, but leave out the last act: the adapter comes when a task begins."""
+    from llamafactory.model import loader
+
+    original = loader.init_adapter
+    loader.init_adapter = lambda config, model, *args, **kwargs: model
+    try:
+        yield
+    finally:
+        loader.init_adapter = original

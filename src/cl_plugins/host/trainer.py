@@ -1,0 +1,128 @@
+"""LLaMA-Factory's trainer with what a stream needs: penalties, guards, and a resume that is exact.
+
+Imports LLaMA-Factory at the top; import this module only when a task is about to be trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
+
+from ..errors import Problem, TrainingError
+from .checkpoints import mark_complete
+
+
+Penalties = Callable[[], dict[str, torch.Tensor]]
+
+
+class ContinualTrainer(CustomSeq2SeqTrainer):
+    """Trains one task.
+
+    Args:
+        penalties: Named scalar terms, called once per optimizer step; None for none.
+        task: Name of the task, for the messages.
+        first_task: Whether penalties may still be zero.
+        **kwargs: As for the host's trainer.
+    """
+
+    def __init__(self, *, penalties: Penalties | None = None, task: str = "", first_task: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._penalties = penalties
+        self._task = task
+        self._first_task = first_task
+        self._largest: dict[str, float] = {}
+        self._last_terms: dict[str, float] = {}
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One micro-batch; the penalties' gradient is added once per optimizer step, before clipping.
+
+        Raises:
+            TrainingError: If the loss or a penalty is not finite.
+        """
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss):
+            fix = "Lower `learning_rate`, or look at this task's data; the last checkpoint is still good."
+            what = f"the loss is {loss.item()} at step {self.state.global_step + 1}."
+            raise TrainingError(Problem(f"task '{self._task}'", what, fix))
+        if self._penalties is not None and self.accelerator.gradient_state.sync_gradients:
+            self._add_penalties(self._penalties())
+        return loss
+
+    def _add_penalties(self, terms: dict[str, torch.Tensor]) -> None:
+        """Add the gradient of the sum of the terms to the gradients, whatever the batch layout.
+
+        Every rank adds the same gradient after the ranks have averaged theirs, and no accumulation divides it. The
+        gradients are taken without `backward`, so that no hook of a distributed wrapper sees them.
+        """
+        if not terms:
+            return
+        values = {name: float(term.detach()) for name, term in terms.items()}
+        for name, value in values.items():
+            if value != value or value in (float("inf"), float("-inf")):
+                what = f"the penalty '{name}' is {value} at step {self.state.global_step + 1}."
+                raise TrainingError(Problem(f"task '{self._task}'", what, "Lower its weight or the learning rate."))
+            self._largest[name] = max(self._largest.get(name, 0.0), abs(value))
+        self._last_terms = values
+        total = torch.stack([term for term in terms.values() if term.requires_grad]).sum()
+        scaler = getattr(self.accelerator, "scaler", None)
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        gradients = torch.autograd.grad(scaler.scale(total) if scaler is not None else total, parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log the penalties beside the loss."""
+        if "loss" in logs:
+            logs = {**logs, **{f"penalty/{name}": value for name, value in self._last_terms.items()}}
+        super().log(logs, *args, **kwargs)
+
+    def check_penalties(self) -> None:
+        """After training: a declared term that was zero throughout did nothing.
+
+        Raises:
+            TrainingError: From task 2 on.
+        """
+        dead = [name for name, value in self._largest.items() if value == 0.0]
+        if dead and not self._first_task:
+            what = f"the penalties {', '.join(dead)} were zero at every step."
+            raise TrainingError(Problem(f"task '{self._task}'", what, "Set their weight to 0 if that is meant."))
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        super()._save_checkpoint(*args, **kwargs)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            mark_complete(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", self.args.world_size)
+        self.accelerator.wait_for_everyone()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Load the weights of a checkpoint, all of them, and check that they arrived.
+
+        A full checkpoint is saved under the hub's names; Trainer reads it with ``strict=False``, finds nothing, and
+        would go on from the task's first weights.
+        """
+        target = self.model if model is None else model
+        if hasattr(target, "peft_config"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            self._compare_adapter(target, Path(resume_from_checkpoint))
+            return
+        loaded = type(target).from_pretrained(resume_from_checkpoint, dtype=torch.float32)
+        values = dict(loaded.named_parameters())
+        with torch.no_grad():
+            for name, parameter in target.named_parameters():
+                parameter.copy_(values[name])
+
+    def _compare_adapter(self, model: Any, checkpoint: Path) -> None:
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        saved = load_file(checkpoint / "adapter_model.safetensors")
+        now = get_peft_model_state_dict(model)
+        wrong = [n for n in saved if n not in now or not torch.equal(saved[n], now[n].detach().cpu().to(saved[n].dtype))]
+        if wrong or set(now) != set(saved):
+            what = f"{len(wrong) or len(set(now) ^ set(saved))} tensors differ from {checkpoint.name} after it was loaded."
+            raise TrainingError(Problem(f"task '{self._task}'", what, f"Delete {checkpoint} and run again."))

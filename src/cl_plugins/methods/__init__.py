@@ -1,0 +1,9 @@
+"""The methods: one folder each, found through the entry-point group ``cl_plugins.methods``."""
+
+from __future__ import annotations
+
+from .base import Capabilities, Method, RunFacts, TaskContext
+from .registry import get_method, list_methods
+
+
+__all__ = ["Capabilities", "Method", "RunFacts", "TaskContext", "get_method", "list_methods"]

@@ -1,0 +1,212 @@
+"""The method contract: the few questions that every continual-learning method answers.
+
+A method never imports LLaMA-Factory. What it needs from the host (a fresh adapter, the base's tensors) is handed to
+it as a `BaseModel`, by the runner or by a test.
+
+Life of a task::
+
+    model = method.restore(base, carry)            # the model that answers, rebuilt from what was written
+    model = method.begin_task(context, model)      # what is trained
+    ...training...
+    state = method.end_task(context, model)        # tensors, written to tasks/<nn>_<task>/update.safetensors
+    method.consolidate(previous, update, writer)   # the next carry, written from files only
+    model = method.restore(base, next_carry)       # and from here on, again
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from ..errors import Problem
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+    from ..adapters.carry import Carry, CarryWriter, TaskUpdate
+    from ..adapters.update import LowRankUpdate
+    from ..streams import Stream, Task
+
+
+Schedule = Literal["sequential", "independent", "joint"]
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """A method without options of its own."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a method can do and needs. Checked before anything loads; the docs' tables are made from it.
+
+    Attributes:
+        finetuning_types: Allowed values of the host's ``finetuning_type``.
+        schedule: ``sequential`` (each task starts from the carry), ``independent`` (each from the base) or ``joint``
+            (all tasks at once).
+        low_rank: Whether it adds low-rank updates (rules out DoRA, PiSSA and the like).
+        quantised: Quantisation methods of the base that are tested.
+        zero_stages: DeepSpeed ZeRO stages that are tested.
+        needs_modality: Every task must have a modality label.
+        carries: What is handed to the next task, in words.
+        reveals: What the carry could tell about the training data, in words.
+        step_cost: Cost of an optimizer step as the stream grows, in words.
+        memory: Memory as the stream grows, in words.
+    """
+
+    finetuning_types: tuple[str, ...] = ("lora",)
+    schedule: Schedule = "sequential"
+    low_rank: bool = True
+    quantised: tuple[str, ...] = ()
+    zero_stages: tuple[int, ...] = ()
+    needs_modality: bool = False
+    carries: str = ""
+    reveals: str = "weights only, no training samples"
+    step_cost: str = "as plain LoRA"
+    memory: str = "as plain LoRA"
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What is known about a run before the model loads.
+
+    Attributes:
+        finetuning_type: The host's ``finetuning_type``.
+        quantisation: ``None``, or the name of the quantisation (``bnb``, ``hqq``, ``gptq`` ...).
+        zero_stage: DeepSpeed ZeRO stage, 0 without DeepSpeed.
+        fsdp: Whether FSDP is asked for.
+        half_precision: Whether the base is loaded in a 16-bit type.
+        stream: The stream.
+        keys: The host's keys as they stand in the recipe.
+    """
+
+    finetuning_type: str
+    stream: Stream
+    quantisation: str | None = None
+    zero_stage: int = 0
+    fsdp: bool = False
+    half_precision: bool = False
+    keys: Mapping[str, Any] = field(default_factory=dict)
+
+
+class BaseModel(Protocol):
+    """The base in memory, as a method sees it."""
+
+    @property
+    def model(self) -> Module:
+        """The base without adapters; tensors may have been replaced, see `reset`."""
+
+    @property
+    def can_merge(self) -> bool:
+        """Whether its weights are whole fp32 tensors that updates can be added to without visible rounding."""
+
+    def reset(self) -> None:
+        """Take off adapters and stacks, and put every replaced tensor back to the value in the checkpoint."""
+
+    def original(self, name: str) -> Tensor:
+        """Parameter ``name`` as it stands in the checkpoint: a CPU tensor, read lazily, not to be written to."""
+
+    def replace(self, name: str, value: Tensor) -> None:
+        """Set parameter ``name``; keeps the device, takes the dtype of ``value``."""
+
+    def attach(self, updates: list[LowRankUpdate]) -> None:
+        """Let the base compute itself plus low-rank updates, kept beside the weights as a frozen stack."""
+
+    def new_adapter(self, seed: int | None = None) -> Module:
+        """Put a fresh adapter on the base as the host would, drawing from a generator seeded with ``seed``."""
+
+    def prepare_full(self) -> Module:
+        """Mark as trainable what the host's ``finetuning_type: full`` marks."""
+
+
+@dataclass(frozen=True)
+class TaskContext:
+    """What a method gets when a task begins or ends.
+
+    Attributes:
+        task: The task; for a joint schedule the first one.
+        index: Its number in the stream, from 1.
+        seed: The seed that this task trains with.
+        base: The base model.
+        carry: What the earlier tasks left, None before the first.
+    """
+
+    task: Task
+    index: int
+    seed: int
+    base: BaseModel
+    carry: Carry | None
+
+
+class Method(ABC):  # noqa: B024  (every question has a default answer)
+    """Base class of all methods. Most override one or two answers.
+
+    Attributes:
+        name: Name in recipes and in the entry point.
+        title: Name for people.
+        config_class: Frozen dataclass of the options under ``cl.method``.
+        capabilities: What it can do and needs.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    config_class: ClassVar[type[Any]] = NoOptions
+    capabilities: ClassVar[Capabilities] = Capabilities()
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def problems(self, facts: RunFacts) -> list[Problem]:
+        """What speaks against this run, beyond the declared capabilities."""
+        return []
+
+    def begin_task(self, context: TaskContext, model: Module) -> Module:
+        """Return the model to train. Default: a fresh adapter on the base.
+
+        Args:
+            context: The task.
+            model: What `restore` gave.
+        """
+        return context.base.new_adapter(context.seed)
+
+    def penalties(self, context: TaskContext, model: Module) -> dict[str, Tensor]:
+        """Named scalar terms that join the loss; called once per optimizer step."""
+        return {}
+
+    def end_task(self, context: TaskContext, model: Module) -> dict[str, Tensor]:
+        """The tensors that this task has learned (default: the adapter, under PEFT's names)."""
+        from ..adapters.update import adapter_state
+
+        return adapter_state(model)
+
+    def describe_update(self, context: TaskContext, model: Module) -> dict[str, Any]:
+        """JSON that is needed to use the tensors again (default: rank and scaling of the adapter)."""
+        from ..adapters.update import adapter_meta
+
+        return adapter_meta(model)
+
+    def consolidate(self, previous: Carry | None, update: TaskUpdate, writer: CarryWriter) -> None:
+        """Write the next carry from files alone (default: the update of this task and nothing else)."""
+        writer.link(update.tensors, "adapter.safetensors")
+        writer.meta["adapter"] = update.meta
+
+    def restore(self, base: BaseModel, carry: Carry | None) -> Module:
+        """Rebuild the model that answers from the base and a carry; the one code path for it."""
+        from ..adapters.update import load_adapter
+
+        base.reset()
+        if carry is None:
+            return base.model
+        model = base.new_adapter()
+        load_adapter(model, carry.load("adapter.safetensors"))
+        return model
+
+    def updates(self, carry: Carry) -> list[TaskUpdate]:
+        """The low-rank updates whose sum on the base is the model, in order; for exports."""
+        from ..adapters.carry import TaskUpdate
+
+        return [TaskUpdate(carry.path / "adapter.safetensors", carry.meta["adapter"])]

@@ -1,0 +1,8 @@
+"""IncLoRA: a fresh LoRA per task on the consolidated model."""
+
+from __future__ import annotations
+
+from .method import IncLoRA, IncLoRAConfig
+
+
+__all__ = ["IncLoRA", "IncLoRAConfig"]

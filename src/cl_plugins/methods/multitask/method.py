@@ -1,0 +1,18 @@
+"""Multitask: one LoRA trained on the union of all training sets."""
+
+from __future__ import annotations
+
+from ..base import Capabilities, Method
+
+
+class MultiTask(Method):
+    """One LoRA, all tasks at once."""
+
+    name = "multitask"
+    title = "Multitask (joint)"
+    capabilities = Capabilities(
+        schedule="joint",
+        quantised=("bnb",),
+        zero_stages=(2,),
+        carries="one LoRA and the projector; needs the data of all tasks at once",
+    )

@@ -1,0 +1,74 @@
+"""Sequential full fine-tuning: all weights that the host marks as trainable go on training.
+
+With ``freeze_multi_modal_projector: false`` these are the language model and the projector; the vision tower stays
+frozen (Li et al. 2025, section 5.3 of the replay-free study).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ...errors import Problem
+from ..base import BaseModel, Capabilities, Method, RunFacts, TaskContext
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+    from ...adapters.carry import Carry, CarryWriter, TaskUpdate
+
+
+WEIGHTS = "weights.safetensors"
+
+
+class SeqFull(Method):
+    """Sequential full fine-tuning."""
+
+    name = "seqfull"
+    title = "Sequential full fine-tuning"
+    capabilities = Capabilities(
+        finetuning_types=("full",),
+        low_rank=False,
+        zero_stages=(2, 3),
+        carries="every weight that was trained",
+        step_cost="as plain full fine-tuning",
+        memory="as plain full fine-tuning; one set of weights on disk",
+    )
+
+    def problems(self, facts: RunFacts) -> list[Problem]:
+        """A half-precision optimizer would round the small updates of a low learning rate away."""
+        if facts.keys.get("pure_bf16"):
+            return [Problem("pure_bf16", "rounds small updates away.", "Use `bf16: true`; trained weights are then kept in fp32.")]
+        return []
+
+    def begin_task(self, context: TaskContext, model: Module) -> Module:
+        """The weights as they are."""
+        return model
+
+    def end_task(self, context: TaskContext, model: Module) -> dict[str, Tensor]:
+        """Every trainable tensor."""
+        return {n: p.detach().cpu().contiguous() for n, p in model.named_parameters() if p.requires_grad}
+
+    def describe_update(self, context: TaskContext, model: Module) -> dict[str, Any]:
+        """How many weights were trained."""
+        return {"parameters": sum(p.numel() for p in model.parameters() if p.requires_grad)}
+
+    def consolidate(self, previous: Carry | None, update: TaskUpdate, writer: CarryWriter) -> None:
+        """The weights of this task replace the earlier ones."""
+        writer.link(update.tensors, WEIGHTS)
+        writer.meta["weights"] = update.meta
+
+    def restore(self, base: BaseModel, carry: Carry | None) -> Module:
+        """The base with its trainable tensors replaced; a carry holds all of them, so nothing is put back before."""
+        model = base.prepare_full()
+        if carry is None:
+            base.reset()
+            return model
+        for name, value in carry.load(WEIGHTS).items():
+            base.replace(name, value)
+        return model
+
+    def updates(self, carry: Carry) -> list[TaskUpdate]:
+        """There is no low-rank update."""
+        return []

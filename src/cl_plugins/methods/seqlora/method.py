@@ -1,0 +1,29 @@
+"""Sequential LoRA: task k goes on training the adapter that task k-1 left, with a fresh optimizer and schedule."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..base import Capabilities, Method, TaskContext
+
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+
+class SeqLoRA(Method):
+    """One LoRA for the whole stream."""
+
+    name = "seqlora"
+    title = "Sequential LoRA"
+    capabilities = Capabilities(
+        quantised=("bnb",),
+        zero_stages=(2,),
+        carries="one LoRA and the projector",
+    )
+
+    def begin_task(self, context: TaskContext, model: Module) -> Module:
+        """The carried adapter goes on training; the first task starts a fresh one."""
+        if context.carry is None:
+            return context.base.new_adapter(context.seed)
+        return model

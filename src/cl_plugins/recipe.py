@@ -1,0 +1,191 @@
+"""The ``cl:`` block of a recipe as strict dataclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .errors import Problem, RecipeError
+from .schema import build, nearest, option, unknown_key
+from .streams import Stream, load_stream
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What is measured after every task."""
+
+    scope: Literal["seen", "all", "none"] = option(
+        "seen", help="After a task, test the tasks seen so far, all tasks (needed for forward transfer), or nothing."
+    )
+    zero_shot: bool = option(True, help="Test the base on every task before any training.")
+    max_new_tokens: int = option(64, help="Longest answer in tokens, where the task does not say.", minimum=1)
+    max_items: int | None = option(None, help="Use only the first N test items; printed in every table.", minimum=1)
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """How many samples of past tasks are kept. Nothing is kept by default."""
+
+    capacity_per_task: int = option(0, help="Training samples kept per past task; 0 keeps none.", minimum=0)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The keys of the ``cl:`` block as they stand in the YAML."""
+
+    stream: str | dict[str, Any] = option(help="Built-in stream, path of a stream file, or the stream itself.")
+    method: dict[str, Any] = option(help="`name` of the method and its options.")
+    task_overrides: dict[str, dict[str, Any]] = option(factory=dict, help="LLaMA-Factory keys for single tasks.")
+    replay: ReplayConfig = option(factory=ReplayConfig, help="Replay of past samples.")
+    eval: EvalConfig = option(factory=EvalConfig, help="Evaluation.")
+    order: list[str] | None = option(None, help="Task names in another order than the stream's.")
+    order_seed: int | None = option(None, help="Shuffle the order of the tasks with this seed.")
+    only: str | None = option(None, help="Train this one task only, from `carry_from`.")
+    carry_from: str | None = option(None, help="Directory of an earlier run whose carry this run starts from.")
+    seed_per_task: bool = option(True, help="Task k trains with seed + 1000 (k-1); false gives every task the same seed.")
+    keep: Literal["last", "all", "none"] = option("all", help="Whose own update stays under `tasks/` when a task is done.")
+    stop_after: int | None = option(None, help="End cleanly after so many steps of the run.", minimum=1)
+    restart: bool = option(False, help="Move an existing output directory aside and begin anew.")
+
+
+@dataclass(frozen=True)
+class CLConfig:
+    """The checked ``cl:`` block.
+
+    Attributes:
+        stream: The stream in the order in which it is learned.
+        method: Name of the method.
+        method_options: Options of the method, as given (the method's own dataclass checks them).
+        block: The remaining keys.
+    """
+
+    stream: Stream
+    method: str
+    method_options: dict[str, Any]
+    block: _Block
+
+    @property
+    def eval(self) -> EvalConfig:
+        """Evaluation settings."""
+        return self.block.eval
+
+    def overrides_for(self, task: str) -> dict[str, Any]:
+        """LLaMA-Factory keys of one task: the stream's, then the recipe's."""
+        return {**self.stream.task(task).overrides, **self.block.task_overrides.get(task, {})}
+
+    def max_new_tokens(self, task: str) -> int:
+        """Longest answer for one task, in tokens."""
+        return self.stream.task(task).max_new_tokens or self.eval.max_new_tokens
+
+
+CLBlock = _Block  # the public name: docs and `plan` list its keys
+
+
+def parse_cl(cl: Any, *, where: str = "cl") -> CLConfig:
+    """Check a ``cl:`` block.
+
+    Args:
+        cl: What stands under ``cl:`` in the YAML.
+        where: YAML path for the messages.
+
+    Raises:
+        RecipeError: With every problem found in the block, in the stream and in the method's options.
+    """
+    from .methods.registry import get_method
+    from .schema import check_value
+
+    if not isinstance(cl, Mapping):
+        raise RecipeError(Problem(where, f"is {cl!r}.", "Give a mapping with at least `stream` and `method`."))
+    problems: list[Problem] = []
+    block = build(_Block, cl, where, problems)
+    stream = _stream(cl, where, problems)
+    name, options = _method(cl, where, problems)
+    if name is not None:
+        try:
+            method = get_method(name, where=f"{where}.method.name")
+            check_value(options, method.config_class, f"{where}.method", problems)
+        except RecipeError as error:
+            problems.extend(error.problems)
+    if block is not None and stream is not None:
+        stream = _ordered(stream, block, where, problems)
+        problems.extend(_cross_checks(stream, block, where))
+    if problems or block is None or stream is None or name is None:
+        raise RecipeError(problems)
+    return CLConfig(stream=stream, method=name, method_options=options, block=block)
+
+
+def _stream(cl: Mapping[str, Any], where: str, problems: list[Problem]) -> Stream | None:
+    spec = cl.get("stream")
+    if not isinstance(spec, (str, Mapping)):
+        return None  # reported as missing or of the wrong type
+    try:
+        return load_stream(spec, where=f"{where}.stream")
+    except RecipeError as error:
+        problems.extend(error.problems)
+        return None
+
+
+def _method(cl: Mapping[str, Any], where: str, problems: list[Problem]) -> tuple[str | None, dict[str, Any]]:
+    spec = cl.get("method")
+    if not isinstance(spec, Mapping):
+        return None, {}
+    options = {str(key): value for key, value in spec.items()}
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        problems.append(Problem(f"{where}.method.name", "is missing.", "Name a method; `cl-plugins list` shows them."))
+        return None, {}
+    return name, options
+
+
+def _ordered(stream: Stream, block: _Block, where: str, problems: list[Problem]) -> Stream:
+    if block.order is not None and block.order_seed is not None:
+        problems.append(Problem(f"{where}.order", "is given together with order_seed.", "Keep one of the two."))
+    elif block.order is not None:
+        if sorted(block.order) != sorted(stream.task_names):
+            fix = f"List each of these once: {', '.join(stream.task_names)}."
+            problems.append(Problem(f"{where}.order", f"is {list(block.order)!r}.", fix))
+        else:
+            return stream.reordered(tuple(block.order))
+    elif block.order_seed is not None:
+        return stream.shuffled(block.order_seed)
+    return stream
+
+
+def _cross_checks(stream: Stream, block: _Block, where: str) -> list[Problem]:
+    from .evaluation.scorers import get_scorer
+
+    found: list[Problem] = []
+    names = stream.task_names
+    for task in block.task_overrides:
+        if task not in names:
+            found.append(unknown_key(f"{where}.task_overrides", task, names))
+    if block.only is not None and block.only not in names:
+        fix = f"{nearest(block.only, names)} Tasks: {', '.join(names)}.".strip()
+        found.append(Problem(f"{where}.only", f"there is no task {block.only!r}.", fix))
+    if block.carry_from is not None and block.only is None:
+        found.append(Problem(f"{where}.carry_from", "is given without `only`.", "Say which task to train: `only: NAME`."))
+    if block.replay.capacity_per_task > 0:
+        fix = "Replay is not part of this version; leave `capacity_per_task: 0`."
+        found.append(Problem(f"{where}.replay.capacity_per_task", f"is {block.replay.capacity_per_task}.", fix))
+    for i, task in enumerate(stream.tasks):
+        try:
+            get_scorer(task.scorer)
+        except RecipeError as error:
+            found.extend(Problem(f"{where}.stream.tasks[{i}].scorer", p.what, p.fix) for p in error.problems)
+        trained = block.only is None or block.only == task.name
+        if trained and not task.train:
+            fix = "Name its training set, or train another task with `only:`."
+            found.append(Problem(f"{where}.stream.tasks[{i}].train", f"task '{task.name}' has no training data.", fix))
+    return found
+
+
+def first_dataset(cl: Any) -> str:
+    """The training sets of the first task to be trained, as LLaMA-Factory's comma-separated string.
+
+    Raises:
+        RecipeError: With every problem of the block.
+    """
+    config = parse_cl(cl)
+    task = config.stream.task(config.block.only) if config.block.only else config.stream.tasks[0]
+    return ",".join(task.train)

@@ -1,0 +1,251 @@
+"""What the report of one run says, as tables and sentences; the templates only lay it out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from . import text
+from .run_data import METRIC_MEANINGS, Cell, Run
+from .tables import Entry, Table
+
+
+_BASELINES = {
+    "random_baseline": "random",
+    "majority_baseline": "majority",
+    "constant_baseline": "constant",
+    "shuffled_floor": "shuffled",
+}
+FILES = (
+    ("report.html, report.md", "this report; the HTML page needs no other file"),
+    ("matrix.png, forgetting.png", "the two pictures"),
+    ("matrix.csv", "the score matrix, unrounded"),
+    ("cells.csv", "one line per cell: score, 95 % interval, items, scorer"),
+    ("matrix.tex", "the score matrix for LaTeX (booktabs)"),
+    ("matrix.json, metrics.json", "scores and metrics for programs"),
+    ("predictions/", "every prompt, prediction and reference with its score, one JSON line per test item"),
+    ("run.json, journal.jsonl", "the resolved recipe, versions and hashes; the finished steps"),
+    ("tasks/, carry/, final/", "each task's own outputs, what the next task starts from, and the model evaluated last"),
+)
+_SECRET = ("_token", "secret", "password", "api_key")
+
+
+def limit_note(run: Run) -> str:
+    """The sentence under every table when tests were limited."""
+    if not run.limits:
+        return ""
+    limited = text.listing(f"{task} {limit}" for task, limit in run.limits.items())
+    return f"Tests limited by cl.eval.max_items: {limited} items."
+
+
+def matrix_table(run: Run, intervals: bool = True) -> Table:
+    """The score matrix with ``A_k`` as its last column where the run has it.
+
+    Args:
+        run: The run.
+        intervals: Whether 95 % intervals stand beside the scores.
+
+    Returns:
+        One row per matrix row; the score of the task just trained is strong.
+    """
+    means = run.seen_means() if run.joint is None and not run.independent else ()
+    rows = []
+    for row in run.rows:
+        entries = [Entry(row.label)]
+        for column, cell in enumerate(row.cells):
+            entries.append(
+                Entry(
+                    text.number(cell.score),
+                    detail=text.interval(cell.interval) if intervals else "",
+                    strong=row.trained == column and cell.score is not None,
+                    tint=cell.score,
+                )
+            )
+        if means:
+            index = run.trained_rows.index(row) if row in run.trained_rows else None
+            entries.append(Entry(text.number(means[index]) if index is not None else ""))
+        rows.append(tuple(entries))
+    head = ("after training on" if run.joint is None else "trained on", *run.tasks, *(["A_k"] if means else []))
+    rules = frozenset({0}) if run.zero_shot is not None else frozenset()
+    return Table(head, tuple(rows), rules=rules, note=limit_note(run))
+
+
+def task_table(run: Run) -> Table:
+    """The tasks in order: scorer, items, score after its own training, final score, and the trivial baselines."""
+    keys = [key for key in _BASELINES if any(key in cell.extra for row in run.rows for cell in row.cells)]
+    rows = []
+    for index, task in enumerate(run.tasks):
+        own = next((row.cells[index] for row in run.trained_rows if row.trained == index), Cell())
+        final = run.final[index]
+        entries = [
+            Entry(str(index + 1)),
+            Entry(task),
+            Entry(run.scorers.get(task, ""), code=True),
+            Entry(str(run.n.get(task, text.MISSING)), detail="(limited)" if task in run.limits else ""),
+        ]
+        if run.joint is None:
+            entries.append(Entry(text.number(own.score), detail=text.interval(own.interval), strong=True))
+        if not run.independent:
+            entries.append(Entry(text.number(final.score), detail=text.interval(final.interval)))
+        # The baselines of the labels are the same in every row; a shuffled floor belongs to the predictions, so the
+        # latest measured one is shown.
+        latest = _latest(run, index)
+        for key in keys:
+            value = latest.extra.get(key)
+            answer = latest.extra.get("constant_answer") if key == "constant_baseline" else None
+            shown = text.number(float(value) if isinstance(value, int | float) else None)
+            entries.append(Entry(shown, detail=f"“{text.shorten(str(answer), 40)}”" if answer else ""))
+        rows.append(tuple(entries))
+    head = ["#", "task", "scorer", "items"]
+    head += ["right after its training"] if run.joint is None else []
+    head += ["at the end"] if not run.independent else []
+    return Table((*head, *(_BASELINES[key] for key in keys)), tuple(rows), left=3, note=limit_note(run))
+
+
+def invalid_table(run: Run) -> Table | None:
+    """The rate of answers that name no option, for every cell of a choice task; ``None`` without such a task."""
+    columns = [
+        index
+        for index in range(len(run.tasks))
+        if any("invalid_rate" in row.cells[index].extra for row in run.rows)
+    ]
+    if not columns:
+        return None
+    rows = []
+    for row in run.rows:
+        rates = [row.cells[index].extra.get("invalid_rate") for index in columns]
+        rows.append((Entry(row.label), *(Entry(text.number(rate, 1)) for rate in rates)))
+    rules = frozenset({0}) if run.zero_shot is not None else frozenset()
+    head = ("after training on" if run.joint is None else "trained on", *(run.tasks[index] for index in columns))
+    return Table(head, tuple(rows), rules=rules, note=limit_note(run))
+
+
+def metric_table(run: Run) -> Table:
+    """Every metric with its value or the reason for having none, its divisor and formula."""
+    rows = []
+    for metric in run.metrics.values():
+        if metric.key == "a_k":
+            shown = ", ".join(text.number(value) for value in metric.values) or text.MISSING
+        else:
+            shown = text.number(metric.value)
+        meaning = METRIC_MEANINGS.get(metric.key, "")
+        reason = metric.reason if metric.value is None and metric.reason else ""
+        rows.append(
+            (
+                Entry(metric.label, strong=True),
+                Entry(shown),
+                Entry(f"Not defined: {reason}" if reason else meaning),
+                Entry(metric.divisor, code=True),
+                Entry(metric.formula, code=True),
+            )
+        )
+    head = ("metric", "value", "meaning, or why there is no value", "divisor", "formula")
+    return Table(head, tuple(rows), left=5, note=limit_note(run), wrap=frozenset({2}))
+
+
+def headline(run: Run) -> list[tuple[str, str, str]]:
+    """The few metrics everybody looks for: label, value, meaning; those that are not defined are left out."""
+    found = []
+    for key in ("last", "average", "mft", "bwt", "forgetting"):
+        metric = run.metrics.get(key)
+        if metric is not None and metric.value is not None:
+            found.append((metric.label, text.number(metric.value), METRIC_MEANINGS[key]))
+    return found
+
+
+def remarks(run: Run) -> list[str]:
+    """What a reader has to know before reading the numbers."""
+    found = []
+    if run.unfinished:
+        found.append(f"This run is not complete: {run.unfinished}.")
+    if not run.metrics:
+        found.append("metrics.json has not been written yet, so there are no continual metrics.")
+    if run.limits:
+        found.append(limit_note(run))
+    if run.independent:
+        found.append("Each row is a model of its own, trained from the base on that task alone; nothing is forgotten.")
+    return [*found, *run.remarks]
+
+
+def facts(run: Run) -> list[tuple[str, str]]:
+    """How the run was made: seed, base, versions, hardware, time and memory, hashes; secrets are masked."""
+    info = run.info
+    found = [
+        ("stream", f"{run.stream}: {', '.join(run.tasks)}"),
+        ("method", run.method),
+        ("seed", str(run.seed) if run.seed is not None else "not recorded"),
+    ]
+    if isinstance(info.get("seconds"), int | float):
+        found.append(("time", text.duration(info["seconds"])))
+    if isinstance(info.get("peak_memory_bytes"), int | float):
+        found.append(("peak memory", text.size(info["peak_memory_bytes"])))
+    for key in ("hardware", "versions", "base", "data", "sizes"):
+        for name, value in _flat(info.get(key)):
+            if key == "sizes" and isinstance(value, int) and not isinstance(value, bool):
+                value = text.size(value) if "bytes" in name or "bytes" in key else f"{value:,}"
+            found.append((f"{key}: {name}" if name else key, str(value)))
+    return found
+
+
+def recipe_yaml(run: Run) -> str:
+    """The resolved recipe as YAML with every key that may hold a secret masked; empty where none was recorded."""
+    import yaml
+
+    recipe = run.info.get("recipe")
+    if not isinstance(recipe, Mapping) or not recipe:
+        return ""
+    return yaml.safe_dump(_masked(recipe), sort_keys=False, allow_unicode=True, width=100).rstrip()
+
+
+def citation(run: Run) -> tuple[str, str]:
+    """A sentence for the paper's set-up section, and a BibTeX entry for the software that made the numbers."""
+    version = str((run.info.get("versions") or {}).get("cl_plugins") or "")
+    version = version or str((run.info.get("versions") or {}).get("cl-plugins") or "")
+    scorers = text.listing(dict.fromkeys(run.scorers[task] for task in run.tasks if task in run.scorers))
+    parts = [
+        f"{run.method} on the stream {run.stream} ({len(run.tasks)} task{'s' if len(run.tasks) > 1 else ''}, "
+        f"in the order {', '.join(run.tasks)})",
+        f"seed {run.seed}" if run.seed is not None else "",
+        f"scored with {scorers} on {', '.join(f'{run.n[t]} ({t})' for t in run.tasks if t in run.n)} items",
+        f"cl_plugins {version}" if version else "cl_plugins",
+    ]
+    sentence = "; ".join(part for part in parts if part) + "."
+    lines = ["@software{cl_plugins,", "  title = {cl\\_plugins: continual learning for LLaMA-Factory},"]
+    lines += ["  author = {{the cl\\_plugins developers}},"]
+    lines += [f"  version = {{{version}}},"] if version else []
+    return sentence, "\n".join([*lines, "}"])
+
+
+def _latest(run: Run, task: int) -> Cell:
+    """The latest measured cell of a task that has something to say beside its score."""
+    cells = [row.cells[task] for row in run.rows if row.cells[task].extra]
+    return cells[-1] if cells else Cell()
+
+
+def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested mappings and lists as dotted names and plain values."""
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            yield from _flat(_hidden(str(key), value), f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(content, list) and any(isinstance(item, Mapping | list) for item in content):
+        for index, item in enumerate(content):
+            yield from _flat(item, f"{prefix}.{index}" if prefix else str(index))
+    elif isinstance(content, list):
+        yield prefix, ", ".join(str(item) for item in content)
+    elif content is not None:
+        yield prefix, content
+
+
+def _masked(content: Any) -> Any:
+    """The recipe without what must not be published."""
+    if isinstance(content, Mapping):
+        return {str(key): _masked(_hidden(str(key), value)) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_masked(item) for item in content]
+    return content if isinstance(content, str | int | float | bool | type(None)) else str(content)
+
+
+def _hidden(key: str, value: Any) -> Any:
+    """``***`` instead of a token or password; reports are passed on, recipes with credentials must not be."""
+    secret = any(key.lower().endswith(end) for end in _SECRET)
+    return "***" if secret and isinstance(value, str) and value else value

@@ -1,0 +1,157 @@
+"""``matrix.png``: the score matrix as a heat map with numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from . import style
+from .run_data import Cell, Run
+from .text import MISSING, number
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Every matrix uses the same scale, so that two pictures side by side can be compared.
+LOW, HIGH = 0.0, 100.0
+ZERO_SHOT_GAP = 0.28
+
+
+def matrix_picture(run: Run) -> bytes:
+    """Draw the score matrix.
+
+    One row per trained task and one column per test; the zero-shot row stands apart above them, cells that were not
+    measured are hatched, and the test of the task that had just been trained is framed.
+
+    Args:
+        run: The run; partial matrices and one joint row are fine.
+
+    Returns:
+        A PNG.
+    """
+    with style.picture_style():
+        return _draw(run)
+
+
+def _draw(run: Run) -> bytes:
+    tasks = style.names(run.tasks)
+    count = len(tasks)
+    small = count > 6
+    labels = [
+        f"{name}\n" + _detail(run, task) if not small else name for name, task in zip(tasks, run.tasks, strict=True)
+    ]
+    slanted = max(len(line) for label in labels for line in label.split("\n")) > (12 if not small else 7)
+    places = _places(run)
+    bottom = places[-1] + 0.5 if places else 0.5
+    cell_width, cell_height = (1.12, 0.62) if not small else (0.66, 0.5)
+    figure = style.new_figure(max(2.2, cell_width * count) + 2.0, cell_height * (bottom + 0.5) + 1.3)
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    # The axes are given the size of the cells exactly; savefig's tight box then adds the room the labels need.
+    width, height = cell_width * count, cell_height * (bottom + 0.5)
+    axes.set_position((0.2, 0.1, width / figure.get_figwidth(), height / figure.get_figheight()))
+    colours = _colours()
+    for row, place in zip(run.rows, places, strict=True):
+        for column, cell in enumerate(row.cells):
+            _draw_cell(axes, colours, cell, column, place, small)
+        if row.trained is not None:
+            from matplotlib.patches import Rectangle
+
+            axes.add_patch(
+                Rectangle((row.trained - 0.47, place - 0.47), 0.94, 0.94, fill=False, edgecolor=style.INK, linewidth=1.6)
+            )
+    axes.set_xlim(-0.5, count - 0.5)
+    axes.set_ylim(bottom, -0.5)
+    axes.set_yticks(places, [_row_name(run, index, tasks) for index in range(len(run.rows))])
+    axes.set_xticks(range(count), labels)
+    axes.xaxis.tick_top()
+    axes.xaxis.set_label_position("top")
+    axes.tick_params(length=0, pad=5)
+    if slanted:
+        for tick in axes.get_xticklabels():
+            tick.set(rotation=35, ha="left", va="bottom", rotation_mode="anchor")
+    axes.set_xlabel("score on", labelpad=8, fontweight="bold")
+    if run.joint is None:
+        axes.set_ylabel("after training on", labelpad=8, fontweight="bold")
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    _bar(figure, axes, colours)
+    title = axes.set_title(f"{style.names([run.method], 40)[0]} on {style.names([run.stream], 40)[0]}", pad=14)
+    title.set_fontsize(11)
+    return style.png(figure)
+
+
+def _places(run: Run) -> list[float]:
+    """The height of each row, from the top; a gap sets the zero-shot row apart."""
+    gap = ZERO_SHOT_GAP if run.zero_shot is not None and len(run.rows) > 1 else 0.0
+    return [index + (gap if index else 0.0) for index in range(len(run.rows))]
+
+
+def _row_name(run: Run, index: int, tasks: list[str]) -> str:
+    """The label of a row: the task as its column has it, or what stands for no task."""
+    row = run.rows[index]
+    return row.label if row.trained is None else tasks[row.trained]
+
+
+def _detail(run: Run, task: str) -> str:
+    """The small print under a column's name: scorer and number of items."""
+    scorer = run.scorers.get(task, "").split("@")[0].replace("_", " ")
+    scorer = "accuracy" if scorer == "choice accuracy" else scorer
+    limited = " (limited)" if task in run.limits else ""
+    items = f"n = {run.n[task]}{limited}" if task in run.n else ""
+    return "\n".join(part for part in (scorer, items) if part)
+
+
+def _draw_cell(axes: Axes, colours: Any, cell: Cell, column: int, place: float, small: bool) -> None:
+    """One cell: its colour, its number and, where there is room, its interval."""
+    from matplotlib.patches import Rectangle
+
+    box: dict[str, Any] = {"xy": (column - 0.47, place - 0.47), "width": 0.94, "height": 0.94, "linewidth": 0}
+    if cell.score is None:
+        axes.add_patch(Rectangle(**box, facecolor="#f1f1f1", hatch="////", edgecolor="#c4c4c4"))
+        axes.text(column, place, MISSING, ha="center", va="center", color=style.SOFT, fontsize=9)
+        return
+    colour = colours((cell.score - LOW) / (HIGH - LOW))
+    axes.add_patch(Rectangle(**box, facecolor=colour))
+    ink = "white" if _luminance(colour) < 0.4 else style.INK
+    show_interval = cell.interval is not None and not small
+    axes.text(
+        column,
+        place - (0.13 if show_interval else 0.0),
+        number(cell.score, 1),
+        ha="center",
+        va="center",
+        color=ink,
+        fontsize=8 if small else 10,
+    )
+    if show_interval and cell.interval is not None:
+        ends = f"{number(cell.interval[0], 1)} to {number(cell.interval[1], 1)}"
+        axes.text(column, place + 0.22, ends, ha="center", va="center", color=ink, fontsize=6.5)
+
+
+def _bar(figure: Any, axes: Axes, colours: Any) -> None:
+    """The colour scale at the right."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    box = axes.get_position()
+    inch = 1 / figure.get_figwidth()
+    bar = figure.add_axes((box.x1 + 0.15 * inch, box.y0, 0.11 * inch, box.height))
+    scale = figure.colorbar(ScalarMappable(Normalize(LOW, HIGH), colours), cax=bar)
+    scale.outline.set_visible(False)
+    scale.set_ticks([0, 25, 50, 75, 100])
+    scale.ax.tick_params(length=2, labelsize=7)
+
+
+def _colours() -> Any:
+    """A single-hue sequential map: readable with every kind of colour vision and in grey print."""
+    from matplotlib import colormaps
+    from matplotlib.colors import LinearSegmentedColormap
+
+    blues = colormaps["Blues"]
+    return LinearSegmentedColormap.from_list("blues", [blues(0.02 + 0.96 * step / 63) for step in range(64)])
+
+
+def _luminance(colour: tuple[float, ...]) -> float:
+    """Relative luminance (WCAG 2) of an sRGB colour."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour[:3]]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

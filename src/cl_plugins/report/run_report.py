@@ -1,0 +1,153 @@
+"""The report of one run: pages, pictures and tables, and the table for the end of a run in the terminal."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from . import content, tables, text, writing
+from .run_data import Run, read_run
+
+
+def write_report(run_dir: Path, write: writing.Write | None = None) -> list[Path]:
+    """Write the report of a run into its directory.
+
+    Reads ``matrix.json``, ``metrics.json`` and, where they exist, ``run.json`` and
+    ``predictions/<row>/<task>.score.json``. The same input gives the same bytes.
+
+    Args:
+        run_dir: The ``output_dir`` of a run. It may be unfinished.
+        write: Called with path and bytes for each file; by default each file is replaced in one step.
+
+    Returns:
+        The files: ``matrix.png``, ``forgetting.png``, ``matrix.csv``, ``cells.csv``, ``matrix.tex``, ``report.md`` and
+        ``report.html``.
+
+    Raises:
+        RunStateError: The run directory holds no matrix, or a damaged file; lists every problem.
+    """
+    from .matrix_picture import matrix_picture
+    from .stream_picture import stream_picture
+
+    run = read_run(Path(run_dir))
+    pictures = {"matrix.png": matrix_picture(run), "forgetting.png": stream_picture(run)}
+    sentence, bibtex = content.citation(run)
+    page = {
+        "run": run,
+        "title": f"{run.method} on {run.stream}",
+        "remarks": content.remarks(run),
+        "headline": content.headline(run),
+        "matrix": content.matrix_table(run),
+        "tasks": content.task_table(run),
+        "invalid": content.invalid_table(run),
+        "metrics": content.metric_table(run) if run.metrics else None,
+        "facts": content.facts(run),
+        "recipe": content.recipe_yaml(run),
+        "files": content.FILES,
+        "sentence": sentence,
+        "bibtex": bibtex,
+        "intervals": interval_methods(run),
+        "bars": run.joint is not None or run.independent,
+        "pictures": {name.removesuffix(".png"): writing.data_uri(data) for name, data in pictures.items()},
+    }
+    files = {
+        **pictures,
+        "matrix.csv": matrix_csv(run),
+        "cells.csv": cells_csv(run),
+        "matrix.tex": matrix_tex(run).encode("utf-8"),
+        "report.md": writing.render("report.md.j2", page),
+        "report.html": writing.render("report.html.j2", page),
+    }
+    return writing.write_all(run.path, files, write)
+
+
+def terminal_table(run_dir: Path, width: int | None = None, colour: bool = False, ascii: bool = False) -> str:
+    """The score matrix and the metrics for the end of a run.
+
+    Args:
+        run_dir: The ``output_dir`` of a run.
+        width: Columns of the terminal; by default those of the terminal at hand, else 80.
+        colour: Whether to use ANSI bold and dim.
+        ascii: Whether to keep to ASCII, for streams that cannot encode UTF-8.
+
+    Returns:
+        Several lines, without a final newline.
+
+    Raises:
+        RunStateError: The run directory holds no matrix, or a damaged file.
+    """
+    run = read_run(Path(run_dir))
+    width = width or shutil.get_terminal_size().columns
+    seed = f", seed {run.seed}" if run.seed is not None else ""
+    table = content.matrix_table(run, intervals=False)
+    lines = [f"{run.method} on {run.stream}{seed}: score on each task, 0-100", ""]
+    lines += [tables.to_terminal(table, width, colour, ascii), ""]
+    metrics = [f"{label} {value}" for label, value, _ in content.headline(run)]
+    lines += _wrapped(metrics, width)
+    if run.unfinished:
+        lines.append(f"Not complete: {run.unfinished}.")
+    lines += [f"Note: {note}" for note in run.notes]
+    return "\n".join(text.plain_ascii(line) if ascii else line for line in lines).rstrip("\n")
+
+
+def matrix_csv(run: Run) -> bytes:
+    """The matrix: one row per matrix row, one column per task, unrounded, empty where nothing was measured."""
+    rows: list[list[object]] = [["after_training_on", *run.tasks]]
+    for row in run.rows:
+        name = row.name if row.trained is None else run.tasks[row.trained]
+        rows.append([name, *(cell.score for cell in row.cells)])
+    return writing.csv_bytes(rows)
+
+
+def cells_csv(run: Run) -> bytes:
+    """The cells, one line each, with all that is known of them."""
+    head = ["row", "task", "scorer", "score", "low", "high", "interval_method", "n", "max_items", "invalid_rate"]
+    rows: list[list[object]] = [list(head)]
+    for row in run.rows:
+        for task, cell in zip(run.tasks, row.cells, strict=True):
+            if cell.score is None:
+                continue
+            low, high = cell.interval or (None, None)
+            limit = run.limits.get(task)
+            rows.append(
+                [row.name, task, run.scorers.get(task), cell.score, low, high, cell.interval_method, cell.n, limit]
+                + [cell.extra.get("invalid_rate")]
+            )
+    return writing.csv_bytes(rows)
+
+
+def matrix_tex(run: Run) -> str:
+    """The matrix for LaTeX, with a row for the number of items; scores right after the task's training are bold."""
+    table = content.matrix_table(run, intervals=False)
+    fill = tuple(tables.Entry("") for _ in table.head[1 + len(run.tasks) :])
+    items = tuple(tables.Entry(str(run.n.get(task, text.MISSING))) for task in run.tasks)
+    last = len(table.rows) - 1
+    table = tables.Table(
+        table.head,
+        (*table.rows, (tables.Entry("test items"), *items, *fill)),
+        rules=table.rules | {last},
+        note=table.note,
+    )
+    bold = " Bold: the task that had just been trained." if run.joint is None else ""
+    means = " $A_k$: mean over the tasks seen so far." if table.head[-1] == "A_k" and fill else ""
+    caption = f"Scores (0--100) of {text.tex(run.method)} on the stream {text.tex(run.stream)}.{bold}{means}"
+    source = tables.to_tex(table, caption, text.slug((run.stream, run.method)))
+    return source.replace(r" & A\_k \\", r" & $A_k$ \\", 1) if fill else source
+
+
+def interval_methods(run: Run) -> str:
+    """How the intervals were made, in words."""
+    known = {"wilson": "Wilson's score interval", "bootstrap": "a seeded bootstrap over the items"}
+    found = sorted({cell.interval_method for row in run.rows for cell in row.cells if cell.interval is not None})
+    return text.listing(known.get(name, name or "the run's own method") for name in found)
+
+
+def _wrapped(words: list[str], width: int) -> list[str]:
+    """Words two spaces apart on lines of at most ``width`` columns."""
+    lines: list[str] = []
+    for word in words:
+        if lines and text.columns(lines[-1]) + 3 + text.columns(word) <= width:
+            lines[-1] += f"   {word}"
+        else:
+            lines.append(word)
+    return lines

@@ -1,0 +1,249 @@
+"""``forgetting.png``: the score of each task over the stream, or bars where there is no stream to go along."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import style
+from .run_data import Cell, Row, Run
+from .text import number
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def stream_picture(run: Run) -> bytes:
+    """Draw the score of each task over the stream.
+
+    One line per task from the zero-shot point on, with its 95 % interval as a band; a ring marks where the task itself
+    was trained, dots bridge points that were not measured. For a joint model, and for independent models, there is no
+    order of events: bars of the scores take the place of the lines.
+
+    Args:
+        run: The run.
+
+    Returns:
+        A PNG.
+    """
+    with style.picture_style():
+        return _bars(run) if run.joint is not None or run.independent else _lines(run)
+
+
+def _lines(run: Run) -> bytes:
+    tasks = style.names(run.tasks)
+    rows = run.rows
+    count = len(tasks)
+    height = max(3.3, 0.27 * count + 1.2)
+    figure = style.new_figure(min(7.0, 2.6 + 0.85 * len(rows)) if len(rows) < 8 else 7.4, height)
+    axes = figure.add_axes((0.1, 0.15, 0.7, 0.75))
+    ends: list[tuple[int, float, float]] = []
+    for task in range(count):
+        points = [(x, row.cells[task]) for x, row in enumerate(rows) if row.cells[task].score is not None]
+        if points:
+            _line(axes, task, points, rows, crowded=count > 6)
+            ends.append((task, points[-1][0], points[-1][1].score or 0.0))
+    right = len(rows) - 1
+    low, high = -3.0, 103.0
+    axes.set_ylim(low, high)
+    axes.set_xlim(-0.15, max(right, 0.5) + 0.15)
+    gap = (high - low) * 0.16 / (0.75 * height)
+    places = style.spread([score for _, _, score in ends], gap, low, high)
+    for (task, x, score), place in zip(ends, places, strict=True):
+        colour = style.COLOURS[task % len(style.COLOURS)]
+        axes.annotate(
+            "",
+            xy=(x, score),
+            xytext=(right + 0.15 + 0.03 * max(right, 1), place),
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.55, "shrinkA": 0, "shrinkB": 4},
+            annotation_clip=False,
+        )
+        axes.text(
+            right + 0.15 + 0.045 * max(right, 1),
+            place,
+            f"{tasks[task]}  {number(score, 1)}",
+            color=_dark(colour),
+            va="center",
+            fontsize=8,
+            clip_on=False,
+        )
+    labels = [row.label if row.trained is None else tasks[row.trained] for row in rows]
+    axes.set_xticks(range(len(rows)), labels)
+    if max(len(label) for label in labels) > 60 / max(len(labels), 1):
+        for tick in axes.get_xticklabels():
+            tick.set(rotation=30, ha="right", rotation_mode="anchor")
+    axes.set_xlabel("after training on", fontweight="bold")
+    axes.set_ylabel("score on each task", fontweight="bold")
+    axes.yaxis.grid(True, color=style.GRID, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=2)
+    _title(axes, run)
+    _legend(figure, axes, run, any(_gaps(run, task) for task in range(count)))
+    return style.png(figure)
+
+
+def _line(axes: Axes, task: int, points: list[tuple[int, Cell]], rows: tuple[Row, ...], crowded: bool) -> None:
+    """One task: band, line (dotted over what was not measured), markers, and the ring."""
+    colour = style.COLOURS[task % len(style.COLOURS)]
+    for (x0, first), (x1, second) in zip(points, points[1:], strict=False):
+        measured = x1 == x0 + 1
+        axes.plot(
+            [x0, x1],
+            [first.score, second.score],
+            color=colour,
+            linewidth=1.6 if measured else 1.0,
+            linestyle="-" if measured else (0, (1, 2)),
+            zorder=3,
+        )
+        if measured and first.interval is not None and second.interval is not None:
+            axes.fill_between(
+                [x0, x1],
+                [first.interval[0], second.interval[0]],
+                [first.interval[1], second.interval[1]],
+                color=colour,
+                alpha=0.07 if crowded else 0.12,
+                linewidth=0,
+                zorder=1,
+            )
+    for x, cell in points:
+        trained = rows[x].trained == task
+        axes.plot(
+            [x],
+            [cell.score],
+            color=colour,
+            marker=style.MARKERS[task % len(style.MARKERS)],
+            markersize=5,
+            markeredgecolor="white",
+            markeredgewidth=0.6,
+            zorder=4,
+        )
+        if trained:
+            axes.plot(
+                [x],
+                [cell.score],
+                color=colour,
+                marker="o",
+                markersize=11,
+                markerfacecolor="none",
+                markeredgewidth=1.3,
+                zorder=4,
+                clip_on=False,
+            )
+            if len(points) == 1 and cell.interval is not None:
+                axes.plot([x, x], cell.interval, color=colour, linewidth=1.0, zorder=2)
+
+
+def _gaps(run: Run, task: int) -> bool:
+    """Whether a task has a row without a score between two with one."""
+    measured = [x for x, row in enumerate(run.rows) if row.cells[task].score is not None]
+    return bool(measured) and measured[-1] - measured[0] + 1 != len(measured)
+
+
+def _legend(figure: object, axes: Axes, run: Run, dotted: bool) -> None:
+    """What ring, dots and band mean, below the axes."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Line2D | Patch] = [
+        Line2D([], [], color=style.SOFT, marker="o", markersize=9, markerfacecolor="none", linestyle="")
+    ]
+    words = ["just trained"]
+    if dotted:
+        handles.append(Line2D([], [], color=style.SOFT, linewidth=1.0, linestyle=(0, (1, 2))))
+        words.append("not measured between")
+    if any(cell.interval is not None for row in run.rows for cell in row.cells):
+        handles.append(Patch(facecolor=style.SOFT, alpha=0.2, linewidth=0))
+        words.append("95 % interval")
+    axes.legend(
+        handles,
+        words,
+        loc="lower left",
+        bbox_to_anchor=(-0.01, 1.0),
+        ncols=len(handles),
+        frameon=False,
+        fontsize=7.5,
+        handletextpad=0.4,
+        columnspacing=1.2,
+        borderaxespad=0.1,
+        handlelength=1.6,
+    )
+
+
+def _bars(run: Run) -> bytes:
+    """Horizontal bars of the final scores, with zero-shot and the best trivial baseline beside them."""
+    from matplotlib.lines import Line2D
+
+    tasks = style.names(run.tasks)
+    count = len(tasks)
+    figure = style.new_figure(6.2, 0.36 * count + 1.3)
+    axes = figure.add_axes((0.25, 0.2, 0.7, 0.65))
+    handles: dict[str, Line2D] = {}
+    for index, cell in enumerate(run.final):
+        if cell.score is None:
+            axes.text(1, index, "not measured", va="center", fontsize=8, color=style.SOFT)
+            continue
+        colour = style.COLOURS[0]
+        axes.barh(index, cell.score, height=0.62, color=colour, alpha=0.85, zorder=2)
+        right = cell.score
+        if cell.interval is not None:
+            axes.plot(cell.interval, [index, index], color=style.INK, linewidth=1.1, zorder=4)
+            right = max(right, cell.interval[1])
+        marks = [right]
+        before = run.zero_shot.cells[index].score if run.zero_shot is not None else None
+        if before is not None:
+            marks.append(before)
+            handles["zero-shot"] = axes.plot(
+                [before], [index], "D", color="white", markeredgecolor=style.INK, markersize=5.5, zorder=5, ls=""
+            )[0]
+        floor = best_floor(cell)
+        if floor is not None:
+            marks.append(floor)
+            handles["best trivial answer"] = axes.plot(
+                [floor], [index], "|", color=style.COLOURS[1], markersize=15, markeredgewidth=2, zorder=5, ls=""
+            )[0]
+        axes.text(max(marks) + 1.5, index, number(cell.score, 1), va="center", fontsize=8.5)
+    axes.set_yticks(range(count), tasks)
+    axes.set_ylim(count - 0.45, -0.55)
+    axes.set_xlim(0, 109)
+    axes.set_xticks([0, 25, 50, 75, 100])
+    axes.xaxis.grid(True, color=style.GRID, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=2)
+    axes.tick_params(axis="y", length=0)
+    kind = "after training on all tasks jointly" if run.joint is not None else "by the model of the task itself"
+    axes.set_xlabel(f"score {kind}", fontweight="bold")
+    _title(axes, run)
+    if handles:
+        axes.legend(
+            list(handles.values()),
+            list(handles),
+            loc="lower left",
+            bbox_to_anchor=(-0.01, 1.0),
+            ncols=2,
+            frameon=False,
+            fontsize=7.5,
+            borderaxespad=0.1,
+            handletextpad=0.3,
+        )
+    return style.png(figure)
+
+
+def best_floor(cell: Cell) -> float | None:
+    """The best score that needs no model, as far as the scorer left one: random, majority or constant answer."""
+    keys = ("random_baseline", "majority_baseline", "constant_baseline")
+    found = [float(cell.extra[key]) for key in keys if isinstance(cell.extra.get(key), int | float)]
+    return max(found) if found else None
+
+
+def _title(axes: Axes, run: Run) -> None:
+    """Method and stream, above the legend."""
+    axes.set_title(
+        f"{style.names([run.method], 40)[0]} on {style.names([run.stream], 40)[0]}", pad=20, fontsize=11
+    )
+
+
+def _dark(colour: str) -> str:
+    """The colour, darkened so that small print in it stays readable on white."""
+    from matplotlib.colors import to_hex, to_rgb
+
+    return str(to_hex(tuple(part * 0.75 for part in to_rgb(colour))))

@@ -1,0 +1,171 @@
+"""How every picture looks, and how it becomes bytes that depend on the numbers only.
+
+Matplotlib is used through its objects (no pyplot, no backend choice, no state left behind) and imported when the first
+picture is drawn.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from .text import shorten
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DPI = 200
+INK = "#1a1a1a"
+SOFT = "#6b6b6b"
+GRID = "#e3e3e3"
+
+# The palette of Okabe and Ito without its yellow (too pale for lines), then the muted one of Tol: both were chosen
+# to stay distinct under the common colour-vision deficiencies.
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#332288",
+    "#999933",
+    "#882255",
+    "#44AA99",
+    "#000000",
+    "#888888",
+)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "p", "*")
+
+_RC: dict[str, Any] = {
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.unicode_minus": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "hatch.linewidth": 0.6,
+    "hatch.color": "#c4c4c4",
+    "savefig.dpi": DPI,
+    "svg.hashsalt": "cl_plugins",
+    "text.parse_math": False,
+    "figure.facecolor": "white",
+}
+# Families that hold the scripts DejaVu lacks; only those that are installed are asked for.
+_FALLBACKS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Source Han Sans SC",
+    "WenQuanYi Zen Hei",
+    "Droid Sans Fallback",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Microsoft YaHei",
+    "Arial Unicode MS",
+    "Noto Sans",
+    "Noto Sans Arabic",
+    "Noto Sans Devanagari",
+)
+
+
+@contextmanager
+def picture_style() -> Iterator[None]:
+    """Draw and save with our own settings, whatever the user's ``matplotlibrc`` says; restores them at the end."""
+    import matplotlib
+
+    defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")}
+    with matplotlib.rc_context({**defaults, **_RC, "font.family": _families()}):
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure; sizes in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout=None)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG, cut to what is drawn; the same bytes for the same drawing (no date, no version inside)."""
+    buffer = io.BytesIO()
+    figure.savefig(
+        buffer, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.08, metadata={"Software": None}
+    )
+    return buffer.getvalue()
+
+
+def names(tasks: Sequence[str], width: int = 22) -> list[str]:
+    """Task names for a picture: shortened, and numbered where no installed font can draw them."""
+    return [
+        shorten(" ".join(task.split()), width) if drawable(task) else f"task {index + 1}"
+        for index, task in enumerate(tasks)
+    ]
+
+
+def drawable(label: str) -> bool:
+    """Whether the installed fonts hold every character of a label."""
+    from matplotlib import font_manager
+
+    wanted = {ord(char) for char in label if not char.isspace()}
+    for family in _families():
+        font = font_manager.get_font(font_manager.findfont(family))
+        wanted -= set(font.get_charmap())
+        if not wanted:
+            return True
+    return not wanted
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Places for labels: as near as possible to where they belong, at least ``gap`` apart, inside bounds.
+
+    The least-squares solution: after subtracting ``rank * gap`` the spacing constraint is plain monotony, which
+    pooling adjacent violators solves exactly; clamping to the bounds keeps it optimal.
+
+    Args:
+        wanted: Where the labels belong.
+        gap: The least distance.
+        low: The lowest place.
+        high: The highest place.
+
+    Returns:
+        One place per label, in the order of ``wanted``. Where the bounds are too narrow, the gap shrinks.
+    """
+    count = len(wanted)
+    if count > 1:
+        gap = min(gap, (high - low) / (count - 1))
+    order = sorted(range(count), key=lambda index: (wanted[index], index))
+    pools: list[list[float]] = []
+    for rank, index in enumerate(order):
+        pools.append([wanted[index] - rank * gap, 1])
+        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
+            mean, size = pools.pop()
+            pools[-1] = [(pools[-1][0] * pools[-1][1] + mean * size) / (pools[-1][1] + size), pools[-1][1] + size]
+    flat = [mean for mean, size in pools for _ in range(int(size))]
+    ceiling = high - (count - 1) * gap
+    places = [0.0] * count
+    for rank, index in enumerate(order):
+        places[index] = min(max(flat[rank], low), ceiling) + rank * gap
+    return places
+
+
+def _families() -> list[str]:
+    """The font families to try, in order."""
+    from matplotlib import font_manager
+
+    installed = {entry.name for entry in font_manager.fontManager.ttflist}
+    return ["DejaVu Sans", *(family for family in _FALLBACKS if family in installed)]

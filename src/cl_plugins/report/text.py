@@ -1,0 +1,131 @@
+"""Numbers and names as text, escaped for Markdown, LaTeX and the terminal."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+
+MISSING = "–"
+MINUS = "−"
+ELLIPSIS = "…"
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    MINUS: "$-$",
+    MISSING: "--",
+    ELLIPSIS: r"\dots{}",
+    "±": r"$\pm$",
+    "†": r"$\dagger$",
+}
+_ASCII = {MINUS: "-", MISSING: "-", ELLIPSIS: "..", "±": "+-", "†": "!", "×": "x"}
+
+
+def number(value: float | None, decimals: int = 2) -> str:
+    """A number with a real minus sign; an en dash where there is none; never ``-0.00``."""
+    if value is None:
+        return MISSING
+    text = f"{value:.{decimals}f}"
+    if float(text) == 0:
+        text = text.removeprefix("-")
+    return text.replace("-", MINUS)
+
+
+def interval(ends: tuple[float, float] | None) -> str:
+    """A 95 % interval as ``[lo, hi]`` with one decimal, or nothing."""
+    return f"[{number(ends[0], 1)}, {number(ends[1], 1)}]" if ends is not None else ""
+
+
+def tex(text: str) -> str:
+    """Escape a name for LaTeX text mode."""
+    return "".join(_TEX.get(char, char) for char in _one_line(text))
+
+
+def markdown(text: str) -> str:
+    """Escape a name for a cell of a Markdown table."""
+    return re.sub(r"([\\`*_|<>\[\]~$])", r"\\\1", _one_line(text))
+
+
+def plain_ascii(text: str) -> str:
+    """The text in ASCII: signs replaced by their plain form, other characters by escapes."""
+    return "".join(_ASCII.get(char, char) for char in text).encode("ascii", "backslashreplace").decode("ascii")
+
+
+def columns(text: str) -> int:
+    """How many columns a terminal needs for the text (wide characters take two, combining ones none)."""
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
+    )
+
+
+def shorten(text: str, width: int) -> str:
+    """Cut the middle out of a text that needs more than ``width`` columns; start and end tell names apart."""
+    if columns(text) <= width:
+        return text
+    head, tail = text, ""
+    keep = max(1, width - 1)
+    while head and columns(head) > (keep + 1) // 2:
+        head = head[:-1]
+    for char in reversed(text):
+        if columns(tail) + columns(char) > keep // 2:
+            break
+        tail = char + tail
+    return f"{head}{ELLIPSIS}{tail}"
+
+
+def pad(text: str, width: int, right: bool) -> str:
+    """Fill with spaces to ``width`` terminal columns."""
+    gap = " " * max(0, width - columns(text))
+    return gap + text if right else text + gap
+
+
+def slug(parts: Iterable[str]) -> str:
+    """An ASCII word for labels and anchors; characters that fit nowhere become their code point."""
+    joined = unicodedata.normalize("NFKD", "-".join(parts))
+    plain = "".join(
+        char if char.isascii() else f"u{ord(char):x}" for char in joined if not unicodedata.combining(char)
+    )
+    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the units one would say."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 7200:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def size(count: float) -> str:
+    """Bytes in binary units."""
+    units = ("B", "KiB", "MiB", "GiB", "TiB")
+    step = 0
+    while count >= 1024 and step < len(units) - 1:
+        count /= 1024
+        step += 1
+    return f"{count:.0f} B" if step == 0 else f"{count:.2f} {units[step]}"
+
+
+def listing(words: Iterable[str]) -> str:
+    """``a, b and c``."""
+    items = list(words)
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
+
+
+def _one_line(text: str) -> str:
+    """The text with every run of white space made one space."""
+    return re.sub(r"\s+", " ", text)

@@ -1,0 +1,86 @@
+"""Where the files of a report go, and the templates they are laid out with."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import tables, text
+
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+Write = Callable[[Path, bytes], None]
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old bytes or the new ones, never half of them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        # mkstemp makes files that only the owner reads; a report is meant to be passed on.
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_all(directory: Path, files: Mapping[str, bytes], write: Write | None) -> list[Path]:
+    """Write several files into a directory.
+
+    Args:
+        directory: Where they go.
+        files: Name to content, in the order of writing.
+        write: Called with path and bytes; ``None`` for :func:`write_atomically`.
+
+    Returns:
+        The paths, in the order of writing.
+    """
+    put = write or write_atomically
+    for name, content in files.items():
+        put(directory / name, content)
+    return [directory / name for name in files]
+
+
+def render(template: str, content: Mapping[str, Any]) -> bytes:
+    """Fill in one of the package's templates; names are escaped in pages (``.html.j2``), not in Markdown."""
+    page = _environment().get_template(template).render(content)
+    return (page.strip("\n") + "\n").encode("utf-8")
+
+
+def csv_bytes(rows: Iterable[Sequence[Any]]) -> bytes:
+    """Rows as CSV in UTF-8: unrounded numbers, an empty field for ``None``."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue().encode("utf-8")
+
+
+def data_uri(picture: bytes) -> str:
+    """A PNG as a ``data:`` address, so that a page needs no other file."""
+    return "data:image/png;base64," + base64.b64encode(picture).decode("ascii")
+
+
+def _environment() -> Environment:
+    """Jinja with the package's templates; an unknown name in a template is an error, not an empty text."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("cl_plugins.report", "templates"),
+        autoescape=lambda name: bool(name) and ".html" in str(name),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["markdown_table"] = tables.to_markdown
+    environment.filters["md"] = text.markdown
+    return environment

@@ -1,0 +1,1 @@
+"""The run: plan (pure), journal, lock, and the loop that knows no method by name."""

@@ -1,0 +1,56 @@
+"""The step ``consolidate``: what a task leaves to the next one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..adapters.carry import FORMAT, Carry, CarryWriter
+from .files import artefact, sha256, write_json, write_with
+from .plan import Step
+from .state import RunState
+
+
+def consolidate(state: RunState, step: Step) -> dict[str, Any]:
+    """Write the next carry beside the old one and put it in its place.
+
+    Returns:
+        Artefacts of the step.
+    """
+    task = str(step.task)
+    target = state.root / "carry"
+    done = _existing(target)
+    if done is None or done.tasks != _tasks(state, task):
+        previous = state.carry if state.schedule == "sequential" else None
+        update = state.update(task)
+
+        def produce(folder: Path) -> None:
+            folder.mkdir(parents=True)
+            writer = CarryWriter(folder)
+            state.method.consolidate(previous, update, writer)
+            files = {}
+            for name in writer.file_names():
+                path = folder / name
+                files[name] = {"sha256": sha256(path), "bytes": path.stat().st_size}
+            record = {
+                "format": FORMAT,
+                "method": state.config.method,
+                "stream": state.config.stream.name,
+                "tasks": list(_tasks(state, task)),
+                "base": state.base_fingerprint,
+                "meta": writer.meta,
+                "files": files,
+            }
+            write_json(folder / "carry.json", record)
+
+        write_with(target, produce)
+    return artefact(state.root, target / "carry.json")
+
+
+def _tasks(state: RunState, task: str) -> tuple[str, ...]:
+    earlier = state.carry.tasks if state.carry is not None else ()
+    return tuple(t for t in earlier if t != task) + (task,)
+
+
+def _existing(target: Path) -> Carry | None:
+    return Carry.open(target) if (target / "carry.json").is_file() else None

@@ -1,0 +1,43 @@
+"""Where LLaMA-Factory's dispatch hands over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from . import prepare, ranks
+from .interrupt import StopRequest
+from .lock import RunLock
+from .logs import set_up
+
+
+def run_stream(raw_args: Mapping[str, Any], callbacks: list[Any] | None = None) -> None:
+    """Carry out a recipe: every task of its stream, evaluated and reported.
+
+    Args:
+        raw_args: The recipe as LLaMA-Factory read it, with ``cl``.
+        callbacks: Trainer callbacks; those that LLaMA-Factory's launcher made are replaced by new ones for every task.
+
+    Raises:
+        RecipeError: If the recipe cannot be carried out; with all problems.
+        RunStateError: If the output directory is in use or belongs to another recipe.
+        Interrupted: After SIGTERM; the process exits with code 75 and the same command goes on.
+    """
+    from .runner import Runner
+
+    set_up()
+    host_keys, config = prepare.split(raw_args)
+    own = [c for c in callbacks or [] if not type(c).__module__.startswith("llamafactory.")]
+    root = Path(str(host_keys["output_dir"]))
+    ranks.on_main(lambda: prepare.check_room(root))
+    lock = RunLock(root) if ranks.is_main() else nullcontext()
+    with StopRequest() as stop:
+        ranks.on_main(lambda: lock.__enter__() and None)
+        try:
+            if config.block.restart:
+                ranks.on_main(lambda: prepare.move_aside(root))
+            Runner(host_keys, config, own, stop).run()
+        finally:
+            lock.__exit__(None, None, None)

@@ -1,0 +1,103 @@
+"""Durable files: written beside, flushed to disk, renamed. Every file a run leaves behind goes through here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def _sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_with(path: Path, produce: Callable[[Path], None]) -> None:
+    """Let ``produce`` write a temporary file or directory beside ``path``, flush it, and put it in place.
+
+    Whoever looks at ``path`` sees the old content or the new one, never a part. A directory is replaced in two
+    renames; `recover_directory` mends a crash between them.
+
+    Args:
+        path: The final name.
+        produce: Is given the temporary name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        produce(temporary)
+        for file in [temporary] if temporary.is_file() else [p for p in temporary.rglob("*") if p.is_file()]:
+            handle = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        if temporary.is_dir() and path.exists():
+            previous = path.with_name(f".{path.name}.old")
+            shutil.rmtree(previous, ignore_errors=True)
+            os.rename(path, previous)
+            os.rename(temporary, path)
+            shutil.rmtree(previous, ignore_errors=True)
+        else:
+            os.replace(temporary, path)
+        _sync_directory(path.parent)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def recover_directory(path: Path) -> None:
+    """Put back the old directory if a crash came between the two renames of `write_with`."""
+    previous = path.with_name(f".{path.name}.old")
+    if previous.is_dir():
+        if path.exists():
+            shutil.rmtree(previous)
+        else:
+            os.rename(previous, path)
+
+
+def remove_leftovers(root: Path) -> None:
+    """Delete temporary files that a killed process left in ``root`` and below."""
+    if not root.is_dir():
+        return
+    for leftover in list(root.rglob(".*.tmp")):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace a file's content, all or nothing."""
+    write_with(path, lambda temporary: _write(temporary, data))
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file, all or nothing."""
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def artefact(root: Path, path: Path) -> dict[str, dict[str, Any]]:
+    """``{relative name: {"sha256", "bytes", "mtime_ns"}}`` of one finished file."""
+    stat = path.stat()
+    return {str(path.relative_to(root)): {"sha256": sha256(path), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}}

@@ -1,0 +1,150 @@
+"""The step ``finish``: ``final/`` holds exactly the model that was evaluated last, and the report is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from ..adapters.concatenate import write_peft_adapter
+from ..adapters.merge import MergeError, MergeMeter, merged_weight, modules, replaced
+from ..adapters.update import LowRankUpdate
+from . import ranks
+from .files import artefact, write_json, write_with
+from .logs import logger
+from .state import RunState
+
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..adapters.carry import Carry
+    from ..host.base import LoadedBase
+
+
+def finish(state: RunState) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Write ``final/``.
+
+    Returns:
+        Artefacts and details for the journal.
+    """
+    carry = state.carry
+    if carry is None:
+        return {}, {}
+    model = state.answering(carry)
+    updates = load_updates(state.method, carry)
+    base = state.session.base
+    merges = base.can_merge or not updates
+    if merges and updates:
+        error = merge_into_base(base, updates)
+        state.forget_model()
+        logger.info("final model: %s", error)
+    else:
+        error = None
+    whole = _whole_state(base) if base.partitioned else None
+
+    def write() -> tuple[dict[str, Any], dict[str, Any]]:
+        target = state.root / "final"
+
+        def produce(folder: Path) -> None:
+            if merges:
+                save_plain(base.model, folder, state, whole)
+                kind = "merged" if updates else "full"
+            else:
+                targets = sorted({m for item in state.method.updates(carry) for m in item.meta["modules_to_save"]})
+                write_peft_adapter(folder, updates, str(state.run_args.model.model_name_or_path), targets)
+                kind = "peft"
+            save_tokenizer(state, folder)
+            write_json(folder / "MANIFEST.json", manifest(state, carry, kind, error))
+
+        write_with(target, produce)
+        found: dict[str, Any] = {}
+        for path in sorted(p for p in target.rglob("*") if p.is_file()):
+            found |= artefact(state.root, path)
+        return found, {"merge_error": error.to_dict() if error else None}
+
+    _ = model
+    return ranks.on_main(write)
+
+
+def load_updates(method: Any, carry: Carry) -> list[LowRankUpdate]:
+    """The low-rank updates of a carry, read from its files."""
+    return [LowRankUpdate.from_state(item.load(), item.meta) for item in method.updates(carry)]
+
+
+def merge_into_base(base: LoadedBase, updates: list[LowRankUpdate], dtype: torch.dtype | None = None) -> MergeError:
+    """Set the base's weights to the checkpoint's plus the updates, and measure the rounding.
+
+    Args:
+        base: The base; adapters are taken off.
+        updates: The updates in order.
+        dtype: Dtype of the merged weights; fp32 by default.
+    """
+    base.reset()
+    meter = MergeMeter()
+    for module in modules(updates):
+        name = f"{module}.weight"
+        original = base.original(name)
+        merged = merged_weight(original, updates, module)
+        merged = merged if dtype is None else merged.to(dtype)
+        meter.add(original, updates, module, merged)
+        base.replace(name, merged)
+    for name, value in replaced(updates).items():
+        base.replace(name, value if dtype is None else value.to(dtype))
+    return meter.result()
+
+
+def _whole_state(base: LoadedBase) -> dict[str, Any]:
+    """All tensors of a model that ZeRO-3 has split; every rank must call this."""
+    from deepspeed.zero import GatheredParameters
+
+    found = {}
+    for name, parameter in base.model.named_parameters():
+        with GatheredParameters([parameter]):
+            if ranks.is_main():
+                found[name] = parameter.detach().cpu().clone()
+    return found
+
+
+def save_plain(model: Any, folder: Path, state: RunState, tensors: dict[str, Any] | None = None) -> None:
+    """Save a model as Transformers does, with the base's own ``use_cache`` (the host turns it off for training)."""
+    import torch
+    from transformers import AutoConfig
+
+    args = state.run_args.model
+    base = AutoConfig.from_pretrained(args.model_name_or_path, cache_dir=args.cache_dir, revision=args.model_revision, trust_remote_code=args.trust_remote_code)
+    changed = []
+    for own, original in ((model.config, base), (getattr(model.config, "text_config", None), getattr(base, "text_config", None))):
+        if own is not None and hasattr(own, "use_cache") and original is not None:
+            changed.append((own, own.use_cache))
+            own.use_cache = getattr(original, "use_cache", True)
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    if torch.float32 in dtypes:
+        model.config.dtype = torch.float32
+    try:
+        model.save_pretrained(folder, **({"state_dict": tensors} if tensors is not None else {}))
+    finally:
+        for own, value in changed:
+            own.use_cache = value
+
+
+def save_tokenizer(state: RunState, folder: Path) -> None:
+    """Tokenizer and processor beside the weights, so that the folder opens by itself."""
+    module = state.session.tokenizer_module
+    module["tokenizer"].save_pretrained(folder)
+    if module["processor"] is not None:
+        module["processor"].save_pretrained(folder)
+
+
+def manifest(state: RunState, carry: Carry, kind: str, error: MergeError | None) -> dict[str, Any]:
+    """What ``final/`` is and what it stands on."""
+    return {
+        "format": 1,
+        "kind": kind,
+        "method": state.config.method,
+        "stream": state.config.stream.name,
+        "tasks": list(carry.tasks),
+        "base": state.base_fingerprint,
+        "merge_error": error.to_dict() if error else None,
+        "cl_plugins": __version__,
+    }

@@ -1,0 +1,28 @@
+"""One logger for the whole package; rank 0 speaks."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+
+logger = logging.getLogger("cl_plugins")
+
+
+def set_up() -> None:
+    """Print the package's messages, from rank 0 only, and quieten Transformers unless the user asked for more."""
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("[cl_plugins %(asctime)s] %(message)s", "%H:%M:%S"))
+        logger.addHandler(handler)
+        logger.propagate = False
+    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
+
+
+def quieten_host() -> None:
+    """LLaMA-Factory turns on Transformers' info messages whenever it parses arguments, which is once per task here."""
+    if "LLAMAFACTORY_VERBOSITY" not in os.environ:
+        import transformers
+
+        transformers.utils.logging.set_verbosity_warning()

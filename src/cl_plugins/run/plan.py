@@ -1,0 +1,76 @@
+"""The plan of a run: which steps, in which order. Pure; nothing here loads or trains anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..methods.base import Schedule
+from ..recipe import CLConfig
+
+
+ZERO_SHOT = "zero_shot"
+JOINT = "joint"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One unit of work and of resuming.
+
+    Attributes:
+        kind: What is done.
+        task: The task that is trained, consolidated or tested; None for ``finish``.
+        row: For ``evaluate``: the row of the score matrix.
+    """
+
+    kind: Literal["evaluate", "train", "consolidate", "finish"]
+    task: str | None = None
+    row: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Key in the journal, e.g. ``evaluate:after_path:sur``."""
+        return ":".join(part for part in (self.kind, self.row, self.task) if part)
+
+
+def row_after(task: str) -> str:
+    """Name of the matrix row that is measured after ``task``."""
+    return f"after_{task}"
+
+
+def make_plan(config: CLConfig, schedule: Schedule, earlier: tuple[str, ...] = ()) -> list[Step]:
+    """The steps of a run.
+
+    Args:
+        config: The checked ``cl:`` block.
+        schedule: The method's schedule.
+        earlier: Tasks that went into the carry that this run starts from.
+
+    Returns:
+        Steps in order; the last one is ``finish``.
+    """
+    stream, settings = config.stream, config.eval
+    tested = [task.name for task in stream.tasks if task.test]
+    steps: list[Step] = []
+    if settings.zero_shot and settings.scope != "none" and not config.block.only:
+        steps += [Step("evaluate", name, ZERO_SHOT) for name in tested]
+    if schedule == "joint":
+        steps += [Step("train", JOINT), Step("consolidate", JOINT)]
+        if settings.scope != "none":
+            steps += [Step("evaluate", name, JOINT) for name in tested]
+        return [*steps, Step("finish")]
+    trained = [config.block.only] if config.block.only else list(stream.task_names)
+    seen = [name for name in earlier if name in stream.task_names]
+    for name in trained:
+        steps += [Step("train", name), Step("consolidate", name)]
+        seen = [*seen, name] if name not in seen else seen
+        wanted = tested if settings.scope == "all" else [name] if schedule == "independent" else seen
+        if settings.scope != "none":
+            steps += [Step("evaluate", other, row_after(name)) for other in stream.task_names if other in wanted and other in tested]
+    return [*steps, Step("finish")]
+
+
+def rows(steps: list[Step]) -> list[str]:
+    """Rows of the score matrix without the zero-shot one, in order; also those of which nothing is tested."""
+    found = [row_after(s.task) if s.task != JOINT else JOINT for s in steps if s.kind == "train" and s.task]
+    return list(dict.fromkeys(found))

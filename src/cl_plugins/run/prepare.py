@@ -1,0 +1,148 @@
+"""Everything that can be checked before a model loads, and all of it at once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..adapters.carry import Carry
+from ..errors import Problem, RecipeError, RunStateError
+from ..methods.registry import get_method
+from ..recipe import CLConfig, parse_cl
+from .logs import logger
+
+
+def split(raw: Mapping[str, Any]) -> tuple[dict[str, Any], CLConfig]:
+    """The host's keys and the checked ``cl:`` block of a recipe.
+
+    Raises:
+        RecipeError: With every problem of keys, block, stream, method options, engine and data set names.
+    """
+    from ..host.facts import capability_problems, run_facts
+    from ..host.keys import check, check_overrides
+    from ..schema import check_value
+
+    host_keys = {str(k): v for k, v in raw.items() if k != "cl"}
+    problems: list[Problem] = []
+    config: CLConfig | None = None
+    try:
+        config = parse_cl(raw.get("cl"))
+    except RecipeError as error:
+        problems.extend(error.problems)
+    low_rank = get_method(config.method).capabilities.low_rank if config is not None else None
+    problems.extend(check(raw, method_low_rank=low_rank))
+    if config is not None:
+        method_class = get_method(config.method)
+        facts = run_facts(host_keys, config.stream)
+        problems.extend(capability_problems(config.method, method_class.capabilities, facts))
+        options: list[Problem] = []
+        checked = check_value(config.method_options, method_class.config_class, "cl.method", options)
+        problems.extend(method_class(checked).problems(facts))
+        problems.extend(check_overrides(config.block.task_overrides))
+        problems.extend(_schedule_problems(config, method_class.capabilities.schedule))
+        problems.extend(data_problems(host_keys, config))
+    if problems or config is None:
+        raise RecipeError(list(dict.fromkeys(problems)))
+    return host_keys, config
+
+
+def _schedule_problems(config: CLConfig, schedule: str) -> list[Problem]:
+    found = []
+    if schedule == "joint" and config.block.only:
+        found.append(Problem("cl.only", f"does not go with '{config.method}', which trains all tasks at once.", "Leave it out."))
+    if schedule == "joint" and config.block.task_overrides:
+        what = f"does not go with '{config.method}', which trains all tasks at once."
+        found.append(Problem("cl.task_overrides", what, "Set the keys at the top level."))
+    if config.block.only and schedule == "sequential" and not config.block.carry_from:
+        first = config.stream.task_names[0]
+        if config.block.only != first:
+            fix = f"Give `carry_from`, the directory of the run that trained the tasks before, or begin with '{first}'."
+            found.append(Problem("cl.only", f"task {config.block.only!r} is not the first of the stream.", fix))
+    return found
+
+
+def used_datasets(config: CLConfig) -> list[str]:
+    """Names of all data sets that the run reads."""
+    names: list[str] = []
+    for task in config.stream.tasks:
+        trained = config.block.only in (None, task.name)
+        names += [*(task.train if trained else ()), *(task.test if config.eval.scope != "none" else ())]
+    return list(dict.fromkeys(names))
+
+
+def data_problems(host_keys: Mapping[str, Any], config: CLConfig) -> list[Problem]:
+    """Data set names that do not exist, files that are missing."""
+    from ..host.data import local_files
+
+    directory = host_keys.get("dataset_dir", "data")
+    if not isinstance(directory, str):
+        return []
+    return local_files(directory, used_datasets(config))[1]
+
+
+def data_hashes(host_keys: Mapping[str, Any], config: CLConfig) -> dict[str, Any]:
+    """Hashes of the data set files that the run reads."""
+    from ..host.data import local_files
+    from .record import media_digest
+
+    directory = host_keys.get("dataset_dir", "data")
+    return media_digest(local_files(directory, used_datasets(config))[0]) if isinstance(directory, str) else {}
+
+
+def move_aside(root: Path) -> None:
+    """``cl.restart``: keep an old directory under another name, and begin with an empty one."""
+    kept = [p for p in root.iterdir() if p.name != ".lock"] if root.is_dir() else []
+    if not kept:
+        return
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    target = root.with_name(f"{root.name}.before-{stamp}")
+    target.mkdir()
+    for path in kept:
+        path.rename(target / path.name)
+    logger.info("cl.restart: the earlier run was moved to %s", target)
+
+
+def earlier_carry(config: CLConfig, base: dict[str, Any]) -> Carry | None:
+    """The carry that ``carry_from`` names, verified.
+
+    Raises:
+        RunStateError: If it is damaged, stands on another base, or was made by another method.
+    """
+    from ..host.fingerprint import same_base
+
+    if config.block.carry_from is None:
+        return None
+    path = Path(config.block.carry_from)
+    carry = Carry.open(path / "carry" if (path / "carry").is_dir() else path)
+    carry.verify()
+    where = f"cl.carry_from: {path}"
+    problems = []
+    if carry.method != config.method:
+        problems.append(Problem(where, f"was made by '{carry.method}', not by '{config.method}'.", "Use the same method."))
+    if not same_base(carry.base, base):
+        names = f"{carry.base.get('name')} there, {base.get('name')} here"
+        problems.append(Problem(where, f"stands on another base ({names}).", "Use the very same base model."))
+    if config.block.only in carry.tasks:
+        problems.append(Problem(where, f"already contains task {config.block.only!r}.", "Train a task that it does not contain."))
+    if problems:
+        raise RunStateError(problems)
+    total = sum(r["bytes"] for r in carry.files.values())
+    listing = ", ".join(f"{name} ({r['bytes'] / 1e6:.1f} MB)" for name, r in carry.files.items())
+    logger.info("carry of %s (method %s, %.1f MB, hashes and base verified): %s", " → ".join(carry.tasks), carry.method, total / 1e6, listing)
+    return carry
+
+
+def check_room(root: Path) -> None:
+    """A directory that cannot be written to is found out before anything is computed."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        probe = root / ".probe.tmp"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise RunStateError(Problem(f"output_dir: {root}", f"cannot be written to ({error.strerror}).", "Choose another one.")) from error
+    if shutil.disk_usage(root).free < 64 * 1024**2:
+        raise RunStateError(Problem(f"output_dir: {root}", "less than 64 MB are free on its disk.", "Free some space; finished steps are kept."))

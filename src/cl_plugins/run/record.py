@@ -1,0 +1,138 @@
+"""``run.json``: what this run is, compared with what the directory was made for."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ..errors import Problem, RunStateError
+from ..recipe import CLConfig
+from .files import sha256
+
+
+FORMAT = 1
+PACKAGES = ("cl-plugins", "llamafactory", "torch", "transformers", "peft", "trl", "datasets", "accelerate", "deepspeed", "bitsandbytes")
+
+# keys of the cl block that say how a run is carried out, and not what it computes
+HOW = ("stop_after", "restart", "keep")
+# host keys that may differ between two starts of one run without changing a number
+FREE = ("output_dir", "overwrite_output_dir", "logging_steps", "logging_dir", "report_to", "run_name", "plot_loss", "disable_tqdm",
+        "overwrite_cache", "preprocessing_num_workers", "save_steps", "save_strategy", "save_total_limit", "cache_dir")  # fmt: skip
+PATHS = ("model_name_or_path", "dataset_dir", "media_dir")  # a moved folder is not another base: hashes decide
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that shape a result."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """What the run is computed on."""
+    import torch
+
+    found: dict[str, Any] = {"platform": platform.platform(), "machine": platform.machine(), "cpus": os.cpu_count()}
+    if torch.cuda.is_available():
+        found["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    found["processes"] = int(os.environ.get("WORLD_SIZE", "1"))
+    return found
+
+
+def peak_memory() -> int:
+    """Largest memory use of this process so far, in bytes: on the accelerator if there is one, else resident."""
+    import resource
+
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return int(torch.cuda.max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def media_digest(files: list[Path]) -> dict[str, Any]:
+    """Hashes of the data set files, by name."""
+    return {path.name if path.name == "dataset_info.json" else str(path): sha256(path) for path in files if path.name != "dataset_info.json"}
+
+
+def identity(host_keys: Mapping[str, Any], config: CLConfig, base: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """What makes a run this run: the resolved recipe, the stream, the base and the data."""
+    block = {k: v for k, v in asdict(config.block).items() if k not in ("stream", "method", *HOW)}
+    return {
+        "recipe": {
+            **dict(sorted(host_keys.items())),
+            "cl": {"stream": config.stream.name, "method": {"name": config.method, **config.method_options}, **block},
+        },
+        "stream": asdict(config.stream),
+        "base": base,
+        "data": data,
+    }
+
+
+def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
+    recipe = {k: v for k, v in record["recipe"].items() if k not in (*FREE, *PATHS)}
+    stream = {k: v for k, v in record["stream"].items() if k not in ("title", "notes", "paper", "homepage")}
+    data = {Path(k).name: v for k, v in record["data"].items()}
+    return {"recipe": recipe, "stream": stream, "base": {"sha256": record["base"].get("sha256")}, "data": data}
+
+
+def _without_tasks(record: dict[str, Any], tasks: set[str], data: set[str]) -> dict[str, Any]:
+    """The record as it would be without some tasks at the end of the stream."""
+    copy: dict[str, Any] = json.loads(json.dumps(record))
+    copy["stream"]["tasks"] = [t for t in copy["stream"]["tasks"] if t["name"] not in tasks]
+    block = copy["recipe"]["cl"]
+    block["task_overrides"] = {k: v for k, v in (block.get("task_overrides") or {}).items() if k not in tasks}
+    if block.get("order"):
+        block["order"] = [name for name in block["order"] if name not in tasks]
+    copy["data"] = {k: v for k, v in copy["data"].items() if k in data}
+    return copy
+
+
+def compare(old: Mapping[str, Any], new: Mapping[str, Any], root: Path) -> tuple[str, ...]:
+    """Check that a directory may go on with this recipe.
+
+    Args:
+        old: The identity in ``run.json``.
+        new: The identity of the recipe that was started.
+        root: The output directory, for the message.
+
+    Returns:
+        Names of appended tasks.
+
+    Raises:
+        RunStateError: If anything but appended tasks differs; the message is a diff.
+    """
+    before, after = _comparable(json.loads(json.dumps(old))), _comparable(json.loads(json.dumps(new)))
+    if before == after:
+        return ()
+    old_tasks = [t["name"] for t in before["stream"]["tasks"]]
+    new_tasks = [t["name"] for t in after["stream"]["tasks"]]
+    if len(new_tasks) > len(old_tasks) and new_tasks[: len(old_tasks)] == old_tasks:
+        appended = tuple(new_tasks[len(old_tasks) :])
+        if _without_tasks(after, set(appended), set(before["data"])) == before:
+            return appended
+    lines = difflib.unified_diff(_lines(before), _lines(after), "finished so far", "this recipe", lineterm="", n=1)
+    fix = "Go back to the recipe it was made with, choose another `output_dir`, or begin anew with `cl.restart: true`. Tasks may only be appended."
+    raise RunStateError(Problem(str(root), "was made with another recipe:\n" + "\n".join(lines) + "\n", fix))
+
+
+def _lines(value: dict[str, Any]) -> list[str]:
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).splitlines()
+
+
+def version_changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """Packages whose version differs, for a warning."""
+    return [f"{name} {old[name]} -> {new.get(name, 'none')}" for name in old if old[name] != new.get(name)]

@@ -1,0 +1,261 @@
+"""The loop over the steps of a run. It knows no method by name."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ..adapters.carry import Carry
+from ..methods.registry import get_method
+from ..recipe import CLConfig
+from ..schema import check_value
+from . import prepare, ranks, record
+from .consolidate import consolidate
+from .evaluate import build_matrix, evaluate, write_matrix
+from .files import recover_directory, remove_leftovers, write_bytes, write_json
+from .finish import finish
+from .interrupt import StopRequest
+from .journal import Journal
+from .logs import logger
+from .plan import ZERO_SHOT, Step, make_plan, row_after
+from .progress import Progress, clock
+from .state import RunState
+from .train import planned_steps, remove_checkpoints, train
+
+
+class Runner:
+    """Carries out one recipe in one output directory.
+
+    Args:
+        host_keys: The recipe without ``cl``.
+        config: The checked ``cl:`` block.
+        callbacks: The user's trainer callbacks.
+        stop: Whether someone asked the run to stop.
+    """
+
+    def __init__(self, host_keys: dict[str, Any], config: CLConfig, callbacks: list[Any], stop: StopRequest) -> None:
+        self._config = config
+        self._root = Path(str(host_keys["output_dir"]))
+        method_class = get_method(config.method)
+        options = check_value(config.method_options, method_class.config_class, "cl.method", [])
+        self._state = RunState(
+            root=self._root,
+            host_keys=host_keys,
+            config=config,
+            method=method_class(options),
+            journal=Journal(Path("/nonexistent")),
+            stop=stop,
+            callbacks=callbacks,
+        )
+
+    def run(self) -> None:
+        """Do every step that is not finished yet."""
+        from ..host.fingerprint import base_fingerprint
+
+        state = self._state
+        state.base_fingerprint = ranks.on_main(lambda: base_fingerprint(state.run_args.model))
+        earlier = ranks.on_main(lambda: prepare.earlier_carry(self._config, state.base_fingerprint))
+        ranks.on_main(self._open)
+        state.journal = Journal(self._root)
+        plan = make_plan(self._config, self._state.method.capabilities.schedule, earlier.tasks if earlier else ())
+        state.carry = self._current_carry(earlier)
+        todo = [step for step in plan if step.key not in state.journal]
+        if not todo:
+            logger.info("this run is finished; nothing to do")
+            ranks.on_main(lambda: self._show(plan))
+            return
+        self._read_tests(todo)
+        state.progress = Progress(self._units(todo), visible=ranks.is_main())
+        limit = self._config.block.stop_after
+        try:
+            for count, step in enumerate(todo, start=1):
+                state.stop.check()
+                self._do(step, plan)
+                if limit is not None and count >= limit and step is not todo[-1]:
+                    logger.info("stopped after %d steps, as cl.stop_after says; the same command goes on", limit)
+                    ranks.on_main(lambda: self._write_report(plan))
+                    return
+        finally:
+            state.progress.close()
+        ranks.on_main(lambda: self._show(plan))
+
+    def _open(self) -> None:
+        """Recover from a crash, compare with what the directory was made for, write ``run.json``."""
+        for name in ("carry", "final"):
+            recover_directory(self._root / name)
+        remove_leftovers(self._root)
+        journal = Journal(self._root)
+        hashes = prepare.data_hashes(self._state.host_keys, self._config)
+        now = record.identity(self._state.host_keys, self._config, self._state.base_fingerprint, hashes)
+        found = self._root / "run.json"
+        old: dict[str, Any] = {}
+        appended: tuple[str, ...] = ()
+        if found.is_file():
+            import json
+
+            old = json.loads(found.read_text(encoding="utf-8"))
+            appended = record.compare(old, now, self._root)
+            for line in record.version_changes(old.get("versions", {}), record.versions()):
+                logger.warning("version changed since this run began: %s", line)
+            if appended:
+                logger.info("appended to the stream: %s", ", ".join(appended))
+                journal.entries.pop("finish", None)
+        damaged = journal.damaged()
+        if damaged:
+            from ..errors import RunStateError
+
+            raise RunStateError(damaged)
+        value = {
+            "format": record.FORMAT,
+            **now,
+            "method": self._config.method,
+            "seed": int(self._state.host_keys.get("seed", 42)),
+            "notes": list(self._config.stream.notes),
+            "versions": record.versions(),
+            "hardware": record.hardware(),
+            **{k: old[k] for k in ("peak_memory_bytes", "seconds", "sizes", "merge_error") if k in old},
+        }
+        write_json(found, value)
+        if appended:
+            journal.rewrite()
+
+    def _current_carry(self, earlier: Carry | None) -> Carry | None:
+        """The carry on disk if its step is in the journal; a carry that is newer than the journal is found again later."""
+        path = self._root / "carry"
+        if not (path / "carry.json").is_file():
+            return earlier
+        carry = Carry.open(path)
+        if f"consolidate:{carry.tasks[-1]}" in self._state.journal:
+            return carry
+        return self._state_before(carry, earlier)
+
+    def _state_before(self, carry: Carry, earlier: Carry | None) -> Carry | None:
+        """The carry was renamed into place, but the journal does not know yet: it is complete, so note it."""
+        task = carry.tasks[-1]
+        step = Step("consolidate", task)
+        from .files import artefact
+
+        ranks.on_main(lambda: self._state.journal.finish(step.key, 0.0, artefact(self._root, carry.path / "carry.json"), recovered=True))
+        self._state.journal = Journal(self._root)
+        return carry
+
+    def _read_tests(self, todo: list[Step]) -> None:
+        """Tokenise every test set that is needed, before the model loads; report everything that is wrong."""
+        from ..errors import DataError, Problem
+
+        problems: list[Problem] = []
+        for name in dict.fromkeys(step.task for step in todo if step.kind == "evaluate" and step.task):
+            try:
+                self._state.tests(self._config.stream.task(name))
+            except DataError as error:
+                problems.extend(error.problems or [Problem(f"task '{name}'", str(error), "")])
+        if problems:
+            raise DataError(problems)
+
+    def _units(self, todo: list[Step]) -> dict[str, tuple[str, int]]:
+        units: dict[str, tuple[str, int]] = {}
+        steps = planned_steps(self._state.run_args, 1000)
+        for step in todo:
+            if step.kind == "evaluate" and step.task:
+                count = len(self._state.tests(self._config.stream.task(step.task)))
+                units[step.key] = ("evaluate", max(1, count // ranks.world_size()))
+            elif step.kind == "train":
+                overrides = self._config.overrides_for(step.task) if step.task in self._config.stream.task_names else {}
+                units[step.key] = ("train", int(overrides.get("max_steps") or steps))
+            else:
+                units[step.key] = (step.kind, 1)
+        return units
+
+    def _do(self, step: Step, plan: list[Step]) -> None:
+        state, number = self._state, plan.index(step) + 1
+        if step.kind == "evaluate" and step.row != ZERO_SHOT and not self._measurable(step):
+            logger.warning("%s can no longer be measured: the carry has moved on; the cell stays empty", step.key)
+            return
+        started = time.monotonic()
+        state.progress.begin(step, number, len(plan))
+        artefacts: dict[str, Any] = {}
+        details: dict[str, Any] = {}
+        if step.kind == "evaluate":
+            artefacts, details = evaluate(state, step, plan)
+        elif step.kind == "train":
+            artefacts, details = train(state, step, lambda units: state.progress.begin(step, number, len(plan), units))
+        elif step.kind == "consolidate":
+            artefacts = ranks.on_main(lambda: consolidate(state, step))
+            state.carry = Carry.open(self._root / "carry")
+            state.forget_model()
+        else:
+            artefacts, details = finish(state)
+        seconds = time.monotonic() - started
+        ranks.on_main(lambda: state.journal.finish(step.key, seconds, artefacts, **details))
+        ranks.barrier()
+        state.progress.end()
+        ranks.on_main(lambda: self._after(step, plan, seconds, details))
+
+    def _measurable(self, step: Step) -> bool:
+        """Whether the model of this row is the one the carry holds."""
+        tasks = self._state.carry.tasks if self._state.carry is not None else ()
+        return bool(tasks) and step.row in (row_after(tasks[-1]), tasks[-1])
+
+    def _after(self, step: Step, plan: list[Step], seconds: float, details: dict[str, Any]) -> None:
+        """What follows a finished step on rank 0: matrix, tidying up, a line for the reader."""
+        task = str(step.task)
+        if step.kind == "evaluate":
+            logger.info("%s: %.2f (n=%d, %s)", step.key, details["score"], details["n"], clock(seconds))
+            self._write_matrix(plan)
+        elif step.kind == "train":
+            logger.info("%s: %d optimizer steps in %s", step.key, details["optimizer_steps"], clock(seconds))
+            remove_checkpoints(self._state, task)
+        elif step.kind == "consolidate":
+            self._tidy(task)
+
+    def _tidy(self, task: str) -> None:
+        """``cl.keep``: the updates of which tasks stay under ``tasks/``; the carry has its own copy or link."""
+        keep = self._config.block.keep
+        names = list(self._config.stream.task_names)
+        position = names.index(task) if task in names else 0
+        gone = [] if keep == "all" else names[:position] if keep == "last" else names[: position + 1]
+        for name in gone:
+            for file in ("update.safetensors", "update.json"):
+                path = self._state.directory(name) / file
+                if path.is_file():
+                    self._state.journal.forget(str(path.relative_to(self._root)))
+                    path.unlink()
+        if gone:
+            self._state.journal.rewrite()
+
+    def _write_matrix(self, plan: list[Step]) -> None:
+        stream = self._config.stream
+        scorers = {task.name: task.scorer for task in stream.tasks}
+        matrix = build_matrix(self._root, plan, stream.name, self._config.method, list(stream.task_names), scorers)
+        write_matrix(self._root, matrix)
+
+    def _write_report(self, plan: list[Step]) -> None:
+        """Bring ``run.json`` up to date and write matrix, metrics, tables, pictures and pages."""
+        import json
+
+        from ..report import write_report
+
+        path = self._root / "run.json"
+        value = json.loads(path.read_text(encoding="utf-8"))
+        entries = self._state.journal.entries
+        value["seconds"] = round(sum(entry.seconds for entry in entries.values()), 1)
+        value["peak_memory_bytes"] = max(record.peak_memory(), int(value.get("peak_memory_bytes") or 0))
+        value["sizes"] = {
+            name: sum(p.stat().st_size for p in (self._root / name).rglob("*") if p.is_file()) for name in ("carry", "final", "tasks")
+        }
+        if "finish" in entries:
+            value["merge_error"] = entries["finish"].details.get("merge_error")
+        write_json(path, value)
+        if self._config.eval.scope != "none":
+            self._write_matrix(plan)
+            write_report(self._root, write_bytes)
+
+    def _show(self, plan: list[Step]) -> None:
+        from ..report import terminal_table
+
+        self._write_report(plan)
+        if self._config.eval.scope != "none":
+            logger.info("results\n%s", terminal_table(self._root))
+            logger.info("report: %s", self._root / "report.html")
+        logger.info("final model: %s", self._root / "final")

@@ -1,0 +1,140 @@
+"""What the steps of a run share: directories, carry, the model that answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..adapters.carry import Carry, TaskUpdate
+from ..recipe import CLConfig
+from ..streams import Task
+from .interrupt import StopRequest
+from .journal import Journal
+from .plan import JOINT
+from .progress import Progress
+
+
+if TYPE_CHECKING:
+    from ..host.data import TestItem
+    from ..host.session import Session
+    from ..host.task_args import HostArgs
+    from ..methods import Method
+
+
+_NOTHING = object()
+
+
+@dataclass
+class RunState:
+    """One run in this process.
+
+    Attributes:
+        root: The output directory.
+        host_keys: The recipe without ``cl``.
+        config: The checked ``cl:`` block.
+        method: The method.
+        journal: Finished steps (written by rank 0, read by all).
+        progress: The display.
+        stop: Whether someone asked the run to stop.
+        callbacks: The user's own trainer callbacks.
+        base_fingerprint: Which base this is.
+        carry: The latest carry, None before the first task.
+    """
+
+    root: Path
+    host_keys: dict[str, Any]
+    config: CLConfig
+    method: Method
+    journal: Journal
+    stop: StopRequest
+    callbacks: list[Any]
+    base_fingerprint: dict[str, Any] = field(default_factory=dict)
+    progress: Progress = field(default_factory=lambda: Progress({}, visible=False))
+    carry: Carry | None = None
+
+    def __post_init__(self) -> None:
+        self._model: Any = None
+        self._model_of: object = _NOTHING
+        self._tests: dict[str, list[TestItem]] = {}
+
+    @property
+    def schedule(self) -> str:
+        """The method's schedule."""
+        return self.method.capabilities.schedule
+
+    def position(self, task: str) -> int:
+        """Number of a task in the stream, from 1; the joint training counts as 1."""
+        return 1 if task == JOINT else self.config.stream.task_names.index(task) + 1
+
+    def seed(self, task: str) -> int:
+        """The seed that a task trains with: the recipe's plus 1000 for every task before it."""
+        base = int(self.host_keys.get("seed", 42))
+        return base + 1000 * (self.position(task) - 1) if self.config.block.seed_per_task else base
+
+    def directory(self, task: str) -> Path:
+        """``tasks/01_path``."""
+        return self.root / "tasks" / f"{self.position(task):02d}_{task}"
+
+    def update(self, task: str) -> TaskUpdate:
+        """The update that a finished training left."""
+        import json
+
+        folder = self.directory(task)
+        meta = json.loads((folder / "update.json").read_text(encoding="utf-8"))
+        return TaskUpdate(folder / "update.safetensors", meta, task)
+
+    def task_args(self, task: str) -> HostArgs:
+        """The host's arguments of one task; seeds every generator, as the host does."""
+        from ..host.task_args import parse, task_keys
+        from .logs import quieten_host
+
+        stream = self.config.stream
+        if task == JOINT:
+            datasets = [name for t in stream.tasks for name in t.train]
+            overrides: dict[str, Any] = {}
+        else:
+            datasets, overrides = list(stream.task(task).train), self.config.overrides_for(task)
+        keys = task_keys(
+            self.host_keys, datasets=datasets, output_dir=self.directory(task), seed=self.seed(task), overrides=overrides
+        )
+        args = parse(keys)
+        quieten_host()
+        return args
+
+    @cached_property
+    def run_args(self) -> HostArgs:
+        """The host's arguments for what does not belong to a single task."""
+        first = self.config.block.only or next((t.name for t in self.config.stream.tasks if t.train), None)
+        return self.task_args(JOINT if self.schedule == "joint" or first is None else first)
+
+    @cached_property
+    def session(self) -> Session:
+        """Tokenizer, template and base."""
+        from ..host.session import Session
+
+        return Session(self.run_args)
+
+    def tests(self, task: Task) -> list[TestItem]:
+        """The test items of a task, tokenised once."""
+        if task.name not in self._tests:
+            from ..host.data import load_test_items
+
+            session = self.session
+            self._tests[task.name] = load_test_items(
+                task, self.run_args, session.template, session.tokenizer_module, self.config.eval.max_items
+            )
+        return self._tests[task.name]
+
+    def answering(self, carry: Carry | None) -> Any:
+        """The model that answers with a carry; rebuilt only if another one is in memory."""
+        key = carry.tasks if carry is not None else None
+        if self._model_of != key or self._model_of is _NOTHING:
+            self._model = self.method.restore(self.session.base, carry)
+            self._model_of = key
+        return self._model
+
+    def forget_model(self) -> None:
+        """The model in memory has been trained; the next one is rebuilt from what was written."""
+        self._model, self._model_of = None, _NOTHING

@@ -1,0 +1,225 @@
+"""The step ``train``: one task through the host's trainer, with guards around it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Problem, RunStateError, TrainingError
+from ..methods import TaskContext
+from . import ranks
+from .files import artefact, write_json, write_with
+from .interrupt import Interrupted
+from .logs import logger
+from .plan import Step
+from .state import RunState
+
+
+if TYPE_CHECKING:
+    from ..host.task_args import HostArgs
+
+
+def planned_steps(args: HostArgs, samples: int) -> int:
+    """Optimizer steps of a task, as the trainer will count them."""
+    training = args.training
+    if training.max_steps > 0:
+        return int(training.max_steps)
+    per_step = training.per_device_train_batch_size * training.world_size * training.gradient_accumulation_steps
+    return max(1, math.ceil(math.ceil(samples / per_step) * training.num_train_epochs))
+
+
+def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train one task and write its update.
+
+    Args:
+        state: The run.
+        step: The step.
+        begin: Told the number of optimizer steps, for the display.
+
+    Returns:
+        Artefacts and details for the journal.
+    """
+    from ..host.data import load_training_set
+
+    task = str(step.task)
+    folder = state.directory(task)
+    session = state.session
+    carry = state.carry if state.schedule == "sequential" else None
+    model = state.answering(carry)
+    state.forget_model()
+
+    args = state.task_args(task)
+    with _quiet_examples():
+        module = load_training_set(task, args, session.template, session.tokenizer_module)
+    described = state.config.stream.tasks[0] if state.schedule == "joint" else state.config.stream.task(task)
+    context = TaskContext(described, state.position(task), state.seed(task), session.base, carry)
+    model = state.method.begin_task(context, model)
+    _check_trainable(task, model, args)
+    _check_disk(state, model)
+    before = _marks(model)
+
+    bridge = _bridge(state)
+    penalties = (lambda: state.method.penalties(context, model)) if _has_penalties(state) else None
+    trainer = session.trainer(args, model, module, [*state.callbacks, bridge], penalties, task, context.index == 1)
+    checkpoint = _checkpoint(folder, args.training.world_size)
+    samples = len(module["train_dataset"]) if hasattr(module["train_dataset"], "__len__") else 0
+    begin(planned_steps(args, samples))
+    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if bridge.stopped:
+        raise Interrupted
+    _check_trained(task, trainer.state.global_step, before, _marks(model), args)
+    trainer.check_penalties()
+
+    trainer.log_metrics("train", result.metrics)
+    trainer.save_metrics("train", result.metrics)
+    trainer.save_state()
+    if args.finetuning.plot_loss and ranks.is_main():
+        from llamafactory.extras.ploting import plot_loss
+
+        plot_loss(args.training.output_dir, keys=["loss"])
+    with _gathered(model):
+        tensors = state.method.end_task(context, model)
+        meta = state.method.describe_update(context, model)
+    trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+    trainer.accelerator.free_memory()
+
+    def write() -> tuple[dict[str, Any], dict[str, Any]]:
+        from safetensors.torch import save_file
+
+        write_with(folder / "update.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+        write_json(folder / "update.json", meta)
+        artefacts = artefact(state.root, folder / "update.safetensors") | artefact(state.root, folder / "update.json")
+        details = {"optimizer_steps": trainer.state.global_step, "train_loss": result.metrics.get("train_loss")}
+        return artefacts, details
+
+    return ranks.on_main(write)
+
+
+def remove_checkpoints(state: RunState, task: str) -> None:
+    """The trainer's checkpoints hold torch pickles and are of no more use once the step is in the journal."""
+    for checkpoint in state.directory(task).glob("checkpoint-*"):
+        shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def _has_penalties(state: RunState) -> bool:
+    from ..methods import Method
+
+    return type(state.method).penalties is not Method.penalties
+
+
+def _bridge(state: RunState) -> Any:
+    """A trainer callback that moves the display and stops the training when asked."""
+    from transformers import TrainerCallback
+
+    class Bridge(TrainerCallback):  # type: ignore[misc]
+        stopped = False
+
+        def on_step_end(self, args: Any, trainer_state: Any, control: Any, **kwargs: Any) -> None:
+            state.progress.advance()
+            asked = state.stop.asked
+            if ranks.world_size() > 1:
+                asked = trainer_state.global_step % 8 == 0 and ranks.any_true(asked)
+            if asked:
+                self.stopped = control.should_training_stop = control.should_save = True
+
+    return Bridge()
+
+
+def _checkpoint(folder: Path, world_size: int) -> Path | None:
+    from ..host.checkpoints import newest_complete
+
+    def choose() -> str | None:
+        checkpoint, broken = newest_complete(folder, world_size)
+        for path, reason in broken:
+            logger.warning("%s is set aside: %s", path.name, reason)
+            target = path.with_name(f"broken-{path.name}")
+            shutil.rmtree(target, ignore_errors=True)
+            path.rename(target)
+        if checkpoint is not None:
+            logger.info("going on from %s", checkpoint)
+        return str(checkpoint) if checkpoint else None
+
+    chosen = ranks.on_main(choose)
+    return Path(chosen) if chosen else None
+
+
+@contextmanager
+def _quiet_examples() -> Iterator[None]:
+    """The host prints the tokens of an example at every load; that is once per task here."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def _check_trainable(task: str, model: Any, args: HostArgs) -> None:
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    if not names:
+        what = "nothing is trainable: every tensor is frozen."
+        raise TrainingError(Problem(f"task '{task}'", what, "Check `finetuning_type`, `lora_target` and the freeze_* keys."))
+    for module in _wanted_modules(args):
+        if not any(f".{module}." in f".{name}" for name in names):
+            what = f"'{module}' was asked to train (`additional_target`), but none of its tensors is trainable."
+            raise TrainingError(Problem(f"task '{task}'", what, "Check the module's name in this model."))
+
+
+def _wanted_modules(args: HostArgs) -> list[str]:
+    if args.finetuning.finetuning_type != "lora":
+        return []
+    target = args.finetuning.additional_target
+    return [target] if isinstance(target, str) else list(target or [])
+
+
+def _marks(model: Any) -> dict[str, tuple[float, float]]:
+    """Sum and sum of squares of every trainable tensor: enough to see whether training changed it."""
+    import torch
+
+    marks = {}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                values = getattr(parameter, "ds_tensor", parameter).detach().double()
+                marks[name] = (float(values.sum()), float(values.square().sum()))
+    return marks
+
+
+def _check_trained(task: str, steps: int, before: dict[str, Any], after: dict[str, Any], args: HostArgs) -> None:
+    where = f"task '{task}'"
+    if steps == 0:
+        raise TrainingError(Problem(where, "not one optimizer step was made.", "Check `max_steps`, `num_train_epochs` and the data."))
+    changed = {name for name in after if before.get(name) != after[name]}
+    if not changed:
+        what = f"{steps} optimizer steps changed no weight."
+        raise TrainingError(Problem(where, what, "Check `learning_rate`, the labels and the freeze_* keys."))
+    for module in _wanted_modules(args):
+        own = [name for name in after if f".{module}." in f".{name}"]
+        if own and not changed.intersection(own):
+            what = f"'{module}' was asked to train, but {steps} optimizer steps left it as it was."
+            raise TrainingError(Problem(where, what, "Check that pictures reach it: `<image>` in the data, and the template."))
+
+
+def _check_disk(state: RunState, model: Any) -> None:
+    """The update, the carry with it, and a checkpoint with two optimizer moments must fit."""
+    trainable = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    need = 6 * trainable + 64 * 1024**2
+    free = shutil.disk_usage(state.root).free
+    if free < need:
+        what = f"has {free / 1e9:.1f} GB free; this task needs about {need / 1e9:.1f} GB."
+        raise RunStateError(Problem(str(state.root), what, "Free some space, or choose another `output_dir`; finished steps are kept."))
+
+
+@contextmanager
+def _gathered(model: Any) -> Iterator[None]:
+    """Whole tensors inside, where ZeRO-3 has split them."""
+    parameters = [p for p in model.parameters() if p.requires_grad and hasattr(p, "ds_id")]
+    if not parameters:
+        yield
+        return
+    from deepspeed.zero import GatheredParameters
+
+    with GatheredParameters(parameters):
+        yield

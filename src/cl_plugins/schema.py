@@ -1,0 +1,176 @@
+"""Strict building of dataclasses out of YAML mappings: unknown keys, wrong types and wrong values become problems."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeVar, Union
+
+from .errors import Problem
+
+
+T = TypeVar("T")
+
+_MISSING = dataclasses.MISSING
+
+
+def option(default: Any = _MISSING, *, help: str, factory: Any = _MISSING, minimum: float | None = None) -> Any:
+    """A dataclass field with the text that the docs and the errors show.
+
+    Args:
+        default: The default value; leave out for a required key.
+        help: One sentence on what the key does and when to change it.
+        factory: A default factory, for mutable defaults.
+        minimum: The smallest allowed number.
+    """
+    metadata = {"help": help, "minimum": minimum}
+    if factory is not _MISSING:
+        return dataclasses.field(default_factory=factory, metadata=metadata)
+    if default is _MISSING:
+        return dataclasses.field(metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``Did you mean 'x'?`` or an empty string."""
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
+    return f"Did you mean '{close[0]}'?" if close else ""
+
+
+def unknown_key(where: str, key: object, known: Iterable[str]) -> Problem:
+    """The problem of a key that does not exist, with the nearest one and all known ones."""
+    known = sorted(known)
+    hint = nearest(str(key), known)
+    return Problem(f"{where}.{key}", "is not a known key.", f"{hint} Known keys: {', '.join(known)}.".strip())
+
+
+def check_value(value: Any, hint: Any, where: str, problems: list[Problem]) -> Any:
+    """Return ``value`` as the annotated type, or record a problem and return it unchanged.
+
+    Understands bool, int, float, str, ``Literal``, unions, ``list``, ``tuple[x, ...]``, ``dict`` and dataclasses.
+    """
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin is Literal:
+        if value not in args:
+            names = ", ".join(map(repr, args))
+            problems.append(Problem(where, f"is {value!r}.", f"{nearest(str(value), map(str, args))} Use one of {names}.".strip()))
+        return value
+    if origin in (Union, types.UnionType):
+        return _check_union(value, args, where, problems)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, Mapping):
+            problems.append(Problem(where, f"is {value!r}.", "Give a mapping of keys and values."))
+            return value
+        return build(hint, value, where, problems)
+    if origin in (list, tuple):
+        values = [value] if isinstance(value, str) else value
+        if not isinstance(values, (list, tuple)):
+            problems.append(Problem(where, f"is {value!r}.", "Give a list."))
+            return value
+        return origin(check_value(item, args[0], f"{where}[{i}]", problems) for i, item in enumerate(values))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            problems.append(Problem(where, f"is {value!r}.", "Give a mapping of keys and values."))
+            return value
+        return {str(key): check_value(item, args[1], f"{where}.{key}", problems) for key, item in value.items()}
+    return _check_scalar(value, hint, where, problems)
+
+
+def _check_union(value: Any, args: tuple[Any, ...], where: str, problems: list[Problem]) -> Any:
+    if value is None and type(None) in args:
+        return None
+    tried: list[list[Problem]] = []
+    for arg in args:
+        if arg is type(None):
+            continue
+        attempt: list[Problem] = []
+        result = check_value(value, arg, where, attempt)
+        if not attempt:
+            return result
+        tried.append(attempt)
+    problems.extend(tried[0])
+    return value
+
+
+def _check_scalar(value: Any, hint: Any, where: str, problems: list[Problem]) -> Any:
+    if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as a string
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, hint) and not (hint is not bool and isinstance(value, bool)):
+        return value
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "a mapping"}
+    problems.append(Problem(where, f"is {value!r}.", f"Give {names.get(hint, getattr(hint, '__name__', hint))}."))
+    return value
+
+
+def build(cls: type[T], mapping: Mapping[str, Any], where: str, problems: list[Problem]) -> T | None:
+    """Build dataclass ``cls`` from a mapping; everything that is wrong is appended to ``problems``.
+
+    Args:
+        cls: A dataclass whose fields were made with `option`.
+        mapping: What stands in the YAML.
+        where: The YAML path of the mapping.
+        problems: Collects what is wrong.
+
+    Returns:
+        The dataclass, or None if a problem was found in it.
+    """
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    before = len(problems)
+    values: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if key not in fields:
+            problems.append(unknown_key(where, key, fields))
+            continue
+        found = len(problems)
+        values[key] = check_value(value, hints[key], f"{where}.{key}", problems)
+        minimum = fields[key].metadata.get("minimum")
+        if len(problems) == found and minimum is not None and values[key] is not None and values[key] < minimum:
+            problems.append(Problem(f"{where}.{key}", f"is {value!r}.", f"The smallest allowed value is {minimum}."))
+    for name, field in fields.items():
+        if name not in mapping and field.default is _MISSING and field.default_factory is _MISSING:
+            problems.append(Problem(f"{where}.{name}", "is missing.", str(field.metadata.get("help", ""))))
+    if len(problems) > before:
+        return None
+    return cls(**values)
+
+
+def describe(cls: type[Any], prefix: str = "") -> list[tuple[str, str, str, str]]:
+    """Rows ``(key, type, default, help)`` of a dataclass, nested ones included; the docs are made from them."""
+    rows = []
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        hint = hints[field.name]
+        key = f"{prefix}{field.name}"
+        nested = [a for a in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(a) and isinstance(a, type)]
+        if nested:
+            rows.extend(describe(nested[0], f"{key}."))
+            continue
+        if field.default is not _MISSING:
+            default = repr(field.default)
+        elif field.default_factory is not _MISSING:
+            default = repr(field.default_factory())
+        else:
+            default = "required"
+        rows.append((key, _type_name(hint), default, str(field.metadata.get("help", ""))))
+    return rows
+
+
+def _type_name(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return " \\| ".join(map(str, typing.get_args(hint)))
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        return " or ".join("nothing" if a is type(None) else _type_name(a) for a in typing.get_args(hint))
+    if isinstance(hint, type) and typing.get_origin(hint) is None:
+        return hint.__name__
+    return str(hint).replace("typing.", "").replace("collections.abc.", "")

@@ -1,0 +1,9 @@
+"""Tasks and streams: what is learned, in which order, and how each task is scored."""
+
+from __future__ import annotations
+
+from .loader import builtin_streams, load_stream
+from .model import Stream, Task
+
+
+__all__ = ["Stream", "Task", "builtin_streams", "load_stream"]

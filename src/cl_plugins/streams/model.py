@@ -1,0 +1,88 @@
+"""`Task` and `Stream`, the two words that everything else leans on."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import Problem
+from ..schema import option
+
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+RESERVED = ("zero_shot", "joint")  # names of rows of the score matrix
+
+
+@dataclass(frozen=True)
+class Task:
+    """One named pair of data sets with a scorer."""
+
+    name: str = option(help="Short name; used in file names and tables.")
+    train: tuple[str, ...] = option((), help="Training sets: names in `dataset_info.json`, one or a list.")
+    test: tuple[str, ...] = option((), help="Test sets: names in `dataset_info.json`; without one the column stays empty.")
+    scorer: str = option("exact_match", help="How answers are scored; `cl-plugins list` shows the scorers.")
+    modality: str | None = option(None, help="Modality label, for methods that need one.")
+    max_new_tokens: int | None = option(None, help="Longest answer in tokens; default: `cl.eval.max_new_tokens`.", minimum=1)
+    options_column: str | None = option(None, help="Column of the raw record that lists the options (multiple choice).")
+    overrides: dict[str, Any] = option(factory=dict, help="Per-task LLaMA-Factory keys; `cl.task_overrides` wins.")
+    title: str | None = option(None, help="Long name.")
+    source: str | None = option(None, help="Where the data come from.")
+    licence: str | None = option(None, help="Under which terms.")
+    train_size: int | None = option(None, help="Number of training samples, where known.")
+    test_size: int | None = option(None, help="Number of test items, where known.")
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An ordered list of tasks."""
+
+    name: str = option(help="Name of the stream.")
+    tasks: tuple[Task, ...] = option(help="The tasks, in the order in which they are learned.")
+    title: str | None = option(None, help="Long name.")
+    notes: tuple[str, ...] = option((), help="What a reader of the numbers must know; printed in every report.")
+    paper: str | None = option(None, help="Where the stream was defined.")
+    homepage: str | None = option(None, help="Where to find it.")
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Names of the tasks in order."""
+        return tuple(task.name for task in self.tasks)
+
+    def task(self, name: str) -> Task:
+        """The task called ``name``; KeyError if there is none."""
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        raise KeyError(name)
+
+    def reordered(self, names: tuple[str, ...]) -> Stream:
+        """The same tasks in the order of ``names``."""
+        return dataclasses.replace(self, tasks=tuple(self.task(name) for name in names))
+
+    def shuffled(self, seed: int) -> Stream:
+        """A permutation of the tasks, the same for the same seed on every machine."""
+        names = list(self.task_names)
+        random.Random(seed).shuffle(names)
+        return self.reordered(tuple(names))
+
+    def problems(self, where: str) -> list[Problem]:
+        """Names that clash, are reserved or cannot be file names; tasks with nothing to do."""
+        found: list[Problem] = []
+        seen: dict[str, int] = {}
+        if not self.tasks:
+            found.append(Problem(f"{where}.tasks", "is empty.", "A stream needs at least one task."))
+        for i, task in enumerate(self.tasks):
+            here = f"{where}.tasks[{i}]"
+            if not NAME.fullmatch(task.name) or task.name in RESERVED:
+                fix = f"Use letters, digits, '_', '.' and '-', and none of {', '.join(RESERVED)}."
+                found.append(Problem(f"{here}.name", f"is {task.name!r}.", fix))
+            key = task.name.casefold()
+            if key in seen:
+                found.append(Problem(f"{here}.name", f"{task.name!r} is also the name of task {seen[key] + 1}.", "Rename one."))
+            seen.setdefault(key, i)
+            if not task.train and not task.test:
+                found.append(Problem(here, f"task '{task.name}' has neither train nor test data.", "Name at least one."))
+        return found
