@@ -86,6 +86,10 @@ def test_an_option_text_that_occurs_twice_names_no_option():
     assert parse_choice("B", ("Red", "red.", "blue")) == "B"
 
 
+def test_an_empty_answer_does_not_choose_an_empty_option():
+    assert parse_choice(" ", ("", "x")) is None
+
+
 @pytest.mark.parametrize("reference", ["B", "(B)", "B.", "blue", "Blue ", "B. blue", "(B) Blue"])
 def test_references_may_be_letters_or_texts(reference):
     assert parse_reference(reference, COLOURS) == "B"

@@ -25,6 +25,12 @@ def test_wilson_against_values_by_hand(successes, n, low, high):
     assert wilson(successes, n) == pytest.approx((low, high), abs=1e-4)
 
 
+@pytest.mark.parametrize("n", range(1, 200))
+def test_wilson_is_exact_at_the_ends(n):
+    assert wilson(0, n)[0] == 0.0
+    assert wilson(n, n)[1] == 100.0
+
+
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_wilson_holds_the_rate_stays_in_range_and_mirrors(pair):
     successes, n = pair

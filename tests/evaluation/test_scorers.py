@@ -13,7 +13,9 @@ from cl_plugins.evaluation.scorers.f1 import clipped_f1
 from cl_plugins.evaluation.scorers.text import contains_words, normalise, tokens
 
 
-ANSWERS = st.sampled_from(["yes", "no", "Yes.", "no, yes", "the left lung", "lung", "3.5 mm", "", "?", "A"])
+ANSWERS = st.sampled_from(
+    ["yes", "no", "Yes.", "no, yes", "the left lung", "lung", "lung lung lung", "3.5 mm", "", "?", "A"]
+)
 
 
 def items_of(pairs, prompt="", options=None):

@@ -36,7 +36,8 @@ def test_cl_is_accepted_and_the_recipe_is_kept(parser, recipe):
     assert data_args.dataset == ["path_a", "path_b"]
     assert training_args.learning_rate == 1e-4
     data_args.cl["method"]["name"] = "changed"
-    assert data_args.cl_raw_args == before and recipe == before
+    assert data_args.cl_raw_args == before
+    assert recipe == before
 
 
 def test_the_class_behaves_like_the_hosts(parser, recipe):
@@ -44,12 +45,15 @@ def test_the_class_behaves_like_the_hosts(parser, recipe):
     cls = type(data_args)
     assert isinstance(data_args, parser.DataArguments)
     assert [f.name for f in dataclasses.fields(cls)][:-1] == [f.name for f in dataclasses.fields(parser.DataArguments)]
-    assert cls in parser._TRAIN_ARGS and cls in parser._INFER_ARGS
+    assert cls in parser._TRAIN_ARGS
+    assert cls in parser._INFER_ARGS
     assert cls is arguments.ContinualDataArguments
     copied = pickle.loads(pickle.dumps(data_args))
-    assert copied == data_args and copied.cl_raw_args == data_args.cl_raw_args
+    assert copied == data_args
+    assert copied.cl_raw_args == data_args.cl_raw_args
     as_dict = data_args.to_dict()
-    assert as_dict["cl"] == recipe["cl"] and "cl_raw_args" not in as_dict
+    assert as_dict["cl"] == recipe["cl"]
+    assert "cl_raw_args" not in as_dict
     assert repr(data_args).startswith("ContinualDataArguments(template='llama3'")
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         arguments.Nothing  # noqa: B018
@@ -69,7 +73,9 @@ def test_containers_of_omegaconf_arrive_as_plain_ones(parser, recipe):
     _, data_args, *_ = parser.get_train_args(wrapped)
     assert data_args.cl_raw_args == recipe
     tasks = data_args.cl_raw_args["cl"]["stream"]["tasks"]
-    assert type(tasks) is list and type(tasks[0]) is dict and type(tasks[0]["train"]) is list
+    assert type(tasks) is list
+    assert type(tasks[0]) is dict
+    assert type(tasks[0]["train"]) is list
 
 
 def test_dotted_overrides_of_the_shell(parser, recipe, tmp_path, monkeypatch):

@@ -34,7 +34,8 @@ def test_without_cl_the_original_gets_the_very_same_arguments(toy, runs):
     assert toy.module.run_sft(*given) == "trained"
     assert toy.module.run_sft(*given[:3], finetuning_args=given[3], generating_args=given[4]) == "trained"
     assert all(a is b for a, b in zip(toy.calls[0], given, strict=True))
-    assert toy.calls[1][:5] == tuple(given[:5]) and toy.calls[1][5] is None
+    assert toy.calls[1][:5] == tuple(given[:5])
+    assert toy.calls[1][5] is None
     assert runs == []
 
 
@@ -60,7 +61,8 @@ def test_references_taken_earlier_are_replaced_and_others_are_not(toy):
 def test_the_wrapper_looks_like_the_original(toy):
     dispatch.install(toy.module)
     wrapper = toy.module.run_sft
-    assert wrapper.__name__ == "run_sft" and wrapper.__doc__ == "The host's."
+    assert wrapper.__name__ == "run_sft"
+    assert wrapper.__doc__ == "The host's."
     assert wrapper.__wrapped__ is toy.original
     assert inspect.signature(wrapper) == inspect.signature(toy.original)
     assert inspect.getsource(wrapper) == inspect.getsource(toy.original)
@@ -70,7 +72,8 @@ def test_arguments_that_were_not_parsed_by_the_host_are_an_error_and_not_ignored
     dispatch.install(toy.module)
     with pytest.raises(RecipeError, match="get_train_args"):
         toy.module.run_sft(None, SimpleNamespace(cl={"stream": "x"}), None, None, None)
-    assert toy.calls == [] and runs == []
+    assert toy.calls == []
+    assert runs == []
 
 
 def test_run_exp_reaches_our_runner_with_the_users_callbacks(recipe, runs):
@@ -95,7 +98,8 @@ def test_a_reference_that_escaped_is_caught_when_the_recipe_is_parsed(recipe, ru
     monkeypatch.setattr(tuner, "run_sft", original)
     tuner.run_exp(recipe)
     assert len(runs) == 1
-    assert dispatch.is_wrapped(sft.run_sft) and tuner.run_sft is sft.run_sft
+    assert dispatch.is_wrapped(sft.run_sft)
+    assert tuner.run_sft is sft.run_sft
 
 
 def test_a_host_that_calls_another_workflow_is_an_error_and_not_ignored(recipe, runs, monkeypatch):

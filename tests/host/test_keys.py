@@ -37,6 +37,8 @@ def test_no_key_is_listed_twice_and_no_list_has_a_misspelling():
     assert len(listed) == len(set(listed))
     renamed_between_versions = {
         "group_by_length",
+        "master_addr",
+        "master_port",
         "include_tokens_per_second",
         "save_safetensors",
         "logging_dir",

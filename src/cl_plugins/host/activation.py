@@ -1,15 +1,15 @@
 """Post-import hooks: how the package gets into a host that has no plugin loader.
 
-PyTorch calls :func:`activate` in the middle of ``import torch``. At that moment a module of the host is in one of three
-states, and each needs its own handling:
+PyTorch calls :func:`activate` in the middle of ``import torch``. At that moment a module of the host is in one of
+three states, and each needs its own handling:
 
 * *not imported yet*: a meta-path finder hands out the ordinary spec and runs our hook right after the module's code.
   ``importlib.reload`` asks the finders again, so a reloaded module is hooked again;
 * *finished*: the hook runs at once, in place;
 * *being executed* (the module's own ``import torch`` called us): the hook waits for the end of its import.
 
-Only the standard library is imported here, and nothing of the host: a process that imports torch for another purpose pays a
-few microseconds.
+Only the standard library is imported here, and nothing of the host: a process that imports torch for another purpose
+pays a few microseconds.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def activate() -> None:
 def rebind(name: str, old: object, new: object) -> None:
     """Replace ``old`` by ``new`` in every imported module that holds it under ``name``.
 
-    ``from x import name`` copies a reference, so patching ``x`` alone would leave the copies made earlier as they were.
+    ``from x import name`` copies a reference, so patching ``x`` alone would leave the copies made earlier as they
+    were.
 
     Args:
         name: The global's name.
@@ -115,8 +116,8 @@ class _PostImportFinder(MetaPathFinder):
 def _watch_loader(spec: ModuleSpec) -> None:
     """Run the hook after ``spec.loader.exec_module``.
 
-    The loader stays the genuine one (``inspect``, ``pkgutil`` and ``importlib.resources`` look at its type); an attribute of the
-    instance shadows the method until the module has been executed, and is gone afterwards.
+    The loader stays the genuine one (``inspect``, ``pkgutil`` and ``importlib.resources`` look at its type); an
+    attribute of the instance shadows the method until the module has been executed, and is gone afterwards.
     """
     loader: Any = spec.loader
     execute = getattr(loader, "exec_module", None)

@@ -1,8 +1,9 @@
 """How ``cl`` becomes a key of a LLaMA-Factory recipe, and where a recipe that cannot be carried out is refused.
 
-`DataArguments` in the host's lists of argument classes is replaced by a subclass with one more field. The host's private parse
-functions are wrapped: they see the arguments before anything is loaded and before the host's own checks, so everything that is
-wrong with a recipe is reported there at once. A recipe without ``cl`` passes through and comes back as a plain `DataArguments`.
+`DataArguments` in the host's lists of argument classes is replaced by a subclass with one more field. The host's
+private parse functions are wrapped: they see the arguments before anything is loaded and before the host's own checks,
+so everything that is wrong with a recipe is reported there at once. A recipe without ``cl`` passes through and comes
+back as a plain `DataArguments`.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from . import names
 
 
 _HELP = (
-    "Continual learning (cl_plugins): a mapping with at least `stream` and `method`. It makes this recipe train a stream of tasks. "
-    "Only in a YAML or JSON recipe."
+    "Continual learning (cl_plugins): a mapping with at least `stream` and `method`. "
+    "It makes this recipe train a stream of tasks. Only in a YAML or JSON recipe."
 )
 _LISTS = ("_TRAIN_ARGS", "_INFER_ARGS", "_TRAIN_MCA_ARGS")
 _CLASS = "ContinualDataArguments"
@@ -40,10 +41,10 @@ def __getattr__(name: str) -> Any:
 
 
 def install(module: ModuleType) -> None:
-    """Make ``cl`` a key of recipes. Idempotent; called after ``llamafactory.hparams.parser`` or its package was imported.
+    """Make ``cl`` a key of recipes. Idempotent.
 
     Args:
-        module: The host module that has just been imported.
+        module: The host module that has been imported: ``llamafactory.hparams.parser`` or its package.
     """
     is_parser = module.__name__ == names.PARSER
     if is_parser and not names.missing_in(module) and _extend_lists(module):
@@ -51,8 +52,9 @@ def install(module: ModuleType) -> None:
         _wrap(module, "_parse_train_mca_args", functools.partial(_training_parse, module, True))
         _wrap(module, "_parse_infer_args", functools.partial(_refusing_parse, module, "export, chat and api"))
         _wrap(module, "_parse_eval_args", functools.partial(_refusing_parse, module, "eval"))
-    elif is_parser or names.PARSER not in sys.modules or names.missing():
-        # Names have moved: the entries of the host are guarded, so that `cl` gives our error and not that of an unknown key.
+    elif is_parser or not _is_extended(sys.modules.get(names.PARSER)):
+        # Names have moved: the entries of the host are guarded, so that `cl` gives our error and not that of an
+        # unknown key.
         for entry in ("get_train_args", "get_infer_args"):
             _wrap(module, entry, functools.partial(_guard, module), everywhere=True)
 
@@ -81,7 +83,7 @@ def uses_cl(raw: Any) -> bool:
 
 
 def problems_of(raw: Mapping[str, Any]) -> list[Problem]:
-    """Everything that is wrong with a training recipe that has ``cl``, as far as it can be seen without loading anything.
+    """Everything that is wrong with a training recipe with ``cl`` and can be seen without loading anything.
 
     Args:
         raw: The recipe: host keys and ``cl``, plain dicts and lists.
@@ -157,8 +159,8 @@ def _refusing_parse(
     final = os.path.join(str(run or "OUTPUT_DIR"), "final")
     what = f"has no meaning for {command}: they answer with a finished model and train no stream."
     fix = (
-        f"Remove the cl block and point model_name_or_path at {final} (where MANIFEST.json calls it an adapter: keep the recipe's "
-        "model_name_or_path and point adapter_name_or_path at it)."
+        f"Remove the cl block and point model_name_or_path at {final} "
+        "(where MANIFEST.json calls it an adapter: keep the recipe's model_name_or_path and point adapter_name_or_path at it)."
     )
     raise RecipeError(Problem("cl", what, fix))
 
@@ -186,13 +188,13 @@ def _not_on_a_command_line() -> Problem:
     return Problem(
         "cl",
         "cannot be given among command-line options.",
-        "Put the `cl:` block into a YAML and run `llamafactory-cli train recipe.yaml`; single values can then be set on the shell "
-        "behind the YAML, as in `cl.method.name=NAME`.",
+        "Put the `cl:` block into a YAML and run `llamafactory-cli train recipe.yaml`; "
+        "single values can then be set on the shell behind the YAML, as in `cl.method.name=NAME`.",
     )
 
 
 def _extend_lists(module: ModuleType) -> bool:
-    """Put the subclass in the place of `DataArguments`; whether it now stands in the lists for training and inference."""
+    """Put the subclass in the place of `DataArguments`; whether it now stands in both lists."""
     base = module.DataArguments
     done = {}
     for name in _LISTS:
@@ -204,6 +206,10 @@ def _extend_lists(module: ModuleType) -> bool:
                 classes[i] = _class_for(base)  # in place: others may hold the list
         done[name] = any(getattr(cls, "__cl_plugins_base__", None) is base for cls in classes)
     return done.get("_TRAIN_ARGS", False) and done.get("_INFER_ARGS", False)
+
+
+def _is_extended(parser: ModuleType | None) -> bool:
+    return bool(getattr(getattr(parser, "_parse_train_args", None), "__cl_plugins__", False))
 
 
 def _class_for(base: type) -> type:

@@ -26,7 +26,8 @@ def install(module: ModuleType) -> None:
     """Wrap ``run_sft`` of a host module, and every reference to it that was taken earlier. Idempotent.
 
     Args:
-        module: ``llamafactory.train.sft``, its ``workflow``, or ``llamafactory.train.tuner``. One that has no ``run_sft`` is left alone;
+        module: ``llamafactory.train.sft``, its ``workflow``, or ``llamafactory.train.tuner``. One that has no
+        ``run_sft`` is left alone;
             :func:`ensure` reports it when ``cl`` is used.
     """
     original = getattr(module, _NAME, None)
@@ -69,8 +70,8 @@ def _wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         raw = getattr(data_args, "cl_raw_args", None)
         if raw is None:
             raise RecipeError(
-                "cl: these arguments were not made by LLaMA-Factory's get_train_args, so the recipe behind them is unknown. "
-                "Call get_train_args(recipe) or run_exp(recipe)."
+                "cl: these arguments were not made by LLaMA-Factory's get_train_args, "
+                "so the recipe behind them is unknown. Call get_train_args(recipe) or run_exp(recipe)."
             )
         from ..run.entry import run_stream
 

@@ -1,9 +1,9 @@
-"""The table of the host's keys: which may differ from task to task, which hold for the whole run, which are refused with ``cl``.
+"""The table of the host's keys: what may differ from task to task, what holds for a run, what ``cl`` refuses.
 
-LLaMA-Factory has about 380 keys. Those that matter are listed here with their reason; the others follow one rule: a key whose
-name begins like an optimiser, schedule, logging, saving or loader key is *per task*, every other one is *per run* (the safe
-side: a key that may not vary cannot make two tasks incomparable). The names themselves are read from the host's dataclasses, so
-the table follows the installed version.
+LLaMA-Factory has about 350 keys. Those that matter are listed here with their reason; the others follow one rule: a
+key whose name begins like an optimiser, schedule, logging, saving or loader key is *per task*, every other one is *per
+run* (the safe side: a key that may not vary cannot make two tasks incomparable). The names themselves are read from
+the host's dataclasses, so the table follows the installed version.
 """
 
 from __future__ import annotations
@@ -42,43 +42,47 @@ class KeyInfo:
 
 
 _PER_TASK: dict[str, str] = {
-    "the task's data": """dataset_dir media_dir cutoff_len train_on_prompt mask_history mix_strategy interleave_probs overwrite_cache
-        preprocessing_batch_size preprocessing_num_workers max_samples ignore_pad_token_for_loss packing default_system enable_thinking
-        preserve_thinking disable_shuffling""",
-    "optimiser": """learning_rate optim optim_args optim_target_modules weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm
-        loraplus_lr_ratio loraplus_lr_embedding use_adam_mini use_muon""",
-    "loss": "label_smoothing_factor neftune_noise_alpha use_dft_loss use_eaft_loss eaft_alpha average_tokens_across_devices",
+    "the task's data": """dataset_dir media_dir cutoff_len train_on_prompt mask_history mix_strategy interleave_probs
+        overwrite_cache preprocessing_batch_size preprocessing_num_workers max_samples ignore_pad_token_for_loss
+        packing default_system enable_thinking preserve_thinking disable_shuffling""",
+    "optimiser": """learning_rate optim optim_args optim_target_modules weight_decay adam_beta1 adam_beta2 adam_epsilon
+        max_grad_norm loraplus_lr_ratio loraplus_lr_embedding use_adam_mini use_muon""",
+    "loss": """label_smoothing_factor neftune_noise_alpha use_dft_loss use_eaft_loss eaft_alpha
+        average_tokens_across_devices""",
     "schedule": "lr_scheduler_type lr_scheduler_kwargs warmup_steps warmup_ratio",
-    "training batch": """per_device_train_batch_size gradient_accumulation_steps auto_find_batch_size train_sampling_strategy
-        group_by_length length_column_name dataloader_drop_last dataloader_num_workers dataloader_pin_memory
-        dataloader_persistent_workers dataloader_prefetch_factor sortish_sampler""",
+    "training batch": """per_device_train_batch_size gradient_accumulation_steps auto_find_batch_size
+        train_sampling_strategy group_by_length length_column_name dataloader_drop_last dataloader_num_workers
+        dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor sortish_sampler""",
     "length of training": "num_train_epochs max_steps",
-    "logging": """logging_strategy logging_steps logging_first_step logging_nan_inf_filter plot_loss include_num_input_tokens_seen
-        include_tokens_per_second include_effective_tokens_per_second""",
+    "logging": """logging_strategy logging_steps logging_first_step logging_nan_inf_filter plot_loss
+        include_num_input_tokens_seen include_tokens_per_second include_effective_tokens_per_second""",
     "saving": "save_strategy save_steps save_total_limit save_only_model save_safetensors",
 }
 
 _PER_RUN: dict[str, str] = {
-    "all tasks share one model": """model_name_or_path model_revision cache_dir use_fast_tokenizer resize_vocab split_special_tokens
-        add_tokens add_special_tokens new_special_tokens_config init_special_tokens rope_scaling flash_attn shift_attn
-        mixture_of_depths moe_aux_loss_coef train_from_scratch trust_remote_code neat_packing finetuning_type freeze_trainable_layers
-        freeze_trainable_modules freeze_extra_modules freeze_vision_tower freeze_multi_modal_projector freeze_language_model""",
+    "all tasks share one model": """model_name_or_path model_revision cache_dir use_fast_tokenizer resize_vocab
+        split_special_tokens add_tokens add_special_tokens new_special_tokens_config init_special_tokens rope_scaling
+        flash_attn shift_attn mixture_of_depths moe_aux_loss_coef train_from_scratch trust_remote_code neat_packing
+        finetuning_type freeze_trainable_layers freeze_trainable_modules freeze_extra_modules freeze_vision_tower
+        freeze_multi_modal_projector freeze_language_model""",
     "all tasks share one prompt format and one image format": """template tool_format image_max_pixels image_min_pixels
-        image_do_pan_and_scan crop_to_patches video_max_pixels video_min_pixels video_fps video_maxlen use_audio_in_video
-        audio_sampling_rate""",
+        image_do_pan_and_scan crop_to_patches video_max_pixels video_min_pixels video_fps video_maxlen
+        use_audio_in_video audio_sampling_rate""",
     "all tasks share one quantised base": """quantization_method quantization_bit quantization_type double_quantization
         quantization_device_map""",
-    "all tasks share one precision": "bf16 fp16 tf32 pure_bf16 upcast_layernorm upcast_lmhead_output infer_dtype fp8 fp8_backend",
-    "the updates of all tasks must fit together": """lora_rank lora_alpha lora_dropout lora_target additional_target use_rslora
-        module_dropout oft_rank oft_block_size oft_target""",
-    "one engine trains the whole stream": """deepspeed fsdp fsdp_config parallelism_config accelerator_config ddp_find_unused_parameters
-        ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout ray_num_workers ray_init_kwargs master_addr
-        master_port use_cpu gradient_checkpointing gradient_checkpointing_kwargs disable_gradient_checkpointing torch_compile""",
+    "all tasks share one precision": """bf16 fp16 tf32 pure_bf16 upcast_layernorm upcast_lmhead_output infer_dtype fp8
+        fp8_backend""",
+    "the updates of all tasks must fit together": """lora_rank lora_alpha lora_dropout lora_target additional_target
+        use_rslora module_dropout oft_rank oft_block_size oft_target""",
+    "one engine trains the whole stream": """deepspeed fsdp fsdp_config parallelism_config accelerator_config
+        ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout
+        ray_num_workers ray_init_kwargs master_addr master_port use_cpu gradient_checkpointing
+        gradient_checkpointing_kwargs disable_gradient_checkpointing torch_compile""",
     "a run has one directory": "output_dir logging_dir",
     "an existing run is continued whatever it says; `cl.restart: true` begins anew": "overwrite_output_dir",
     "task k trains with a seed derived from it": "seed data_seed full_determinism",
-    "a run is tracked as one": """report_to run_name project trackio_space_id use_swanlab swanlab_project swanlab_workspace
-        swanlab_run_name swanlab_mode swanlab_api_key swanlab_logdir""",
+    "a run is tracked as one": """report_to run_name project trackio_space_id use_swanlab swanlab_project
+        swanlab_workspace swanlab_run_name swanlab_mode swanlab_api_key swanlab_logdir""",
     "it is also the batch of the generation, which is the same for every row": "per_device_eval_batch_size",
     "`cl` needs stage: sft": "stage",
     "`cl` trains": "do_train",

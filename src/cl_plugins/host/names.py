@@ -1,7 +1,7 @@
 """What of LLaMA-Factory the package builds on, and the one error for a LLaMA-Factory where it has moved.
 
-Most of these names are not a public interface, so each is listed with its purpose and looked up before ``cl`` is carried out.
-Nothing is checked, and nothing can break, for a user who does not write ``cl``.
+Most of these names are not a public interface, so each is listed with its purpose and looked up before ``cl`` is
+carried out. Nothing is checked, and nothing can break, for a user who does not write ``cl``.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ NAMES: tuple[HostName, ...] = (
     HostName("llamafactory.model.loader", "init_adapter", "is put off until a task begins"),
     HostName("llamafactory.model.adapter", "init_adapter", "makes the task's parameters trainable"),
     HostName("llamafactory.extras.constants", "IGNORE_INDEX", "marks tokens without a loss"),
+    HostName("llamafactory.extras.ploting", "plot_loss", "draws each task's loss curve"),
     HostName("llamafactory.train.sft.trainer", "CustomSeq2SeqTrainer", "trains each task"),
     HostName("llamafactory.train.callbacks", "LogCallback", "logs each task"),
     HostName("llamafactory.train.callbacks", "ReporterCallback", "reports each task to trackers"),
@@ -94,7 +95,8 @@ def missing(*, load: bool = False) -> list[HostName]:
     """The listed names that this LLaMA-Factory does not have.
 
     Args:
-        load: Import the modules that are not imported yet; otherwise only imported ones are looked at (the host's training
+        load: Import the modules that are not imported yet; otherwise only imported ones are looked at (the host's
+        training
             entry imports all of them before it parses a recipe).
     """
     absent: list[HostName] = []
@@ -106,9 +108,13 @@ def missing(*, load: bool = False) -> list[HostName]:
             except ImportError:
                 absent.append(entry)
                 continue
-        if module is not None and not hasattr(module, entry.name):
+        if module is not None and not hasattr(module, entry.name) and not _is_being_imported(module):
             absent.append(entry)
     return absent
+
+
+def _is_being_imported(module: ModuleType) -> bool:
+    return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
 
 
 def incompatible(absent: list[HostName]) -> CompatibilityError:
@@ -117,8 +123,10 @@ def incompatible(absent: list[HostName]) -> CompatibilityError:
     return CompatibilityError(
         [Problem(str(entry), f"is not there; it {entry.purpose}.", "") for entry in absent],
         headline=(
-            f"`cl` cannot be carried out on LLaMA-Factory {installed_version()}: names that cl_plugins builds on have moved. "
-            f"Supported are {supported} (`pip install llamafactory=={SUPPORTED_VERSIONS[-1]}`); a recipe without `cl` still works. Missing:"
+            f"`cl` cannot be carried out on LLaMA-Factory {installed_version()}: "
+            "names that cl_plugins builds on have moved. "
+            f"Supported are {supported} (`pip install llamafactory=={SUPPORTED_VERSIONS[-1]}`); "
+            "a recipe without `cl` still works. Missing:"
         ),
     )
 

@@ -1,0 +1,140 @@
+# What is done more than once. `make` alone lists the targets.
+#
+#   PYTHON    the interpreter that the environments are made with (3.11 or newer)
+#   PIP_ARGS  more options for pip, for example an index with CPU builds of PyTorch
+#   ARGS      more options for pytest, run_all.py and the benchmarks
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+PIP_ARGS ?=
+ARGS ?=
+
+VENV := .venv
+VENV_ENGINES := .venv-engines
+VENV_LOWEST := .venv-lowest
+READY := .installed
+
+# An environment counts as made when its stamp is newer than pyproject.toml.
+STAMP := $(VENV)/$(READY)
+STAMP_DOCS := $(VENV)/$(READY)-docs
+STAMP_ENGINES := $(VENV_ENGINES)/$(READY)
+STAMP_LOWEST := $(VENV_LOWEST)/$(READY)
+
+# LLaMA-Factory calls `torchrun` by name, so the environment's bin/ has to come first in PATH.
+in = PATH="$(CURDIR)/$(1)/bin:$$PATH"
+RUN := $(call in,$(VENV))
+# The demo and its benchmarks are meant for the CPU, whatever the machine has.
+DEMO := CUDA_VISIBLE_DEVICES= $(RUN)
+DEMO_DATA := demo_data
+DEMO_RUN := saves/demo/inclora
+
+FAST_TESTS := not slow and not engines and not kill
+
+define make_venv
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed; say which: make $@ PYTHON=python3.11" >&2; exit 1; }
+	@test -x $(1)/bin/python || { $(PYTHON) -m venv $(1); echo '*' > $(1)/.gitignore; }
+	@echo "Installing into $(1); PyTorch is large, so the first time takes minutes."
+endef
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml
+	$(call make_venv,$(VENV))
+	$(VENV)/bin/python -m pip install --quiet $(PIP_ARGS) --editable '.[demo,test]'
+	@touch $@
+
+.PHONY: venv
+venv: $(STAMP) ## make .venv with the package, the demo's data and the test tools
+
+.PHONY: demo-data
+demo-data: venv
+	$(DEMO) python -m cl_plugins.data.demo --out $(DEMO_DATA)
+
+.PHONY: demo
+demo: demo-data ## learn the demo's four tasks with IncLoRA; prints the matrix and where the report is
+	$(DEMO) llamafactory-cli train examples/yaml/demo/inclora.yaml output_dir=$(DEMO_RUN)
+
+.PHONY: demo-compare
+demo-compare: demo-data ## every method over three seeds on the demo; one table and picture
+	$(DEMO) python benchmarks/demo/run_all.py $(ARGS)
+
+.PHONY: test
+test: venv ## the tests that belong to every change
+	$(RUN) python -m pytest -m "$(FAST_TESTS)" $(ARGS)
+
+.PHONY: test-slow
+test-slow: venv ## the long tests
+	$(RUN) python -m pytest -m "slow and not engines and not kill" $(ARGS)
+
+.PHONY: test-kill
+test-kill: venv ## runs that are killed and must go on as if nothing had happened
+	$(RUN) python -m pytest -m "kill and not engines" $(ARGS)
+
+$(STAMP_ENGINES): pyproject.toml
+	$(call make_venv,$(VENV_ENGINES))
+	$(VENV_ENGINES)/bin/python -m pip install --quiet $(PIP_ARGS) --editable '.[demo,test]'
+	DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(VENV_ENGINES)/bin/python -m pip install --quiet $(PIP_ARGS) --editable '.[engines]'
+	@touch $@
+
+.PHONY: test-engines
+test-engines: $(STAMP_ENGINES) ## quantised bases and DeepSpeed on the CPU
+	DS_ACCELERATOR=cpu CUDA_VISIBLE_DEVICES= $(call in,$(VENV_ENGINES)) python -m pytest -m engines $(ARGS)
+
+$(STAMP_LOWEST): pyproject.toml
+	$(call make_venv,$(VENV_LOWEST))
+	$(VENV_LOWEST)/bin/python -m pip install --quiet $(PIP_ARGS) --editable '.[demo,test]' \
+		'llamafactory==0.9.4' 'transformers<=4.57.1' 'peft<=0.17.1'
+	@touch $@
+
+.PHONY: test-lowest
+test-lowest: $(STAMP_LOWEST) ## the tests beside the oldest LLaMA-Factory that is supported
+	$(call in,$(VENV_LOWEST)) python -m pytest -m "$(FAST_TESTS)" $(ARGS)
+
+.PHONY: bench-chain
+bench-chain: demo-data ## one process for the stream against the same work by hand with llamafactory-cli
+	$(DEMO) python benchmarks/chain/run.py $(ARGS)
+
+.PHONY: bench-demo-floors
+bench-demo-floors: demo-data ## the demo's accuracies over five seeds against majority, noise and shuffled floors
+	$(DEMO) python benchmarks/demo/floors.py $(ARGS)
+
+.PHONY: style
+style: venv ## let ruff mend and format the code
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+.PHONY: quality
+quality: venv ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+.PHONY: wheel
+wheel: venv ## build the wheel and check that its data files are inside
+	rm -rf dist
+	$(VENV)/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(VENV)/bin/python .ci/check_wheel.py dist/*.whl
+
+$(STAMP_DOCS): $(STAMP)
+	$(VENV)/bin/python -m pip install --quiet $(PIP_ARGS) --editable '.[docs]'
+	@touch $@
+
+.PHONY: docs
+docs: $(STAMP_DOCS) ## build the documentation into site/
+	$(RUN) mkdocs build --strict
+
+.PHONY: clean
+clean: ## remove caches and what was built; keeps environments, data and runs
+	rm -rf build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
+
+.PHONY: distclean
+distclean: clean ## as clean, and the environments and the demo's data too; keeps runs
+	rm -rf $(VENV) $(VENV_ENGINES) $(VENV_LOWEST) $(DEMO_DATA)

@@ -1,0 +1,51 @@
+"""Fixtures that every suite shares: tiny models and data, built once; no network."""
+
+from __future__ import annotations
+
+import os
+
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("WANDB_MODE", "disabled")
+
+import pytest  # noqa: E402
+import tiny  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def llava(tmp_path_factory):
+    """Folder of a tiny LLaVA-shaped model (fp32)."""
+    return tiny.build_llava(tmp_path_factory.mktemp("models") / "llava")
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory):
+    """Folder of a tiny text-only LLaMA."""
+    return tiny.build_llama(tmp_path_factory.mktemp("models") / "llama")
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Folder of three tiny picture tasks."""
+    return tiny.build_data(tmp_path_factory.mktemp("data") / "pictures")
+
+
+@pytest.fixture(scope="session")
+def text_data(tmp_path_factory):
+    """Folder of three tiny text tasks."""
+    return tiny.build_data(tmp_path_factory.mktemp("data") / "texts", text_only=True)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Carry out a recipe in this process, as `run_exp` from Python does."""
+
+    def go(keys, callbacks=None):
+        from llamafactory.train.tuner import run_exp
+
+        run_exp(dict(keys), callbacks=callbacks)
+
+    return go

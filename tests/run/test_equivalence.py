@@ -1,0 +1,90 @@
+"""A chain of one task is a plain LLaMA-Factory run, and a recipe without ``cl`` is none of our business."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import tiny
+
+
+def plain(model, data, out, method="seqlora", **more):
+    keys = tiny.recipe(model, data, out, method, **more)
+    keys.pop("cl")
+    keys["dataset"] = "one_train"
+    return keys
+
+
+@pytest.mark.parametrize("method", ["seqlora", "inclora", "single_task"])
+def test_chain_of_one_task_is_a_plain_lora_run(run, llava, data, tmp_path, method):
+    """Same adapter bytes, though zero-shot generation came before and evaluation after."""
+    more = {"lora_dropout": 0.1, "max_steps": 6}
+    run(plain(llava, data, tmp_path / "plain", **more))
+    run(tiny.recipe(llava, data, tmp_path / "chain", method, ("one",), **more))
+    expected = (tmp_path / "plain" / "adapter_model.safetensors").read_bytes()
+    assert (tmp_path / "chain" / "tasks" / "01_one" / "update.safetensors").read_bytes() == expected
+
+
+def test_chain_of_one_task_is_a_plain_full_run(run, llava, data, tmp_path):
+    from safetensors.torch import load_file
+
+    run(plain(llava, data, tmp_path / "plain", "seqfull"))
+    run(tiny.recipe(llava, data, tmp_path / "chain", "seqfull", ("one",)))
+    expected = load_file(tmp_path / "plain" / "model.safetensors")
+    got = load_file(tmp_path / "chain" / "final" / "model.safetensors")
+    assert expected.keys() == got.keys()
+    assert all((expected[name] == got[name]).all() for name in expected)
+    base = load_file(llava / "model.safetensors")
+    changed = {name for name in base if (base[name] != got[name]).any()}
+    assert any("projector" in name for name in changed)
+    assert not any("vision_tower" in name for name in changed)
+
+
+def test_text_only_chain(run, llama, text_data, tmp_path):
+    keys = tiny.recipe(llama, text_data, tmp_path / "plain", "seqlora", text_only=True)
+    keys.pop("cl")
+    run({**keys, "dataset": "one_train"})
+    run(tiny.recipe(llama, text_data, tmp_path / "chain", "inclora", ("one", "two"), text_only=True))
+    expected = (tmp_path / "plain" / "adapter_model.safetensors").read_bytes()
+    assert (tmp_path / "chain" / "tasks" / "01_one" / "update.safetensors").read_bytes() == expected
+    assert json.loads((tmp_path / "chain" / "matrix.json").read_text())["scores"][1][1] is not None
+
+
+def test_seeds_differ_between_tasks_unless_asked_otherwise(run, llava, data, tmp_path):
+    """Two tasks with the same data: the same seed would start task 2 from task 1's initial A (host-facts 9)."""
+    from safetensors.torch import load_file
+
+    def first_a(out, task):
+        tensors = load_file(out / "tasks" / task / "update.safetensors")
+        return next(v for k, v in sorted(tensors.items()) if "lora_A" in k)
+
+    tasks = [{"name": n, "train": "one_train", "test": "one_test", "scorer": "choice_accuracy"} for n in ("x", "y")]
+    block = {"stream": {"name": "same", "tasks": tasks}, "eval": {"scope": "none"}}
+    tiny_lr = {"learning_rate": 1e-9, "max_steps": 1}
+    run(tiny.recipe(llava, data, tmp_path / "own", "inclora", cl=block, **tiny_lr))
+    run(tiny.recipe(llava, data, tmp_path / "peers", "inclora", cl={**block, "seed_per_task": False}, **tiny_lr))
+    own = [first_a(tmp_path / "own", t) for t in ("01_x", "02_y")]
+    peers = [first_a(tmp_path / "peers", t) for t in ("01_x", "02_y")]
+    assert (peers[0] - peers[1]).abs().max() < 1e-6
+    assert (own[0] - own[1]).abs().max() > 1e-2
+    assert (own[0] - peers[0]).abs().max() == 0
+
+
+def test_without_cl_the_bytes_are_the_same_with_plugin_without_and_off(llava, data, tmp_path):
+    """The plugin active, switched off, and not loaded at all."""
+    digests = {}
+    for name, env in {"active": {}, "off": {"CL_PLUGINS_AUTOLOAD": "0"}, "absent": {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}}.items():
+        recipe = tmp_path / f"{name}.json"
+        recipe.write_text(json.dumps(plain(llava, data, tmp_path / name, max_steps=2)))
+        code = (
+            "import json, sys; from llamafactory.train.tuner import run_exp; "
+            f"run_exp(json.load(open({str(recipe)!r}))); "
+            "assert ('cl_plugins.host.activation' in sys.modules) == (" + repr(name == "active") + ")"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, **env}, capture_output=True)
+        digests[name] = hashlib.sha256((tmp_path / name / "adapter_model.safetensors").read_bytes()).hexdigest()
+    assert len(set(digests.values())) == 1, digests
