@@ -59,7 +59,15 @@ def build_llava(folder: Path, seed: int = 0, dtype: str = "float32") -> Path:
         vocab_size=len(tokenizer), hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=4, max_position_embeddings=512, bos_token_id=1, eos_token_id=2, pad_token_id=3, tie_word_embeddings=False,
     )  # fmt: skip
-    vision = CLIPVisionConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8, projection_dim=32)
+    vision = CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=16,
+        patch_size=8,
+        projection_dim=32,
+    )
     config = LlavaConfig(
         text_config=text, vision_config=vision, image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         vision_feature_select_strategy="default", vision_feature_layer=-2, pad_token_id=3,
@@ -104,7 +112,13 @@ def build_llama(folder: Path, seed: int = 0) -> Path:
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 50, 220), "grey": (128, 128, 128)}
 
 
-def build_data(folder: Path, tasks: tuple[str, ...] = ("one", "two", "three"), train: int = 24, test: int = 6, text_only: bool = False) -> Path:
+def build_data(
+    folder: Path,
+    tasks: tuple[str, ...] = ("one", "two", "three"),
+    train: int = 24,
+    test: int = 6,
+    text_only: bool = False,
+) -> Path:
     """One-token answers about plain colours; every task permutes the letters, so that tasks conflict."""
     import numpy as np
     from PIL import Image
@@ -144,13 +158,28 @@ def stream(tasks: tuple[str, ...] = ("one", "two", "three")) -> dict:
     return {
         "name": "tiny",
         "tasks": [
-            {"name": t, "train": f"{t}_train", "test": f"{t}_test", "scorer": "choice_accuracy", "options_column": "options", "modality": t}
+            {
+                "name": t,
+                "train": f"{t}_train",
+                "test": f"{t}_test",
+                "scorer": "choice_accuracy",
+                "options_column": "options",
+                "modality": t,
+            }
             for t in tasks
         ],
     }
 
 
-def recipe(model: Path, data: Path, out: Path, method: str | dict = "inclora", tasks: tuple[str, ...] = ("one", "two", "three"), text_only: bool = False, **more) -> dict:
+def recipe(
+    model: Path,
+    data: Path,
+    out: Path,
+    method: str | dict = "inclora",
+    tasks: tuple[str, ...] = ("one", "two", "three"),
+    text_only: bool = False,
+    **more,
+) -> dict:
     """A complete recipe; keyword arguments are LLaMA-Factory keys, ``cl`` updates the block."""
     method = {"name": method} if isinstance(method, str) else method
     block = {"stream": stream(tasks), "method": method, "eval": {"max_new_tokens": 3}}

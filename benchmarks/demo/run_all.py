@@ -18,6 +18,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
+from cl_plugins.recipe import parse_cl
+
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RECIPES = Path("examples/yaml/demo")
@@ -55,8 +59,21 @@ class Job:
     def command(self, extra: Sequence[str] = ()) -> list[str]:
         """The command line of the run."""
         recipe, overrides = METHODS[self.method]
-        values = [f"seed={self.seed}", f"output_dir={self.output_dir}", *overrides, *extra]
-        return ["llamafactory-cli", "train", str(RECIPES / recipe), *values]
+        values = [f"seed={self.seed}", f"output_dir={self.output_dir}", *overrides]
+        if self.method == "multitask":
+            values += joint_length(ROOT / RECIPES / recipe)
+        return ["llamafactory-cli", "train", str(RECIPES / recipe), *values, *extra]
+
+
+def joint_length(recipe: Path) -> list[str]:
+    """As many optimizer steps for all tasks at once as the stream takes for one after the other.
+
+    Epochs need nothing: one over the union of the training sets is one over each. A number of steps is added up.
+    """
+    keys = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    config = parse_cl(keys["cl"])
+    steps = [{**keys, **config.overrides_for(task)}.get("max_steps", -1) for task in config.stream.task_names]
+    return [f"max_steps={sum(steps)}"] if min(steps) > 0 else []
 
 
 def finished(output_dir: Path) -> bool:

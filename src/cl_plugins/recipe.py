@@ -43,8 +43,12 @@ class _Block:
     order_seed: int | None = option(None, help="Shuffle the order of the tasks with this seed.")
     only: str | None = option(None, help="Train this one task only, from `carry_from`.")
     carry_from: str | None = option(None, help="Directory of an earlier run whose carry this run starts from.")
-    seed_per_task: bool = option(True, help="Task k trains with seed + 1000 (k-1); false gives every task the same seed.")
-    keep: Literal["last", "all", "none"] = option("all", help="Whose own update stays under `tasks/` when a task is done.")
+    seed_per_task: bool = option(
+        True, help="Task k trains with seed + 1000 (k-1); false gives every task the same seed."
+    )
+    keep: Literal["last", "all", "none"] = option(
+        "all", help="Whose own update stays under `tasks/` when a task is done."
+    )
     stop_after: int | None = option(None, help="End cleanly after so many steps of the run.", minimum=1)
     restart: bool = option(False, help="Move an existing output directory aside and begin anew.")
 
@@ -157,14 +161,16 @@ def _cross_checks(stream: Stream, block: _Block, where: str) -> list[Problem]:
 
     found: list[Problem] = []
     names = stream.task_names
-    for task in block.task_overrides:
-        if task not in names:
-            found.append(unknown_key(f"{where}.task_overrides", task, names))
+    for name in block.task_overrides:
+        if name not in names:
+            found.append(unknown_key(f"{where}.task_overrides", name, names))
     if block.only is not None and block.only not in names:
         fix = f"{nearest(block.only, names)} Tasks: {', '.join(names)}.".strip()
         found.append(Problem(f"{where}.only", f"there is no task {block.only!r}.", fix))
     if block.carry_from is not None and block.only is None:
-        found.append(Problem(f"{where}.carry_from", "is given without `only`.", "Say which task to train: `only: NAME`."))
+        found.append(
+            Problem(f"{where}.carry_from", "is given without `only`.", "Say which task to train: `only: NAME`.")
+        )
     if block.replay.capacity_per_task > 0:
         fix = "Replay is not part of this version; leave `capacity_per_task: 0`."
         found.append(Problem(f"{where}.replay.capacity_per_task", f"is {block.replay.capacity_per_task}.", fix))

@@ -58,7 +58,9 @@ def check_value(value: Any, hint: Any, where: str, problems: list[Problem]) -> A
     if origin is Literal:
         if value not in args:
             names = ", ".join(map(repr, args))
-            problems.append(Problem(where, f"is {value!r}.", f"{nearest(str(value), map(str, args))} Use one of {names}.".strip()))
+            problems.append(
+                Problem(where, f"is {value!r}.", f"{nearest(str(value), map(str, args))} Use one of {names}.".strip())
+            )
         return value
     if origin in (Union, types.UnionType):
         return _check_union(value, args, where, problems)

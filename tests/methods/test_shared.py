@@ -38,8 +38,9 @@ def inputs(model_dir):
 def observed(request, llava, data, tmp_path_factory):
     """A finished run of one method, watched from outside: logits at every boundary, trainable names, base tensors."""
     import torch
-    from cl_plugins.run import runner, train
     from llamafactory.train.tuner import run_exp
+
+    from cl_plugins.run import runner, train
 
     case = request.param
     out = tmp_path_factory.mktemp(case.id) / "run"
@@ -166,7 +167,15 @@ def test_a_finished_run_does_nothing_again(observed):
 
     out = observed["out"]
     journal = (out / "journal.jsonl").read_bytes()
-    run_exp(tiny.recipe(observed_model(observed), observed_data(observed), out, dict(observed["case"].method), **observed["case"].keys))
+    run_exp(
+        tiny.recipe(
+            observed_model(observed),
+            observed_data(observed),
+            out,
+            dict(observed["case"].method),
+            **observed["case"].keys,
+        )
+    )
     assert (out / "journal.jsonl").read_bytes() == journal
 
 

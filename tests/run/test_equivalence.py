@@ -77,7 +77,11 @@ def test_seeds_differ_between_tasks_unless_asked_otherwise(run, llava, data, tmp
 def test_without_cl_the_bytes_are_the_same_with_plugin_without_and_off(llava, data, tmp_path):
     """The plugin active, switched off, and not loaded at all."""
     digests = {}
-    for name, env in {"active": {}, "off": {"CL_PLUGINS_AUTOLOAD": "0"}, "absent": {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}}.items():
+    for name, env in {
+        "active": {},
+        "off": {"CL_PLUGINS_AUTOLOAD": "0"},
+        "absent": {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"},
+    }.items():
         recipe = tmp_path / f"{name}.json"
         recipe.write_text(json.dumps(plain(llava, data, tmp_path / name, max_steps=2)))
         code = (

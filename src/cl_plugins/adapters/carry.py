@@ -86,10 +86,14 @@ class Carry:
             data = json.loads(file.read_text(encoding="utf-8"))
             if data["format"] != FORMAT:
                 fix = "Update cl-plugins."
-                raise RunStateError(Problem(str(file), f"has format {data['format']}; this version reads {FORMAT}.", fix))
+                raise RunStateError(
+                    Problem(str(file), f"has format {data['format']}; this version reads {FORMAT}.", fix)
+                )
             return cls(path, tuple(data["tasks"]), data["method"], data["meta"], data["base"], data["files"])
         except FileNotFoundError as error:
-            raise RunStateError(Problem(str(path), "holds no carry.", "Give the directory of a run that finished a task.")) from error
+            raise RunStateError(
+                Problem(str(path), "holds no carry.", "Give the directory of a run that finished a task.")
+            ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise RunStateError(Problem(str(file), f"is damaged ({error!r}).", "Restore it from a copy.")) from error
 
@@ -111,7 +115,9 @@ class Carry:
             if not file.is_file():
                 found.append(Problem(str(file), "is missing.", "Copy the whole carry directory."))
             elif sha256(file) != record["sha256"]:
-                found.append(Problem(str(file), "differs from its hash in carry.json.", "Copy it again from its source."))
+                found.append(
+                    Problem(str(file), "differs from its hash in carry.json.", "Copy it again from its source.")
+                )
         if found:
             raise RunStateError(found)
 
@@ -147,4 +153,6 @@ class CarryWriter:
 
     def file_names(self) -> list[str]:
         """Relative names of the files written so far, sorted."""
-        return sorted(str(p.relative_to(self.path)) for p in self.path.rglob("*") if p.is_file() and p.name != "carry.json")
+        return sorted(
+            str(p.relative_to(self.path)) for p in self.path.rglob("*") if p.is_file() and p.name != "carry.json"
+        )

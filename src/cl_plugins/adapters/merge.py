@@ -53,7 +53,9 @@ def replaced(updates: Sequence[LowRankUpdate]) -> dict[str, Tensor]:
     return merged
 
 
-def merged_weight(weight: Tensor, updates: Sequence[LowRankUpdate], module: str, device: str | torch.device = "cpu") -> Tensor:
+def merged_weight(
+    weight: Tensor, updates: Sequence[LowRankUpdate], module: str, device: str | torch.device = "cpu"
+) -> Tensor:
     """``W + sum_i s_i B_i A_i`` in fp32.
 
     Args:
@@ -93,7 +95,12 @@ class MergeError:
 
     def to_dict(self) -> dict[str, float | str]:
         """As JSON."""
-        return {"relative": self.relative, "best_rounding": self.best, "update_over_weight": self.update, "dtype": self.dtype}
+        return {
+            "relative": self.relative,
+            "best_rounding": self.best,
+            "update_over_weight": self.update,
+            "dtype": self.dtype,
+        }
 
     def __str__(self) -> str:
         """For the log."""

@@ -54,7 +54,11 @@ class Stack:
         known = dict(self._model.named_modules())
         for name in modules(updates):
             if name not in known:
-                raise RunStateError(Problem("carry", f"names the module '{name}', which this base lacks.", "Use the base it was made with."))
+                raise RunStateError(
+                    Problem(
+                        "carry", f"names the module '{name}', which this base lacks.", "Use the base it was made with."
+                    )
+                )
             pair = factors(updates, name)
             if pair is None:
                 continue

@@ -57,7 +57,11 @@ def load_adapter(model: Module, tensors: dict[str, Tensor]) -> None:
     missing, extra = sorted(set(plain) - set(tensors)), sorted(set(tensors) - set(plain))
     if missing or extra:
         what = f"the carried adapter does not fit this model: {len(missing)} tensors missing, {len(extra)} unknown"
-        raise RunStateError(Problem("carry", f"{what} (e.g. {(missing + extra)[0]}).", "Use the base and LoRA targets it was made with."))
+        raise RunStateError(
+            Problem(
+                "carry", f"{what} (e.g. {(missing + extra)[0]}).", "Use the base and LoRA targets it was made with."
+            )
+        )
     with torch.no_grad():
         for name, tensor in tensors.items():
             plain[name].copy_(tensor)

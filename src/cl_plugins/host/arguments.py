@@ -160,7 +160,8 @@ def _refusing_parse(
     what = f"has no meaning for {command}: they answer with a finished model and train no stream."
     fix = (
         f"Remove the cl block and point model_name_or_path at {final} "
-        "(where MANIFEST.json calls it an adapter: keep the recipe's model_name_or_path and point adapter_name_or_path at it)."
+        "(where MANIFEST.json calls it an adapter: keep the recipe's model_name_or_path and "
+        "point adapter_name_or_path at it)."
     )
     raise RecipeError(Problem("cl", what, fix))
 

@@ -41,7 +41,7 @@ def checkpoint_files(name_or_path: str, **hub: Any) -> list[Path]:
     return [path for shard in shards if (path := find(shard)) is not None]
 
 
-def _renamer(model: Module) -> Callable[[str], str]:
+def _renamer(model: Any) -> Callable[[str], str]:
     """How this Transformers version renames a checkpoint key for ``model``."""
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping
@@ -82,7 +82,7 @@ def name_map(model: Module, files: list[Path]) -> dict[str, tuple[Path, str]]:
     found: dict[str, tuple[Path, str]] = {}
     for file in files:
         with safe_open(file, framework="pt") as handle:
-            for key in handle.keys():  # noqa: SIM118  (not a dict)
+            for key in handle.keys():
                 renamed = rename(key)
                 for candidate in (renamed, f"{prefix}.{renamed}", renamed.removeprefix(f"{prefix}.")):
                     if shapes.get(candidate) == tuple(handle.get_slice(key).get_shape()):

@@ -69,7 +69,7 @@ def newest_complete(folder: Path, world_size: int) -> tuple[Path | None, list[tu
         match = re.fullmatch(r"checkpoint-(\d+)", path.name)
         if match and path.is_dir():
             numbered.append((int(match.group(1)), path))
-    broken = []
+    broken: list[tuple[Path, str]] = []
     for _, path in sorted(numbered, reverse=True):
         reason = problem_of(path, world_size)
         if reason is None:

@@ -76,7 +76,13 @@ def local_files(dataset_dir: str, names: Sequence[str]) -> tuple[list[Path], lis
         elif path.is_file():
             files.append(path)
         else:
-            problems.append(Problem(f"{info_file}: {name}", f"the file {path} does not exist.", "Correct `file_name` or put the file there."))
+            problems.append(
+                Problem(
+                    f"{info_file}: {name}",
+                    f"the file {path} does not exist.",
+                    "Correct `file_name` or put the file there.",
+                )
+            )
     return files, problems
 
 
@@ -102,7 +108,9 @@ def _load_raw(name: str, args: HostArgs, data_args: Any) -> tuple[Any, Any]:
         return loader._load_single_dataset(attributes, args.model, data_args, args.training), attributes
 
 
-def load_test_items(task: Task, args: HostArgs, template: Any, tokenizer_module: dict[str, Any], max_items: int | None) -> list[TestItem]:
+def load_test_items(
+    task: Task, args: HostArgs, template: Any, tokenizer_module: dict[str, Any], max_items: int | None
+) -> list[TestItem]:
     """Load and tokenise the test sets of a task.
 
     Args:
@@ -124,7 +132,9 @@ def load_test_items(task: Task, args: HostArgs, template: Any, tokenizer_module:
     for name in task.test:
         items.extend(_load_one(name, task, args, data_args, template, tokenizer_module, len(items), problems))
     if not items and not problems:
-        problems.append(Problem(f"task '{task.name}'", "its test set holds no usable item.", "Check the file and the `columns`."))
+        problems.append(
+            Problem(f"task '{task.name}'", "its test set holds no usable item.", "Check the file and the `columns`.")
+        )
     problems.extend(_duplicates(task, items))
     problems.extend(_too_long(task, items, args.data.cutoff_len))
     if problems:
@@ -133,7 +143,14 @@ def load_test_items(task: Task, args: HostArgs, template: Any, tokenizer_module:
 
 
 def _load_one(
-    name: str, task: Task, args: HostArgs, data_args: Any, template: Any, module: dict[str, Any], first: int, problems: list[Problem]
+    name: str,
+    task: Task,
+    args: HostArgs,
+    data_args: Any,
+    template: Any,
+    module: dict[str, Any],
+    first: int,
+    problems: list[Problem],
 ) -> list[TestItem]:
     from llamafactory.data.converter import align_dataset
     from llamafactory.data.processor import UnsupervisedDatasetProcessor
@@ -152,7 +169,11 @@ def _load_one(
     keep = [column for column in ("id", "question_id", task.options_column) if column and column in raw.column_names]
     if task.options_column and task.options_column not in raw.column_names:
         fix = f"Columns: {', '.join(raw.column_names)}."
-        problems.append(Problem(f"task '{task.name}'.options_column", f"data set '{name}' has no column {task.options_column!r}.", fix))
+        problems.append(
+            Problem(
+                f"task '{task.name}'.options_column", f"data set '{name}' has no column {task.options_column!r}.", fix
+            )
+        )
     records = raw.select_columns(keep) if keep else None
     items: list[TestItem] = []
     dropped = []
@@ -161,13 +182,17 @@ def _load_one(
         try:
             encoded = processor.preprocess_dataset(batch)
         except (ValueError, OSError) as error:
-            problems.append(Problem(f"data set '{name}', record {row}", f"cannot be used ({error}).", "Mend or remove the record."))
+            problems.append(
+                Problem(f"data set '{name}', record {row}", f"cannot be used ({error}).", "Mend or remove the record.")
+            )
             continue
         if not encoded or len(example["_response"]) != 1:
             dropped.append(row)
             continue
         record = records[row] if records is not None else {}
-        identity = next((record[c] for c in ("id", "question_id") if record.get(c) not in (None, "")), f"{task.name}/{first + row}")
+        identity = next(
+            (record[c] for c in ("id", "question_id") if record.get(c) not in (None, "")), f"{task.name}/{first + row}"
+        )
         options = record.get(task.options_column) if task.options_column else None
         items.append(
             TestItem(
@@ -181,7 +206,9 @@ def _load_one(
     if dropped:
         shown = ", ".join(map(str, dropped[:5]))
         what = f"{len(dropped)} records are not a question with one answer (first: {shown})."
-        problems.append(Problem(f"data set '{name}'", what, "Mend or remove them; tests are never shortened silently."))
+        problems.append(
+            Problem(f"data set '{name}'", what, "Mend or remove them; tests are never shortened silently.")
+        )
     return items
 
 
@@ -204,10 +231,14 @@ def _too_long(task: Task, items: Sequence[TestItem], cutoff_len: int) -> list[Pr
     if not over:
         return []
     what = f"{len(over)} of {len(lengths)} test prompts are longer than `cutoff_len: {cutoff_len}` (up to {max(over)} tokens, pictures included)."
-    return [Problem(f"task '{task.name}'", what, f"Set `cutoff_len` to at least {max(over)} plus the length of an answer.")]
+    return [
+        Problem(f"task '{task.name}'", what, f"Set `cutoff_len` to at least {max(over)} plus the length of an answer.")
+    ]
 
 
-def load_training_set(task_name: str, args: HostArgs, template: Any, tokenizer_module: dict[str, Any]) -> dict[str, Any]:
+def load_training_set(
+    task_name: str, args: HostArgs, template: Any, tokenizer_module: dict[str, Any]
+) -> dict[str, Any]:
     """The host's training set of one task, checked.
 
     Args:
@@ -226,15 +257,21 @@ def load_training_set(task_name: str, args: HostArgs, template: Any, tokenizer_m
 
     where = f"task '{task_name}'"
     try:
-        module: dict[str, Any] = get_dataset(template, args.model, args.data, args.training, stage="sft", **tokenizer_module)
+        module: dict[str, Any] = get_dataset(
+            template, args.model, args.data, args.training, stage="sft", **tokenizer_module
+        )
     except (ValueError, RuntimeError, OSError, KeyError, StopIteration, IndexError) as error:
         what = f"its training set {args.data.dataset} cannot be prepared ({type(error).__name__}: {error})."
-        raise DataError(Problem(where, what, "Check the file, its `columns` and the number of `<image>` per record.")) from error
+        raise DataError(
+            Problem(where, what, "Check the file, its `columns` and the number of `<image>` per record.")
+        ) from error
     dataset = module["train_dataset"]
     if args.data.streaming:
         return module
     if len(dataset) == 0:
-        raise DataError(Problem(where, f"its training set {args.data.dataset} holds no usable sample.", "Check the file."))
+        raise DataError(
+            Problem(where, f"its training set {args.data.dataset} holds no usable sample.", "Check the file.")
+        )
     problem = _cut_pictures(where, dataset, args, template, tokenizer_module)
     if problem is not None:
         raise DataError(problem)

@@ -64,7 +64,13 @@ def capability_problems(name: str, able: Capabilities, facts: RunFacts) -> list[
     found = []
     if facts.finetuning_type not in able.finetuning_types:
         allowed = " or ".join(able.finetuning_types)
-        found.append(Problem("finetuning_type", f"is {facts.finetuning_type!r}, which '{name}' cannot use.", f"Set `finetuning_type: {allowed}`."))
+        found.append(
+            Problem(
+                "finetuning_type",
+                f"is {facts.finetuning_type!r}, which '{name}' cannot use.",
+                f"Set `finetuning_type: {allowed}`.",
+            )
+        )
     if facts.quantisation is not None and facts.quantisation not in able.quantised:
         tested = ", ".join(able.quantised) or "none"
         what = f"'{name}' is not tested on a base quantised with {facts.quantisation}."
@@ -74,12 +80,20 @@ def capability_problems(name: str, able: Capabilities, facts: RunFacts) -> list[
         what = f"'{name}' is not tested with DeepSpeed ZeRO-{facts.zero_stage}."
         found.append(Problem("deepspeed", what, f"Tested stages: {tested}; or train without DeepSpeed."))
     if facts.fsdp:
-        found.append(Problem("fsdp", "is not tested with any method.", "Use DDP (torchrun), or DeepSpeed where the method allows it."))
+        found.append(
+            Problem(
+                "fsdp",
+                "is not tested with any method.",
+                "Use DDP (torchrun), or DeepSpeed where the method allows it.",
+            )
+        )
     if able.needs_modality:
         for i, task in enumerate(facts.stream.tasks):
             if not task.modality:
                 where = f"cl.stream.tasks[{i}].modality"
-                found.append(Problem(where, f"is missing, and '{name}' needs it.", "Give every task a modality label."))
+                found.append(
+                    Problem(where, f"is missing, and '{name}' needs it.", "Give every task a modality label.")
+                )
     if facts.finetuning_type == "lora" and facts.keys.get("freeze_multi_modal_projector") is False:
         if not facts.keys.get("additional_target"):
             what = "has no effect with LoRA: the host leaves the projector frozen and says nothing."

@@ -29,7 +29,9 @@ class ContinualTrainer(CustomSeq2SeqTrainer):
         **kwargs: As for the host's trainer.
     """
 
-    def __init__(self, *, penalties: Penalties | None = None, task: str = "", first_task: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self, *, penalties: Penalties | None = None, task: str = "", first_task: bool = True, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self._penalties = penalties
         self._task = task
@@ -70,7 +72,9 @@ class ContinualTrainer(CustomSeq2SeqTrainer):
         total = torch.stack([term for term in terms.values() if term.requires_grad]).sum()
         scaler = getattr(self.accelerator, "scaler", None)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
-        gradients = torch.autograd.grad(scaler.scale(total) if scaler is not None else total, parameters, allow_unused=True)
+        gradients = torch.autograd.grad(
+            scaler.scale(total) if scaler is not None else total, parameters, allow_unused=True
+        )
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
@@ -122,7 +126,9 @@ class ContinualTrainer(CustomSeq2SeqTrainer):
 
         saved = load_file(checkpoint / "adapter_model.safetensors")
         now = get_peft_model_state_dict(model)
-        wrong = [n for n in saved if n not in now or not torch.equal(saved[n], now[n].detach().cpu().to(saved[n].dtype))]
+        wrong = [
+            n for n in saved if n not in now or not torch.equal(saved[n], now[n].detach().cpu().to(saved[n].dtype))
+        ]
         if wrong or set(now) != set(saved):
             what = f"{len(wrong) or len(set(now) ^ set(saved))} tensors differ from {checkpoint.name} after it was loaded."
             raise TrainingError(Problem(f"task '{self._task}'", what, f"Delete {checkpoint} and run again."))

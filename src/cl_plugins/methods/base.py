@@ -142,7 +142,7 @@ class TaskContext:
     carry: Carry | None
 
 
-class Method(ABC):  # noqa: B024  (every question has a default answer)
+class Method(ABC):
     """Base class of all methods. Most override one or two answers.
 
     Attributes:

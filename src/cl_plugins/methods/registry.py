@@ -53,7 +53,9 @@ def _load(entry: EntryPoint) -> MethodEntry:
     except Exception as error:  # a third party's broken import must not take the others down
         return MethodEntry(entry.name, _distribution(entry), None, f"{type(error).__name__}: {error}")
     if not (isinstance(method, type) and issubclass(method, Method)):
-        return MethodEntry(entry.name, _distribution(entry), None, f"{entry.value} is not a subclass of cl_plugins.methods.Method")
+        return MethodEntry(
+            entry.name, _distribution(entry), None, f"{entry.value} is not a subclass of cl_plugins.methods.Method"
+        )
     if method.name != entry.name:
         return MethodEntry(entry.name, _distribution(entry), None, f"the class calls itself {method.name!r}")
     return MethodEntry(entry.name, _distribution(entry), method)

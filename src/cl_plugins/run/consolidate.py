@@ -49,7 +49,7 @@ def consolidate(state: RunState, step: Step) -> dict[str, Any]:
 
 def _tasks(state: RunState, task: str) -> tuple[str, ...]:
     earlier = state.carry.tasks if state.carry is not None else ()
-    return tuple(t for t in earlier if t != task) + (task,)
+    return (*(t for t in earlier if t != task), task)
 
 
 def _existing(target: Path) -> Carry | None:

@@ -81,7 +81,9 @@ def score_items(items: list[Item], scorer: str, max_items: int | None) -> TaskSc
     return dataclasses.replace(score, max_items=max_items)
 
 
-def build_matrix(root: Path, plan: list[Step], stream: str, method: str, tasks: list[str], scorers: dict[str, str]) -> ScoreMatrix:
+def build_matrix(
+    root: Path, plan: list[Step], stream: str, method: str, tasks: list[str], scorers: dict[str, str]
+) -> ScoreMatrix:
     """The score matrix out of the score files that are there.
 
     Args:

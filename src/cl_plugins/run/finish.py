@@ -112,9 +112,17 @@ def save_plain(model: Any, folder: Path, state: RunState, tensors: dict[str, Any
     from transformers import AutoConfig
 
     args = state.run_args.model
-    base = AutoConfig.from_pretrained(args.model_name_or_path, cache_dir=args.cache_dir, revision=args.model_revision, trust_remote_code=args.trust_remote_code)
+    base = AutoConfig.from_pretrained(
+        args.model_name_or_path,
+        cache_dir=args.cache_dir,
+        revision=args.model_revision,
+        trust_remote_code=args.trust_remote_code,
+    )
     changed = []
-    for own, original in ((model.config, base), (getattr(model.config, "text_config", None), getattr(base, "text_config", None))):
+    for own, original in (
+        (model.config, base),
+        (getattr(model.config, "text_config", None), getattr(base, "text_config", None)),
+    ):
         if own is not None and hasattr(own, "use_cache") and original is not None:
             changed.append((own, own.use_cache))
             own.use_cache = getattr(original, "use_cache", True)

@@ -32,7 +32,9 @@ class StopRequest:
             self._previous = None
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Put the earlier handler back."""
         if self._previous is not None:
             signal.signal(signal.SIGTERM, self._previous)

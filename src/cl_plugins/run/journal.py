@@ -53,7 +53,9 @@ class Journal:
                 self.entries[data["step"]] = Entry(**data)
             except (ValueError, KeyError, TypeError) as error:
                 fix = "Restore the file from a copy, or start again with `cl.restart: true`."
-                raise RunStateError(Problem(f"{self._path}:{number}", f"is not a journal line ({error}).", fix)) from error
+                raise RunStateError(
+                    Problem(f"{self._path}:{number}", f"is not a journal line ({error}).", fix)
+                ) from error
 
     def __contains__(self, step: str) -> bool:
         """Whether the step is finished."""
@@ -61,7 +63,7 @@ class Journal:
 
     def finish(self, step: str, seconds: float, artefacts: dict[str, dict[str, Any]], **details: Any) -> None:
         """Write that a step is finished. Its artefacts must be on disk already."""
-        time = datetime.now(UTC).isoformat(timespec="seconds")
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
         self.entries[step] = Entry(step, round(seconds, 3), artefacts, time, details)
         self.rewrite()
 

@@ -41,10 +41,16 @@ class RunLock:
             file.seek(0)
             holder = _note(file.read())
             file.close()
-            who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}, started {holder.get('started', '?')}"
+            who = (
+                f"process {holder.get('pid', '?')} on {holder.get('host', '?')}, started {holder.get('started', '?')}"
+            )
             fix = "Wait for it, stop it, or choose another `output_dir`."
             raise RunStateError(Problem(str(self._root), f"is in use by {who}.", fix)) from error
-        note = {"host": socket.gethostname(), "pid": os.getpid(), "started": datetime.now(UTC).isoformat(timespec="seconds")}
+        note = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
         file.seek(0)
         file.truncate()
         file.write(json.dumps(note))
@@ -52,7 +58,9 @@ class RunLock:
         self._file = file
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Release the lock; the empty file stays, so that nobody locks a name that is being deleted."""
         if self._file is not None:
             self._file.close()

@@ -66,7 +66,11 @@ def make_plan(config: CLConfig, schedule: Schedule, earlier: tuple[str, ...] = (
         seen = [*seen, name] if name not in seen else seen
         wanted = tested if settings.scope == "all" else [name] if schedule == "independent" else seen
         if settings.scope != "none":
-            steps += [Step("evaluate", other, row_after(name)) for other in stream.task_names if other in wanted and other in tested]
+            steps += [
+                Step("evaluate", other, row_after(name))
+                for other in stream.task_names
+                if other in wanted and other in tested
+            ]
     return [*steps, Step("finish")]
 
 

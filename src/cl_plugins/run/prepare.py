@@ -52,14 +52,18 @@ def split(raw: Mapping[str, Any]) -> tuple[dict[str, Any], CLConfig]:
 def _schedule_problems(config: CLConfig, schedule: str) -> list[Problem]:
     found = []
     if schedule == "joint" and config.block.only:
-        found.append(Problem("cl.only", f"does not go with '{config.method}', which trains all tasks at once.", "Leave it out."))
+        found.append(
+            Problem("cl.only", f"does not go with '{config.method}', which trains all tasks at once.", "Leave it out.")
+        )
     if schedule == "joint" and config.block.task_overrides:
         what = f"does not go with '{config.method}', which trains all tasks at once."
         found.append(Problem("cl.task_overrides", what, "Set the keys at the top level."))
     if config.block.only and schedule == "sequential" and not config.block.carry_from:
         first = config.stream.task_names[0]
         if config.block.only != first:
-            fix = f"Give `carry_from`, the directory of the run that trained the tasks before, or begin with '{first}'."
+            fix = (
+                f"Give `carry_from`, the directory of the run that trained the tasks before, or begin with '{first}'."
+            )
             found.append(Problem("cl.only", f"task {config.block.only!r} is not the first of the stream.", fix))
     return found
 
@@ -121,17 +125,27 @@ def earlier_carry(config: CLConfig, base: dict[str, Any]) -> Carry | None:
     where = f"cl.carry_from: {path}"
     problems = []
     if carry.method != config.method:
-        problems.append(Problem(where, f"was made by '{carry.method}', not by '{config.method}'.", "Use the same method."))
+        problems.append(
+            Problem(where, f"was made by '{carry.method}', not by '{config.method}'.", "Use the same method.")
+        )
     if not same_base(carry.base, base):
         names = f"{carry.base.get('name')} there, {base.get('name')} here"
         problems.append(Problem(where, f"stands on another base ({names}).", "Use the very same base model."))
     if config.block.only in carry.tasks:
-        problems.append(Problem(where, f"already contains task {config.block.only!r}.", "Train a task that it does not contain."))
+        problems.append(
+            Problem(where, f"already contains task {config.block.only!r}.", "Train a task that it does not contain.")
+        )
     if problems:
         raise RunStateError(problems)
     total = sum(r["bytes"] for r in carry.files.values())
     listing = ", ".join(f"{name} ({r['bytes'] / 1e6:.1f} MB)" for name, r in carry.files.items())
-    logger.info("carry of %s (method %s, %.1f MB, hashes and base verified): %s", " → ".join(carry.tasks), carry.method, total / 1e6, listing)
+    logger.info(
+        "carry of %s (method %s, %.1f MB, hashes and base verified): %s",
+        " → ".join(carry.tasks),
+        carry.method,
+        total / 1e6,
+        listing,
+    )
     return carry
 
 
@@ -143,6 +157,14 @@ def check_room(root: Path) -> None:
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
-        raise RunStateError(Problem(f"output_dir: {root}", f"cannot be written to ({error.strerror}).", "Choose another one.")) from error
+        raise RunStateError(
+            Problem(f"output_dir: {root}", f"cannot be written to ({error.strerror}).", "Choose another one.")
+        ) from error
     if shutil.disk_usage(root).free < 64 * 1024**2:
-        raise RunStateError(Problem(f"output_dir: {root}", "less than 64 MB are free on its disk.", "Free some space; finished steps are kept."))
+        raise RunStateError(
+            Problem(
+                f"output_dir: {root}",
+                "less than 64 MB are free on its disk.",
+                "Free some space; finished steps are kept.",
+            )
+        )

@@ -66,7 +66,14 @@ class Progress:
             self._bar.set_description(f"[{number}/{of}] {label}", refresh=False)
             self._bar.set_postfix_str(f"ETA {self.eta()}")
         elif self._visible:
-            logger.info("step %d/%d: %s · %s elapsed · ETA %s", number, of, label, clock(time.monotonic() - self._started), self.eta())
+            logger.info(
+                "step %d/%d: %s · %s elapsed · ETA %s",
+                number,
+                of,
+                label,
+                clock(time.monotonic() - self._started),
+                self.eta(),
+            )
 
     def advance(self, units: int = 1) -> None:
         """Some units of the current step are done."""

@@ -19,7 +19,18 @@ from .files import sha256
 
 
 FORMAT = 1
-PACKAGES = ("cl-plugins", "llamafactory", "torch", "transformers", "peft", "trl", "datasets", "accelerate", "deepspeed", "bitsandbytes")
+PACKAGES = (
+    "cl-plugins",
+    "llamafactory",
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "datasets",
+    "accelerate",
+    "deepspeed",
+    "bitsandbytes",
+)
 
 # keys of the cl block that say how a run is carried out, and not what it computes
 HOW = ("stop_after", "restart", "keep")
@@ -65,10 +76,16 @@ def peak_memory() -> int:
 
 def media_digest(files: list[Path]) -> dict[str, Any]:
     """Hashes of the data set files, by name."""
-    return {path.name if path.name == "dataset_info.json" else str(path): sha256(path) for path in files if path.name != "dataset_info.json"}
+    return {
+        path.name if path.name == "dataset_info.json" else str(path): sha256(path)
+        for path in files
+        if path.name != "dataset_info.json"
+    }
 
 
-def identity(host_keys: Mapping[str, Any], config: CLConfig, base: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+def identity(
+    host_keys: Mapping[str, Any], config: CLConfig, base: dict[str, Any], data: dict[str, Any]
+) -> dict[str, Any]:
     """What makes a run this run: the resolved recipe, the stream, the base and the data."""
     block = {k: v for k, v in asdict(config.block).items() if k not in ("stream", "method", *HOW)}
     return {

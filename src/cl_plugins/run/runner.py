@@ -78,6 +78,7 @@ class Runner:
                     return
         finally:
             state.progress.close()
+            state.tracker.close()
         ranks.on_main(lambda: self._show(plan))
 
     def _open(self) -> None:
@@ -136,7 +137,11 @@ class Runner:
         step = Step("consolidate", task)
         from .files import artefact
 
-        ranks.on_main(lambda: self._state.journal.finish(step.key, 0.0, artefact(self._root, carry.path / "carry.json"), recovered=True))
+        ranks.on_main(
+            lambda: self._state.journal.finish(
+                step.key, 0.0, artefact(self._root, carry.path / "carry.json"), recovered=True
+            )
+        )
         self._state.journal = Journal(self._root)
         return carry
 
@@ -161,7 +166,9 @@ class Runner:
                 count = len(self._state.tests(self._config.stream.task(step.task)))
                 units[step.key] = ("evaluate", max(1, count // ranks.world_size()))
             elif step.kind == "train":
-                overrides = self._config.overrides_for(step.task) if step.task in self._config.stream.task_names else {}
+                overrides = (
+                    self._config.overrides_for(step.task) if step.task in self._config.stream.task_names else {}
+                )
                 units[step.key] = ("train", int(overrides.get("max_steps") or steps))
             else:
                 units[step.key] = (step.kind, 1)
@@ -187,6 +194,9 @@ class Runner:
         else:
             artefacts, details = finish(state)
         seconds = time.monotonic() - started
+        if state.restore_seconds is not None:
+            details["restore_seconds"] = round(state.restore_seconds, 3)
+            state.restore_seconds = None
         ranks.on_main(lambda: state.journal.finish(step.key, seconds, artefacts, **details))
         ranks.barrier()
         state.progress.end()
@@ -203,6 +213,7 @@ class Runner:
         if step.kind == "evaluate":
             logger.info("%s: %.2f (n=%d, %s)", step.key, details["score"], details["n"], clock(seconds))
             self._write_matrix(plan)
+            self._state.tracker.score(str(step.row), task, details["score"])
         elif step.kind == "train":
             logger.info("%s: %d optimizer steps in %s", step.key, details["optimizer_steps"], clock(seconds))
             remove_checkpoints(self._state, task)
@@ -242,7 +253,8 @@ class Runner:
         value["seconds"] = round(sum(entry.seconds for entry in entries.values()), 1)
         value["peak_memory_bytes"] = max(record.peak_memory(), int(value.get("peak_memory_bytes") or 0))
         value["sizes"] = {
-            name: sum(p.stat().st_size for p in (self._root / name).rglob("*") if p.is_file()) for name in ("carry", "final", "tasks")
+            name: sum(p.stat().st_size for p in (self._root / name).rglob("*") if p.is_file())
+            for name in ("carry", "final", "tasks")
         }
         if "finish" in entries:
             value["merge_error"] = entries["finish"].details.get("merge_error")

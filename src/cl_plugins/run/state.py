@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ..host.session import Session
     from ..host.task_args import HostArgs
     from ..methods import Method
+    from .trackers import StreamTracker
 
 
 _NOTHING = object()
@@ -58,6 +60,8 @@ class RunState:
         self._model: Any = None
         self._model_of: object = _NOTHING
         self._tests: dict[str, list[TestItem]] = {}
+        self._report_to: Any = None
+        self.restore_seconds: float | None = None
 
     @property
     def schedule(self) -> str:
@@ -97,10 +101,16 @@ class RunState:
         else:
             datasets, overrides = list(stream.task(task).train), self.config.overrides_for(task)
         keys = task_keys(
-            self.host_keys, datasets=datasets, output_dir=self.directory(task), seed=self.seed(task), overrides=overrides
+            self.host_keys,
+            datasets=datasets,
+            output_dir=self.directory(task),
+            seed=self.seed(task),
+            overrides=overrides,
         )
         args = parse(keys)
         quieten_host()
+        self._report_to = args.training.report_to or self._report_to
+        args.training.report_to = []  # one tracker for the stream instead of one per task
         return args
 
     @cached_property
@@ -108,6 +118,19 @@ class RunState:
         """The host's arguments for what does not belong to a single task."""
         first = self.config.block.only or next((t.name for t in self.config.stream.tasks if t.train), None)
         return self.task_args(JOINT if self.schedule == "joint" or first is None else first)
+
+    @cached_property
+    def tracker(self) -> StreamTracker:
+        """The trackers of the stream."""
+        from .trackers import StreamTracker
+
+        report_to = self._report_to if self._report_to is not None else self.run_args.training.report_to
+        return StreamTracker(list(report_to), self.run_args.training, self.root)
+
+    def steps_before(self, task: str) -> int:
+        """Optimizer steps of the finished tasks before one."""
+        entries = self.journal.entries.values()
+        return sum(int(e.details.get("optimizer_steps", 0)) for e in entries if e.step != f"train:{task}")
 
     @cached_property
     def session(self) -> Session:
@@ -131,8 +154,11 @@ class RunState:
         """The model that answers with a carry; rebuilt only if another one is in memory."""
         key = carry.tasks if carry is not None else None
         if self._model_of != key or self._model_of is _NOTHING:
-            self._model = self.method.restore(self.session.base, carry)
+            base = self.session.base
+            started = time.monotonic()
+            self._model = self.method.restore(base, carry)
             self._model_of = key
+            self.restore_seconds = time.monotonic() - started
         return self._model
 
     def forget_model(self) -> None:

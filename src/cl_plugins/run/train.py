@@ -66,7 +66,9 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
 
     bridge = _bridge(state)
     penalties = (lambda: state.method.penalties(context, model)) if _has_penalties(state) else None
-    trainer = session.trainer(args, model, module, [*state.callbacks, bridge], penalties, task, context.index == 1)
+    state.tracker.begin(task, state.steps_before(task))
+    watchers = [*state.callbacks, bridge, state.tracker]
+    trainer = session.trainer(args, model, module, watchers, penalties, task, context.index == 1)
     checkpoint = _checkpoint(folder, args.training.world_size)
     samples = len(module["train_dataset"]) if hasattr(module["train_dataset"], "__len__") else 0
     begin(planned_steps(args, samples))
@@ -113,18 +115,18 @@ def _has_penalties(state: RunState) -> bool:
     return type(state.method).penalties is not Method.penalties
 
 
-def _bridge(state: RunState) -> Any:
+def _bridge(run: RunState) -> Any:
     """A trainer callback that moves the display and stops the training when asked."""
     from transformers import TrainerCallback
 
     class Bridge(TrainerCallback):  # type: ignore[misc]
         stopped = False
 
-        def on_step_end(self, args: Any, trainer_state: Any, control: Any, **kwargs: Any) -> None:
-            state.progress.advance()
-            asked = state.stop.asked
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            run.progress.advance()
+            asked = run.stop.asked
             if ranks.world_size() > 1:
-                asked = trainer_state.global_step % 8 == 0 and ranks.any_true(asked)
+                asked = state.global_step % 8 == 0 and ranks.any_true(asked)
             if asked:
                 self.stopped = control.should_training_stop = control.should_save = True
 
@@ -160,7 +162,9 @@ def _check_trainable(task: str, model: Any, args: HostArgs) -> None:
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     if not names:
         what = "nothing is trainable: every tensor is frozen."
-        raise TrainingError(Problem(f"task '{task}'", what, "Check `finetuning_type`, `lora_target` and the freeze_* keys."))
+        raise TrainingError(
+            Problem(f"task '{task}'", what, "Check `finetuning_type`, `lora_target` and the freeze_* keys.")
+        )
     for module in _wanted_modules(args):
         if not any(f".{module}." in f".{name}" for name in names):
             what = f"'{module}' was asked to train (`additional_target`), but none of its tensors is trainable."
@@ -190,7 +194,9 @@ def _marks(model: Any) -> dict[str, tuple[float, float]]:
 def _check_trained(task: str, steps: int, before: dict[str, Any], after: dict[str, Any], args: HostArgs) -> None:
     where = f"task '{task}'"
     if steps == 0:
-        raise TrainingError(Problem(where, "not one optimizer step was made.", "Check `max_steps`, `num_train_epochs` and the data."))
+        raise TrainingError(
+            Problem(where, "not one optimizer step was made.", "Check `max_steps`, `num_train_epochs` and the data.")
+        )
     changed = {name for name in after if before.get(name) != after[name]}
     if not changed:
         what = f"{steps} optimizer steps changed no weight."
@@ -199,7 +205,9 @@ def _check_trained(task: str, steps: int, before: dict[str, Any], after: dict[st
         own = [name for name in after if f".{module}." in f".{name}"]
         if own and not changed.intersection(own):
             what = f"'{module}' was asked to train, but {steps} optimizer steps left it as it was."
-            raise TrainingError(Problem(where, what, "Check that pictures reach it: `<image>` in the data, and the template."))
+            raise TrainingError(
+                Problem(where, what, "Check that pictures reach it: `<image>` in the data, and the template.")
+            )
 
 
 def _check_disk(state: RunState, model: Any) -> None:
@@ -209,7 +217,9 @@ def _check_disk(state: RunState, model: Any) -> None:
     free = shutil.disk_usage(state.root).free
     if free < need:
         what = f"has {free / 1e9:.1f} GB free; this task needs about {need / 1e9:.1f} GB."
-        raise RunStateError(Problem(str(state.root), what, "Free some space, or choose another `output_dir`; finished steps are kept."))
+        raise RunStateError(
+            Problem(str(state.root), what, "Free some space, or choose another `output_dir`; finished steps are kept.")
+        )
 
 
 @contextmanager

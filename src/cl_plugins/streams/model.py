@@ -22,11 +22,17 @@ class Task:
 
     name: str = option(help="Short name; used in file names and tables.")
     train: tuple[str, ...] = option((), help="Training sets: names in `dataset_info.json`, one or a list.")
-    test: tuple[str, ...] = option((), help="Test sets: names in `dataset_info.json`; without one the column stays empty.")
+    test: tuple[str, ...] = option(
+        (), help="Test sets: names in `dataset_info.json`; without one the column stays empty."
+    )
     scorer: str = option("exact_match", help="How answers are scored; `cl-plugins list` shows the scorers.")
     modality: str | None = option(None, help="Modality label, for methods that need one.")
-    max_new_tokens: int | None = option(None, help="Longest answer in tokens; default: `cl.eval.max_new_tokens`.", minimum=1)
-    options_column: str | None = option(None, help="Column of the raw record that lists the options (multiple choice).")
+    max_new_tokens: int | None = option(
+        None, help="Longest answer in tokens; default: `cl.eval.max_new_tokens`.", minimum=1
+    )
+    options_column: str | None = option(
+        None, help="Column of the raw record that lists the options (multiple choice)."
+    )
     overrides: dict[str, Any] = option(factory=dict, help="Per-task LLaMA-Factory keys; `cl.task_overrides` wins.")
     title: str | None = option(None, help="Long name.")
     source: str | None = option(None, help="Where the data come from.")
@@ -81,8 +87,12 @@ class Stream:
                 found.append(Problem(f"{here}.name", f"is {task.name!r}.", fix))
             key = task.name.casefold()
             if key in seen:
-                found.append(Problem(f"{here}.name", f"{task.name!r} is also the name of task {seen[key] + 1}.", "Rename one."))
+                found.append(
+                    Problem(f"{here}.name", f"{task.name!r} is also the name of task {seen[key] + 1}.", "Rename one.")
+                )
             seen.setdefault(key, i)
             if not task.train and not task.test:
-                found.append(Problem(here, f"task '{task.name}' has neither train nor test data.", "Name at least one."))
+                found.append(
+                    Problem(here, f"task '{task.name}' has neither train nor test data.", "Name at least one.")
+                )
         return found

@@ -28,7 +28,8 @@ class IncLoRAConfig:
     """Options of ``inclora``."""
 
     consolidate: Literal["auto", "merge", "stack"] = option(
-        "auto", help="Merge past updates into the weights, keep them as a frozen stack, or decide by the base's precision."
+        "auto",
+        help="Merge past updates into the weights, keep them as a frozen stack, or decide by the base's precision.",
     )
 
 
@@ -54,7 +55,9 @@ class IncLoRA(Method):
             if facts.quantisation is not None:
                 found.append(Problem(where, "cannot merge into a quantised base.", "Use `consolidate: stack`."))
             if facts.zero_stage == 3:
-                found.append(Problem(where, "cannot merge into tensors that ZeRO-3 has split.", "Use `consolidate: stack`."))
+                found.append(
+                    Problem(where, "cannot merge into tensors that ZeRO-3 has split.", "Use `consolidate: stack`.")
+                )
         return found
 
     def consolidate(self, previous: Carry | None, update: TaskUpdate, writer: CarryWriter) -> None:

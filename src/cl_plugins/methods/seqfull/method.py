@@ -39,7 +39,13 @@ class SeqFull(Method):
     def problems(self, facts: RunFacts) -> list[Problem]:
         """A half-precision optimizer would round the small updates of a low learning rate away."""
         if facts.keys.get("pure_bf16"):
-            return [Problem("pure_bf16", "rounds small updates away.", "Use `bf16: true`; trained weights are then kept in fp32.")]
+            return [
+                Problem(
+                    "pure_bf16",
+                    "rounds small updates away.",
+                    "Use `bf16: true`; trained weights are then kept in fp32.",
+                )
+            ]
         return []
 
     def begin_task(self, context: TaskContext, model: Module) -> Module:

@@ -1,0 +1,175 @@
+"""Imports LLaMA-Factory once and forks a process for every run, so that a run that is killed costs no six seconds of imports.
+
+A server process of its own (``python fork_server.py``) speaks JSON lines; `ForkServer` is the side of the tests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass
+class Ended:
+    """How a run ended.
+
+    Attributes:
+        code: Exit code; minus the signal's number if one ended it.
+        output: What it printed.
+        points: The labels of the points that it passed, in order.
+        optimizer: ``(task, global step)`` of every training step.
+        steps: Keys of the steps it began.
+    """
+
+    code: int
+    output: str
+    points: list[str]
+    optimizer: list[tuple[str, int]]
+    steps: list[str]
+
+
+class ForkServer:
+    """Starts runs in processes of their own.
+
+    Args:
+        folder: For logs and caches.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._count = 0
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(folder / "datasets"), "CUDA_VISIBLE_DEVICES": ""}
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+            env.pop(name, None)
+        self._errors = (folder / "server.log").open("w")
+        self._process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=env
+        )
+        if self._answer() != "ready":
+            raise RuntimeError((folder / "server.log").read_text())
+
+    def _answer(self):
+        line = self._process.stdout.readline()
+        return json.loads(line) if line else None
+
+    def _ask(self, **request):
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def start(self, keys: dict, at: int = 0, action: str = "kill") -> tuple[int, Path]:
+        """Begin a run; its process id, and its log of points."""
+        self._count += 1
+        log = self._folder / f"{self._count:04d}.points"
+        log.touch()
+        pid = self._ask(do="start", keys=keys, at=at, action=action, log=str(log), output=str(log.with_suffix(".out")))
+        return pid, log
+
+    def wait(self, started: tuple[int, Path]) -> Ended:
+        """Wait for the end of a run."""
+        pid, log = started
+        code = self._ask(do="wait", pid=pid)
+        ended = Ended(code, log.with_suffix(".out").read_text(errors="replace"), [], [], [])
+        for line in log.read_text().splitlines():
+            kind, *rest = line.split()
+            if kind == "point":
+                ended.points.append(" ".join(rest[1:]))
+            elif kind == "optimizer":
+                ended.optimizer.append((rest[0], int(rest[1])))
+            else:
+                ended.steps.append(rest[0])
+        return ended
+
+    def run(self, keys: dict, at: int = 0, action: str = "kill") -> Ended:
+        """A run from beginning to end."""
+        return self.wait(self.start(keys, at, action))
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+        self._errors.close()
+
+
+def _child(request: dict) -> None:
+    """The forked process: run the recipe, end with the exit code that a fresh interpreter would have."""
+    import traceback
+
+    handle = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.setsid()
+    from sabotage import Saboteur, install
+
+    code = 0
+    try:
+        install(Saboteur(Path(request["keys"]["output_dir"]), Path(request["log"]), request["at"], request["action"]))
+        from llamafactory.train.tuner import run_exp
+
+        run_exp(request["keys"])
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _wait(pid: int, seconds: float = 180.0) -> int:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return -1000
+
+
+def _serve() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    import torch
+
+    torch.set_num_threads(1)
+    import llamafactory.train.tuner  # noqa: F401
+    import transformers.models.clip.modeling_clip
+    import transformers.models.llama.modeling_llama
+    import transformers.models.llava.modeling_llava  # noqa: F401
+    from llamafactory.train.callbacks import LogCallback  # noqa: F401
+
+    import cl_plugins.host.trainer
+    import cl_plugins.run.entry
+    import cl_plugins.run.runner  # noqa: F401
+
+    def answer(value: object) -> None:
+        answers.write(json.dumps(value) + "\n")
+        answers.flush()
+
+    answer("ready")
+    alive = set()
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request["do"] == "start":
+            pid = os.fork()
+            if pid == 0:
+                _child(request)
+            alive.add(pid)
+            answer(pid)
+        else:
+            answer(_wait(request["pid"]))
+            alive.discard(request["pid"])
+    for pid in alive:
+        os.kill(pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recipe_files import ROOT, continual, host_keys
+
+
+@pytest.fixture(autouse=True)
+def _from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)  # paths in recipes are relative to it
+
+
+@pytest.fixture
+def parse_task(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """``parse_task(recipe, task, more keys) -> HostArgs``: one task through the host's own `get_train_args`, on the CPU.
+
+    DeepSpeed is left out here, because the host wants it under torchrun only; `test_deepspeed_recipes` puts it back.
+    """
+    from cl_plugins.host.task_args import parse, task_keys
+
+    before = dict(os.environ)
+
+    def parse_one(path: Path, task: str, more: Mapping[str, Any] | None = None) -> Any:
+        config = continual(path)
+        keys = {**host_keys(path), "use_cpu": True, **(more or {})}
+        keys.pop("deepspeed", None)
+        overrides = config.overrides_for(task)
+        return parse(
+            task_keys(keys, datasets=config.stream.task(task).train, output_dir=tmp_path, seed=1, overrides=overrides)
+        )
+
+    yield parse_one
+    os.environ.clear()  # the host and Accelerate keep the precision in the environment
+    os.environ.update(before)

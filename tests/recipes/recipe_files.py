@@ -1,0 +1,46 @@
+"""The recipes of the repository, and what several tests do with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cl_plugins.recipe import CLConfig, parse_cl
+
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("examples", "benchmarks")
+PAPER = ("medical_cl", "mllm_cl")
+
+
+def yaml_files() -> list[Path]:
+    """Every YAML file under `FOLDERS`, relative to the root."""
+    found = [p for folder in FOLDERS for suffix in ("yaml", "yml") for p in (ROOT / folder).rglob(f"*.{suffix}")]
+    return sorted(p.relative_to(ROOT) for p in found)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The YAML as LLaMA-Factory's own reader gives it."""
+    return yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
+
+
+def recipes() -> list[Path]:
+    """The YAML files that are recipes: they name a model."""
+    return [path for path in yaml_files() if "model_name_or_path" in read(path)]
+
+
+def paper_recipes() -> list[Path]:
+    """The recipes for ``llava-1.5-7b``."""
+    return [path for path in recipes() if path.parts[:2] == ("examples", "yaml") and path.parts[2] in PAPER]
+
+
+def host_keys(path: Path) -> dict[str, Any]:
+    """The recipe without its ``cl:`` block."""
+    return {key: value for key, value in read(path).items() if key != "cl"}
+
+
+def continual(path: Path) -> CLConfig:
+    """The recipe's checked ``cl:`` block."""
+    return parse_cl(read(path)["cl"])
