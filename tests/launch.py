@@ -33,7 +33,7 @@ def environment(processes: int = 1, **more: str) -> dict[str, str]:
 
 def command(keys: dict[str, Any], folder: Path) -> list[str]:
     """Write the recipe into ``folder`` and say how to start it."""
-    recipe = folder / "recipe.json"
+    recipe = folder / "recipe.yaml"  # JSON is YAML; a name ending in .json fails in the host (0.9.5)
     recipe.write_text(json.dumps(keys))
     return ["llamafactory-cli", "train", str(recipe)]
 

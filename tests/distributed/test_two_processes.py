@@ -10,8 +10,6 @@ from launch import launch
 
 
 TASKS = ("one", "two")
-DIVIDED = 0, 1
-DIGITS = {"inclora": "update.safetensors", "seqfull": "update.safetensors"}
 
 
 def keys(llava, data, out, method, per_device, **more):

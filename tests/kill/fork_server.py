@@ -63,12 +63,13 @@ class ForkServer:
         self._process.stdin.flush()
         return self._answer()
 
-    def start(self, keys: dict, at: int = 0, action: str = "kill") -> tuple[int, Path]:
+    def start(self, keys: dict, at: int | str = 0, action: str = "kill", seen: Path | None = None) -> tuple[int, Path]:
         """Begin a run; its process id, and its log of points."""
         self._count += 1
         log = self._folder / f"{self._count:04d}.points"
         log.touch()
-        pid = self._ask(do="start", keys=keys, at=at, action=action, log=str(log), output=str(log.with_suffix(".out")))
+        output = str(log.with_suffix(".out"))
+        pid = self._ask(do="start", keys=keys, at=at, action=action, seen=str(seen or ""), log=str(log), output=output)
         return pid, log
 
     def wait(self, started: tuple[int, Path]) -> Ended:
@@ -86,9 +87,13 @@ class ForkServer:
                 ended.steps.append(rest[0])
         return ended
 
-    def run(self, keys: dict, at: int = 0, action: str = "kill") -> Ended:
-        """A run from beginning to end."""
-        return self.wait(self.start(keys, at, action))
+    def run(self, keys: dict, at: int | str = 0, action: str = "kill", seen: Path | None = None) -> Ended:
+        """A run, until it ends or is ended."""
+        return self.wait(self.start(keys, at, action, seen))
+
+    def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
+        """Send a signal to a run; nothing happens if it has ended (it stays a zombie until `wait`)."""
+        os.kill(pid, number)
 
     def close(self) -> None:
         self._process.stdin.close()
@@ -108,7 +113,8 @@ def _child(request: dict) -> None:
 
     code = 0
     try:
-        install(Saboteur(Path(request["keys"]["output_dir"]), Path(request["log"]), request["at"], request["action"]))
+        root, log, seen = (Path(name) for name in (request["keys"]["output_dir"], request["log"], request["seen"]))
+        install(Saboteur(root, log, request["at"], request["action"], seen))
         from llamafactory.train.tuner import run_exp
 
         run_exp(request["keys"])
@@ -140,7 +146,8 @@ def _serve() -> None:
     import torch
 
     torch.set_num_threads(1)
-    import llamafactory.train.tuner  # noqa: F401
+    import llamafactory.train.tuner
+    import matplotlib.pyplot  # noqa: F401
     import transformers.models.clip.modeling_clip
     import transformers.models.llama.modeling_llama
     import transformers.models.llava.modeling_llava  # noqa: F401

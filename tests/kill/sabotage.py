@@ -22,12 +22,14 @@ class Saboteur:
     Args:
         root: The run's directory.
         log: Where the points are written to.
-        at: Number of the point at which something happens, from 1; 0 for never.
+        at: Number of the point at which something happens, from 1; 0 for never; or its label. With "new" it happens at the
+            first point that no process before has passed (see `seen`).
+        seen: For "new": the file that remembers them. A point counts as another one when more steps are finished.
         action: "kill" (SIGKILL), "term" (SIGTERM), "full" (the write fails as on a full disk) or "fill" (fills the disk).
     """
 
-    def __init__(self, root: Path, log: Path, at: int = 0, action: str = "kill") -> None:
-        self.root, self.at, self.action = Path(root), at, action
+    def __init__(self, root: Path, log: Path, at: int | str = 0, action: str = "kill", seen: Path | None = None) -> None:
+        self.root, self.at, self.action, self.seen = Path(root), at, action, seen
         self.count = 0
         self.saving: Path | None = None
         self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -38,8 +40,9 @@ class Saboteur:
     def point(self, label: str) -> None:
         self.count += 1
         self.note(f"point {self.count} {label}")
-        if self.count != self.at:
+        if not self._chosen(label):
             return
+        self.at = 0
         if self.action == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.action == "term":
@@ -48,6 +51,18 @@ class Saboteur:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         elif self.action == "fill":
             fill(self.root / ".ballast")
+
+    def _chosen(self, label: str) -> bool:
+        if self.at != "new":
+            return self.at in (self.count, label)
+        journal = self.root / "journal.jsonl"
+        finished = len(journal.read_text().splitlines()) if journal.is_file() else 0
+        key = f"{label} after {finished} steps"
+        if key in (self.seen.read_text().splitlines() if self.seen.is_file() else []):
+            return False
+        with self.seen.open("a") as file:
+            file.write(key + "\n")
+        return True
 
     def name(self, path: str | os.PathLike[str]) -> str:
         path = Path(path)
@@ -168,7 +183,9 @@ def _wrap_steps(saboteur: Saboteur) -> None:
         function = getattr(runner, kind)
 
         def wrapper(state, *args, _function=function, _kind=kind, **kwargs):
-            saboteur.note(f"step {args[0].key if args else _kind}")
+            key = args[0].key if args else _kind
+            saboteur.note(f"step {key}")
+            saboteur.point(f"begin {key}")
             return _function(state, *args, **kwargs)
 
         setattr(runner, kind, wrapper)

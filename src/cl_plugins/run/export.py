@@ -1,0 +1,146 @@
+"""A run's model in the form that ``final/`` does not have: merged at a dtype, or one PEFT adapter on the base."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..adapters.concatenate import write_peft_adapter
+from ..adapters.merge import MergeError, merged_weight, modules, replaced
+from ..errors import ExportError, Problem
+from .files import write_json, write_with
+from .finish import load_updates, manifest, merge_into_base, save_plain, save_tokenizer
+from .state import RunState
+
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..adapters.carry import Carry
+    from ..host.base import LoadedBase
+
+
+DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+QUANTISATION_KEYS = ("quantization_bit", "quantization_method", "quantization_type", "double_quantization", "quantization_device_map")
+
+
+def check_empty(out: Path) -> None:
+    """An export replaces nothing.
+
+    Raises:
+        ExportError: If ``out`` holds files.
+    """
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise ExportError(Problem(str(out), "exists and is not empty.", "Choose a new directory for `--out`."))
+
+
+def export_adapter(state: RunState, carry: Carry, out: Path) -> dict[str, int]:
+    """Write the sum of a carry's updates as one plain PEFT adapter, rank-concatenated and exact.
+
+    Args:
+        state: From `reopen`.
+        carry: Which model.
+        out: A new directory.
+
+    Returns:
+        Module name -> rank.
+
+    Raises:
+        ExportError: If the method has no low-rank updates.
+    """
+    updates = load_updates(state.method, carry)
+    if not updates:
+        what = f"'{state.config.method}' trains whole weights; there is no low-rank update."
+        raise ExportError(Problem(str(out), what, "Use `--to merged`."))
+    names = sorted({name for item in state.method.updates(carry) for name in item.meta["modules_to_save"]})
+    found: dict[str, int] = {}
+
+    def produce(folder: Path) -> None:
+        found.update(write_peft_adapter(folder, updates, str(state.run_args.model.model_name_or_path), names))
+        save_tokenizer(state, folder)
+        write_json(folder / "MANIFEST.json", manifest(state, carry, "peft", None))
+
+    _write(out, produce)
+    return found
+
+
+def export_merged(state: RunState, carry: Carry, out: Path, dtype_name: str) -> MergeError:
+    """Write a plain model: every weight is the checkpoint's plus the updates, computed in fp32 and rounded once.
+
+    Args:
+        state: From `reopen`, with a base that is not quantised.
+        carry: Which model.
+        out: A new directory.
+        dtype_name: ``bf16``, ``fp16`` or ``fp32``.
+
+    Returns:
+        How far rounding took the weights from base + updates.
+
+    Raises:
+        ExportError: If the base is quantised, or a weight does not fit the dtype.
+    """
+    import torch
+
+    dtype = getattr(torch, DTYPES[dtype_name])
+    base = state.session.base
+    if base.quantised:
+        fix = "Use `--to adapter`, which leaves the base as it is."
+        raise ExportError(Problem(str(out), "the base's own weights are quantised; nothing can be added to them.", fix))
+    updates = load_updates(state.method, carry)
+    if updates:
+        _check_range(base, updates, dtype, out)
+        error = merge_into_base(base, updates, dtype)
+    else:
+        state.answering(carry)
+        error = _round_weights(base, dtype)
+    touched = {f"{name}.weight" for name in modules(updates)} | set(replaced(updates))
+    for name, parameter in list(base.model.named_parameters()):
+        if parameter.is_floating_point() and parameter.dtype != dtype and name not in touched:
+            base.replace(name, (base.original(name) if updates else parameter.detach()).to(dtype))
+    base.model.config.dtype = dtype
+    state.forget_model()
+
+    def produce(folder: Path) -> None:
+        save_plain(base.model, folder, state)
+        save_tokenizer(state, folder)
+        write_json(folder / "MANIFEST.json", manifest(state, carry, "merged" if updates else "full", error))
+
+    _write(out, produce)
+    return error
+
+
+def _check_range(base: LoadedBase, updates: list[Any], dtype: torch.dtype, out: Path) -> None:
+    """fp16 ends at 65504; a weight beyond it would become infinite without a word."""
+    import torch
+
+    if dtype != torch.float16:
+        return
+    largest = torch.finfo(dtype).max
+    for name in modules(updates):
+        if float(merged_weight(base.original(f"{name}.weight"), updates, name).abs().max()) > largest:
+            raise ExportError(Problem(str(out), f"'{name}' has a value too large for fp16.", "Use `--dtype bf16` or fp32."))
+
+
+def _round_weights(base: LoadedBase, dtype: torch.dtype) -> MergeError:
+    """What one rounding does to weights that were trained as a whole, against what training changed in them."""
+    error = change = weight = 0.0
+    for name, parameter in base.model.named_parameters():
+        if not parameter.is_floating_point():
+            continue
+        exact = parameter.detach().cpu().double()
+        before = base.original(name).double()
+        error += float((exact.to(dtype).double() - exact).square().sum())
+        change += float((exact - before).square().sum())
+        weight += float(before.square().sum())
+    name = str(dtype).removeprefix("torch.")
+    if change == 0.0:
+        return MergeError(0.0, 0.0, 0.0, name)
+    relative = math.sqrt(error / change)
+    return MergeError(relative, relative, math.sqrt(change / weight) if weight else math.inf, name)
+
+
+def _write(out: Path, produce: Any) -> None:
+    if out.is_dir():
+        out.rmdir()  # empty, see `check_empty`
+    write_with(out, produce)

@@ -1,0 +1,125 @@
+"""A fresh process for every few steps: the user's own launch command, started again and again."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ..errors import Problem, RecipeError, RunStateError
+from .interrupt import EXIT_RUN_AGAIN
+from .journal import Journal
+
+
+LAUNCH = "llamafactory-cli train"
+#: Starts in a row that may end with "run again" without finishing a step.
+PATIENCE = 5
+
+
+def launch_command(launcher: str = LAUNCH) -> list[str]:
+    """The words of a launch command, with the program found.
+
+    Args:
+        launcher: As one would type it.
+
+    Raises:
+        RecipeError: If there is no such program.
+    """
+    words = shlex.split(launcher)
+    if not words:
+        raise RecipeError(Problem("--launcher", "is empty.", f"The usual one is `{LAUNCH}`."))
+    beside = Path(sys.executable).parent / words[0]  # an environment that is not activated
+    program = shutil.which(words[0]) or (str(beside) if beside.is_file() else None)
+    if program is None:
+        fix = "Activate the environment that LLaMA-Factory is installed in."
+        raise RecipeError(Problem("--launcher", f"there is no program called {words[0]!r}.", fix))
+    return [program, *words[1:]]
+
+
+class _Child:
+    """The process at work; a SIGTERM for us is handed on to it."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self.stopped = False
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        self.stopped = True
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def run(self, command: Sequence[str]) -> int:
+        """Start the command and wait for it; its exit code."""
+        with subprocess.Popen(list(command)) as process:
+            self._process = process
+            try:
+                return process.wait()
+            finally:
+                self._process = None
+
+
+def run_isolated(
+    command: Sequence[str],
+    root: Path,
+    *,
+    steps: int = 1,
+    restart: bool = False,
+    start: Callable[[Sequence[str]], int] | None = None,
+    tell: Callable[[str], Any] = lambda message: None,
+) -> int:
+    """Start a launch command with ``cl.stop_after`` until the journal holds ``finish``.
+
+    Args:
+        command: Launch command, recipe and overrides.
+        root: The run's directory.
+        steps: Steps of the run per process.
+        restart: Whether the recipe says ``cl.restart``; only the first start may obey it.
+        start: Runs a command and gives its exit code; a subprocess by default.
+        tell: Told what happens.
+
+    Returns:
+        0 when the run is finished, 75 when it was asked to stop, else the exit code of the start that failed.
+
+    Raises:
+        RunStateError: If starts end well, but no step gets finished.
+    """
+    child = _Child()
+    start = start or child.run
+    previous = _catch(child.handle)
+    idle = number = 0
+    try:
+        while True:
+            number += 1
+            before = 0 if restart and number == 1 else len(Journal(root).entries)
+            # dotted scalars survive every launcher, also those that join words and split them again
+            again = [f"cl.stop_after={steps}", *(["cl.restart=false"] if restart and number > 1 else [])]
+            code = start([*command, *again])
+            journal = Journal(root)
+            gained = len(journal.entries) - before
+            tell(f"start {number}: exit code {code}, {len(journal.entries)} steps finished")
+            if child.stopped:
+                return EXIT_RUN_AGAIN if code in (0, EXIT_RUN_AGAIN, -signal.SIGTERM) else code
+            if code not in (0, EXIT_RUN_AGAIN):
+                return code
+            if code == 0 and "finish" in journal:
+                return 0
+            idle = 0 if gained > 0 else idle + 1
+            if idle and (code == 0 or idle >= PATIENCE):
+                what = "no step was finished, though the command ended well."
+                raise RunStateError(Problem(str(root), what, "Look at the messages of the last start."))
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _catch(handler: Callable[[int, FrameType | None], None]) -> Any:
+    try:
+        return signal.signal(signal.SIGTERM, handler)
+    except ValueError:  # not the main thread
+        return None

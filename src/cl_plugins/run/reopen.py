@@ -1,0 +1,261 @@
+"""A run seen from outside: its recipe out of ``run.json``, its carry after any of its tasks, who is working on it.
+
+Nothing here writes into the run's directory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..adapters.carry import Carry, CarryWriter, TaskUpdate
+from ..errors import Problem, RecipeError, RunStateError
+from ..recipe import CLConfig, parse_cl
+from .plan import JOINT, Step, make_plan
+
+
+if TYPE_CHECKING:
+    from .state import RunState
+
+
+# A finished run is looked at by one process, whatever engine trained it.
+ENGINE_KEYS = ("deepspeed", "fsdp", "fsdp_config", "ddp_backend", "ray_num_workers", "ray_init_kwargs")
+# In `run.json` the stream stands in the order in which it was learned.
+_ORDER_KEYS = ("order", "order_seed")
+
+
+def read_record(root: Path) -> dict[str, Any]:
+    """``run.json`` of a run.
+
+    Raises:
+        RunStateError: If there is none, or it is damaged.
+    """
+    path = root / "run.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        what = "is not the directory of a run: it holds no run.json."
+        raise RunStateError(Problem(str(root), what, "Give the `output_dir` of the recipe.")) from error
+    except (OSError, ValueError) as error:
+        raise RunStateError(Problem(str(path), f"cannot be read ({error}).", "Restore it from a copy.")) from error
+    wanted = {"recipe": dict, "stream": dict, "method": str}
+    wrong = [key for key, kind in wanted.items() if not isinstance(record, dict) or not isinstance(record.get(key), kind)]
+    if wrong:
+        raise RunStateError(Problem(str(path), f"lacks {', '.join(wrong)}.", "Restore it from a copy."))
+    return dict(record)
+
+
+def read_recipe(root: Path, record: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], CLConfig]:
+    """The host keys and the checked ``cl:`` block that a run was made with.
+
+    Args:
+        root: Its directory.
+        record: Its ``run.json``, if it has been read already.
+
+    Raises:
+        RunStateError: If there is no run.
+        RecipeError: If the block no longer makes sense here (a method's package is gone).
+    """
+    record = record if record is not None else read_record(root)
+    host_keys = {key: value for key, value in record["recipe"].items() if key != "cl"}
+    block = {key: value for key, value in record["recipe"].get("cl", {}).items() if key not in _ORDER_KEYS}
+    block["stream"] = record["stream"]
+    return {**host_keys, "output_dir": str(root)}, parse_cl(block)
+
+
+def planned(root: Path, config: CLConfig) -> list[Step]:
+    """The steps of a run, as the run itself plans them.
+
+    Args:
+        root: Its directory.
+        config: Its ``cl:`` block.
+    """
+    from ..methods.registry import get_method
+
+    return make_plan(config, get_method(config.method).capabilities.schedule, _earlier(root, config))
+
+
+def _earlier(root: Path, config: CLConfig) -> tuple[str, ...]:
+    """Tasks in the carry that the run began with; the run's own carry knows them too once it has one."""
+    if config.block.carry_from is None:
+        return ()
+    source = Path(config.block.carry_from)
+    for path in (source / "carry", source, root / "carry"):
+        if (path / "carry.json").is_file():
+            return tuple(task for task in Carry.open(path).tasks if task != config.block.only)
+    return ()
+
+
+def holder(root: Path) -> dict[str, Any] | None:
+    """Who works on a run at this moment: ``{"host", "pid", "started"}``, or None if nobody does.
+
+    Args:
+        root: The directory of the run.
+    """
+    import fcntl
+
+    path = root / ".lock"
+    if not path.is_file():
+        return None
+    with path.open(encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            try:
+                note = json.loads(file.read())
+            except ValueError:
+                note = {}
+            return note if isinstance(note, dict) else {}
+    return None
+
+
+def check_idle(root: Path) -> None:
+    """Refuse to read a carry that is being replaced.
+
+    Raises:
+        RunStateError: If the run is being carried out.
+    """
+    note = holder(root)
+    if note is not None:
+        what = f"is being carried out by process {note.get('pid', '?')} on {note.get('host', '?')}."
+        raise RunStateError(Problem(str(root), what, "Wait until it is done, or stop it."))
+
+
+def check_target(out: Path) -> None:
+    """Results of a look at a run never go into a run.
+
+    Raises:
+        RunStateError: If ``out`` is the directory of a run.
+    """
+    if (out / "journal.jsonl").exists():
+        raise RunStateError(Problem(str(out), "is the directory of a run.", "Choose another directory for `--out`."))
+
+
+def reopen(root: Path, out: Path, host_keys: Mapping[str, Any], config: CLConfig) -> RunState:
+    """Put a run's tokenizer, base and method together again, to look at what it has learned.
+
+    Args:
+        root: The run's directory.
+        out: Where results go; the run's own directory is only read.
+        host_keys: Keys of the host, from `read_recipe`; engine keys are left out.
+        config: The block, from `read_recipe`.
+
+    Returns:
+        A state with the fingerprint of the base, and without a carry.
+
+    Raises:
+        RunStateError: If the base is missing, or is another one than the run's.
+    """
+    from ..host.fingerprint import base_fingerprint, same_base
+    from ..methods.registry import get_method
+    from ..schema import check_value
+    from .interrupt import StopRequest
+    from .journal import Journal
+    from .state import RunState
+
+    name = str(host_keys.get("model_name_or_path", ""))
+    fix = "Say where it is now: `--model PATH`."
+    if Path(name).is_absolute() and not Path(name).exists():
+        raise RunStateError(Problem(str(root), f"stands on the base {name}, which is not there.", fix))
+    method_class = get_method(config.method)
+    options = check_value(config.method_options, method_class.config_class, "cl.method", [])
+    state = RunState(
+        root=out,
+        host_keys=_for_looking(host_keys),
+        config=config,
+        method=method_class(options),
+        journal=Journal(out),
+        stop=StopRequest(),
+        callbacks=[],
+    )
+    state.base_fingerprint = base_fingerprint(state.run_args.model)
+    recorded = read_record(root).get("base") or {}
+    if not same_base(recorded, state.base_fingerprint):
+        what = f"stands on another base ({recorded.get('name')}) than the one at {name}."
+        raise RunStateError(Problem(str(root), what, fix))
+    return state
+
+
+def _for_looking(host_keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys without engine; on a machine without an accelerator the host wants ``use_cpu`` for half precision."""
+    import torch
+
+    keys = {key: value for key, value in host_keys.items() if key not in ENGINE_KEYS}
+    if not torch.cuda.is_available() and (keys.get("bf16") or keys.get("fp16")):
+        keys["use_cpu"] = True
+    return keys
+
+
+class _Pointer(CarryWriter):
+    """Writes a carry that only points to files: for a look back, nothing is copied."""
+
+    def link(self, source: Path, name: str) -> None:
+        """A symbolic link instead of the file."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.symlink(source.resolve(), target)
+
+
+def carry_after(state: RunState, root: Path, task: str | None, scratch: Path) -> Carry:
+    """The carry of a run as it stood after one of its tasks, verified.
+
+    The carries of earlier tasks are not kept; they are made again from the tasks' updates by the method's own
+    `consolidate`, which reads nothing but files.
+
+    Args:
+        state: From `reopen`.
+        root: The run's directory.
+        task: Name of the task; None takes the latest carry as it is.
+        scratch: An empty directory for the carry of an earlier task.
+
+    Raises:
+        RunStateError: If there is no carry, it is damaged, or the updates that are needed were not kept.
+        RecipeError: If the run has not learned such a task.
+    """
+    latest = Carry.open(root / "carry")
+    latest.verify()
+    if task is None or task == latest.tasks[-1]:
+        return latest
+    if task not in latest.tasks:
+        from ..schema import nearest
+
+        fix = f"{nearest(task, latest.tasks)} Learned: {', '.join(latest.tasks)}.".strip()
+        raise RecipeError(Problem("--task", f"the run has not learned a task {task!r}.", fix))
+    wanted = list(latest.tasks[: latest.tasks.index(task) + 1])
+    if state.schedule != "sequential":
+        wanted = [task]
+    source = replace(state, root=root)
+    carry: Carry | None = None
+    for number, name in enumerate(wanted, start=1):
+        writer = _Pointer(scratch / f"{number:02d}")
+        writer.path.mkdir(parents=True)
+        state.method.consolidate(carry, _update(source, latest, name), writer)
+        carry = Carry(writer.path, tuple(wanted[:number]), latest.method, writer.meta, latest.base, {})
+    if carry is None:
+        raise RunStateError(Problem(str(root), "holds no carry.", "Give the directory of a run that finished a task."))
+    return carry
+
+
+def _update(source: RunState, latest: Carry, task: str) -> TaskUpdate:
+    """A task's update: its own file, or the copy that the carry keeps."""
+    if task in source.config.stream.task_names:
+        folder = source.directory(task)
+        if (folder / "update.safetensors").is_file() and (folder / "update.json").is_file():
+            return source.update(task)
+    kept = [update for update in source.method.updates(latest) if update.task == task]
+    if kept:
+        return kept[0]
+    what = f"the update of task '{task}' was not kept."
+    fix = "Only the latest model can be had; `cl.keep: all` (the default) keeps them."
+    raise RunStateError(Problem(str(source.root), what, fix))
+
+
+def row_of(carry: Carry) -> str:
+    """The row of the score matrix that a carry's model answers for."""
+    from .plan import row_after
+
+    return JOINT if carry.tasks[-1] == JOINT else row_after(carry.tasks[-1])

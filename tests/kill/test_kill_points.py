@@ -1,0 +1,135 @@
+"""SIGKILL before, in the middle of and after every durable write: the run goes on to the very same end."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from pathlib import Path
+
+import killed_runs as runs
+import pytest
+
+
+def kill_and_go_on(server, keys, at, reference) -> list[str]:
+    """Kill a run at a point, run it again to its end; what is not as it should be."""
+    out = Path(keys["output_dir"])
+    killed = server.run(keys, at)
+    if killed.code != -signal.SIGKILL:
+        return [f"{at}: ended with {killed.code} before the point was reached"]
+    before = runs.journal(out)
+    resumed = server.run(keys)
+    if resumed.code != 0:
+        return [f"{at} ({killed.points[-1]}): cannot go on\n{resumed.output[-1500:]}"]
+    wrong = runs.differences(out, reference.out) + runs.done_twice(before, killed, resumed, out)
+    return [f"{at} ({killed.points[-1]}): {what}" for what in wrong]
+
+
+def chain(server, keys, reference, labels) -> None:
+    """Kill every start at the next label, and let the last one go to the end."""
+    out = Path(keys["output_dir"])
+    finished: dict = {}
+    for label in labels:
+        killed = server.run(keys, label)
+        assert killed.code == -signal.SIGKILL, f"{label}: {killed.code}\n{killed.output[-3000:]}"
+        assert not set(killed.steps) & set(finished), label
+        now = runs.journal(out)
+        assert all(now[key] == entry for key, entry in finished.items()), label
+        finished = now
+    resumed = server.run(keys)
+    assert resumed.code == 0, resumed.output[-3000:]
+    assert not set(resumed.steps) & set(finished)
+    assert runs.differences(out, reference.out) == []
+
+
+CHOSEN = {
+    "inclora": [
+        "produced predictions/zero_shot/two.jsonl",
+        "written tasks/01_one/checkpoint-4/optimizer.pt",
+        "after tasks/01_one/checkpoint-5",
+        "after carry",
+        "before tasks/02_two/checkpoint-4/cl_complete.json",
+        "before tasks/02_two/update.json",
+        "between carry",
+        "after carry",
+        "after predictions/after_two/one.jsonl",
+        "produced final",
+        "produced report.html",
+    ],
+    "seqfull": [
+        "written tasks/01_one/checkpoint-4/model.safetensors",
+        "after tasks/02_two/checkpoint-2",
+        "after tasks/02_two/checkpoint-5",
+        "after carry",
+        "after final",
+    ],
+}
+
+
+@pytest.mark.parametrize("method", runs.METHODS)
+def test_killed_again_and_again_at_chosen_points(method, server, material, uninterrupted, tmp_path):
+    chain(server, runs.recipe(*material, tmp_path / "out", method), uninterrupted(method), CHOSEN[method])
+
+
+def test_a_finished_run_does_nothing_but_its_report(server, material, uninterrupted, tmp_path):
+    out = runs.copy(uninterrupted("inclora").out, tmp_path / "out")
+    (out / "report.html").unlink()
+    again = server.run(runs.recipe(*material, out))
+    assert again.code == 0
+    assert again.steps == again.optimizer == []
+    assert runs.differences(out, uninterrupted("inclora").out) == []
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("method", runs.METHODS)
+def test_killed_once_at_every_point_in_one_chain(method, server, material, uninterrupted, tmp_path):
+    reference = uninterrupted(method)
+    keys, seen = runs.recipe(*material, tmp_path / "out", method), tmp_path / "seen"
+    out, finished, labels = tmp_path / "out", {}, set()
+    for _ in range(2 * len(reference.ended.points)):
+        ended = server.run(keys, "new", seen=seen)
+        assert not set(ended.steps) & set(finished), ended.points[-1]
+        now = runs.journal(out)
+        assert all(now[key] == entry for key, entry in finished.items()), ended.points[-1]
+        finished = now
+        if ended.code == 0:
+            break
+        assert ended.code == -signal.SIGKILL, f"{ended.points[-1:]}\n{ended.output[-3000:]}"
+        labels.add(ended.points[-1])
+    assert ended.code == 0
+    assert labels >= set(reference.ended.points)
+    assert runs.differences(out, reference.out) == []
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("method", runs.METHODS)
+def test_killed_at_every_kind_of_point(method, server, material, uninterrupted, tmp_path):
+    reference = uninterrupted(method)
+    last = {runs.kind(label): number for number, label in enumerate(reference.ended.points, start=1)}
+    wrong = []
+    for number in sorted(last.values()):
+        wrong += kill_and_go_on(server, runs.recipe(*material, tmp_path / str(number), method), number, reference)
+    assert wrong == []
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("method", runs.METHODS)
+def test_killed_at_random_moments(method, server, material, uninterrupted, tmp_path):
+    reference = uninterrupted(method)
+    begin = time.monotonic()
+    server.run(runs.recipe(*material, tmp_path / "timed", method))
+    duration = time.monotonic() - begin
+    dice, hits = random.Random(20), 0
+    for number in range(10):
+        keys = runs.recipe(*material, tmp_path / str(number), method)
+        started = server.start(keys)
+        time.sleep(dice.uniform(0.05, 0.95) * duration)
+        server.kill(started[0])
+        killed = server.wait(started)
+        hits += killed.code == -signal.SIGKILL
+        before = runs.journal(tmp_path / str(number))
+        resumed = server.run(keys)
+        assert resumed.code == 0, resumed.output[-3000:]
+        assert runs.differences(tmp_path / str(number), reference.out) == []
+        assert runs.done_twice(before, killed, resumed, tmp_path / str(number)) == []
+    assert hits >= 5
