@@ -117,6 +117,13 @@ class Session:
         )
 
 
+def plot_loss(args: HostArgs) -> None:
+    """The host's own picture of a task's training loss, beside its log."""
+    from llamafactory.extras.ploting import plot_loss as draw
+
+    draw(args.training.output_dir, keys=["loss"])
+
+
 def _host_callbacks(args: HostArgs) -> list[Any]:
     """What the host's launcher adds to every training, new for every task."""
     from llamafactory.train.callbacks import LogCallback, ReporterCallback

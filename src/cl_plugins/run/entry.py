@@ -25,9 +25,11 @@ def run_stream(raw_args: Mapping[str, Any], callbacks: list[Any] | None = None) 
         RunStateError: If the output directory is in use or belongs to another recipe.
         Interrupted: After SIGTERM; the process exits with code 75 and the same command goes on.
     """
+    from ..host.names import require
     from .runner import Runner
 
     set_up()
+    require(load=True)
     host_keys, config = prepare.split(raw_args)
     own = [c for c in callbacks or [] if not type(c).__module__.startswith("llamafactory.")]
     root = Path(str(host_keys["output_dir"]))

@@ -88,9 +88,11 @@ def identity(
 ) -> dict[str, Any]:
     """What makes a run this run: the resolved recipe, the stream, the base and the data."""
     block = {k: v for k, v in asdict(config.block).items() if k not in ("stream", "method", *HOW)}
+    secret = ("token", "api_key", "password")
+    shown = {k: "***" if v and any(word in k for word in secret) else v for k, v in sorted(host_keys.items())}
     return {
         "recipe": {
-            **dict(sorted(host_keys.items())),
+            **shown,
             "cl": {"stream": config.stream.name, "method": {"name": config.method, **config.method_options}, **block},
         },
         "stream": asdict(config.stream),

@@ -82,9 +82,9 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
     trainer.save_metrics("train", result.metrics)
     trainer.save_state()
     if args.finetuning.plot_loss and ranks.is_main():
-        from llamafactory.extras.ploting import plot_loss
+        from ..host.session import plot_loss
 
-        plot_loss(args.training.output_dir, keys=["loss"])
+        plot_loss(args)
     with _gathered(model):
         tensors = state.method.end_task(context, model)
         meta = state.method.describe_update(context, model)
