@@ -36,7 +36,7 @@ FAST_TESTS := not slow and not engines and not kill
 
 define make_venv
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "Python 3.11 or newer is needed; say which: make $@ PYTHON=python3.11" >&2; exit 1; }
+		|| { echo "Python 3.11 or newer is needed; name one, as in: make PYTHON=python3.11 venv" >&2; exit 1; }
 	@test -x $(1)/bin/python || { $(PYTHON) -m venv $(1); echo '*' > $(1)/.gitignore; }
 	@echo "Installing into $(1); PyTorch is large, so the first time takes minutes."
 endef

@@ -19,7 +19,11 @@ def free_port() -> int:
 
 def environment(processes: int = 1, **more: str) -> dict[str, str]:
     """This process's variables, the tools of this environment first in PATH, and one thread for each process."""
-    env = {k: v for k, v in os.environ.items() if k not in {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}}
+    env = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
+    }
     env.update(
         PATH=f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', '')}",
         OMP_NUM_THREADS="1",

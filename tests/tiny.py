@@ -41,8 +41,11 @@ def build_tokenizer():
     )
 
 
-def build_llava(folder: Path, seed: int = 0, dtype: str = "float32") -> Path:
-    """A LLaVA-shaped model of about 100 k parameters, with processor, saved as fp32 (or another dtype)."""
+def build_llava(folder: Path, seed: int = 0, dtype: str = "float32", widths: tuple[int, int] = (48, 32)) -> Path:
+    """A LLaVA-shaped model of about 100 k parameters, with processor, saved as fp32 (or another dtype).
+
+    ``widths`` are the hidden sizes of language model and vision tower (4-bit kernels want multiples of 64).
+    """
     import torch
     from transformers import (
         CLIPImageProcessor,
@@ -56,12 +59,12 @@ def build_llava(folder: Path, seed: int = 0, dtype: str = "float32") -> Path:
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     text = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=len(tokenizer), hidden_size=widths[0], intermediate_size=2 * widths[0], num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=4, max_position_embeddings=512, bos_token_id=1, eos_token_id=2, pad_token_id=3, tie_word_embeddings=False,
     )  # fmt: skip
     vision = CLIPVisionConfig(
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=widths[1],
+        intermediate_size=2 * widths[1],
         num_hidden_layers=2,
         num_attention_heads=2,
         image_size=16,

@@ -37,7 +37,9 @@ def uninterrupted(kill_dir, material, server):
             out = kill_dir / f"reference_{method}"
             ended = server.run(killed_runs.recipe(*material, out, method))
             assert ended.code == 0, ended.output[-4000:]
-            assert [step for task, step in ended.optimizer if task == "two"] == list(range(1, killed_runs.MAX_STEPS + 1))
+            assert [step for task, step in ended.optimizer if task == "two"] == list(
+                range(1, killed_runs.MAX_STEPS + 1)
+            )
             made[method] = SimpleNamespace(out=out, ended=ended)
         return made[method]
 

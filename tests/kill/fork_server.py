@@ -44,12 +44,22 @@ class ForkServer:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._count = 0
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(folder / "datasets"), "CUDA_VISIBLE_DEVICES": ""}
+        env = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "HF_DATASETS_CACHE": str(folder / "datasets"),
+            "CUDA_VISIBLE_DEVICES": "",
+        }
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
             env.pop(name, None)
         self._errors = (folder / "server.log").open("w")
         self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=env
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env=env,
         )
         if self._answer() != "ready":
             raise RuntimeError((folder / "server.log").read_text())
@@ -146,7 +156,6 @@ def _serve() -> None:
     import torch
 
     torch.set_num_threads(1)
-    import llamafactory.train.tuner
     import matplotlib.pyplot  # noqa: F401
     import transformers.models.clip.modeling_clip
     import transformers.models.llama.modeling_llama

@@ -28,7 +28,10 @@ def build(folder: Path) -> tuple[Path, Path]:
 
 def recipe(model: Path, data: Path, out: Path, method: str = "inclora", **more) -> dict:
     """Checkpoints at steps 2, 4 and 5; with three batches in an epoch of task one and two in one of task two."""
-    block = {"task_overrides": {"two": {"per_device_train_batch_size": 6}}, **more.pop("cl", {})}
+    block = {
+        "task_overrides": {"two": {"per_device_train_batch_size": 6, "lr_scheduler_type": "constant"}},
+        **more.pop("cl", {}),
+    }
     dropout = {"lora_dropout": 0.1} if method == "inclora" else {}
     keys = {"save_strategy": "steps", "save_steps": SAVE_STEPS, "max_steps": MAX_STEPS, **dropout, **more}
     return tiny.recipe(model, data, out, method, tasks=TASKS, cl=block, **keys)
@@ -63,7 +66,9 @@ def whole_checkpoints(out: Path, task: str) -> list[int]:
 
 def tree(out: Path) -> dict[str, bytes]:
     """Names and content of all files but the note in the lock."""
-    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file() and p.name != ".lock"}
+    return {
+        str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file() and p.name != ".lock"
+    }
 
 
 def copy(source: Path, target: Path) -> Path:
@@ -98,7 +103,7 @@ def differences(out: Path, reference: Path) -> list[str]:
 
 
 def _plain(entry: dict) -> tuple:
-    details = {k: v for k, v in entry["details"].items() if k != "recovered"}
+    details = {k: v for k, v in entry["details"].items() if k not in ("recovered", "restore_seconds")}
     return details, {name: record["sha256"] for name, record in entry["artefacts"].items()}
 
 

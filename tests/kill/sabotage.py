@@ -28,7 +28,9 @@ class Saboteur:
         action: "kill" (SIGKILL), "term" (SIGTERM), "full" (the write fails as on a full disk) or "fill" (fills the disk).
     """
 
-    def __init__(self, root: Path, log: Path, at: int | str = 0, action: str = "kill", seen: Path | None = None) -> None:
+    def __init__(
+        self, root: Path, log: Path, at: int | str = 0, action: str = "kill", seen: Path | None = None
+    ) -> None:
         self.root, self.at, self.action, self.seen = Path(root), at, action, seen
         self.count = 0
         self.saving: Path | None = None
@@ -162,7 +164,11 @@ def _wrap_checkpoints(saboteur: Saboteur) -> None:
         if event != "open" or saboteur.saving is None or not isinstance(args[0], str | os.PathLike):
             return
         path, flags = Path(args[0]), args[2] or 0
-        if flags & (os.O_WRONLY | os.O_RDWR) and path.is_relative_to(saboteur.saving) and not path.name.endswith(".tmp"):
+        if (
+            flags & (os.O_WRONLY | os.O_RDWR)
+            and path.is_relative_to(saboteur.saving)
+            and not path.name.endswith(".tmp")
+        ):
             saboteur.point(f"opening {saboteur.name(path)}")
 
     sys.addaudithook(audit)

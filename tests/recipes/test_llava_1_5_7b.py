@@ -91,11 +91,12 @@ def test_numbers_in_the_docs() -> None:
 
 def test_the_host_finds_the_seven_linear_layers_and_the_projector() -> None:
     from llamafactory.model.model_utils.misc import find_all_linear_modules
-    from llamafactory.model.model_utils.visual import COMPOSITE_MODELS
+    from llamafactory.model.model_utils.visual import get_forbidden_modules
 
     model = _without_weights()
     assert set(find_all_linear_modules(model, freeze_vision_tower=True)) == LINEAR
-    assert COMPOSITE_MODELS["llava"].projector_keys == ["multi_modal_projector"]
+    only = SimpleNamespace(freeze_vision_tower=False, freeze_multi_modal_projector=True, freeze_language_model=False)
+    assert get_forbidden_modules(model.config, only) == {"multi_modal_projector"}
     projectors = {name for name, _ in model.named_modules() if name.endswith("multi_modal_projector")}
     assert len(projectors) == 1
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CompatibilityError, Problem, RunStateError
+from .partitioned import gathered
 
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ def adapter_state(model: Module) -> dict[str, Tensor]:
     """The adapter's tensors (with ``modules_to_save``) under PEFT's names, on the CPU."""
     from peft import get_peft_model_state_dict
 
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(model).items()}
+    with gathered(p for p in model.parameters() if p.requires_grad):
+        state = get_peft_model_state_dict(model)
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
 
 def adapter_meta(model: Module) -> dict[str, Any]:
@@ -44,11 +47,17 @@ def adapter_meta(model: Module) -> dict[str, Any]:
     }
 
 
-def load_adapter(model: Module, tensors: dict[str, Tensor]) -> None:
+def load_adapter(model: Module, tensors: dict[str, Tensor], meta: dict[str, Any] | None = None) -> None:
     """Put tensors into the adapter of a PEFT model, every one of them.
 
+    Args:
+        model: A PEFT model.
+        tensors: Under PEFT's names, as `adapter_state` gives them.
+        meta: What `adapter_meta` said of the model they come from; its scaling must be this model's.
+
     Raises:
-        RunStateError: If names do not match: the carry was made with another base or other targets.
+        RunStateError: If names, shapes or the scaling do not match: the carry was made with another base, other
+            targets, another rank or another alpha. Nothing is loaded then.
     """
     import torch
 
@@ -62,6 +71,15 @@ def load_adapter(model: Module, tensors: dict[str, Tensor]) -> None:
                 "carry", f"{what} (e.g. {(missing + extra)[0]}).", "Use the base and LoRA targets it was made with."
             )
         )
+    wrong = [name for name, tensor in tensors.items() if tensor.shape != plain[name].shape]
+    if wrong:  # copy_ would spread a rank of 1 over any other
+        found, wanted = list(tensors[wrong[0]].shape), list(plain[wrong[0]].shape)
+        what = f"the carried adapter has tensors of another shape (e.g. {wrong[0]}: {found}, here {wanted})."
+        raise RunStateError(Problem("carry", what, "Use the base and the `lora_rank` it was made with."))
+    scaling = adapter_meta(model)["scaling"]
+    if meta is not None and meta["scaling"] != scaling:
+        what = f"the carried adapter was trained with a scaling of {meta['scaling']}; this recipe's is {scaling}."
+        raise RunStateError(Problem("carry", what, "Use the `lora_alpha` and `use_rslora` it was made with."))
     with torch.no_grad():
         for name, tensor in tensors.items():
             plain[name].copy_(tensor)

@@ -47,7 +47,7 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(
         prog="cl-plugins",
-        description="Continual learning for LLaMA-Factory: look at recipes, and at the runs they leave behind.",
+        description="Continual learning for LLaMA-Factory: recipes, and the runs they leave behind.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -86,7 +86,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         takes_overrides = hasattr(args, "overrides")
         wrong = [word for word in rest if not takes_overrides or word.startswith("-") or "=" not in word]
         if wrong:
-            parser.error(f"unknown: {' '.join(wrong)} (see `cl-plugins {args.command or ''} --help`)".replace("  ", " "))
+            parser.error(
+                f"unknown: {' '.join(wrong)} (see `cl-plugins {args.command or ''} --help`)".replace("  ", " ")
+            )
         args.overrides = [*args.overrides, *rest]
     return args
 

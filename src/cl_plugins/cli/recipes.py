@@ -57,7 +57,9 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
     try:
         content = path.read_text(encoding="utf-8")
         recipe = OmegaConf.create(json.loads(content) if path.suffix == ".json" else content)
-        merged = OmegaConf.to_container(OmegaConf.merge(recipe, OmegaConf.from_cli(list(overrides))))
+        merged: Any = None
+        if OmegaConf.is_dict(recipe):
+            merged = OmegaConf.to_container(OmegaConf.merge(recipe, OmegaConf.from_cli(list(overrides))))
     except FileNotFoundError as error:
         fix = f"Paths are relative to the folder you start from ({Path.cwd()})."
         raise RecipeError(Problem(str(path), "does not exist.", fix)) from error

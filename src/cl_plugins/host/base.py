@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..adapters.merge import replaced
+from ..adapters.partitioned import gathered, is_partitioned, whole
 from ..adapters.stack import Stack
+from ..errors import Problem, RecipeError
 from .checkpoint_names import checkpoint_files, name_map
 
 
@@ -51,7 +53,7 @@ class LoadedBase:
     @property
     def partitioned(self) -> bool:
         """Whether DeepSpeed ZeRO-3 has split the tensors over the ranks."""
-        return any(hasattr(p, "ds_id") for p in self._model.parameters())
+        return any(is_partitioned(p) for p in self._model.parameters())
 
     @property
     def can_merge(self) -> bool:
@@ -96,7 +98,12 @@ class LoadedBase:
             transformers.set_seed(seed)
         args = self._args
         before = dict(self._model.named_modules())
-        self._adapted = init_adapter(self._model.config, self._model, args.model, args.finetuning, True)
+        try:
+            self._adapted = init_adapter(self._model.config, self._model, args.model, args.finetuning, True)
+        except ValueError as error:
+            fix = "Compare `lora_target` and `additional_target` with the names of the model's modules."
+            what = f"the host cannot put a LoRA on this base ({error})."
+            raise RecipeError(Problem("lora_target", what, fix)) from error
         self._wrapped = {
             name: before[name]
             for name, module in self._model.named_modules()
@@ -145,13 +152,13 @@ class LoadedBase:
         parameter = self._model.get_parameter(name)
         self._dtypes[name] = parameter.dtype
         if name not in self._locations() or not self._same(name, parameter):
-            self._copies[name] = _whole(parameter)
+            self._copies[name] = whole(parameter)
 
     def _same(self, name: str, parameter: Tensor) -> bool:
         """Whether the file really holds this parameter's value; a renaming that goes wrong must not go unnoticed."""
         import torch
 
-        return torch.equal(self._read(name).to(parameter.dtype), _whole(parameter))
+        return torch.equal(self._read(name).to(parameter.dtype), whole(parameter))
 
     def replace(self, name: str, value: Tensor) -> None:
         """Set a parameter, remembering that it no longer has the checkpoint's value."""
@@ -161,20 +168,8 @@ class LoadedBase:
 
     def _set(self, name: str, value: Tensor) -> None:
         parameter = self._model.get_parameter(name)
-        if hasattr(parameter, "ds_id"):
-            from deepspeed.zero import GatheredParameters
-
-            with GatheredParameters([parameter], modifier_rank=0):
+        if is_partitioned(parameter):
+            with gathered([parameter], write=True):
                 parameter.data.copy_(value)
             return
         parameter.data = value.to(device=parameter.device, copy=True)
-
-
-def _whole(parameter: Tensor) -> Tensor:
-    """A CPU copy of a parameter, gathered if ZeRO-3 has split it."""
-    if hasattr(parameter, "ds_id"):
-        from deepspeed.zero import GatheredParameters
-
-        with GatheredParameters([parameter]):
-            return parameter.detach().to("cpu", copy=True)
-    return parameter.detach().to("cpu", copy=True)

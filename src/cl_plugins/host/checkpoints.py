@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,22 @@ def _listing(folder: Path, *, hashes: bool) -> dict[str, dict[str, Any]]:
     return found
 
 
-def mark_complete(folder: Path, world_size: int) -> None:
+def mark_complete(folder: Path, sums: list[float]) -> None:
     """Write the list of the files of a checkpoint; call it when all ranks have written theirs.
 
     Args:
         folder: ``checkpoint-<step>``.
-        world_size: Number of ranks.
+        sums: Of every rank, the sum of its losses so far.
     """
     total = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-    write_json(folder / MARK, {"world_size": world_size, "files": _listing(folder, hashes=total <= HASHED_UP_TO)})
+    files = _listing(folder, hashes=total <= HASHED_UP_TO)
+    write_json(folder / MARK, {"world_size": len(sums), "loss_sums": sums, "files": files})
+
+
+def loss_sums(folder: Path) -> list[float]:
+    """Of every rank, the sum of its losses up to a whole checkpoint."""
+    mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
+    return [float(value) for value in mark["loss_sums"]]
 
 
 def problem_of(folder: Path, world_size: int) -> str | None:
@@ -44,6 +52,8 @@ def problem_of(folder: Path, world_size: int) -> str | None:
     try:
         mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
         files, ranks = mark["files"], mark["world_size"]
+        if len(mark["loss_sums"]) != ranks:
+            raise ValueError("loss_sums")
     except (OSError, ValueError, KeyError, TypeError):
         return "it was not written to its end"
     if ranks != world_size:
@@ -64,15 +74,31 @@ def newest_complete(folder: Path, world_size: int) -> tuple[Path | None, list[tu
         folder: The task's directory.
         world_size: Number of ranks now.
     """
-    numbered = []
-    for path in folder.glob("checkpoint-*"):
-        match = re.fullmatch(r"checkpoint-(\d+)", path.name)
-        if match and path.is_dir():
-            numbered.append((int(match.group(1)), path))
     broken: list[tuple[Path, str]] = []
-    for _, path in sorted(numbered, reverse=True):
+    for path in reversed(_checkpoints(folder)):
         reason = problem_of(path, world_size)
         if reason is None:
             return path, broken
         broken.append((path, reason))
     return None, broken
+
+
+def remove_older(folder: Path, limit: int | None) -> None:
+    """Keep only the newest checkpoints of a task (``save_total_limit``).
+
+    Args:
+        folder: The task's directory.
+        limit: How many; None or 0 for all.
+    """
+    for path in _checkpoints(folder)[:-limit] if limit and limit > 0 else []:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The task's checkpoints, oldest first."""
+    numbered = []
+    for path in folder.glob("checkpoint-*"):
+        match = re.fullmatch(r"checkpoint-(\d+)", path.name)
+        if match and path.is_dir():
+            numbered.append((int(match.group(1)), path))
+    return [path for _, path in sorted(numbered)]

@@ -59,6 +59,8 @@ def local_files(dataset_dir: str, names: Sequence[str]) -> tuple[list[Path], lis
         return [], [Problem("dataset_dir", f"there is no {info_file}.", fix)]
     except ValueError as error:
         return [], [Problem(str(info_file), f"is not valid JSON ({error}).", "Mend the file.")]
+    if not isinstance(info, dict):
+        return [], [Problem(str(info_file), "does not hold an object.", "Give a mapping of names to data sets.")]
     files, problems = [info_file], []
     for name in names:
         if name not in info:
@@ -152,13 +154,15 @@ def _load_one(
     first: int,
     problems: list[Problem],
 ) -> list[TestItem]:
+    from datasets.exceptions import DatasetsError
     from llamafactory.data.converter import align_dataset
     from llamafactory.data.processor import UnsupervisedDatasetProcessor
 
     try:
         raw, attributes = _load_raw(name, args, data_args)
-    except (ValueError, OSError) as error:
-        problems.append(Problem(f"data set '{name}'", f"cannot be loaded ({error}).", "Check the file behind it."))
+    except (ValueError, OSError, DatasetsError) as error:
+        what = f"cannot be loaded ({error.__cause__ or error})."
+        problems.append(Problem(f"data set '{name}'", what, "Check the file behind it."))
         return []
     if len(raw) == 0:
         problems.append(Problem(f"data set '{name}'", "is empty.", "Check the file behind it."))
@@ -253,6 +257,7 @@ def load_training_set(
     Raises:
         DataError: If it is empty, broken, or pictures are cut off by ``cutoff_len``.
     """
+    from datasets.exceptions import DatasetsError
     from llamafactory.data import get_dataset
 
     where = f"task '{task_name}'"
@@ -260,8 +265,9 @@ def load_training_set(
         module: dict[str, Any] = get_dataset(
             template, args.model, args.data, args.training, stage="sft", **tokenizer_module
         )
-    except (ValueError, RuntimeError, OSError, KeyError, StopIteration, IndexError) as error:
-        what = f"its training set {args.data.dataset} cannot be prepared ({type(error).__name__}: {error})."
+    except (ValueError, RuntimeError, OSError, KeyError, StopIteration, IndexError, DatasetsError) as error:
+        cause = error.__cause__ or error
+        what = f"its training set {args.data.dataset} cannot be prepared ({type(cause).__name__}: {cause})."
         raise DataError(
             Problem(where, what, "Check the file, its `columns` and the number of `<image>` per record.")
         ) from error

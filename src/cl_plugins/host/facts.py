@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import Problem
 from ..methods.base import Capabilities, RunFacts
+from ..schema import nearest
 from ..streams import Stream
 
 
@@ -99,4 +100,31 @@ def capability_problems(name: str, able: Capabilities, facts: RunFacts) -> list[
             what = "has no effect with LoRA: the host leaves the projector frozen and says nothing."
             fix = "Set `additional_target: multi_modal_projector` (the projector's module name) to train it."
             found.append(Problem("freeze_multi_modal_projector: false", what, fix))
+    return found
+
+
+def setting_problems(keys: Mapping[str, Any]) -> list[Problem]:
+    """What the host would find out late, or say in a way that names no key: directory, base, template.
+
+    Args:
+        keys: The recipe's host keys.
+    """
+    from llamafactory.data.template import TEMPLATES
+
+    found = []
+    output = keys.get("output_dir")
+    if not output:
+        found.append(Problem("output_dir", "is missing.", "Name the folder for this run."))
+    elif Path(str(output)).exists() and not Path(str(output)).is_dir():
+        found.append(Problem("output_dir", f"{output} is a file.", "Name a folder."))
+    name = str(keys.get("model_name_or_path") or "")
+    if not name:
+        found.append(Problem("model_name_or_path", "is missing.", "Name the base: a folder, or a name on the hub."))
+    elif (name.startswith((".", "~", "/")) or name.count("/") > 1) and not Path(name).exists():
+        fix = f"Paths are relative to the folder you start from ({Path.cwd()})."
+        found.append(Problem("model_name_or_path", f"there is no folder {name}.", fix))
+    template = keys.get("template")
+    if template is not None and template not in TEMPLATES:
+        fix = f"{nearest(str(template), TEMPLATES)} See the table of models in LLaMA-Factory's README.".strip()
+        found.append(Problem("template", f"LLaMA-Factory has no template {template!r}.", fix))
     return found

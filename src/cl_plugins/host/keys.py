@@ -44,7 +44,7 @@ class KeyInfo:
 _PER_TASK: dict[str, str] = {
     "the task's data": """dataset_dir media_dir cutoff_len train_on_prompt mask_history mix_strategy interleave_probs
         overwrite_cache preprocessing_batch_size preprocessing_num_workers max_samples ignore_pad_token_for_loss
-        packing default_system enable_thinking preserve_thinking disable_shuffling""",
+        packing disable_shuffling""",
     "optimiser": """learning_rate optim optim_args optim_target_modules weight_decay adam_beta1 adam_beta2 adam_epsilon
         max_grad_norm loraplus_lr_ratio loraplus_lr_embedding use_adam_mini use_muon""",
     "loss": """label_smoothing_factor neftune_noise_alpha use_dft_loss use_eaft_loss eaft_alpha
@@ -65,7 +65,8 @@ _PER_RUN: dict[str, str] = {
         flash_attn shift_attn mixture_of_depths moe_aux_loss_coef train_from_scratch trust_remote_code neat_packing
         finetuning_type freeze_trainable_layers freeze_trainable_modules freeze_extra_modules freeze_vision_tower
         freeze_multi_modal_projector freeze_language_model""",
-    "all tasks share one prompt format and one image format": """template tool_format image_max_pixels image_min_pixels
+    "all tasks share one prompt format and one image format": """template tool_format default_system enable_thinking
+        preserve_thinking image_max_pixels image_min_pixels
         image_do_pan_and_scan crop_to_patches video_max_pixels video_min_pixels video_fps video_maxlen
         use_audio_in_video audio_sampling_rate""",
     "all tasks share one quantised base": """quantization_method quantization_bit quantization_type double_quantization

@@ -64,7 +64,9 @@ def measure(host_keys: Mapping[str, Any]) -> MetaModel:
             model = _model_class(config).from_config(config, trust_remote_code=args.model.trust_remote_code)
         parameters = sum(p.numel() for p in model.parameters())
         model = init_adapter(config, model, args.model, args.finetuning, True)
-    except Exception as error:  # whatever the host, the hub or a remote model's code raises: the plan is shown without it
+    except (
+        Exception
+    ) as error:  # whatever the host, the hub or a remote model's code raises: the plan is shown without it
         name = keys.get("model_name_or_path")
         what = f"cannot be built from its config ({_short(error)})."
         raise CompatibilityError(Problem(f"model_name_or_path: {name}", what, "")) from error

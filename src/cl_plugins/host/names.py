@@ -62,6 +62,7 @@ NAMES: tuple[HostName, ...] = (
     HostName("llamafactory.model", "load_tokenizer", "loads the tokenizer and the processor"),
     HostName("llamafactory.model", "load_model", "loads the base"),
     HostName("llamafactory.model.loader", "init_adapter", "is put off until a task begins"),
+    HostName("llamafactory.model.loader", "patch_config", "keeps trained modules out of the quantisation"),
     HostName("llamafactory.model.adapter", "init_adapter", "makes the task's parameters trainable"),
     HostName("llamafactory.extras.constants", "IGNORE_INDEX", "marks tokens without a loss"),
     HostName("llamafactory.extras.ploting", "plot_loss", "draws each task's loss curve"),

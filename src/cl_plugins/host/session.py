@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .base import LoadedBase
+from .quantised import check_trained_modules, trained_modules_whole
 from .task_args import HostArgs
 
 
@@ -40,8 +41,9 @@ class Session:
         if self._base is None:
             from llamafactory.model import load_model
 
-            with _adapter_later():
+            with _adapter_later(), trained_modules_whole(self.args):
                 model = load_model(self.tokenizer, self.args.model, self.args.finetuning, True)
+            check_trained_modules(model, self.args)
             self._base = LoadedBase(model, self.args)
         return self._base
 

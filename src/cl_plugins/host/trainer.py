@@ -11,12 +11,27 @@ from typing import Any
 
 import torch
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
+from transformers import TrainerCallback
+from transformers.trainer_utils import TrainOutput
 
 from ..errors import Problem, TrainingError
-from .checkpoints import mark_complete
+from ..run import ranks
+from .checkpoints import loss_sums, mark_complete, remove_older
 
 
 Penalties = Callable[[], dict[str, torch.Tensor]]
+
+
+class _AlreadyTrained(Exception):
+    """The checkpoint that was resumed is of the last step."""
+
+
+class _EndOfTraining(TrainerCallback):  # type: ignore[misc]
+    """Trainer looks at ``max_steps`` after a step only, so that resuming at the end would train one step too many."""
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= state.max_steps:
+            raise _AlreadyTrained
 
 
 class ContinualTrainer(CustomSeq2SeqTrainer):
@@ -38,6 +53,29 @@ class ContinualTrainer(CustomSeq2SeqTrainer):
         self._first_task = first_task
         self._largest: dict[str, float] = {}
         self._last_terms: dict[str, float] = {}
+        self._loss_sum = 0.0
+        self.add_callback(_EndOfTraining())
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> TrainOutput:
+        """Train the task, or what is left of it; the mean loss covers the steps before a checkpoint too.
+
+        Args:
+            resume_from_checkpoint: A whole checkpoint.
+            **kwargs: As for the host's trainer.
+        """
+        if resume_from_checkpoint is not None:
+            self._loss_sum = loss_sums(Path(resume_from_checkpoint))[self.args.process_index]
+        try:
+            result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        except _AlreadyTrained:
+            self.is_in_train = False
+            if getattr(self, "neftune_noise_alpha", None) is not None:
+                self._deactivate_neftune(self.model)
+            self.callback_handler.on_train_end(self.args, self.state, self.control)
+            result = TrainOutput(self.state.global_step, 0.0, {"epoch": self.state.epoch})
+        sums = ranks.gather(self._loss_sum)
+        mean = sum(sums) / len(sums) / max(self.state.global_step, 1)
+        return TrainOutput(result.global_step, mean, {**result.metrics, "train_loss": mean})
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """One micro-batch; the penalties' gradient is added once per optimizer step, before clipping.
@@ -50,6 +88,7 @@ class ContinualTrainer(CustomSeq2SeqTrainer):
             fix = "Lower `learning_rate`, or look at this task's data; the last checkpoint is still good."
             what = f"the loss is {loss.item()} at step {self.state.global_step + 1}."
             raise TrainingError(Problem(f"task '{self._task}'", what, fix))
+        self._loss_sum += float(loss)
         if self._penalties is not None and self.accelerator.gradient_state.sync_gradients:
             self._add_penalties(self._penalties())
         return loss
@@ -69,7 +108,10 @@ class ContinualTrainer(CustomSeq2SeqTrainer):
                 raise TrainingError(Problem(f"task '{self._task}'", what, "Lower its weight or the learning rate."))
             self._largest[name] = max(self._largest.get(name, 0.0), abs(value))
         self._last_terms = values
-        total = torch.stack([term for term in terms.values() if term.requires_grad]).sum()
+        learnable = [term for term in terms.values() if term.requires_grad]
+        if not learnable:  # constants: there is nothing to protect yet
+            return
+        total = torch.stack(learnable).sum()
         scaler = getattr(self.accelerator, "scaler", None)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         gradients = torch.autograd.grad(
@@ -97,10 +139,18 @@ class ContinualTrainer(CustomSeq2SeqTrainer):
             raise TrainingError(Problem(f"task '{self._task}'", what, "Set their weight to 0 if that is meant."))
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        super()._save_checkpoint(*args, **kwargs)
+        """Save, say that it is whole, and only then delete older ones: there is always one to go on from."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
+        sums = ranks.gather(self._loss_sum)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            mark_complete(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", self.args.world_size)
+            folder = Path(self.args.output_dir)
+            mark_complete(folder / f"checkpoint-{self.state.global_step}", sums)
+            remove_older(folder, limit)
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

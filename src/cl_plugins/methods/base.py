@@ -202,7 +202,7 @@ class Method(ABC):
         if carry is None:
             return base.model
         model = base.new_adapter()
-        load_adapter(model, carry.load("adapter.safetensors"))
+        load_adapter(model, carry.load("adapter.safetensors"), carry.meta["adapter"])
         return model
 
     def updates(self, carry: Carry) -> list[TaskUpdate]:

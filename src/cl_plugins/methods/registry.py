@@ -56,8 +56,9 @@ def _load(entry: EntryPoint) -> MethodEntry:
         return MethodEntry(
             entry.name, _distribution(entry), None, f"{entry.value} is not a subclass of cl_plugins.methods.Method"
         )
-    if method.name != entry.name:
-        return MethodEntry(entry.name, _distribution(entry), None, f"the class calls itself {method.name!r}")
+    own = getattr(method, "name", None)
+    if own != entry.name:
+        return MethodEntry(entry.name, _distribution(entry), None, f"the class calls itself {own!r}")
     return MethodEntry(entry.name, _distribution(entry), method)
 
 

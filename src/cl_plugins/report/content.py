@@ -150,6 +150,8 @@ def headline(run: Run) -> list[tuple[str, str, str]]:
         metric = run.metrics.get(key)
         if metric is not None and metric.value is not None:
             found.append((metric.label, text.number(metric.value), METRIC_MEANINGS[key]))
+    if (run.joint is not None or run.independent) and run.final_mean is not None and not found:
+        found.append(("Mean", text.number(run.final_mean), "mean of the scores of all tasks"))
     return found
 
 

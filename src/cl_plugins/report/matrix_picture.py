@@ -37,10 +37,7 @@ def _draw(run: Run) -> bytes:
     tasks = style.names(run.tasks)
     count = len(tasks)
     small = count > 6
-    labels = [
-        f"{name}\n" + _detail(run, task) if not small else name for name, task in zip(tasks, run.tasks, strict=True)
-    ]
-    slanted = max(len(line) for label in labels for line in label.split("\n")) > (12 if not small else 7)
+    slanted = max(len(name) for name in tasks) > (13 if not small else 7)
     places = _places(run)
     bottom = places[-1] + 0.5 if places else 0.5
     cell_width, cell_height = (1.12, 0.62) if not small else (0.66, 0.5)
@@ -62,13 +59,24 @@ def _draw(run: Run) -> bytes:
     axes.set_xlim(-0.5, count - 0.5)
     axes.set_ylim(bottom, -0.5)
     axes.set_yticks(places, [_row_name(run, index, tasks) for index in range(len(run.rows))])
-    axes.set_xticks(range(count), labels)
+    axes.set_xticks(range(count), tasks)
     axes.xaxis.tick_top()
     axes.xaxis.set_label_position("top")
     axes.tick_params(length=0, pad=5)
     if slanted:
         for tick in axes.get_xticklabels():
             tick.set(rotation=35, ha="left", va="bottom", rotation_mode="anchor")
+    for column, task in enumerate(run.tasks):
+        axes.text(
+            column,
+            bottom + 0.08,
+            _detail(run, task),
+            ha="center",
+            va="top",
+            color=style.SOFT,
+            fontsize=6 if small else 7,
+            linespacing=1.25,
+        )
     axes.set_xlabel("score on", labelpad=8, fontweight="bold")
     if run.joint is None:
         axes.set_ylabel("after training on", labelpad=8, fontweight="bold")
@@ -93,12 +101,11 @@ def _row_name(run: Run, index: int, tasks: list[str]) -> str:
 
 
 def _detail(run: Run, task: str) -> str:
-    """The small print under a column's name: scorer and number of items."""
+    """The small print below a column: scorer and number of items."""
     scorer = run.scorers.get(task, "").split("@")[0].replace("_", " ")
     scorer = "accuracy" if scorer == "choice accuracy" else scorer
-    limited = " (limited)" if task in run.limits else ""
-    items = f"n = {run.n[task]}{limited}" if task in run.n else ""
-    return "\n".join(part for part in (scorer, items) if part)
+    items = f"n = {run.n[task]}" if task in run.n else ""
+    return "\n".join(part for part in (scorer, items, "limited" if task in run.limits else "") if part)
 
 
 def _draw_cell(axes: Axes, colours: Any, cell: Cell, column: int, place: float, small: bool) -> None:
@@ -112,7 +119,8 @@ def _draw_cell(axes: Axes, colours: Any, cell: Cell, column: int, place: float, 
         return
     colour = colours((cell.score - LOW) / (HIGH - LOW))
     axes.add_patch(Rectangle(**box, facecolor=colour))
-    ink = "white" if _luminance(colour) < 0.4 else style.INK
+    # Where white and near-black are read equally well (a contrast of 4.4 to 1), by WCAG's formula.
+    ink = "white" if _luminance(colour) < 0.19 else style.INK
     show_interval = cell.interval is not None and not small
     axes.text(
         column,

@@ -67,9 +67,12 @@ def _lines(run: Run) -> bytes:
             fontsize=8,
             clip_on=False,
         )
-    labels = [row.label if row.trained is None else tasks[row.trained] for row in rows]
+    zero_shot = "zero-shot" if len(rows) < 8 else "zero-\nshot"
+    labels = [zero_shot if row.trained is None else tasks[row.trained] for row in rows]
     axes.set_xticks(range(len(rows)), labels)
-    if max(len(label) for label in labels) > 60 / max(len(labels), 1):
+    # A letter of this size takes about 0.078 inches.
+    room = 0.7 * figure.get_figwidth() / len(rows) / 0.078
+    if max(len(line) for label in labels for line in label.split("\n")) > room:
         for tick in axes.get_xticklabels():
             tick.set(rotation=30, ha="right", rotation_mode="anchor")
     axes.set_xlabel("after training on", fontweight="bold")
@@ -83,30 +86,34 @@ def _lines(run: Run) -> bytes:
 
 
 def _line(axes: Axes, task: int, points: list[tuple[int, Cell]], rows: tuple[Row, ...], crowded: bool) -> None:
-    """One task: band, line (dotted over what was not measured), markers, and the ring."""
+    """One task: band, line (dotted over what was not measured, pale before its own training), markers, ring."""
     colour = style.COLOURS[task % len(style.COLOURS)]
+    learnt = next((x for x, row in enumerate(rows) if row.trained == task), 0)
+    banded: set[int] = set()
     for (x0, first), (x1, second) in zip(points, points[1:], strict=False):
         measured = x1 == x0 + 1
+        before = x1 <= learnt
         axes.plot(
             [x0, x1],
             [first.score, second.score],
             color=colour,
-            linewidth=1.6 if measured else 1.0,
+            linewidth=1.7 if measured and not before else 1.0,
             linestyle="-" if measured else (0, (1, 2)),
-            zorder=3,
+            alpha=0.45 if before and measured else 1.0,
+            zorder=2 if before else 3,
         )
-        if measured and first.interval is not None and second.interval is not None:
+        if measured and not (before and crowded) and first.interval is not None and second.interval is not None:
+            banded |= {x0, x1}
             axes.fill_between(
                 [x0, x1],
                 [first.interval[0], second.interval[0]],
                 [first.interval[1], second.interval[1]],
                 color=colour,
-                alpha=0.07 if crowded else 0.12,
+                alpha=0.07 if crowded else 0.13,
                 linewidth=0,
                 zorder=1,
             )
     for x, cell in points:
-        trained = rows[x].trained == task
         axes.plot(
             [x],
             [cell.score],
@@ -115,22 +122,14 @@ def _line(axes: Axes, task: int, points: list[tuple[int, Cell]], rows: tuple[Row
             markersize=5,
             markeredgecolor="white",
             markeredgewidth=0.6,
+            alpha=0.55 if x < learnt and crowded else 1.0,
             zorder=4,
         )
-        if trained:
-            axes.plot(
-                [x],
-                [cell.score],
-                color=colour,
-                marker="o",
-                markersize=11,
-                markerfacecolor="none",
-                markeredgewidth=1.3,
-                zorder=4,
-                clip_on=False,
-            )
-            if len(points) == 1 and cell.interval is not None:
-                axes.plot([x, x], cell.interval, color=colour, linewidth=1.0, zorder=2)
+        if x == learnt and rows[x].trained == task:
+            ring = {"markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.3}
+            axes.plot([x], [cell.score], color=colour, marker="o", zorder=4, clip_on=False, **ring)
+        if x not in banded and not (x < learnt and crowded) and cell.interval is not None:
+            axes.plot([x, x], cell.interval, color=colour, linewidth=3.2, alpha=0.25, zorder=1, solid_capstyle="butt")
 
 
 def _gaps(run: Run, task: int) -> bool:
@@ -198,9 +197,9 @@ def _bars(run: Run) -> bytes:
         floor = best_floor(cell)
         if floor is not None:
             marks.append(floor)
-            handles["best trivial answer"] = axes.plot(
-                [floor], [index], "|", color=style.COLOURS[1], markersize=15, markeredgewidth=2, zorder=5, ls=""
-            )[0]
+            tick = {"color": style.COLOURS[1], "marker": "|", "markeredgewidth": 2, "linestyle": ""}
+            axes.plot([floor], [index], markersize=15, zorder=5, **tick)
+            handles["best trivial answer"] = Line2D([], [], markersize=8, **tick)
         axes.text(max(marks) + 1.5, index, number(cell.score, 1), va="center", fontsize=8.5)
     axes.set_yticks(range(count), tasks)
     axes.set_ylim(count - 0.45, -0.55)

@@ -129,9 +129,10 @@ def to_terminal(table: Table, width: int, colour: bool = False, ascii: bool = Fa
         content = text.shorten(content, limit)
         return text.plain_ascii(content) if ascii else content
 
-    head = [shown(name, name_width if index >= table.left else width // 2) for index, name in enumerate(table.head)]
+    first = max(17, min(32, width // 3))
+    head = [shown(name, name_width if index >= table.left else first) for index, name in enumerate(table.head)]
     body = [
-        [shown(cell.text, width // 2 if index < table.left else width) for index, cell in enumerate(row)]
+        [shown(cell.text, first if index < table.left else width) for index, cell in enumerate(row)]
         for row in table.rows
     ]
     widths = [

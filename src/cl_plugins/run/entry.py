@@ -7,7 +7,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from ..errors import Problem, RunStateError
 from . import prepare, ranks
+from .files import is_disk_full
 from .interrupt import StopRequest
 from .lock import RunLock
 from .logs import set_up
@@ -41,5 +43,10 @@ def run_stream(raw_args: Mapping[str, Any], callbacks: list[Any] | None = None) 
             if config.block.restart:
                 ranks.on_main(lambda: prepare.move_aside(root))
             Runner(host_keys, config, own, stop).run()
+        except Exception as error:
+            if not is_disk_full(error):
+                raise
+            fix = "Free some space and run the same command again; finished steps are kept."
+            raise RunStateError(Problem(f"output_dir: {root}", f"the disk is full ({error}).", fix)) from error
         finally:
             lock.__exit__(None, None, None)

@@ -46,7 +46,15 @@ class DiskNeed:
 
 
 def disk_need(
-    model: MetaModel, keys: Mapping[str, Any], able: Capabilities, tasks: int, keep: str, *, quantised: bool, zero_stage: int, earlier: int = 0
+    model: MetaModel,
+    keys: Mapping[str, Any],
+    able: Capabilities,
+    tasks: int,
+    keep: str,
+    *,
+    quantised: bool,
+    zero_stage: int,
+    earlier: int = 0,
 ) -> DiskNeed:
     """What a run will need.
 
@@ -71,7 +79,9 @@ def disk_need(
     else:
         kept = min(tasks, 2)
     if tasks > 1:
-        remarks.append("carry/ shares its files with tasks/; where the file system has no hard links, it needs as much again")
+        remarks.append(
+            "carry/ shares its files with tasks/; where the file system has no hard links, it needs as much again"
+        )
     half = bool(keys.get("bf16") or keys.get("fp16") or keys.get("pure_bf16")) or model.dtype in _HALF
     narrow = 2 if half else _FP32
     whole = model.parameters * narrow + model.trainable * (width - narrow if not able.low_rank else 0)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..adapters.partitioned import forward_gathers
 from ..evaluation.generate import generate
 from ..evaluation.items import Item, TaskScore, predictions_to_jsonl
 from ..evaluation.matrix import ScoreMatrix
@@ -33,28 +35,27 @@ def evaluate(state: RunState, step: Step, plan: list[Step]) -> tuple[dict[str, A
     tests = state.tests(task)
     model = state.answering(None if step.row == ZERO_SHOT else state.carry)
 
-    mine = list(range(ranks.rank(), len(tests), ranks.world_size()))
     partitioned = session.base.partitioned
-    if partitioned:  # every rank must take part in every forward
-        mine = list(range(len(tests)))
+    mine = share([t.feature for t in tests], ranks.rank(), ranks.world_size(), equal=partitioned)
 
     def on_batch(count: int) -> None:
         state.progress.advance(count)
         if ranks.world_size() == 1:
             state.stop.check()
 
-    texts = generate(
-        model,
-        session.tokenizer,
-        session.collator(model, training=False),
-        [tests[i].feature for i in mine],
-        max_new_tokens=state.config.max_new_tokens(task.name),
-        batch_size=session.args.training.per_device_eval_batch_size,
-        eos_token_ids=session.eos_token_ids(),
-        autocast_dtype=session.autocast_dtype(),
-        synced=partitioned,
-        on_batch=on_batch,
-    )
+    with forward_gathers(model):
+        texts = generate(
+            model,
+            session.tokenizer,
+            session.collator(model, training=False),
+            [tests[i].feature for i in mine],
+            max_new_tokens=state.config.max_new_tokens(task.name),
+            batch_size=session.args.training.per_device_eval_batch_size,
+            eos_token_ids=session.eos_token_ids(),
+            autocast_dtype=session.autocast_dtype(),
+            synced=partitioned,
+            on_batch=on_batch,
+        )
     answers: dict[int, str] = {}
     for part in ranks.gather(dict(zip(mine, texts, strict=True))):
         answers.update(part)
@@ -71,6 +72,27 @@ def evaluate(state: RunState, step: Step, plan: list[Step]) -> tuple[dict[str, A
 
     result = ranks.on_main(write)
     return result
+
+
+def share(features: Sequence[Mapping[str, Any]], rank: int, world_size: int, *, equal: bool) -> list[int]:
+    """Numbers of the items that a rank answers: every ``world_size``-th.
+
+    Args:
+        features: All items.
+        rank: The rank.
+        world_size: Number of ranks.
+        equal: All ranks must call the model equally often (split tensors): a share that is one short answers its last
+            item twice, and if some items have pictures and others none, so that the calls differ, every rank answers
+            all items.
+    """
+    mine = list(range(rank, len(features), world_size))
+    if equal:
+        kinds = {tuple(sorted(key for key in ("images", "videos", "audios") if f.get(key))) for f in features}
+        if len(kinds) > 1 or len(features) < world_size:
+            return list(range(len(features)))
+        if len(mine) < -(-len(features) // world_size):
+            mine.append(mine[-1])
+    return mine
 
 
 def score_items(items: list[Item], scorer: str, max_items: int | None) -> TaskScore:

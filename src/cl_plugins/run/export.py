@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
-QUANTISATION_KEYS = ("quantization_bit", "quantization_method", "quantization_type", "double_quantization", "quantization_device_map")
+QUANTISATION_KEYS = (
+    "quantization_bit",
+    "quantization_method",
+    "quantization_type",
+    "double_quantization",
+    "quantization_device_map",
+)
 
 
 def check_empty(out: Path) -> None:
@@ -86,7 +92,9 @@ def export_merged(state: RunState, carry: Carry, out: Path, dtype_name: str) -> 
     base = state.session.base
     if base.quantised:
         fix = "Use `--to adapter`, which leaves the base as it is."
-        raise ExportError(Problem(str(out), "the base's own weights are quantised; nothing can be added to them.", fix))
+        raise ExportError(
+            Problem(str(out), "the base's own weights are quantised; nothing can be added to them.", fix)
+        )
     updates = load_updates(state.method, carry)
     if updates:
         _check_range(base, updates, dtype, out)
@@ -119,7 +127,9 @@ def _check_range(base: LoadedBase, updates: list[Any], dtype: torch.dtype, out: 
     largest = torch.finfo(dtype).max
     for name in modules(updates):
         if float(merged_weight(base.original(f"{name}.weight"), updates, name).abs().max()) > largest:
-            raise ExportError(Problem(str(out), f"'{name}' has a value too large for fp16.", "Use `--dtype bf16` or fp32."))
+            raise ExportError(
+                Problem(str(out), f"'{name}' has a value too large for fp16.", "Use `--dtype bf16` or fp32.")
+            )
 
 
 def _round_weights(base: LoadedBase, dtype: torch.dtype) -> MergeError:

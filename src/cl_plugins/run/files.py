@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -75,6 +76,24 @@ def remove_leftovers(root: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or one that it came from, says that nothing more fits on the disk.
+
+    The writers of safetensors and of PyTorch are native code and say it in their own words.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError) and found.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(
+            words in str(found)
+            for words in ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed")
+        ):
+            return True
+        found = found.__cause__ or found.__context__
+    return False
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..adapters.concatenate import write_peft_adapter
 from ..adapters.merge import MergeError, MergeMeter, merged_weight, modules, replaced
+from ..adapters.partitioned import whole_on_main
 from ..adapters.update import LowRankUpdate
 from . import ranks
 from .files import artefact, write_json, write_with
@@ -96,14 +97,7 @@ def merge_into_base(base: LoadedBase, updates: list[LowRankUpdate], dtype: torch
 
 def _whole_state(base: LoadedBase) -> dict[str, Any]:
     """All tensors of a model that ZeRO-3 has split; every rank must call this."""
-    from deepspeed.zero import GatheredParameters
-
-    found = {}
-    for name, parameter in base.model.named_parameters():
-        with GatheredParameters([parameter]):
-            if ranks.is_main():
-                found[name] = parameter.detach().cpu().clone()
-    return found
+    return {name: whole_on_main(parameter) for name, parameter in base.model.named_parameters()}
 
 
 def save_plain(model: Any, folder: Path, state: RunState, tensors: dict[str, Any] | None = None) -> None:
@@ -129,11 +123,27 @@ def save_plain(model: Any, folder: Path, state: RunState, tensors: dict[str, Any
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
     if torch.float32 in dtypes:
         model.config.dtype = torch.float32
+    _align_special_tokens(model, state.session.tokenizer)
     try:
         model.save_pretrained(folder, **({"state_dict": tensors} if tensors is not None else {}))
     finally:
         for own, value in changed:
             own.use_cache = value
+
+
+def _align_special_tokens(model: Any, tokenizer: Any) -> None:
+    """Write the tokenizer's special tokens into the configs.
+
+    Trainer does so whenever it trains; a start that has only this step left to do has trained nothing.
+    """
+    from types import SimpleNamespace
+
+    from transformers import Trainer, trainer_utils
+
+    if hasattr(trainer_utils, "align_special_tokens"):
+        trainer_utils.align_special_tokens(model, tokenizer)
+    elif hasattr(Trainer, "_align_special_tokens"):  # transformers 4
+        Trainer._align_special_tokens(SimpleNamespace(model=model, processing_class=tokenizer))
 
 
 def save_tokenizer(state: RunState, folder: Path) -> None:

@@ -92,30 +92,37 @@ def run_isolated(
     child = _Child()
     start = start or child.run
     previous = _catch(child.handle)
-    idle = number = 0
+    idle = skipped = number = 0
     try:
         while True:
             number += 1
-            before = 0 if restart and number == 1 else len(Journal(root).entries)
-            # dotted scalars survive every launcher, also those that join words and split them again
-            again = [f"cl.stop_after={steps}", *(["cl.restart=false"] if restart and number > 1 else [])]
+            before = set() if restart and number == 1 else _finished(root)
+            # Steps that can no longer be measured are passed over without an entry, so a start that finished nothing
+            # is followed by one that goes further. Dotted scalars survive every launcher.
+            again = [f"cl.stop_after={steps * 2**skipped}", *(["cl.restart=false"] if restart and number > 1 else [])]
             code = start([*command, *again])
-            journal = Journal(root)
-            gained = len(journal.entries) - before
-            tell(f"start {number}: exit code {code}, {len(journal.entries)} steps finished")
+            after = _finished(root)
+            tell(f"start {number}: exit code {code}, {len(after)} steps finished")
             if child.stopped:
                 return EXIT_RUN_AGAIN if code in (0, EXIT_RUN_AGAIN, -signal.SIGTERM) else code
             if code not in (0, EXIT_RUN_AGAIN):
                 return code
-            if code == 0 and "finish" in journal:
+            if code == 0 and any(step == "finish" for step, _ in after):
                 return 0
-            idle = 0 if gained > 0 else idle + 1
-            if idle and (code == 0 or idle >= PATIENCE):
-                what = "no step was finished, though the command ended well."
+            gained = bool(after - before)
+            idle = 0 if gained else idle + 1
+            skipped = 0 if gained else skipped + int(code == 0)
+            if idle >= PATIENCE:
+                what = f"{PATIENCE} starts in a row finished no step, though the command reported no failure."
                 raise RunStateError(Problem(str(root), what, "Look at the messages of the last start."))
     finally:
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
+
+
+def _finished(root: Path) -> set[tuple[str, str]]:
+    """Finished steps with their times (a step that is done again counts as new)."""
+    return {(entry.step, entry.time) for entry in Journal(root).entries.values()}
 
 
 def _catch(handler: Callable[[int, FrameType | None], None]) -> Any:

@@ -63,9 +63,13 @@ class Journal:
 
     def finish(self, step: str, seconds: float, artefacts: dict[str, dict[str, Any]], **details: Any) -> None:
         """Write that a step is finished. Its artefacts must be on disk already."""
+        self.add(step, seconds, artefacts, **details)
+        self.rewrite()
+
+    def add(self, step: str, seconds: float, artefacts: dict[str, dict[str, Any]], **details: Any) -> None:
+        """Note in memory that a step is finished; `rewrite` makes it durable."""
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         self.entries[step] = Entry(step, round(seconds, 3), artefacts, time, details)
-        self.rewrite()
 
     def rewrite(self) -> None:
         """Write the file anew from the entries in memory."""

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..adapters.carry import Carry
 from ..errors import Problem, RecipeError, RunStateError
@@ -15,13 +15,17 @@ from ..recipe import CLConfig, parse_cl
 from .logs import logger
 
 
+if TYPE_CHECKING:
+    from ..host.media import DataUse
+
+
 def split(raw: Mapping[str, Any]) -> tuple[dict[str, Any], CLConfig]:
     """The host's keys and the checked ``cl:`` block of a recipe.
 
     Raises:
         RecipeError: With every problem of keys, block, stream, method options, engine and data set names.
     """
-    from ..host.facts import capability_problems, run_facts
+    from ..host.facts import capability_problems, run_facts, setting_problems
     from ..host.keys import check, check_overrides
     from ..schema import check_value
 
@@ -34,6 +38,7 @@ def split(raw: Mapping[str, Any]) -> tuple[dict[str, Any], CLConfig]:
         problems.extend(error.problems)
     low_rank = get_method(config.method).capabilities.low_rank if config is not None else None
     problems.extend(check(raw, method_low_rank=low_rank))
+    problems.extend(setting_problems(host_keys))
     if config is not None:
         method_class = get_method(config.method)
         facts = run_facts(host_keys, config.stream)
@@ -42,15 +47,20 @@ def split(raw: Mapping[str, Any]) -> tuple[dict[str, Any], CLConfig]:
         checked = check_value(config.method_options, method_class.config_class, "cl.method", options)
         problems.extend(method_class(checked).problems(facts))
         problems.extend(check_overrides(config.block.task_overrides))
-        problems.extend(_schedule_problems(config, method_class.capabilities.schedule))
+        problems.extend(_schedule_problems(host_keys, config, method_class.capabilities.schedule))
         problems.extend(data_problems(host_keys, config))
     if problems or config is None:
         raise RecipeError(list(dict.fromkeys(problems)))
     return host_keys, config
 
 
-def _schedule_problems(config: CLConfig, schedule: str) -> list[Problem]:
+def _schedule_problems(host_keys: Mapping[str, Any], config: CLConfig, schedule: str) -> list[Problem]:
     found = []
+    per_task = sorted({key for task in config.stream.tasks for key in task.overrides})
+    if schedule == "joint" and per_task and not {"max_steps", "num_train_epochs"} & set(host_keys):
+        what = f"sets {', '.join(per_task)} for single tasks, which joint training cannot follow."
+        fix = "Say how long to train on all tasks together: `max_steps` or `num_train_epochs` at the top level."
+        found.append(Problem("cl.stream", what, fix))
     if schedule == "joint" and config.block.only:
         found.append(
             Problem("cl.only", f"does not go with '{config.method}', which trains all tasks at once.", "Leave it out.")
@@ -68,40 +78,53 @@ def _schedule_problems(config: CLConfig, schedule: str) -> list[Problem]:
     return found
 
 
-def used_datasets(config: CLConfig) -> list[str]:
-    """Names of all data sets that the run reads."""
-    names: list[str] = []
+def data_uses(host_keys: Mapping[str, Any], config: CLConfig) -> list[DataUse]:
+    """The data sets that the run reads, each with the folders and the limit that hold for its task."""
+    from ..host.media import DataUse
+
+    found: dict[str, DataUse] = {}
+    common = host_keys.get("dataset_dir", "data")
     for task in config.stream.tasks:
+        keys = {**host_keys, **config.overrides_for(task.name)}
+        folder, media, limit = keys.get("dataset_dir", "data"), keys.get("media_dir"), keys.get("max_samples")
+        if not isinstance(folder, str):
+            continue  # a mapping, as the host also takes it
+        media = media if isinstance(media, str) else None
+        limit = limit if isinstance(limit, int) and limit > 0 else None
         trained = config.block.only in (None, task.name)
-        names += [*(task.train if trained else ()), *(task.test if config.eval.scope != "none" else ())]
-    return list(dict.fromkeys(names))
+        uses = [(name, limit) for name in (task.train if trained else ())]
+        uses += [(name, None) for name in (task.test if config.eval.scope != "none" else ())]
+        for name, most in uses:
+            key = name if folder == common else f"{task.name}/{name}"
+            if key not in found or most is None:
+                found[key] = DataUse(name, folder, media, most, key)
+    return list(found.values())
 
 
 def data_problems(host_keys: Mapping[str, Any], config: CLConfig) -> list[Problem]:
-    """Data set names that do not exist, files that are missing."""
-    from ..host.data import local_files
+    """Data set names that do not exist, files that are missing or empty or not JSON, pictures that are missing."""
+    from ..host.media import inspect
 
-    directory = host_keys.get("dataset_dir", "data")
-    if not isinstance(directory, str):
-        return []
-    return local_files(directory, used_datasets(config))[1]
+    found = [problem for use in data_uses(host_keys, config) for problem in inspect(use)[1]]
+    return list(dict.fromkeys(found))
 
 
 def data_hashes(host_keys: Mapping[str, Any], config: CLConfig) -> dict[str, Any]:
-    """Hashes of the data set files that the run reads."""
-    from ..host.data import local_files
-    from .record import media_digest
+    """Data set -> hashes of its files, and one over names and sizes of its pictures; independent of where they lie."""
+    from ..host.media import inspect
 
-    directory = host_keys.get("dataset_dir", "data")
-    return media_digest(local_files(directory, used_datasets(config))[0]) if isinstance(directory, str) else {}
+    return {use.key: inspect(use)[0] for use in data_uses(host_keys, config)}
 
 
 def move_aside(root: Path) -> None:
     """``cl.restart``: keep an old directory under another name, and begin with an empty one."""
     kept = [p for p in root.iterdir() if p.name != ".lock"] if root.is_dir() else []
+    # A kill in between: without its journal nothing counts as finished, and a carry without a journal is refused, so the
+    # journal goes first and the carry goes last.
+    kept.sort(key=lambda path: {"journal.jsonl": 0, "carry": 2}.get(path.name, 1))
     if not kept:
         return
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
     target = root.with_name(f"{root.name}.before-{stamp}")
     target.mkdir()
     for path in kept:

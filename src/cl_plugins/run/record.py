@@ -15,7 +15,6 @@ from typing import Any
 
 from ..errors import Problem, RunStateError
 from ..recipe import CLConfig
-from .files import sha256
 
 
 FORMAT = 1
@@ -74,22 +73,14 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def media_digest(files: list[Path]) -> dict[str, Any]:
-    """Hashes of the data set files, by name."""
-    return {
-        path.name if path.name == "dataset_info.json" else str(path): sha256(path)
-        for path in files
-        if path.name != "dataset_info.json"
-    }
-
-
 def identity(
     host_keys: Mapping[str, Any], config: CLConfig, base: dict[str, Any], data: dict[str, Any]
 ) -> dict[str, Any]:
     """What makes a run this run: the resolved recipe, the stream, the base and the data."""
     block = {k: v for k, v in asdict(config.block).items() if k not in ("stream", "method", *HOW)}
-    secret = ("token", "api_key", "password")
-    shown = {k: "***" if v and any(word in k for word in secret) else v for k, v in sorted(host_keys.items())}
+    shown = {
+        k: "***" if v and k.endswith(("_token", "_api_key", "_password")) else v for k, v in sorted(host_keys.items())
+    }
     return {
         "recipe": {
             **shown,
@@ -104,8 +95,8 @@ def identity(
 def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
     recipe = {k: v for k, v in record["recipe"].items() if k not in (*FREE, *PATHS)}
     stream = {k: v for k, v in record["stream"].items() if k not in ("title", "notes", "paper", "homepage")}
-    data = {Path(k).name: v for k, v in record["data"].items()}
-    return {"recipe": recipe, "stream": stream, "base": {"sha256": record["base"].get("sha256")}, "data": data}
+    base = {"sha256": record["base"].get("sha256")}
+    return {"recipe": recipe, "stream": stream, "base": base, "data": dict(record["data"])}
 
 
 def _without_tasks(record: dict[str, Any], tasks: set[str], data: set[str]) -> dict[str, Any]:
@@ -120,13 +111,42 @@ def _without_tasks(record: dict[str, Any], tasks: set[str], data: set[str]) -> d
     return copy
 
 
-def compare(old: Mapping[str, Any], new: Mapping[str, Any], root: Path) -> tuple[str, ...]:
+def _without_training_of(record: dict[str, Any], task: str, keys: frozenset[str]) -> dict[str, Any]:
+    """The record without what shapes the training of one task alone: its keys and its training sets."""
+    copy: dict[str, Any] = json.loads(json.dumps(record))
+    tasks = copy["stream"]["tasks"]
+    own = next((t for t in tasks if t["name"] == task), None)
+    if own is not None:
+        own.pop("overrides", None)
+        others = {name for t in tasks for name in (*t["test"], *(t["train"] if t is not own else ()))}
+        for name in set(own["train"]) - others:
+            copy["data"].pop(name, None)
+            copy["data"].pop(f"{task}/{name}", None)
+    (copy["recipe"]["cl"].get("task_overrides") or {}).pop(task, None)
+    copy["recipe"] = {k: v for k, v in copy["recipe"].items() if k not in keys}
+    return copy
+
+
+def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether two identities differ in anything that counts."""
+    return _comparable(json.loads(json.dumps(old))) != _comparable(json.loads(json.dumps(new)))
+
+
+def compare(
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    root: Path,
+    failed: str | None = None,
+    keys: frozenset[str] = frozenset(),
+) -> tuple[str, ...]:
     """Check that a directory may go on with this recipe.
 
     Args:
         old: The identity in ``run.json``.
         new: The identity of the recipe that was started.
         root: The output directory, for the message.
+        failed: The task whose training failed the last time: its own keys and training data may be mended.
+        keys: Host keys that may change as well, because no task has been trained with them yet.
 
     Returns:
         Names of appended tasks.
@@ -143,6 +163,8 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], root: Path) -> tuple
         appended = tuple(new_tasks[len(old_tasks) :])
         if _without_tasks(after, set(appended), set(before["data"])) == before:
             return appended
+    if failed is not None and _without_training_of(before, failed, keys) == _without_training_of(after, failed, keys):
+        return ()
     lines = difflib.unified_diff(_lines(before), _lines(after), "finished so far", "this recipe", lineterm="", n=1)
     fix = "Go back to the recipe it was made with, choose another `output_dir`, or begin anew with `cl.restart: true`. Tasks may only be appended."
     raise RunStateError(Problem(str(root), "was made with another recipe:\n" + "\n".join(lines) + "\n", fix))

@@ -43,7 +43,9 @@ def read_record(root: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise RunStateError(Problem(str(path), f"cannot be read ({error}).", "Restore it from a copy.")) from error
     wanted = {"recipe": dict, "stream": dict, "method": str}
-    wrong = [key for key, kind in wanted.items() if not isinstance(record, dict) or not isinstance(record.get(key), kind)]
+    wrong = [
+        key for key, kind in wanted.items() if not isinstance(record, dict) or not isinstance(record.get(key), kind)
+    ]
     if wrong:
         raise RunStateError(Problem(str(path), f"lacks {', '.join(wrong)}.", "Restore it from a copy."))
     return dict(record)

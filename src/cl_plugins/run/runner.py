@@ -13,12 +13,13 @@ from ..schema import check_value
 from . import prepare, ranks, record
 from .consolidate import consolidate
 from .evaluate import build_matrix, evaluate, write_matrix
-from .files import recover_directory, remove_leftovers, write_bytes, write_json
+from .files import write_bytes, write_json
 from .finish import finish
-from .interrupt import StopRequest
+from .interrupt import Interrupted, StopRequest
 from .journal import Journal
 from .logs import logger
-from .plan import ZERO_SHOT, Step, make_plan, row_after
+from .opening import begin, note_failure, open_directory
+from .plan import JOINT, ZERO_SHOT, Step, make_plan, row_after
 from .progress import Progress, clock
 from .state import RunState
 from .train import planned_steps, remove_checkpoints, train
@@ -56,21 +57,29 @@ class Runner:
         state = self._state
         state.base_fingerprint = ranks.on_main(lambda: base_fingerprint(state.run_args.model))
         earlier = ranks.on_main(lambda: prepare.earlier_carry(self._config, state.base_fingerprint))
-        ranks.on_main(self._open)
+        opening = ranks.on_main(lambda: open_directory(state))
         state.journal = Journal(self._root)
+        if opening.appended:
+            state.journal.entries.pop("finish", None)
         plan = make_plan(self._config, self._state.method.capabilities.schedule, earlier.tasks if earlier else ())
-        state.carry = self._current_carry(earlier)
+        ranks.on_main(lambda: self._tidy_up(plan))
+        state.carry = self._current_carry() or earlier
         todo = [step for step in plan if step.key not in state.journal]
         if not todo:
+            ranks.on_main(lambda: begin(self._root, opening))
             logger.info("this run is finished; nothing to do")
             ranks.on_main(lambda: self._show(plan))
             return
+        if state.carry is not None:
+            ranks.on_main(state.carry.verify)
         self._read_tests(todo)
+        ranks.on_main(lambda: begin(self._root, opening))
         state.progress = Progress(self._units(todo), visible=ranks.is_main())
         limit = self._config.block.stop_after
         try:
             for count, step in enumerate(todo, start=1):
-                state.stop.check()
+                if ranks.any_true(state.stop.asked):  # all ranks leave together, or none
+                    raise Interrupted
                 self._do(step, plan)
                 if limit is not None and count >= limit and step is not todo[-1]:
                     logger.info("stopped after %d steps, as cl.stop_after says; the same command goes on", limit)
@@ -81,69 +90,20 @@ class Runner:
             state.tracker.close()
         ranks.on_main(lambda: self._show(plan))
 
-    def _open(self) -> None:
-        """Recover from a crash, compare with what the directory was made for, write ``run.json``."""
-        for name in ("carry", "final"):
-            recover_directory(self._root / name)
-        remove_leftovers(self._root)
-        journal = Journal(self._root)
-        hashes = prepare.data_hashes(self._state.host_keys, self._config)
-        now = record.identity(self._state.host_keys, self._config, self._state.base_fingerprint, hashes)
-        found = self._root / "run.json"
-        old: dict[str, Any] = {}
-        appended: tuple[str, ...] = ()
-        if found.is_file():
-            import json
+    def _tidy_up(self, plan: list[Step]) -> None:
+        """Do again what a kill right after a line of the journal may have left undone."""
+        done = [step for step in plan if step.key in self._state.journal]
+        for step in done:
+            if step.kind == "train":
+                remove_checkpoints(self._state, str(step.task))
+        consolidated = [str(step.task) for step in done if step.kind == "consolidate"]
+        if consolidated:
+            self._tidy(consolidated[-1])
 
-            old = json.loads(found.read_text(encoding="utf-8"))
-            appended = record.compare(old, now, self._root)
-            for line in record.version_changes(old.get("versions", {}), record.versions()):
-                logger.warning("version changed since this run began: %s", line)
-            if appended:
-                logger.info("appended to the stream: %s", ", ".join(appended))
-                journal.entries.pop("finish", None)
-        damaged = journal.damaged()
-        if damaged:
-            from ..errors import RunStateError
-
-            raise RunStateError(damaged)
-        value = {
-            "format": record.FORMAT,
-            **now,
-            "method": self._config.method,
-            "seed": int(self._state.host_keys.get("seed", 42)),
-            "notes": list(self._config.stream.notes),
-            "versions": record.versions(),
-            "hardware": record.hardware(),
-            **{k: old[k] for k in ("peak_memory_bytes", "seconds", "sizes", "merge_error") if k in old},
-        }
-        write_json(found, value)
-        if appended:
-            journal.rewrite()
-
-    def _current_carry(self, earlier: Carry | None) -> Carry | None:
-        """The carry on disk if its step is in the journal; a carry that is newer than the journal is found again later."""
+    def _current_carry(self) -> Carry | None:
+        """The carry in the run's own directory."""
         path = self._root / "carry"
-        if not (path / "carry.json").is_file():
-            return earlier
-        carry = Carry.open(path)
-        if f"consolidate:{carry.tasks[-1]}" in self._state.journal:
-            return carry
-        return self._state_before(carry, earlier)
-
-    def _state_before(self, carry: Carry, earlier: Carry | None) -> Carry | None:
-        """The carry was renamed into place, but the journal does not know yet: it is complete, so note it."""
-        task = carry.tasks[-1]
-        step = Step("consolidate", task)
-        from .files import artefact
-
-        ranks.on_main(
-            lambda: self._state.journal.finish(
-                step.key, 0.0, artefact(self._root, carry.path / "carry.json"), recovered=True
-            )
-        )
-        self._state.journal = Journal(self._root)
-        return carry
+        return Carry.open(path) if (path / "carry.json").is_file() else None
 
     def _read_tests(self, todo: list[Step]) -> None:
         """Tokenise every test set that is needed, before the model loads; report everything that is wrong."""
@@ -186,7 +146,12 @@ class Runner:
         if step.kind == "evaluate":
             artefacts, details = evaluate(state, step, plan)
         elif step.kind == "train":
-            artefacts, details = train(state, step, lambda units: state.progress.begin(step, number, len(plan), units))
+            try:
+                artefacts, details = train(state, step, lambda n: state.progress.begin(step, number, len(plan), n))
+            except Exception as error:
+                if ranks.is_main():
+                    note_failure(self._root, step.key, error)
+                raise
         elif step.kind == "consolidate":
             artefacts = ranks.on_main(lambda: consolidate(state, step))
             state.carry = Carry.open(self._root / "carry")
@@ -223,17 +188,20 @@ class Runner:
     def _tidy(self, task: str) -> None:
         """``cl.keep``: the updates of which tasks stay under ``tasks/``; the carry has its own copy or link."""
         keep = self._config.block.keep
-        names = list(self._config.stream.task_names)
-        position = names.index(task) if task in names else 0
-        gone = [] if keep == "all" else names[:position] if keep == "last" else names[: position + 1]
-        for name in gone:
-            for file in ("update.safetensors", "update.json"):
-                path = self._state.directory(name) / file
-                if path.is_file():
-                    self._state.journal.forget(str(path.relative_to(self._root)))
-                    path.unlink()
-        if gone:
-            self._state.journal.rewrite()
+        names = list(self._config.stream.task_names) if task != JOINT else [JOINT]
+        position = names.index(task)
+        tidied = [] if keep == "all" else names[:position] if keep == "last" else names[: position + 1]
+        files = [
+            self._state.directory(name) / file for name in tidied for file in ("update.safetensors", "update.json")
+        ]
+        gone = [path for path in files if path.is_file()]
+        if not gone:
+            return
+        for path in gone:
+            self._state.journal.forget(str(path.relative_to(self._root)))
+        self._state.journal.rewrite()  # first: a file that the journal names must never be missing
+        for path in gone:
+            path.unlink()
 
     def _write_matrix(self, plan: list[Step]) -> None:
         stream = self._config.stream

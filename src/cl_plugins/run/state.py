@@ -146,9 +146,21 @@ class RunState:
 
             session = self.session
             self._tests[task.name] = load_test_items(
-                task, self.run_args, session.template, session.tokenizer_module, self.config.eval.max_items
+                task, self._test_args(task), session.template, session.tokenizer_module, self.config.eval.max_items
             )
         return self._tests[task.name]
+
+    def _test_args(self, task: Task) -> HostArgs:
+        """The run's arguments with the task's own folders and ``cutoff_len``."""
+        import copy
+        import dataclasses
+
+        keys = {**self.host_keys, **self.config.overrides_for(task.name)}
+        data = copy.copy(self.run_args.data)
+        data.dataset_dir = keys.get("dataset_dir", type(data).dataset_dir)
+        data.media_dir = keys.get("media_dir") or data.dataset_dir
+        data.cutoff_len = int(keys.get("cutoff_len", type(data).cutoff_len))
+        return dataclasses.replace(self.run_args, data=data)
 
     def answering(self, carry: Carry | None) -> Any:
         """The model that answers with a carry; rebuilt only if another one is in memory."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..adapters.partitioned import forget_engine, gathered, size
 from ..errors import Problem, RunStateError, TrainingError
 from ..methods import TaskContext
 from . import ranks
@@ -85,11 +86,11 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
         from ..host.session import plot_loss
 
         plot_loss(args)
-    with _gathered(model):
-        tensors = state.method.end_task(context, model)
-        meta = state.method.describe_update(context, model)
+    tensors = state.method.end_task(context, model)
+    meta = state.method.describe_update(context, model)
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     trainer.accelerator.free_memory()
+    forget_engine(model)
 
     def write() -> tuple[dict[str, Any], dict[str, Any]]:
         from safetensors.torch import save_file
@@ -105,7 +106,8 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
 
 def remove_checkpoints(state: RunState, task: str) -> None:
     """The trainer's checkpoints hold torch pickles and are of no more use once the step is in the journal."""
-    for checkpoint in state.directory(task).glob("checkpoint-*"):
+    folder = state.directory(task)
+    for checkpoint in (*folder.glob("checkpoint-*"), *folder.glob("broken-checkpoint-*")):
         shutil.rmtree(checkpoint, ignore_errors=True)
 
 
@@ -186,8 +188,9 @@ def _marks(model: Any) -> dict[str, tuple[float, float]]:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                values = getattr(parameter, "ds_tensor", parameter).detach().double()
-                marks[name] = (float(values.sum()), float(values.square().sum()))
+                with gathered([parameter]):
+                    values = parameter.detach().double()
+                    marks[name] = (float(values.sum()), float(values.square().sum()))
     return marks
 
 
@@ -212,7 +215,7 @@ def _check_trained(task: str, steps: int, before: dict[str, Any], after: dict[st
 
 def _check_disk(state: RunState, model: Any) -> None:
     """The update, the carry with it, and a checkpoint with two optimizer moments must fit."""
-    trainable = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    trainable = sum(size(p) * p.element_size() for p in model.parameters() if p.requires_grad)
     need = 6 * trainable + 64 * 1024**2
     free = shutil.disk_usage(state.root).free
     if free < need:
@@ -220,16 +223,3 @@ def _check_disk(state: RunState, model: Any) -> None:
         raise RunStateError(
             Problem(str(state.root), what, "Free some space, or choose another `output_dir`; finished steps are kept.")
         )
-
-
-@contextmanager
-def _gathered(model: Any) -> Iterator[None]:
-    """Whole tensors inside, where ZeRO-3 has split them."""
-    parameters = [p for p in model.parameters() if p.requires_grad and hasattr(p, "ds_id")]
-    if not parameters:
-        yield
-        return
-    from deepspeed.zero import GatheredParameters
-
-    with GatheredParameters(parameters):
-        yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -28,7 +29,7 @@ def read_mapping(text: str, where: str, problems: list[Problem]) -> Mapping[str,
     """Parse YAML text that must hold a mapping; record a problem otherwise."""
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that does not exist
         problems.append(Problem(where, f"is not valid YAML: {' '.join(str(error).split())}.", "Mend the file."))
         return None
     if not isinstance(value, Mapping):
@@ -65,12 +66,19 @@ def load_stream(spec: str | Mapping[str, Any], *, where: str = "cl.stream") -> S
 
 def _find(name: str, where: str, problems: list[Problem]) -> Mapping[str, Any] | None:
     path = Path(name)
-    if path.suffix in {".yaml", ".yml", ".json"} or path.is_file():
-        if not path.is_file():
+    if path.suffix in {".yaml", ".yml", ".json"} or os.path.isfile(name):
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
             fix = f"Paths are relative to the folder you start from ({Path.cwd()})."
             problems.append(Problem(where, f"stream file {name!r} does not exist.", fix))
             return None
-        return read_mapping(path.read_text(encoding="utf-8"), name, problems)
+        except (OSError, ValueError) as error:  # a folder, no permission, not UTF-8, a name that no file can have
+            problems.append(
+                Problem(where, f"stream file {name!r} cannot be read ({error}).", "Mend the path or the file.")
+            )
+            return None
+        return read_mapping(text, name, problems)
     known = builtin_streams()
     if name in known:
         return read_mapping(known[name], name, problems)

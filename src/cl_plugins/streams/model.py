@@ -12,7 +12,7 @@ from ..errors import Problem
 from ..schema import option
 
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 RESERVED = ("zero_shot", "joint")  # names of rows of the score matrix
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ...adapters.partitioned import size, whole_on_main
 from ...errors import Problem
 from ..base import BaseModel, Capabilities, Method, RunFacts, TaskContext
 
@@ -54,11 +55,11 @@ class SeqFull(Method):
 
     def end_task(self, context: TaskContext, model: Module) -> dict[str, Tensor]:
         """Every trainable tensor."""
-        return {n: p.detach().cpu().contiguous() for n, p in model.named_parameters() if p.requires_grad}
+        return {n: whole_on_main(p) for n, p in model.named_parameters() if p.requires_grad}
 
     def describe_update(self, context: TaskContext, model: Module) -> dict[str, Any]:
         """How many weights were trained."""
-        return {"parameters": sum(p.numel() for p in model.parameters() if p.requires_grad)}
+        return {"parameters": sum(size(p) for p in model.parameters() if p.requires_grad)}
 
     def consolidate(self, previous: Carry | None, update: TaskUpdate, writer: CarryWriter) -> None:
         """The weights of this task replace the earlier ones."""

@@ -1,0 +1,237 @@
+"""``cl-plugins evaluate``: what a run has learned, tested again or on data that it never saw."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Problem, RecipeError
+
+
+if TYPE_CHECKING:
+    from ..recipe import CLConfig
+    from ..streams import Task
+
+_EPILOG = """\
+The model is rebuilt from the base and the carry of the run, and tested with the
+same code as in a run. Predictions and scores go to DIR/predictions/.
+
+  cl-plugins evaluate RUN --out again                         all tasks
+  cl-plugins evaluate RUN --task path --after sur --out old   as it was after sur
+  cl-plugins evaluate RUN --test-set new_hospital --scorer choice_accuracy \\
+      --dataset-dir data/new --out new_hospital
+
+`--test-set` names data sets of `dataset_info.json`, several with commas.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    from .looking import add_run
+
+    parser.epilog = _EPILOG
+    add_run(parser)
+    parser.add_argument("--task", metavar="NAME", action="append", default=[], help="test this task (repeat for more)")
+    parser.add_argument("--after", metavar="NAME", help="the model as it was after this task (default: the latest)")
+    parser.add_argument("--test-set", metavar="NAME", help="test on this data set instead of a task's")
+    parser.add_argument("--scorer", metavar="NAME", help="its scorer, or another one for the tasks")
+    parser.add_argument("--options-column", metavar="NAME", help="its column with the options (multiple choice)")
+    parser.add_argument("--max-new-tokens", metavar="N", type=int, help="longest answer in tokens")
+    parser.add_argument("--max-items", metavar="N", type=int, help="only the first N items of each test set")
+    parser.add_argument("--dataset-dir", metavar="DIR", help="folder of dataset_info.json (default: the recipe's)")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where predictions and scores go")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate a run's model."""
+    from . import output
+    from .quiet import quiet_host
+
+    with quiet_host():
+        value = evaluate_run(args)
+    if args.json:
+        output.print_json(value)
+    else:
+        show(value, args.out)
+    return 0
+
+
+def evaluate_run(args: argparse.Namespace) -> dict[str, Any]:
+    """Rebuild the model, answer, score, write.
+
+    Args:
+        args: The options.
+
+    Returns:
+        The model and its scores as plain JSON types.
+
+    Raises:
+        RecipeError: If a task, scorer or data set does not exist.
+        RunStateError: If the run has no carry, or base or files differ from it.
+    """
+    from ..run.evaluate import evaluate
+    from ..run.logs import set_up
+    from ..run.plan import Step
+    from ..run.progress import Progress
+    from ..run.reopen import check_target, row_of
+    from .looking import opened
+
+    check_target(args.out)
+    tasks: list[str] = []
+
+    def prepare(host_keys: dict[str, Any], config: CLConfig) -> CLConfig:
+        config, names = _configured(args, host_keys, config)
+        tasks.extend(names)
+        return config
+
+    set_up()
+    with opened(args.run_dir, args.out, model=args.model, task=args.after, prepare=prepare) as (state, carry):
+        row = row_of(carry)
+        steps = [Step("evaluate", name, row) for name in tasks]
+        for name in tasks:
+            state.tests(
+                state.config.stream.task(name)
+            )  # everything wrong with the data is said before the model loads
+        state.carry = carry
+        state.progress = Progress(
+            {s.key: ("evaluate", len(state.tests(state.config.stream.task(str(s.task))))) for s in steps}
+        )
+        scores = {}
+        try:
+            for number, step in enumerate(steps, start=1):
+                state.progress.begin(step, number, len(steps))
+                evaluate(state, step, [])
+                state.progress.end()
+                scores[str(step.task)] = _read_score(args.out / "predictions" / row / f"{step.task}.score.json")
+        finally:
+            state.progress.close()
+    return {
+        "format": 1,
+        "run": str(args.run_dir),
+        "learned": list(carry.tasks),
+        "row": row,
+        "scores": scores,
+        "in_the_run": {name: _recorded(args.run_dir, row, name, score) for name, score in scores.items()},
+    }
+
+
+def _configured(args: argparse.Namespace, host_keys: dict[str, Any], config: CLConfig) -> tuple[CLConfig, list[str]]:
+    """The block with what the options change, and the names of the tasks to test."""
+    from ..host.data import local_files
+    from ..schema import nearest
+
+    if args.dataset_dir is not None:
+        host_keys["dataset_dir"] = args.dataset_dir
+    names = config.stream.task_names
+    problems = []
+    for name in args.task:
+        if name not in names:
+            fix = f"{nearest(name, names)} Tasks: {', '.join(names)}.".strip()
+            problems.append(Problem(f"--task {name}", "is not a task of this stream.", fix))
+        elif not config.stream.task(name).test:
+            problems.append(
+                Problem(f"--task {name}", "has no test set.", "Name one: `--test-set NAME --scorer SCORER`.")
+            )
+    if args.test_set and args.task:
+        problems.append(Problem("--test-set", "is given together with `--task`.", "Keep one of the two."))
+    for option in ("max_items", "max_new_tokens"):
+        if getattr(args, option) is not None and getattr(args, option) < 1:
+            problems.append(
+                Problem(
+                    f"--{option.replace('_', '-')}", f"is {getattr(args, option)}.", "The smallest allowed value is 1."
+                )
+            )
+    if args.test_set and not args.scorer:
+        problems.append(
+            Problem("--test-set", "needs a scorer.", "Add `--scorer NAME`; `cl-plugins list scorers` shows them.")
+        )
+    if problems:
+        raise RecipeError(problems)
+    changes: dict[str, Any] = {}
+    if args.scorer:
+        changes["scorer"] = _checked_scorer(args.scorer)
+    if args.max_new_tokens:
+        changes["max_new_tokens"] = args.max_new_tokens
+    if args.options_column:
+        changes["options_column"] = args.options_column
+    stream = config.stream
+    if args.test_set:
+        new = _new_task(args.test_set, names, changes)
+        stream, wanted = dataclasses.replace(stream, tasks=(*stream.tasks, new)), [new.name]
+    else:
+        wanted = args.task or [task.name for task in stream.tasks if task.test]
+        tasks = tuple(dataclasses.replace(t, **changes) if t.name in wanted else t for t in stream.tasks)
+        stream = dataclasses.replace(stream, tasks=tasks)
+    used = [data for name in wanted for data in stream.task(name).test]
+    problems = local_files(str(host_keys.get("dataset_dir", "data")), used)[1]
+    if problems:
+        raise RecipeError(problems)
+    settings = (
+        config.block.eval
+        if args.max_items is None
+        else dataclasses.replace(config.block.eval, max_items=args.max_items)
+    )
+    return dataclasses.replace(config, stream=stream, block=dataclasses.replace(config.block, eval=settings)), wanted
+
+
+def _checked_scorer(name: str) -> str:
+    from ..evaluation.scorers import get_scorer
+
+    get_scorer(name, where="--scorer")
+    return name
+
+
+def _new_task(test_set: str, taken: tuple[str, ...], changes: dict[str, Any]) -> Task:
+    """A task that only tests, under a name of its own."""
+    import re
+
+    from ..streams import Task
+
+    data = tuple(part.strip() for part in test_set.split(",") if part.strip())
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", "_".join(data)).strip("._-") or "test"
+    while name in taken or name in ("zero_shot", "joint"):
+        name += "_new"
+    return Task(name=name, test=data, **changes)
+
+
+def _read_score(path: Path) -> dict[str, Any]:
+    import json
+
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value
+
+
+def _recorded(root: Path, row: str, task: str, score: dict[str, Any]) -> float | None:
+    """The score that the run itself wrote for the same row, task, scorer and number of items."""
+    path = root / "predictions" / row / f"{task}.score.json"
+    if not path.is_file():
+        return None
+    own = _read_score(path)
+    return own.get("score") if all(own.get(key) == score[key] for key in ("scorer", "n")) else None
+
+
+def show(value: dict[str, Any], out: Path) -> None:
+    """Print scores for people."""
+    from ..report import tables, text
+    from . import output
+
+    output.emit(output.bold(f"after {' → '.join(value['learned'])}"))
+    output.emit()
+    rows = []
+    for task, score in value["scores"].items():
+        entries = [
+            task,
+            score["scorer"],
+            text.number(score["score"]),
+            text.interval(tuple(score["interval"])),
+            str(score["n"]),
+        ]
+        rows.append(tuple(tables.Entry(entry) for entry in [*entries, text.number(value["in_the_run"][task])]))
+    output.numbers(
+        tables.Table(("task", "scorer", "score", "95 % interval", "items", "in the run"), tuple(rows), left=2)
+    )
+    output.emit()
+    output.emit(f"predictions: {out / 'predictions' / value['row']}")

@@ -1,0 +1,87 @@
+"""``cl-plugins export``: the form of a run's model that ``final/`` does not have."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from ..recipe import CLConfig
+
+_EPILOG = """\
+merged   a plain model for Transformers: each weight is the base's plus all
+         updates, summed in fp32 and rounded once to `--dtype`; what rounding
+         cost is printed, beside what the best possible rounding would cost
+adapter  one plain PEFT adapter on the recipe's base (rank-concatenated, exact)
+
+  cl-plugins export RUN --to merged --dtype bf16 --out model_bf16
+  cl-plugins export RUN --to adapter --task sur --out adapter_after_sur
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    from .looking import add_run
+
+    parser.epilog = _EPILOG
+    add_run(parser)
+    parser.add_argument("--to", choices=("merged", "adapter"), required=True, help="which form")
+    parser.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), help="of the merged weights (default: bf16)")
+    parser.add_argument(
+        "--task", "--after", metavar="NAME", help="the model as it was after this task (default: the latest)"
+    )
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new directory")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export a run's model."""
+    from ..errors import Problem, RecipeError
+    from ..run.export import QUANTISATION_KEYS, check_empty, export_adapter, export_merged
+    from ..run.logs import set_up
+    from ..run.reopen import check_target
+    from . import output
+    from .looking import opened
+    from .quiet import quiet_host
+
+    if args.to == "adapter" and args.dtype:
+        fix = "An adapter keeps the precision in which it was trained."
+        raise RecipeError(Problem("--dtype", "goes with `--to merged` only.", fix))
+    check_target(args.out)
+    check_empty(args.out)
+    set_up()
+    dropped: list[str] = []
+
+    def prepare(host_keys: dict[str, Any], config: CLConfig) -> CLConfig:
+        if args.to == "merged":
+            dropped.extend(key for key in QUANTISATION_KEYS if host_keys.pop(key, None) is not None)
+        return config
+
+    rows: list[tuple[str, str]]
+    with (
+        quiet_host(),
+        opened(args.run_dir, args.out, model=args.model, task=args.task, prepare=prepare) as (state, carry),
+    ):
+        tasks = " → ".join(carry.tasks)
+        if args.to == "adapter":
+            ranks = sorted(set(export_adapter(state, carry, args.out).values()))
+            rank = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+            rows = [("rank", f"{rank}, the sum over the tasks; exact"), ("base", str(state.base_fingerprint["name"]))]
+        else:
+            error = export_merged(state, carry, args.out, args.dtype or "bf16")
+            rows = [
+                ("dtype", error.dtype if error.dtype != "none" else args.dtype or "bf16"),
+                (
+                    "merge error",
+                    f"{error.relative:.2e} of the update; the best possible rounding loses {error.best:.2e}",
+                ),
+                ("the update", f"{error.update:.2e} of the weights"),
+            ]
+    if dropped:
+        rows.append(
+            ("note", "the run trained on a quantised base; merged into the whole base, answers may differ a little")
+        )
+    output.emit(output.bold(f"{args.to}, after {tasks}"))
+    output.pairs([("in", str(args.out)), *rows])
+    return 0

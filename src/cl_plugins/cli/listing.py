@@ -1,0 +1,163 @@
+"""``cl-plugins list``: what there is to choose from, and what it needs."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+KINDS = ("methods", "streams", "scorers")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument("kind", nargs="?", choices=KINDS, help="only these")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """List methods, streams and scorers."""
+    from . import output
+
+    collect = {"methods": methods, "streams": streams, "scorers": scorers}
+    value = {kind: collect[kind]() for kind in KINDS if args.kind in (None, kind)}
+    if args.json:
+        output.print_json(value)
+        return 0
+    show = {"methods": _show_methods, "streams": _show_streams, "scorers": _show_scorers}
+    for number, (kind, entries) in enumerate(value.items()):
+        if number:
+            output.emit()
+        show[kind](entries)
+    return 0
+
+
+def methods() -> list[dict[str, Any]]:
+    """Every registered method with its declared capabilities; broken ones with their error.
+
+    Raises:
+        CompatibilityError: If two packages register the same name.
+    """
+    from dataclasses import asdict
+
+    from ..methods.registry import list_methods
+    from ..schema import describe
+
+    found: list[dict[str, Any]] = []
+    for entry in list_methods():
+        if entry.method is None:
+            found.append({"name": entry.name, "distribution": entry.distribution, "error": entry.error})
+            continue
+        options = [
+            {"key": k, "type": t, "default": d, "help": h} for k, t, d, h in describe(entry.method.config_class)
+        ]
+        found.append(
+            {
+                "name": entry.name,
+                "distribution": entry.distribution,
+                "error": None,
+                "title": entry.method.title,
+                "options": options,
+                **asdict(entry.method.capabilities),
+            }
+        )
+    return found
+
+
+def streams() -> list[dict[str, Any]]:
+    """Every built-in stream with its tasks."""
+    from ..streams import builtin_streams, load_stream
+
+    found = []
+    for name in builtin_streams():
+        stream = load_stream(name)
+        tasks = [
+            {
+                "name": task.name,
+                "title": task.title,
+                "scorer": task.scorer,
+                "modality": task.modality,
+                "train": list(task.train),
+                "test": list(task.test),
+                "train_size": task.train_size,
+                "test_size": task.test_size,
+            }
+            for task in stream.tasks
+        ]
+        found.append(
+            {"name": name, "title": stream.title, "paper": stream.paper, "notes": list(stream.notes), "tasks": tasks}
+        )
+    return found
+
+
+def scorers() -> list[dict[str, Any]]:
+    """Every scorer."""
+    from ..evaluation.scorers import get_scorer, list_scorers
+
+    return [
+        {"name": name, "version": get_scorer(name).version, "summary": get_scorer(name).summary}
+        for name in list_scorers()
+    ]
+
+
+_SCHEDULES = {
+    "sequential": "each task starts from what the earlier ones left",
+    "independent": "each task starts from the base",
+    "joint": "all tasks at once",
+}
+
+
+def _show_methods(entries: list[dict[str, Any]]) -> None:
+    from . import output
+
+    output.emit(output.bold("Methods") + "  (cl.method.name)")
+    for entry in entries:
+        output.emit()
+        if entry["error"] is not None:
+            output.emit(f"  {output.bold(entry['name'])}  BROKEN")
+            output.pairs([("package", entry["distribution"]), ("why", entry["error"])], indent=4)
+            continue
+        output.emit(f"  {output.bold(entry['name'])}  {entry['title']}")
+        base = ", or quantised: " + ", ".join(entry["quantised"]) if entry["quantised"] else " only"
+        stages = ", ".join(f"ZeRO-{stage}" for stage in entry["zero_stages"]) or "not tested"
+        rows = [
+            ("tasks", _SCHEDULES[entry["schedule"]]),
+            ("carries", entry["carries"] or "nothing"),
+            ("reveals", entry["reveals"]),
+            ("trains", f"finetuning_type: {' or '.join(entry['finetuning_types'])}"),
+            ("base", f"whole{base}"),
+            ("DeepSpeed", stages),
+            ("step cost", entry["step_cost"]),
+            ("memory", entry["memory"]),
+        ]
+        if entry["needs_modality"]:
+            rows.insert(3, ("needs", "a modality label on every task"))
+        rows += [
+            (f"{o['key']}:", f"{o['help']} ({o['type']}; default {o['default']})".replace("\\|", "|"))
+            for o in entry["options"]
+        ]
+        if entry["distribution"] != "cl-plugins":
+            rows.append(("package", entry["distribution"]))
+        output.pairs(rows, indent=4)
+
+
+def _show_streams(entries: list[dict[str, Any]]) -> None:
+    from . import output
+
+    output.emit(output.bold("Streams") + "  (cl.stream; a path or an inline stream does as well)")
+    for entry in entries:
+        output.emit()
+        output.emit(f"  {output.bold(entry['name'])}  {entry['title'] or ''}".rstrip())
+        rows = []
+        for number, task in enumerate(entry["tasks"], start=1):
+            count = " / ".join(f"{n:,}" if n else "?" for n in (task["train_size"], task["test_size"]))
+            rows.append((str(number), task["name"], task["modality"] or "", task["scorer"], count))
+        output.columns(("", "task", "modality", "scorer", "train / test"), rows, indent=4)
+
+
+def _show_scorers(entries: list[dict[str, Any]]) -> None:
+    from . import output
+
+    output.emit(output.bold("Scorers") + "  (scorer of a task; 0-100)")
+    output.emit()
+    output.pairs([(f"{entry['name']}@{entry['version']}", entry["summary"]) for entry in entries])

@@ -1,0 +1,330 @@
+"""``cl-plugins plan``: what a recipe will do, task by task, and what it will need."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from ..host.meta_model import MetaModel
+    from ..recipe import CLConfig
+    from ..run.estimate import DiskNeed
+    from ..run.plan import Step
+
+_EPILOG = """\
+Nothing is trained and no weights are loaded: the model is built from its config
+without any. The exit code is 2 if the recipe has problems or the disk is too
+small. The sizes need the base's config, from a folder or the hub.
+
+  cl-plugins plan recipe.yaml max_steps=10
+  cl-plugins plan recipe.yaml --all-keys --json
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    from .recipes import add_recipe
+
+    add_recipe(parser)
+    parser.epilog = _EPILOG
+    parser.add_argument("--all-keys", action="store_true", help="show every key of the installed LLaMA-Factory")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the plan of a recipe."""
+    from . import output
+    from .quiet import quiet_host
+    from .recipes import read_stream_recipe
+
+    recipe = read_stream_recipe(args.recipe, args.overrides)
+    with quiet_host():
+        value = make(recipe, all_keys=args.all_keys)
+    if args.json:
+        output.print_json(value)
+    else:
+        show(value)
+    return 2 if value["disk"] and not value["disk"]["fits"] else 0
+
+
+def make(recipe: dict[str, Any], *, all_keys: bool = False) -> dict[str, Any]:
+    """The plan as plain JSON types.
+
+    Args:
+        recipe: The recipe with ``cl``.
+        all_keys: Whether the key table has every key of the host, or only those of the recipe.
+
+    Raises:
+        RecipeError: With everything that is wrong with the recipe.
+    """
+    from ..methods.registry import get_method
+    from ..run.journal import Journal
+    from ..run.prepare import split
+    from ..run.reopen import planned
+
+    host_keys, config = split(recipe)
+    root = Path(str(host_keys["output_dir"]))
+    steps = planned(root, config)
+    finished = Journal(root).entries
+    warnings: list[str] = []
+    model, disk = _sizes(host_keys, config, root, steps, warnings)
+    able = get_method(config.method).capabilities
+    return {
+        "format": 1,
+        "stream": config.stream.name,
+        "method": config.method,
+        "carries": able.carries,
+        "reveals": able.reveals,
+        "seed": int(host_keys.get("seed", 42)),
+        "output_dir": str(root),
+        "steps": [
+            {"key": s.key, "kind": s.kind, "task": s.task, "row": s.row, "finished": s.key in finished} for s in steps
+        ],
+        "tasks": _tasks(host_keys, config, root, steps),
+        "keys": _keys(host_keys, all_keys),
+        "model": model,
+        "disk": disk,
+        "warnings": warnings,
+    }
+
+
+def _tasks(host_keys: dict[str, Any], config: CLConfig, root: Path, steps: list[Step]) -> list[dict[str, Any]]:
+    """For every task that is trained: what the host is given that the top level of the recipe does not say."""
+    from ..host.task_args import task_keys
+    from ..run.plan import JOINT
+
+    names = config.stream.task_names
+    found = []
+    for name in [step.task for step in steps if step.kind == "train" and step.task]:
+        joint = name == JOINT
+        position = 1 if joint else names.index(name) + 1
+        tasks = config.stream.tasks if joint else (config.stream.task(name),)
+        base = int(host_keys.get("seed", 42))
+        keys = task_keys(
+            host_keys,
+            datasets=[data for task in tasks for data in task.train],
+            output_dir=root / "tasks" / f"{position:02d}_{name}",
+            seed=base + 1000 * (position - 1) if config.block.seed_per_task else base,
+            overrides={} if joint else config.overrides_for(name),
+        )
+        differs = {key: value for key, value in keys.items() if key not in host_keys or host_keys[key] != value}
+        entry: dict[str, Any] = {
+            "task": name,
+            "keys": differs,
+            "instead_of": {key: host_keys[key] for key in differs if key in host_keys},
+            "test": [] if joint else list(tasks[0].test),
+            "scorer": None if joint else tasks[0].scorer,
+            "max_new_tokens": config.eval.max_new_tokens if joint else config.max_new_tokens(name),
+        }
+        found.append(entry)
+    return found
+
+
+def _keys(host_keys: dict[str, Any], all_keys: bool) -> list[dict[str, Any]]:
+    from ..host.keys import key_table, kind_of
+
+    table = key_table() if all_keys else [kind_of(key) for key in host_keys]
+    return [
+        {"key": info.key, "kind": info.kind, "reason": info.reason}
+        | ({"value": host_keys[info.key]} if info.key in host_keys else {})
+        for info in table
+    ]
+
+
+def _sizes(
+    host_keys: dict[str, Any], config: CLConfig, root: Path, steps: list[Step], warnings: list[str]
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """Model and disk; None with a warning where the base's config cannot be had."""
+    from ..errors import CompatibilityError
+    from ..host.facts import run_facts
+    from ..host.meta_model import measure
+    from ..methods.registry import get_method
+    from ..run.estimate import disk_need, free_space, used_space
+
+    try:
+        model = measure(host_keys)
+    except CompatibilityError as error:
+        warnings.append(f"Sizes are not known: {error}")
+        return None, None
+    facts = run_facts(host_keys, config.stream)
+    need = disk_need(
+        model,
+        host_keys,
+        get_method(config.method).capabilities,
+        sum(step.kind == "train" for step in steps),
+        config.block.keep,
+        quantised=facts.quantisation is not None,
+        zero_stage=facts.zero_stage,
+        earlier=max(0, len(config.stream.task_names) - 1) if config.block.carry_from else 0,
+    )
+    _image_warning(model, host_keys, warnings)
+    free, used = free_space(root), used_space(root)
+    return _model_json(model), _disk_json(need, free, used)
+
+
+def _image_warning(model: MetaModel, host_keys: dict[str, Any], warnings: list[str]) -> None:
+    limit = int(host_keys.get("cutoff_len", 2048))
+    if model.image_tokens is not None and model.image_tokens >= limit:
+        warnings.append(
+            f"A picture takes {model.image_tokens} tokens, and `cutoff_len: {limit}` leaves no room for them; a run with "
+            f"pictures will be refused. Set `cutoff_len` to {model.image_tokens} plus question and answer."
+        )
+
+
+def _model_json(model: MetaModel) -> dict[str, Any]:
+    return {
+        "type": model.model_type,
+        "parameters": model.parameters,
+        "trainable": model.trainable,
+        "parts": model.parts,
+        "targets": list(model.targets),
+        "dtype": model.dtype,
+        "image_tokens": model.image_tokens,
+    }
+
+
+def _disk_json(need: DiskNeed, free: int, used: int) -> dict[str, Any]:
+    return {
+        "updates": need.updates,
+        "checkpoints": need.checkpoints,
+        "final": need.final,
+        "other": need.other,
+        "total": need.total,
+        "used": used,
+        "free": free,
+        "fits": need.total - used <= free,
+        "remarks": list(need.remarks),
+    }
+
+
+def show(value: dict[str, Any]) -> None:
+    """Print a plan for people."""
+    from . import output
+
+    output.emit(output.bold(f"{value['method']} on {value['stream']}") + f", seed {value['seed']}")
+    output.pairs([("into", value["output_dir"]), ("carries", value["carries"]), ("reveals", value["reveals"])])
+    _show_steps(value)
+    for task in value["tasks"]:
+        output.heading(f"Task {task['task']}", "what LLaMA-Factory is given beside the recipe's top level")
+        rows = [
+            (
+                key,
+                str(new)
+                + (
+                    f"  (instead of {task['instead_of'][key]})"
+                    if key in task["instead_of"] and key != "output_dir"
+                    else ""
+                ),
+            )
+            for key, new in task["keys"].items()
+        ]
+        if task["test"]:
+            rows.append(
+                (
+                    "tested on",
+                    f"{', '.join(task['test'])} with {task['scorer']}, at most {task['max_new_tokens']} tokens",
+                )
+            )
+        output.pairs(rows)
+    _show_keys(value)
+    _show_model(value)
+    for warning in value["warnings"]:
+        output.emit()
+        for line in output.wrap(f"Warning: {warning}", output.width()):
+            output.emit(line)
+    if value["disk"] and not value["disk"]["fits"]:
+        output.emit()
+        output.emit("The disk cannot hold this run. Free some space, or choose another `output_dir`.")
+
+
+def _show_steps(value: dict[str, Any]) -> None:
+    """Steps, tests of one row in one line."""
+    from . import output
+
+    steps = value["steps"]
+    done = sum(step["finished"] for step in steps)
+    output.heading(f"{len(steps)} steps", f"{done} of them are finished" if done else "")
+    rows: list[tuple[str, str, str, str]] = []
+    start = 0
+    while start < len(steps):
+        end = start + 1
+        while end < len(steps) and steps[end]["kind"] == "evaluate" and steps[end]["row"] == steps[start]["row"]:
+            end += 1
+        group = steps[start:end]
+        finished = sum(step["finished"] for step in group)
+        state = (
+            "" if not done else "finished" if finished == len(group) else f"{finished} done" if finished else "to do"
+        )
+        number = str(start + 1) if len(group) == 1 else f"{start + 1}-{end}"
+        kind = group[0]["kind"]
+        if kind == "evaluate":
+            what = f"evaluate {group[0]['row'].replace('_', ' ')}"
+            rows.append((number, state, what, ", ".join(str(step["task"]) for step in group)))
+        else:
+            rows.append((number, state, kind, group[0]["task"] or "final/ and the report"))
+        start = end
+    output.columns(("step", "state" if done else "", "what", "on"), rows, right=(0,))
+
+
+def _show_keys(value: dict[str, Any]) -> None:
+    """The key table: keys of one kind and reason together."""
+    from . import output
+
+    groups: dict[tuple[str, str], list[str]] = {}
+    for entry in value["keys"]:
+        given = f" = {entry['value']}" if "value" in entry else ""
+        groups.setdefault((entry["kind"], entry["reason"]), []).append(f"{entry['key']}{given}")
+    titles = {
+        "per_task": "Keys per task  (may stand in cl.task_overrides)",
+        "per_run": "Keys per run  (the same for all tasks)",
+        "refused": "Keys refused with cl",
+    }
+    for kind, title in titles.items():
+        members = {reason: keys for (k, reason), keys in groups.items() if k == kind}
+        if members:
+            output.heading(title)
+        for reason, keys in members.items():
+            for line in output.wrap(", ".join(keys), output.width() - 2):
+                output.emit(f"  {line}")
+            for line in output.wrap(reason, output.width() - 6):
+                output.emit(f"      {line}")
+
+
+def _show_model(value: dict[str, Any]) -> None:
+    from . import output
+
+    model, disk = value["model"], value["disk"]
+    if model is None:
+        return
+    output.heading("Model", "built without weights")
+    share = 100 * model["trainable"] / max(1, model["parameters"])
+    parts = ", ".join(f"{name} {count:,}" for name, count in model["parts"].items())
+    rows = [
+        (
+            "base",
+            f"{model['type']}, {model['parameters']:,} parameters" + (f", {model['dtype']}" if model["dtype"] else ""),
+        )
+    ]
+    rows.append(("trained", f"{model['trainable']:,} ({share:.2g} % of it): {parts}"))
+    if model["targets"]:
+        rows.append(("LoRA on", ", ".join(model["targets"])))
+    if model["image_tokens"] is not None:
+        rows.append(("a picture", f"{model['image_tokens']} tokens"))
+    output.pairs(rows)
+    output.heading("Disk", "at the fullest moment")
+    size = output.size
+    free = f"{size(disk['free'])} are free" + (
+        f", {size(disk['used'])} are used by this run already" if disk["used"] else ""
+    )
+    output.pairs(
+        [
+            ("tasks/, carry/", size(disk["updates"])),
+            ("checkpoints", f"{size(disk['checkpoints'])}, gone when their task is done"),
+            ("final/", size(disk["final"])),
+            ("the rest", f"at most {size(disk['other'])}"),
+            ("together", f"{size(disk['total'])}; {free}"),
+            *(("note", remark) for remark in disk["remarks"]),
+        ]
+    )

@@ -1,0 +1,28 @@
+"""LLaMA-Factory tells a lot about each set of arguments it parses; commands print what they were asked for."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+_NAME = "LLAMAFACTORY_VERBOSITY"
+
+
+@contextmanager
+def quiet_host() -> Iterator[None]:
+    """Only errors of the host are shown inside, unless the user set ``LLAMAFACTORY_VERBOSITY``."""
+    if _NAME in os.environ:
+        yield
+        return
+    os.environ[_NAME] = "ERROR"
+    logger = logging.getLogger("llamafactory")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        del os.environ[_NAME]
+        logger.setLevel(level)

@@ -1,0 +1,160 @@
+"""``cl-plugins report``: the report of a run, written again; or its predictions, scored by other scorers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from ..errors import Problem, RecipeError, RunStateError
+
+
+_EPILOG = """\
+With `--scorer`, the predictions of the run are scored anew, without generating
+anything. The result goes to RUN/rescored/<scorers>/ (or `--out`); the run's own
+scores stay as they are.
+
+  cl-plugins report RUN
+  cl-plugins report RUN --scorer exact_match               for every task
+  cl-plugins report RUN --scorer path=contains rad=token_f1
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.epilog = _EPILOG
+    parser.add_argument("run_dir", metavar="RUN", type=Path, help="the `output_dir` of a run")
+    parser.add_argument(
+        "--scorer", metavar="[TASK=]SCORER", nargs="+", action="extend", default=[], help="score the predictions anew"
+    )
+    parser.add_argument("--out", metavar="DIR", type=Path, help="where the new scores go (with --scorer)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write a report, and print its table."""
+    from ..report import terminal_table, write_report
+    from ..run.files import write_bytes
+    from ..run.reopen import read_record
+    from . import output
+
+    root: Path = args.run_dir
+    if args.out is not None and not args.scorer:
+        raise RecipeError(Problem("--out", "is given without `--scorer`.", "The report itself belongs into the run."))
+    read_record(root)
+    if args.scorer:
+        root = rescore(root, args.scorer, args.out)
+    write_report(root, write_bytes)
+    output.emit(terminal_table(root, output.width(), output.colour(), output.plain()))
+    output.emit()
+    output.emit(f"report: {root / 'report.html'}")
+    return 0
+
+
+def rescore(root: Path, words: list[str], out: Path | None = None) -> Path:
+    """Score the predictions of a run anew, into a directory of their own.
+
+    Args:
+        root: The run's directory.
+        words: ``scorer`` for all tasks, or ``task=scorer``.
+        out: Where to write; ``RUN/rescored/<scorers>`` by default.
+
+    Returns:
+        The directory, with everything that a report is made of.
+
+    Raises:
+        RecipeError: If a task or a scorer does not exist.
+        RunStateError: If predictions are missing, or ``out`` is a run.
+        DataError: If predictions are damaged, or a scorer cannot score them.
+    """
+    import dataclasses
+
+    from ..evaluation.items import predictions_to_jsonl, read_predictions
+    from ..evaluation.matrix import ScoreMatrix
+    from ..evaluation.scorers import get_scorer
+    from ..run.evaluate import write_matrix
+    from ..run.files import write_bytes, write_json
+    from ..run.reopen import check_target, read_record
+
+    matrix = ScoreMatrix.from_json(_read(root / "matrix.json"), where=str(root / "matrix.json"))
+    scorers = _chosen(words, matrix.tasks)
+    out = out or root / "rescored" / _folder(words)
+    check_target(out)
+    cells = [
+        (row, task)
+        for row in ["zero_shot", *matrix.row_names()]
+        for task in matrix.tasks
+        if matrix.get(row, task) is not None
+    ]
+    missing = [path for row, task in cells if not (path := root / "predictions" / row / f"{task}.jsonl").is_file()]
+    if missing:
+        fix = "Restore them from a copy; without them there is nothing to score."
+        raise RunStateError([Problem(str(path), "is missing.", fix) for path in missing])
+    for row, task in cells:
+        source = root / "predictions" / row / f"{task}.jsonl"
+        items = read_predictions(source)
+        old = _old_score(source.with_suffix(".score.json"))
+        scorer = get_scorer(scorers.get(task, matrix.scorers[task]))
+        score = dataclasses.replace(scorer.score(items), max_items=old.get("max_items"))
+        folder = out / "predictions" / row
+        write_bytes(folder / f"{task}.jsonl", predictions_to_jsonl(items, score).encode())
+        write_json(folder / f"{task}.score.json", score.to_dict())
+        matrix.set(row, task, score.score)
+        matrix.scorers[task], matrix.n[task] = score.scorer, score.n
+    write_matrix(out, matrix)
+    record = read_record(root)
+    changed = "; ".join(
+        f"{', '.join(task for task in scorers if matrix.scorers[task] == key)} with {key}"
+        for key in dict.fromkeys(matrix.scorers[task] for task in scorers)
+    )
+    record["notes"] = [*(record.get("notes") or []), f"Scored anew from the predictions of the run: {changed}."]
+    write_json(out / "run.json", record)
+    return out
+
+
+def _chosen(words: list[str], tasks: list[str]) -> dict[str, str]:
+    """Task -> scorer."""
+    from ..evaluation.scorers import get_scorer
+    from ..schema import nearest
+
+    chosen: dict[str, str] = {}
+    problems = []
+    for word in words:
+        task, mark, name = word.partition("=")
+        if not mark:
+            task, name = "", word
+        if task and task not in tasks:
+            fix = f"{nearest(task, tasks)} Tasks: {', '.join(tasks)}.".strip()
+            problems.append(Problem(f"--scorer {word}", f"there is no task {task!r} in this run.", fix))
+        try:
+            get_scorer(name, where=f"--scorer {word}")
+        except RecipeError as error:
+            problems += error.problems
+        for each in [task] if task else tasks:
+            if task or each not in chosen:
+                chosen[each] = name
+    if problems:
+        raise RecipeError(problems)
+    return {task: chosen[task] for task in tasks if task in chosen}
+
+
+def _folder(words: list[str]) -> str:
+    """A name for the directory that says what was asked for."""
+    return "+".join(re.sub(r"[^A-Za-z0-9_.-]+", "-", word).strip("-.") for word in words)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        fix = "The run must have finished at least one test."
+        raise RunStateError(Problem(str(path), f"cannot be read ({error.strerror}).", fix)) from error
+
+
+def _old_score(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

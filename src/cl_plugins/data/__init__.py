@@ -1,0 +1,1 @@
+"""Raw data sets become LLaMA-Factory files."""

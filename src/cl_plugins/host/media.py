@@ -1,0 +1,161 @@
+"""What stands in local data set files, and the pictures, videos and sounds they name: looked at before anything loads.
+
+The host warns once about a missing picture and fails when it comes to it, which may be hours later, in the last task.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ..errors import Problem
+from .data import local_files
+
+
+KINDS = ("images", "videos", "audios")  # columns of `dataset_info.json` that name files
+SHOWN = 3  # missing files named in the message
+
+
+@dataclass(frozen=True)
+class DataUse:
+    """One data set as a run uses it.
+
+    Attributes:
+        name: Name in ``dataset_info.json``.
+        dataset_dir: The host's ``dataset_dir`` for this use.
+        media_dir: The host's ``media_dir``; None for ``dataset_dir``.
+        limit: Only the first so many records are used; None for all.
+        key: What stands for it in ``run.json``.
+    """
+
+    name: str
+    dataset_dir: str
+    media_dir: str | None = None
+    limit: int | None = None
+    key: str = ""
+
+
+def inspect(use: DataUse) -> tuple[dict[str, Any], list[Problem]]:
+    """Look at the files of one data set; media files are only asked for their size.
+
+    Returns:
+        ``{"files": {name: sha256}, "media": {"count", "sha256"}}``, the latter over names and sizes (both empty for
+        data sets on a hub), and problems: unknown name, missing file, not JSON, no record, missing media.
+    """
+    from ..run.files import sha256
+
+    files, problems = local_files(use.dataset_dir, [use.name])
+    info = next((path for path in files if path.name == "dataset_info.json"), None)
+    if problems or info is None:
+        return {}, problems
+    data = [path for path in files if path != info]
+    found: dict[str, Any] = {"files": {path.name: sha256(path) for path in data}}
+    columns = _media_columns(info, use.name)
+    names: list[str] = []
+    count = 0
+    for path in data:
+        if path.suffix not in {".json", ".jsonl"}:
+            count += 1  # not read here; the host says what is wrong with it
+            continue
+        stat = path.stat()
+        try:
+            rows, named = _read(str(path), stat.st_mtime_ns, stat.st_size, columns, use.limit)
+        except ValueError as error:
+            problems.append(Problem(f"data set '{use.name}'", f"{path} is not JSON ({error}).", "Mend the file."))
+            continue
+        names += named
+        count += rows
+    if not count and not problems:
+        where = f"data set '{use.name}'"
+        problems.append(
+            Problem(where, f"holds no record ({', '.join(map(str, data))}).", "Put records into the file.")
+        )
+    folder = Path(use.media_dir or use.dataset_dir)
+    digest, missing = _media_digest(folder, names)
+    if names:
+        found["media"] = digest
+    if missing:
+        some = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
+        what = f"{len(missing)} of the {len(set(names))} media files it names do not exist (e.g. {some})."
+        fix = f"Put them below {folder}, or set `media_dir` to the folder that the names start from."
+        problems.append(Problem(f"data set '{use.name}'", what, fix))
+    return found, problems
+
+
+def _media_columns(info: Path, name: str) -> tuple[str, ...]:
+    entry = json.loads(info.read_text(encoding="utf-8"))[name]
+    columns = entry.get("columns") if isinstance(entry, Mapping) else None
+    return tuple(str(columns[k]) for k in KINDS if columns.get(k)) if isinstance(columns, Mapping) else ()
+
+
+@lru_cache(maxsize=64)
+def _read(
+    path: str, changed: int, size: int, columns: tuple[str, ...], limit: int | None
+) -> tuple[int, tuple[str, ...]]:
+    """Number of records and the media they name; read again only if the file's time or size differ."""
+    count, names = 0, []
+    for count, record in enumerate(_records(Path(path)), start=1):
+        if limit is not None and count > limit:
+            break
+        if isinstance(record, Mapping):
+            for column in columns:
+                names.extend(_paths(record.get(column)))
+    return count, tuple(names)
+
+
+def _records(path: Path) -> Iterator[Any]:
+    """Records of a JSON array, of JSON lines (whatever the file calls itself), or a single object."""
+    raw = path.read_bytes()
+    if not raw.strip():
+        return
+    try:
+        value = json.loads(raw)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except ValueError:
+        lines = [(n, line) for n, line in enumerate(raw.splitlines(), start=1) if line.strip()]
+        if len(lines) < 2 or raw.lstrip()[:1] == b"[":
+            raise
+        for number, line in lines:
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from error
+        return
+    yield from value if isinstance(value, list) else [value]
+
+
+def _paths(value: Any) -> Iterator[str]:
+    """File names in a media column: a name, a list of names, or a list of lists (frames)."""
+    if isinstance(value, str):
+        if "://" not in value:
+            yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _paths(item)
+
+
+def _media_digest(folder: Path, names: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Hash over the names and sizes of media files, and those that do not exist."""
+    digest = hashlib.sha256()
+    missing = []
+    unique = sorted(set(names))
+    for name in unique:
+        size = next((s for s in (_size(folder / name), _size(Path(name))) if s is not None), None)
+        if size is None:
+            missing.append(name)
+        digest.update(f"{name}\0{size}\n".encode())
+    return {"count": len(unique), "sha256": digest.hexdigest()}, missing
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,42 @@
+"""A carry that is newer than the journal: what a kill between the two leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..adapters.carry import Carry
+from ..errors import Problem, RunStateError
+from .files import artefact
+from .journal import Journal
+from .plan import Step
+
+
+def adopt_carry(root: Path, journal: Journal) -> bool:
+    """Note a carry that was put into its place right before the run was killed, so that the journal does not know it.
+
+    It is complete, since a carry is renamed into place as a whole.
+
+    Args:
+        root: The output directory.
+        journal: Its journal; the step is added in memory.
+
+    Returns:
+        Whether there was one.
+
+    Raises:
+        RunStateError: If the carry is of a task whose training is not finished: it belongs to another run.
+    """
+    folder = root / "carry"
+    if not (folder / "carry.json").is_file():
+        return False
+    task = Carry.open(folder).tasks[-1]
+    key = Step("consolidate", task).key
+    if key in journal:
+        return False
+    if Step("train", task).key not in journal:
+        what = f"ends with task '{task}', whose training is not in the journal."
+        raise RunStateError(
+            Problem(str(folder), what, "Start again with `cl.restart: true`, or choose another `output_dir`.")
+        )
+    journal.add(key, 0.0, artefact(root, folder / "carry.json"), recovered=True)
+    return True

@@ -1,0 +1,274 @@
+"""`evaluate` and `export`: what a run has learned, from its carry."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+
+def logits(model, llava):
+    """fp32 logits of a model on fixed tokens and a fixed picture."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(llava)
+    ids = torch.tensor([[1, *[config.image_token_index] * 4, 20, 31, 42, 53, 64]])
+    pixels = torch.linspace(-1, 1, 3 * 16 * 16).reshape(1, 3, 16, 16)
+    with torch.no_grad():
+        model = model.eval()
+        return model(input_ids=ids, pixel_values=pixels.to(next(model.parameters()).dtype)).logits.float()
+
+
+def load(folder, **more):
+    from transformers import AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText.from_pretrained(folder, **more)
+
+
+def close(a, b, bound):
+    return float((a - b).abs().max()) <= bound * float(b.abs().max())
+
+
+def tree(root):
+    return {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()}
+
+
+# --- evaluate
+
+
+def test_evaluate_gives_the_runs_own_scores(cli, inclora, tmp_path):
+    before = tree(inclora.root)
+    code, out, err = cli("evaluate", inclora.root, "--out", tmp_path / "again")
+    assert code == 0, err
+    assert tree(inclora.root) == before, "the run itself is only read"
+    for task in ("one", "two", "three"):
+        for name in (f"{task}.jsonl", f"{task}.score.json"):
+            own = inclora.root / "predictions" / "after_three" / name
+            assert (tmp_path / "again" / "predictions" / "after_three" / name).read_bytes() == own.read_bytes()
+    assert "after one → two → three" in out
+    assert "choice_accuracy@1" in out
+
+
+def test_evaluate_after_an_earlier_task(cli, inclora, seqlora, tmp_path):
+    for made in (inclora, seqlora):
+        out_dir = tmp_path / made.root.name
+        code, out, err = cli("evaluate", made.root, "--after", "two", "--task", "one", "--out", out_dir, "--json")
+        assert code == 0, err
+        own = (made.root / "predictions" / "after_two" / "one.jsonl").read_bytes()
+        assert (out_dir / "predictions" / "after_two" / "one.jsonl").read_bytes() == own
+        value = json.loads(out)
+        assert value["learned"] == ["one", "two"]
+        assert value["scores"]["one"]["score"] == value["in_the_run"]["one"]
+
+
+def test_evaluate_a_new_test_set(cli, inclora, tmp_path):
+    import tiny
+
+    tiny.build_data(tmp_path / "elsewhere", tasks=("site",), train=1, test=5)
+    words = ("--test-set", "site_test", "--scorer", "exact_match", "--dataset-dir", tmp_path / "elsewhere")
+    code, out, err = cli("evaluate", inclora.root, *words, "--max-items", 4, "--out", tmp_path / "new", "--json")
+    assert code == 0, err
+    score = json.loads(out)["scores"]["site_test"]
+    assert (score["scorer"], score["n"], score["max_items"]) == ("exact_match@1", 4, 4)
+    lines = (tmp_path / "new" / "predictions" / "after_three" / "site_test.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [f"site-test-{i}" for i in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--task", "tow"], "Did you mean 'two'?"),
+        (["--test-set", "one_test"], "needs a scorer"),
+        (["--test-set", "one_test", "--scorer", "exct_match"], "Did you mean 'exact_match'?"),
+        (["--test-set", "no_such", "--scorer", "exact_match"], "no data set called 'no_such'"),
+        (["--after", "four"], "not learned a task 'four'"),
+        (["--max-items", "0"], "The smallest allowed value is 1."),
+        (["--task", "one", "--test-set", "one_test", "--scorer", "bleu"], "Keep one of the two."),
+    ],
+)
+def test_evaluate_refuses_what_is_not_there(cli, inclora, tmp_path, words, message):
+    code, _, err = cli("evaluate", inclora.root, "--out", tmp_path / "x", *words)
+    assert code == 2
+    assert message in " ".join(err.split())
+    assert not (tmp_path / "x").exists()
+
+
+def test_evaluate_never_writes_into_a_run(cli, inclora, seqlora):
+    code, _, err = cli("evaluate", inclora.root, "--out", seqlora.root)
+    assert code == 1
+    assert "is the directory of a run" in err
+
+
+def test_a_damaged_carry_is_not_used(cli, copied, tmp_path):
+    file = sorted((copied / "carry" / "updates").iterdir())[0]
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.unlink()  # it is a hard link
+    file.write_bytes(content)
+    code, _, err = cli("evaluate", copied, "--out", tmp_path / "x")
+    assert code == 1
+    assert "differs from its hash" in err
+
+
+def test_another_base_is_refused_and_a_moved_one_found(cli, copied, llava, tmp_path):
+    import tiny
+
+    other = tiny.build_llava(tmp_path / "other", seed=5)
+    code, _, err = cli("evaluate", copied, "--out", tmp_path / "x", "--model", other)
+    assert code == 1
+    assert "stands on another base" in err
+    moved = shutil.copytree(llava, tmp_path / "moved")
+    record = json.loads((copied / "run.json").read_text())
+    record["recipe"]["model_name_or_path"] = str(tmp_path / "gone")
+    (copied / "run.json").write_text(json.dumps(record))
+    code, _, err = cli("evaluate", copied, "--task", "one", "--out", tmp_path / "x")
+    assert code == 1
+    assert "--model PATH" in err
+    code, _, err = cli("evaluate", copied, "--task", "one", "--out", tmp_path / "x", "--model", moved)
+    assert code == 0, err
+
+
+def test_a_run_at_work_is_left_alone(cli, copied, tmp_path):
+    from cl_plugins.run.lock import RunLock
+
+    with RunLock(copied):
+        code, _, err = cli("export", copied, "--to", "adapter", "--out", tmp_path / "x")
+    assert code == 1
+    assert "is being carried out by process" in err
+
+
+# --- export
+
+
+def test_merged_fp32_equals_final(cli, inclora, llava, tmp_path):
+    out = tmp_path / "merged"
+    code, text, err = cli("export", inclora.root, "--to", "merged", "--dtype", "fp32", "--out", out)
+    assert code == 0, err
+    assert torch.equal(logits(load(out), llava), logits(load(inclora.root / "final"), llava))
+    assert "merge error" in text
+    manifest = json.loads((out / "MANIFEST.json").read_text())
+    assert manifest["kind"] == "merged"
+    assert manifest["merge_error"]["relative"] < 1e-5
+
+
+def test_adapter_in_plain_peft_equals_final(cli, inclora, llava, tmp_path):
+    from peft import PeftModel
+
+    out = tmp_path / "adapter"
+    code, text, err = cli("export", inclora.root, "--to", "adapter", "--out", out)
+    assert code == 0, err
+    assert "12" in text, "three updates of rank 4"
+    model = PeftModel.from_pretrained(load(llava), out)
+    final = logits(load(inclora.root / "final"), llava)
+    assert close(logits(model, llava), final, 1e-4)
+    assert not close(logits(load(llava), llava), final, 1e-2), "or else the test could not fail"
+
+
+def test_the_chain_up_to_a_task(cli, inclora, llava, tmp_path):
+    """The adapter after task two and the merged model after task two are the same model."""
+    from peft import PeftModel
+
+    for form in ("adapter", "merged"):
+        more = ["--dtype", "fp32"] if form == "merged" else []
+        code, text, err = cli("export", inclora.root, "--to", form, "--task", "two", "--out", tmp_path / form, *more)
+        assert code == 0, err
+        assert "after one → two\n" in text
+    merged = logits(load(tmp_path / "merged"), llava)
+    assert close(logits(PeftModel.from_pretrained(load(llava), tmp_path / "adapter"), llava), merged, 1e-4)
+    assert not close(merged, logits(load(inclora.root / "final"), llava), 1e-3)
+
+
+def test_seqlora_after_its_first_task_is_its_first_update(cli, seqlora, tmp_path):
+    out = tmp_path / "first"
+    code, _, err = cli("export", seqlora.root, "--to", "adapter", "--task", "one", "--out", out)
+    assert code == 0, err
+    update = load_file(seqlora.root / "tasks" / "01_one" / "update.safetensors")
+    exported = load_file(out / "adapter_model.safetensors")
+    a = next(name for name in update if name.endswith("lora_A.weight"))
+    assert torch.equal(exported[a], update[a])
+    assert set(exported) == set(update)
+
+
+def test_bf16_is_rounded_once_and_says_what_that_costs(cli, inclora, llava, tmp_path):
+    out = tmp_path / "bf16"
+    code, text, err = cli("export", inclora.root, "--to", "merged", "--out", out)
+    assert code == 0, err
+    shown = re.search(r"merge error\s+(\S+) of the update; the best possible rounding\s+loses (\S+)", text)
+    assert shown, text
+    assert float(shown[1]) <= 1.1 * float(shown[2])
+    exported, exact = load_file(out / "model.safetensors"), load_file(inclora.root / "final" / "model.safetensors")
+    base = load_file(llava / "model.safetensors")
+    assert {tensor.dtype for tensor in exported.values()} == {torch.bfloat16}
+    error = best = change = 0.0
+    for name, whole in exact.items():
+        if name.endswith("proj.weight") and "language_model" in name:
+            whole = whole.double()
+            error += float((exported[name].double() - whole).square().sum())
+            best += float((whole.to(torch.bfloat16).double() - whole).square().sum())
+            change += float((whole - base[name].double()).square().sum())
+    assert error <= 1.21 * best
+    assert float(shown[1]) == pytest.approx((error / change) ** 0.5, rel=0.05)
+    assert load(out, dtype="auto").dtype == torch.bfloat16
+
+
+def test_a_full_model_at_another_dtype(cli, tmp_path, llava, data):
+    import tiny
+    from llamafactory.train.tuner import run_exp
+
+    root = tmp_path / "full"
+    run_exp(tiny.recipe(llava, data, root, "seqfull", tasks=("one",), cl={"eval": {"scope": "none"}}))
+    code, _, err = cli("export", root, "--to", "adapter", "--out", tmp_path / "x")
+    assert code == 1
+    assert "Use `--to merged`." in err
+    code, _, err = cli("export", root, "--to", "merged", "--out", tmp_path / "half")
+    assert code == 0, err
+    exact, exported = (
+        load_file(root / "final" / "model.safetensors"),
+        load_file(tmp_path / "half" / "model.safetensors"),
+    )
+    assert all(torch.equal(exported[name], whole.to(torch.bfloat16)) for name, whole in exact.items())
+    assert json.loads((tmp_path / "half" / "MANIFEST.json").read_text())["kind"] == "full"
+
+
+def test_the_carry_stands_in_for_updates_that_were_not_kept(cli, copied, inclora, seqlora, tmp_path):
+    for file in copied.glob("tasks/*/update.*"):
+        file.unlink()
+    code, _, err = cli("export", copied, "--to", "adapter", "--task", "two", "--out", tmp_path / "a")
+    assert code == 0, err
+    code, _, err = cli("export", inclora.root, "--to", "adapter", "--task", "two", "--out", tmp_path / "b")
+    assert code == 0, err
+    name = "adapter_model.safetensors"
+    assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    other = shutil.copytree(seqlora.root, tmp_path / "other")
+    for file in other.glob("tasks/*/update.*"):
+        file.unlink()
+    code, _, err = cli("export", other, "--to", "adapter", "--task", "two", "--out", tmp_path / "c")
+    assert code == 1
+    assert "was not kept" in err
+
+
+@pytest.mark.parametrize("there", ["file", "folder", "run"])
+def test_export_replaces_nothing(cli, inclora, tmp_path, there):
+    out = tmp_path / "out"
+    if there == "file":
+        out.write_text("mine")
+    elif there == "folder":
+        out.mkdir()
+        (out / "mine").write_text("mine")
+    else:
+        out = inclora.root
+    before = tree(out)
+    code, _, err = cli("export", inclora.root, "--to", "adapter", "--out", out)
+    assert code == 1
+    assert "Choose" in err
+    assert tree(out) == before
+
+
+def test_an_adapter_has_no_dtype_to_choose(cli, inclora, tmp_path):
+    code, _, err = cli("export", inclora.root, "--to", "adapter", "--dtype", "bf16", "--out", tmp_path / "x")
+    assert code == 2
+    assert "goes with `--to merged` only" in err

@@ -1,0 +1,77 @@
+"""The journal: what stands in it is never done again, and what it names is still there."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from cl_plugins.errors import RunStateError
+from cl_plugins.run.files import artefact, write_bytes
+from cl_plugins.run.journal import Journal
+
+
+@pytest.fixture
+def journal(tmp_path):
+    made = Journal(tmp_path)
+    for name in ("one", "two"):
+        write_bytes(tmp_path / name, name.encode())
+        made.finish(f"train:{name}", 1.5, artefact(tmp_path, tmp_path / name), loss=0.5)
+    return made
+
+
+def test_it_is_read_back_in_order(journal, tmp_path):
+    again = Journal(tmp_path)
+    assert list(again.entries) == ["train:one", "train:two"]
+    assert again.entries == journal.entries
+    assert again.entries["train:one"].details == {"loss": 0.5}
+    assert "train:one" in again
+    assert "train:three" not in again
+    assert not again.damaged(full=True)
+    assert not Journal(tmp_path / "empty").entries
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "3", '{"step": "x"}', '{"seconds": 1}', '{"step": "x", "odd": 1}', "\0"])
+def test_a_line_that_is_none_is_named(journal, tmp_path, line):
+    path = tmp_path / "journal.jsonl"
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(RunStateError, match=r"journal\.jsonl:3"):
+        Journal(tmp_path)
+
+
+def test_missing_shortened_and_changed_files_are_found(journal, tmp_path):
+    (tmp_path / "one").unlink()
+    (tmp_path / "two").write_bytes(b"TWO")
+    found = journal.damaged()
+    assert [(p.where.rsplit("/", 1)[1], p.what.split()[0]) for p in found] == [("one", "is"), ("two", "has")]
+    assert all(p.fix for p in found)
+    (tmp_path / "two").write_bytes(b"tw")
+    assert len(journal.damaged()) == 2
+
+
+def test_the_same_bytes_at_another_time_are_the_same_file(journal, tmp_path):
+    os.utime(tmp_path / "one", ns=(1, 1))  # a copy to another disk
+    assert not journal.damaged()
+
+
+def test_a_change_behind_size_and_time_is_found_by_the_full_check_only(journal, tmp_path):
+    stat = (tmp_path / "one").stat()
+    (tmp_path / "one").write_bytes(b"ONE")
+    os.utime(tmp_path / "one", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert not journal.damaged()
+    assert [p.where for p in journal.damaged(full=True)] == [str(tmp_path / "one")]
+
+
+def test_a_file_that_a_later_step_wrote_anew_counts_with_its_latest_record(journal, tmp_path):
+    write_bytes(tmp_path / "one", b"newer")
+    journal.finish("consolidate:two", 0.1, artefact(tmp_path, tmp_path / "one"))
+    assert not Journal(tmp_path).damaged(full=True)
+
+
+def test_files_that_were_deleted_on_purpose(journal, tmp_path):
+    (tmp_path / "one").unlink()
+    journal.forget("one")
+    journal.rewrite()
+    again = Journal(tmp_path)
+    assert not again.damaged()
+    assert "train:one" in again
