@@ -193,3 +193,22 @@ def test_compare_needs_a_name_for_every_run(cli, inclora, seqlora, tmp_path):
     code, _, err = cli("compare", inclora.root, seqlora.root, "--out", tmp_path / "c", "--names", "only-one")
     assert code == 2
     assert "1 names for 2 runs" in err
+
+
+def test_compare_hands_runs_and_names_on(cli, inclora, seqlora, tmp_path, monkeypatch):
+    seen = []
+
+    def compare(run_dirs, out, names=None, write=None):
+        seen.append((list(run_dirs), out, names))
+        write(out / "comparison.md", b"table")
+        return [out / "comparison.md"]
+
+    monkeypatch.setattr("cl_plugins.report.compare", compare)
+    monkeypatch.setattr("cl_plugins.report.compare_table", lambda run_dirs, names=None, **form: f"{names} {form['width']}")
+    words = ("compare", inclora.root, seqlora.root, "--out", tmp_path / "c", "--names", "a", "b")
+    code, out, err = cli(*words)
+    assert code == 0, err
+    assert seen == [([inclora.root, seqlora.root], tmp_path / "c", ["a", "b"])]
+    assert out.startswith("['a', 'b'] 80\n")
+    assert "comparison.md" in out
+    assert (tmp_path / "c" / "comparison.md").read_bytes() == b"table"

@@ -26,15 +26,15 @@ def build(folder: Path) -> tuple[Path, Path]:
     return model, data
 
 
-def recipe(model: Path, data: Path, out: Path, method: str = "inclora", **more) -> dict:
+def recipe(
+    model: Path, data: Path, out: Path, method: str = "inclora", tasks: tuple[str, ...] = TASKS, **more
+) -> dict:
     """Checkpoints at steps 2, 4 and 5; with three batches in an epoch of task one and two in one of task two."""
-    block = {
-        "task_overrides": {"two": {"per_device_train_batch_size": 6, "lr_scheduler_type": "constant"}},
-        **more.pop("cl", {}),
-    }
+    overrides = {"two": {"per_device_train_batch_size": 6, "lr_scheduler_type": "constant"}}
+    block = {"task_overrides": {n: overrides[n] for n in tasks if n in overrides}, **more.pop("cl", {})}
     dropout = {"lora_dropout": 0.1} if method == "inclora" else {}
     keys = {"save_strategy": "steps", "save_steps": SAVE_STEPS, "max_steps": MAX_STEPS, **dropout, **more}
-    return tiny.recipe(model, data, out, method, tasks=TASKS, cl=block, **keys)
+    return tiny.recipe(model, data, out, method, tasks=tasks, cl=block, **keys)
 
 
 def results(out: Path) -> dict[str, bytes]:

@@ -97,6 +97,7 @@ def rebind(original: object, replacement: object) -> None:
 def install(saboteur: Saboteur) -> None:
     """Wrap the places; call it once, in the process that runs the recipe."""
     _wrap_writes(saboteur)
+    _wrap_renames(saboteur)
     _wrap_checkpoints(saboteur)
     _wrap_steps(saboteur)
 
@@ -107,26 +108,34 @@ def _wrap_writes(saboteur: Saboteur) -> None:
     original = files.write_with
 
     def write_with(path, produce):
-        name, rename = saboteur.name(path), os.rename
+        name = saboteur.name(path)
 
         def produced(temporary):
             produce(temporary)
             saboteur.point(f"produced {name}")
 
-        def renamed(source, target, **kwargs):
-            rename(source, target, **kwargs)
-            if Path(source) == Path(path):
-                saboteur.point(f"between {name}")
-
         saboteur.point(f"before {name}")
-        os.rename = renamed
-        try:
-            original(path, produced)
-        finally:
-            os.rename = rename
+        original(path, produced)
         saboteur.point(f"after {name}")
 
     rebind(original, write_with)
+
+
+def _wrap_renames(saboteur: Saboteur) -> None:
+    """A point after each half of what takes two renames or more: replacing a directory, recovering it, moving a run aside."""
+    rename = os.rename
+
+    def renamed(source, target, **kwargs):
+        rename(source, target, **kwargs)
+        old, new = Path(source), Path(target)
+        if new.name == f".{old.name}.old":
+            saboteur.point(f"between {saboteur.name(old)}")
+        elif old.name == f".{new.name}.old":
+            saboteur.point(f"recovered {saboteur.name(new)}")
+        elif old.parent == saboteur.root and new.parent != saboteur.root:
+            saboteur.point(f"moved {saboteur.name(old)}")
+
+    os.rename = renamed
 
 
 def _wrap_checkpoints(saboteur: Saboteur) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 
-_OF_THE_ENGINE = {"pre_bwd_fn", "post_bwd_fn", "applied_pre_backward_ref_cnt"}
+_OF_THE_ENGINE = {"pre_bwd_fn", "post_bwd_fn", "applied_pre_backward_ref_cnt", "_external_params", "all_parameters"}
 
 
 def is_partitioned(parameter: Any) -> bool:

@@ -19,7 +19,7 @@ The model is rebuilt from the base and the carry of the run, and tested with the
 same code as in a run. Predictions and scores go to DIR/predictions/.
 
   cl-plugins evaluate RUN --out again                         all tasks
-  cl-plugins evaluate RUN --task path --after sur --out old   as it was after sur
+  cl-plugins evaluate RUN --task path --after sur --out old   as of sur
   cl-plugins evaluate RUN --test-set new_hospital --scorer choice_accuracy \\
       --dataset-dir data/new --out new_hospital
 

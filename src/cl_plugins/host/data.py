@@ -278,27 +278,43 @@ def load_training_set(
         raise DataError(
             Problem(where, f"its training set {args.data.dataset} holds no usable sample.", "Check the file.")
         )
-    problem = _cut_pictures(where, dataset, args, template, tokenizer_module)
+    problem = _cut_samples(where, dataset, args, template, tokenizer_module)
     if problem is not None:
         raise DataError(problem)
     return module
 
 
-def _cut_pictures(where: str, dataset: Any, args: HostArgs, template: Any, module: dict[str, Any]) -> Problem | None:
-    """Samples whose picture tokens were cut off make the model fail in the middle of training."""
-    token = getattr(template.mm_plugin, "image_token", None)
-    if token is None or "images" not in dataset.column_names or args.data.packing:
+def _cut_samples(where: str, dataset: Any, args: HostArgs, template: Any, module: dict[str, Any]) -> Problem | None:
+    """Samples that lost picture tokens make the model fail in the middle of training; those without answer, a loss of nan."""
+    from llamafactory.extras.constants import IGNORE_INDEX
+
+    if args.data.packing:
         return None
-    token_id = module["tokenizer"].convert_tokens_to_ids(token)
     limit = args.data.cutoff_len
-    for row in range(len(dataset)):
+    token = getattr(template.mm_plugin, "image_token", None)
+    token_id = module["tokenizer"].convert_tokens_to_ids(token) if token is not None else None
+    for row in _full_rows(dataset, limit):
         sample = dataset[row]
-        if sample["images"] and len(sample["input_ids"]) >= limit:
+        if token_id is not None and sample.get("images"):
             whole = _picture_tokens(sample, template, module)
             if sample["input_ids"].count(token_id) < whole:
                 what = f"sample {row} has {whole} picture tokens, but `cutoff_len: {limit}` leaves fewer."
                 return Problem(where, what, f"Set `cutoff_len` to at least {whole} plus question and answer.")
+        if all(label == IGNORE_INDEX for label in sample["labels"]):
+            what = f"`cutoff_len: {limit}` leaves nothing of the answer of sample {row}."
+            return Problem(where, what, "Raise `cutoff_len`, or remove the sample.")
     return None
+
+
+def _full_rows(dataset: Any, limit: int) -> Iterator[int]:
+    """Numbers of the samples that fill ``cutoff_len``, the only ones of which something may be missing."""
+    from pyarrow.compute import list_value_length
+
+    start = 0
+    for table in dataset.select_columns(["input_ids"]).with_format("arrow").iter(batch_size=1000):
+        lengths = list_value_length(table["input_ids"]).to_pylist()
+        yield from (start + i for i, length in enumerate(lengths) if length >= limit)
+        start += len(lengths)
 
 
 def _picture_tokens(sample: dict[str, Any], template: Any, module: dict[str, Any]) -> int:

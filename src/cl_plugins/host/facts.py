@@ -27,18 +27,29 @@ def zero_stage(deepspeed: Any) -> int:
 
 
 def base_quantisation(keys: Mapping[str, Any], name_or_path: str) -> str | None:
-    """Name of the quantisation of the base: asked for in the recipe, or written in a local base's config."""
-    if keys.get("quantization_bit"):
+    """Name of the quantisation of the base: asked for in the recipe, or written in a local base's config.
+
+    ``bnb`` is bitsandbytes with 4 bits, ``bnb-8bit`` the same with 8.
+    """
+    bits = keys.get("quantization_bit")
+    if bits:
         method = str(keys.get("quantization_method", "bnb")).lower()
-        return "bnb" if method in {"bnb", "bitsandbytes"} else method
+        return _bitsandbytes(int(bits) == 8) if method in {"bnb", "bitsandbytes"} else method
     config = Path(name_or_path) / "config.json"
     if config.is_file():
         try:
-            found = json.loads(config.read_text(encoding="utf-8")).get("quantization_config", {}).get("quant_method")
+            quantised = json.loads(config.read_text(encoding="utf-8")).get("quantization_config", {})
         except ValueError:
             return None
-        return {"bitsandbytes": "bnb"}.get(str(found), str(found)) if found else None
+        found = quantised.get("quant_method")
+        if found == "bitsandbytes":
+            return _bitsandbytes(bool(quantised.get("load_in_8bit")))
+        return str(found) if found else None
     return None
+
+
+def _bitsandbytes(eight_bit: bool) -> str:
+    return "bnb-8bit" if eight_bit else "bnb"
 
 
 def run_facts(keys: Mapping[str, Any], stream: Stream) -> RunFacts:
@@ -60,9 +71,38 @@ def run_facts(keys: Mapping[str, Any], stream: Stream) -> RunFacts:
     )
 
 
-def capability_problems(name: str, able: Capabilities, facts: RunFacts) -> list[Problem]:
-    """What a method's declared capabilities rule out."""
+def engine_problems(name: str, facts: RunFacts, penalised: bool) -> list[Problem]:
+    """What does not go with DeepSpeed, whatever the stage."""
+    engine = facts.keys.get("deepspeed")
+    if not engine:
+        return []
     found = []
+    if not facts.zero_stage:
+        what = "names no configuration with ZeRO stage 2 or 3 (there is none, or it cannot be read)."
+        found.append(Problem("deepspeed", what, "Stages 2 and 3 are tested; or train without DeepSpeed."))
+    if facts.quantisation is not None:
+        what = f"is not tested on a base quantised with {facts.quantisation}."
+        found.append(Problem("deepspeed", what, "Train a quantised base with DDP (torchrun without `deepspeed`)."))
+    if penalised:
+        what = f"splits the gradients over the ranks, so that the penalties of '{name}' cannot be added to them."
+        found.append(Problem("deepspeed", what, "Use DDP (torchrun without `deepspeed`)."))
+    if facts.zero_stage == 3 and facts.keys.get("use_cpu"):
+        what = "keeps DeepSpeed's ranks from finding each other under ZeRO-3."
+        fix = "Leave it out; on a machine without GPU set the environment variable DS_ACCELERATOR=cpu."
+        found.append(Problem("use_cpu: true", what, fix))
+    return found
+
+
+def capability_problems(name: str, able: Capabilities, facts: RunFacts, penalised: bool = False) -> list[Problem]:
+    """What a method's declared capabilities rule out.
+
+    Args:
+        name: The method's name.
+        able: Its capabilities.
+        facts: The run.
+        penalised: Whether it adds terms to the loss.
+    """
+    found = engine_problems(name, facts, penalised)
     if facts.finetuning_type not in able.finetuning_types:
         allowed = " or ".join(able.finetuning_types)
         found.append(

@@ -128,13 +128,14 @@ def metric_table(run: Run) -> Table:
             shown = ", ".join(text.number(value) for value in metric.values) or text.MISSING
         else:
             shown = text.number(metric.value)
+        any_value = any(value is not None for value in metric.values)
         meaning = METRIC_MEANINGS.get(metric.key, "")
-        reason = metric.reason if metric.value is None and metric.reason else ""
+        reason = _cut(metric.reason)
         rows.append(
             (
                 Entry(metric.label, strong=True),
                 Entry(shown),
-                Entry(f"Not defined: {reason}" if reason else meaning),
+                Entry(f"{'Not all defined' if any_value else 'Not defined'}: {reason}" if reason else meaning),
                 Entry(metric.divisor, code=True),
                 Entry(metric.formula, code=True),
             )
@@ -150,8 +151,6 @@ def headline(run: Run) -> list[tuple[str, str, str]]:
         metric = run.metrics.get(key)
         if metric is not None and metric.value is not None:
             found.append((metric.label, text.number(metric.value), METRIC_MEANINGS[key]))
-    if (run.joint is not None or run.independent) and run.final_mean is not None and not found:
-        found.append(("Mean", text.number(run.final_mean), "mean of the scores of all tasks"))
     return found
 
 
@@ -181,11 +180,12 @@ def facts(run: Run) -> list[tuple[str, str]]:
         found.append(("time", text.duration(info["seconds"])))
     if isinstance(info.get("peak_memory_bytes"), int | float):
         found.append(("peak memory", text.size(info["peak_memory_bytes"])))
-    for key in ("hardware", "versions", "base", "data", "sizes"):
+    for key in ("hardware", "versions", "base", "sizes", "merge_error", "data"):
         for name, value in _flat(info.get(key)):
-            if key == "sizes" and isinstance(value, int) and not isinstance(value, bool):
-                value = text.size(value) if "bytes" in name or "bytes" in key else f"{value:,}"
-            found.append((f"{key}: {name}" if name else key, str(value)))
+            if key == "sizes" and isinstance(value, int):
+                value = text.size(value)
+            word = key.replace("_", " ")
+            found.append((f"{word}: {name}" if name else word, str(value)))
     return found
 
 
@@ -216,6 +216,11 @@ def citation(run: Run) -> tuple[str, str]:
     lines += ["  author = {{the cl\\_plugins developers}},"]
     lines += [f"  version = {{{version}}},"] if version else []
     return sentence, "\n".join([*lines, "}"])
+
+
+def _cut(reason: str, limit: int = 160) -> str:
+    """A long list of missing cells, cut at its end; ``metrics.json`` has it in full."""
+    return reason if len(reason) <= limit else f"{reason[:limit].rsplit(', ', 1)[0]}, {text.ELLIPSIS}"
 
 
 def _latest(run: Run, task: int) -> Cell:

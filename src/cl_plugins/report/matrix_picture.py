@@ -79,7 +79,7 @@ def _draw(run: Run) -> bytes:
         )
     axes.set_xlabel("score on", labelpad=8, fontweight="bold")
     if run.joint is None:
-        axes.set_ylabel("after training on", labelpad=8, fontweight="bold")
+        axes.set_ylabel("after training on" if not run.independent else "trained on alone", labelpad=8, fontweight="bold")
     for spine in axes.spines.values():
         spine.set_visible(False)
     _bar(figure, axes, colours)
@@ -102,8 +102,8 @@ def _row_name(run: Run, index: int, tasks: list[str]) -> str:
 
 def _detail(run: Run, task: str) -> str:
     """The small print below a column: scorer and number of items."""
-    scorer = run.scorers.get(task, "").split("@")[0].replace("_", " ")
-    scorer = "accuracy" if scorer == "choice accuracy" else scorer
+    name = run.scorers.get(task, "").split("@")[0]
+    scorer = {"choice_accuracy": "accuracy", "bleu": "BLEU", "token_f1": "token F1"}.get(name, name.replace("_", " "))
     items = f"n = {run.n[task]}" if task in run.n else ""
     return "\n".join(part for part in (scorer, items, "limited" if task in run.limits else "") if part)
 

@@ -1,7 +1,6 @@
 """What the report reads of a run: the JSON files of its directory, checked and typed.
 
 The reader knows file formats only; it recomputes no score and no metric, so a report can never disagree with the run.
-(The one mean it takes is that of the final scores of joint and independent models, which have no continual metrics.)
 """
 
 from __future__ import annotations
@@ -176,7 +175,8 @@ class Run:
             for task, cell in zip(self.tasks, row.cells, strict=True):
                 if cell.max_items is not None:
                     found[task] = cell.max_items
-        return found
+        # A test set that is smaller than the limit was used in full.
+        return {task: limit for task, limit in found.items() if self.n.get(task, limit) >= limit}
 
     @property
     def final(self) -> tuple[Cell, ...]:
@@ -188,12 +188,6 @@ class Run:
             return tuple(by_task[j].cells[j] if j in by_task else Cell() for j in range(len(self.tasks)))
         last = by_task.get(len(self.tasks) - 1)
         return last.cells if last is not None else tuple(Cell() for _ in self.tasks)
-
-    @property
-    def final_mean(self) -> float | None:
-        """The mean of the final scores where all were measured; for a finished chain this is Last."""
-        scores = [cell.score for cell in self.final if cell.score is not None]
-        return sum(scores) / len(scores) if len(scores) == len(self.tasks) else None
 
     @property
     def stream_trained(self) -> bool:

@@ -30,7 +30,7 @@ _TEX = {
     "±": r"$\pm$",
     "†": r"$\dagger$",
 }
-_ASCII = {MINUS: "-", MISSING: "-", ELLIPSIS: "..", "±": "+-", "†": "!", "×": "x"}
+_ASCII = {MINUS: "-", MISSING: "-", ELLIPSIS: "..", "±": "+-", "†": "!", "×": "x", "→": "->"}
 
 
 def number(value: float | None, decimals: int = 2) -> str:

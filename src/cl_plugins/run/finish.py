@@ -163,6 +163,7 @@ def manifest(state: RunState, carry: Carry, kind: str, error: MergeError | None)
         "stream": state.config.stream.name,
         "tasks": list(carry.tasks),
         "base": state.base_fingerprint,
+        "quantization": quantisation_of(state.session.base.model),
         "merge_error": error.to_dict() if error else None,
         "cl_plugins": __version__,
     }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapters.carry import Carry
 from ..errors import Problem, RecipeError, RunStateError
+from ..methods import Method
 from ..methods.registry import get_method
 from ..recipe import CLConfig, parse_cl
 from .logs import logger
@@ -42,7 +43,8 @@ def split(raw: Mapping[str, Any]) -> tuple[dict[str, Any], CLConfig]:
     if config is not None:
         method_class = get_method(config.method)
         facts = run_facts(host_keys, config.stream)
-        problems.extend(capability_problems(config.method, method_class.capabilities, facts))
+        penalised = method_class.penalties is not Method.penalties
+        problems.extend(capability_problems(config.method, method_class.capabilities, facts, penalised))
         options: list[Problem] = []
         checked = check_value(config.method_options, method_class.config_class, "cl.method", options)
         problems.extend(method_class(checked).problems(facts))

@@ -200,6 +200,10 @@ def _check_trained(task: str, steps: int, before: dict[str, Any], after: dict[st
         raise TrainingError(
             Problem(where, "not one optimizer step was made.", "Check `max_steps`, `num_train_epochs` and the data.")
         )
+    broken = sorted(name for name, marks in after.items() if not all(map(math.isfinite, marks)))
+    if broken:
+        what = f"{len(broken)} tensors are not finite after training (e.g. {broken[0]})."
+        raise TrainingError(Problem(where, what, "Lower `learning_rate`, or look at this task's data and the base."))
     changed = {name for name in after if before.get(name) != after[name]}
     if not changed:
         what = f"{steps} optimizer steps changed no weight."

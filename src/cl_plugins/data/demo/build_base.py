@@ -1,200 +1,346 @@
-"""Make the demo's base from nothing: a LLaVA-shaped model pretrained on everyday photographs.
+"""Pretrain the demo base from scratch on everyday photographs: ``python -m cl_plugins.data.demo.build_base --out DIR``.
 
-``python -m cl_plugins.data.demo.build_base --out DIR`` takes some minutes on two cores and gives the shipped weights
-again (bit for bit on the same machine and library versions). The model learns to look at 32 x 32 pictures, to answer with
-the letter of an option whose order never changes, and to caption. It sees no medical picture.
+First the picture encoder alone learns to report what each patch shows; then the whole model learns to answer with a
+letter, to caption, and to stop. A few minutes on two cores. The stream's pictures are never looked at.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import platform
 import sys
 import time
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .photographs import everyday_samples, words
-from .tasks import SIDE
+import numpy as np
+from numpy.typing import NDArray
 
-
-SYSTEM = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions."
-)
-PATCH = 8
-VOCABULARY = 800
-
-
-def build_tokenizer() -> Any:
-    """Byte-level BPE, so that any text can be encoded; the words of the demo are single tokens."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=["<unk>", "<s>", "</s>", "<pad>", "<image>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([SYSTEM, *words()] * 50, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        extra_special_tokens={"image_token": "<image>"},
-    )
+from cl_plugins.data.demo import base_model
+from cl_plugins.data.demo.base_corpus import Picture, make_pictures, questions, scale_of
+from cl_plugins.data.demo.base_notes import write_notes
+from cl_plugins.data.demo.items import SIDE
+from cl_plugins.data.demo.photographs import PHOTOGRAPHS
+from cl_plugins.data.demo.sources import require
 
 
-def build_model(tokenizer: Any) -> Any:
-    """CLIP vision tower and LLaMA, joined by LLaVA's two-layer projector; about 1.5 million parameters, fp32."""
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
-
-    text = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=352, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=512, bos_token_id=1, eos_token_id=2, pad_token_id=3, tie_word_embeddings=False,
-    )  # fmt: skip
-    vision = CLIPVisionConfig(
-        hidden_size=128, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4, image_size=SIDE, patch_size=PATCH,
-        projection_dim=128,
-    )  # fmt: skip
-    config = LlavaConfig(
-        text_config=text, vision_config=vision, image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        vision_feature_select_strategy="default", vision_feature_layer=-1, pad_token_id=3,
-    )  # fmt: skip
-    model = LlavaForConditionalGeneration(config)
-    model.generation_config.eos_token_id = 2
-    model.generation_config.pad_token_id = 3
-    return model
-
-
-def build_processor(tokenizer: Any) -> Any:
-    """Pictures of 32 x 32 pixels, 16 picture tokens each."""
-    from transformers import CLIPImageProcessor, LlavaProcessor
-
-    pictures = CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
-    return LlavaProcessor(
-        image_processor=pictures, tokenizer=tokenizer, patch_size=PATCH, vision_feature_select_strategy="default",
-        image_token="<image>", num_additional_image_tokens=1,
-    )  # fmt: skip
-
-
-def encode(tokenizer: Any, question: str, answer: str) -> tuple[list[int], list[int]]:
-    """Tokens and labels as LLaMA-Factory's ``llava`` template makes them."""
-    picture = "<image>" * (SIDE // PATCH) ** 2
-    prompt = f"<s>{SYSTEM}USER: {question.replace('<image>', picture)} ASSISTANT:"
-    ask = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    reply = [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-    return [*ask, *reply], [-100] * len(ask) + reply
-
-
-def batches(samples: list[Any], tokenizer: Any, processor: Any, size: int, steps: int, seed: int) -> Any:
-    """Padded batches in a seeded order, sorted into similar lengths."""
-    import numpy as np
+if TYPE_CHECKING:
     import torch
-
-    rng = np.random.default_rng(seed)
-    encoded = [encode(tokenizer, question, answer) for _, question, answer in samples]
-    pixels = processor.image_processor(images=[p for p, _, _ in samples], return_tensors="pt")["pixel_values"]
-    for _ in range(steps):
-        chosen = rng.integers(len(samples), size=size)
-        longest = max(len(encoded[i][0]) for i in chosen)
-        ids = torch.full((size, longest), tokenizer.pad_token_id)
-        labels = torch.full((size, longest), -100)
-        for row, i in enumerate(chosen):
-            tokens, target = encoded[i]
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-            labels[row, : len(target)] = torch.tensor(target)
-        yield {"input_ids": ids, "attention_mask": (ids != tokenizer.pad_token_id).long(), "labels": labels, "pixel_values": pixels[chosen]}
+    from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 
-def pretrain(model: Any, tokenizer: Any, processor: Any, *, steps: int, size: int, rate: float, seed: int) -> list[float]:
-    """Train everything with AdamW and a cosine schedule.
+DEMO_WORDS = (
+    "How is this tissue stained? pink and purple dyes, little brown stain, much brown stain. "
+    "Which tissue is inside the red box? grey matter, white matter, fluid. "
+    "How many nuclei are in this picture? 0 1 2 3 4 5 6 7 8 9 nuclei or fewer, 6 to 7 nuclei, 8 nuclei or more. "
+    "Describe this slice of the brain. A sagittal slice, A coronal slice, An axial slice close to the midline, beside the "
+    "midline, far from the midline, at the back of the head, in the middle of the head, at the front of the head, through "
+    "the lower brain, through the central brain, through the upper brain with little, some, much white matter. "
+    "A. B. C. D. E. F. Answer with the letter. Answer with the option's letter from the given choices directly. yes no"
+)
+"""Words of the stream, so that the tokenizer has short codes for them; the model is not trained on this text."""
+
+VISION_STEPS, VISION_BATCH, VISION_RATE = 900, 96, 1.5e-3
+STEPS, BATCH, RATE = 1500, 32, 1.5e-3
+
+
+def pretrain(
+    pictures: int = 15000, vision_steps: int = VISION_STEPS, steps: int = STEPS, seed: int = 0, quiet: bool = False
+) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerFast, dict[str, Any]]:
+    """Make the corpus, the tokenizer and the model, and train it.
+
+    Args:
+        pictures: Number of pretraining pictures.
+        vision_steps: Steps of the picture encoder alone.
+        steps: Steps of the whole model.
+        seed: Seed of everything random.
+        quiet: Do not report progress on stderr.
 
     Returns:
-        The loss at every step.
+        The model (fp32, eval mode), the tokenizer, and what is worth noting: losses, seconds, held-out accuracy.
     """
     import torch
-    from transformers import get_cosine_schedule_with_warmup
 
-    samples = everyday_samples(12_000, seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
-    schedule = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
-    losses = []
-    model.train()
+    require(tuple(photo.source for photo in PHOTOGRAPHS), modules=("PIL",))
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     started = time.monotonic()
-    for number, batch in enumerate(batches(samples, tokenizer, processor, size, steps, seed), start=1):
-        loss = model(**batch).loss
+    shown = make_pictures(pictures, seed)
+    held_out = make_pictures(600, seed + 1)
+    scale = scale_of(shown)
+    asked = [questions(picture, scale) for picture in shown]
+    texts = [base_model.prompt(user) + answer for pairs in asked[:1500] for user, answer in pairs]
+    tokenizer = base_model.train_tokenizer([*texts, *([DEMO_WORDS] * 500)])
+    torch.manual_seed(seed)
+    model = base_model.make_model(tokenizer)
+    log = _Log(started, quiet)
+    pixels = to_tensor([picture.image for picture in shown])
+    train_vision(model, pixels, shown, vision_steps, seed, log)
+    train_all(model, tokenizer, pixels, asked, steps, seed, log)
+    accuracy = letter_accuracy(model, tokenizer, held_out, [questions(picture, scale) for picture in held_out])
+    log.line(f"held-out crops of the same photographs, letter accuracy: {accuracy}")
+    return model.eval(), tokenizer, {"seconds": round(time.monotonic() - started), "held_out_accuracy": accuracy}
+
+
+class _Log:
+    """Progress on stderr."""
+
+    def __init__(self, started: float, quiet: bool) -> None:
+        self.started, self.quiet = started, quiet
+
+    def line(self, text: str) -> None:
+        if not self.quiet:
+            sys.stderr.write(f"[{time.monotonic() - self.started:5.0f} s] {text}\n")
+
+
+def to_tensor(images: list[NDArray[np.uint8]]) -> torch.Tensor:
+    """Return (n, 3, 32, 32) fp32, scaled as the processor scales: mean 0.5, standard deviation 0.25."""
+    import torch
+
+    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
+    return ((stacked / 255 - 0.5) / 0.25).contiguous()
+
+
+def _rate(step: int, steps: int) -> float:
+    """Warm up over 5 %, then a cosine to 2 %."""
+    warm = max(1, steps // 20)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.02 + 0.49 * (1 + float(np.cos(np.pi * (step - warm) / max(1, steps - warm))))
+
+
+def vision_targets(pictures: list[Picture]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return what the picture encoder must report.
+
+    Returns:
+        Per patch (n, 16, 5): mean red, green, blue (0-1), spread of grey (0-1), whether the box's centre lies in it.
+        Per picture (n, 7): shade, spread, count / 10, has box, box row, box column (0-1), mean red minus mean blue.
+        Photograph (n,) int64.
+    """
+    import torch
+
+    images = np.stack([picture.image for picture in pictures]).astype(np.float32) / 255
+    grid, patch = SIDE // base_model.PATCH, base_model.PATCH
+    patches = images.reshape(-1, grid, patch, grid, patch, 3).transpose(0, 1, 3, 2, 4, 5)
+    patches = patches.reshape(len(pictures), grid * grid, patch * patch, 3)
+    boxes = np.zeros((len(pictures), grid * grid, 1), dtype=np.float32)
+    for index, picture in enumerate(pictures):
+        if picture.kind == "box":
+            boxes[index, picture.box[0] // patch * grid + picture.box[1] // patch] = 1
+    local = np.concatenate([patches.mean(2), patches.mean(3).std(2)[..., None], boxes], axis=-1)
+    whole = np.array(
+        [
+            (p.shade, p.spread, p.count / 10, p.kind == "box", p.box[0] / SIDE, p.box[1] / SIDE, 0.0) for p in pictures
+        ],
+        dtype=np.float32,
+    )
+    whole[:, 6] = (images[..., 0] - images[..., 2]).mean((1, 2))
+    photo = np.array([picture.photo for picture in pictures])
+    return torch.from_numpy(local), torch.from_numpy(whole), torch.from_numpy(photo)
+
+
+def train_vision(
+    model: LlavaForConditionalGeneration, pixels: torch.Tensor, pictures: list[Picture], steps: int, seed: int, log: _Log
+) -> None:
+    """Train the picture encoder with throw-away linear heads on its patch states (the ones the language model will see).
+
+    Args:
+        model: Its vision tower is trained in place.
+        pixels: (n, 3, 32, 32).
+        pictures: The same n pictures, for the targets.
+        steps: Optimizer steps.
+        seed: Seed of the order.
+        log: Where to report.
+    """
+    import torch
+    from torch.nn import functional
+
+    tower = model.model.vision_tower
+    local, whole, photo = vision_targets(pictures)
+    spread = whole.std(0, keepdim=True).clamp_min(1e-3)
+    heads = torch.nn.ModuleList(
+        [torch.nn.Linear(base_model.WIDTH, size) for size in (local.shape[-1], whole.shape[-1], len(PHOTOGRAPHS))]
+    )
+    parameters = [*tower.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=VISION_RATE, weight_decay=0.01, betas=(0.9, 0.98))
+    order = _batches(len(pictures), VISION_BATCH, seed)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = VISION_RATE * _rate(step, steps)
+        index = torch.from_numpy(next(order))
+        states = tower(pixels[index]).last_hidden_state[:, 1:]
+        pooled = states.mean(1)
+        boxed = whole[index][:, 3:4]
+        weight = torch.ones_like(whole[index])
+        weight[:, 4:6] = boxed  # the place of a box counts only where there is one
+        terms = [
+            functional.mse_loss(heads[0](states)[..., :4], local[index][..., :4]) * 20,
+            functional.binary_cross_entropy_with_logits(heads[0](states)[..., 4], local[index][..., 4]) * 2,
+            (((heads[1](pooled) - whole[index]) / spread).square() * weight).mean(),
+            functional.cross_entropy(heads[2](pooled), photo[index]) * 0.3,
+        ]
+        loss = torch.stack(terms).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        if step % 100 == 0 or step == steps - 1:
+            log.line(f"pictures {step:5d}: " + " ".join(f"{float(term):.3f}" for term in terms))
+
+
+def _batches(number: int, size: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Yield index arrays without end, every item once per pass."""
+    rng = np.random.default_rng(seed + 7)
+    while True:
+        order = rng.permutation(number)
+        for start in range(0, number - size + 1, size):
+            yield order[start : start + size]
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[str, str]]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return token ids, attention mask and labels (-100 outside the answer), each (n, longest), padded on the right.
+
+    Prompt and answer are tokenised apart, as LLaMA-Factory does; the answer ends with ``</s>``.
+    """
+    import torch
+
+    image = "<image>" * base_model.IMAGE_TOKENS
+    rows = []
+    for user, answer in pairs:
+        text = base_model.prompt(user).replace("<image>", image)
+        ids = tokenizer.encode(text, add_special_tokens=True)
+        reply = [*tokenizer.encode(answer, add_special_tokens=False), int(tokenizer.eos_token_id)]
+        rows.append((ids, reply))
+    longest = max(len(ids) + len(reply) for ids, reply in rows)
+    tokens = torch.full((len(rows), longest), int(tokenizer.pad_token_id))
+    labels = torch.full((len(rows), longest), -100)
+    mask = torch.zeros((len(rows), longest), dtype=torch.long)
+    for row, (ids, reply) in enumerate(rows):
+        end = len(ids) + len(reply)
+        tokens[row, :end] = torch.tensor(ids + reply)
+        labels[row, len(ids) : end] = torch.tensor(reply)
+        mask[row, :end] = 1
+    return tokens, mask, labels
+
+
+def train_all(
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    pixels: torch.Tensor,
+    asked: list[list[tuple[str, str]]],
+    steps: int,
+    seed: int,
+    log: _Log,
+) -> None:
+    """Train the whole model on answers, the picture encoder at a fifth of the rate.
+
+    Args:
+        model: Trained in place.
+        tokenizer: Its tokenizer.
+        pixels: (n, 3, 32, 32).
+        asked: For each picture, the questions that may be asked.
+        steps: Optimizer steps.
+        seed: Seed of order and choice.
+        log: Where to report.
+    """
+    import torch
+
+    rng = np.random.default_rng(seed + 11)
+    tower = list(model.model.vision_tower.parameters())
+    known = {id(parameter) for parameter in tower}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    optimizer = torch.optim.AdamW(
+        [{"params": rest, "scale": 1.0}, {"params": tower, "scale": 0.2}], lr=RATE, weight_decay=0.01, betas=(0.9, 0.98)
+    )
+    order = _batches(len(asked), BATCH, seed + 1)
+    model.train()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * _rate(step, steps) * group["scale"]
+        index = next(order)
+        pairs = [asked[place][int(rng.integers(len(asked[place])))] for place in index]
+        tokens, mask, labels = encode(tokenizer, pairs)
+        loss = model(
+            input_ids=tokens, attention_mask=mask, pixel_values=pixels[torch.from_numpy(index)], labels=labels
+        ).loss
+        optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        losses.append(float(loss.detach()))
-        if number % 50 == 0:
-            recent = sum(losses[-50:]) / 50
-            sys.stderr.write(f"step {number}/{steps}: loss {recent:.3f}, {time.monotonic() - started:.0f} s\n")
-    return losses
+        if step % 100 == 0 or step == steps - 1:
+            log.line(f"answers {step:5d}: loss {float(loss):.3f}")
 
 
-def accuracy(model: Any, tokenizer: Any, processor: Any, seed: int) -> dict[str, float]:
-    """Share of new everyday samples whose answer is exactly right, by kind of question."""
+def letter_accuracy(
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    pictures: list[Picture],
+    asked: list[list[tuple[str, str]]],
+) -> dict[str, float]:
+    """Return, for each question with letters, the share of pictures whose next token is the right letter."""
     import torch
 
-    samples = everyday_samples(400, seed)
-    right: dict[str, list[bool]] = {}
+    found: dict[str, list[bool]] = {}
     model.eval()
+    pixels = to_tensor([picture.image for picture in pictures])
+    flat = [(place, user, answer) for place, pairs in enumerate(asked) for user, answer in pairs if len(answer) == 1]
     with torch.no_grad():
-        for batch_start in range(0, len(samples), 40):
-            part = samples[batch_start : batch_start + 40]
-            for (_, question, answer), batch in zip(part, _single(part, tokenizer, processor), strict=True):
-                reply = tokenizer(answer, add_special_tokens=False)["input_ids"]
-                output = model.generate(**batch, max_new_tokens=len(reply) + 1, do_sample=False)
-                got = output[0, batch["input_ids"].shape[1] :].tolist()
-                right.setdefault(question.split("\n")[0].removeprefix("<image>"), []).append(got[: len(reply)] == reply)
-    return {name: round(100 * sum(values) / len(values), 1) for name, values in sorted(right.items())}
+        for start in range(0, len(flat), 128):
+            part = flat[start : start + 128]
+            tokens, mask, labels = encode(tokenizer, [(user, answer) for _, user, answer in part])
+            logits = model(
+                input_ids=tokens, attention_mask=mask, pixel_values=pixels[[place for place, _, _ in part]]
+            ).logits
+            first = (labels != -100).long().argmax(1)
+            guess = logits[torch.arange(len(part)), first - 1].argmax(-1)
+            right = guess == labels[torch.arange(len(part)), first]
+            for (_, user, _), good in zip(part, right.tolist(), strict=True):
+                question = user.split("\n")[1]
+                for colour in ("green", "blue", "yellow"):
+                    question = question.replace(colour, "red")
+                found.setdefault(question, []).append(good)
+    return {question: round(100 * float(np.mean(good)), 1) for question, good in sorted(found.items())}
 
 
-def _single(part: list[Any], tokenizer: Any, processor: Any) -> Any:
+def main(argv: list[str] | None = None) -> int:
+    """Build the base and write it with its README and NOTICE.
+
+    Args:
+        argv: Arguments without the program name; the process's own if None.
+
+    Returns:
+        The exit code.
+    """
     import torch
 
-    for picture, question, _ in part:
-        tokens, labels = encode(tokenizer, question, "")
-        ids = torch.tensor([tokens[: labels.index(tokenizer.eos_token_id)]])
-        pixels = processor.image_processor(images=[picture], return_tensors="pt")["pixel_values"]
-        yield {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
-
-
-def main() -> int:
-    """Build, pretrain, test and save the base."""
-    import torch
-
-    parser = argparse.ArgumentParser(prog="python -m cl_plugins.data.demo.build_base", description="Build the demo's base.")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
+    parser = argparse.ArgumentParser(prog="python -m cl_plugins.data.demo.build_base", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    torch.manual_seed(args.seed)
-    tokenizer = build_tokenizer()
-    model = build_model(tokenizer)
-    processor = build_processor(tokenizer)
-    count = sum(p.numel() for p in model.parameters())
-    sys.stderr.write(f"{count:,} parameters, {len(tokenizer)} tokens\n")
-    pretrain(model, tokenizer, processor, steps=args.steps, size=args.batch_size, rate=args.learning_rate, seed=args.seed)
-    for question, share in accuracy(model, tokenizer, processor, args.seed + 1).items():
-        sys.stderr.write(f"{share:5.1f} %  {question}\n")
-    args.out.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(args.out)
-    processor.save_pretrained(args.out)
-    tokenizer.save_pretrained(args.out)
+    parser.add_argument("--threads", type=int, default=2, help="bits depend on it (default: 2)")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(arguments.threads)
+    torch.use_deterministic_algorithms(True)
+    model, tokenizer, facts = pretrain(seed=arguments.seed)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(arguments.out)
+    base_model.make_processor(tokenizer).save_pretrained(arguments.out)
+    facts |= {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "seed": arguments.seed,
+        "threads": arguments.threads,
+        "machine": f"{platform.system()} {platform.machine()}, CPU",
+        "versions": {
+            name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy", "scikit-image", "scikit-learn")
+        },
+    }
+    write_notes(arguments.out, facts)
+    sys.stdout.write(f"The base is in {arguments.out} ({facts['parameters']} parameters, {facts['seconds']} s).\n")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -42,9 +42,7 @@ PHOTOGRAPHS = (
     Photograph(_skimage("astronaut.png", "public domain", "Eileen Collins, by NASA"), "an astronaut", 1),
     Photograph(_skimage("camera.png", _CC0, "cameraman, by Lav Varshney"), "a man with a camera", 1),
     Photograph(_skimage("rocket.jpg", "public domain", "Falcon 9 launch photo, by SpaceX"), "a rocket", 2),
-    Photograph(
-        _skimage("motorcycle_left.png", "CC0", "Middlebury stereo set 2014 (Scharstein et al.)"), "a red motorcycle", 2
-    ),
+    Photograph(_skimage("clock_motion.png", "public domain", "moving clock, by Stefan van der Walt"), "a moving clock", 2),
     Photograph(
         _sklearn("china.jpg", "Summer Palace, by danielbuechele, flickr.com/photos/danielbuechele/6061409035"),
         "a temple",

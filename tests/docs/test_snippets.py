@@ -1,0 +1,90 @@
+"""What README and docs show is executed: recipes are checked, commands exist, Python runs, links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "src").glob("cl_plugins/methods/*/README.md")])
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(language):
+    found = []
+    for page in PAGES:
+        for number, match in enumerate(BLOCK.finditer(page.read_text(encoding="utf-8"))):
+            if match.group(1) == language:
+                found.append(pytest.param(match.group(2), id=f"{page.relative_to(ROOT)}-{number}"))
+    return found
+
+
+@pytest.mark.parametrize("text", blocks("yaml"))
+def test_yaml(text, tmp_path, monkeypatch):
+    """Recipes parse strictly; stream files load."""
+    from cl_plugins.recipe import parse_cl
+    from cl_plugins.streams import load_stream
+
+    value = yaml.safe_load(text)
+    assert isinstance(value, dict)
+    if "tasks" in value:
+        assert load_stream(value).tasks
+    if "cl" in value:
+        block = dict(value["cl"])
+        if str(block["stream"]).endswith(".yaml"):
+            monkeypatch.chdir(tmp_path)
+            shown = {"name": "s", "tasks": [{"name": n, "train": n, "test": n} for n in ("path", "sur")]}
+            (tmp_path / block["stream"]).write_text(yaml.safe_dump(shown))
+        assert parse_cl(block).stream.tasks
+
+
+@pytest.mark.parametrize("text", blocks("python"))
+def test_python(text):
+    code = text.replace("...})", "})")
+    compiled = compile(code, "snippet", "exec")
+    if "run_exp(" in code:
+        return  # needs a model; the call itself is what every test of a run makes
+    names: dict = {}
+    exec(compiled, names)
+    method = names.get("MyMethod")
+    if method is not None:
+        import torch
+
+        layer = torch.nn.Module()
+        layer.lora_B = torch.nn.Parameter(torch.ones(2, 2))
+        term = method(names["MyConfig"]()).penalties(None, layer)["size_of_b"]
+        assert float(term) == pytest.approx(0.4)
+
+
+def test_make_targets_that_pages_name_exist():
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set()
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
+        named |= set(re.findall(r"`make ([a-z-]+)`|^make ([a-z-]+)", page.read_text(), re.MULTILINE) and [
+            a or b for a, b in re.findall(r"`make ([a-z-]+)`|^make ([a-z-]+)", page.read_text(), re.MULTILINE)
+        ])
+    assert named
+    assert named <= targets, named - targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_relative_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", page.read_text(encoding="utf-8")):
+        path = (page.parent / target).resolve()
+        card = ROOT / "src" / "cl_plugins" / "methods" / path.stem / "README.md"  # taken into the site by docs/hooks.py
+        assert path.exists() or (path.parent.name == "methods" and card.exists()), target
+
+
+def test_every_method_has_a_card():
+    from cl_plugins.methods import list_methods
+
+    for entry in list_methods():
+        if entry.distribution == "cl-plugins":
+            card = ROOT / "src" / "cl_plugins" / "methods" / entry.name / "README.md"
+            text = card.read_text(encoding="utf-8")
+            for word in ("**Idea.**", "**Options.**", "**Carry.**", "**Cost.**"):
+                assert word in text, (entry.name, word)
