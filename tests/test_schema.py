@@ -101,7 +101,8 @@ def test_an_unknown_key_comes_with_the_nearest_and_all_known_ones():
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8) | st.integers(), inner, max_size=3),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.text(max_size=8) | st.integers(), inner, max_size=3),
     max_leaves=8,
 )
 KEYS = ["word", "rate", "kind", "flag", "limit", "inner", "table", "source", "words", "size", "names", "other"]
@@ -117,7 +118,19 @@ def test_any_mapping_is_built_or_has_problems(mapping):
 
 @given(json_values)
 def test_any_value_is_checked_without_an_exception(value):
-    for hint in (int, float, str, bool, dict[str, int], list[str], tuple[int, ...], int | None, Literal["a"], Inner, Any):
+    for hint in (
+        int,
+        float,
+        str,
+        bool,
+        dict[str, int],
+        list[str],
+        tuple[int, ...],
+        int | None,
+        Literal["a"],
+        Inner,
+        Any,
+    ):
         problems = []
         check_value(value, hint, "here", problems)
 

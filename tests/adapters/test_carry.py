@@ -45,7 +45,7 @@ def test_no_carry(tmp_path):
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"format": 1}', '{"format": 99}'])
 def test_a_damaged_carry_json(carry, text):
     (carry / "carry.json").write_text(text)
-    with pytest.raises(RunStateError, match="carry.json"):
+    with pytest.raises(RunStateError, match=r"carry\.json"):
         Carry.open(carry)
 
 
@@ -57,7 +57,10 @@ def test_every_damaged_file_is_named(carry):
     (carry / "updates" / "01_a.safetensors").write_bytes(data)
     with pytest.raises(RunStateError) as caught:
         Carry.open(carry).verify()
-    assert [p.where.rsplit("carry/", 1)[1] for p in caught.value.problems] == ["own.safetensors", "updates/01_a.safetensors"]
+    assert [p.where.rsplit("carry/", 1)[1] for p in caught.value.problems] == [
+        "own.safetensors",
+        "updates/01_a.safetensors",
+    ]
 
 
 def test_tensors_that_cannot_be_read(tmp_path):

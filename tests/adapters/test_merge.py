@@ -80,7 +80,9 @@ def test_the_meter_notices_a_merge_that_forgot_an_update():
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(8, 8, generator=generator)
     updates = [
-        LowRankUpdate({"layer": torch.randn(2, 8, generator=generator)}, {"layer": torch.randn(8, 2, generator=generator)})
+        LowRankUpdate(
+            {"layer": torch.randn(2, 8, generator=generator)}, {"layer": torch.randn(8, 2, generator=generator)}
+        )
         for _ in range(2)
     ]
     meter = MergeMeter()

@@ -45,7 +45,11 @@ def update_of(made):
 
 IDS = torch.arange(24).reshape(2, 12)
 # different ranks, scalings and targets, so that no module has the same rank as all the others
-CHAIN = [(1, 2, 4, ["q_proj", "v_proj"], False), (2, 5, 8, ["q_proj", "gate_proj"], True), (3, 3, 3, ["v_proj"], False)]
+CHAIN = [
+    (1, 2, 4, ["q_proj", "v_proj"], False),
+    (2, 5, 8, ["q_proj", "gate_proj"], True),
+    (3, 3, 3, ["v_proj"], False),
+]
 
 
 def test_one_adapter_of_several_updates_gives_the_same_logits_in_plain_peft(tmp_path):
@@ -61,7 +65,7 @@ def test_one_adapter_of_several_updates_gives_the_same_logits_in_plain_peft(tmp_
     reference.lm_head.weight.data = updates[-1].replaced["lm_head.weight"].double()
 
     ranks = write_peft_adapter(tmp_path / "adapter", updates, "the-base", ["lm_head"])
-    assert set(ranks.values()) == {7, 5, 5} | {5}
+    assert set(ranks.values()) == {7, 5} | {5}
     loaded = PeftModel.from_pretrained(model(), tmp_path / "adapter").eval()
     with torch.no_grad():
         got, expected = loaded(IDS).logits, reference(IDS).logits

@@ -195,20 +195,28 @@ def test_compare_needs_a_name_for_every_run(cli, inclora, seqlora, tmp_path):
     assert "1 names for 2 runs" in err
 
 
-def test_compare_hands_runs_and_names_on(cli, inclora, seqlora, tmp_path, monkeypatch):
-    seen = []
+def test_compare_two_methods(cli, inclora, seqlora, tmp_path):
+    code, out, err = cli("compare", inclora.root, seqlora.root, "--out", tmp_path / "c")
+    assert code == 0, err
+    for root in (inclora.root, seqlora.root):
+        assert root.name in out
+        last = json.loads((root / "metrics.json").read_text())["metrics"]["last"]["value"]
+        assert f"{last:.2f}" in out
+    assert max(map(len, out.splitlines()[:-1])) <= 80
+    written = {path.name for path in (tmp_path / "c").iterdir()}
+    assert {".md", ".png"} <= {path.suffix for path in (tmp_path / "c").iterdir()}
+    assert all(name in " ".join(out.split()) for name in written)
 
-    def compare(run_dirs, out, names=None, write=None):
-        seen.append((list(run_dirs), out, names))
-        write(out / "comparison.md", b"table")
-        return [out / "comparison.md"]
 
-    monkeypatch.setattr("cl_plugins.report.compare", compare)
-    monkeypatch.setattr("cl_plugins.report.compare_table", lambda run_dirs, names=None, **form: f"{names} {form['width']}")
-    words = ("compare", inclora.root, seqlora.root, "--out", tmp_path / "c", "--names", "a", "b")
+def test_compare_with_names(cli, inclora, seqlora, tmp_path):
+    words = ("compare", inclora.root, seqlora.root, "--out", tmp_path / "c", "--names", "alpha", "beta")
     code, out, err = cli(*words)
     assert code == 0, err
-    assert seen == [([inclora.root, seqlora.root], tmp_path / "c", ["a", "b"])]
-    assert out.startswith("['a', 'b'] 80\n")
-    assert "comparison.md" in out
-    assert (tmp_path / "c" / "comparison.md").read_bytes() == b"table"
+    assert "alpha" in out
+    assert "beta" in out
+
+
+def test_compare_never_writes_into_a_run(cli, inclora, seqlora):
+    code, _, err = cli("compare", inclora.root, seqlora.root, "--out", inclora.root)
+    assert code == 1
+    assert "is the directory of a run" in err

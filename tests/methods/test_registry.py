@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import tiny
+from running import go
 
 from cl_plugins.errors import CompatibilityError, RecipeError
 from cl_plugins.methods import registry
@@ -84,14 +85,14 @@ def test_ours_are_registered_and_load():
             assert method.method.capabilities.carries
 
 
-def test_a_third_partys_method_runs_in_a_stream(package, run, llama, text_data, tmp_path):
+def test_a_third_partys_method_runs_in_a_stream(package, llama, text_data, tmp_path):
     module = package("third-party-one", "third_one")
     assert "third_one" in registry.method_names()
     assert entry("third_one").distribution == "third-party-one"
     method = {"name": "third_one", "strength": 2}
     keys = tiny.recipe(llama, text_data, tmp_path / "run", method, ("one", "two"), text_only=True, max_steps=2)
     keys["cl"]["eval"] = {"scope": "none"}
-    run(keys)
+    go(keys)
     assert sys.modules[module].Ours.asked == [("one", 1, 2.0), ("two", 2, 2.0)]
     assert (tmp_path / "run" / "final" / "model.safetensors").is_file()
 

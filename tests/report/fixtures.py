@@ -28,7 +28,11 @@ def metrics_of(tasks: list[str], scores: list[list[float | None]], names: list[s
     count = len(tasks)
     values: dict[str, float | None] = dict.fromkeys(FORMULAE)
     means: list[float | None] = []
-    if names is None and len(scores) == count and all(r[j] is not None for i, r in enumerate(scores) for j in range(i + 1)):
+    if (
+        names is None
+        and len(scores) == count
+        and all(r[j] is not None for i, r in enumerate(scores) for j in range(i + 1))
+    ):
         means = [sum(row[: k + 1]) / (k + 1) for k, row in enumerate(scores)]
         values["last"], values["average"] = means[-1], sum(means) / count
         values["mft"] = sum(scores[k][k] for k in range(count)) / count
@@ -37,6 +41,8 @@ def metrics_of(tasks: list[str], scores: list[list[float | None]], names: list[s
             values["bwt"] = sum(drops) / (count - 1)
             best = [max(scores[i][j] for i in range(j, count - 1)) for j in range(count - 1)]
             values["forgetting"] = sum(best[j] - scores[-1][j] for j in range(count - 1)) / (count - 1)
+    if names == ["joint"]:
+        values["last"] = sum(scores[0]) / count
     found: dict[str, Any] = {
         key: {
             "value": value,
@@ -46,7 +52,7 @@ def metrics_of(tasks: list[str], scores: list[list[float | None]], names: list[s
         }
         for key, value in values.items()
     }
-    found["a_k"] = {"value": None, "values": means, "reason": None, "divisor": "k", "formula": "1/k * sum_{j<=k} R[k][j]"}
+    found["a_k"] = {"values": means, "reason": None, "divisor": "k", "formula": "1/k * sum_{j<=k} R[k][j]"}
     return {"format": 1, "metrics": found}
 
 
@@ -68,9 +74,16 @@ def make_run(
 ) -> Path:
     """Write matrix.json, metrics.json, run.json and the score files of a made-up run."""
     directory.mkdir(parents=True, exist_ok=True)
-    n = {task: max_items or 120 for task in tasks}
+    n = dict.fromkeys(tasks, max_items or 120)
     scorers = {task: "bleu@1" if task in bleu else "choice_accuracy@1" for task in tasks}
-    matrix: dict[str, Any] = {"format": 1, "stream": stream, "method": method, "tasks": tasks, "scorers": scorers, "n": n}
+    matrix: dict[str, Any] = {
+        "format": 1,
+        "stream": stream,
+        "method": method,
+        "tasks": tasks,
+        "scorers": scorers,
+        "n": n,
+    }
     matrix |= {"zero_shot": zero_shot, "scores": scores} | ({"rows": rows} if rows else {})
     dump(directory / "matrix.json", matrix)
     if metrics:
@@ -91,11 +104,11 @@ def make_run(
             "seed": seed,
             "base": {"model_type": "llava", "sha256": "ab" * 32},
             "data": {task: {"train": "12" * 8, "test": "34" * 8} for task in tasks},
-            "versions": {"cl_plugins": "0.1.0", "llamafactory": "0.9.5", "torch": "2.14.1"},
+            "versions": {"cl-plugins": "0.1.0", "llamafactory": "0.9.5", "torch": "2.14.1"},
             "hardware": {"cpu": "2 cores", "gpus": []},
             "peak_memory_bytes": 1_503_238_553,
             "seconds": 214.6,
-            "sizes": {"trainable_parameters": 17408, "carry_bytes": 90112},
+            "sizes": {"carry": 90112, "final": 5242880},
         }
         dump(directory / "run.json", run | ({"notes": notes} if notes else {}))
     if intervals:
@@ -110,7 +123,12 @@ def make_run(
                 extra = (
                     {"invalid_rate": 1.7, "random_baseline": 50.0, "majority_baseline": 48.3}
                     if rate
-                    else {"signature": "x", "shuffled_floor": 2.2, "constant_baseline": 3.9, "constant_answer": "a scan | of"}
+                    else {
+                        "signature": "x",
+                        "shuffled_floor": 2.2,
+                        "constant_baseline": 3.9,
+                        "constant_answer": "a scan | of",
+                    }
                 )
                 saved = {"format": 1, "scorer": scorers[task], "score": score, "n": n[task], "interval": ends}
                 saved |= {"interval_method": "wilson" if rate else "bootstrap", "extra": extra, "max_items": max_items}

@@ -70,7 +70,11 @@ def goes_on_as_if_nothing_had_happened(keys, out, clean):
 
 BAD_KEYS = {
     "learning rate of nothing": ({"learning_rate": 0.0}, TrainingError, ("changed no weight", "learning_rate")),
-    "loss that is no number": ({"learning_rate": 1e30, "max_steps": 4}, TrainingError, ("the loss is nan", "learning_rate")),
+    "loss that is no number": (
+        {"learning_rate": 1e30, "max_steps": 4},
+        TrainingError,
+        ("the loss is nan", "learning_rate"),
+    ),
 }
 
 
@@ -151,7 +155,13 @@ def test_a_cutoff_smaller_than_the_pictures_in_training(llava, data, tmp_path):
 def test_a_cutoff_that_leaves_no_answer(llama, text_data, tmp_path):
     """Without a label the loss is no number, and nobody would look for the reason in `cutoff_len`."""
     cl = {"task_overrides": {"two": {"cutoff_len": 4}}, **NO_TESTS}
-    fails(recipe(llama, text_data, tmp_path / "run", cl=cl), DataError, "task 'two'", "nothing of the answer", "cutoff_len: 4")
+    fails(
+        recipe(llama, text_data, tmp_path / "run", cl=cl),
+        DataError,
+        "task 'two'",
+        "nothing of the answer",
+        "cutoff_len: 4",
+    )
 
 
 def test_a_number_of_pictures_that_does_not_fit_the_text(llava, data, tmp_path):
@@ -223,7 +233,9 @@ def test_carries_that_must_not_be_used(llama, text_data, tmp_path, clean):
     update = taken / "updates" / "01_one.safetensors"
     whole = update.read_bytes()
     with changed(update, whole[:-1] + bytes([whole[-1] ^ 1])):
-        fails(from_carry(llama, text_data, taken, tmp_path), RunStateError, "01_one.safetensors", "differs from its hash")
+        fails(
+            from_carry(llama, text_data, taken, tmp_path), RunStateError, "01_one.safetensors", "differs from its hash"
+        )
     with changed(update, None):
         fails(from_carry(llama, text_data, taken, tmp_path), RunStateError, "01_one.safetensors", "is missing")
     with changed(taken / "carry.json", "{"):
@@ -238,7 +250,9 @@ def test_an_adapter_is_not_taken_over_with_another_rank_or_scaling(llama, text_d
         fails(from_carry(llama, text_data, tmp_path / "first", tmp_path, "seqlora", **keys), RunStateError, said)
 
 
-@pytest.mark.parametrize("name", ["carry/updates/01_one.safetensors", "predictions/after_one/one.jsonl", "run.json", "journal.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["carry/updates/01_one.safetensors", "predictions/after_one/one.jsonl", "run.json", "journal.jsonl"]
+)
 def test_damaged_files_of_the_runs_own_directory(llama, text_data, tmp_path, clean, name):
     """They are named, and nothing is computed on top of them or written over them."""
     out = copy_of(clean, tmp_path / "run")

@@ -24,14 +24,19 @@ with RunLock(Path(sys.argv[1])):
 
 
 def test_a_second_run_is_told_who_holds_it(tmp_path):
-    with RunLock(tmp_path / "out"), pytest.raises(RunStateError, match=f"process {os.getpid()} on {socket.gethostname()}"):
+    with (
+        RunLock(tmp_path / "out"),
+        pytest.raises(RunStateError, match=f"process {os.getpid()} on {socket.gethostname()}"),
+    ):
         RunLock(tmp_path / "out").__enter__()
     with RunLock(tmp_path / "out"):  # free again
         pass
 
 
 def test_another_process_and_its_death(tmp_path):
-    child = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    child = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     try:
         assert child.stdout.readline() == b"held\n"
         with pytest.raises(RunStateError, match=f"process {child.pid} on "), RunLock(tmp_path):

@@ -13,7 +13,11 @@ from cl_plugins.run import record
 
 
 def identity(tasks=("a", "b"), data=None, base="base", block=None, **keys):
-    stream = {"name": "s", "title": "T", "tasks": [{"name": t, "train": f"{t}_train", "test": f"{t}_test"} for t in tasks]}
+    stream = {
+        "name": "s",
+        "title": "T",
+        "tasks": [{"name": t, "train": f"{t}_train", "test": f"{t}_test"} for t in tasks],
+    }
     config = parse_cl({"stream": stream, "method": {"name": "seqlora"}, **(block or {})})
     host = {"model_name_or_path": "m", "learning_rate": 1e-4, "output_dir": "out", "seed": 1, **keys}
     hashes = {f"{t}_{part}": {"files": {f"{t}.json": "0"}} for t in tasks for part in ("train", "test")}

@@ -121,8 +121,14 @@ def test_what_does_not_change_a_number_may_change_and_versions_only_warn(llama, 
     record["versions"]["torch"] = "1.0"
     (out / "run.json").write_text(json.dumps(record))
     done = journal(out)
-    free = {"logging_steps": 7, "save_strategy": "steps", "save_steps": 3, "overwrite_output_dir": True, "report_to": "none"}
-    go(recipe(llama, text_data, out, "inclora", THREE, cl={"keep": "last", "stop_after": 2}, **free))
+    free = {
+        "logging_steps": 7,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "overwrite_output_dir": True,
+        "report_to": "none",
+    }
+    go(recipe(llama, text_data, out, "inclora", THREE, cl={"stop_after": 2}, **free))
     assert journal(out) == done  # overwrite_output_dir stands in most of the host's examples and restarts nothing
     assert any(level == "WARNING" and "torch 1.0 ->" in text for level, text in log)
     assert any("nothing to do" in text for _, text in log)
@@ -265,17 +271,20 @@ def test_which_updates_are_kept_changes_no_result(llama, text_data, tmp_path, fi
 def test_the_users_callbacks_see_every_step_of_every_task(llama, text_data, tmp_path):
     from transformers import TrainerCallback
 
-    class Watch(TrainerCallback):
-        seen = []
+    seen = []
 
+    class Watch(TrainerCallback):
         def on_train_begin(self, args, state, control, **kwargs):
-            self.seen.append((args.output_dir.rsplit("/", 1)[1], args.seed, []))
+            seen.append((args.output_dir.rsplit("/", 1)[1], args.seed, []))
 
         def on_step_end(self, args, state, control, **kwargs):
-            self.seen[-1][2].append((state.global_step, state.max_steps))
+            seen[-1][2].append((state.global_step, state.max_steps))
 
-    go(recipe(llama, text_data, tmp_path / "run", cl={"task_overrides": {"two": {"max_steps": 3}}, **NO_TESTS}), [Watch()])
-    assert Watch.seen == [
+    go(
+        recipe(llama, text_data, tmp_path / "run", cl={"task_overrides": {"two": {"max_steps": 3}}, **NO_TESTS}),
+        [Watch()],
+    )
+    assert seen == [
         ("01_one", 7, [(1, 2), (2, 2)]),
         ("02_two", 1007, [(1, 3), (2, 3), (3, 3)]),
     ]  # the seed is the recipe's plus 1000 per task; step counters start afresh
@@ -284,15 +293,15 @@ def test_the_users_callbacks_see_every_step_of_every_task(llama, text_data, tmp_
 def test_the_same_seed_for_all_and_orders(llama, text_data, tmp_path):
     from transformers import TrainerCallback
 
-    class Seeds(TrainerCallback):
-        seen = []
+    seen = []
 
+    class Seeds(TrainerCallback):
         def on_train_begin(self, args, state, control, **kwargs):
-            self.seen.append((args.output_dir.rsplit("/", 1)[1], args.seed))
+            seen.append((args.output_dir.rsplit("/", 1)[1], args.seed))
 
     cl = {"seed_per_task": False, "order": ["two", "one"], **NO_TESTS}
     go(recipe(llama, text_data, tmp_path / "run", cl=cl, max_steps=1), [Seeds()])
-    assert Seeds.seen == [("01_two", 7), ("02_one", 7)]
+    assert seen == [("01_two", 7), ("02_one", 7)]
     assert [t["name"] for t in load(tmp_path / "run", "run.json")["stream"]["tasks"]] == ["two", "one"]
 
 

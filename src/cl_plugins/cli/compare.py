@@ -43,5 +43,6 @@ def run(args: argparse.Namespace) -> int:
     )
     output.emit(table)
     output.emit()
-    output.emit(f"written to {args.out}: {', '.join(path.name for path in files)}")
+    for line in output.wrap(f"{', '.join(path.name for path in files)} in {args.out}", output.width()):
+        output.emit(line)
     return 0

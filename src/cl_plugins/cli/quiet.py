@@ -13,11 +13,15 @@ _NAME = "LLAMAFACTORY_VERBOSITY"
 
 @contextmanager
 def quiet_host() -> Iterator[None]:
-    """Only errors of the host are shown inside, unless the user set ``LLAMAFACTORY_VERBOSITY``."""
+    """Only errors of the host are shown inside, unless the user set ``LLAMAFACTORY_VERBOSITY``.
+
+    Transformers is asked the same through its own variable, which it reads when it is first imported.
+    """
     if _NAME in os.environ:
         yield
         return
     os.environ[_NAME] = "ERROR"
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logger = logging.getLogger("llamafactory")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -129,10 +129,9 @@ def _host_problems(host_keys: dict[str, Any], config: Any) -> tuple[list[Problem
             if len(tasks) == len(trained) or joint
             else f"task{'s' if len(tasks) > 1 else ''} {', '.join(tasks)}"
         )
-        fix = (
-            "On a machine without a GPU, add `use_cpu=true`."
-            if "use_cpu" in message or "bf16" in message.lower()
-            else ""
-        )
+        fix = ""
+        if "use_cpu" in message or "bf16" in message.lower():
+            engine = host_keys.get("deepspeed")
+            fix = "Check it on a machine with a GPU" + ("." if engine else ", or add `use_cpu=true`.")
         problems.append(Problem(where, f"LLaMA-Factory says: {message}", fix))
     return problems, notes

@@ -99,7 +99,8 @@ def _read(
     path: str, changed: int, size: int, columns: tuple[str, ...], limit: int | None
 ) -> tuple[int, tuple[str, ...]]:
     """Number of records and the media they name; read again only if the file's time or size differ."""
-    count, names = 0, []
+    count = 0
+    names: list[str] = []
     for count, record in enumerate(_records(Path(path)), start=1):
         if limit is not None and count > limit:
             break

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import style
-from .comparing import METRICS, Comparison, Summary, metric_label
+from .comparing import METRICS, Comparison, Summary
+from .run_data import METRIC_LABELS
 from .text import number
 
 
@@ -34,7 +35,7 @@ def compare_picture(comparison: Comparison) -> bytes:
 
 def _draw(comparison: Comparison) -> bytes:
     panels = [
-        (key, metric_label(key), [group.metrics[key] for group in comparison.groups])
+        (key, METRIC_LABELS[key], [group.metrics[key] for group in comparison.groups])
         for key in METRICS
         if any(group.metrics[key].values for group in comparison.groups)
     ]
@@ -44,7 +45,7 @@ def _draw(comparison: Comparison) -> bytes:
             (task, f"{name}, final", [group.final[task] for group in comparison.groups])
             for task, name in zip(comparison.tasks, shown, strict=True)
         ]
-    labels = [_label(label) for label in style.names([group.label for group in comparison.groups], 44)]
+    labels = [_label(label) for label in style.names([group.label for group in comparison.groups], 44, "method")]
     lines = max(label.count("\n") + 1 for label in labels)
     row = 0.34 + 0.13 * lines
     height, panel, gap = row * len(labels) + 0.15, 1.45, 0.22
@@ -54,7 +55,7 @@ def _draw(comparison: Comparison) -> bytes:
         box = ((1.9 + place * (panel + gap)) / across, 0.6 / down, panel / across, height / down)
         axes = figure.add_axes(box)
         _panel(axes, key, entries)
-        axes.set_title(title, fontsize=9.5, pad=16)
+        axes.set_title(title, fontsize=9.5, pad=14)
         if key in METRICS:
             better = "lower is better" if key in _LOWER_IS_BETTER else "higher is better"
             axes.text(0, 1.0, better, transform=axes.transAxes, fontsize=7, color=style.SOFT, va="bottom")
@@ -101,10 +102,18 @@ def _panel(axes: Axes, key: str, entries: list[Summary]) -> None:
                 zorder=2,
             )
         if entry.half_width is not None:
-            ends = [entry.mean - entry.half_width, entry.mean + entry.half_width]
+            least, most = _scale(key)
+            ends = [max(entry.mean - entry.half_width, least), min(entry.mean + entry.half_width, most)]
             axes.plot(ends, [index, index], color=colour, linewidth=1.8, solid_capstyle="butt", zorder=3)
         axes.plot(
-            [entry.mean], [index], "D", color=colour, markersize=5.5, markeredgecolor="white", markeredgewidth=0.7, zorder=4
+            [entry.mean],
+            [index],
+            "D",
+            color=colour,
+            markersize=5.5,
+            markeredgecolor="white",
+            markeredgewidth=0.7,
+            zorder=4,
         )
         axes.text(entry.mean, index - 0.17, number(entry.mean, 1), ha="center", va="bottom", fontsize=7.5, zorder=5)
     low, high = _range(key, entries)
@@ -128,12 +137,17 @@ def _range(key: str, entries: list[Summary]) -> tuple[float, float]:
         if entry.mean is not None and entry.half_width is not None
         for sign in (-1, 1)
     ]
-    least, most = (-100.0, 100.0) if key in _DIFFERENCES else (0.0, 100.0)
+    least, most = _scale(key)
     found = [min(max(value, least), most) for value in found] or [least, most]
     if key in _DIFFERENCES:
         found.append(0.0)
     room = max(0.14 * (max(found) - min(found)), 2.0)
     return min(found) - room, max(found) + room
+
+
+def _scale(key: str) -> tuple[float, float]:
+    """The least and the greatest value there can be."""
+    return (-100.0, 100.0) if key in _DIFFERENCES else (0.0, 100.0)
 
 
 def _label(label: str) -> str:
@@ -155,7 +169,7 @@ def _legend(figure: object, comparison: Comparison, left: float, bottom: float) 
     if several:
         handles.append(Line2D([], [], color=style.SOFT, linewidth=1.8))
         words.append("95 % t-interval over runs")
-        ring = {"markerfacecolor": "none", "markersize": 3.8, "linestyle": ""}
+        ring: dict[str, Any] = {"markerfacecolor": "none", "markersize": 3.8, "linestyle": ""}
         handles.append(Line2D([], [], color=style.SOFT, marker="o", **ring))
         words.append("single runs")
     figure.legend(

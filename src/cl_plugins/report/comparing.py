@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Problem, RunStateError
-from .run_data import METRIC_LABELS, Run, read_run
-from .text import listing
+from .run_data import Run, read_run
+from .text import listing, secret
 
 
+SHOWN_KEYS = 3
 METRICS = ("last", "average", "bwt", "forgetting", "mft")
 # Keys that say where and how a run was carried out, or which repetition it is, but not what was trained.
 _REPETITION = frozenset(
@@ -88,14 +89,16 @@ class Comparison:
 
     Attributes:
         tasks: The tasks, in the order of the first run.
-        groups: In the order in which the runs were given.
+        groups: In the order in which their methods were given; groups of one method side by side.
         members: All runs.
-        remarks: What a reader has to know.
+        notes: What the runs themselves want every reader to know.
+        remarks: What else a reader has to know.
     """
 
     tasks: tuple[str, ...]
     groups: tuple[Group, ...]
     members: tuple[Member, ...]
+    notes: tuple[str, ...]
     remarks: tuple[str, ...]
 
 
@@ -125,14 +128,16 @@ def read_comparison(run_dirs: Sequence[Path], names: Sequence[str] | None = None
     members = tuple(Member(run, name, label) for run, name, label in zip(runs, short, labels, strict=True))
     tasks = runs[0].tasks
     groups = []
-    for label in dict.fromkeys(labels):
+    methods = [run.method for run in runs]
+    for label in sorted(dict.fromkeys(labels), key=lambda label: methods.index(methods[labels.index(label)])):
         group = tuple(member for member in members if member.label == label)
         # A run that stopped half-way has no final scores, and its metrics are of another stream.
         whole = [member.run for member in group if member.run.stream_trained]
         metrics = {key: summarise([_metric(run, key) for run in whole]) for key in METRICS}
         final = {task: summarise([run.final[run.tasks.index(task)].score for run in whole]) for task in tasks}
         groups.append(Group(label, group, metrics, final))
-    return Comparison(tasks, tuple(groups), members, (*remarks, *_remarks(tuple(groups), members)))
+    notes = tuple(dict.fromkeys(note for run in runs for note in run.notes))
+    return Comparison(tasks, tuple(groups), members, notes, (*remarks, *_remarks(tuple(groups), members)))
 
 
 def summarise(values: Sequence[float | None]) -> Summary:
@@ -214,6 +219,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
             }
             for member in comparison.members
         ],
+        "notes": list(comparison.notes),
         "remarks": list(comparison.remarks),
     }
 
@@ -281,25 +287,34 @@ def _check_comparable(runs: Sequence[Run]) -> None:
 def _labels(runs: Sequence[Run]) -> list[str]:
     """A group's name for each run: the method, and the recipe keys in which runs of the method differ."""
     recipes = [dict(_recipe(run.info.get("recipe"))) for run in runs]
-    labels = []
+    labels: dict[tuple[str, str], str] = {}
+    found = []
     for run, recipe in zip(runs, recipes, strict=True):
-        peers = [other for one, other in zip(runs, recipes, strict=True) if one.method == run.method and other]
-        keys = sorted({key for one in peers for key in one})
-        differing = [key for key in keys if len({repr(one.get(key)) for one in peers}) > 1]
-        if not recipe and differing:
-            labels.append(f"{run.method} (recipe not recorded)")
+        peers = [other for one, other in zip(runs, recipes, strict=True) if one.method == run.method]
+        known = [other for other in peers if other]
+        keys = sorted({key for one in known for key in one})
+        differing = [key for key in keys if len({repr(one.get(key)) for one in known}) > 1]
+        if not recipe and known:
+            label = f"{run.method} (recipe not recorded)"
         elif differing:
-            told = ", ".join(f"{key.removeprefix('cl.')}={_brief(recipe.get(key))}" for key in differing)
-            labels.append(f"{run.method} ({told})")
+            told = [f"{key.removeprefix('cl.')}={_brief(recipe.get(key))}" for key in differing[:SHOWN_KEYS]]
+            told += [f"{len(differing) - SHOWN_KEYS} more"] if len(differing) > SHOWN_KEYS else []
+            label = f"{run.method} ({', '.join(told)})"
         else:
-            labels.append(run.method)
-    return labels
+            label = run.method
+        # Two recipes that differ only in what the label leaves out are numbered apart.
+        whole = (run.method, repr([(key, recipe.get(key)) for key in differing]))
+        if whole not in labels:
+            taken = sum(other == label or other.startswith(f"{label} #") for other in labels.values())
+            labels[whole] = f"{label} #{taken + 1}" if taken else label
+        found.append(labels[whole])
+    return found
 
 
 def _recipe(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The keys that shape what is trained, flat; a key that is null is as good as absent."""
     for key, value in content.items() if isinstance(content, Mapping) else ():
-        if (not prefix and key in _REPETITION) or (prefix == "cl." and key in _REPETITION_CL):
+        if secret(key) or (not prefix and key in _REPETITION) or (prefix == "cl." and key in _REPETITION_CL):
             continue
         if isinstance(value, Mapping):
             yield from _recipe(value, f"{prefix}{key}.")
@@ -350,10 +365,3 @@ def _remarks(groups: tuple[Group, ...], members: tuple[Member, ...]) -> Iterator
             yield f"{group.label}: one name for runs of several methods ({listing(methods)})."
     if any(member.run.joint is not None or member.run.independent for member in members):
         yield "Joint and independent models see no stream of tasks, so metrics over the stream are not defined for them."
-    for note in dict.fromkeys(note for member in members for note in member.run.notes):
-        yield note
-
-
-def metric_label(key: str) -> str:
-    """A metric's name as people read it."""
-    return METRIC_LABELS[key]

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import tables, text, writing
-from .comparing import METRICS, Comparison, Summary, as_json, latest_score, metric_label, read_comparison
+from .comparing import METRICS, Comparison, Summary, as_json, latest_score, read_comparison
+from .run_data import METRIC_LABELS
 from .tables import Entry, Table
 
 
@@ -85,7 +86,7 @@ def compare_table(
         parts.append(tables.to_terminal(run_table(comparison, only_unfinished=True), width, colour, ascii))
     if any(entry.half_width is not None for entry in _summaries(comparison)):
         parts.append("± is half the 95 % t-interval over runs.")
-    parts.append("\n".join(comparison.remarks))
+    parts.append("\n".join([*comparison.remarks, *(f"Note: {note}" for note in comparison.notes)]))
     whole = "\n\n".join(part for part in parts if part)
     return text.plain_ascii(whole) if ascii else whole
 
@@ -100,7 +101,7 @@ def group_table(comparison: Comparison, decimals: int = 2) -> Table:
         entries += [_entry(group.metrics[key], count, decimals) for key in METRICS]
         entries += [_entry(group.final[task], count, decimals) for task in comparison.tasks]
         rows.append(tuple(entries))
-    return Table(("method", "runs", *(metric_label(key) for key in METRICS), *comparison.tasks), tuple(rows))
+    return Table(("method", "runs", *(METRIC_LABELS[key] for key in METRICS), *comparison.tasks), tuple(rows))
 
 
 def run_table(comparison: Comparison, only_unfinished: bool = False) -> Table:
@@ -119,7 +120,7 @@ def run_table(comparison: Comparison, only_unfinished: bool = False) -> Table:
     head = ["run", "method", *(["order"] if orders else []), "seed"]
     note = "† Not complete: the latest score of each task is shown." if any(m.run.unfinished for m in members) else ""
     return Table(
-        (*head, *(metric_label(key) for key in METRICS), *comparison.tasks),
+        (*head, *(METRIC_LABELS[key] for key in METRICS), *comparison.tasks),
         tuple(rows),
         left=3 if orders else 2,
         note=note,
@@ -147,9 +148,11 @@ def compare_tex(comparison: Comparison, streams: str) -> str:
         r"Mean over runs $\pm$ half the 95\,\% $t$-interval."
     )
     table = group_table(comparison, decimals=1)
-    unfinished = "† Runs that did not finish are left out." if any(
-        not member.run.stream_trained for member in comparison.members
-    ) else ""
+    unfinished = (
+        "† Runs that did not finish are left out."
+        if any(not member.run.stream_trained for member in comparison.members)
+        else ""
+    )
     return tables.to_tex(Table(table.head, table.rows, note=unfinished), caption, text.slug(("compare", streams)))
 
 

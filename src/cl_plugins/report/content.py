@@ -25,9 +25,11 @@ FILES = (
     ("matrix.json, metrics.json", "scores and metrics for programs"),
     ("predictions/", "every prompt, prediction and reference with its score, one JSON line per test item"),
     ("run.json, journal.jsonl", "the resolved recipe, versions and hashes; the finished steps"),
-    ("tasks/, carry/, final/", "each task's own outputs, what the next task starts from, and the model evaluated last"),
+    (
+        "tasks/, carry/, final/",
+        "each task's own outputs, what the next task starts from, and the model evaluated last",
+    ),
 )
-_SECRET = ("_token", "secret", "password", "api_key")
 
 
 def limit_note(run: Run) -> str:
@@ -78,7 +80,6 @@ def task_table(run: Run) -> Table:
         own = next((row.cells[index] for row in run.trained_rows if row.trained == index), Cell())
         final = run.final[index]
         entries = [
-            Entry(str(index + 1)),
             Entry(task),
             Entry(run.scorers.get(task, ""), code=True),
             Entry(str(run.n.get(task, text.MISSING)), detail="(limited)" if task in run.limits else ""),
@@ -96,18 +97,16 @@ def task_table(run: Run) -> Table:
             shown = text.number(float(value) if isinstance(value, int | float) else None)
             entries.append(Entry(shown, detail=f"“{text.shorten(str(answer), 40)}”" if answer else ""))
         rows.append(tuple(entries))
-    head = ["#", "task", "scorer", "items"]
+    head = ["task", "scorer", "items"]
     head += ["right after its training"] if run.joint is None else []
     head += ["at the end"] if not run.independent else []
-    return Table((*head, *(_BASELINES[key] for key in keys)), tuple(rows), left=3, note=limit_note(run))
+    return Table((*head, *(_BASELINES[key] for key in keys)), tuple(rows), left=2, note=limit_note(run))
 
 
 def invalid_table(run: Run) -> Table | None:
     """The rate of answers that name no option, for every cell of a choice task; ``None`` without such a task."""
     columns = [
-        index
-        for index in range(len(run.tasks))
-        if any("invalid_rate" in row.cells[index].extra for row in run.rows)
+        index for index in range(len(run.tasks)) if any("invalid_rate" in row.cells[index].extra for row in run.rows)
     ]
     if not columns:
         return None
@@ -141,7 +140,7 @@ def metric_table(run: Run) -> Table:
             )
         )
     head = ("metric", "value", "meaning, or why there is no value", "divisor", "formula")
-    return Table(head, tuple(rows), left=5, note=limit_note(run), wrap=frozenset({2}))
+    return Table(head, tuple(rows), left=5, note=limit_note(run), wrap=frozenset({2, 4}))
 
 
 def headline(run: Run) -> list[tuple[str, str, str]]:
@@ -201,8 +200,7 @@ def recipe_yaml(run: Run) -> str:
 
 def citation(run: Run) -> tuple[str, str]:
     """A sentence for the paper's set-up section, and a BibTeX entry for the software that made the numbers."""
-    version = str((run.info.get("versions") or {}).get("cl_plugins") or "")
-    version = version or str((run.info.get("versions") or {}).get("cl-plugins") or "")
+    version = str((run.info.get("versions") or {}).get("cl-plugins") or "")
     scorers = text.listing(dict.fromkeys(run.scorers[task] for task in run.tasks if task in run.scorers))
     parts = [
         f"{run.method} on the stream {run.stream} ({len(run.tasks)} task{'s' if len(run.tasks) > 1 else ''}, "
@@ -238,7 +236,7 @@ def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         for index, item in enumerate(content):
             yield from _flat(item, f"{prefix}.{index}" if prefix else str(index))
     elif isinstance(content, list):
-        yield prefix, ", ".join(str(item) for item in content)
+        yield prefix, ", ".join(str(item) for item in content) or "none"
     elif content is not None:
         yield prefix, content
 
@@ -253,6 +251,5 @@ def _masked(content: Any) -> Any:
 
 
 def _hidden(key: str, value: Any) -> Any:
-    """``***`` instead of a token or password; reports are passed on, recipes with credentials must not be."""
-    secret = any(key.lower().endswith(end) for end in _SECRET)
-    return "***" if secret and isinstance(value, str) and value else value
+    """``***`` instead of a token or password."""
+    return "***" if text.secret(key) and isinstance(value, str) and value else value

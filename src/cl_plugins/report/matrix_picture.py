@@ -54,7 +54,9 @@ def _draw(run: Run) -> bytes:
             from matplotlib.patches import Rectangle
 
             axes.add_patch(
-                Rectangle((row.trained - 0.47, place - 0.47), 0.94, 0.94, fill=False, edgecolor=style.INK, linewidth=1.6)
+                Rectangle(
+                    (row.trained - 0.47, place - 0.47), 0.94, 0.94, fill=False, edgecolor=style.INK, linewidth=1.6
+                )
             )
     axes.set_xlim(-0.5, count - 0.5)
     axes.set_ylim(bottom, -0.5)
@@ -79,12 +81,13 @@ def _draw(run: Run) -> bytes:
         )
     axes.set_xlabel("score on", labelpad=8, fontweight="bold")
     if run.joint is None:
-        axes.set_ylabel("after training on" if not run.independent else "trained on alone", labelpad=8, fontweight="bold")
+        axes.set_ylabel(
+            "after training on" if not run.independent else "trained on alone", labelpad=8, fontweight="bold"
+        )
     for spine in axes.spines.values():
         spine.set_visible(False)
     _bar(figure, axes, colours)
-    title = axes.set_title(f"{style.names([run.method], 40)[0]} on {style.names([run.stream], 40)[0]}", pad=14)
-    title.set_fontsize(11)
+    axes.set_title(style.title(run.method, run.stream), pad=14, fontsize=11)
     return style.png(figure)
 
 

@@ -170,7 +170,7 @@ class Run:
     def limits(self) -> dict[str, int]:
         """Task to the limit of ``cl.eval.max_items``, for the tasks whose test was limited."""
         asked = _dig(self.info, "recipe", "cl", "eval", "max_items")
-        found = {task: asked for task in self.tasks} if isinstance(asked, int) and not isinstance(asked, bool) else {}
+        found = dict.fromkeys(self.tasks, asked) if isinstance(asked, int) and not isinstance(asked, bool) else {}
         for row in self.rows:
             for task, cell in zip(self.tasks, row.cells, strict=True):
                 if cell.max_items is not None:
@@ -369,11 +369,10 @@ def _metrics(content: Mapping[str, Any], path: Path, problems: list[Problem]) ->
         if not isinstance(entry, dict):
             problems.append(Problem(f"{path}: {key}", "is not an object.", "Run the recipe again."))
             continue
-        value = entry.get("value")
         found[str(key)] = Metric(
             key=str(key),
-            value=float(value) if _is_number(value) else None,
-            values=tuple(float(v) if _is_number(v) else None for v in entry.get("values") or []),
+            value=_number(entry.get("value")),
+            values=tuple(_number(v) for v in entry.get("values") or []),
             reason=str(entry.get("reason") or ""),
             divisor=str(entry.get("divisor") or ""),
             formula=str(entry.get("formula") or ""),
@@ -384,6 +383,11 @@ def _metrics(content: Mapping[str, Any], path: Path, problems: list[Problem]) ->
 def _is_number(value: Any) -> bool:
     """Whether a JSON value is a finite number (JSON booleans are not)."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, or ``None``."""
+    return float(value) if _is_number(value) else None
 
 
 def _dig(content: Any, *keys: str) -> Any:

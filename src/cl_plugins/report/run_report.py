@@ -109,10 +109,8 @@ def cells_csv(run: Run) -> bytes:
                 continue
             low, high = cell.interval or (None, None)
             limit = run.limits.get(task)
-            rows.append(
-                [row.name, task, run.scorers.get(task), cell.score, low, high, cell.interval_method, cell.n, limit]
-                + [cell.extra.get("invalid_rate")]
-            )
+            known = [run.scorers.get(task), cell.score, low, high, cell.interval_method, cell.n, limit]
+            rows.append([row.name, task, *known, cell.extra.get("invalid_rate")])
     return writing.csv_bytes(rows)
 
 

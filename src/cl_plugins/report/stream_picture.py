@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from . import style
 from .run_data import Cell, Row, Run
@@ -39,10 +40,11 @@ def _lines(run: Run) -> bytes:
     axes = figure.add_axes((0.1, 0.15, 0.7, 0.75))
     ends: list[tuple[int, float, float]] = []
     for task in range(count):
-        points = [(x, row.cells[task]) for x, row in enumerate(rows) if row.cells[task].score is not None]
+        column = [(x, row.cells[task]) for x, row in enumerate(rows)]
+        points = [(x, cell.score, cell) for x, cell in column if cell.score is not None]
         if points:
             _line(axes, task, points, rows, crowded=count > 6)
-            ends.append((task, points[-1][0], points[-1][1].score or 0.0))
+            ends.append((task, points[-1][0], points[-1][1]))
     right = len(rows) - 1
     low, high = -3.0, 103.0
     axes.set_ylim(low, high)
@@ -55,7 +57,14 @@ def _lines(run: Run) -> bytes:
             "",
             xy=(x, score),
             xytext=(right + 0.15 + 0.03 * max(right, 1), place),
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.55, "shrinkA": 0, "shrinkB": 4},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.6,
+                "alpha": 0.55,
+                "shrinkA": 0,
+                "shrinkB": 4,
+            },
             annotation_clip=False,
         )
         axes.text(
@@ -85,17 +94,17 @@ def _lines(run: Run) -> bytes:
     return style.png(figure)
 
 
-def _line(axes: Axes, task: int, points: list[tuple[int, Cell]], rows: tuple[Row, ...], crowded: bool) -> None:
+def _line(axes: Axes, task: int, points: list[tuple[int, float, Cell]], rows: tuple[Row, ...], crowded: bool) -> None:
     """One task: band, line (dotted over what was not measured, pale before its own training), markers, ring."""
     colour = style.COLOURS[task % len(style.COLOURS)]
     learnt = next((x for x, row in enumerate(rows) if row.trained == task), 0)
     banded: set[int] = set()
-    for (x0, first), (x1, second) in zip(points, points[1:], strict=False):
+    for (x0, y0, first), (x1, y1, second) in pairwise(points):
         measured = x1 == x0 + 1
         before = x1 <= learnt
         axes.plot(
             [x0, x1],
-            [first.score, second.score],
+            [y0, y1],
             color=colour,
             linewidth=1.7 if measured and not before else 1.0,
             linestyle="-" if measured else (0, (1, 2)),
@@ -113,10 +122,10 @@ def _line(axes: Axes, task: int, points: list[tuple[int, Cell]], rows: tuple[Row
                 linewidth=0,
                 zorder=1,
             )
-    for x, cell in points:
+    for x, score, cell in points:
         axes.plot(
             [x],
-            [cell.score],
+            [score],
             color=colour,
             marker=style.MARKERS[task % len(style.MARKERS)],
             markersize=5,
@@ -126,8 +135,8 @@ def _line(axes: Axes, task: int, points: list[tuple[int, Cell]], rows: tuple[Row
             zorder=4,
         )
         if x == learnt and rows[x].trained == task:
-            ring = {"markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.3}
-            axes.plot([x], [cell.score], color=colour, marker="o", zorder=4, clip_on=False, **ring)
+            ring: dict[str, Any] = {"markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.3}
+            axes.plot([x], [score], color=colour, marker="o", zorder=4, clip_on=False, **ring)
         if x not in banded and not (x < learnt and crowded) and cell.interval is not None:
             axes.plot([x, x], cell.interval, color=colour, linewidth=3.2, alpha=0.25, zorder=1, solid_capstyle="butt")
 
@@ -197,7 +206,7 @@ def _bars(run: Run) -> bytes:
         floor = best_floor(cell)
         if floor is not None:
             marks.append(floor)
-            tick = {"color": style.COLOURS[1], "marker": "|", "markeredgewidth": 2, "linestyle": ""}
+            tick: dict[str, Any] = {"color": style.COLOURS[1], "marker": "|", "markeredgewidth": 2, "linestyle": ""}
             axes.plot([floor], [index], markersize=15, zorder=5, **tick)
             handles["best trivial answer"] = Line2D([], [], markersize=8, **tick)
         axes.text(max(marks) + 1.5, index, number(cell.score, 1), va="center", fontsize=8.5)
@@ -236,13 +245,12 @@ def best_floor(cell: Cell) -> float | None:
 
 def _title(axes: Axes, run: Run) -> None:
     """Method and stream, above the legend."""
-    axes.set_title(
-        f"{style.names([run.method], 40)[0]} on {style.names([run.stream], 40)[0]}", pad=20, fontsize=11
-    )
+    axes.set_title(style.title(run.method, run.stream), pad=20, fontsize=11)
 
 
 def _dark(colour: str) -> str:
     """The colour, darkened so that small print in it stays readable on white."""
     from matplotlib.colors import to_hex, to_rgb
 
-    return str(to_hex(tuple(part * 0.75 for part in to_rgb(colour))))
+    red, green, blue = (part * 0.75 for part in to_rgb(colour))
+    return str(to_hex((red, green, blue)))

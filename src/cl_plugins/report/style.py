@@ -85,8 +85,11 @@ def picture_style() -> Iterator[None]:
     """Draw and save with our own settings, whatever the user's ``matplotlibrc`` says; restores them at the end."""
     import matplotlib
 
-    defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")}
-    with matplotlib.rc_context({**defaults, **_RC, "font.family": _families()}):
+    # matplotlib types the keys as literals, which a dict made here cannot be.
+    settings: Any = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")}
+    settings.update(_RC)
+    settings["font.family"] = _families()
+    with matplotlib.rc_context(settings):
         yield
 
 
@@ -103,18 +106,22 @@ def new_figure(width: float, height: float) -> Figure:
 def png(figure: Figure) -> bytes:
     """The figure as PNG, cut to what is drawn; the same bytes for the same drawing (no date, no version inside)."""
     buffer = io.BytesIO()
-    figure.savefig(
-        buffer, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.08, metadata={"Software": None}
-    )
+    figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})
     return buffer.getvalue()
 
 
-def names(tasks: Sequence[str], width: int = 22) -> list[str]:
-    """Task names for a picture: shortened, and numbered where no installed font can draw them."""
+def names(given: Sequence[str], width: int = 22, word: str = "task") -> list[str]:
+    """Names for a picture: shortened, and numbered (``task 3``) where no installed font can draw them."""
     return [
-        shorten(" ".join(task.split()), width) if drawable(task) else f"task {index + 1}"
-        for index, task in enumerate(tasks)
+        shorten(" ".join(name.split()), width) if drawable(name) else f"{word} {index + 1}"
+        for index, name in enumerate(given)
     ]
+
+
+def title(method: str, stream: str) -> str:
+    """What stands above the picture of a run."""
+    shown = names([method], 40, "method")[0], names([stream], 40, "stream")[0]
+    return " on ".join(name.removesuffix(" 1") for name in shown)
 
 
 def drawable(label: str) -> bool:

@@ -70,7 +70,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_tex(table: Table, caption: str, label: str) -> str:
-    """The table as a LaTeX ``table`` environment with booktabs rules.
+    r"""The table as a LaTeX ``table`` environment with booktabs rules.
 
     Args:
         table: Entries' texts are escaped; details are left out.
@@ -78,7 +78,7 @@ def to_tex(table: Table, caption: str, label: str) -> str:
         label: Label without its ``tab:``.
 
     Returns:
-        The source; needs ``\\usepackage{booktabs}``.
+        The source; needs ``\usepackage{booktabs}``.
     """
 
     def entry(cell: Entry) -> str:

@@ -10,6 +10,7 @@ from ..adapters.concatenate import write_peft_adapter
 from ..adapters.merge import MergeError, MergeMeter, merged_weight, modules, replaced
 from ..adapters.partitioned import whole_on_main
 from ..adapters.update import LowRankUpdate
+from ..host.quantised import quantisation_of
 from . import ranks
 from .files import artefact, write_json, write_with
 from .logs import logger

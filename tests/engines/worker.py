@@ -1,0 +1,134 @@
+"""Carries out recipes with several gloo ranks, watched from inside: ``python worker.py JOBS.json``.
+
+The imports are done once; the ranks of a job are forks of this process. Each job is a mapping with ``keys`` (the
+recipe), ``observe`` (a folder for what was seen, or null), ``processes``, ``kill_after`` (a step of the journal after
+which rank 0 kills itself, or null) and ``kill_at`` (an optimizer step of the second task, or null). What a job's ranks
+print goes to ``<observe>/rank<n>.log``; the exit codes go to ``<observe>/exit.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import traceback
+from contextlib import nullcontext
+from pathlib import Path
+
+
+LIMIT = 300  # seconds for one job
+
+
+def watch(job, rank):
+    """Keep the logits before and after every boundary and of the last model."""
+    import torch
+    from cl_plugins.adapters.partitioned import forward_gathers
+    from cl_plugins.run import runner, train
+
+    folder = Path(job["observe"])
+    ids, pixels = torch.load(job["inputs"], weights_only=True)
+
+    def logits(model, gathers=True):
+        training = model.training
+        model.eval()
+        with torch.no_grad(), forward_gathers(model) if gathers else nullcontext():
+            value = model(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels).logits
+        model.train(training)
+        return value.detach().float().clone()
+
+    seen = {"fresh": [], "before": [], "after": []}
+    marks, do = train._marks, runner.Runner._do
+    calls = {"n": 0}
+
+    def watched_marks(model):
+        """Called before and after the training; after it, the engine's own hooks are still there to gather."""
+        trained = calls["n"] % 2 == 1
+        seen["before" if trained else "fresh"].append(logits(model, gathers=not trained))
+        calls["n"] += 1
+        return marks(model)
+
+    def after_step(self, step, plan):
+        do(self, step, plan)
+        if step.kind == "consolidate":
+            seen["after"].append(logits(self._state.answering(self._state.carry)))
+        if rank == 0:
+            torch.save(seen, folder / "seen.pt")
+            if step.key == job.get("kill_after"):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    train._marks = watched_marks
+    runner.Runner._do = after_step
+
+
+def killer(job):
+    """A callback that kills its own process in the middle of the second task."""
+    from transformers import TrainerCallback
+
+    class Killer(TrainerCallback):
+        trainings = 0
+
+        def on_train_begin(self, args, state, control, **kwargs):
+            self.trainings += 1
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if self.trainings == 2 and state.global_step == job["kill_at"]:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return Killer()
+
+
+def rank_main(job, rank, port):
+    count = job["processes"]
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    signal.alarm(LIMIT)
+    log = open(Path(job["observe"]) / f"rank{rank}.log", "a")
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    from llamafactory.train.tuner import run_exp
+
+    watch(job, rank)
+    run_exp(dict(job["keys"]), callbacks=[killer(job)] if job.get("kill_at") else None)
+
+
+def start(job):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    Path(job["observe"]).mkdir(parents=True, exist_ok=True)
+    children = []
+    for rank in range(job["processes"]):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                rank_main(job, rank, port)
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    (Path(job["observe"]) / "exit.json").write_text(json.dumps(codes))
+
+
+def main():
+    import cl_plugins.host.trainer
+    import llamafactory.train.sft.workflow
+    import llamafactory.train.tuner  # noqa: F401
+    import torch
+
+    torch.set_num_threads(1)
+    for job in json.loads(Path(sys.argv[1]).read_text()):
+        if job["keys"].get("deepspeed"):
+            import deepspeed  # noqa: F401
+        start(job)
+
+
+if __name__ == "__main__":
+    main()
