@@ -13,6 +13,11 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 
 import pytest
 import tiny
+from hypothesis import settings
+
+
+settings.register_profile("no clock", deadline=None)  # a busy machine is not a failure
+settings.load_profile("no clock")
 
 
 @pytest.fixture(scope="session")

@@ -272,3 +272,32 @@ def test_an_adapter_has_no_dtype_to_choose(cli, inclora, tmp_path):
     code, _, err = cli("export", inclora.root, "--to", "adapter", "--dtype", "bf16", "--out", tmp_path / "x")
     assert code == 2
     assert "goes with `--to merged` only" in err
+
+
+def test_a_half_precision_run_is_merged_from_the_truth(cli, tmp_path, data):
+    """Its ``final/`` is an adapter; the merged model is base + updates, rounded once, however many tasks there were."""
+    import tiny
+    from llamafactory.train.tuner import run_exp
+
+    from cl_plugins.adapters.update import LowRankUpdate
+
+    base, root = tiny.build_llava(tmp_path / "base", dtype="bfloat16"), tmp_path / "half"
+    run_exp(tiny.recipe(base, data, root, tasks=("one", "two"), bf16=True, cl={"eval": {"scope": "none"}}))
+    assert (root / "final" / "adapter_config.json").is_file()
+    code, text, err = cli("export", root, "--to", "merged", "--out", tmp_path / "bf16")
+    assert code == 0, err
+    error = json.loads((tmp_path / "bf16" / "MANIFEST.json").read_text())["merge_error"]
+    assert error["relative"] <= 1.1 * error["best_rounding"]
+    assert f"{error['relative']:.2e}" in text
+    updates = []
+    for task in ("01_one", "02_two"):
+        meta = json.loads((root / "tasks" / task / "update.json").read_text())
+        updates.append(LowRankUpdate.from_state(load_file(root / "tasks" / task / "update.safetensors"), meta))
+    merged, before = load(tmp_path / "bf16", dtype="auto").state_dict(), load(base, dtype="auto").state_dict()
+    for module in updates[0].a:
+        exact = before[f"{module}.weight"].double()
+        exact += sum(u.scaling * u.b[module].double() @ u.a[module].double() for u in updates)
+        ours = (merged[f"{module}.weight"].double() - exact).norm()
+        assert ours <= 1.1 * (exact.to(torch.bfloat16).double() - exact).norm()
+    for name, value in updates[1].replaced.items():
+        assert torch.equal(merged[name], value.to(torch.bfloat16))

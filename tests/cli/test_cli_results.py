@@ -201,7 +201,7 @@ def test_compare_two_methods(cli, inclora, seqlora, tmp_path):
     for root in (inclora.root, seqlora.root):
         assert root.name in out
         last = json.loads((root / "metrics.json").read_text())["metrics"]["last"]["value"]
-        assert f"{last:.2f}" in out
+        assert f"{last:.1f}" in out
     assert max(map(len, out.splitlines()[:-1])) <= 80
     written = {path.name for path in (tmp_path / "c").iterdir()}
     assert {".md", ".png"} <= {path.suffix for path in (tmp_path / "c").iterdir()}

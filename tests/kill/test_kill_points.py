@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import signal
 import time
 from pathlib import Path
@@ -97,7 +98,9 @@ def test_killed_once_at_every_point_in_one_chain(method, server, material, unint
         assert ended.code == -signal.SIGKILL, f"{ended.points[-1:]}\n{ended.output[-3000:]}"
         labels.add(ended.points[-1])
     assert ended.code == 0
-    assert labels >= set(reference.ended.points)
+    missed = set(reference.ended.points) - labels
+    # killed after its list is written, a checkpoint is whole: the next start goes on from it and does not save it again
+    assert {label for label in missed if not re.fullmatch(r"after tasks/\w+/checkpoint-\d+", label)} == set()
     assert "\n".join(runs.differences(out, reference.out)) == ""
 
 

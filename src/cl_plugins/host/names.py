@@ -57,6 +57,7 @@ NAMES: tuple[HostName, ...] = (
     HostName("llamafactory.data.loader", "_load_single_dataset", "reads the raw records"),
     HostName("llamafactory.data.loader", "align_dataset", "is bypassed to see the raw records"),
     HostName("llamafactory.data.converter", "align_dataset", "puts test records into the host's format"),
+    HostName("llamafactory.data.template", "TEMPLATES", "tells whether a template exists"),
     HostName("llamafactory.data.parser", "get_dataset_list", "finds data sets in dataset_info.json"),
     HostName("llamafactory.data.processor", "UnsupervisedDatasetProcessor", "tokenises the prompts of test items"),
     HostName("llamafactory.model", "load_tokenizer", "loads the tokenizer and the processor"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cl_plugins.data.demo.items import SIDE, letter, tercile_edges, turn
+from cl_plugins.data.demo.items import SIDE, letter, tercile_edges
 from cl_plugins.data.demo.photographs import GROUPS, PHOTOGRAPHS
 from cl_plugins.data.demo.sources import read_rgb
 
@@ -157,9 +157,9 @@ def _boxed(photos: list[list[NDArray[np.float32]]], rng: np.random.Generator) ->
 
 def _pieces(photos: list[list[NDArray[np.float32]]], rng: np.random.Generator) -> Picture:
     which, background = _crop(photos, rng)
-    background = background.mean((0, 1)) * rng.uniform(0.1, 0.6) + (background - background.mean((0, 1))) * rng.uniform(
-        0.05, 0.3
-    )
+    background = background.mean((0, 1)) * rng.uniform(0.1, 0.6) + (
+        background - background.mean((0, 1))
+    ) * rng.uniform(0.05, 0.3)
     canvas = np.clip(background, 0, 1)
     wanted, size = int(rng.integers(0, len(NUMBERS))), rng.uniform(2.0, 3.8)
     grid = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
@@ -242,7 +242,9 @@ def questions(picture: Picture, scale: Scale) -> list[tuple[str, str]]:
     if picture.kind == "box":
         shade = _bin(picture.shade, scale.inside)
         where = f"the {picture.colour} box"
-        caption = f"A {picture.colour} box at the {CORNERS[picture.corner]} around a {SHADES[shade]} part of {photo.words}."
+        caption = (
+            f"A {picture.colour} box at the {CORNERS[picture.corner]} around a {SHADES[shade]} part of {photo.words}."
+        )
         return [
             _choice(f"How bright is it inside {where}?", SHADES, shade),
             _backwards(f"How much light is inside {where}?", SHADES, shade),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 PATCH = 8
 WIDTH = 128
-VOCABULARY = 768
+VOCABULARY = 704
 IMAGE_TOKENS = (SIDE // PATCH) ** 2
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "

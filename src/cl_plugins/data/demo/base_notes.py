@@ -55,7 +55,9 @@ def write_notes(folder: Path, facts: dict[str, Any]) -> None:
     )
     (folder / "NOTICE").write_text(_NOTICE.format(pictures=pictures), encoding="utf-8")
     (folder / "facts.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    files = sorted(file for file in folder.iterdir() if file.is_file() and file.name not in ("README.md", "facts.json"))
+    files = sorted(
+        file for file in folder.iterdir() if file.is_file() and file.name not in ("README.md", "facts.json")
+    )
     shown = {
         **facts,
         "versions": ", ".join(f"{name} {number}" for name, number in facts["versions"].items()),

@@ -43,12 +43,12 @@ DEMO_WORDS = (
 )
 """Words of the stream, so that the tokenizer has short codes for them; the model is not trained on this text."""
 
-VISION_STEPS, VISION_BATCH, VISION_RATE = 900, 96, 1.5e-3
-STEPS, BATCH, RATE = 1500, 32, 1.5e-3
+VISION_STEPS, VISION_BATCH, VISION_RATE = 600, 96, 1.5e-3
+STEPS, BATCH, RATE = 900, 32, 1.5e-3
 
 
 def pretrain(
-    pictures: int = 15000, vision_steps: int = VISION_STEPS, steps: int = STEPS, seed: int = 0, quiet: bool = False
+    pictures: int = 10000, vision_steps: int = VISION_STEPS, steps: int = STEPS, seed: int = 0, quiet: bool = False
 ) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerFast, dict[str, Any]]:
     """Make the corpus, the tokenizer and the model, and train it.
 
@@ -131,9 +131,7 @@ def vision_targets(pictures: list[Picture]) -> tuple[torch.Tensor, torch.Tensor,
             boxes[index, picture.box[0] // patch * grid + picture.box[1] // patch] = 1
     local = np.concatenate([patches.mean(2), patches.mean(3).std(2)[..., None], boxes], axis=-1)
     whole = np.array(
-        [
-            (p.shade, p.spread, p.count / 10, p.kind == "box", p.box[0] / SIDE, p.box[1] / SIDE, 0.0) for p in pictures
-        ],
+        [(p.shade, p.spread, p.count / 10, p.kind == "box", p.box[0] / SIDE, p.box[1] / SIDE, 0.0) for p in pictures],
         dtype=np.float32,
     )
     whole[:, 6] = (images[..., 0] - images[..., 2]).mean((1, 2))
@@ -142,7 +140,12 @@ def vision_targets(pictures: list[Picture]) -> tuple[torch.Tensor, torch.Tensor,
 
 
 def train_vision(
-    model: LlavaForConditionalGeneration, pixels: torch.Tensor, pictures: list[Picture], steps: int, seed: int, log: _Log
+    model: LlavaForConditionalGeneration,
+    pixels: torch.Tensor,
+    pictures: list[Picture],
+    steps: int,
+    seed: int,
+    log: _Log,
 ) -> None:
     """Train the picture encoder with throw-away linear heads on its patch states (the ones the language model will see).
 
@@ -254,7 +257,10 @@ def train_all(
     known = {id(parameter) for parameter in tower}
     rest = [parameter for parameter in model.parameters() if id(parameter) not in known]
     optimizer = torch.optim.AdamW(
-        [{"params": rest, "scale": 1.0}, {"params": tower, "scale": 0.2}], lr=RATE, weight_decay=0.01, betas=(0.9, 0.98)
+        [{"params": rest, "scale": 1.0}, {"params": tower, "scale": 0.2}],
+        lr=RATE,
+        weight_decay=0.01,
+        betas=(0.9, 0.98),
     )
     order = _batches(len(asked), BATCH, seed + 1)
     model.train()
@@ -334,7 +340,8 @@ def main(argv: list[str] | None = None) -> int:
         "threads": arguments.threads,
         "machine": f"{platform.system()} {platform.machine()}, CPU",
         "versions": {
-            name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy", "scikit-image", "scikit-learn")
+            name: version(name)
+            for name in ("torch", "transformers", "tokenizers", "numpy", "scikit-image", "scikit-learn")
         },
     }
     write_notes(arguments.out, facts)

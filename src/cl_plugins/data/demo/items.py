@@ -125,7 +125,9 @@ def count_edges(counts: NDArray[np.int64]) -> list[float]:
         for high in values:
             if high <= low:
                 continue
-            shares = np.array([(counts < low).mean(), ((counts >= low) & (counts < high)).mean(), (counts >= high).mean()])
+            shares = np.array(
+                [(counts < low).mean(), ((counts >= low) & (counts < high)).mean(), (counts >= high).mean()]
+            )
             candidate = (float(np.abs(shares - 1 / 3).max()), low, high)
             if best is None or candidate < best:
                 best = candidate

@@ -41,9 +41,7 @@ def build(rng: np.random.Generator, train: int = 480, test: int = 150) -> DemoTa
     t1 = read_volume(MNI_T1)
     tissue = tissue_map(t1, read_volume(MNI_GREY), read_volume(MNI_WHITE))
     places = {
-        part: [
-            np.argwhere((tissue == index) & _in_part(t1.shape[2], part)[None, None, :]) for index in range(3)
-        ]
+        part: [np.argwhere((tissue == index) & _in_part(t1.shape[2], part)[None, None, :]) for index in range(3)]
         for part in ("train", "test")
     }
 
@@ -77,9 +75,7 @@ def build(rng: np.random.Generator, train: int = 480, test: int = 150) -> DemoTa
     )
 
 
-def tissue_map(
-    t1: NDArray[np.uint8], grey: NDArray[np.uint8], white: NDArray[np.uint8]
-) -> NDArray[np.int8]:
+def tissue_map(t1: NDArray[np.uint8], grey: NDArray[np.uint8], white: NDArray[np.uint8]) -> NDArray[np.int8]:
     """Return 0 (grey), 1 (white), 2 (fluid) or -1 (mixed or outside) for every voxel.
 
     Args:

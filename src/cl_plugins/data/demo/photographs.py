@@ -22,7 +22,14 @@ class Photograph:
     group: int
 
 
-GROUPS = ("an animal", "a person", "a machine", "a building or a wall", "something on a table", "the ground or the sky")
+GROUPS = (
+    "an animal",
+    "a person",
+    "a machine",
+    "a building or a wall",
+    "something on a table",
+    "the ground or the sky",
+)
 """Options of the question what a photo shows, in their fixed order."""
 
 
@@ -42,7 +49,9 @@ PHOTOGRAPHS = (
     Photograph(_skimage("astronaut.png", "public domain", "Eileen Collins, by NASA"), "an astronaut", 1),
     Photograph(_skimage("camera.png", _CC0, "cameraman, by Lav Varshney"), "a man with a camera", 1),
     Photograph(_skimage("rocket.jpg", "public domain", "Falcon 9 launch photo, by SpaceX"), "a rocket", 2),
-    Photograph(_skimage("clock_motion.png", "public domain", "moving clock, by Stefan van der Walt"), "a moving clock", 2),
+    Photograph(
+        _skimage("clock_motion.png", "public domain", "moving clock, by Stefan van der Walt"), "a moving clock", 2
+    ),
     Photograph(
         _sklearn("china.jpg", "Summer Palace, by danielbuechele, flickr.com/photos/danielbuechele/6061409035"),
         "a temple",
@@ -50,9 +59,13 @@ PHOTOGRAPHS = (
     ),
     Photograph(_skimage("brick.png", _CC0, "brick wall, CC0Textures"), "a brick wall", 3),
     Photograph(_skimage("coffee.png", _CC0, "cup of coffee, by Rachel Michetti"), "a cup of coffee", 4),
-    Photograph(_skimage("coins.png", "no known copyright restrictions", "Greek coins, Brooklyn Museum"), "old coins", 4),
+    Photograph(
+        _skimage("coins.png", "no known copyright restrictions", "Greek coins, Brooklyn Museum"), "old coins", 4
+    ),
     Photograph(_sklearn("flower.jpg", "dahlia, by vultilion, flickr.com/photos/vultilion/6056698931"), "a flower", 4),
     Photograph(_skimage("grass.png", _CC0, "grass, CC0Textures"), "grass", 5),
     Photograph(_skimage("gravel.png", _CC0, "gravel, CC0Textures"), "gravel", 5),
-    Photograph(_skimage("hubble_deep_field.jpg", "public domain", "Hubble eXtreme Deep Field, by NASA"), "the night sky", 5),
+    Photograph(
+        _skimage("hubble_deep_field.jpg", "public domain", "Hubble eXtreme Deep Field, by NASA"), "the night sky", 5
+    ),
 )

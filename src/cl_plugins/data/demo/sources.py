@@ -130,9 +130,7 @@ def require(sources: tuple[Source, ...], modules: tuple[str, ...] = ()) -> None:
         for source in sources
         if source.path() is None
     ]
-    problems += [
-        Problem(name, "the module is not installed.", INSTALL) for name in modules if find_spec(name) is None
-    ]
+    problems += [Problem(name, "the module is not installed.", INSTALL) for name in modules if find_spec(name) is None]
     if problems:
         raise DataError(problems, headline="The demo's pictures are not all here:")
 

@@ -41,7 +41,7 @@ def metrics_of(tasks: list[str], scores: list[list[float | None]], names: list[s
             values["bwt"] = sum(drops) / (count - 1)
             best = [max(scores[i][j] for i in range(j, count - 1)) for j in range(count - 1)]
             values["forgetting"] = sum(best[j] - scores[-1][j] for j in range(count - 1)) / (count - 1)
-    if names == ["joint"]:
+    if names == ["joint"] and None not in scores[0]:
         values["last"] = sum(scores[0]) / count
     found: dict[str, Any] = {
         key: {
