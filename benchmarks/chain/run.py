@@ -32,7 +32,11 @@ def timed(arguments: list[str], log: Path) -> float:
     """Seconds of one process, from start to exit; its output goes to a file."""
     started = time.monotonic()
     with log.open("w") as file:
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        environment = {
+            **os.environ,
+            "CUDA_VISIBLE_DEVICES": "",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        }
         done = subprocess.run(arguments, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(arguments)} failed with exit code {done.returncode}; see {log}")
@@ -90,7 +94,13 @@ def by_hand(work: Path, steps: int) -> dict[str, Any]:
     model = base
     for number, task in enumerate(TASKS):
         adapter = work / f"adapter_{task}"
-        keys = {**recipe, "model_name_or_path": model, "dataset": f"{task}_train", "output_dir": str(adapter), "max_steps": steps}
+        keys = {
+            **recipe,
+            "model_name_or_path": model,
+            "dataset": f"{task}_train",
+            "output_dir": str(adapter),
+            "max_steps": steps,
+        }
         call("train", f"train_{task}", "train", keys)
         merged = work / f"merged_{task}"
         export = {
@@ -122,8 +132,12 @@ def main() -> int:
     ratio = ours["seconds"] / hand["seconds"]
     print(f"by hand         {hand['seconds']:7.1f} s in {hand['processes']} processes")
     print(f"ratio           {ratio:7.3f}  (target: at most 0.2)")
-    print(f"start to first step {ours['start_to_first_step']:.1f} s, last step to exit {ours['last_step_to_exit']:.1f} s")
-    print("boundaries      " + ", ".join(f"{s:.2f} s" for s in ours["boundary_seconds"]) + "  (target: at most 1 s each)")
+    print(
+        f"start to first step {ours['start_to_first_step']:.1f} s, last step to exit {ours['last_step_to_exit']:.1f} s"
+    )
+    print(
+        "boundaries      " + ", ".join(f"{s:.2f} s" for s in ours["boundary_seconds"]) + "  (target: at most 1 s each)"
+    )
     result = {"steps": args.steps, "ratio": ratio, "one_run": ours, "by_hand": hand, "python": platform.python_version(),
               "machine": platform.machine(), "cpus": os.cpu_count(), "date": time.strftime("%Y-%m-%d")}  # fmt: skip
     args.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -10,7 +10,9 @@ import yaml
 
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "src").glob("cl_plugins/methods/*/README.md")])
+PAGES = sorted(
+    [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "src").glob("cl_plugins/methods/*/README.md")]
+)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -64,9 +66,10 @@ def test_make_targets_that_pages_name_exist():
     targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set()
     for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
-        named |= set(re.findall(r"`make ([a-z-]+)`|^make ([a-z-]+)", page.read_text(), re.MULTILINE) and [
-            a or b for a, b in re.findall(r"`make ([a-z-]+)`|^make ([a-z-]+)", page.read_text(), re.MULTILINE)
-        ])
+        named |= set(
+            re.findall(r"`make ([a-z-]+)`|^make ([a-z-]+)", page.read_text(), re.MULTILINE)
+            and [a or b for a, b in re.findall(r"`make ([a-z-]+)`|^make ([a-z-]+)", page.read_text(), re.MULTILINE)]
+        )
     assert named
     assert named <= targets, named - targets
 
@@ -75,7 +78,9 @@ def test_make_targets_that_pages_name_exist():
 def test_relative_links_lead_somewhere(page):
     for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", page.read_text(encoding="utf-8")):
         path = (page.parent / target).resolve()
-        card = ROOT / "src" / "cl_plugins" / "methods" / path.stem / "README.md"  # taken into the site by docs/hooks.py
+        card = (
+            ROOT / "src" / "cl_plugins" / "methods" / path.stem / "README.md"
+        )  # taken into the site by docs/hooks.py
         assert path.exists() or (path.parent.name == "methods" and card.exists()), target
 
 

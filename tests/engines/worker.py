@@ -2,7 +2,7 @@
 
 The imports are done once; the ranks of a job are forks of this process. Each job is a mapping with ``keys`` (the
 recipe), ``observe`` (a folder for what was seen, or null), ``processes``, ``kill_after`` (a step of the journal after
-which rank 0 kills itself, or null) and ``kill_at`` (an optimizer step of the second task, or null). What a job's ranks
+which rank 0 kills itself, or null) and ``kill_at`` (an optimizer step, or null). What a job's ranks
 print goes to ``<observe>/rank<n>.log``; the exit codes go to ``<observe>/exit.json``.
 """
 
@@ -24,6 +24,7 @@ LIMIT = 300  # seconds for one job
 def watch(job, rank):
     """Keep the logits before and after every boundary and of the last model."""
     import torch
+
     from cl_plugins.adapters.partitioned import forward_gathers
     from cl_plugins.run import runner, train
 
@@ -63,17 +64,12 @@ def watch(job, rank):
 
 
 def killer(job):
-    """A callback that kills its own process in the middle of the second task."""
+    """A callback that kills its own process in the middle of a task."""
     from transformers import TrainerCallback
 
     class Killer(TrainerCallback):
-        trainings = 0
-
-        def on_train_begin(self, args, state, control, **kwargs):
-            self.trainings += 1
-
         def on_step_end(self, args, state, control, **kwargs):
-            if self.trainings == 2 and state.global_step == job["kill_at"]:
+            if state.global_step == job["kill_at"]:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     return Killer()
@@ -118,10 +114,11 @@ def start(job):
 
 
 def main():
-    import cl_plugins.host.trainer
     import llamafactory.train.sft.workflow
     import llamafactory.train.tuner  # noqa: F401
     import torch
+
+    import cl_plugins.host.trainer  # noqa: F401
 
     torch.set_num_threads(1)
     for job in json.loads(Path(sys.argv[1]).read_text()):

@@ -50,7 +50,7 @@ CHECKPOINT = [
     ("inclora", "rng_state.pth", remove, True),
     ("seqfull", "trainer_state.json", remove, True),
     ("inclora", "cl_complete.json", remove, True),
-    ("inclora", "cl_complete.json", halve, False),
+    ("inclora", "cl_complete.json", halve, True),
 ]
 
 

@@ -14,7 +14,7 @@ MOMENTS = [
     pytest.param("inclora", "written tasks/02_two/checkpoint-4/optimizer.pt"),
     pytest.param("seqfull", "opening tasks/01_one/checkpoint-2/trainer_state.json", marks=pytest.mark.kill),
     pytest.param("inclora", "produced tasks/02_two/update.safetensors", marks=pytest.mark.kill),
-    pytest.param("inclora", "produced carry"),
+    pytest.param("inclora", "produced carry", marks=pytest.mark.kill),
     pytest.param("seqfull", "between carry", marks=pytest.mark.kill),
     pytest.param("inclora", "produced journal.jsonl", marks=pytest.mark.kill),
     pytest.param("seqfull", "produced final", marks=pytest.mark.kill),

@@ -172,6 +172,14 @@ def test_an_unfinished_run_is_shown_and_kept_out_of_the_means(tmp_path):
     assert "| inclora | 2 + 1 † |" in (tmp_path / "out/compare.md").read_text()
 
 
+def test_metrics_of_a_stream_cut_short_are_not_averaged_with_others(tmp_path):
+    runs = [*seeds(tmp_path, moves=(0.0, 2.0)), demo_run(tmp_path / "inclora/seed9", seed=9, scores=DEMO_SCORES[:2])]
+    metrics = json.loads((runs[2] / "metrics.json").read_text())
+    metrics["metrics"]["mft"]["value"] = 87.0
+    dump(runs[2] / "metrics.json", metrics)
+    assert 87.0 not in read_comparison(runs).groups[0].metrics["mft"].values
+
+
 def test_only_unfinished_runs_can_be_compared_too(tmp_path):
     runs = [demo_run(tmp_path / name, scores=DEMO_SCORES[:1]) for name in "ab"]
     compare(runs, tmp_path / "out")

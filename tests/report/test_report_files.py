@@ -233,11 +233,12 @@ def test_a_test_set_smaller_than_the_limit_is_not_called_limited(tmp_path):
         ([[None] * 4] * 4, {"zero_shot": None}),
         ([[None, 75.0, None, None]], {"rows": ["after_neuro"]}),
         ([], {}),
+        ([], {"zero_shot": None}),
         ([[97.5, 80.0, None, 34.2]], {"rows": ["joint"], "method": "multitask"}),
         ([[90.0 if i == j else None for j in range(4)] for i in range(4)], {"method": "single_task"}),
         (DEMO_SCORES, {"intervals": False, "metrics": False, "seed": None, "zero_shot": None}),
     ],
-    ids=["unfinished", "nothing measured", "only", "zero-shot only", "joint", "single_task", "bare"],
+    ids=["unfinished", "nothing measured", "only", "zero-shot only", "nothing", "joint", "single_task", "bare"],
 )
 def test_runs_of_every_shape_have_a_report(tmp_path, scores, settings):
     files = report_of(demo_run(tmp_path / "run", scores=scores, **settings))
@@ -263,7 +264,9 @@ def test_a_joint_model_is_shown_as_bars_of_its_scores(tmp_path):
     markdown = files["report.md"].decode()
     assert "Bars of the score of each task" in markdown
     assert "| all tasks jointly | 97.50" in markdown
-    assert "after training on" not in markdown
+    assert "| trained on | path | neuro | cell | rad |" in markdown
+    assert "| **Last** | 71.05 |" in markdown
+    assert "| **BWT** | – | Not defined:" in markdown
     assert list(csv.reader(io.StringIO(files["matrix.csv"].decode())))[2][0] == "joint"
 
 

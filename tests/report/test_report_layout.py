@@ -64,6 +64,11 @@ def test_the_terminal_says_what_is_missing_and_limited(tmp_path):
     assert "Tests limited by cl.eval.max_items: path 5," in shown
 
 
+def test_a_column_wider_than_the_terminal_still_has_one_block():
+    table = Table(("x", "y", "z"), ((Entry("a"), Entry("1" * 60), Entry("2")),))
+    assert [len(block) for block in blocks(to_terminal(table, 30))] == [2, 2]
+
+
 def test_rows_after_a_rule_are_set_apart():
     rows = tuple((Entry(name), Entry("1")) for name in "ab")
     lines = to_terminal(Table(("x", "y"), rows, rules=frozenset({0})), 40).splitlines()

@@ -43,7 +43,9 @@ def test_one_run_per_stream_with_steps_counted_through_and_tasks_named(run, llav
     assert kinds.count("end") == 1
     assert kinds[-1] == "end"
     assert recorder.seen[0][2] == str(out)
-    losses = {name: step for kind, step, logs in recorder.seen if kind == "log" for name in logs if name.endswith("/loss")}
+    losses = {
+        name: step for kind, step, logs in recorder.seen if kind == "log" for name in logs if name.endswith("/loss")
+    }
     assert losses == {"one/loss": 3, "two/loss": 6}
     scores = {name for kind, _, logs in recorder.seen if kind == "log" for name in logs if name.startswith("score/")}
     assert {"score/one", "score/after_two/one", "score/after_two/two"} <= scores

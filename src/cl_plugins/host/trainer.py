@@ -153,6 +153,12 @@ class ContinualTrainer(CustomSeq2SeqTrainer):
             remove_older(folder, limit)
         self.accelerator.wait_for_everyone()
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load both; with several processes on the CPU its device is "cpu:0", a place that `torch.load` does not know."""
+        if self.args.device.type == "cpu":
+            self.args.__dict__["_setup_devices"] = torch.device("cpu")  # the cached value behind `device`
+        super()._load_optimizer_and_scheduler(checkpoint)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load the weights of a checkpoint, all of them, and check that they arrived.
 

@@ -303,7 +303,7 @@ def _labels(runs: Sequence[Run]) -> list[str]:
         else:
             label = run.method
         # Two recipes that differ only in what the label leaves out are numbered apart.
-        whole = (run.method, repr([(key, recipe.get(key)) for key in differing]))
+        whole = (run.method, repr([bool(recipe), *((key, recipe.get(key)) for key in differing)]))
         if whole not in labels:
             taken = sum(other == label or other.startswith(f"{label} #") for other in labels.values())
             labels[whole] = f"{label} #{taken + 1}" if taken else label

@@ -34,6 +34,8 @@ def matrix_picture(run: Run) -> bytes:
 
 
 def _draw(run: Run) -> bytes:
+    if not run.rows:
+        return style.message(style.title(run.method, run.stream), "Nothing has been evaluated yet.")
     tasks = style.names(run.tasks)
     count = len(tasks)
     small = count > 6

@@ -32,50 +32,29 @@ def stream_picture(run: Run) -> bytes:
 
 
 def _lines(run: Run) -> bytes:
+    if all(cell.score is None for row in run.rows for cell in row.cells):
+        return style.message(style.title(run.method, run.stream), "Nothing has been evaluated yet.")
     tasks = style.names(run.tasks)
     rows = run.rows
     count = len(tasks)
     height = max(3.3, 0.27 * count + 1.2)
     figure = style.new_figure(min(7.0, 2.6 + 0.85 * len(rows)) if len(rows) < 8 else 7.4, height)
     axes = figure.add_axes((0.1, 0.15, 0.7, 0.75))
-    ends: list[tuple[int, float, float]] = []
+    ends: dict[int, list[tuple[int, float]]] = {}
     for task in range(count):
         column = [(x, row.cells[task]) for x, row in enumerate(rows)]
         points = [(x, cell.score, cell) for x, cell in column if cell.score is not None]
         if points:
             _line(axes, task, points, rows, crowded=count > 6)
-            ends.append((task, points[-1][0], points[-1][1]))
+            ends.setdefault(points[-1][0], []).append((task, points[-1][1]))
     right = len(rows) - 1
     low, high = -3.0, 103.0
     axes.set_ylim(low, high)
     axes.set_xlim(-0.15, max(right, 0.5) + 0.15)
     gap = (high - low) * 0.16 / (0.75 * height)
-    places = style.spread([score for _, _, score in ends], gap, low, high)
-    for (task, x, score), place in zip(ends, places, strict=True):
-        colour = style.COLOURS[task % len(style.COLOURS)]
-        axes.annotate(
-            "",
-            xy=(x, score),
-            xytext=(right + 0.15 + 0.03 * max(right, 1), place),
-            arrowprops={
-                "arrowstyle": "-",
-                "color": colour,
-                "linewidth": 0.6,
-                "alpha": 0.55,
-                "shrinkA": 0,
-                "shrinkB": 4,
-            },
-            annotation_clip=False,
-        )
-        axes.text(
-            right + 0.15 + 0.045 * max(right, 1),
-            place,
-            f"{tasks[task]}  {number(score, 1)}",
-            color=_dark(colour),
-            va="center",
-            fontsize=8,
-            clip_on=False,
-        )
+    for x, finished in ends.items():
+        # Where a line ends before the picture does, its name stands at its end all the same.
+        _name_ends(axes, x, x + (0.15 + 0.03 * right if x == right else 0.06 * max(right, 1)), finished, tasks, gap)
     zero_shot = "zero-shot" if len(rows) < 8 else "zero-\nshot"
     labels = [zero_shot if row.trained is None else tasks[row.trained] for row in rows]
     axes.set_xticks(range(len(rows)), labels)
@@ -92,6 +71,27 @@ def _lines(run: Run) -> bytes:
     _title(axes, run)
     _legend(figure, axes, run, any(_gaps(run, task) for task in range(count)))
     return style.png(figure)
+
+
+def _name_ends(axes: Axes, x: int, start: float, ends: list[tuple[int, float]], tasks: list[str], gap: float) -> None:
+    """Names and last scores of the lines that end at ``x``, moved apart, each led to from the end of its line."""
+    low, high = axes.get_ylim()
+    places = style.spread([score for _, score in ends], gap, low, high)
+    for (task, score), place in zip(ends, places, strict=True):
+        colour = style.COLOURS[task % len(style.COLOURS)]
+        lead = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.55, "shrinkA": 0, "shrinkB": 4}
+        axes.annotate("", xy=(x, score), xytext=(start, place), arrowprops=lead, annotation_clip=False)
+        label = f"{tasks[task]}  {number(score, 1)}"
+        axes.text(
+            start + 0.015 * (axes.get_xlim()[1] - axes.get_xlim()[0]),
+            place,
+            label,
+            color=_dark(colour),
+            va="center",
+            fontsize=8,
+            clip_on=False,
+            zorder=5,
+        )
 
 
 def _line(axes: Axes, task: int, points: list[tuple[int, float, Cell]], rows: tuple[Row, ...], crowded: bool) -> None:
@@ -192,24 +192,20 @@ def _bars(run: Run) -> bytes:
             continue
         colour = style.COLOURS[0]
         axes.barh(index, cell.score, height=0.62, color=colour, alpha=0.85, zorder=2)
-        right = cell.score
         if cell.interval is not None:
             axes.plot(cell.interval, [index, index], color=style.INK, linewidth=1.1, zorder=4)
-            right = max(right, cell.interval[1])
-        marks = [right]
         before = run.zero_shot.cells[index].score if run.zero_shot is not None else None
         if before is not None:
-            marks.append(before)
             handles["zero-shot"] = axes.plot(
                 [before], [index], "D", color="white", markeredgecolor=style.INK, markersize=5.5, zorder=5, ls=""
             )[0]
         floor = best_floor(cell)
         if floor is not None:
-            marks.append(floor)
             tick: dict[str, Any] = {"color": style.COLOURS[1], "marker": "|", "markeredgewidth": 2, "linestyle": ""}
             axes.plot([floor], [index], markersize=15, zorder=5, **tick)
             handles["best trivial answer"] = Line2D([], [], markersize=8, **tick)
-        axes.text(max(marks) + 1.5, index, number(cell.score, 1), va="center", fontsize=8.5)
+        # In a column of its own: beside a bar it would be taken for the value of a mark.
+        axes.text(109, index, number(cell.score, 1), va="center", ha="right", fontsize=8.5)
     axes.set_yticks(range(count), tasks)
     axes.set_ylim(count - 0.45, -0.55)
     axes.set_xlim(0, 109)

@@ -110,6 +110,14 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def message(title: str, sentence: str) -> bytes:
+    """A picture for a run that has nothing to draw yet, so that no page lacks its picture."""
+    figure = new_figure(4.2, 1.2)
+    figure.text(0.03, 0.8, title, fontsize=11, fontweight="bold", va="center")
+    figure.text(0.03, 0.35, sentence, color=SOFT, va="center")
+    return png(figure)
+
+
 def names(given: Sequence[str], width: int = 22, word: str = "task") -> list[str]:
     """Names for a picture: shortened, and numbered (``task 3``) where no installed font can draw them."""
     return [

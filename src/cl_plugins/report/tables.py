@@ -56,7 +56,7 @@ def to_markdown(table: Table) -> str:
     def entry(cell: Entry) -> str:
         if cell.code and cell.text:
             # Inside code spans only the column separator and the back-tick itself would break the table.
-            inner = cell.text.replace("|", "\\|").replace("`", "'")
+            inner = text.one_line(cell.text).replace("|", "\\|").replace("`", "'")
             return f"`{inner}`"
         shown = text.markdown(cell.text)
         shown = f"**{shown}**" if cell.strong and shown else shown
@@ -125,9 +125,11 @@ def to_terminal(table: Table, width: int, colour: bool = False, ascii: bool = Fa
     """
 
     def shown(content: str, limit: int) -> str:
-        # Escaped only after cutting, so that an escape is never cut in two; the plain form may be the longer one.
-        content = text.shorten(content, limit)
-        return text.plain_ascii(content) if ascii else content
+        if not ascii:
+            return text.shorten(content, limit)
+        # An escape is longer than what it stands for, and must not be cut in two.
+        fits = (text.plain_ascii(text.shorten(content, room)) for room in range(limit, 0, -1))
+        return next((short for short in fits if len(short) <= limit), "?")
 
     first = max(17, min(32, width // 3))
     head = [shown(name, name_width if index >= table.left else first) for index, name in enumerate(table.head)]

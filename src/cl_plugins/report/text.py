@@ -50,12 +50,12 @@ def interval(ends: tuple[float, float] | None) -> str:
 
 def tex(text: str) -> str:
     """Escape a name for LaTeX text mode."""
-    return "".join(_TEX.get(char, char) for char in _one_line(text))
+    return "".join(_TEX.get(char, char) for char in one_line(text))
 
 
 def markdown(text: str) -> str:
     """Escape a name for a cell of a Markdown table."""
-    return re.sub(r"([\\`*_|<>\[\]~$])", r"\\\1", _one_line(text))
+    return re.sub(r"([\\`*_|<>\[\]~$])", r"\\\1", one_line(text))
 
 
 def plain_ascii(text: str) -> str:
@@ -131,6 +131,6 @@ def secret(key: str) -> bool:
     return key.lower().endswith(("_token", "secret", "password", "api_key"))
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """The text with every run of white space made one space."""
     return re.sub(r"\s+", " ", text)

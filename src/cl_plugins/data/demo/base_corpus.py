@@ -69,11 +69,11 @@ def make_pictures(number: int, seed: int) -> list[Picture]:
 
 def _shrunken(photo: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
     """Return the photograph at full, half and a quarter of its size, as (h, w, 3) float32 in 0-1."""
-    levels = [photo.astype(np.float32) / 255]
+    levels: list[NDArray[np.float32]] = [(photo / 255).astype(np.float32)]
     while len(levels) < 3:
         last = levels[-1]
         even = last[: last.shape[0] // 2 * 2, : last.shape[1] // 2 * 2]
-        levels.append(even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2, 3).mean((1, 3)))
+        levels.append(even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2, 3).mean((1, 3), dtype=np.float32))
     return levels
 
 

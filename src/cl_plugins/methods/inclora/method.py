@@ -54,6 +54,10 @@ class IncLoRA(Method):
             where = "cl.method.consolidate"
             if facts.quantisation is not None:
                 found.append(Problem(where, "cannot merge into a quantised base.", "Use `consolidate: stack`."))
+            if facts.half_precision and facts.quantisation is None:
+                what = "cannot merge into a half-precision base: the updates would be rounded away."
+                fix = "Use `consolidate: stack`, or leave `bf16` and `fp16` out."
+                found.append(Problem(where, what, fix))
             if facts.zero_stage == 3:
                 found.append(
                     Problem(where, "cannot merge into tensors that ZeRO-3 has split.", "Use `consolidate: stack`.")
@@ -77,10 +81,11 @@ class IncLoRA(Method):
     def restore(self, base: BaseModel, carry: Carry | None) -> Module:
         """The base plus all updates, from the checkpoint's own tensors."""
         base.reset()
+        merges = self._merges(base)  # also before the first task: a base that cannot be merged into is refused at once
         if carry is None:
             return base.model
         updates = [load_update(update) for update in self.updates(carry)]
-        if self._merges(base):
+        if merges:
             merge_into(base, updates)
         else:
             base.attach(updates)

@@ -1,0 +1,91 @@
+"""A base quantised to 4 bits by bitsandbytes, on the CPU: nothing can be merged into it, and nothing has to be."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import tiny
+
+
+pytest.importorskip("bitsandbytes")
+pytestmark = pytest.mark.engines
+
+TASKS = ("one", "two")
+METHODS = ("inclora", "seqlora", "single_task", "multitask")
+BOUNDARY = 1e-5  # of the largest logit; the quantised weights are the same, the low-rank terms are in fp32
+
+
+def keys(model, data, out, method, **more):
+    return tiny.recipe(model, data, out, method, TASKS, quantization_bit=4, **more)
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def observed(request, wide_llava, data, inputs, carry_out, tmp_path_factory):
+    import torch
+
+    root = tmp_path_factory.mktemp(f"nf4-{request.param}")
+    out, seen = root / "run", root / "seen"
+    carry_out([{"keys": keys(wide_llava, data, out, request.param), "observe": str(seen), "processes": 1}])
+    assert json.loads((seen / "exit.json").read_text()) == [0], (seen / "rank0.log").read_text()[-4000:]
+    return request.param, out, torch.load(seen / "seen.pt", weights_only=True)
+
+
+def test_the_whole_stream_runs(observed):
+    _, out, seen = observed
+    assert "finish" in (out / "journal.jsonl").read_text()
+    assert len(list(out.glob("predictions/*/*.jsonl"))) >= 4
+    for fresh, before in zip(seen["fresh"], seen["before"], strict=True):
+        assert (fresh - before).abs().max() > 1e-2 * before.abs().max()
+
+
+def test_boundary_identity(observed):
+    method, _, seen = observed
+    assert len(seen["before"]) == len(seen["after"]) >= 1
+    for before, after in zip(seen["before"], seen["after"], strict=True):
+        assert (before - after).abs().max() <= BOUNDARY * before.abs().max()
+    if method in ("inclora", "seqlora"):
+        assert (seen["fresh"][1] - seen["after"][0]).abs().max() <= BOUNDARY * seen["after"][0].abs().max()
+
+
+def test_final_is_one_adapter_for_plain_peft_on_the_quantised_base(observed, wide_llava, inputs):
+    import torch
+    from peft import PeftModel
+    from transformers import BitsAndBytesConfig, LlavaForConditionalGeneration
+
+    method, out, seen = observed
+    manifest = json.loads((out / "final" / "MANIFEST.json").read_text())
+    config = json.loads((out / "final" / "adapter_config.json").read_text())
+    assert manifest["kind"] == "peft"
+    assert config["r"] == (8 if method == "inclora" else 4)
+    assert config["modules_to_save"] == ["multi_modal_projector"]
+    quantisation = BitsAndBytesConfig.from_dict(manifest["quantization"])
+    assert quantisation.load_in_4bit
+    base = LlavaForConditionalGeneration.from_pretrained(
+        wide_llava, quantization_config=quantisation, dtype=torch.float32, device_map={"": "cpu"}
+    )
+    quantised = {n for n, p in base.named_parameters() if not p.is_floating_point()}
+    assert quantised
+    assert not any("projector" in name or "lm_head" in name for name in quantised)
+    model = PeftModel.from_pretrained(base, out / "final").eval()
+    ids, pixels = torch.load(inputs, weights_only=True)
+    with torch.no_grad():
+        got = model(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels).logits
+    last = seen["after"][-1]
+    assert (got - last).abs().max() <= BOUNDARY * last.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "message"),
+    [
+        ({"name": "inclora", "consolidate": "merge"}, {}, "cannot merge into a quantised base"),
+        ("inclora", {"quantization_bit": 8}, "bnb-8bit"),
+        ("inclora", {"quantization_method": "hqq"}, "hqq"),
+        ("seqfull", {}, "quantised with bnb"),
+    ],
+)
+def test_what_is_not_tested_is_refused(run, wide_llava, data, tmp_path, method, more, message):
+    from cl_plugins.errors import ClPluginsError
+
+    with pytest.raises(ClPluginsError, match=message):
+        run({**keys(wide_llava, data, tmp_path / "run", method), **more})

@@ -1,0 +1,130 @@
+"""A bf16 base: nothing is merged into it, since the sum of the updates would be rounded away."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import tiny
+
+
+TASKS = ("one", "two")
+BOUND = 2e-2  # of the largest logit: a few of the steps of bf16 (2^-8), for additions in another order
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory):
+    return tiny.build_llava(tmp_path_factory.mktemp("models") / "half", dtype="bfloat16")
+
+
+def keys(model, data, out, method, **more):
+    return tiny.recipe(model, data, out, method, TASKS, bf16=True, **more)
+
+
+@pytest.fixture(scope="module")
+def observed(half, data, tmp_path_factory):
+    """A finished IncLoRA run, and the logits at its boundaries."""
+    import torch
+    from llamafactory.train.tuner import run_exp
+    from transformers import AutoProcessor
+
+    from cl_plugins.run import runner, train
+
+    image = AutoProcessor.from_pretrained(half).tokenizer.convert_tokens_to_ids("<image>")
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(10, 60, (2, 24), generator=generator)
+    ids[:, 2:6] = image
+    pixels = torch.randn(2, 3, 16, 16, generator=generator)
+
+    def logits(model):
+        model.eval()
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            value = model(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels).logits.float()
+        model.train()
+        return value
+
+    seen = {"fresh": [], "before": [], "after": [], "hooks": []}
+    marks, do = train._marks, runner.Runner._do
+    patch = pytest.MonkeyPatch()
+
+    def watched_marks(model):
+        seen["before" if len(seen["fresh"]) > len(seen["before"]) else "fresh"].append(logits(model))
+        return marks(model)
+
+    def after_step(self, step, plan):
+        do(self, step, plan)
+        if step.kind == "consolidate":
+            model = self._state.answering(self._state.carry)
+            seen["after"].append(logits(model))
+            seen["hooks"].append(sum(hasattr(m, "cl_past_a") for m in model.modules()))
+            seen["dtypes"] = {p.dtype for p in model.parameters()}
+
+    patch.setattr(train, "_marks", watched_marks)
+    patch.setattr(runner.Runner, "_do", after_step)
+    out = tmp_path_factory.mktemp("half") / "run"
+    try:
+        run_exp(keys(half, data, out, "inclora"))
+    finally:
+        patch.undo()
+    return {**seen, "out": out, "logits": logits}
+
+
+def test_the_past_is_kept_on_the_stack(observed):
+    import torch
+
+    assert observed["hooks"][0] > 0
+    assert observed["hooks"][0] == observed["hooks"][1]
+    assert torch.bfloat16 in observed["dtypes"]
+
+
+def test_boundary_identity(observed):
+    assert len(observed["before"]) == len(observed["after"]) == 2
+    for fresh, before, after in zip(observed["fresh"], observed["before"], observed["after"], strict=True):
+        assert (before - after).abs().max() <= BOUND * before.abs().max()
+        # the bound must be far below what the training changed, or it would prove nothing
+        assert (fresh - before).abs().max() > 5 * BOUND * before.abs().max()
+
+
+def test_a_fresh_update_contributes_nothing(observed):
+    assert (observed["fresh"][1] - observed["after"][0]).abs().max() <= BOUND * observed["after"][0].abs().max()
+
+
+def test_final_is_one_plain_peft_adapter_and_the_last_model(observed, half):
+    import torch
+    from peft import PeftModel
+    from transformers import LlavaForConditionalGeneration
+
+    final = observed["out"] / "final"
+    assert json.loads((final / "MANIFEST.json").read_text())["kind"] == "peft"
+    config = json.loads((final / "adapter_config.json").read_text())
+    assert config["r"] == 2 * 4  # two tasks of rank 4
+    assert config["modules_to_save"] == ["multi_modal_projector"]
+    base = LlavaForConditionalGeneration.from_pretrained(half, dtype=torch.bfloat16)
+    model = PeftModel.from_pretrained(base, final)
+    last = observed["after"][-1]
+    assert (observed["logits"](model) - last).abs().max() <= BOUND * last.abs().max()
+
+
+def test_merging_into_it_is_refused_before_anything_is_trained(run, half, data, tmp_path):
+    from cl_plugins.errors import ClPluginsError
+
+    with pytest.raises(ClPluginsError, match=r"cl\.method\.consolidate"):
+        run(keys(half, data, tmp_path / "run", {"name": "inclora", "consolidate": "merge"}))
+    assert not (tmp_path / "run" / "journal.jsonl").exists()
+
+
+def test_a_base_that_turns_out_to_be_half_precision_is_refused_before_the_first_task(
+    half, data, tmp_path, monkeypatch
+):
+    """The recipe says nothing about precision; what counts is what is in memory."""
+    from llamafactory.train.tuner import run_exp
+
+    from cl_plugins.errors import CompatibilityError
+    from cl_plugins.host import base as host_base
+
+    monkeypatch.setattr(host_base.LoadedBase, "can_merge", False)
+    recipe = tiny.recipe(half, data, tmp_path / "run", {"name": "inclora", "consolidate": "merge"}, TASKS)
+    with pytest.raises(CompatibilityError, match=r"cl\.method\.consolidate"):
+        run_exp(recipe)
+    journal = tmp_path / "run" / "journal.jsonl"
+    assert not journal.exists() or "train:" not in journal.read_text()
