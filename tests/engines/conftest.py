@@ -41,9 +41,11 @@ def wide_llava(tmp_path_factory):
 def carry_out(inputs, tmp_path_factory):
     """Carry out jobs (see worker.py), one after the other, in one process tree; returns nothing, leaves files."""
 
-    def go(jobs):
+    def go(jobs, watched=True):
         file = tmp_path_factory.mktemp("jobs") / "jobs.json"
-        file.write_text(json.dumps([{"inputs": str(inputs), "processes": 2, **job} for job in jobs]))
+        file.write_text(
+            json.dumps([{"inputs": str(inputs), "processes": 2, "watched": watched, **job} for job in jobs])
+        )
         env = environment(DS_ACCELERATOR="cpu", PYTHONPATH=os.pathsep.join(sys.path))
         subprocess.run([sys.executable, str(WORKER), str(file)], env=env, check=True, timeout=400 * len(jobs))
 

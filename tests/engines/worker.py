@@ -85,7 +85,8 @@ def rank_main(job, rank, port):
     os.dup2(log.fileno(), 2)
     from llamafactory.train.tuner import run_exp
 
-    watch(job, rank)
+    if job["watched"]:  # the logits that are looked at are evaluations too
+        watch(job, rank)
     run_exp(dict(job["keys"]), callbacks=[killer(job)] if job.get("kill_at") else None)
 
 

@@ -85,6 +85,17 @@ def check_trained_modules(model: Any, args: HostArgs) -> None:
         raise CompatibilityError(Problem("additional_target", what, fix))
 
 
+def keep_unpacked(model: Any) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights when they are first evaluated.
+
+    On CPUs with AVX512-BF16 an evaluation changes the weights for good: their scales are rounded to bf16, and a later
+    training gets no gradient through them, without a word. A stream evaluates before it trains.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def quantisation_of(model: Any) -> dict[str, Any] | None:
     """The quantisation config that a base was loaded with, as JSON; None for a plain base."""
     config = getattr(getattr(model, "config", None), "quantization_config", None)

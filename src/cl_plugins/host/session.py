@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .base import LoadedBase
-from .quantised import check_trained_modules, trained_modules_whole
+from .quantised import check_trained_modules, keep_unpacked, trained_modules_whole
 from .task_args import HostArgs
 
 
@@ -44,6 +44,7 @@ class Session:
             with _adapter_later(), trained_modules_whole(self.args):
                 model = load_model(self.tokenizer, self.args.model, self.args.finetuning, True)
             check_trained_modules(model, self.args)
+            keep_unpacked(model)
             self._base = LoadedBase(model, self.args)
         return self._base
 

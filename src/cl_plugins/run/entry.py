@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -42,6 +43,7 @@ def run_stream(raw_args: Mapping[str, Any], callbacks: list[Any] | None = None) 
         try:
             if config.block.restart:
                 ranks.on_main(lambda: prepare.move_aside(root))
+            gc.freeze()  # the imported libraries hold 600,000 objects; walking them took a second at every task boundary
             Runner(host_keys, config, own, stop).run()
         except Exception as error:
             if not is_disk_full(error):
@@ -49,4 +51,5 @@ def run_stream(raw_args: Mapping[str, Any], callbacks: list[Any] | None = None) 
             fix = "Free some space and run the same command again; finished steps are kept."
             raise RunStateError(Problem(f"output_dir: {root}", f"the disk is full ({error}).", fix)) from error
         finally:
+            gc.unfreeze()
             lock.__exit__(None, None, None)
