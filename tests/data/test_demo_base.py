@@ -109,7 +109,9 @@ def test_no_picture_of_the_stream_was_used_for_pretraining():
 @needs_photographs
 def test_the_script_is_deterministic_and_learns():
     def once():
-        model, tokenizer, _ = build_base.pretrain(pictures=120, vision_steps=2, steps=3, quiet=True)
+        model, tokenizer, _ = build_base.pretrain(
+            pictures=120, vision_steps=2, short_steps=2, full_steps=2, quiet=True
+        )
         return model.state_dict(), tokenizer
 
     (first, tokenizer), (second, again) = once(), once()

@@ -153,10 +153,18 @@ def test_ranks_that_outlive_their_launcher_finish(victims, material, two_ranks, 
     for victim in victims:
         os.kill(family[victim], signal.SIGKILL)
     launched.wait()
-    second = Launched(keys, tmp_path)  # at once: they are still at it
-    assert second.wait() != 0
+    ranks = [family["rank0"], family["rank1"]]
+    assert not any(gone(pid) for pid in ranks)
+    for pid in ranks:  # a second command needs seconds to start; they must still be at it
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        second = Launched(keys, tmp_path)
+        assert second.wait() != 0
+    finally:
+        for pid in ranks:
+            os.kill(pid, signal.SIGCONT)
     assert f"is in use by process {family['rank0']} on" in second.output
-    until_gone([family["rank0"], family["rank1"]])
+    until_gone(ranks)
     assert "\n".join(runs.differences(launched.out, two_ranks("inclora"))) == ""
     before = runs.tree(launched.out / "final")
     third = Launched(keys, tmp_path)

@@ -28,6 +28,12 @@ def prompt(user: str) -> str:
     return f"{SYSTEM}USER: {user} ASSISTANT:"
 
 
+def bare_prompt(user: str) -> str:
+    """Return the picture and the question alone, without system sentence and options: for the longer part of pretraining."""
+    picture, question, *_ = user.split("\n")
+    return f"USER: {picture}\n{question} ASSISTANT:"
+
+
 def train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE; any text can be written, words of ``texts`` in one or two tokens.
 
