@@ -67,7 +67,7 @@ demo-compare: demo-data ## every method over three seeds on the demo; one table 
 
 .PHONY: test
 test: venv ## the tests that belong to every change
-	$(RUN) python -m pytest -m "$(FAST_TESTS)" $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) python -m pytest -n 2 --dist loadfile -m "$(FAST_TESTS)" $(ARGS)
 
 .PHONY: test-slow
 test-slow: venv ## the long tests

@@ -55,6 +55,8 @@ def test_final_is_one_adapter_for_plain_peft_on_the_quantised_base(observed, wid
     from peft import PeftModel
     from transformers import BitsAndBytesConfig, LlavaForConditionalGeneration
 
+    from cl_plugins.host.quantised import is_quantised
+
     method, out, seen = observed
     manifest = json.loads((out / "final" / "MANIFEST.json").read_text())
     config = json.loads((out / "final" / "adapter_config.json").read_text())
@@ -66,7 +68,7 @@ def test_final_is_one_adapter_for_plain_peft_on_the_quantised_base(observed, wid
     base = LlavaForConditionalGeneration.from_pretrained(
         wide_llava, quantization_config=quantisation, dtype=torch.float32, device_map={"": "cpu"}
     )
-    quantised = {n for n, p in base.named_parameters() if not p.is_floating_point()}
+    quantised = {n for n, p in base.named_parameters() if is_quantised(p)}
     assert quantised
     assert not any("projector" in name or "lm_head" in name for name in quantised)
     model = PeftModel.from_pretrained(base, out / "final").eval()

@@ -15,6 +15,7 @@ from cl_plugins.errors import ClPluginsError, CompatibilityError, RecipeError, R
 def refused(monkeypatch):
     """The error of a recipe, and the proof that nothing was loaded and nothing written."""
     import llamafactory.model
+    import llamafactory.train.tuner  # first, or it would take the patched names and keep them
 
     def loaded(*args, **kwargs):
         raise AssertionError("the model was loaded")

@@ -56,7 +56,7 @@ _PER_TASK: dict[str, str] = {
     "length of training": "num_train_epochs max_steps",
     "logging": """logging_strategy logging_steps logging_first_step logging_nan_inf_filter plot_loss
         include_num_input_tokens_seen include_tokens_per_second include_effective_tokens_per_second""",
-    "saving": "save_strategy save_steps save_total_limit save_only_model save_safetensors",
+    "saving": "save_strategy save_steps save_total_limit save_safetensors",
 }
 
 _PER_RUN: dict[str, str] = {
@@ -114,6 +114,10 @@ _REFUSED: dict[str, tuple[str, str]] = {
     "create_new_adapter": (_ADAPTERS, "Remove it."),
     "resume_from_checkpoint": ("a run finds by itself where it stopped", "Run the same command again."),
     "export_dir": ("a run writes its model to `final/`", "Use `cl-plugins export`."),
+    "save_only_model": (
+        "a checkpoint without optimizer cannot be resumed exactly",
+        'Use `save_strategy: "no"`, or whole checkpoints.',
+    ),
     "push_to_hub": ("tasks' intermediate models would be published", "Publish `final/` when the run is done."),
     "use_asft_loss": ("it needs a second copy of the base that no task owns", "Remove it."),
     "use_mca": ("Megatron has a trainer of its own", "Remove it."),

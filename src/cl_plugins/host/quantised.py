@@ -35,7 +35,7 @@ def trained_modules_whole(args: HostArgs) -> Iterator[None]:
     def patch_config(config: Any, tokenizer: Any, model_args: Any, init_kwargs: dict[str, Any], *rest: Any) -> None:
         original(config, tokenizer, model_args, init_kwargs, *rest)
         wanted = init_kwargs.get("quantization_config")
-        if names and hasattr(wanted, "llm_int8_skip_modules"):
+        if names and wanted is not None and hasattr(wanted, "llm_int8_skip_modules"):
             # a list of our own switches the default off, so the default is in it; Transformers 5 reads the names as
             # patterns from the start of the full name, Transformers 4 as parts of it
             own = [pattern for name in names for pattern in (name, f".*{name}")]
@@ -63,6 +63,11 @@ def _default_skips(config: Any, model_args: Any) -> list[str]:
     return [*found, last.removesuffix(".weight").removesuffix(".bias")]
 
 
+def is_quantised(parameter: Any) -> bool:
+    """Whether a parameter holds packed values; their storage may call itself fp32 (``bnb_4bit_quant_storage``)."""
+    return type(parameter).__name__ in {"Params4bit", "Int8Params"} or not parameter.is_floating_point()
+
+
 def check_trained_modules(model: Any, args: HostArgs) -> None:
     """Refuse a base that came quantised with a module that should be trained.
 
@@ -76,7 +81,7 @@ def check_trained_modules(model: Any, args: HostArgs) -> None:
             name
             for name in trained_modules(args)
             for full, parameter in model.named_parameters()
-            if f".{name}." in f".{full}" and not parameter.is_floating_point()
+            if f".{name}." in f".{full}" and is_quantised(parameter)
         }
     )
     if bad:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -54,15 +55,17 @@ class Session:
         from llamafactory.extras.constants import IGNORE_INDEX
 
         args = self.args
+        fields = {field.name for field in dataclasses.fields(SFTDataCollatorWith4DAttentionMask)}
+        since_0_9_5 = {"neat_packing": args.data.neat_packing} if "neat_packing" in fields else {}
         return SFTDataCollatorWith4DAttentionMask(
             template=self.template,
             model=model if training else None,
             pad_to_multiple_of=8 if training else None,
             label_pad_token_id=IGNORE_INDEX if args.data.ignore_pad_token_for_loss else self.tokenizer.pad_token_id,
             block_diag_attn=args.model.block_diag_attn,
-            neat_packing=args.data.neat_packing,
             attn_implementation=getattr(model.config, "_attn_implementation", None),
             compute_dtype=args.model.compute_dtype,
+            **since_0_9_5,
             **self.tokenizer_module,
         )
 

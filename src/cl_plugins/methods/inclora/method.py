@@ -54,10 +54,6 @@ class IncLoRA(Method):
             where = "cl.method.consolidate"
             if facts.quantisation is not None:
                 found.append(Problem(where, "cannot merge into a quantised base.", "Use `consolidate: stack`."))
-            if facts.half_precision and facts.quantisation is None:
-                what = "cannot merge into a half-precision base: the updates would be rounded away."
-                fix = "Use `consolidate: stack`, or leave `bf16` and `fp16` out."
-                found.append(Problem(where, what, fix))
             if facts.zero_stage == 3:
                 found.append(
                     Problem(where, "cannot merge into tensors that ZeRO-3 has split.", "Use `consolidate: stack`.")
