@@ -9,9 +9,22 @@ import pytest
 from recipe_files import ROOT, continual, host_keys
 
 
+@pytest.fixture(scope="session")
+def root_with_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of the repository as it is after ``make demo``: with the demo's data, which a clean clone lacks."""
+    from cl_plugins.data.demo.stream import build
+
+    folder = tmp_path_factory.mktemp("root")
+    for entry in ROOT.iterdir():
+        if entry.name != "demo_data":
+            (folder / entry.name).symlink_to(entry)
+    build(folder / "demo_data")
+    return folder
+
+
 @pytest.fixture(autouse=True)
-def _from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)  # paths in recipes are relative to it
+def _from_the_root(monkeypatch: pytest.MonkeyPatch, root_with_demo: Path) -> None:
+    monkeypatch.chdir(root_with_demo)  # paths in recipes are relative to it
 
 
 @pytest.fixture
