@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cl_plugins.evaluation.matrix import JOINT, row_name
 from cl_plugins.recipe import parse_cl
-from cl_plugins.run.plan import JOINT, Step, make_plan, row_after, rows
+from cl_plugins.run.plan import Step, make_plan, rows
 
 
 def config(tasks=("a", "b", "c"), untested=(), method="seqlora", **block):
@@ -67,7 +68,7 @@ def test_a_task_without_test_data_is_trained_and_not_tested():
     steps = make_plan(config(untested=("a",)), "sequential")
     assert "train:a" in keys(steps)
     assert not [k for k in keys(steps) if k.startswith("evaluate") and k.endswith(":a")]
-    assert rows(steps) == [row_after(t) for t in "abc"]  # the row of a stays, with nothing in it
+    assert rows(steps) == [row_name(t) for t in "abc"]  # the row of a stays, with nothing in it
 
 
 names = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=5, unique=True)

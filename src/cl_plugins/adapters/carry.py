@@ -15,6 +15,8 @@ from ..errors import Problem, RunStateError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .update import LowRankUpdate
+
 
 FORMAT = 1
 
@@ -36,6 +38,16 @@ class TaskUpdate:
     def load(self) -> dict[str, Tensor]:
         """Read the tensors (memory-mapped where the platform can)."""
         return read_tensors(self.tensors)
+
+    def low_rank(self) -> LowRankUpdate:
+        """Read the tensors as a low-rank update."""
+        from .update import LowRankUpdate
+
+        return LowRankUpdate.from_state(self.load(), self.meta)
+
+    def statistic(self, name: str) -> Path:
+        """The file of one of `Method.statistics`, beside the tensors of a task that has just been trained."""
+        return self.tensors.with_name(f"{name}.safetensors")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

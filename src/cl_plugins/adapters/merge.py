@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from ..methods.base import BaseModel
+
 
 def factors(updates: Sequence[LowRankUpdate], module: str) -> tuple[Tensor, Tensor] | None:
     """Rank-concatenated factors of one module: ``(A, B)`` with ``sum_i s_i B_i A_i == B @ A``.
@@ -108,6 +110,32 @@ class MergeError:
             f"merge error {self.relative:.2e} of the update in {self.dtype} "
             f"(best possible {self.best:.2e}; the update is {self.update:.2e} of the weights)"
         )
+
+
+def merge_into(
+    base: BaseModel,
+    updates: Sequence[LowRankUpdate],
+    dtype: torch.dtype | None = None,
+    meter: MergeMeter | None = None,
+) -> None:
+    """Set every weight that the updates touch to the checkpoint's value plus their sum.
+
+    Args:
+        base: The base, reset.
+        updates: The updates in order.
+        dtype: Dtype of the merged weights; fp32 by default.
+        meter: Measures the rounding, if given.
+    """
+    for module in modules(updates):
+        name = f"{module}.weight"
+        original = base.original(name)
+        merged = merged_weight(original, updates, module)
+        merged = merged if dtype is None else merged.to(dtype)
+        if meter is not None:
+            meter.add(original, updates, module, merged)
+        base.replace(name, merged)
+    for name, value in replaced(updates).items():
+        base.replace(name, value if dtype is None else value.to(dtype))
 
 
 class MergeMeter:

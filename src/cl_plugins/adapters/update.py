@@ -85,6 +85,19 @@ def load_adapter(model: Module, tensors: dict[str, Tensor], meta: dict[str, Any]
             plain[name].copy_(tensor)
 
 
+def trained_factors(model: Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """The live LoRA factors that are being trained: module name (without PEFT's prefix) -> (A, B).
+
+    A has shape (rank, in), B (out, rank), without the scaling; the order is that of the model's modules.
+    """
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, module in model.named_modules():
+        if "lora_A" in module._modules and "default" in module.lora_A:  # type: ignore[operator]
+            pair = module.lora_A["default"].weight, module.lora_B["default"].weight  # type: ignore[index]
+            found[name.removeprefix(PREFIX)] = pair  # type: ignore[assignment]
+    return found
+
+
 @dataclass
 class LowRankUpdate:
     """The update ``W += scaling * B @ A`` of several modules, and the tensors that replace the base's.

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import TrainerCallback
 
-    from .trainer import ContinualTrainer, Penalties
+    from ..penalised import TaskTerms
+    from .task_data import HostTaskData
+    from .trainer import ContinualTrainer
 
 
 class Session:
@@ -86,15 +88,20 @@ class Session:
             return torch.bfloat16
         return torch.float16 if self.args.training.fp16 else None
 
+    def task_data(self, dataset: Any) -> HostTaskData | None:
+        """A training set for random access; None if the host streams it."""
+        from .task_data import HostTaskData
+
+        return HostTaskData(dataset, self) if hasattr(dataset, "__len__") else None
+
     def trainer(
         self,
         args: HostArgs,
         model: Any,
         dataset_module: dict[str, Any],
         callbacks: Sequence[TrainerCallback],
-        penalties: Penalties | None,
+        terms: TaskTerms | None,
         task: str,
-        first_task: bool,
     ) -> ContinualTrainer:
         """The trainer of one task, with the callbacks that the host would build for it.
 
@@ -103,9 +110,8 @@ class Session:
             model: What is trained.
             dataset_module: From `load_training_set`.
             callbacks: The user's and the run's.
-            penalties: Terms that join the loss.
+            terms: Terms that join the loss.
             task: Name of the task.
-            first_task: Whether it is the first of the stream.
         """
         from .trainer import ContinualTrainer
 
@@ -115,9 +121,8 @@ class Session:
             finetuning_args=args.finetuning,
             data_collator=self.collator(model, training=True),
             callbacks=[*callbacks, *_host_callbacks(args)],
-            penalties=penalties,
+            terms=terms,
             task=task,
-            first_task=first_task,
             **dataset_module,
             **self.tokenizer_module,
         )

@@ -5,7 +5,6 @@ Imports LLaMA-Factory at the top; import this module only when a task is about t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,9 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import TrainOutput
 
 from ..errors import Problem, TrainingError
+from ..penalised import ContinualTrainerMixin
 from ..run import ranks
-from .checkpoints import loss_sums, mark_complete, remove_older
-
-
-Penalties = Callable[[], dict[str, torch.Tensor]]
+from .checkpoints import load_extras, loss_sums, mark_complete, remove_older, save_extras
 
 
 class _AlreadyTrained(Exception):
@@ -34,25 +31,17 @@ class _EndOfTraining(TrainerCallback):  # type: ignore[misc]
             raise _AlreadyTrained
 
 
-class ContinualTrainer(CustomSeq2SeqTrainer):
+class ContinualTrainer(ContinualTrainerMixin, CustomSeq2SeqTrainer):
     """Trains one task.
 
     Args:
-        penalties: Named scalar terms, called once per optimizer step; None for none.
         task: Name of the task, for the messages.
-        first_task: Whether penalties may still be zero.
-        **kwargs: As for the host's trainer.
+        **kwargs: As for the host's trainer, and ``terms``.
     """
 
-    def __init__(
-        self, *, penalties: Penalties | None = None, task: str = "", first_task: bool = True, **kwargs: Any
-    ) -> None:
+    def __init__(self, *, task: str = "", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._penalties = penalties
         self._task = task
-        self._first_task = first_task
-        self._largest: dict[str, float] = {}
-        self._last_terms: dict[str, float] = {}
         self._loss_sum = 0.0
         self.add_callback(_EndOfTraining())
 
@@ -78,10 +67,10 @@ class ContinualTrainer(CustomSeq2SeqTrainer):
         return TrainOutput(result.global_step, mean, {**result.metrics, "train_loss": mean})
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """One micro-batch; the penalties' gradient is added once per optimizer step, before clipping.
+        """One micro-batch.
 
         Raises:
-            TrainingError: If the loss or a penalty is not finite.
+            TrainingError: If the loss is not finite.
         """
         loss: torch.Tensor = super().training_step(*args, **kwargs)
         if not torch.isfinite(loss):
@@ -89,54 +78,7 @@ class ContinualTrainer(CustomSeq2SeqTrainer):
             what = f"the loss is {loss.item()} at step {self.state.global_step + 1}."
             raise TrainingError(Problem(f"task '{self._task}'", what, fix))
         self._loss_sum += float(loss)
-        if self._penalties is not None and self.accelerator.gradient_state.sync_gradients:
-            self._add_penalties(self._penalties())
         return loss
-
-    def _add_penalties(self, terms: dict[str, torch.Tensor]) -> None:
-        """Add the gradient of the sum of the terms to the gradients, whatever the batch layout.
-
-        Every rank adds the same gradient after the ranks have averaged theirs, and no accumulation divides it. The
-        gradients are taken without `backward`, so that no hook of a distributed wrapper sees them.
-        """
-        if not terms:
-            return
-        values = {name: float(term.detach()) for name, term in terms.items()}
-        for name, value in values.items():
-            if value != value or value in (float("inf"), float("-inf")):
-                what = f"the penalty '{name}' is {value} at step {self.state.global_step + 1}."
-                raise TrainingError(Problem(f"task '{self._task}'", what, "Lower its weight or the learning rate."))
-            self._largest[name] = max(self._largest.get(name, 0.0), abs(value))
-        self._last_terms = values
-        learnable = [term for term in terms.values() if term.requires_grad]
-        if not learnable:  # constants: there is nothing to protect yet
-            return
-        total = torch.stack(learnable).sum()
-        scaler = getattr(self.accelerator, "scaler", None)
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        gradients = torch.autograd.grad(
-            scaler.scale(total) if scaler is not None else total, parameters, allow_unused=True
-        )
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            if gradient is not None:
-                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log the penalties beside the loss."""
-        if "loss" in logs:
-            logs = {**logs, **{f"penalty/{name}": value for name, value in self._last_terms.items()}}
-        super().log(logs, *args, **kwargs)
-
-    def check_penalties(self) -> None:
-        """After training: a declared term that was zero throughout did nothing.
-
-        Raises:
-            TrainingError: From task 2 on.
-        """
-        dead = [name for name, value in self._largest.items() if value == 0.0]
-        if dead and not self._first_task:
-            what = f"the penalties {', '.join(dead)} were zero at every step."
-            raise TrainingError(Problem(f"task '{self._task}'", what, "Set their weight to 0 if that is meant."))
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         """Save, say that it is whole, and only then delete older ones: there is always one to go on from."""
@@ -149,6 +91,7 @@ class ContinualTrainer(CustomSeq2SeqTrainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             folder = Path(self.args.output_dir)
+            save_extras(self.model, folder / f"checkpoint-{self.state.global_step}")
             mark_complete(folder / f"checkpoint-{self.state.global_step}", sums)
             remove_older(folder, limit)
         self.accelerator.wait_for_everyone()
@@ -168,6 +111,7 @@ class ContinualTrainer(CustomSeq2SeqTrainer):
         target = self.model if model is None else model
         if hasattr(target, "peft_config"):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+            load_extras(target, Path(resume_from_checkpoint))
             self._compare_adapter(target, Path(resume_from_checkpoint))
             return
         loaded = type(target).from_pretrained(resume_from_checkpoint, dtype=torch.float32)

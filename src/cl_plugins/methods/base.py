@@ -9,6 +9,7 @@ Life of a task::
     model = method.begin_task(context, model)      # what is trained
     ...training...
     state = method.end_task(context, model)        # tensors, written to tasks/<nn>_<task>/update.safetensors
+    extra = method.statistics(context, model)      # Fisher, positions, ...: tasks/<nn>_<task>/<name>.safetensors
     method.consolidate(previous, update, writer)   # the next carry, written from files only
     model = method.restore(base, next_carry)       # and from here on, again
 """
@@ -16,7 +17,7 @@ Life of a task::
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -123,6 +124,41 @@ class BaseModel(Protocol):
         """Mark as trainable what the host's ``finetuning_type: full`` marks."""
 
 
+class TaskData(Protocol):
+    """The training samples of a task as the trainer sees them, in the order of the data set."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    def batches(self, indices: Sequence[int], size: int = 1) -> Iterator[dict[str, Tensor]]:
+        """Collated batches of ``size`` samples (the last one may be smaller) on the model's device.
+
+        ``input_ids``, ``attention_mask`` and ``labels`` (-100 outside the answer), each (batch, length), and media.
+        """
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch after its forward.
+
+    Attributes:
+        inputs: What the model was called with, ``labels`` included.
+        logits: (batch, length, vocabulary), with gradient, not shifted.
+        step: Number of the optimizer step, from 1.
+        micro: Number of the micro-batch within the step, from 0.
+    """
+
+    inputs: Mapping[str, Any]
+    logits: Tensor
+    step: int
+    micro: int
+
+    @property
+    def labels(self) -> Tensor:
+        """(batch, length), -100 outside the answer, not shifted."""
+        return self.inputs["labels"]
+
+
 @dataclass(frozen=True)
 class TaskContext:
     """What a method gets when a task begins or ends.
@@ -133,6 +169,9 @@ class TaskContext:
         seed: The seed that this task trains with.
         base: The base model.
         carry: What the earlier tasks left, None before the first.
+        data: The training samples; None where they cannot be read at random (streaming).
+        rank: Number of this process.
+        world_size: Number of processes.
     """
 
     task: Task
@@ -140,6 +179,9 @@ class TaskContext:
     seed: int
     base: BaseModel
     carry: Carry | None
+    data: TaskData | None = None
+    rank: int = 0
+    world_size: int = 1
 
 
 class Method(ABC):
@@ -174,7 +216,15 @@ class Method(ABC):
         return context.base.new_adapter(context.seed)
 
     def penalties(self, context: TaskContext, model: Module) -> dict[str, Tensor]:
-        """Named scalar terms that join the loss; called once per optimizer step."""
+        """Named scalar terms that join the loss; called once per optimizer step, so worth the same in any batch layout."""
+        return {}
+
+    def batch_terms(self, context: TaskContext, model: Module, batch: Batch) -> dict[str, Tensor]:
+        """Named scalar terms of one micro-batch that join its loss; weighted among micro-batches as the loss is.
+
+        Called after the forward and before the backward. ``model`` is not wrapped: forwards of the method's own (a
+        teacher, a buffer) go through it.
+        """
         return {}
 
     def end_task(self, context: TaskContext, model: Module) -> dict[str, Tensor]:
@@ -189,13 +239,30 @@ class Method(ABC):
 
         return adapter_meta(model)
 
+    def statistics(self, context: TaskContext, model: Module) -> dict[str, dict[str, Tensor]]:
+        """What else the next tasks need: name -> tensors; `TaskUpdate.statistic` gives the file to `consolidate`."""
+        return {}
+
     def consolidate(self, previous: Carry | None, update: TaskUpdate, writer: CarryWriter) -> None:
         """Write the next carry from files alone (default: the update of this task and nothing else)."""
         writer.link(update.tensors, "adapter.safetensors")
         writer.meta["adapter"] = update.meta
 
-    def restore(self, base: BaseModel, carry: Carry | None) -> Module:
-        """Rebuild the model that answers from the base and a carry; the one code path for it."""
+    def route(self, carry: Carry | None, task: str) -> Hashable:
+        """What, beside the carry, decides which model answers a task's questions; None (the default): nothing does.
+
+        Models are rebuilt only when carry or route change.
+        """
+        return None
+
+    def restore(self, base: BaseModel, carry: Carry | None, route: Hashable = None) -> Module:
+        """Rebuild the model that answers from the base and a carry; the one code path for it.
+
+        Args:
+            base: The base.
+            carry: What the tasks left so far, None before the first.
+            route: None for the model that the next task starts from, else what `route` gave.
+        """
         from ..adapters.update import load_adapter
 
         base.reset()

@@ -33,7 +33,7 @@ def evaluate(state: RunState, step: Step, plan: list[Step]) -> tuple[dict[str, A
     task = state.config.stream.task(str(step.task))
     session = state.session
     tests = state.tests(task)
-    model = state.answering(None if step.row == ZERO_SHOT else state.carry)
+    model = state.answering(None if step.row == ZERO_SHOT else state.carry, task.name)
 
     partitioned = session.base.partitioned
     mine = share([t.feature for t in tests], ranks.rank(), ranks.world_size(), equal=partitioned)

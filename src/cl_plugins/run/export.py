@@ -10,7 +10,7 @@ from ..adapters.concatenate import write_peft_adapter
 from ..adapters.merge import MergeError, merged_weight, modules, replaced
 from ..errors import ExportError, Problem
 from .files import write_json, write_with
-from .finish import load_updates, manifest, merge_into_base, save_plain, save_tokenizer
+from .finish import manifest, merge_into_base, save_plain, save_tokenizer
 from .state import RunState
 
 
@@ -55,7 +55,7 @@ def export_adapter(state: RunState, carry: Carry, out: Path) -> dict[str, int]:
     Raises:
         ExportError: If the method has no low-rank updates.
     """
-    updates = load_updates(state.method, carry)
+    updates = [item.low_rank() for item in state.method.updates(carry)]
     if not updates:
         what = f"'{state.config.method}' trains whole weights; there is no low-rank update."
         raise ExportError(Problem(str(out), what, "Use `--to merged`."))
@@ -95,7 +95,7 @@ def export_merged(state: RunState, carry: Carry, out: Path, dtype_name: str) -> 
         raise ExportError(
             Problem(str(out), "the base's own weights are quantised; nothing can be added to them.", fix)
         )
-    updates = load_updates(state.method, carry)
+    updates = [item.low_rank() for item in state.method.updates(carry)]
     if updates:
         _check_range(base, updates, dtype, out)
         error = merge_into_base(base, updates, dtype)

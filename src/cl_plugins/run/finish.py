@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..adapters.concatenate import write_peft_adapter
-from ..adapters.merge import MergeError, MergeMeter, merged_weight, modules, replaced
+from ..adapters.merge import MergeError, MergeMeter, merge_into
 from ..adapters.partitioned import whole_on_main
-from ..adapters.update import LowRankUpdate
 from ..host.quantised import quantisation_of
 from . import ranks
 from .files import artefact, write_json, write_with
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..adapters.carry import Carry
+    from ..adapters.update import LowRankUpdate
     from ..host.base import LoadedBase
 
 
@@ -34,7 +34,7 @@ def finish(state: RunState) -> tuple[dict[str, Any], dict[str, Any]]:
     if carry is None:
         return {}, {}
     model = state.answering(carry)
-    updates = load_updates(state.method, carry)
+    updates = [item.low_rank() for item in state.method.updates(carry)]
     base = state.session.base
     merges = base.can_merge or not updates
     if merges and updates:
@@ -69,11 +69,6 @@ def finish(state: RunState) -> tuple[dict[str, Any], dict[str, Any]]:
     return ranks.on_main(write)
 
 
-def load_updates(method: Any, carry: Carry) -> list[LowRankUpdate]:
-    """The low-rank updates of a carry, read from its files."""
-    return [LowRankUpdate.from_state(item.load(), item.meta) for item in method.updates(carry)]
-
-
 def merge_into_base(base: LoadedBase, updates: list[LowRankUpdate], dtype: torch.dtype | None = None) -> MergeError:
     """Set the base's weights to the checkpoint's plus the updates, and measure the rounding.
 
@@ -84,15 +79,7 @@ def merge_into_base(base: LoadedBase, updates: list[LowRankUpdate], dtype: torch
     """
     base.reset()
     meter = MergeMeter()
-    for module in modules(updates):
-        name = f"{module}.weight"
-        original = base.original(name)
-        merged = merged_weight(original, updates, module)
-        merged = merged if dtype is None else merged.to(dtype)
-        meter.add(original, updates, module, merged)
-        base.replace(name, merged)
-    for name, value in replaced(updates).items():
-        base.replace(name, value if dtype is None else value.to(dtype))
+    merge_into(base, updates, dtype, meter)
     return meter.result()
 
 

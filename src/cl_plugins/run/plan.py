@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ..evaluation.matrix import JOINT, ZERO_SHOT, row_name
 from ..methods.base import Schedule
 from ..recipe import CLConfig
-
-
-ZERO_SHOT = "zero_shot"
-JOINT = "joint"
 
 
 @dataclass(frozen=True)
@@ -31,11 +28,6 @@ class Step:
     def key(self) -> str:
         """Key in the journal, e.g. ``evaluate:after_path:sur``."""
         return ":".join(part for part in (self.kind, self.row, self.task) if part)
-
-
-def row_after(task: str) -> str:
-    """Name of the matrix row that is measured after ``task``."""
-    return f"after_{task}"
 
 
 def make_plan(config: CLConfig, schedule: Schedule, earlier: tuple[str, ...] = ()) -> list[Step]:
@@ -67,7 +59,7 @@ def make_plan(config: CLConfig, schedule: Schedule, earlier: tuple[str, ...] = (
         wanted = tested if settings.scope == "all" else [name] if schedule == "independent" else seen
         if settings.scope != "none":
             steps += [
-                Step("evaluate", other, row_after(name))
+                Step("evaluate", other, row_name(name))
                 for other in stream.task_names
                 if other in wanted and other in tested
             ]
@@ -76,5 +68,5 @@ def make_plan(config: CLConfig, schedule: Schedule, earlier: tuple[str, ...] = (
 
 def rows(steps: list[Step]) -> list[str]:
     """Rows of the score matrix without the zero-shot one, in order; also those of which nothing is tested."""
-    found = [row_after(s.task) if s.task != JOINT else JOINT for s in steps if s.kind == "train" and s.task]
+    found = [row_name(s.task) if s.task != JOINT else JOINT for s in steps if s.kind == "train" and s.task]
     return list(dict.fromkeys(found))

@@ -37,6 +37,9 @@ HOW = ("stop_after", "restart", "keep")
 FREE = ("output_dir", "overwrite_output_dir", "logging_steps", "logging_dir", "report_to", "run_name", "plot_loss", "disable_tqdm",
         "overwrite_cache", "preprocessing_num_workers", "save_steps", "save_strategy", "save_total_limit", "cache_dir")  # fmt: skip
 PATHS = ("model_name_or_path", "dataset_dir", "media_dir")  # a moved folder is not another base: hashes decide
+# what a stream says about itself and its tasks without changing a number of the run
+ABOUT_STREAM = ("title", "notes", "paper", "homepage")
+ABOUT_TASK = ("title", "source", "licence", "train_size", "test_size", "peer_scorer")
 
 
 def versions() -> dict[str, str]:
@@ -94,7 +97,8 @@ def identity(
 
 def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
     recipe = {k: v for k, v in record["recipe"].items() if k not in (*FREE, *PATHS)}
-    stream = {k: v for k, v in record["stream"].items() if k not in ("title", "notes", "paper", "homepage")}
+    stream = {k: v for k, v in record["stream"].items() if k not in ABOUT_STREAM}
+    stream["tasks"] = [{k: v for k, v in task.items() if k not in ABOUT_TASK} for task in stream["tasks"]]
     base = {"sha256": record["base"].get("sha256")}
     return {"recipe": recipe, "stream": stream, "base": base, "data": dict(record["data"])}
 

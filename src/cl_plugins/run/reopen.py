@@ -258,6 +258,6 @@ def _update(source: RunState, latest: Carry, task: str) -> TaskUpdate:
 
 def row_of(carry: Carry) -> str:
     """The row of the score matrix that a carry's model answers for."""
-    from .plan import row_after
+    from ..evaluation.matrix import row_name
 
-    return JOINT if carry.tasks[-1] == JOINT else row_after(carry.tasks[-1])
+    return JOINT if carry.tasks[-1] == JOINT else row_name(carry.tasks[-1])

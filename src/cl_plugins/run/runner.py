@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..adapters.carry import Carry
+from ..evaluation.matrix import row_name
 from ..methods.registry import get_method
 from ..recipe import CLConfig
 from ..schema import check_value
@@ -19,7 +20,7 @@ from .interrupt import Interrupted, StopRequest
 from .journal import Journal
 from .logs import logger
 from .opening import begin, note_failure, open_directory
-from .plan import JOINT, ZERO_SHOT, Step, make_plan, row_after
+from .plan import JOINT, ZERO_SHOT, Step, make_plan
 from .progress import Progress, clock
 from .state import RunState
 from .train import planned_steps, remove_checkpoints, train
@@ -170,7 +171,7 @@ class Runner:
     def _measurable(self, step: Step) -> bool:
         """Whether the model of this row is the one the carry holds."""
         tasks = self._state.carry.tasks if self._state.carry is not None else ()
-        return bool(tasks) and step.row in (row_after(tasks[-1]), tasks[-1])
+        return bool(tasks) and step.row in (row_name(tasks[-1]), tasks[-1])
 
     def _after(self, step: Step, plan: list[Step], seconds: float, details: dict[str, Any]) -> None:
         """What follows a finished step on rank 0: matrix, tidying up, a line for the reader."""
@@ -191,10 +192,8 @@ class Runner:
         names = list(self._config.stream.task_names) if task != JOINT else [JOINT]
         position = names.index(task)
         tidied = [] if keep == "all" else names[:position] if keep == "last" else names[: position + 1]
-        files = [
-            self._state.directory(name) / file for name in tidied for file in ("update.safetensors", "update.json")
-        ]
-        gone = [path for path in files if path.is_file()]
+        folders = [self._state.directory(name) for name in tidied]
+        gone = [p for f in folders for p in (*sorted(f.glob("*.safetensors")), f / "update.json") if p.is_file()]
         if not gone:
             return
         for path in gone:

@@ -162,13 +162,19 @@ class RunState:
         data.cutoff_len = int(keys.get("cutoff_len", type(data).cutoff_len))
         return dataclasses.replace(self.run_args, data=data)
 
-    def answering(self, carry: Carry | None) -> Any:
-        """The model that answers with a carry; rebuilt only if another one is in memory."""
-        key = carry.tasks if carry is not None else None
+    def answering(self, carry: Carry | None, task: str | None = None) -> Any:
+        """The model that answers with a carry; rebuilt only if another one is in memory.
+
+        Args:
+            carry: The carry.
+            task: The task whose questions it answers; None for the model that the next task starts from.
+        """
+        route = self.method.route(carry, task) if task is not None else None
+        key = (carry.tasks if carry is not None else None, route)
         if self._model_of != key or self._model_of is _NOTHING:
             base = self.session.base
             started = time.monotonic()
-            self._model = self.method.restore(base, carry)
+            self._model = self.method.restore(base, carry, route)
             self._model_of = key
             self.restore_seconds = time.monotonic() - started
         return self._model

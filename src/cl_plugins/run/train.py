@@ -8,12 +8,14 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..adapters.partitioned import forget_engine, gathered, size
 from ..errors import Problem, RunStateError, TrainingError
 from ..methods import TaskContext
+from ..penalised import TaskTerms
 from . import ranks
 from .files import artefact, write_json, write_with
 from .interrupt import Interrupted
@@ -59,17 +61,26 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
     with _quiet_examples():
         module = load_training_set(task, args, session.template, session.tokenizer_module)
     described = state.config.stream.tasks[0] if state.schedule == "joint" else state.config.stream.task(task)
-    context = TaskContext(described, state.position(task), state.seed(task), session.base, carry)
+    context = TaskContext(
+        described,
+        state.position(task),
+        state.seed(task),
+        session.base,
+        carry,
+        session.task_data(module["train_dataset"]),
+        ranks.rank(),
+        ranks.world_size(),
+    )
     model = state.method.begin_task(context, model)
     _check_trainable(task, model, args)
     _check_disk(state, model)
     before = _marks(model)
 
     bridge = _bridge(state)
-    penalties = (lambda: state.method.penalties(context, model)) if _has_penalties(state) else None
+    terms = TaskTerms(state.method, context, model)
     state.tracker.begin(task, state.steps_before(task))
     watchers = [*state.callbacks, bridge, state.tracker]
-    trainer = session.trainer(args, model, module, watchers, penalties, task, context.index == 1)
+    trainer = session.trainer(args, model, module, watchers, terms, task)
     checkpoint = _checkpoint(folder, args.training.world_size)
     samples = len(module["train_dataset"]) if hasattr(module["train_dataset"], "__len__") else 0
     begin(planned_steps(args, samples))
@@ -77,7 +88,7 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
     if bridge.stopped:
         raise Interrupted
     _check_trained(task, trainer.state.global_step, before, _marks(model), args)
-    trainer.check_penalties()
+    terms.check()
 
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
@@ -88,6 +99,7 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
         plot_loss(args)
     tensors = state.method.end_task(context, model)
     meta = state.method.describe_update(context, model)
+    statistics = state.method.statistics(context, model)
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     trainer.accelerator.free_memory()
     forget_engine(model)
@@ -95,9 +107,13 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
     def write() -> tuple[dict[str, Any], dict[str, Any]]:
         from safetensors.torch import save_file
 
-        write_with(folder / "update.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+        artefacts: dict[str, Any] = {}
+        for name, values in {"update": tensors, **statistics}.items():
+            path = folder / f"{name}.safetensors"
+            write_with(path, partial(save_file, values, metadata={"format": "pt"}))
+            artefacts |= artefact(state.root, path)
         write_json(folder / "update.json", meta)
-        artefacts = artefact(state.root, folder / "update.safetensors") | artefact(state.root, folder / "update.json")
+        artefacts |= artefact(state.root, folder / "update.json")
         details = {"optimizer_steps": trainer.state.global_step, "train_loss": result.metrics.get("train_loss")}
         return artefacts, details
 
@@ -109,12 +125,6 @@ def remove_checkpoints(state: RunState, task: str) -> None:
     folder = state.directory(task)
     for checkpoint in (*folder.glob("checkpoint-*"), *folder.glob("broken-checkpoint-*")):
         shutil.rmtree(checkpoint, ignore_errors=True)
-
-
-def _has_penalties(state: RunState) -> bool:
-    from ..methods import Method
-
-    return type(state.method).penalties is not Method.penalties
 
 
 def _bridge(run: RunState) -> Any:

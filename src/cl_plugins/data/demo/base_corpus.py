@@ -25,6 +25,13 @@ TEXTURES = ("smooth", "mixed", "rough")
 SHADES = ("dark", "middle", "bright")
 
 
+WORDS = (
+    *SHADES, *TEXTURES, *NUMBERS, *COLOURS,
+    "cat", "horse", "rocket", "clock", "temple", "wall", "cup", "coin", "flower", "grass", "sky", "house", "tree", "river",
+    "bread", "chair", "window", "street", "bird", "fish", "stone", "paper", "winter", "summer", "north", "south",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Picture:
     """A pretraining picture and what is known about it.
@@ -216,6 +223,13 @@ def _choice(question: str, options: tuple[str, ...], index: int) -> tuple[str, s
 
 def _backwards(question: str, options: tuple[str, ...], index: int) -> tuple[str, str]:
     return _choice(question, options[::-1], len(options) - 1 - index)
+
+
+def find_the_word(rng: np.random.Generator) -> tuple[str, str]:
+    """Return a question about the options themselves, which stand in any order here: it teaches what the letters are for."""
+    words = [WORDS[place] for place in rng.permutation(len(WORDS))[: int(rng.integers(2, 7))]]
+    index = int(rng.integers(len(words)))
+    return _choice(f"Which option says {words[index]}?", tuple(words), index)
 
 
 def questions(picture: Picture, scale: Scale) -> list[tuple[str, str]]:

@@ -24,14 +24,14 @@ SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 
 
 def prompt(user: str) -> str:
-    """Return a user turn as LLaMA-Factory's template ``llava`` renders it, without the leading ``<s>``."""
+    """Return a user turn as LLaMA-Factory's template ``llava`` renders it; that template sets no ``<s>``."""
     return f"{SYSTEM}USER: {user} ASSISTANT:"
 
 
-def bare_prompt(user: str) -> str:
-    """Return the picture and the question alone, without system sentence and options: for the longer part of pretraining."""
-    picture, question, *_ = user.split("\n")
-    return f"USER: {picture}\n{question} ASSISTANT:"
+def bare_turns(users: Sequence[str]) -> list[str]:
+    """Return questions about one picture as turns without system sentence and options, for the first part of pretraining."""
+    questions = [user.split("\n")[1] for user in users]
+    return [f"USER: <image>\n{questions[0]} ASSISTANT:", *(f"USER: {text} ASSISTANT:" for text in questions[1:])]
 
 
 def train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
@@ -40,7 +40,7 @@ def train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     Args:
         texts: Training text. Words seen more often get short codes.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     inner = Tokenizer(models.BPE())
@@ -54,9 +54,6 @@ def train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         ),
-    )
-    inner.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", SPECIAL.index("<s>"))]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=inner,
@@ -112,6 +109,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenerat
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=512,
+        initializer_range=0.05,  # near 1/sqrt(width); with the usual 0.02 so narrow a model starts very slowly
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

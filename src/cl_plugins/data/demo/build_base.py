@@ -1,7 +1,7 @@
 """Pretrain the demo base from scratch on everyday photographs: ``python -m cl_plugins.data.demo.build_base --out DIR``.
 
 First the picture encoder alone learns to report what each patch shows; then the whole model learns to answer with a
-letter, to caption, and to stop: for most steps on bare questions, which are three times shorter, then on whole prompts.
+letter, to caption, and to stop: for most steps on three bare questions about a picture, then on whole prompts.
 About five minutes on two free cores. The stream's pictures are never looked at.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cl_plugins.data.demo import base_model
-from cl_plugins.data.demo.base_corpus import Picture, make_pictures, questions, scale_of
+from cl_plugins.data.demo.base_corpus import Picture, find_the_word, make_pictures, questions, scale_of
 from cl_plugins.data.demo.base_notes import write_notes
 from cl_plugins.data.demo.items import SIDE
 from cl_plugins.data.demo.photographs import PHOTOGRAPHS
@@ -45,7 +45,8 @@ DEMO_WORDS = (
 """Words of the stream, so that the tokenizer has short codes for them; the model is not trained on this text."""
 
 VISION_STEPS, VISION_BATCH, VISION_RATE = 500, 96, 1.5e-3
-SHORT_STEPS, FULL_STEPS, BATCH, RATE = 1400, 400, 32, 1.5e-3
+SHORT_STEPS, FULL_STEPS, BATCH, RATE = 1200, 500, 32, 1.5e-3
+BARE_TURNS = 3
 
 
 def pretrain(
@@ -210,33 +211,57 @@ def _batches(number: int, size: int, seed: int) -> Iterator[NDArray[np.int64]]:
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[str, str]], bare: bool = False
+    tokenizer: PreTrainedTokenizerFast, dialogues: list[list[tuple[str, str]]]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return token ids, attention mask and labels (-100 outside the answer), each (n, longest), padded on the right.
+    """Return token ids, attention mask and labels (-100 outside the answers), each (n, longest), padded on the right.
 
-    Prompt and answer are tokenised apart, as LLaMA-Factory does; the answer ends with ``</s>``. ``bare`` leaves out the
-    system sentence and the options, which stand in the same order for the same question.
+    Prompts and answers are tokenised apart, as LLaMA-Factory does; every answer ends with ``</s>``.
+
+    Args:
+        tokenizer: The base's tokenizer.
+        dialogues: For each picture, its turns as (rendered prompt, answer).
     """
     import torch
 
     image = "<image>" * base_model.IMAGE_TOKENS
     rows = []
-    for user, answer in pairs:
-        text = base_model.bare_prompt(user) if bare else base_model.prompt(user)
-        text = text.replace("<image>", image)
-        ids = tokenizer.encode(text, add_special_tokens=True)
-        reply = [*tokenizer.encode(answer, add_special_tokens=False), int(tokenizer.eos_token_id)]
-        rows.append((ids, reply))
-    longest = max(len(ids) + len(reply) for ids, reply in rows)
+    for turns in dialogues:
+        ids: list[int] = []
+        targets: list[int] = []
+        for text, answer in turns:
+            asked = tokenizer.encode(text.replace("<image>", image), add_special_tokens=False)
+            reply = [*tokenizer.encode(answer, add_special_tokens=False), int(tokenizer.eos_token_id)]
+            ids += asked + reply
+            targets += [-100] * len(asked) + reply
+        rows.append((ids, targets))
+    longest = max(len(ids) for ids, _ in rows)
     tokens = torch.full((len(rows), longest), int(tokenizer.pad_token_id))
     labels = torch.full((len(rows), longest), -100)
     mask = torch.zeros((len(rows), longest), dtype=torch.long)
-    for row, (ids, reply) in enumerate(rows):
-        end = len(ids) + len(reply)
-        tokens[row, :end] = torch.tensor(ids + reply)
-        labels[row, len(ids) : end] = torch.tensor(reply)
-        mask[row, :end] = 1
+    for row, (ids, targets) in enumerate(rows):
+        tokens[row, : len(ids)] = torch.tensor(ids)
+        labels[row, : len(ids)] = torch.tensor(targets)
+        mask[row, : len(ids)] = 1
     return tokens, mask, labels
+
+
+def answer_weights(labels: torch.Tensor, end: int) -> torch.Tensor:
+    """Return weights (n, length) that sum to one in all and give every answer the same share, however long it is.
+
+    Args:
+        labels: (n, length), -100 outside the answers.
+        end: Id of the token that ends an answer.
+    """
+    import torch
+
+    weights = torch.zeros(labels.shape)
+    for row in range(labels.shape[0]):
+        start = 0
+        for stop in (labels[row] == end).nonzero()[:, 0].tolist():
+            places = [place for place in range(start, stop + 1) if labels[row, place] != -100]
+            weights[row, places] = 1 / len(places)
+            start = stop + 1
+    return weights / weights.sum()
 
 
 def train_all(
@@ -280,20 +305,29 @@ def train_all(
         for group in optimizer.param_groups:
             group["lr"] = RATE * _rate(step, sum(steps)) * group["scale"]
         index = next(order)
-        pairs = [asked[place][int(rng.integers(len(asked[place])))] for place in index]
-        tokens, mask, labels = encode(tokenizer, pairs, bare=step < steps[0])
+        bare = step < steps[0]
+        tokens, mask, labels = encode(tokenizer, [_dialogue(asked[place], bare, rng) for place in index])
         logits = model(input_ids=tokens, attention_mask=mask, pixel_values=pixels[torch.from_numpy(index)]).logits[
             :, :-1
         ]
-        targets = labels[:, 1:]
-        losses = functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none", ignore_index=-100)
-        loss = (losses.sum(1) / (targets != -100).sum(1)).mean()
+        losses = functional.cross_entropy(logits.transpose(1, 2), labels[:, 1:], reduction="none", ignore_index=-100)
+        loss = (losses * answer_weights(labels, int(tokenizer.eos_token_id))[:, 1:]).sum()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % 100 == 0 or step == sum(steps) - 1:
             log.line(f"answers {step:5d}: loss {loss.item():.3f}")
+
+
+def _dialogue(pairs: list[tuple[str, str]], bare: bool, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """Return three bare turns about a picture, or one as it will be used; one in six of these is about the options alone."""
+    if bare:
+        chosen = [pairs[place] for place in rng.permutation(len(pairs))[:BARE_TURNS]]
+        texts = base_model.bare_turns([user for user, _ in chosen])
+        return [(text, answer) for text, (_, answer) in zip(texts, chosen, strict=True)]
+    user, answer = find_the_word(rng) if rng.random() < 1 / 6 else pairs[int(rng.integers(len(pairs)))]
+    return [(base_model.prompt(user), answer)]
 
 
 def letter_accuracy(
@@ -312,7 +346,7 @@ def letter_accuracy(
     with torch.no_grad():
         for start in range(0, len(flat), 128):
             part = flat[start : start + 128]
-            tokens, mask, labels = encode(tokenizer, [(user, answer) for _, user, answer in part])
+            tokens, mask, labels = encode(tokenizer, [[(base_model.prompt(user), answer)] for _, user, answer in part])
             logits = model(
                 input_ids=tokens, attention_mask=mask, pixel_values=pixels[[place for place, _, _ in part]]
             ).logits

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .method import IncLoRA, IncLoRAConfig
+from .method import IncLoRA
 
 
-__all__ = ["IncLoRA", "IncLoRAConfig"]
+__all__ = ["IncLoRA"]

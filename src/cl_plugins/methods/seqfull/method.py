@@ -6,6 +6,7 @@ frozen (Li et al. 2025, section 5.3 of the replay-free study).
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 from ...adapters.partitioned import size, whole_on_main
@@ -66,7 +67,7 @@ class SeqFull(Method):
         writer.link(update.tensors, WEIGHTS)
         writer.meta["weights"] = update.meta
 
-    def restore(self, base: BaseModel, carry: Carry | None) -> Module:
+    def restore(self, base: BaseModel, carry: Carry | None, route: Hashable = None) -> Module:
         """The base with its trainable tensors replaced; a carry holds all of them, so nothing is put back before."""
         model = base.prepare_full()
         if carry is None:

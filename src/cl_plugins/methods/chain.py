@@ -1,0 +1,95 @@
+"""A chain of LoRAs: ``W_t = W_0 + sum_{i<=t} s_i B_i A_i``, a fresh one per task, the past ones frozen.
+
+What the methods with one update per task share: how the sum is carried, and where it is held. It lives in the weights
+where that loses nothing (fp32), and as a frozen stack beside them where merging would round it away or cannot be done
+(half-precision, quantised and partitioned bases).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ..adapters.carry import TaskUpdate
+from ..errors import CompatibilityError, Problem
+from ..schema import option
+from .base import BaseModel, Method, RunFacts
+
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from ..adapters.carry import Carry, CarryWriter
+
+
+@dataclass(frozen=True)
+class ChainConfig:
+    """Options that every chain of LoRAs has."""
+
+    consolidate: Literal["auto", "merge", "stack"] = option(
+        "auto",
+        help="Merge past updates into the weights, keep them as a frozen stack, or decide by the base's precision.",
+    )
+
+
+class LoRAChain(Method):
+    """A fresh LoRA per task on the sum of the past ones."""
+
+    config_class = ChainConfig
+
+    def problems(self, facts: RunFacts) -> list[Problem]:
+        """Merging into weights that cannot hold the sum is refused."""
+        found = []
+        if self.config.consolidate == "merge":
+            where = "cl.method.consolidate"
+            if facts.quantisation is not None:
+                found.append(Problem(where, "cannot merge into a quantised base.", "Use `consolidate: stack`."))
+            if facts.zero_stage == 3:
+                found.append(
+                    Problem(where, "cannot merge into tensors that ZeRO-3 has split.", "Use `consolidate: stack`.")
+                )
+        return found
+
+    def consolidate(self, previous: Carry | None, update: TaskUpdate, writer: CarryWriter) -> None:
+        """All past updates and this one, each in its own file."""
+        chain = self.updates(previous) if previous is not None else []
+        records = []
+        for i, item in enumerate([*chain, update], start=1):
+            name = f"updates/{i:02d}_{item.task}.safetensors"
+            writer.link(item.tensors, name)
+            records.append({"file": name, "task": item.task, "meta": item.meta})
+        writer.meta["updates"] = records
+
+    def updates(self, carry: Carry) -> list[TaskUpdate]:
+        """One update per past task, in order."""
+        return [TaskUpdate(carry.path / r["file"], r["meta"], r["task"]) for r in carry.meta["updates"]]
+
+    def restore(self, base: BaseModel, carry: Carry | None, route: Hashable = None) -> Module:
+        """The base plus the updates, from the checkpoint's own tensors.
+
+        Args:
+            base: The base.
+            carry: The carry.
+            route: None for the whole chain, or the number of updates from its start.
+        """
+        from ..adapters.merge import merge_into
+
+        base.reset()
+        merges = self._merges(base)  # also before the first task: a base that cannot be merged into is refused at once
+        if carry is None:
+            return base.model
+        records = self.updates(carry)
+        updates = [item.low_rank() for item in (records if route is None else records[: int(str(route))])]
+        if merges:
+            merge_into(base, updates)
+        else:
+            base.attach(updates)
+        return base.model
+
+    def _merges(self, base: BaseModel) -> bool:
+        if self.config.consolidate == "merge" and not base.can_merge:
+            fix = "Use `consolidate: auto`, or load the base in fp32."
+            what = "asks for merging, but the base is not held as whole fp32 tensors, so the update would be rounded away."
+            raise CompatibilityError(Problem("cl.method.consolidate", what, fix))
+        return base.can_merge and self.config.consolidate != "stack"

@@ -1,0 +1,164 @@
+"""How a method's terms join the loss of a trainer: one mixin for LLaMA-Factory's, Transformers' and TRL's trainers.
+
+Two kinds of terms. *Penalties* look at weights only; their gradient is added once per optimizer step, before clipping,
+so that they are worth the same whatever the batch layout. *Batch terms* look at a micro-batch's logits and are weighted
+among micro-batches and processes as the trainer weights the loss itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from .errors import Problem, TrainingError
+from .methods.base import Batch, Method, TaskContext
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module, Parameter
+
+
+class TaskTerms:
+    """The terms of one task, and what is remembered about their values.
+
+    Args:
+        method: The method.
+        context: The task.
+        model: What is trained, not wrapped.
+    """
+
+    def __init__(self, method: Method, context: TaskContext, model: Module) -> None:
+        self._method, self._context, self._model = method, context, model
+        self.has_penalties = type(method).penalties is not Method.penalties
+        self.has_batch_terms = type(method).batch_terms is not Method.batch_terms
+        self._largest: dict[str, float] = {}
+        self.last: dict[str, float] = {}
+
+    def penalties(self, step: int) -> list[Tensor]:
+        """The penalties of a step that can be learned from; checked and noted."""
+        return self._checked(self._method.penalties(self._context, self._model), step)
+
+    def batch(self, batch: Batch) -> list[Tensor]:
+        """The terms of a micro-batch; checked and noted."""
+        return self._checked(self._method.batch_terms(self._context, self._model, batch), batch.step)
+
+    def _checked(self, terms: dict[str, Tensor], step: int) -> list[Tensor]:
+        for name, term in terms.items():
+            value = float(term.detach())
+            if not math.isfinite(value):
+                what = f"the penalty '{name}' is {value} at step {step}."
+                raise TrainingError(Problem(self._where, what, "Lower its weight or the learning rate."))
+            self._largest[name] = max(self._largest.get(name, 0.0), abs(value))
+            self.last[name] = value
+        return [term for term in terms.values() if term.requires_grad]  # a constant protects nothing
+
+    def check(self) -> None:
+        """After training: a declared term that was zero throughout did nothing.
+
+        Raises:
+            TrainingError: From task 2 on.
+        """
+        dead = [name for name, value in self._largest.items() if value == 0.0]
+        if dead and self._context.index > 1:
+            what = f"the penalties {', '.join(dead)} were zero at every step."
+            raise TrainingError(Problem(self._where, what, "Set their weight to 0 if that is meant."))
+
+    @property
+    def _where(self) -> str:
+        return f"task '{self._context.task.name}'"
+
+
+def add_gradient(terms: list[Tensor], parameters: Iterable[Parameter], scaler: Any = None) -> None:
+    """Add the gradient of the sum of some terms to ``.grad``.
+
+    The gradient is taken without `backward`, so that no hook of a distributed wrapper sees it: every rank adds the same
+    after the ranks have averaged theirs, and no accumulation divides it.
+
+    Args:
+        terms: Scalars.
+        parameters: What is trained.
+        scaler: The gradient scaler of fp16 training, if there is one.
+    """
+    import torch
+
+    if not terms:
+        return
+    total = torch.stack([term.reshape(()) for term in terms]).sum()
+    trained = [p for p in parameters if p.requires_grad]
+    gradients = torch.autograd.grad(scaler.scale(total) if scaler is not None else total, trained, allow_unused=True)
+    for parameter, gradient in zip(trained, gradients, strict=True):
+        if gradient is not None:
+            gradient = gradient.to(parameter.dtype)
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+
+
+class ContinualTrainerMixin:
+    """Put before a `transformers.Trainer` (or a subclass): ``class Mine(ContinualTrainerMixin, SFTTrainer)``.
+
+    Args:
+        terms: The terms of the task; None for none.
+        *args: As for the trainer.
+        **kwargs: As for the trainer.
+    """
+
+    def __init__(self, *args: Any, terms: TaskTerms | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._terms = terms
+        self._micro = 0
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None, **kwargs: Any
+    ) -> Any:
+        """The trainer's loss plus the method's batch terms.
+
+        Args:
+            model: The model, maybe wrapped.
+            inputs: One micro-batch.
+            return_outputs: Whether to return the outputs too.
+            num_items_in_batch: Answer tokens of the whole optimizer step, where the trainer counts them.
+            **kwargs: As for the trainer.
+        """
+        base: Any = super()
+        terms = self._terms
+        if terms is None or not terms.has_batch_terms or not model.training:
+            return base.compute_loss(model, inputs, return_outputs, num_items_in_batch=num_items_in_batch, **kwargs)
+        labels = inputs.get("labels")
+        loss, outputs = base.compute_loss(model, inputs, True, num_items_in_batch=num_items_in_batch, **kwargs)
+        inputs = {**inputs, "labels": labels}  # some trainers take the labels out
+        found = terms.batch(Batch(inputs, outputs["logits"], self.state.global_step + 1, self._micro))  # type: ignore[attr-defined]
+        if found:
+            loss = loss + sum(found) * self._share(labels, num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def _share(self, labels: Tensor, num_items: Any) -> Any:
+        """The micro-batch's weight in the step's loss.
+
+        Its part of the answer tokens if the trainer counts them over the whole step; else 1, and the trainer divides by
+        the number of micro-batches.
+        """
+        me: Any = self
+        if num_items is None or not me.model_accepts_loss_kwargs:
+            return 1.0
+        processes = me.accelerator.num_processes if me.args.average_tokens_across_devices else 1
+        return (labels != -100).sum() * processes / num_items
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """One micro-batch; with the last one of an optimizer step the gradient of the penalties."""
+        base: Any = super()
+        loss: Tensor = base.training_step(*args, **kwargs)
+        me: Any = self
+        whole = me.accelerator.gradient_state.sync_gradients
+        self._micro = 0 if whole else self._micro + 1
+        if self._terms is not None and self._terms.has_penalties and whole:
+            scaler = getattr(me.accelerator, "scaler", None)
+            add_gradient(self._terms.penalties(me.state.global_step + 1), me.model.parameters(), scaler)
+        return loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log the terms beside the loss."""
+        if "loss" in logs and self._terms is not None:
+            logs = {**logs, **{f"penalty/{name}": value for name, value in self._terms.last.items()}}
+        base: Any = super()
+        base.log(logs, *args, **kwargs)
