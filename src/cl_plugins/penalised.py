@@ -8,7 +8,7 @@ among micro-batches and processes as the trainer weights the loss itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from .errors import Problem, TrainingError
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module, Parameter
 
+    BatchTerms = Callable[[TaskContext, Module, Batch], dict[str, Tensor]]
+
 
 class TaskTerms:
     """The terms of one task, and what is remembered about their values.
@@ -27,24 +29,37 @@ class TaskTerms:
         method: The method.
         context: The task.
         model: What is trained, not wrapped.
+        more: Further terms of a micro-batch, as `Method.batch_terms` gives them (replay's memory batch).
+
+    Attributes:
+        context: The task.
+        in_loss: Whether a trainer with `ContinualTrainerMixin` looks after the terms.
+        last: Name -> latest value.
     """
 
-    def __init__(self, method: Method, context: TaskContext, model: Module) -> None:
-        self._method, self._context, self._model = method, context, model
-        self.has_penalties = type(method).penalties is not Method.penalties
-        self.has_batch_terms = type(method).batch_terms is not Method.batch_terms
+    def __init__(self, method: Method, context: TaskContext, model: Module, more: BatchTerms | None = None) -> None:
+        self._method, self._model, self._more = method, model, more
+        self.context = context
+        self.has_penalties = method.penalised
+        self.has_batch_terms = more is not None or type(method).batch_terms is not Method.batch_terms
+        self.in_loss = False
         self._largest: dict[str, float] = {}
+        self._steps_seen: tuple[int, int] | None = None  # the first and the last
         self.last: dict[str, float] = {}
 
     def penalties(self, step: int) -> list[Tensor]:
         """The penalties of a step that can be learned from; checked and noted."""
-        return self._checked(self._method.penalties(self._context, self._model), step)
+        return self._checked(self._method.penalties(self.context, self._model), step)
 
     def batch(self, batch: Batch) -> list[Tensor]:
         """The terms of a micro-batch; checked and noted."""
-        return self._checked(self._method.batch_terms(self._context, self._model, batch), batch.step)
+        terms = self._method.batch_terms(self.context, self._model, batch)
+        if self._more is not None:
+            terms = {**terms, **self._more(self.context, self._model, batch)}
+        return self._checked(terms, batch.step)
 
     def _checked(self, terms: dict[str, Tensor], step: int) -> list[Tensor]:
+        self._steps_seen = (self._steps_seen[0] if self._steps_seen else step, step)
         for name, term in terms.items():
             value = float(term.detach())
             if not math.isfinite(value):
@@ -60,14 +75,16 @@ class TaskTerms:
         Raises:
             TrainingError: From task 2 on.
         """
+        if self._method.starts_at_zero and self._steps_seen is not None and len(set(self._steps_seen)) == 1:
+            return  # a task of one step, where zero is right
         dead = [name for name, value in self._largest.items() if value == 0.0]
-        if dead and self._context.index > 1:
+        if dead and self.context.index > 1:
             what = f"the penalties {', '.join(dead)} were zero at every step."
             raise TrainingError(Problem(self._where, what, "Set their weight to 0 if that is meant."))
 
     @property
     def _where(self) -> str:
-        return f"task '{self._context.task.name}'"
+        return f"task '{self.context.task.name}'"
 
 
 def add_gradient(terms: list[Tensor], parameters: Iterable[Parameter], scaler: Any = None) -> None:
@@ -107,6 +124,8 @@ class ContinualTrainerMixin:
         super().__init__(*args, **kwargs)
         self._terms = terms
         self._micro = 0
+        if terms is not None:
+            terms.in_loss = True
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None, **kwargs: Any
