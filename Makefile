@@ -101,6 +101,14 @@ test-lowest: $(STAMP_LOWEST) ## the tests beside the oldest LLaMA-Factory that i
 bench-chain: demo-data ## one process for the stream against the same work by hand with llamafactory-cli
 	$(DEMO) python benchmarks/chain/run.py $(ARGS)
 
+.PHONY: bench-step
+bench-step: demo-data ## an optimizer step of every method at task 1 and 8, plain LoRA, and the peers' way
+	$(DEMO) python benchmarks/step/run.py $(ARGS)
+
+.PHONY: bench-phantoms
+bench-phantoms: demo-data ## who forgets how much where tasks contradict each other, over five seeds
+	$(DEMO) python benchmarks/phantoms/run.py $(ARGS)
+
 .PHONY: bench-demo-floors
 bench-demo-floors: demo-data ## the demo's accuracies over five seeds against majority, noise and shuffled floors
 	$(DEMO) python benchmarks/demo/floors.py $(ARGS)

@@ -18,24 +18,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from cl_plugins.recipe import parse_cl
-
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RECIPES = Path("examples/yaml/demo")
 SAVES = Path("saves/demo_compare")
 RESULTS = Path("benchmarks/demo/results")
 
-#: Method -> (recipe, overrides). A method without a recipe of its own takes that of its nearest relative.
-METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "inclora": ("inclora.yaml", ()),
-    "seqlora": ("seqlora.yaml", ()),
-    "seqfull": ("seqfull.yaml", ()),
-    "single_task": ("seqlora.yaml", ("cl.method.name=single_task",)),
-    "multitask": ("seqlora.yaml", ("cl.method.name=multitask",)),
-}
+#: Every recipe of the demo, by its file's name.
+METHODS = sorted(path.stem for path in (ROOT / RECIPES).glob("*.yaml"))
 
 
 @dataclass(frozen=True)
@@ -58,22 +48,8 @@ class Job:
 
     def command(self, extra: Sequence[str] = ()) -> list[str]:
         """The command line of the run."""
-        recipe, overrides = METHODS[self.method]
-        values = [f"seed={self.seed}", f"output_dir={self.output_dir}", *overrides]
-        if self.method == "multitask":
-            values += joint_length(ROOT / RECIPES / recipe)
-        return ["llamafactory-cli", "train", str(RECIPES / recipe), *values, *extra]
-
-
-def joint_length(recipe: Path) -> list[str]:
-    """As many optimizer steps for all tasks at once as the stream takes for one after the other.
-
-    Epochs need nothing: one over the union of the training sets is one over each. A number of steps is added up.
-    """
-    keys = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    config = parse_cl(keys["cl"])
-    steps = [{**keys, **config.overrides_for(task)}.get("max_steps", -1) for task in config.stream.task_names]
-    return [f"max_steps={sum(steps)}"] if min(steps) > 0 else []
+        recipe = RECIPES / f"{self.method}.yaml"
+        return ["llamafactory-cli", "train", str(recipe), f"seed={self.seed}", f"output_dir={self.output_dir}", *extra]
 
 
 def finished(output_dir: Path) -> bool:
@@ -118,7 +94,7 @@ def compare(found: Sequence[Job], out: Path) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; 1 if a run failed or the comparison could not be written."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="METHOD")
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS, metavar="METHOD")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED")
     parser.add_argument("--saves", type=Path, default=SAVES, help="folder of the runs (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default: %(default)s)")

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 from recipe_files import ROOT
 
 
@@ -80,11 +81,13 @@ def test_a_half_done_run_is_started_again(driver: ModuleType, tmp_path: Path) ->
     assert len(_calls(tmp_path)) == 2
 
 
-def test_joint_training_gets_the_steps_of_the_whole_stream(driver: ModuleType, tmp_path: Path) -> None:
-    tasks = "[{name: a, train: a1, test: a2}, {name: b, train: b1, test: b2}]"
-    block = f"cl: {{stream: {{name: s, tasks: {tasks}}}, method: {{name: seqlora}}, task_overrides: {{b: {{max_steps: 5}}}}}}\n"
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("max_steps: 200\n" + block, encoding="utf-8")
-    assert driver.joint_length(recipe) == ["max_steps=205"]
-    recipe.write_text("num_train_epochs: 3\n" + block.replace("max_steps", "num_train_epochs"), encoding="utf-8")
-    assert driver.joint_length(recipe) == []
+def test_joint_training_gets_the_steps_of_the_whole_stream() -> None:
+    steps = {
+        name: yaml.safe_load((ROOT / "examples/yaml/demo" / f"{name}.yaml").read_text(encoding="utf-8"))["max_steps"]
+        for name in ("seqlora", "multitask")
+    }
+    assert steps["multitask"] == 4 * steps["seqlora"]
+
+
+def test_every_demo_recipe_is_compared(driver: ModuleType) -> None:
+    assert set(driver.METHODS) == {path.stem for path in (ROOT / "examples/yaml/demo").glob("*.yaml")}

@@ -1,0 +1,254 @@
+"""Seconds of an optimizer step: each method at task 1 and at task 8, plain LoRA, and the way of today's peers.
+
+All variants live in one process and take turns, step by step, so that whatever else the machine does meets all of them.
+A step is forward, the method's batch terms, backward, penalties, clipping, AdamW. Plain LoRA is the adapter that
+LLaMA-Factory trains (PEFT, the same targets, rank and projector) on the same base with the same batch.
+
+The peers' way is measured beside: one PEFT adapter per past task, all of them active, and the penalty as a Python loop over
+the parameters' names, once per micro-batch.
+
+``python benchmarks/step/run.py [--tasks 8] [--rounds 40]`` prints the table and writes ``benchmarks/step/result.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "seqlora": ("seqlora", {}),
+    "inclora, merged": ("inclora", {"consolidate": "merge"}),
+    "inclora, stack": ("inclora", {"consolidate": "stack"}),
+    "mslora_cr, merged": ("mslora_cr", {"consolidate": "merge"}),
+    "mslora_cr, stack": ("mslora_cr", {"consolidate": "stack"}),
+    "olora, merged": ("olora", {"consolidate": "merge"}),
+    "olora, stack": ("olora", {"consolidate": "stack"}),
+    "sefe, merged": ("sefe", {"consolidate": "merge"}),
+    "ewc": ("ewc", {}),
+    "lwf": ("lwf", {}),
+}
+TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+RANK = 8
+
+
+def load(base: Path) -> Any:
+    """The demo base."""
+    from transformers import LlavaForConditionalGeneration
+
+    return LlavaForConditionalGeneration.from_pretrained(base)
+
+
+def lora() -> Any:
+    """The LoRA of the demo's recipes."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=RANK, lora_alpha=2 * RANK, target_modules=TARGETS, modules_to_save=["multi_modal_projector"], task_type="CAUSAL_LM"
+    )  # fmt: skip
+
+
+def batches(data: Path, size: int) -> list[dict[str, Any]]:
+    """Batches of the demo's first task; the loss sees the answers only."""
+    import torch
+    from PIL import Image
+    from transformers import AutoProcessor
+
+    from cl_plugins.data.demo.base_model import prompt
+
+    processor = AutoProcessor.from_pretrained(data / "base")
+    processor.tokenizer.padding_side = "left"
+    records = json.loads((data / "path_train.json").read_text(encoding="utf-8"))
+    found = []
+    for start in range(0, 4 * size, size):
+        part = records[start : start + size]
+        texts = [prompt(r["conversations"][0]["value"]) + r["conversations"][1]["value"] for r in part]
+        images = [Image.open(data / r["images"][0]).convert("RGB") for r in part]
+        batch = dict(processor(text=texts, images=images, return_tensors="pt", padding=True))
+        labels = torch.full_like(batch["input_ids"], -100)
+        labels[:, -1:] = batch["input_ids"][:, -1:]
+        found.append({**batch, "labels": labels})
+    return found
+
+
+class Variant:
+    """Something that can make one optimizer step."""
+
+    def __init__(self, model: Any, terms: Any = None, loop: Any = None) -> None:
+        import torch
+
+        self.model, self.terms, self.loop = model, terms, loop
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.trained, lr=1e-5)
+        self.seconds: list[float] = []
+        self.in_penalties: list[float] = []
+        self.count = 0
+        model.train()
+
+    def step(self, batch: dict[str, Any]) -> None:
+        """One optimizer step, timed."""
+        import torch
+
+        from cl_plugins.methods.base import Batch
+        from cl_plugins.penalised import add_gradient
+
+        started = time.perf_counter()
+        self.count += 1
+        output = self.model(**batch)
+        loss = output.loss
+        if self.loop is not None:
+            loss = loss + self.loop(self.model)
+        if self.terms is not None and self.terms.has_batch_terms:
+            loss = loss + sum(self.terms.batch(Batch(batch, output.logits, self.count, 0)))
+        loss.backward()
+        if self.terms is not None and self.terms.has_penalties:
+            before = time.perf_counter()
+            add_gradient(self.terms.penalties(self.count), self.model.parameters())
+            self.in_penalties.append(time.perf_counter() - before)
+        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.seconds.append(time.perf_counter() - started)
+
+
+def ours(data: Path, method: str, options: dict[str, Any], tasks: int, work: Path, examples: list[Any]) -> Variant:
+    """A method that is about to learn its last task; the ones before were learned for one step each, for real."""
+    from transformers import Trainer, TrainingArguments
+
+    from cl_plugins.callbacks import ContinualLearner, ContinualTrainerMixin
+    from cl_plugins.streams import Task
+
+    class Quick(ContinualTrainerMixin, Trainer):
+        pass
+
+    learner = ContinualLearner(load(data / "base"), method, work, lora=lora(), options=options)
+    for number in range(1, tasks):
+        with learner.task(Task(name=f"task{number}", modality=f"m{number % 3}")) as task:
+            arguments = TrainingArguments(
+                output_dir=str(work / "trainer"), max_steps=2, learning_rate=1e-2, per_device_train_batch_size=1,
+                save_strategy="no", report_to=[], use_cpu=True, disable_tqdm=True, remove_unused_columns=False,
+                lr_scheduler_type="constant",
+            )  # fmt: skip
+            Quick(
+                model=task.model, terms=task.terms, callbacks=[task.callback], args=arguments, train_dataset=examples,
+                data_collator=lambda rows: rows[0],
+            ).train()  # fmt: skip
+    last = Task(name=f"task{tasks}", modality="m0")
+    context = learner.task(last)
+    task = context.__enter__()  # left open: it is timed, not finished
+    variant = Variant(task.model, task.terms)
+    variant.context = context  # type: ignore[attr-defined]
+    return variant
+
+
+def plain(data: Path) -> Variant:
+    """What LLaMA-Factory trains."""
+    from peft import get_peft_model
+
+    return Variant(get_peft_model(load(data / "base"), lora()))
+
+
+def peers(data: Path, tasks: int) -> Variant:
+    """One PEFT adapter per task, all active, the past ones frozen; O-LoRA's penalty as a loop over names."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    def config() -> LoraConfig:
+        return LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=TARGETS, task_type="CAUSAL_LM")
+
+    model = get_peft_model(load(data / "base"), config(), adapter_name="t1")
+    names = [f"t{i}" for i in range(1, tasks + 1)]
+    for name in names[1:]:
+        model.add_adapter(name, config())
+    model.base_model.set_adapter(names)
+    current = names[-1]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(f".{current}." in name or "multi_modal_projector" in name)
+
+    def loop(module: Any) -> Any:
+        total = torch.zeros(())
+        for name, parameter in module.named_parameters():
+            if f"lora_A.{current}." in name:
+                for other, past in module.named_parameters():
+                    if (
+                        "lora_A." in other
+                        and f".{current}." not in other
+                        and other.split("lora_A.")[0] == name.split("lora_A.")[0]
+                    ):
+                        total = total + 0.5 * torch.abs(parameter @ past.T).sum()
+        return total
+
+    return Variant(model, loop=loop)
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", type=Path, default=Path("demo_data"), help="made by python -m cl_plugins.data.demo")
+    parser.add_argument("--tasks", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/step/result.json"))
+    args = parser.parse_args()
+    logging.disable(logging.INFO)
+    import torch
+
+    examples = batches(args.data, 4)
+    found: dict[str, Variant] = {"plain LoRA": plain(args.data)}
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, (method, options) in VARIANTS.items():
+            for tasks in (1, args.tasks):
+                work = Path(scratch) / f"{name}-{tasks}"
+                found[f"{name}, task {tasks}"] = ours(args.data, method, options, tasks, work, examples)
+        found[f"peers' way, task {args.tasks}"] = peers(args.data, args.tasks)
+        timed = batches(args.data, args.batch)
+        for number in range(args.rounds + 5):
+            for variant in found.values():
+                variant.step(timed[number % len(timed)])
+    base = statistics.median(found["plain LoRA"].seconds[5:])
+    rows = []
+    for name, variant in found.items():
+        seconds = statistics.median(variant.seconds[5:])
+        penalty = statistics.median(variant.in_penalties[5:]) if variant.in_penalties else 0.0
+        rows.append(
+            {
+                "variant": name,
+                "ms": 1000 * seconds,
+                "against_plain": seconds / base,
+                "penalties_share": penalty / seconds,
+            }
+        )
+    print(f"{'':32}{'ms/step':>9}{'x plain':>9}{'penalties':>11}")
+    for row in rows:
+        print(f"{row['variant']:32}{row['ms']:9.1f}{row['against_plain']:9.2f}{row['penalties_share']:11.1%}")
+    growth = {}
+    for name in VARIANTS:
+        first, last = (next(r["ms"] for r in rows if r["variant"] == f"{name}, task {t}") for t in (1, args.tasks))
+        growth[name] = last / first
+        print(f"task {args.tasks} / task 1  {name:24}{growth[name]:6.2f}")
+    result = {
+        "rows": rows,
+        "growth": growth,
+        "tasks": args.tasks,
+        "rounds": args.rounds,
+        "batch": args.batch,
+        "threads": torch.get_num_threads(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
+        "versions": {name: version(name) for name in ("torch", "transformers", "peft", "llamafactory", "cl-plugins")},
+    }
+    args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
