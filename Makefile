@@ -109,9 +109,30 @@ bench-step: demo-data ## an optimizer step of every method at task 1 and 8, plai
 bench-phantoms: demo-data ## who forgets how much where tasks contradict each other, over five seeds
 	$(DEMO) python benchmarks/phantoms/run.py $(ARGS)
 
+.PHONY: bench-data
+bench-data: venv ## peak memory of `cl-plugins data prepare` at 10,000 and 100,000 records
+	$(DEMO) python benchmarks/data/memory.py $(ARGS)
+
+.PHONY: bench-eval
+bench-eval: demo-data ## answering a test set of 1,000 items against llamafactory-cli's own predict
+	OMP_NUM_THREADS=1 $(DEMO) python benchmarks/eval/run.py --demo $(DEMO_DATA) $(ARGS)
+
 .PHONY: bench-demo-floors
 bench-demo-floors: demo-data ## the demo's accuracies over five seeds against majority, noise and shuffled floors
 	$(DEMO) python benchmarks/demo/floors.py $(ARGS)
+
+.PHONY: bench-medical-cl
+bench-medical-cl: venv ## the Medical-CL benchmark on the GPUs of this machine; ARGS: recipes, seeds, orders
+	$(RUN) python -m benchmarks.medical_cl.run $(ARGS)
+
+.PHONY: bench-medical-cl-tiny
+bench-medical-cl-tiny: venv ## the whole Medical-CL benchmark on a miniature, on the CPU, and its tables
+	$(DEMO) python -m benchmarks.medical_cl.run --scale tiny $(ARGS)
+	$(DEMO) python -m benchmarks.medical_cl.tables --scale tiny
+
+.PHONY: bench-medical-cl-tables
+bench-medical-cl-tables: venv ## tables and pictures of the Medical-CL benchmark from its ledger
+	$(RUN) python -m benchmarks.medical_cl.tables $(ARGS)
 
 .PHONY: style
 style: venv ## let ruff mend and format the code

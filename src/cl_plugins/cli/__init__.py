@@ -19,7 +19,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("evaluate", "test what a run has learned, also on a new test set"),
     "score": ("score", "score one file of predictions"),
     "export": ("export", "a run's model as merged weights or as one PEFT adapter"),
-    "list": ("listing", "methods, streams and scorers, and what they need"),
+    "replay": ("replay", "the training samples that a run holds; delete them by id or by age"),
+    "data": ("data", "raw data sets in, LLaMA-Factory data sets out"),
+    "list": ("listing", "methods, streams, scorers and published results"),
     "docs": ("docs", "the generated reference of the `cl:` keys"),
 }
 

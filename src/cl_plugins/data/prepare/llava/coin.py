@@ -1,0 +1,204 @@
+"""CoIN: instructions from the authors, pictures from the eight collections that they were written for."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ....evaluation.scorers.options import parse_options, parse_reference
+from ..contract import Drop, Record, Setting, Source
+from .base import LlavaTask, suffixed
+
+
+WHERE = "https://huggingface.co/datasets/Zacks-Chen/CoIN"
+#: The instruction sets, by the folder names that data card, README and scripts use for them.
+SETS: dict[str, tuple[str, ...]] = {
+    "original": ("Instruction_Original", "Instructions_Original", "Instruction_Type1", "Instructions"),
+    "type2": ("Instruction_Type2", "Instructions_Type2"),
+}
+#: Folders that the names of pictures may be relative to.
+PICTURES = ("cl_dataset", "DatasetCoIN", "datasets", "images")
+LETTER_PROMPT = "\nAnswer with the option's letter from the given choices directly."
+
+
+class _Coin(LlavaTask):
+    """One of the eight tasks.
+
+    Attributes:
+        places: Folder names of the task inside an instruction set.
+        test_files: Names of its test file, the one that the peers test on first.
+        collections: Folders of the pictures of this task, wherever the pictures lie.
+    """
+
+    stream = "coin"
+    places: ClassVar[tuple[str, ...]]
+    test_files: ClassVar[tuple[str, ...]] = ("test.json", "val.json")
+    collections: ClassVar[tuple[str, ...]]
+    settings: ClassVar[Mapping[str, Setting]] = {
+        "instructions": Setting("original", ("original", "type2"), "Which of the authors' instruction sets.")
+    }
+
+    def names(self, split: str) -> Sequence[str]:
+        """Names of the annotation file in the chosen instruction set."""
+        names = ("train.json",) if split == "train" else self.test_files
+        chosen = SETS[self.setting("instructions")]
+        return [f"{one}/{place}/{name}" for one in chosen for place in self.places for name in names]
+
+    def picture_folder(self, split: str) -> Path | None:
+        """The folder that holds the collections of this task."""
+        for base in (*(self.raw / name for name in PICTURES), self.raw):
+            if all((base / each).is_dir() for each in self.collections):
+                return base
+        return None
+
+    def missing(self) -> list[Path]:
+        """Annotation files and collections that are not there."""
+        absent = [self.raw / self.names(split)[0] for split in self.splits if self.annotation(split) is None]
+        if self.picture_folder("train") is None:
+            absent += self.need(*(self.raw / "cl_dataset" / each for each in self.collections))
+        return absent
+
+
+def _sources(task: str, pictures: str, collections: Sequence[str], test: str = "test.json") -> tuple[Source, ...]:
+    """Instructions and pictures, which are two downloads."""
+    files = (f"Instruction_Original/{task}/train.json", f"Instruction_Original/{task}/{test}")
+    return (
+        Source(
+            f"CoIN {task}",
+            f"instructions: {WHERE}; pictures: {pictures}",
+            "instructions: CC BY 4.0; pictures: unknown, read the terms there",
+            (*files, *(f"cl_dataset/{each}/" for each in collections)),
+        ),
+    )
+
+
+class ScienceQA(_Coin):
+    """School science, multiple choice; some questions have no picture."""
+
+    task = "scienceqa"
+    places = ("ScienceQA",)
+    collections = ("ScienceQA",)
+    sources = _sources("ScienceQA", "the Google Drive link on https://github.com/zackschen/CoIN", collections)
+    text_only = True
+    columns: ClassVar[Mapping[str, type]] = {**LlavaTask.columns, "options": list}
+    settings: ClassVar[Mapping[str, Setting]] = {
+        **_Coin.settings,
+        "prompt": Setting(
+            "plain", ("plain", "peer"), "Test questions as distributed, or with the peers' letter prompt."
+        ),
+    }
+
+    def ask(self, split: str, question: object, answer: object) -> object:
+        """The question, with the letter prompt if asked for."""
+        return suffixed(question, LETTER_PROMPT) if self.setting("prompt") == "peer" else question
+
+    def record(self, split: str, name: str, raw: Any) -> Record | Drop:
+        """One record; a test item whose reference names no option is left out, since nothing could be right."""
+        made = super().record(split, name, raw)
+        if split == "train" or isinstance(made, Drop):
+            return made
+        turn = made.turns[-1]
+        options = letters(str(turn.question), str(turn.answer))
+        if options is None:
+            return Drop(name, "reference names no option", f"{turn.answer!r:.80}")
+        return Record(made.id, made.turns, made.pictures, made.placeholders, {**made.extra, "options": list(options)})
+
+
+def letters(question: str, answer: str) -> tuple[str, ...] | None:
+    """The options of a question; bare letters as far as they are needed where its text does not list them.
+
+    Args:
+        question: The text.
+        answer: The reference.
+
+    Returns:
+        The options, or None if the reference is neither one of them nor a letter.
+    """
+    listed = parse_options(question)
+    if listed and parse_reference(answer, listed):
+        return listed
+    letter = parse_reference(answer, None)
+    if letter is None:
+        return None
+    return tuple(string.ascii_uppercase[: max(2, string.ascii_uppercase.index(letter) + 1)])
+
+
+class TextVQA(_Coin):
+    """Reading text in photographs. If the file lists ten answers, all are kept for the peers' soft accuracy."""
+
+    task = "textvqa"
+    places = ("TextVQA",)
+    test_files = ("val.json", "test.json")
+    collections = ("TextVQA",)
+    sources = _sources("TextVQA", "https://textvqa.org/dataset", collections, "val.json")
+
+
+class ImageNet(_Coin):
+    """Naming the object."""
+
+    task = "imagenet"
+    places = ("ImageNet",)
+    collections = ("ImageNet",)
+    sources = _sources("ImageNet", "https://image-net.org/challenges/LSVRC/index.php", collections)
+
+
+class GQA(_Coin):
+    """Compositional questions about scenes."""
+
+    task = "gqa"
+    places = ("GQA",)
+    collections = ("GQA",)
+    sources = _sources("GQA", "https://downloads.cs.stanford.edu/nlp/data/gqa/images.zip", collections)
+
+
+class VizWiz(_Coin):
+    """Questions of blind users about their photographs."""
+
+    task = "vizwiz"
+    places = ("VizWiz",)
+    collections = ("VizWiz",)
+    test_files = ("test.json", "val.json")
+    sources = _sources("VizWiz", "https://vizwiz.org/tasks-and-datasets/vqa/", collections)
+
+
+class Grounding(_Coin):
+    """Where the described thing is. The reference is the box, in fractions of the padded square."""
+
+    task = "grounding"
+    places = ("Grounding",)
+    collections = ("COCO2014",)
+    sources = _sources("Grounding", "http://images.cocodataset.org/zips/train2014.zip", collections)
+    columns: ClassVar[Mapping[str, type]] = {**LlavaTask.columns, "answer_bbox": str, "size": list}
+    notes = ("Boxes refer to pictures padded to a square: prepare with --pad-square, else they do not fit.",)
+
+    def answer_field(self, raw: Mapping[str, Any]) -> object:
+        """The box, as text."""
+        box = raw.get("answer_bbox", raw.get(self.answer))
+        return str(box) if isinstance(box, list) and len(box) == 4 else box
+
+    def extra(self, split: str, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """The box and the size of the picture, which the peers' scorer asks for."""
+        if split == "train":
+            return {}
+        return {"answer_bbox": self.answer_field(raw), "size": raw.get("size")}
+
+
+class VQAv2(_Coin):
+    """Everyday questions; the peers test on ``val.json``."""
+
+    task = "vqav2"
+    places = ("VQAv2",)
+    test_files = ("val.json", "test.json")
+    collections = ("COCO2014",)
+    sources = _sources("VQAv2", "https://cocodataset.org (train2014, val2014, test2015)", collections, "val.json")
+
+
+class OCRVQA(_Coin):
+    """Questions about book covers."""
+
+    task = "ocrvqa"
+    places = ("OCRVQA", "OCR-VQA")
+    collections = ("OCR-VQA",)
+    sources = _sources("OCRVQA", "the Google Drive link on https://github.com/zackschen/CoIN", collections)

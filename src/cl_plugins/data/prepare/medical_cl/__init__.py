@@ -1,0 +1,1 @@
+"""Converters of Medical-CL: pathology, surgery, cells, radiology."""

@@ -1,0 +1,335 @@
+"""From what the authors of MLLM-CL, MSLoRA-CR, CoIN and UCIT distribute to LLaMA-Factory's data sets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import llava_raw
+import pytest
+
+from cl_plugins.data.prepare.engine import Request, prepare
+from cl_plugins.data.prepare.registry import CONVERTERS, converters
+from cl_plugins.errors import DataError
+from cl_plugins.evaluation.items import FIELDS
+from cl_plugins.streams import load_stream
+
+
+STREAMS = sorted({*llava_raw.RAW, "mslora_cr_6"})
+
+
+def convert(stream: str, raw: Path, out: Path, **more: Any) -> dict[str, dict[str, Any]]:
+    return prepare(Request(stream, raw, out, **more))
+
+
+def lines(out: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def dropped(out: Path, name: str) -> dict[str, str]:
+    path = out / "dropped" / f"{name}.jsonl"
+    found = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return {record["id"]: record["reason"] for record in found}
+
+
+def answers(out: Path, name: str) -> list[str]:
+    return [record["conversations"][-1]["value"] for record in lines(out, name)]
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_names_of_tasks_and_data_sets_are_the_streams(stream: str) -> None:
+    tasks = load_stream(stream).tasks
+    assert list(CONVERTERS[stream]) == [task.name for task in tasks]
+    for kind, task in zip(converters(stream), tasks, strict=True):
+        assert kind.task == task.name
+        name = f"{kind.stream}_{kind.task}"
+        assert (task.train, task.test) == ((f"{name}_train",), (f"{name}_test",))
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_columns_are_those_that_scorers_may_ask_for(stream: str) -> None:
+    for kind in converters(stream):
+        assert set(kind.columns) <= {*FIELDS, "options"}
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_one_message_lists_all_that_is_missing(stream: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        convert(stream, tmp_path, tmp_path / "out")
+    assert len(caught.value.problems) == len(CONVERTERS[stream])
+    for kind, problem in zip(converters(stream), caught.value.problems, strict=True):
+        assert "train" in problem.what
+        assert "test" in problem.what or "val.json" in problem.what
+        assert kind.sources[0].where in problem.fix
+        assert kind.sources[0].licence in problem.fix
+    assert not (tmp_path / "out" / "dataset_info.json").exists()
+
+
+@pytest.mark.parametrize("stream", sorted(llava_raw.RAW))
+def test_every_record_arrives_once_with_an_id_of_its_own(stream: str, tmp_path: Path) -> None:
+    made = convert(stream, llava_raw.RAW[stream](tmp_path / "raw"), tmp_path / "out")
+    for name, entry in made.items():
+        ids = [record["id"] for record in lines(tmp_path / "out", name)]
+        assert len(ids) == len(set(ids)) == entry["records"] >= 3
+        for record in lines(tmp_path / "out", name):
+            question = record["conversations"][-2]["value"]
+            assert question.count("<image>") == len(record["images"])
+            assert all((tmp_path / "out" / image).is_file() for image in record["images"])
+    reasons = {reason for entry in made.values() for reason in entry["dropped"]["reasons"]}
+    assert reasons <= {"answer is missing", "reference names no option"}
+
+
+def test_the_short_stream_of_mslora_cr_takes_the_data_sets_of_the_long_one(tmp_path: Path) -> None:
+    raw = llava_raw.mslora_cr(tmp_path / "raw")
+    long = convert("mslora_cr_8", raw, tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.jsonl")}
+    short = convert("mslora_cr_6", raw, tmp_path / "out")
+    assert short == {name: long[name] for name in short}
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+# --- oddities ---------------------------------------------------------------------------------------------------------
+
+
+def test_colliding_ids_are_kept_beside_unique_ones(tmp_path: Path) -> None:
+    made = convert(
+        "mslora_cr_8", llava_raw.mslora_cr(tmp_path / "raw"), tmp_path / "out", tasks=("slake_vqarad", "ham")
+    )
+    records = lines(tmp_path / "out", "mslora_cr_slake_vqarad_test")
+    assert [record["question_id"] for record in records] == ["4", "5", "6", "7", "4"]
+    assert len({record["id"] for record in records}) == 5
+    for name in ("mslora_cr_slake_vqarad_test", "mslora_cr_ham_test"):
+        assert any("repeated question_ids in the file: 1" in remark for remark in made[name]["remarks"])
+
+
+def test_answers_as_distributed_commas_and_closed_lists(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    convert("mslora_cr_8", llava_raw.mslora_cr(tmp_path / "raw"), out)
+    assert answers(out, "mslora_cr_derm_test")[0] == "red,green"
+    assert lines(out, "mslora_cr_cxp_test")[0]["options"] == ["normal", "pneumonia"]
+    assert lines(out, "mslora_cr_cxp_test")[0]["answer_type"] == "CLOSED"
+    assert lines(out, "mslora_cr_nmi_test")[0]["answer_type"] == "OPEN"  # the file does not say
+
+
+def test_the_first_of_several_views_is_used(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    convert("mslora_cr_8", llava_raw.mslora_cr(tmp_path / "raw"), out, tasks=("iu_x_ray",))
+    first = lines(out, "mslora_cr_iu_x_ray_test")[0]
+    assert len(first["images"]) == 1
+    assert first["image"] == "NLMCXR_png/4.png"
+
+
+def test_several_answers_and_numbers(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    convert("mllm_cl_ability", llava_raw.mllm_cl_ability(tmp_path / "raw"), out)
+    reading = lines(out, "mllm_cl_ability_ocr_test")[0]
+    assert reading["answers"] == ["red", "RED", "red "]
+    assert reading["conversations"][1]["value"] == "red"
+    assert reading["answer_type"] == "Regular Text Recognition"
+    assert answers(out, "mllm_cl_ability_math_test")[:2] == ["3", "0.5"]
+    assert lines(out, "mllm_cl_ability_vp_test")[0]["task"] == "Count"
+    assert dropped(out, "mllm_cl_ability_app_test") == {"app-test-000003": "answer is missing"}
+
+
+def test_lists_of_states_and_the_file_name_that_peers_score_by(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    convert("mllm_cl", llava_raw.mllm_cl(tmp_path / "raw"), out, tasks=("sci",))
+    assert answers(out, "mllm_cl_sci_test")[-2:] == ["Texas, Ohio", "Iowa,Ohio"]
+    assert lines(out, "mllm_cl_sci_test")[0]["image"] == "images/AI2D_4.png"
+
+
+@pytest.mark.parametrize(
+    ("setting", "question"),
+    [({}, "up? A. yes B. no"), ({"fin.prompt": "peer"}, "up? A. yes B. no Only answer with yes")],
+)
+def test_the_peers_prompts_are_a_choice(setting: dict[str, str], question: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    convert("mllm_cl", llava_raw.mllm_cl(tmp_path / "raw"), out, tasks=("fin",), settings=setting)
+    found = lines(out, "mllm_cl_fin_test")
+    yes = next(record for record in found if record["conversations"][1]["value"] == "Yes")
+    assert yes["conversations"][0]["value"].startswith(f"<image>\n{question}")
+    letter = next(record for record in found if record["conversations"][1]["value"] == "A")
+    assert letter["conversations"][0]["value"].endswith("e.g., A, B, C, D.") == bool(setting)
+
+
+def test_coin_majority_answer_boxes_and_options(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    convert("coin", llava_raw.coin(tmp_path / "raw"), out)
+    annotators = lines(out, "coin_textvqa_test")[0]
+    assert annotators["conversations"][1]["value"] == "green"
+    assert len(annotators["answers"]) == 10
+    box = lines(out, "coin_grounding_test")[0]
+    assert box["conversations"][1]["value"] == box["answer_bbox"] == "[0.1, 0.2, 0.5, 0.6]"
+    assert [float(side) for side in box["size"]] == [20, 16]
+    first, second, *_ = lines(out, "coin_scienceqa_test")
+    assert (first["images"], first["options"]) == ([], ["A", "B", "C"])
+    assert second["options"] == ["red", "blue"]
+    assert dropped(out, "coin_scienceqa_test") == {"scienceqa-test-000004": "reference names no option"}
+
+
+def test_coin_takes_the_instruction_set_that_was_asked_for(tmp_path: Path) -> None:
+    raw = llava_raw.coin(tmp_path / "raw")
+    (raw / "Instruction_Type2").mkdir()
+    with pytest.raises(DataError, match=r"Instruction_Type2.GQA.train\.json"):
+        convert("coin", raw, tmp_path / "out", tasks=("gqa",), settings={"gqa.instructions": "type2"})
+    (raw / "Instruction_Original" / "GQA").rename(raw / "Instruction_Type2" / "GQA")
+    assert convert("coin", raw, tmp_path / "out", tasks=("gqa",), settings={"gqa.instructions": "type2"})
+
+
+def test_captions_come_from_their_own_file_by_row(tmp_path: Path) -> None:
+    raw, out = llava_raw.ucit(tmp_path / "raw"), tmp_path / "out"
+    path = raw / "instructions" / "Flickr30k" / "val_coco_type_3000.json"
+    captions = json.loads(path.read_text())
+    captions["annotations"] = [a for a in captions["annotations"] if a["image_id"] != 2]
+    for annotation in captions["annotations"]:
+        annotation["caption"] += f" number {annotation['image_id']}"
+    path.write_text(json.dumps(captions))
+    convert("ucit", raw, out, tasks=("flickr30k",))
+    assert answers(out, "ucit_flickr30k_test") == [f"a red picture number {n}" for n in (1, 3, 4)]
+    assert len(lines(out, "ucit_flickr30k_test")[0]["answers"]) == 3
+    assert dropped(out, "ucit_flickr30k_test") == {"flickr30k-test-000001": "answer is missing"}
+    path.write_text(json.dumps({"annotations": [{"caption": "no number"}]}))
+    with pytest.raises(DataError, match="not in COCO's layout"):
+        convert("ucit", raw, tmp_path / "other", tasks=("flickr30k",))
+
+
+def test_a_placeholder_in_front_of_a_test_question_is_not_doubled(tmp_path: Path) -> None:
+    raw, out = llava_raw.ucit(tmp_path / "raw"), tmp_path / "out"
+    path = raw / "instructions" / "IconQA" / "test_3000.json"
+    records = json.loads(path.read_text())
+    records[1]["text"] = "what does <image> mean here?"
+    llava_raw.write(path, records)
+    convert("ucit", raw, out, tasks=("iconqa",))
+    questions = [record["conversations"][0]["value"] for record in lines(out, "ucit_iconqa_test")]
+    assert questions[0] == "<image>\nwhat colour?"
+    assert questions[1] == "<image>\nwhat does < image > mean here?"
+
+
+# --- wrong paths ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "images/4.png",
+        "./images/4.png",
+        "RS/images/4.png",
+        "/data/somebody/RS/images/4.png",
+        "somewhere\\images\\4.png",
+        "4.png",
+    ],
+)
+def test_pictures_are_found_behind_wrong_paths(name: str, tmp_path: Path) -> None:
+    raw, out = llava_raw.mllm_cl(tmp_path / "raw"), tmp_path / "out"
+    _first_test_picture(raw, name)
+    convert("mllm_cl", raw, out, tasks=("rs",))
+    record = lines(out, "mllm_cl_rs_test")[0]
+    assert (out / record["images"][0]).read_bytes() == (raw / "RS" / "images" / "4.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside/4.png", "images/../../outside/4.png", "/etc/hostname", "train/4.png", "x" * 300 + "/4.png"]
+)
+def test_nothing_else_is_taken_for_the_picture(name: str, tmp_path: Path) -> None:
+    raw, out = llava_raw.mllm_cl(tmp_path / "raw"), tmp_path / "out"
+    llava_raw.picture(tmp_path / "outside" / "4.png")
+    _first_test_picture(raw, name)
+    convert("mllm_cl", raw, out, tasks=("rs",))
+    assert set(dropped(out, "mllm_cl_rs_test")) == {"rs-test-000000"}
+    assert len(lines(out, "mllm_cl_rs_test")) == 3
+
+
+def _first_test_picture(raw: Path, name: str) -> None:
+    path = raw / "RS" / "test.json"
+    records = json.loads(path.read_text())
+    records[0]["image"] = name
+    llava_raw.write(path, records)
+
+
+def test_folders_of_tasks_may_be_given_by_the_streams_names(tmp_path: Path) -> None:
+    raw = llava_raw.mslora_cr(tmp_path / "raw")
+    (raw / "Fitzpatrick").rename(raw / "derm")
+    assert convert("mslora_cr_8", raw, tmp_path / "out", tasks=("derm",))
+
+
+def test_one_tasks_files_are_never_taken_for_anothers(tmp_path: Path) -> None:
+    raw = llava_raw.mllm_cl(tmp_path / "raw")
+    with pytest.raises(DataError, match=r"mllm_cl\.med: these files are missing"):
+        convert("mllm_cl", raw / "RS", tmp_path / "out")
+
+
+# --- malformed records ------------------------------------------------------------------------------------------------
+
+BROKEN: dict[str, Any] = {
+    "not a record": "text",
+    "picture field is not a name": {"image": 7, "conversations": []},
+    "names no picture": {"conversations": []},
+    "picture is missing": llava_raw.train_record(0, "images/none.png", "what?", "red"),
+    "picture cannot be decoded": llava_raw.train_record(0, "images/broken.png", "what?", "red"),
+    "picture is too large": llava_raw.train_record(0, "images/large.png", "what?", "red"),
+    "<image> does not match pictures": llava_raw.train_record(0, "images/0.png", "and <image>?", "red"),
+    "not a conversation": {"image": "images/0.png", "conversations": [{"from": "gpt", "value": "red"}]},
+    "question is empty": {
+        "image": "images/0.png",
+        "conversations": [{"from": "human", "value": "  "}, {"from": "gpt", "value": "red"}],
+    },
+    "answer is missing": llava_raw.train_record(0, "images/0.png", "what?", float("nan")),  # type: ignore[arg-type]
+    "answer is not text": llava_raw.train_record(0, "images/0.png", "what?", True),  # type: ignore[arg-type]
+}
+
+
+def test_malformed_records_are_dropped_with_their_reason(tmp_path: Path) -> None:
+    from cl_plugins.data.prepare.images import ImageRules
+
+    raw, out = llava_raw.mllm_cl(tmp_path / "raw"), tmp_path / "out"
+    (raw / "RS" / "images" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nand nothing else")
+    llava_raw.picture(raw / "RS" / "images" / "large.png", size=(400, 300))
+    whole = json.loads((raw / "RS" / "train.json").read_text())
+    llava_raw.write(raw / "RS" / "train.json", [*BROKEN.values(), *whole])
+    made = convert("mllm_cl", raw, out, tasks=("rs",), rules=ImageRules(max_megapixels=0.1))
+    assert list(dropped(out, "mllm_cl_rs_train").values()) == list(BROKEN)
+    assert made["mllm_cl_rs_train"]["dropped"]["count"] == len(BROKEN)
+    assert len(lines(out, "mllm_cl_rs_train")) == len(whole)
+
+
+def test_a_file_cut_short_is_an_error_and_keeps_what_is_done(tmp_path: Path) -> None:
+    raw, out = llava_raw.mllm_cl(tmp_path / "raw"), tmp_path / "out"
+    path = raw / "RS" / "test.json"
+    text = path.read_text()
+    path.write_text(text[:-40])
+    with pytest.raises(DataError, match=r"test\.json: is not JSON"):
+        convert("mllm_cl", raw, out, tasks=("rs",))
+    assert (out / "mllm_cl_rs_train.jsonl").is_file()
+    path.write_text(text)
+    assert set(convert("mllm_cl", raw, out, tasks=("rs",))) == {"mllm_cl_rs_train", "mllm_cl_rs_test"}
+
+
+def test_no_rows_at_all_is_an_error(tmp_path: Path) -> None:
+    raw = llava_raw.mllm_cl(tmp_path / "raw")
+    llava_raw.write(raw / "RS" / "test.json", [])
+    with pytest.raises(DataError, match="no usable record"):
+        convert("mllm_cl", raw, tmp_path / "out", tasks=("rs",))
+
+
+def test_pictures_that_came_late_are_taken_when_the_data_set_is_deleted(tmp_path: Path) -> None:
+    raw, out = llava_raw.mllm_cl(tmp_path / "raw"), tmp_path / "out"
+    picture = raw / "RS" / "images" / "4.png"
+    data = picture.read_bytes()
+    picture.unlink()
+    assert convert("mllm_cl", raw, out, tasks=("rs",))["mllm_cl_rs_test"]["records"] == 3
+    picture.write_bytes(data)
+    (out / "mllm_cl_rs_test.jsonl").unlink()
+    made = convert("mllm_cl", raw, out, tasks=("rs",))["mllm_cl_rs_test"]
+    assert (made["records"], made["dropped"]["count"]) == (4, 0)
+
+
+def test_workers_and_the_command_line_give_the_same_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from cl_plugins.cli import main
+
+    raw = llava_raw.mslora_cr(tmp_path / "raw")
+    one = convert("mslora_cr_6", raw, tmp_path / "one")
+    command = ["data", "prepare", "mslora_cr_6", "--raw", str(raw), "--out", str(tmp_path / "two"), "--workers", "2"]
+    assert main([*command, "--json"]) == 0
+    two = json.loads(capsys.readouterr().out)
+    assert {name: entry["sha256"] for name, entry in two.items()} == {n: entry["sha256"] for n, entry in one.items()}

@@ -1,0 +1,138 @@
+"""Archives: nothing leaves its folder, no links, no bombs, all or nothing."""
+
+from __future__ import annotations
+
+import io
+import stat
+import tarfile
+import zipfile
+
+import pytest
+
+from cl_plugins.data.prepare.archives import Limits, inside, picture_names, read_member, unpack
+from cl_plugins.errors import DataError
+
+
+def make_zip(path, members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+    return path
+
+
+def make_tar(path, members, kind="w:gz"):
+    with tarfile.open(path, kind) as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            if isinstance(data, bytes):
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+            else:
+                info.type, info.linkname = data
+                archive.addfile(info)
+    return path
+
+
+def test_unpacking(tmp_path):
+    good = [("a/b.txt", b"1"), ("c.txt", b"22")]
+    for number, archive in enumerate(
+        [
+            make_zip(tmp_path / "x.zip", [("a/", b""), *good]),
+            make_tar(tmp_path / "x.tgz", good),
+            make_tar(tmp_path / "x.tar", good, "w"),
+        ]
+    ):
+        assert unpack(archive, tmp_path / f"out{number}") == 2
+        assert (tmp_path / f"out{number}" / "a" / "b.txt").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/etc/evil", "C:/evil", "a\\..\\evil", "..", ""])
+def test_names_that_lead_out(tmp_path, name):
+    assert inside(tmp_path, name) is None
+    if name:
+        for archive in (
+            make_zip(tmp_path / "x.zip", [("ok", b"1"), (name, b"2")]),
+            make_tar(tmp_path / "x.tar", [("ok", b"1"), (name, b"2")]),
+        ):
+            with pytest.raises(DataError, match="leads out"):
+                unpack(archive, tmp_path / "out")
+            assert not (tmp_path / "out").exists()
+            assert not list(tmp_path.glob(".*"))  # no leftovers
+            assert not (tmp_path.parent / "evil").exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+def test_links_and_devices_in_tar(tmp_path, kind):
+    archive = make_tar(tmp_path / "x.tar", [("link", (kind, "/etc/passwd"))])
+    with pytest.raises(DataError, match="link or a device"):
+        unpack(archive, tmp_path / "out")
+
+
+def test_links_in_zip(tmp_path):
+    info = zipfile.ZipInfo("link")
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    archive = make_zip(tmp_path / "x.zip", [(info, b"/etc/passwd")])
+    with pytest.raises(DataError, match="link or a device"):
+        unpack(archive, tmp_path / "out")
+    with pytest.raises(ValueError, match="link or a device"):
+        read_member(archive, "link")
+
+
+def test_bombs(tmp_path):
+    zeros = b"\0" * (8 * 2**20)
+    archive = make_zip(tmp_path / "x.zip", [("zeros", zeros)])
+    with pytest.raises(DataError, match="times its size"):
+        unpack(archive, tmp_path / "out")
+    with pytest.raises(ValueError, match="times its size"):
+        read_member(archive, "zeros")
+    many = make_zip(tmp_path / "many.zip", [(f"{i}", b"") for i in range(20)])
+    with pytest.raises(DataError, match="20 members"):
+        unpack(many, tmp_path / "out", Limits(files=10))
+    with pytest.raises(DataError, match="the limit is 100"):
+        unpack(make_zip(tmp_path / "y.zip", [("a", b"x" * 200)]), tmp_path / "out", Limits(total=100))
+    with pytest.raises(DataError, match="limit allows"):
+        unpack(make_tar(tmp_path / "y.tgz", [("a", zeros), ("b", zeros)]), tmp_path / "out", Limits(total=9 * 2**20))
+
+
+def test_a_zip_that_lies_about_its_size(tmp_path):
+    archive = make_zip(tmp_path / "x.zip", [("a", b"x" * 5000)])
+    data = bytearray(archive.read_bytes())
+    for at in (data.index(b"PK\x03\x04") + 22, data.index(b"PK\x01\x02") + 24):
+        data[at : at + 4] = (10).to_bytes(4, "little")
+    archive.write_bytes(data)
+    with pytest.raises(DataError):
+        unpack(archive, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("cut", [0.3, 0.9])
+def test_damaged_archives(tmp_path, cut):
+    for archive in (
+        make_zip(tmp_path / "x.zip", [("a", bytes(range(256)) * 50)]),
+        make_tar(tmp_path / "x.tgz", [("a", bytes(range(256)) * 50)]),
+    ):
+        data = archive.read_bytes()
+        archive.write_bytes(data[: int(len(data) * cut)])
+        with pytest.raises(DataError, match=r"Download it again"):
+            unpack(archive, tmp_path / "out")
+    with pytest.raises(DataError, match="exists already"):
+        unpack(archive, tmp_path)
+
+
+def test_a_damaged_member(tmp_path):
+    archive = make_zip(tmp_path / "x.zip", [("a.jpg", bytes(range(256)) * 20), ("b.jpg", b"fine")])
+    data = bytearray(archive.read_bytes())
+    data[60:80] = b"\xff" * 20
+    archive.write_bytes(data)
+    with pytest.raises(ValueError, match=r"."):
+        read_member(archive, "a.jpg")
+    assert read_member(archive, "b.jpg") == b"fine"
+    with pytest.raises(KeyError):
+        read_member(archive, "c.jpg")
+    with pytest.raises(ValueError, match="limit"):
+        read_member(archive, "b.jpg", limit=2)
+
+
+def test_pictures_of_a_mac(tmp_path):
+    archive = make_zip(tmp_path / "x.zip", [("d/a.jpg", b""), ("__MACOSX/d/._a.jpg", b""), ("d/note.txt", b"")])
+    assert list(picture_names(archive)) == [("a", "d/a.jpg")]
