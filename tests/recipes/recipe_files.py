@@ -12,7 +12,7 @@ from cl_plugins.recipe import CLConfig, parse_cl
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("examples", "benchmarks")
-PAPER = ("medical_cl", "mllm_cl")
+PAPER = ("medical_cl", "mllm_cl", "mllm_cl_ability", "mslora_cr_8", "mslora_cr_6", "coin", "ucit")
 
 
 def yaml_files() -> list[Path]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from recipe_files import ROOT, continual, host_keys, paper_recipes, read, recipes, yaml_files
+from recipe_files import PAPER, ROOT, continual, host_keys, paper_recipes, read, recipes, yaml_files
 
 from cl_plugins.host.arguments import problems_of
 from cl_plugins.host.facts import capability_problems, run_facts
@@ -31,9 +32,9 @@ def test_the_recipes_for_real_hardware_are_there() -> None:
         "medical_cl/inclora_paper_lr.yaml",
         "medical_cl/seqfull_zero2.yaml",
         "medical_cl/seqfull_zero3.yaml",
-        "mllm_cl/inclora.yaml",
-        "mllm_cl/seqfull_zero2.yaml",
     }
+    for folder in set(PAPER) - {"medical_cl"}:
+        assert names >= {f"{folder}/{name}.yaml" for name in ("seqlora", "inclora", "seqfull_zero2")}
 
 
 def test_stream_files_load() -> None:
@@ -61,7 +62,8 @@ def test_host_accepts_the_keys_of_every_task(path: Path, parse_task: Callable[..
     for task in config.stream.tasks:
         args = parse_task(path, task.name)
         assert args.data.dataset == list(task.train)
-        assert args.training.learning_rate == pytest.approx(float(read(path)["learning_rate"]))
+        rate = config.overrides_for(task.name).get("learning_rate", read(path)["learning_rate"])
+        assert args.training.learning_rate == pytest.approx(float(rate))
 
 
 def test_host_accepts_the_recipes_without_cl() -> None:
@@ -89,6 +91,69 @@ def test_no_two_recipes_write_into_one_directory() -> None:
 # --- the hyper-parameters of the papers -------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Hyper:
+    """What a recipe takes from its source: see the comments in the recipes."""
+
+    rate: float
+    batch: int  # samples an optimizer step, over all GPUs
+    gpus: int = 1
+    rank: int | None = None
+    alpha: int | None = None
+    projector: bool = True
+    warmup: int = 200  # of 2,000 steps
+
+
+FULL = Hyper(1e-6, 16, gpus=4)
+OURS = Hyper(8e-5, 64, rank=8, alpha=16)
+HYPER = {
+    "medical_cl/inclora": Hyper(1e-4, 64, rank=16, alpha=32),
+    "medical_cl/inclora_paper_lr": Hyper(1e-6, 64, rank=16, alpha=32),
+    "medical_cl/seqfull_zero2": FULL,
+    "medical_cl/seqfull_zero3": FULL,
+    "medical_cl/mslora_cr": Hyper(1e-4, 64, rank=16, alpha=32),
+    "medical_cl/olora": Hyper(1e-4, 64, rank=16, alpha=32),
+    "medical_cl/replay": Hyper(1e-4, 64, rank=16, alpha=32),
+    "mllm_cl/replay": Hyper(8e-5, 64, rank=16, alpha=32),
+    "mllm_cl/inclora": OURS,
+    "mllm_cl/seqfull_zero2": FULL,
+    "mllm_cl/seqlora": Hyper(2e-5, 64, rank=32, alpha=64, warmup=60),
+    "mllm_cl_ability/inclora": OURS,
+    "mllm_cl_ability/seqfull_zero2": FULL,
+    "mllm_cl_ability/seqlora": Hyper(2e-4, 16, rank=32, alpha=64, warmup=60),
+    "coin/inclora": OURS,
+    "coin/seqfull_zero2": FULL,
+    "coin/seqlora": Hyper(2e-4, 64, rank=128, alpha=256, warmup=60),
+    "ucit/inclora": OURS,
+    "ucit/seqfull_zero2": FULL,
+    "ucit/seqlora": Hyper(2e-4, 64, rank=16, alpha=32, warmup=60),
+    "mslora_cr_8/inclora": Hyper(2e-4, 24, rank=64, alpha=64, projector=False, warmup=60),
+    "mslora_cr_8/seqlora": Hyper(2e-4, 24, rank=64, alpha=64, projector=False, warmup=60),
+    "mslora_cr_8/mslora_cr": Hyper(2e-4, 24, rank=64, alpha=64, projector=False, warmup=60),
+    "mslora_cr_8/seqfull_zero2": FULL,
+    "mslora_cr_6/inclora": Hyper(2e-4, 32, rank=64, alpha=64, projector=False, warmup=60),
+    "mslora_cr_6/seqlora": Hyper(2e-4, 32, rank=64, alpha=64, projector=False, warmup=60),
+    "mslora_cr_6/mslora_cr": Hyper(2e-4, 32, rank=64, alpha=64, projector=False, warmup=60),
+    "mslora_cr_6/seqfull_zero2": FULL,
+}
+#: Epochs per task, as the papers or their code have them; None for those that count steps.
+EPOCHS = {
+    "mllm_cl": (1, 3, 1, 2, 1),
+    "mllm_cl_ability": (3, 1, 1, 3),
+    "mslora_cr_8": (3, 4, 4, 1, 1, 1, 6, 9),
+    "mslora_cr_6": (3, 4, 1, 1, 6, 9),
+    "coin": (1,) * 8,
+    "ucit": (1,) * 6,
+}
+
+
+def _name(path: Path) -> str:
+    return path.relative_to("examples/yaml").with_suffix("").as_posix()
+
+
+CHECKED = [path for path in paper_recipes() if _name(path) in HYPER]
+
+
 @pytest.mark.parametrize("path", paper_recipes(), ids=str)
 def test_common_hyper_parameters(path: Path, parse_task: Callable[..., Any]) -> None:
     args = parse_task(path, continual(path).stream.task_names[0])
@@ -96,43 +161,34 @@ def test_common_hyper_parameters(path: Path, parse_task: Callable[..., Any]) -> 
     assert args.data.template == "llava"
     assert args.training.optim == "adamw_torch"
     assert args.training.lr_scheduler_type == "cosine"
-    assert args.training.get_warmup_steps(2000) == 200
     assert args.training.bf16
-    assert args.data.cutoff_len == 16384
     assert args.model.image_max_pixels == 262144
 
 
-@pytest.mark.parametrize("path", paper_recipes(), ids=str)
-def test_global_batch_and_what_is_trained(path: Path, parse_task: Callable[..., Any]) -> None:
+def test_the_table_holds_every_recipe_of_the_first_three_methods() -> None:
+    methods = ("seqlora", "inclora", "seqfull_zero2")
+    assert {f"{folder}/{name}" for folder in EPOCHS for name in methods} <= set(HYPER)
+    assert {_name(path) for path in CHECKED} == set(HYPER)
+
+
+@pytest.mark.parametrize("path", CHECKED, ids=str)
+def test_hyper_parameters_are_those_of_the_source(path: Path, parse_task: Callable[..., Any]) -> None:
+    expected = HYPER[_name(path)]
+    assert float(host_keys(path)["learning_rate"]) == expected.rate
     args = parse_task(path, continual(path).stream.task_names[0])
     per_gpu = args.training.per_device_train_batch_size * args.training.gradient_accumulation_steps
-    if continual(path).method == "inclora":
-        assert per_gpu == 64  # one GPU
-        assert args.finetuning.additional_target == ["multi_modal_projector"]
-        assert args.finetuning.lora_rank == (16 if path.parts[2] == "medical_cl" else 8)
-        assert args.finetuning.lora_alpha == 2 * args.finetuning.lora_rank
-    else:
-        assert per_gpu * 4 == 16  # four GPUs
+    assert per_gpu * expected.gpus == expected.batch
+    assert args.training.get_warmup_steps(2000) == expected.warmup
+    if expected.rank is None:
         assert args.finetuning.finetuning_type == "full"
         assert args.finetuning.freeze_vision_tower
         assert not args.finetuning.freeze_multi_modal_projector
         assert not args.finetuning.freeze_language_model
         assert "deepspeed" in host_keys(path)
-
-
-@pytest.mark.parametrize(
-    ("name", "rate"),
-    [
-        ("medical_cl/inclora", 1e-4),
-        ("medical_cl/inclora_paper_lr", 1e-6),
-        ("medical_cl/seqfull_zero2", 1e-6),
-        ("medical_cl/seqfull_zero3", 1e-6),
-        ("mllm_cl/inclora", 8e-5),
-        ("mllm_cl/seqfull_zero2", 1e-6),
-    ],
-)
-def test_learning_rate(name: str, rate: float) -> None:
-    assert float(host_keys(Path(f"examples/yaml/{name}.yaml"))["learning_rate"]) == rate
+    else:
+        assert (args.finetuning.lora_rank, args.finetuning.lora_alpha) == (expected.rank, expected.alpha)
+        wanted = ["multi_modal_projector"] if expected.projector else None
+        assert args.finetuning.additional_target == wanted
 
 
 @pytest.mark.parametrize("path", paper_recipes(), ids=str)
@@ -142,8 +198,17 @@ def test_length_of_training(path: Path, parse_task: Callable[..., Any]) -> None:
     if path.parts[2] == "medical_cl":
         assert [t.max_steps for t in lengths] == [2000] * 4
     else:
-        assert [t.max_steps for t in lengths] == [-1] * 5
-        assert [t.num_train_epochs for t in lengths] == [1, 3, 1, 2, 1]
+        assert [t.max_steps for t in lengths] == [-1] * len(tasks)
+        assert tuple(t.num_train_epochs for t in lengths) == EPOCHS[path.parts[2]]
+
+
+@pytest.mark.parametrize("method", ["seqlora", "inclora"])
+def test_the_tasks_of_mslora_cr_that_differ(method: str, parse_task: Callable[..., Any]) -> None:
+    path = Path(f"examples/yaml/mslora_cr_8/{method}.yaml")
+    found = {task: parse_task(path, task).training for task in continual(path).stream.task_names}
+    small = {task for task, args in found.items() if args.per_device_train_batch_size == 16}
+    assert small == {"ham", "nmi", "iu_x_ray"}
+    assert {task for task, args in found.items() if args.learning_rate == 2e-5} == {"ham"}
 
 
 def test_the_two_learning_rate_presets_differ_in_nothing_else() -> None:

@@ -45,6 +45,15 @@ def test_how_a_run_is_carried_out_may_change(tmp_path, block):
     assert record.compare(identity(), identity(block=block), tmp_path) == ()
 
 
+def test_what_a_stream_says_about_its_tasks_may_change_and_may_be_new(tmp_path):
+    old, new = identity(), identity()
+    new["stream"]["tasks"][0].update(source="elsewhere", licence="MIT", test_size=7, peer_scorer="peer:mslora_cr")
+    del old["stream"]["tasks"][1]["peer_scorer"]  # written by a version that did not know the key
+    assert record.compare(old, new, tmp_path) == ()
+    new["stream"]["tasks"][0]["scorer"] = "token_f1"
+    assert "token_f1" in refused(old, new, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("new", "shown"),
     [

@@ -26,6 +26,9 @@ class Task:
         (), help="Test sets: names in `dataset_info.json`; without one the column stays empty."
     )
     scorer: str = option("exact_match", help="How answers are scored; `cl-plugins list` shows the scorers.")
+    peer_scorer: str | None = option(
+        None, help="The published rule for the same answers (`peer:...`), for comparison; a run does not need it."
+    )
     modality: str | None = option(None, help="Modality label, for methods that need one.")
     max_new_tokens: int | None = option(
         None, help="Longest answer in tokens; default: `cl.eval.max_new_tokens`.", minimum=1
@@ -91,6 +94,9 @@ class Stream:
                     Problem(f"{here}.name", f"{task.name!r} is also the name of task {seen[key] + 1}.", "Rename one.")
                 )
             seen.setdefault(key, i)
+            if task.peer_scorer is not None and not task.peer_scorer.startswith("peer:"):
+                fix = "Write `peer:<library>` or `peer:<library>:<task>`; a strict scorer belongs under `scorer`."
+                found.append(Problem(f"{here}.peer_scorer", f"is {task.peer_scorer!r}.", fix))
             if not task.train and not task.test:
                 found.append(
                     Problem(here, f"task '{task.name}' has neither train nor test data.", "Name at least one.")
