@@ -27,8 +27,9 @@ def test_every_scorer_is_an_evaluate_metric_with_the_same_numbers(name, tmp_path
 
     metric = as_evaluate_metric(name, cache_dir=str(tmp_path))
     assert isinstance(metric, evaluate.Metric)
-    got = metric.compute(predictions=PREDICTIONS, references=REFERENCES, seed=3)
-    items = [Item(str(n), "", p, r) for n, (p, r) in enumerate(zip(PREDICTIONS, REFERENCES, strict=True))]
+    references = ["0, 0, 1, 1"] * 3 if name == "box_accuracy" else REFERENCES
+    got = metric.compute(predictions=PREDICTIONS, references=references, seed=3)
+    items = [Item(str(n), "", p, r) for n, (p, r) in enumerate(zip(PREDICTIONS, references, strict=True))]
     score = get_scorer(name).score(items, seed=3)
     assert got == {
         name: score.score,

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 
-KINDS = ("methods", "streams", "scorers")
+KINDS = ("methods", "streams", "scorers", "published")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -16,15 +16,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """List methods, streams and scorers."""
+    """List methods, streams, scorers and published results."""
     from . import output
 
-    collect = {"methods": methods, "streams": streams, "scorers": scorers}
+    collect = {"methods": methods, "streams": streams, "scorers": scorers, "published": published}
     value = {kind: collect[kind]() for kind in KINDS if args.kind in (None, kind)}
     if args.json:
         output.print_json(value)
         return 0
-    show = {"methods": _show_methods, "streams": _show_streams, "scorers": _show_scorers}
+    show = {
+        "methods": _show_methods,
+        "streams": _show_streams,
+        "scorers": _show_scorers,
+        "published": _show_published,
+    }
     for number, (kind, entries) in enumerate(value.items()):
         if number:
             output.emit()
@@ -76,6 +81,7 @@ def streams() -> list[dict[str, Any]]:
                 "name": task.name,
                 "title": task.title,
                 "scorer": task.scorer,
+                "peer_scorer": task.peer_scorer,
                 "modality": task.modality,
                 "train": list(task.train),
                 "test": list(task.test),
@@ -91,12 +97,38 @@ def streams() -> list[dict[str, Any]]:
 
 
 def scorers() -> list[dict[str, Any]]:
-    """Every scorer."""
-    from ..evaluation.scorers import get_scorer, list_scorers
+    """Every scorer, the strict ones first."""
+    from ..evaluation.scorers import get_scorer, list_peers, list_scorers
 
     return [
         {"name": name, "version": get_scorer(name).version, "summary": get_scorer(name).summary}
-        for name in list_scorers()
+        for name in [*list_scorers(), *list_peers()]
+    ]
+
+
+def published() -> list[dict[str, Any]]:
+    """Every source of published results with its tables and entries."""
+    from ..report.published import read_published
+
+    return [
+        {
+            "name": source.key,
+            "title": source.title,
+            "reference": source.reference,
+            "read_in": source.read_in,
+            "inconsistencies": len(source.inconsistencies),
+            "tables": [
+                {
+                    "title": table.title,
+                    "stream": table.stream,
+                    "base": table.base,
+                    "tasks": list(table.tasks),
+                    "entries": [f"{source.key}/{entry.key}" for entry in table.entries],
+                }
+                for table in source.tables
+            ],
+        }
+        for source in read_published()
     ]
 
 
@@ -130,8 +162,11 @@ def _show_methods(entries: list[dict[str, Any]]) -> None:
             ("step cost", entry["step_cost"]),
             ("memory", entry["memory"]),
         ]
+        needs = [entry["needs"]] if entry["needs"] else []
         if entry["needs_modality"]:
-            rows.insert(3, ("needs", "a modality label on every task"))
+            needs.insert(0, "a modality label on every task")
+        if needs:
+            rows.insert(3, ("needs", "; ".join(needs)))
         rows += [
             (f"{o['key']}:", f"{o['help']} ({o['type']}; default {o['default']})".replace("\\|", "|"))
             for o in entry["options"]
@@ -147,12 +182,22 @@ def _show_streams(entries: list[dict[str, Any]]) -> None:
     output.emit(output.bold("Streams") + "  (cl.stream; a path or an inline stream does as well)")
     for entry in entries:
         output.emit()
-        output.emit(f"  {output.bold(entry['name'])}  {entry['title'] or ''}".rstrip())
+        _name(entry)
         rows = []
         for number, task in enumerate(entry["tasks"], start=1):
             count = " / ".join(f"{n:,}" if n else "?" for n in (task["train_size"], task["test_size"]))
             rows.append((str(number), task["name"], task["modality"] or "", task["scorer"], count))
         output.columns(("", "task", "modality", "scorer", "train / test"), rows, indent=4)
+
+
+def _name(entry: dict[str, Any]) -> None:
+    """A name in bold with its title, which may need several lines."""
+    from . import output
+
+    first, *rest = output.wrap(entry["title"] or "", output.width() - len(entry["name"]) - 4)
+    output.emit(f"  {output.bold(entry['name'])}  {first}".rstrip())
+    for line in rest:
+        output.emit(" " * (len(entry["name"]) + 4) + line)
 
 
 def _show_scorers(entries: list[dict[str, Any]]) -> None:
@@ -161,3 +206,17 @@ def _show_scorers(entries: list[dict[str, Any]]) -> None:
     output.emit(output.bold("Scorers") + "  (scorer of a task; 0-100)")
     output.emit()
     output.pairs([(f"{entry['name']}@{entry['version']}", entry["summary"]) for entry in entries])
+
+
+def _show_published(entries: list[dict[str, Any]]) -> None:
+    from . import output
+
+    output.emit(output.bold("Published results") + "  (cl-plugins compare RUN --with SOURCE/ENTRY)")
+    for entry in entries:
+        output.emit()
+        _name(entry)
+        rows = [("where", entry["reference"] or "not known"), ("read in", entry["read_in"])]
+        for table in entry["tables"]:
+            names = ", ".join(name.partition("/")[2] for name in table["entries"])
+            rows.append((table["stream"] or "-", f"{table['title']}: {names}"))
+        output.pairs(rows, indent=4)

@@ -6,19 +6,23 @@ import argparse
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import Problem, RecipeError, RunStateError
 
 
+if TYPE_CHECKING:
+    from ..evaluation.matrix import ScoreMatrix
+
 _EPILOG = """\
 With `--scorer`, the predictions of the run are scored anew, without generating
-anything. The result goes to RUN/rescored/<scorers>/ (or `--out`); the run's own
-scores stay as they are.
+anything. The result goes to RUN/rescored/<scorers>/ (or `--out`), with the
+run's own table beside the new one; the run's own scores stay as they are.
 
   cl-plugins report RUN
   cl-plugins report RUN --scorer exact_match               for every task
   cl-plugins report RUN --scorer path=contains rad=token_f1
+  cl-plugins report RUN --scorer peer:medical_cl           the authors' rules
 """
 
 
@@ -40,13 +44,14 @@ def run(args: argparse.Namespace) -> int:
     from . import output
 
     root: Path = args.run_dir
+    own = root if args.scorer else None
     if args.out is not None and not args.scorer:
         raise RecipeError(Problem("--out", "is given without `--scorer`.", "The report itself belongs into the run."))
     read_record(root)
     if args.scorer:
         root = rescore(root, args.scorer, args.out)
-    write_report(root, write_bytes)
-    output.emit(terminal_table(root, output.width(), output.colour(), output.plain()))
+    write_report(root, write_bytes, beside=own)
+    output.emit(terminal_table(root, output.width(), output.colour(), output.plain(), beside=own))
     output.emit()
     output.emit(f"report: {root / 'report.html'}")
     return 0
@@ -95,7 +100,7 @@ def rescore(root: Path, words: list[str], out: Path | None = None) -> Path:
         source = root / "predictions" / row / f"{task}.jsonl"
         items = read_predictions(source)
         old = _old_score(source.with_suffix(".score.json"))
-        scorer = get_scorer(scorers.get(task, matrix.scorers[task]))
+        scorer = get_scorer(scorers.get(task, matrix.scorers[task]), task=task)
         score = dataclasses.replace(scorer.score(items), max_items=old.get("max_items"))
         folder = out / "predictions" / row
         write_bytes(folder / f"{task}.jsonl", predictions_to_jsonl(items, score).encode())
@@ -108,7 +113,8 @@ def rescore(root: Path, words: list[str], out: Path | None = None) -> Path:
         f"{', '.join(task for task in scorers if matrix.scorers[task] == key)} with {key}"
         for key in dict.fromkeys(matrix.scorers[task] for task in scorers)
     )
-    record["notes"] = [*(record.get("notes") or []), f"Scored anew from the predictions of the run: {changed}."]
+    anew = f"Scored anew from the predictions of the run: {changed}."
+    record["notes"] = [*(record.get("notes") or []), anew, *_as_printed(matrix)]
     write_json(out / "run.json", record)
     return out
 
@@ -127,16 +133,38 @@ def _chosen(words: list[str], tasks: list[str]) -> dict[str, str]:
         if task and task not in tasks:
             fix = f"{nearest(task, tasks)} Tasks: {', '.join(tasks)}.".strip()
             problems.append(Problem(f"--scorer {word}", f"there is no task {task!r} in this run.", fix))
-        try:
-            get_scorer(name, where=f"--scorer {word}")
-        except RecipeError as error:
-            problems += error.problems
         for each in [task] if task else tasks:
+            try:
+                get_scorer(name, where=f"--scorer {word}", task=each)
+            except RecipeError as error:
+                problems += [problem for problem in error.problems if problem not in problems]
             if task or each not in chosen:
                 chosen[each] = name
     if problems:
         raise RecipeError(problems)
     return {task: chosen[task] for task in tasks if task in chosen}
+
+
+def _as_printed(matrix: ScoreMatrix) -> list[str]:
+    """The averages as the authors of Medical-CL print them, where a task is scored by their rule for Rad."""
+    from ..evaluation.scorers.peer import printed_average
+
+    rad = next((task for task, key in matrix.scorers.items() if key.startswith("peer:medical_cl:rad@")), None)
+    if rad is None:
+        return []
+    rows = {"zero_shot": matrix.tasks} | {f"after_{t}": matrix.tasks[: n + 1] for n, t in enumerate(matrix.tasks)}
+    found = []
+    for row, tasks in rows.items():
+        if row != "zero_shot" and row not in matrix.row_names():
+            continue
+        scores = {task: value for task in tasks if (value := matrix.get(row, task)) is not None}
+        if rad in scores and len(scores) == len(tasks):
+            found.append(f"{row} {printed_average(scores, rad):.2f}")
+    if not found:
+        return []
+    return [
+        f"Averages as the Medical-CL authors print them, with the BLEU of {rad} cut to a whole number: {', '.join(found)}."
+    ]
 
 
 def _folder(words: list[str]) -> str:

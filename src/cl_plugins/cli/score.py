@@ -11,11 +11,17 @@ if TYPE_CHECKING:
     from ..evaluation.items import TaskScore
 
 _EPILOG = """\
-FILE has one JSON object per line with `id`, `prompt`, `prediction`, `reference`
-and, for multiple choice, `options`, as in RUN/predictions/<row>/<task>.jsonl.
-`--format json` prints one flat object; percentages are not rounded.
+FILE holds the predictions of a run (RUN/predictions/<row>/<task>.jsonl), or is
+LLaMA-Factory's generated_predictions.jsonl, or an answer file of MLLM-CL,
+MCITlib, CoIN, UCIT or MSLoRA-CR, as it is. Where the right answers stand in the
+test set, name it with --annotations: answers are joined by question_id,
+LLaMA-Factory's by row, and labels that both files hold must agree.
+`--format json` prints one flat object, metric to value; percentages (0-100) are
+not rounded.
 
   cl-plugins score RUN/predictions/after_rad/path.jsonl --scorer exact_match
+  cl-plugins score merge.jsonl --annotations test.json --scorer peer:mllm_cl:sci
+  cl-plugins score answer-file.jsonl --scorer peer:mslora_cr --format json
 """
 
 
@@ -23,27 +29,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.epilog = _EPILOG
     parser.add_argument("file", metavar="FILE", type=Path, help="predictions, one JSON object per line")
+    parser.add_argument("--annotations", metavar="FILE", type=Path, help="the test set, if the answers stand there")
+    parser.add_argument("--partial", action="store_true", help="leave out questions that have no answer")
     parser.add_argument("--scorer", metavar="NAME", required=True, help="a scorer; `cl-plugins list scorers`")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="what to print (default: text)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Score a file."""
-    from ..evaluation.items import read_predictions
+    from ..evaluation.answers import read_answers
     from ..evaluation.scorers import get_scorer
     from . import output
 
     scorer = get_scorer(args.scorer, where="--scorer")
-    score = scorer.score(read_predictions(args.file))
+    score = scorer.score(read_answers(args.file, args.annotations, partial=args.partial))
     if args.format == "json":
         output.print_json(flat(score))
         return 0
     low, high = score.interval
+    entries = {**score.extra.get("metrics", {}), **{key: v for key, v in score.extra.items() if key != "metrics"}}
     rows = [
         ("score", f"{score.score:.2f}"),
         ("95 % interval", f"{low:.2f} to {high:.2f} ({score.interval_method})"),
         ("items", str(score.n)),
-        *((key.replace("_", " "), f"{v:.2f}" if isinstance(v, float) else str(v)) for key, v in score.extra.items()),
+        *((key.replace("_", " "), f"{v:.2f}" if isinstance(v, float) else str(v)) for key, v in entries.items()),
     ]
     output.emit(f"{output.bold(score.scorer)}  {args.file}")
     output.pairs(rows)
@@ -53,9 +62,13 @@ def run(args: argparse.Namespace) -> int:
 def flat(score: TaskScore) -> dict[str, Any]:
     """A score as one flat object of metric to value, percentages 0-100, not rounded.
 
+    A peer scorer gives what the peer prints, under fixed names, and nothing else.
+
     Args:
         score: The score.
     """
+    if score.scorer.startswith("peer:"):
+        return dict(score.extra["metrics"])
     low, high = score.interval
     extra = {key: value for key, value in score.extra.items() if isinstance(value, int | float | str) or value is None}
     return {

@@ -14,6 +14,9 @@ from ..errors import DataError, Problem
 
 #: Version of ``<task>.score.json``.
 FORMAT = 1
+#: Names that `Item.fields` may hold: the picture's file name, OPEN or CLOSED, several right answers, the category or
+#: dimension, the kind of task, the box and the size (width, height) of the picture it is drawn in, the original id.
+FIELDS = ("image", "answer_type", "answers", "type", "task", "answer_bbox", "size", "question_id")
 #: A file with one fault often has thousands; the first few say what is wrong.
 MAX_PROBLEMS = 10
 
@@ -28,6 +31,8 @@ class Item:
         prediction: What the model generated, without special tokens.
         reference: The answer that counts as right.
         options: The texts of the options of a multiple-choice item in the order A, B, C, ...; None when unknown.
+        fields: What else is known of the item and some scorers of other libraries ask for, under the names of
+            `FIELDS`; plain JSON values.
     """
 
     id: str
@@ -35,6 +40,7 @@ class Item:
     prediction: str
     reference: str
     options: tuple[str, ...] | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,7 @@ def require_items(items: Sequence[Item]) -> None:
 
 
 def read_predictions(path: str | Path) -> list[Item]:
-    """Read a predictions file: JSON lines with ``id``, ``prompt``, ``prediction``, ``reference`` and maybe ``options``.
+    """Read a predictions file: lines with ``id``, ``prompt``, ``prediction``, ``reference``, maybe ``options``, ``fields``.
 
     Other keys (``score`` among them) are ignored, and so are empty lines.
 
@@ -222,6 +228,9 @@ def _read_line(line: bytes, where: str, problems: list[Problem]) -> Item | None:
     options = record.get("options")
     if options is not None and not (isinstance(options, list) and all(isinstance(text, str) for text in options)):
         problems.append(Problem(where, f"'options' must be a list of strings, found {options!r}.", fix))
+    fields = record.get("fields", {})
+    if not isinstance(fields, dict):
+        problems.append(Problem(where, f"'fields' must be an object, found {fields!r}.", fix))
     if len(problems) > before:
         return None
     return Item(
@@ -230,6 +239,7 @@ def _read_line(line: bytes, where: str, problems: list[Problem]) -> Item | None:
         record["prediction"],
         record["reference"],
         None if options is None else tuple(options),
+        fields,
     )
 
 
@@ -258,6 +268,8 @@ def predictions_to_jsonl(items: Iterable[Item], score: TaskScore) -> str:
         }
         if item.options is not None:
             record["options"] = list(item.options)
+        if item.fields:
+            record["fields"] = dict(item.fields)
         lines.append(_dump(record) + "\n")
     return "".join(lines)
 

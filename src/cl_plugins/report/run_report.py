@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from . import content, tables, text, writing
 from .run_data import Run, read_run
 
 
-def write_report(run_dir: Path, write: writing.Write | None = None) -> list[Path]:
+def write_report(run_dir: Path, write: writing.Write | None = None, beside: Path | None = None) -> list[Path]:
     """Write the report of a run into its directory.
 
     Reads ``matrix.json``, ``metrics.json`` and, where they exist, ``run.json`` and
@@ -18,6 +19,7 @@ def write_report(run_dir: Path, write: writing.Write | None = None) -> list[Path
     Args:
         run_dir: The ``output_dir`` of a run. It may be unfinished.
         write: Called with path and bytes for each file; by default each file is replaced in one step.
+        beside: Another directory with the same answers scored otherwise; its matrix is shown beside this one.
 
     Returns:
         The files: ``matrix.png``, ``forgetting.png``, ``matrix.csv``, ``cells.csv``, ``matrix.tex``, ``report.md`` and
@@ -38,6 +40,7 @@ def write_report(run_dir: Path, write: writing.Write | None = None) -> list[Path
         "remarks": content.remarks(run),
         "headline": content.headline(run),
         "matrix": content.matrix_table(run),
+        "beside": _beside(beside),
         "tasks": content.task_table(run),
         "invalid": content.invalid_table(run),
         "metrics": content.metric_table(run) if run.metrics else None,
@@ -61,7 +64,9 @@ def write_report(run_dir: Path, write: writing.Write | None = None) -> list[Path
     return writing.write_all(run.path, files, write)
 
 
-def terminal_table(run_dir: Path, width: int | None = None, colour: bool = False, ascii: bool = False) -> str:
+def terminal_table(
+    run_dir: Path, width: int | None = None, colour: bool = False, ascii: bool = False, beside: Path | None = None
+) -> str:
     """The score matrix and the metrics for the end of a run.
 
     Args:
@@ -69,6 +74,7 @@ def terminal_table(run_dir: Path, width: int | None = None, colour: bool = False
         width: Columns of the terminal; by default those of the terminal at hand, else 80.
         colour: Whether to use ANSI bold and dim.
         ascii: Whether to keep to ASCII, for streams that cannot encode UTF-8.
+        beside: Another directory with the same answers scored otherwise; its matrix stands below this one.
 
     Returns:
         Several lines, without a final newline.
@@ -86,8 +92,24 @@ def terminal_table(run_dir: Path, width: int | None = None, colour: bool = False
     lines += _wrapped(metrics, width)
     if run.unfinished:
         lines.append(f"Not complete: {run.unfinished}.")
+    other = _beside(beside)
+    if other is not None:
+        lines += ["", f"The same answers by {other['scorers']}:", ""]
+        lines += [tables.to_terminal(other["plain"], width, colour, ascii), ""]
     lines += [f"Note: {note}" for note in run.notes]
     return "\n".join(text.plain_ascii(line) if ascii else line for line in lines).rstrip("\n")
+
+
+def _beside(run_dir: Path | None) -> dict[str, Any] | None:
+    """The matrix of the other directory, with and without intervals, and its scorers in words; None without one."""
+    if run_dir is None:
+        return None
+    run = read_run(Path(run_dir))
+    return {
+        "matrix": content.matrix_table(run),
+        "plain": content.matrix_table(run, intervals=False),
+        "scorers": text.listing(f"{run.scorers[task]} ({task})" for task in run.tasks if task in run.scorers),
+    }
 
 
 def matrix_csv(run: Run) -> bytes:

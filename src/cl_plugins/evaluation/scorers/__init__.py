@@ -12,10 +12,12 @@ from collections.abc import Callable
 from ...errors import Problem, RecipeError
 from .base import BaseScorer, Scorer
 from .bleu import Bleu
+from .boxes import BoxAccuracy
 from .choice import ChoiceAccuracy
 from .f1 import TokenF1
 from .match import Contains, ExactMatch
 from .options import parse_options
+from .peer import LIBRARIES
 
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "PeerResolver",
     "Scorer",
     "get_scorer",
+    "list_peers",
     "list_scorers",
     "parse_options",
     "register",
@@ -67,18 +70,25 @@ def list_scorers() -> list[str]:
     return sorted(_SCORERS)
 
 
-def get_scorer(name: str, *, where: str = "scorer") -> Scorer:
+def list_peers() -> list[str]:
+    """The names of the peer scorers, sorted: ``peer:<library>`` where that is a scorer, and ``peer:<library>:<task>``."""
+    found = [f"peer:{name}" for name, library in LIBRARIES.items() if library.default is not None]
+    return sorted(found + [f"peer:{name}:{task}" for name, library in LIBRARIES.items() for task in library.scorers])
+
+
+def get_scorer(name: str, *, where: str = "scorer", task: str | None = None) -> Scorer:
     """Find a scorer.
 
     Args:
         name: ``choice_accuracy``, ``choice_accuracy@1`` (only that version), or ``peer:<library>[:<task>]``.
         where: YAML path for error messages.
+        task: Name of the stream's task; ``peer:<library>`` takes the rule of that name where the library has one.
 
     Raises:
         RecipeError: There is no such scorer, or not in that version; the message names the nearest one.
     """
     plain, _, version = name.partition("@")
-    scorer = _peer(plain, where) if plain.startswith("peer:") else _SCORERS.get(plain)
+    scorer = _peer(plain, where, task) if plain.startswith("peer:") else _SCORERS.get(plain)
     if scorer is None:
         what = f"there is no scorer {plain!r}."
         raise RecipeError(Problem(where, what, _suggest(plain, list_scorers(), "scorers")))
@@ -88,14 +98,25 @@ def get_scorer(name: str, *, where: str = "scorer") -> Scorer:
     return scorer
 
 
-def _peer(name: str, where: str) -> Scorer:
+def _peer(name: str, where: str, hint: str | None) -> Scorer:
     """The scorer of a name that begins with ``peer:``."""
     library, _, task = name.removeprefix("peer:").partition(":")
     resolver = _PEERS.get(library)
     if resolver is None:
         what = f"there is no peer library {library!r} (in {name!r})."
         raise RecipeError(Problem(where, what, _suggest(library, sorted(_PEERS), "peer libraries")))
-    return resolver(task or None)
+    try:
+        if not task and hint:
+            try:
+                return resolver(hint)
+            except RecipeError as error:
+                try:
+                    return resolver(None)
+                except RecipeError:
+                    raise error from None
+        return resolver(task or None)
+    except RecipeError as error:
+        raise RecipeError([Problem(where, f"{p.where} {p.what}", p.fix) for p in error.problems]) from None
 
 
 def _suggest(wrong: str, known: list[str], kind: str) -> str:
@@ -105,5 +126,7 @@ def _suggest(wrong: str, known: list[str], kind: str) -> str:
     return f"{hint}Known {kind}: {', '.join(known) or 'none in this version'}."
 
 
-for _scorer in (ChoiceAccuracy(), ExactMatch(), Contains(), TokenF1(), Bleu()):
+for _scorer in (ChoiceAccuracy(), ExactMatch(), Contains(), TokenF1(), Bleu(), BoxAccuracy()):
     register(_scorer)
+for _library in LIBRARIES.values():
+    register_peer(_library.name, _library.resolve)

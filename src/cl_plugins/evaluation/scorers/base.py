@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from ..intervals import bootstrap_mean, wilson
 from ..items import Item, TaskScore
@@ -43,11 +43,11 @@ class Scorer(Protocol):
 
 
 class BaseScorer:
-    """The shared part of the built-in scorers; subclasses set the three class attributes and write ``score``."""
+    """The shared part of the scorers; subclasses set the three attributes, mostly on the class, and write ``score``."""
 
-    name: ClassVar[str]
-    version: ClassVar[int]
-    summary: ClassVar[str]
+    name: str
+    version: int
+    summary: str
 
     @property
     def key(self) -> str:

@@ -1,0 +1,243 @@
+"""Test sets in the forms in which they are passed around, as far as scoring needs them: id, question, right answer."""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError, Problem
+from .items import few
+
+
+_IDS = ("question_id", "id")
+_ASSISTANT = ("gpt", "assistant")
+_ROLES = ("from", "role")
+_CONTENTS = ("value", "content")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A JSON object with the file and line (or number of the record) where it stands."""
+
+    where: str
+    value: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What a test set says about one question.
+
+    Attributes:
+        where: File and line, or number of the record.
+        id: ``question_id`` or ``id``; None if the record has neither.
+        question: Its text.
+        reference: The right answer, or the first of several.
+        fields: See `Item`.
+        options: Texts of the options, None if not listed.
+        captions_of: For a file of COCO captions, the ``image_id``.
+    """
+
+    where: str
+    id: str | None
+    question: str
+    reference: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    options: tuple[str, ...] | None = None
+    captions_of: int | None = None
+
+    @property
+    def place(self) -> str:
+        """`where` without the file."""
+        return self.where.rpartition(", ")[2]
+
+
+def read_records(path: Path) -> list[Record]:
+    """The objects of a file of JSON lines or of one JSON list; empty lines are left out.
+
+    Raises:
+        DataError: The file cannot be read, or something in it is no JSON object; names every line.
+    """
+    text = _read(path)
+    if text.lstrip().startswith("["):
+        value = _parse(text, path)
+        return _objects(path, value if isinstance(value, list) else [])
+    records: list[Record] = []
+    problems = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            problems.append(Problem(where, f"is not JSON ({error}).", "Restore the line, or make the file again."))
+            continue
+        if isinstance(value, dict):
+            records.append(Record(where, value))
+        else:
+            problems.append(Problem(where, f"is {type(value).__name__}, not a JSON object.", "Restore the line."))
+    if problems:
+        raise DataError(few(problems))
+    return records
+
+
+def read_annotations(path: Path) -> list[Annotation]:
+    """Read a test set.
+
+    Known are the peers' lists (``question_id``, ``text``, ``answer`` or ``gt``), TextVQA's ``{"data": [...]}``, ScienceQA's
+    ``problems.json``, COCO captions (``{"annotations": [...]}``) and LLaMA-Factory's data sets (``messages`` or
+    ``conversations``, or ``instruction`` and ``output``); each as one JSON value or, where it is a list, as JSON lines.
+
+    Raises:
+        DataError: The file cannot be read, is of no known form, or a record has no right answer.
+    """
+    text = _read(path)
+    whole = _whole(text)
+    if whole is not None and isinstance(whole.get("data"), list):
+        records = _objects(path, whole["data"])
+    elif whole is not None and isinstance(whole.get("annotations"), list):
+        return _captions(path, whole["annotations"])
+    elif whole is not None and whole and all(isinstance(value, dict) for value in whole.values()):
+        records = [Record(f"{path}, problem {key}", {"question_id": key, **value}) for key, value in whole.items()]
+        tests = [record for record in records if record.value.get("split") == "test"]
+        records = tests or records
+    else:
+        records = read_records(path)
+    problems: list[Problem] = []
+    found = [note for record in records if (note := _annotation(record, problems)) is not None]
+    if not found and not problems:
+        problems.append(Problem(str(path), "holds no records.", "Give the test set."))
+    if problems:
+        raise DataError(few(problems))
+    return found
+
+
+def _annotation(record: Record, problems: list[Problem]) -> Annotation | None:
+    """One record, or None after adding to `problems`."""
+    value = record.value
+    turns = _turns(value)
+    options = next((value[key] for key in ("options", "choices") if isinstance(value.get(key), list)), None)
+    texts = tuple(map(str, options)) if options else None
+    reference, answers = _reference(value, turns, texts)
+    if reference is None:
+        known = "'answer', 'gt', 'output', or a last turn of the assistant"
+        problems.append(
+            Problem(record.where, f"has no right answer ({known}).", "Give the test set with its answers.")
+        )
+        return None
+    identity = next((value[key] for key in _IDS if value.get(key) not in (None, "")), None)
+    fields: dict[str, Any] = {
+        key: value[key] for key in ("answer_type", "type", "task", "answer_bbox", "size") if key in value
+    }
+    image = value.get("image") or value.get("images")
+    if isinstance(image, list):
+        image = image[0] if image else None
+    if isinstance(image, str):
+        fields["image"] = image
+    if answers is not None:
+        fields["answers"] = answers
+    question = next((str(value[key]) for key in ("text", "question", "prompt", "instruction") if key in value), None)
+    if question is None:
+        question = next((text for role, text in reversed(turns) if role not in _ASSISTANT), "")
+    return Annotation(record.where, None if identity is None else str(identity), question, reference, fields, texts)
+
+
+def _reference(
+    value: Mapping[str, Any], turns: list[tuple[str, str]], options: tuple[str, ...] | None
+) -> tuple[str | None, list[str] | None]:
+    """The right answer and, if there are several, all of them."""
+    for key in ("answer", "gt", "ground_truth", "answers"):
+        answer = value.get(key)
+        if isinstance(answer, list) and answer:
+            several = [str(one.get("answer", "")) if isinstance(one, dict) else str(one) for one in answer]
+            return several[0], several
+        if isinstance(answer, str | int | float) and not isinstance(answer, bool):
+            # ScienceQA gives the number of the option.
+            if isinstance(answer, int) and options and 0 <= answer < len(options):
+                return string.ascii_uppercase[answer], None
+            others = value.get("answers")
+            return str(answer), list(map(str, others)) if isinstance(others, list) else None
+    if turns and turns[-1][0] in _ASSISTANT:
+        return turns[-1][1], None
+    fallback = next((value[key] for key in ("output", "answer_bbox") if value.get(key) is not None), None)
+    return None if fallback is None else str(fallback), None
+
+
+def _turns(value: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Role and text of each turn of a conversation."""
+    forms = ("messages", "conversations")
+    listed: list[Any] = next((value[key] for key in forms if isinstance(value.get(key), list)), [])
+    found = []
+    for turn in listed:
+        if isinstance(turn, dict):
+            role = next((turn[key] for key in _ROLES if key in turn), "")
+            found.append((str(role), str(next((turn[key] for key in _CONTENTS if key in turn), ""))))
+    return found
+
+
+def _captions(path: Path, listed: list[Any]) -> list[Annotation]:
+    """COCO captions, gathered by image."""
+    by_image: dict[int, list[str]] = {}
+    problems = []
+    for number, entry in enumerate(listed, start=1):
+        try:
+            by_image.setdefault(int(entry["image_id"]), []).append(str(entry["caption"]))
+        except (TypeError, KeyError, ValueError):
+            what = f"needs 'image_id' and 'caption', found {entry!r}."
+            problems.append(Problem(f"{path}, annotation {number}", what, "Give COCO captions."))
+    if problems:
+        raise DataError(few(problems))
+    return [
+        Annotation(f"{path}, image {image}", None, "", texts[0], {"answers": texts}, None, image)
+        for image, texts in by_image.items()
+    ]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(Problem(str(path), f"cannot be read: {reason}.", "Check the path.")) from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise DataError(Problem(f"{path}, line {line}", f"is not UTF-8 ({error.reason}).", "Convert it.")) from error
+
+
+def _parse(text: str, path: Path) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            Problem(f"{path}, line {error.lineno}", f"is not JSON ({error.msg}).", "Restore it.")
+        ) from error
+
+
+def _whole(text: str) -> dict[str, Any] | None:
+    """The text as one JSON object; None if it is anything else (JSON lines, a list)."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _objects(path: Path, listed: list[Any]) -> list[Record]:
+    """The objects of a list."""
+    problems = [
+        Problem(f"{path}, record {number}", f"is {type(value).__name__}, not a JSON object.", "Mend the file.")
+        for number, value in enumerate(listed, start=1)
+        if not isinstance(value, dict)
+    ]
+    if problems:
+        raise DataError(few(problems))
+    return list(_numbered(path, listed))
+
+
+def _numbered(path: Path, listed: list[dict[str, Any]]) -> Iterator[Record]:
+    for number, value in enumerate(listed, start=1):
+        yield Record(f"{path}, record {number}", value)

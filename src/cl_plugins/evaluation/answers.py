@@ -1,0 +1,237 @@
+"""Answer files of other programs, read as items: LLaMA-Factory's ``generated_predictions.jsonl`` and the peers' files.
+
+What a file is, is read off the keys of its records:
+
+| keys | file | reference |
+| --- | --- | --- |
+| ``id``, ``prediction``, ``reference`` | predictions of a run | in the record |
+| ``predict``, ``label`` | LLaMA-Factory | in the record; a test set is joined by row and must say the same |
+| ``question_id``, ``text`` (``prediction``), ``gt`` (``ground_truth``) | MSLoRA-CR | in the record |
+| ``question_id``, ``text`` | MLLM-CL, MCITlib, CoIN | in the annotations, joined by ``question_id`` |
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError, Problem
+from .annotations import Annotation, Record, read_annotations, read_records
+from .items import Item, few, read_predictions
+
+
+_TEXT = ("text", "prediction")
+_REFERENCE = ("gt", "ground_truth")
+_PROMPT = ("prompt", "question")
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """One line of an answer file.
+
+    Attributes:
+        where: File and line.
+        id: Its ``question_id``; None in LLaMA-Factory's files.
+        prompt: The question, empty if the file has none.
+        prediction: The answer.
+        reference: The right answer, None if the file has none.
+        fields: See `Item`.
+    """
+
+    where: str
+    id: str | None
+    prompt: str
+    prediction: str
+    reference: str | None
+    fields: dict[str, Any]
+
+
+def read_answers(path: str | Path, annotations: str | Path | None = None, *, partial: bool = False) -> list[Item]:
+    """Read an answer file and, where the right answers stand elsewhere, join it with the annotations.
+
+    Answers are joined by ``question_id``; by row if the file is LLaMA-Factory's, or the annotations have no ids. Where both
+    files know the right answer they must agree (spaces apart). COCO captions are joined by the number of the line,
+    as MCITlib does.
+
+    An answer file that stands alone may repeat ids (MSLoRA-CR's do, for different questions): such items are told
+    apart by their line and keep the id in the field ``question_id``.
+
+    Args:
+        path: The answer file: JSON lines, or one JSON list.
+        annotations: The test set.
+        partial: Allow questions without an answer, and leave them out.
+
+    Returns:
+        The items in the order of the answer file.
+
+    Raises:
+        DataError: A file cannot be read, a record is damaged, no reference is known, an id is repeated in a join, an answer
+            has no question or a question no answer, or the references differ. Every problem names file and line.
+    """
+    path = Path(path)
+    records = read_records(path)
+    if not records:
+        raise DataError(Problem(str(path), "holds no answers.", "Check the path."))
+    first = records[0].value
+    if {"id", "prediction", "reference"} <= first.keys():
+        if annotations is not None:
+            what = "holds its references already; annotations have no use here."
+            raise DataError(Problem(str(path), what, "Leave --annotations out."))
+        return read_predictions(path)
+    problems: list[Problem] = []
+    answers = [answer for record in records if (answer := _read(record, first, problems)) is not None]
+    _stop(problems)
+    if annotations is None:
+        return _alone(answers, Path(path))
+    notes = read_annotations(Path(annotations))
+    if notes and notes[0].captions_of is not None:
+        pairs = _by_line(answers, notes)
+    elif answers[0].id is None or all(note.id is None for note in notes):
+        pairs = _by_row(answers, notes, path, Path(annotations))
+    else:
+        pairs = _by_id(answers, notes, Path(annotations), partial)
+    return [_joined(answer, note) for answer, note in _agreeing(pairs)]
+
+
+def _read(record: Record, first: Mapping[str, Any], problems: list[Problem]) -> _Answer | None:
+    """One answer, or None after adding to `problems`."""
+    value, where = record.value, record.where
+    if "predict" in first:
+        prediction, reference = _text(value, ("predict",), where, problems), _text(value, ("label",), where, problems)
+        if prediction is None or reference is None:
+            return None
+        return _Answer(where, None, str(value.get("prompt", "")), prediction, reference, {})
+    if "question_id" not in first:
+        fix = "Known are LLaMA-Factory's (predict, label), the peers' (question_id, text) and those of a run (id, prediction)."
+        problems.append(Problem(where, f"has the keys {', '.join(map(repr, value)) or 'none'}.", fix))
+        return None
+    identity = value.get("question_id")
+    if not isinstance(identity, str | int) or isinstance(identity, bool):
+        problems.append(Problem(where, f"'question_id' must be a string or a number, found {identity!r}.", "Mend it."))
+    prediction = _text(value, _TEXT, where, problems)
+    reference = None
+    if any(key in first for key in _REFERENCE):
+        reference = _text(value, _REFERENCE, where, problems)
+        if reference is None:
+            return None
+    if prediction is None or not isinstance(identity, str | int) or isinstance(identity, bool):
+        return None
+    prompt = next((str(value[key]) for key in _PROMPT if key in value), "")
+    fields: dict[str, Any] = {key: value[key] for key in ("image", "answer_type") if value.get(key) is not None}
+    return _Answer(where, str(identity), prompt, prediction, reference, fields)
+
+
+def _text(value: Mapping[str, Any], keys: tuple[str, ...], where: str, problems: list[Problem]) -> str | None:
+    """The first of the keys that is there, as text; numbers are spelt as Python spells them."""
+    key = next((key for key in keys if key in value), None)
+    if key is None:
+        problems.append(Problem(where, f"the key {' or '.join(map(repr, keys))} is missing.", "Restore the line."))
+        return None
+    if not isinstance(value[key], str | int | float):
+        problems.append(Problem(where, f"{key!r} must be a text, found {value[key]!r}.", "Mend the line."))
+        return None
+    return str(value[key])
+
+
+def _alone(answers: list[_Answer], path: Path) -> list[Item]:
+    """Items of a file that holds its references."""
+    if any(answer.reference is None for answer in answers):
+        what = "holds no reference answers."
+        raise DataError(Problem(str(path), what, "Give the test set with --annotations FILE."))
+    counts = Counter(answer.id for answer in answers)
+    items = []
+    for number, answer in enumerate(answers, start=1):
+        key = str(number) if answer.id is None else answer.id
+        unique = key if answer.id is None or counts[answer.id] == 1 else f"{key}#{number}"
+        fields = answer.fields | ({} if answer.id is None else {"question_id": key})
+        items.append(Item(unique, answer.prompt, answer.prediction, str(answer.reference), None, fields))
+    return items
+
+
+def _by_row(
+    answers: list[_Answer], notes: list[Annotation], path: Path, annotations: Path
+) -> list[tuple[_Answer, Annotation]]:
+    if len(answers) != len(notes):
+        what = f"has {len(answers)} answers for the {len(notes)} records of {annotations}; they are joined by row."
+        fix = "Give the test set that was answered, whole; LLaMA-Factory leaves out records that it cannot read."
+        raise DataError(Problem(str(path), what, fix))
+    return list(zip(answers, notes, strict=True))
+
+
+def _by_id(
+    answers: list[_Answer], notes: list[Annotation], annotations: Path, partial: bool
+) -> list[tuple[_Answer, Annotation]]:
+    problems: list[Problem] = []
+    by_id: dict[str, Annotation] = {}
+    for note in notes:
+        if note.id is None:
+            problems.append(Problem(note.where, "has no 'question_id', others have.", "Give every record an id."))
+        elif note.id in by_id:
+            what = f"the id {note.id!r} occurs already ({by_id[note.id].place})."
+            problems.append(Problem(note.where, what, "Ids must be unique; the peers silently take the last one."))
+        else:
+            by_id[note.id] = note
+    seen: dict[str, str] = {}
+    pairs = []
+    for answer in answers:
+        key = str(answer.id)
+        if key in seen:
+            problems.append(Problem(answer.where, f"the id {key!r} was answered already ({seen[key]}).", "Keep one."))
+        elif key not in by_id:
+            what = f"the id {key!r} is not in {annotations}."
+            problems.append(Problem(answer.where, what, "Give the test set that was answered."))
+        else:
+            pairs.append((answer, by_id[key]))
+        seen.setdefault(key, answer.where.rpartition(", ")[2])
+    unanswered = [key for key in by_id if key not in seen]
+    if unanswered and not partial:
+        what = f"{len(unanswered)} of its {len(by_id)} questions have no answer (first: {unanswered[0]!r})."
+        fix = "Finish the answers, or score those that are there with --partial."
+        problems.append(Problem(str(annotations), what, fix))
+    _stop(problems)
+    return pairs
+
+
+def _by_line(answers: list[_Answer], notes: list[Annotation]) -> list[tuple[_Answer, Annotation]]:
+    """MCITlib numbers the answers 1, 2, ... and looks the captions of that ``image_id`` up, whatever the line's own id is."""
+    by_number = {note.captions_of: note for note in notes}
+    problems = [
+        Problem(answer.where, f"there are no captions for image_id {number}.", "Lines and image ids must correspond.")
+        for number, answer in enumerate(answers, start=1)
+        if number not in by_number
+    ]
+    if len(by_number) > len(answers):
+        what = f"has captions for {len(by_number)} images, there are {len(answers)} answers."
+        problems.append(Problem(notes[0].place, what, "They are joined by line, so none may be missing."))
+    _stop(problems)
+    return [(answer, by_number[number]) for number, answer in enumerate(answers, start=1)]
+
+
+def _agreeing(pairs: list[tuple[_Answer, Annotation]]) -> list[tuple[_Answer, Annotation]]:
+    """The pairs, if the right answers that both files know are the same."""
+    problems = []
+    for answer, note in pairs:
+        known = note.fields.get("answers") or [note.reference]
+        if answer.reference is not None and _plain(answer.reference) not in map(_plain, known):
+            what = f"its reference is {answer.reference!r}, in {note.where} it is {note.reference!r}."
+            problems.append(Problem(answer.where, what, "The two files do not belong together, or not in this order."))
+    _stop(problems)
+    return pairs
+
+
+def _joined(answer: _Answer, note: Annotation) -> Item:
+    identity = note.id or answer.id or note.place
+    fields = answer.fields | dict(note.fields) | ({} if answer.id is None else {"question_id": answer.id})
+    return Item(identity, answer.prompt or note.question, answer.prediction, note.reference, note.options, fields)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _stop(problems: list[Problem]) -> None:
+    if problems:
+        raise DataError(few(problems))
