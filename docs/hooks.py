@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 
@@ -10,7 +11,6 @@ def on_files(files, config):
     from mkdocs.structure.files import File
 
     for card in sorted(Path(config.docs_dir).parent.glob("src/cl_plugins/methods/*/README.md")):
-        files.append(
-            File.generated(config, f"methods/{card.parent.name}.md", content=card.read_text(encoding="utf-8"))
-        )
+        content = re.sub(r"\]\(\.\./(\w+)/README\.md", r"](\1.md", card.read_text(encoding="utf-8"))
+        files.append(File.generated(config, f"methods/{card.parent.name}.md", content=content))
     return files

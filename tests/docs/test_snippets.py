@@ -11,7 +11,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
-    [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "src").glob("cl_plugins/methods/*/README.md")]
+    [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "src").glob("cl_plugins/methods/*/README.md")]
 )
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -44,7 +44,31 @@ def test_yaml(text, tmp_path, monkeypatch):
         assert parse_cl(block).stream.tasks
 
 
-@pytest.mark.parametrize("text", blocks("python"))
+def test_the_page_on_other_trainers(llama, tmp_path, monkeypatch):
+    """Its blocks, one after the other, with a model, a stream and settings as a reader would bring them."""
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM
+    from trl import SFTConfig
+
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": "what colour is this ?", "completion": word} for word in ("red", "green")]
+    names: dict = {
+        "stream": {name: Dataset.from_list(rows) for name in ("one", "two")},
+        "settings": SFTConfig(
+            output_dir="trainer", max_steps=2, per_device_train_batch_size=2, report_to=[], bf16=False, use_cpu=True,
+            save_strategy="no", disable_tqdm=True,
+        ),
+    }  # fmt: skip
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    for match in BLOCK.finditer(page):
+        if match.group(1) == "python" and "run_exp(" not in match.group(2):
+            names["model"] = AutoModelForCausalLM.from_pretrained(llama)
+            exec(match.group(2), names)
+    assert names["learner"].finished == ("one", "two")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"inclora", "lwf"}
+
+
+@pytest.mark.parametrize("text", [p for p in blocks("python") if not p.id.startswith("docs/python.md")])
 def test_python(text):
     code = text.replace("...})", "})")
     compiled = compile(code, "snippet", "exec")
