@@ -1,0 +1,105 @@
+"""LwF: one LoRA that keeps training and is asked to answer the new samples also as it did before.
+
+``L = CE + alpha T^2 KL(softmax(z_old / T) || softmax(z_new / T))`` on answer tokens (Li & Hoiem 2016). The teacher is the
+carried adapter on the same base: the model computes once more with the carried tensors in the place of the trained ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ...adapters.update import PREFIX, adapter_parameters
+from ...errors import CompatibilityError, Problem
+from ...schema import option
+from ..base import Batch, Capabilities, RunFacts, TaskContext
+from ..eval_mode import evaluating
+from ..seqlora import SeqLoRA
+from .distillation import distillation, echo_loss, unshifted_distillation
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+    from ...adapters.carry import Carry
+
+
+@dataclass(frozen=True)
+class LwFConfig:
+    """Options of LwF."""
+
+    alpha: float = option(0.5, minimum=0, help="Weight of the distillation; 0 gives sequential LoRA.")
+    temperature: float = option(
+        2.0, minimum=1e-3, help="Both distributions are softened by it; more of it heeds unlikely tokens more."
+    )
+    faithful: Literal["easycl"] | None = option(
+        None, help="Do as this code base does, also where it errs; the card says what that is."
+    )
+
+
+class LwF(SeqLoRA):
+    """One LoRA, distilled from its own state before the task."""
+
+    name = "lwf"
+    title = "LwF"
+    config_class = LwFConfig
+    capabilities = Capabilities(
+        carries="one LoRA and the projector, which is the teacher as well",
+        step_cost="as plain LoRA plus one forward",
+        memory="plus one more copy of the trained tensors and the logits of a micro-batch",
+    )
+    starts_at_zero = True
+
+    def __init__(self, config: LwFConfig) -> None:
+        super().__init__(config)
+        self._cached: tuple[TaskContext, dict[str, Tensor]] | None = None
+
+    def problems(self, facts: RunFacts) -> list[Problem]:
+        """A loss that is computed without logits leaves nothing to distil."""
+        found = super().problems(facts)
+        if facts.keys.get("enable_liger_kernel"):
+            what = "computes the loss without logits, which LwF compares."
+            found.append(Problem("enable_liger_kernel", what, "Remove it, or use another method."))
+        return found
+
+    def batch_terms(self, context: TaskContext, model: Module, batch: Batch) -> dict[str, Tensor]:
+        """The distillation, from the second task on."""
+        alpha, temperature = self.config.alpha, self.config.temperature
+        if context.carry is None or (alpha == 0 and self.config.faithful is None):
+            return {}
+        old = self._teacher_logits(context, context.carry, model, batch)
+        if self.config.faithful is None:
+            return {"lwf": alpha * distillation(batch.logits, old, batch.labels, temperature)}
+        late = unshifted_distillation(batch.logits, old, batch.labels, temperature)
+        return {"lwf": alpha * late, "echo": (1 - alpha) * echo_loss(batch.logits, batch.labels)}
+
+    def _teacher_logits(self, context: TaskContext, carry: Carry, model: Module, batch: Batch) -> Tensor:
+        """A forward of the same model with the carried tensors, without dropout and without gradient."""
+        import torch
+
+        if self._cached is None or self._cached[0] is not context:
+            self._cached = (context, teacher_tensors(carry, model))
+        inputs = {k: v for k, v in batch.inputs.items() if k not in ("labels", "num_items_in_batch")}
+        with torch.no_grad(), evaluating(model):
+            return torch.func.functional_call(model, self._cached[1], (), inputs).logits  # type: ignore[no-any-return]
+
+
+def teacher_tensors(carry: Carry, model: Module) -> dict[str, Tensor]:
+    """The carried values of the trained parameters, under the model's own names, on its device, in its dtypes.
+
+    Raises:
+        CompatibilityError: If something is trained that the carry does not hold.
+    """
+    carried = carry.load("adapter.safetensors")
+    plain = {id(p): name for name, p in adapter_parameters(model).items()}
+    found, missing = {}, []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and plain.get(id(parameter)) not in carried:
+            missing.append(name.removeprefix(PREFIX))
+        elif parameter.requires_grad:
+            found[name] = carried[plain[id(parameter)]].to(parameter.device, parameter.dtype)
+    if missing:
+        what = f"{len(missing)} trained tensors are not in the carried adapter (e.g. {missing[0]})."
+        raise CompatibilityError(Problem("carry", what, "Train the same tensors in every task."))
+    return found
