@@ -14,12 +14,14 @@ class MethodCase:
         id: Name of the case.
         method: The mapping under ``cl.method``.
         keys: Further LLaMA-Factory keys.
+        block: Further keys of the ``cl:`` block.
         boundary: Allowed |logit change| at a boundary, relative to the largest logit.
     """
 
     id: str
     method: dict[str, Any]
     keys: dict[str, Any] = field(default_factory=dict)
+    block: dict[str, Any] = field(default_factory=dict)
     boundary: float = 1e-5
 
 
@@ -30,4 +32,17 @@ CASES = [
     MethodCase("seqfull", {"name": "seqfull"}, boundary=0.0),
     MethodCase("single_task", {"name": "single_task"}, boundary=0.0),
     MethodCase("multitask", {"name": "multitask"}, boundary=0.0),
+    MethodCase("inclora-contrast", {"name": "inclora", "alpha": 0.1}),
+    MethodCase("mslora_cr-merge", {"name": "mslora_cr", "consolidate": "merge"}),
+    MethodCase("mslora_cr-stack", {"name": "mslora_cr", "consolidate": "stack"}),
+    MethodCase("mslora_cr-learnable", {"name": "mslora_cr", "learnable": True}),
+    MethodCase("olora-merge", {"name": "olora", "consolidate": "merge"}),
+    MethodCase("olora-stack", {"name": "olora", "consolidate": "stack"}),
+    MethodCase("ewc", {"name": "ewc", "fisher_samples": 6}, boundary=0.0),
+    MethodCase("lwf", {"name": "lwf"}, boundary=0.0),
+    MethodCase("sefe-merge", {"name": "sefe", "consolidate": "merge"}),
+    MethodCase("sefe-stack", {"name": "sefe", "consolidate": "stack"}),
+    MethodCase("seqlora-replay", {"name": "seqlora"}, block={"replay": {"capacity_per_task": 5}}, boundary=0.0),
+    MethodCase("der", {"name": "der", "beta": 0.0}, block={"replay": {"capacity_per_task": 5}}, boundary=0.0),
+    MethodCase("der++", {"name": "der"}, block={"replay": {"capacity_total": 8, "batch": 2}}, boundary=0.0),
 ]

@@ -53,6 +53,33 @@ def test_evaluate_gives_the_runs_own_scores(cli, inclora, tmp_path):
     assert "choice_accuracy@1" in out
 
 
+def test_evaluate_goes_on_where_it_was_killed(cli, inclora, tmp_path, monkeypatch):
+    from cl_plugins.run import parts
+
+    class Killed(BaseException):
+        pass
+
+    add, added = parts.Writer.add, []
+
+    def adding(self, number, texts):
+        add(self, number, texts)
+        added.append(number)
+        if len(added) == 3:  # the first batch of the second task; every task has two
+            raise Killed
+
+    monkeypatch.setattr(parts.Writer, "add", adding)
+    words = ("evaluate", inclora.root, "--out", tmp_path / "out")
+    with pytest.raises(Killed):
+        cli(*words)
+    code, _, err = cli(*words)
+    assert code == 0, err
+    assert added == [0, 1, 0, 1, 0, 1]
+    for task in ("one", "two", "three"):
+        name = f"predictions/after_three/{task}.jsonl"
+        assert (tmp_path / "out" / name).read_bytes() == (inclora.root / name).read_bytes()
+    assert not list((tmp_path / "out").rglob("*.parts"))
+
+
 def test_evaluate_after_an_earlier_task(cli, inclora, seqlora, tmp_path):
     for made in (inclora, seqlora):
         out_dir = tmp_path / made.root.name
@@ -249,6 +276,72 @@ def test_the_carry_stands_in_for_updates_that_were_not_kept(cli, copied, inclora
     code, _, err = cli("export", other, "--to", "adapter", "--task", "two", "--out", tmp_path / "c")
     assert code == 1
     assert "was not kept" in err
+
+
+def test_one_adapter_per_task_of_a_chain_is_its_own_update(cli, inclora, llava, tmp_path):
+    from peft import PeftModel
+
+    out = tmp_path / "adapters"
+    code, text, err = cli("export", inclora.root, "--to", "tasks", "--out", out)
+    assert code == 0, err
+    assert "the task's own update" in text
+    manifest = json.loads((out / "MANIFEST.json").read_text())
+    assert manifest["kind"] == "tasks"
+    assert "a part of the model" in manifest["meaning"]
+    assert [(a["folder"], a["updates"], a["rank"], a["answers"]) for a in manifest["adapters"]] == [
+        (f"0{n}_{task}", [task], 4, False) for n, task in enumerate(("one", "two", "three"), start=1)
+    ]
+    # together they are the model: PEFT with all of them active, and the projector of the last
+    model = PeftModel.from_pretrained(load(llava), out / "03_three", adapter_name="03_three")
+    for name in ("01_one", "02_two"):
+        model.load_adapter(out / name, adapter_name=name)
+    for module in model.modules():
+        if type(module).__name__ == "ModulesToSaveWrapper":
+            module.set_adapter("03_three")
+        elif hasattr(module, "lora_A") and hasattr(module, "set_adapter"):
+            module.set_adapter(["01_one", "02_two", "03_three"])
+    final = logits(load(inclora.root / "final"), llava)
+    assert close(logits(model, llava), final, 1e-4)
+    alone = PeftModel.from_pretrained(load(llava), out / "03_three")
+    assert not close(logits(alone, llava), final, 1e-3)
+
+
+def test_one_adapter_per_task_of_a_routed_method_answers_its_task(cli, llava, data, tmp_path):
+    import tiny
+    from llamafactory.train.tuner import run_exp
+    from peft import PeftModel
+
+    root, out = tmp_path / "run", tmp_path / "adapters"
+    run_exp(tiny.recipe(llava, data, root, "mslora_cr"))
+    code, text, err = cli("export", root, "--to", "tasks", "--out", out)
+    assert code == 0, err
+    assert "one + two, rank 8" in text
+    manifest = json.loads((out / "MANIFEST.json").read_text())
+    assert [(a["updates"], a["rank"], a["answers"]) for a in manifest["adapters"]] == [
+        (["one", "two", "three"][:n], 4 * n, True) for n in (1, 2, 3)
+    ]
+    seen = []
+    for adapter in manifest["adapters"]:
+        got = logits(PeftModel.from_pretrained(load(llava), out / adapter["folder"]), llava)
+        merged = tmp_path / f"after_{adapter['task']}"
+        code, _, err = cli(
+            "export", root, "--to", "merged", "--dtype", "fp32", "--task", adapter["task"], "--out", merged
+        )
+        assert code == 0, err
+        assert close(got, logits(load(merged), llava), 1e-4)
+        seen.append(got)
+    assert not close(seen[0], seen[1], 1e-3)
+    assert close(seen[2], logits(load(root / "final"), llava), 1e-4)
+    code, text, err = cli("export", root, "--to", "tasks", "--task", "two", "--out", tmp_path / "two")
+    assert code == 0, err
+    assert [p.name for p in sorted((tmp_path / "two").iterdir())] == ["01_one", "02_two", "MANIFEST.json"]
+
+
+def test_one_adapter_per_task_needs_one_update_per_task(cli, seqlora, tmp_path):
+    code, _, err = cli("export", seqlora.root, "--to", "tasks", "--out", tmp_path / "x")
+    assert code == 1
+    assert "does not keep one low-rank update per task" in " ".join(err.split())
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize("there", ["file", "folder", "run"])

@@ -12,7 +12,8 @@ pytest.importorskip("bitsandbytes")
 pytestmark = pytest.mark.engines
 
 TASKS = ("one", "two")
-METHODS = ("inclora", "seqlora", "single_task", "multitask")
+CHAINS = ("inclora", "mslora_cr", "olora")  # one update per task
+METHODS = (*CHAINS, "seqlora", "single_task", "multitask")
 BOUNDARY = 1e-5  # of the largest logit; the quantised weights are the same, the low-rank terms are in fp32
 
 PACKED = 2e-2  # of plain bitsandbytes, which computes in bf16 on CPUs that can
@@ -46,7 +47,7 @@ def test_boundary_identity(observed):
     assert len(seen["before"]) == len(seen["after"]) >= 1
     for before, after in zip(seen["before"], seen["after"], strict=True):
         assert (before - after).abs().max() <= BOUNDARY * before.abs().max()
-    if method in ("inclora", "seqlora"):
+    if method in (*CHAINS, "seqlora"):
         assert (seen["fresh"][1] - seen["after"][0]).abs().max() <= BOUNDARY * seen["after"][0].abs().max()
 
 
@@ -61,7 +62,7 @@ def test_final_is_one_adapter_for_plain_peft_on_the_quantised_base(observed, wid
     manifest = json.loads((out / "final" / "MANIFEST.json").read_text())
     config = json.loads((out / "final" / "adapter_config.json").read_text())
     assert manifest["kind"] == "peft"
-    assert config["r"] == (8 if method == "inclora" else 4)
+    assert config["r"] == (8 if method in CHAINS else 4)
     assert config["modules_to_save"] == ["multi_modal_projector"]
     quantisation = BitsAndBytesConfig.from_dict(manifest["quantization"])
     assert quantisation.load_in_4bit

@@ -65,14 +65,15 @@ def test_merging_into_split_tensors(llava, data, tmp_path, zero):
     assert "ZeRO-3 has split" in refused(llava, data, tmp_path / "run", method, deepspeed=zero(3), use_cpu=False)
 
 
-def test_penalties_under_deepspeed(llava, data, tmp_path, zero, monkeypatch):
+@pytest.mark.parametrize(
+    "method",
+    [{"name": "inclora", "alpha": 0.1}, {"name": "inclora", "beta": 0.1}, {"name": "mslora_cr"}, {"name": "olora"}],
+)
+def test_penalties_under_deepspeed(llava, data, tmp_path, zero, method):
     """Gradients are split over the ranks, and a term that is added to a whole gradient would be lost."""
-    from cl_plugins.methods import get_method
-
-    monkeypatch.setattr(get_method("inclora"), "penalties", lambda self, context, model: {}, raising=False)
     more = {"deepspeed": zero(2), "use_cpu": False}
-    assert "penalties of 'inclora'" in refused(llava, data, tmp_path / "run", "inclora", **more)
-    assert refused(llava, data, tmp_path / "run", "inclora") == ""
+    assert f"penalties of '{method['name']}'" in refused(llava, data, tmp_path / "run", method, **more)
+    assert refused(llava, data, tmp_path / "run", method) == ""
 
 
 @pytest.mark.parametrize(("bits", "name"), [(4, ""), (8, "bnb-8bit")])
@@ -91,23 +92,20 @@ def test_a_base_whose_own_config_says_eight_bits(llava, data, tmp_path):
 
 
 class TestShare:
-    """Which items a rank answers."""
+    """Which batches a rank answers."""
 
-    def shares(self, features, world_size, equal):
+    def shares(self, batches, world_size, equal, alike=True):
         from cl_plugins.run.evaluate import share
 
-        return [share(features, rank, world_size, equal=equal) for rank in range(world_size)]
+        return [share(range(batches), rank, world_size, equal=equal, alike=alike) for rank in range(world_size)]
 
-    def test_all_items_once(self):
-        assert self.shares([{}] * 5, 2, equal=False) == [[0, 2, 4], [1, 3]]
-        assert self.shares([{}], 2, equal=False) == [[0], []]
+    def test_all_batches_once(self):
+        assert self.shares(5, 2, equal=False) == [[0, 2, 4], [1, 3]]
+        assert self.shares(1, 2, equal=False) == [[0], []]
 
     def test_equal_numbers_where_all_ranks_must_call_the_model_together(self):
-        shares = self.shares([{"images": ["a"]}] * 5, 2, equal=True)
-        assert shares == [[0, 2, 4], [1, 3, 3]]
-        assert set().union(*shares) == set(range(5))
+        assert self.shares(5, 2, equal=True) == [[0, 2, 4], [1, 3, 3]]
 
     def test_everyone_answers_all_where_calls_would_differ(self):
-        mixed = [{"images": ["a"]}, {}, {"images": None}, {"images": ["b"]}]
-        assert self.shares(mixed, 2, equal=True) == [[0, 1, 2, 3], [0, 1, 2, 3]]
-        assert self.shares([{}], 2, equal=True) == [[0], [0]]
+        assert self.shares(4, 2, equal=True, alike=False) == [[0, 1, 2, 3]] * 2
+        assert self.shares(1, 2, equal=True) == [[0], [0]]

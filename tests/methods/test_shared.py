@@ -45,7 +45,7 @@ def observed(request, llava, data, tmp_path_factory):
     case = request.param
     out = tmp_path_factory.mktemp(case.id) / "run"
     ids, pixels = inputs(llava)
-    seen = {"before": [], "after": [], "fresh": [], "changed": [], "frozen": []}
+    seen = {"before": [], "after": [], "fresh": [], "changed": [], "trainable": [], "frozen": []}
     patch = pytest.MonkeyPatch()
 
     check_trained = train._check_trained
@@ -53,7 +53,7 @@ def observed(request, llava, data, tmp_path_factory):
     def at_end_of_training(task, steps, before, after, args):
         check_trained(task, steps, before, after, args)
         seen["changed"].append([n for n in after if before[n] != after[n]])
-        seen["trainable"] = list(after)
+        seen["trainable"].append(list(after))
 
     marks = train._marks
     calls = {"n": 0}
@@ -82,7 +82,7 @@ def observed(request, llava, data, tmp_path_factory):
     patch.setattr(train, "_marks", before_and_after)
     patch.setattr(runner.Runner, "_do", after_step)
     try:
-        run_exp(tiny.recipe(llava, data, out, dict(case.method), **case.keys))
+        run_exp(tiny.recipe(llava, data, out, dict(case.method), cl=dict(case.block), **case.keys))
     finally:
         patch.undo()
     seen.update(case=case, out=out, ids=ids, pixels=pixels)
@@ -114,8 +114,8 @@ def test_training_changed_the_model(observed):
 
 
 def test_every_trainable_tensor_changed(observed):
-    for changed in observed["changed"]:
-        missing = set(observed["trainable"]) - set(changed)
+    for changed, trainable in zip(observed["changed"], observed["trainable"], strict=True):
+        missing = set(trainable) - set(changed)
         # with all pictures' features of the last-but-one layer, nothing is left without a gradient
         assert not missing, sorted(missing)[:5]
 
@@ -159,7 +159,26 @@ def test_what_a_run_leaves_behind(observed):
 
 def test_carry_is_safetensors_and_json_only(observed):
     for path in (observed["out"] / "carry").rglob("*"):
+        if path.parent.name == "media":  # pictures of the replay buffer
+            assert observed["case"].block
+            continue
         assert path.is_dir() or path.suffix in {".safetensors", ".json"}
+
+
+def test_only_replay_leaves_training_samples_in_the_carry(observed, data):
+    """Text, id and picture of every training sample, looked for in every byte below ``carry/``."""
+    carried = {p: p.read_bytes() for p in (observed["out"] / "carry").rglob("*") if p.is_file()}
+    traces = [b"what colour is this picture"]
+    for task in TASKS:
+        traces += [f"{task}-train-{i}".encode() for i in range(24)]
+        for path in data.glob(f"images/{task}_train_*.png"):
+            pixels = path.read_bytes()
+            traces += [pixels, pixels[pixels.index(b"IDAT") + 4 :][:64], path.name.encode()]
+    found = {trace for trace in traces if any(trace in content for content in carried.values())}
+    if observed["case"].block.get("replay"):
+        assert len(found) > 3 * 5  # the test sees what is there
+    else:
+        assert found == set()
 
 
 def test_a_finished_run_does_nothing_again(observed):
@@ -173,6 +192,7 @@ def test_a_finished_run_does_nothing_again(observed):
             observed_data(observed),
             out,
             dict(observed["case"].method),
+            cl=dict(observed["case"].block),
             **observed["case"].keys,
         )
     )

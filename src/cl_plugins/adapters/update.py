@@ -16,7 +16,7 @@ from .partitioned import gathered
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.nn import Module
+    from torch.nn import Module, Parameter
 
 
 PREFIX = "base_model.model."
@@ -29,6 +29,12 @@ def adapter_state(model: Module) -> dict[str, Tensor]:
     with gathered(p for p in model.parameters() if p.requires_grad):
         state = get_peft_model_state_dict(model)
         return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+def adapter_parameters(model: Module) -> dict[str, Parameter]:
+    """The live parameters of the adapter (with ``modules_to_save``), under the names that `adapter_state` gives them."""
+    own = {n: p for n, p in model.named_parameters() if "lora_" in n or ".modules_to_save." in n}
+    return {n.replace(".default.", ".").replace(".modules_to_save.", "."): p for n, p in own.items()}
 
 
 def adapter_meta(model: Module) -> dict[str, Any]:
@@ -61,8 +67,7 @@ def load_adapter(model: Module, tensors: dict[str, Tensor], meta: dict[str, Any]
     """
     import torch
 
-    own = {n: p for n, p in model.named_parameters() if "lora_" in n or ".modules_to_save." in n}
-    plain = {n.replace(".default.", ".").replace(".modules_to_save.", "."): p for n, p in own.items()}
+    plain = adapter_parameters(model)
     missing, extra = sorted(set(plain) - set(tensors)), sorted(set(tensors) - set(plain))
     if missing or extra:
         what = f"the carried adapter does not fit this model: {len(missing)} tensors missing, {len(extra)} unknown"

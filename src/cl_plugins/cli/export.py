@@ -15,9 +15,13 @@ merged   a plain model for Transformers: each weight is the base's plus all
          updates, summed in fp32 and rounded once to `--dtype`; what rounding
          cost is printed, beside what the best possible rounding would cost
 adapter  one plain PEFT adapter on the recipe's base (rank-concatenated, exact)
+tasks    one plain PEFT adapter per task, and MANIFEST.json, which says what
+         each is: the model that answers the task, for methods that are told
+         the task at test; else the task's own update, a part of the model
 
   cl-plugins export RUN --to merged --dtype bf16 --out model_bf16
   cl-plugins export RUN --to adapter --task sur --out adapter_after_sur
+  cl-plugins export RUN --to tasks --out adapters
 """
 
 
@@ -27,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     parser.epilog = _EPILOG
     add_run(parser)
-    parser.add_argument("--to", choices=("merged", "adapter"), required=True, help="which form")
+    parser.add_argument("--to", choices=("merged", "adapter", "tasks"), required=True, help="which form")
     parser.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), help="of the merged weights (default: bf16)")
     parser.add_argument(
         "--task", "--after", metavar="NAME", help="the model as it was after this task (default: the latest)"
@@ -38,14 +42,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export a run's model."""
     from ..errors import Problem, RecipeError
-    from ..run.export import QUANTISATION_KEYS, check_empty, export_adapter, export_merged
+    from ..run.export import QUANTISATION_KEYS, check_empty, export_adapter, export_merged, export_tasks
     from ..run.logs import set_up
     from ..run.reopen import check_target
     from . import output
     from .looking import opened
     from .quiet import quiet_host
 
-    if args.to == "adapter" and args.dtype:
+    if args.to != "merged" and args.dtype:
         fix = "An adapter keeps the precision in which it was trained."
         raise RecipeError(Problem("--dtype", "goes with `--to merged` only.", fix))
     check_target(args.out)
@@ -68,6 +72,13 @@ def run(args: argparse.Namespace) -> int:
             ranks = sorted(set(export_adapter(state, carry, args.out).values()))
             rank = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
             rows = [("rank", f"{rank}, the sum over the tasks; exact"), ("base", str(state.base_fingerprint["name"]))]
+        elif args.to == "tasks":
+            found = export_tasks(state, carry, args.out)
+            rows = [(a["folder"], f"{' + '.join(a['updates'])}, rank {a['rank']}") for a in found]
+            rows.append(
+                ("each is", "the model that answers its task" if found[0]["answers"] else "the task's own update")
+            )
+            rows.append(("base", str(state.base_fingerprint["name"])))
         else:
             error = export_merged(state, carry, args.out, args.dtype or "bf16")
             rows = [

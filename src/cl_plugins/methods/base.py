@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from ..adapters.carry import Carry, CarryWriter, TaskUpdate
     from ..adapters.update import LowRankUpdate
+    from ..replay.memory import Memory
     from ..streams import Stream, Task
 
 
@@ -53,6 +54,9 @@ class Capabilities:
         quantised: Quantisation methods of the base that are tested.
         zero_stages: DeepSpeed ZeRO stages that are tested.
         needs_modality: Every task must have a modality label.
+        needs_replay: It draws from the replay buffer by itself: there must be one, and its samples are not mixed into
+            the training set.
+        needs: What else it asks for (the task at test, replay), in words; empty for nothing.
         carries: What is handed to the next task, in words.
         reveals: What the carry could tell about the training data, in words.
         step_cost: Cost of an optimizer step as the stream grows, in words.
@@ -65,6 +69,8 @@ class Capabilities:
     quantised: tuple[str, ...] = ()
     zero_stages: tuple[int, ...] = ()
     needs_modality: bool = False
+    needs_replay: bool = False
+    needs: str = ""
     carries: str = ""
     reveals: str = "weights only, no training samples"
     step_cost: str = "as plain LoRA"
@@ -172,6 +178,7 @@ class TaskContext:
         data: The training samples; None where they cannot be read at random (streaming).
         rank: Number of this process.
         world_size: Number of processes.
+        memory: The replay buffer; None without replay. ``data`` holds the task's own samples only.
     """
 
     task: Task
@@ -182,6 +189,7 @@ class TaskContext:
     data: TaskData | None = None
     rank: int = 0
     world_size: int = 1
+    memory: Memory | None = None
 
 
 class Method(ABC):
@@ -192,15 +200,26 @@ class Method(ABC):
         title: Name for people.
         config_class: Frozen dataclass of the options under ``cl.method``.
         capabilities: What it can do and needs.
+        starts_at_zero: Whether its terms measure the way from where the task began, and so are zero at the first step.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     config_class: ClassVar[type[Any]] = NoOptions
     capabilities: ClassVar[Capabilities] = Capabilities()
+    starts_at_zero: ClassVar[bool] = False
 
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    @property
+    def penalised(self) -> bool:
+        """Whether `penalties` may return a term; what cannot add its gradient (ZeRO) is refused then."""
+        return type(self).penalties is not Method.penalties
+
+    def notes(self) -> list[str]:
+        """What a reader of the scores must know about how they came about; printed in every report."""
+        return []
 
     def problems(self, facts: RunFacts) -> list[Problem]:
         """What speaks against this run, beyond the declared capabilities."""
@@ -240,7 +259,10 @@ class Method(ABC):
         return adapter_meta(model)
 
     def statistics(self, context: TaskContext, model: Module) -> dict[str, dict[str, Tensor]]:
-        """What else the next tasks need: name -> tensors; `TaskUpdate.statistic` gives the file to `consolidate`."""
+        """What else the next tasks need: name -> tensors; `TaskUpdate.statistic` gives the file to `consolidate`.
+
+        What belongs to single samples of the replay buffer has names of its own, see `Memory.chosen`.
+        """
         return {}
 
     def consolidate(self, previous: Carry | None, update: TaskUpdate, writer: CarryWriter) -> None:

@@ -175,6 +175,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("method", run.method),
         ("seed", str(run.seed) if run.seed is not None else "not recorded"),
     ]
+    found += [(f"method: {name}", str(value)) for name, value in _flat(info.get("method_options"))]
     if isinstance(info.get("seconds"), int | float):
         found.append(("time", text.duration(info["seconds"])))
     if isinstance(info.get("peak_memory_bytes"), int | float):

@@ -1,4 +1,4 @@
-"""A run's model in the form that ``final/`` does not have: merged at a dtype, or one PEFT adapter on the base."""
+"""A run's model in the form that ``final/`` does not have: merged, one PEFT adapter on the base, or one per task."""
 
 from __future__ import annotations
 
@@ -69,6 +69,62 @@ def export_adapter(state: RunState, carry: Carry, out: Path) -> dict[str, int]:
 
     _write(out, produce)
     return found
+
+
+def export_tasks(state: RunState, carry: Carry, out: Path) -> list[dict[str, Any]]:
+    """Write one plain PEFT adapter per task, and ``MANIFEST.json``, which says what each of them is.
+
+    Where the method chooses the model by the task at test, the adapter of a task is the model that answers it: the
+    first LoRAs of the chain, rank-concatenated and exact. Else it is the task's own update, which is a part of the
+    model and not a model: the task was trained on top of the ones before.
+
+    Args:
+        state: From `reopen`.
+        carry: Which chain.
+        out: A new directory.
+
+    Returns:
+        What the manifest says of each adapter: ``folder``, ``task``, ``updates`` (names of the tasks whose LoRAs are in
+        it), ``rank`` (the largest) and ``answers`` (whether it is the model that answers the task).
+
+    Raises:
+        ExportError: If the method does not keep one low-rank update per task, or routes in another way.
+    """
+    items = state.method.updates(carry)
+    routes = [state.method.route(carry, task) for task in carry.tasks]
+    fix = "Use `--to adapter --task NAME` for the model as it was after a task."
+    if not items or [item.task for item in items] != list(carry.tasks):
+        what = f"'{state.config.method}' does not keep one low-rank update per task."
+        raise ExportError(Problem(str(out), what, fix))
+    if not all(route is None or isinstance(route, int) for route in routes):
+        what = f"'{state.config.method}' chooses its model in a way that a sum of LoRAs cannot say."
+        raise ExportError(Problem(str(out), what, fix))
+    routed = any(route is not None for route in routes)
+    updates = [item.low_rank() for item in items]
+    adapters: list[dict[str, Any]] = []
+
+    def produce(folder: Path) -> None:
+        for number, (item, route) in enumerate(zip(items, routes, strict=True), start=1):
+            chosen = slice(0, route) if routed else slice(number - 1, number)
+            names = sorted({name for part in items[chosen] for name in part.meta["modules_to_save"]})
+            own = f"{number:02d}_{item.task}"
+            base = str(state.run_args.model.model_name_or_path)
+            ranks = write_peft_adapter(folder / own, updates[chosen], base, names)
+            parts = [part.task for part in items[chosen]]
+            adapters.append(
+                {"folder": own, "task": item.task, "updates": parts, "rank": max(ranks.values()), "answers": routed}
+            )
+        meaning = (
+            "Each adapter, alone on the base, is the model that answers its task."
+            if routed
+            else "Each adapter is its task's own update, a part of the model: the sum of all of them on the base is the "
+            "model, and each was trained on top of the ones before."
+        )
+        about = {**manifest(state, carry, "tasks", None), "meaning": meaning, "adapters": adapters}
+        write_json(folder / "MANIFEST.json", about)
+
+    _write(out, produce)
+    return adapters
 
 
 def export_merged(state: RunState, carry: Carry, out: Path, dtype_name: str) -> MergeError:

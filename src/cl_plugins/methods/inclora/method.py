@@ -5,16 +5,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from ...schema import option
 from ..base import Capabilities
-from ..chain import ChainConfig, LoRAChain
+from ..chain import ChainConfig
+from ..mslora_cr.regulariser import RegularisedChain, Regulariser
 
 
-class IncLoRA(LoRAChain):
+@dataclass(frozen=True)
+class IncLoRAConfig(ChainConfig):
+    """Options of `IncLoRA`."""
+
+    alpha: float = option(
+        0.0, help="Weight of MSLoRA-CR's contrastive term; not 0: every task needs a modality label.", minimum=0.0
+    )
+    beta: float = option(0.0, help="Weight of MSLoRA-CR's orthonormality term.", minimum=0.0)
+
+
+class IncLoRA(RegularisedChain):
     """A fresh LoRA per task on the consolidated model."""
 
     name = "inclora"
     title = "IncLoRA"
-    config_class = ChainConfig
+    config_class = IncLoRAConfig
     capabilities = Capabilities(
         quantised=("bnb",),
         zero_stages=(2, 3),
@@ -22,3 +36,7 @@ class IncLoRA(LoRAChain):
         step_cost="as plain LoRA when merged; one extra pair of matrices of the summed rank on the stack",
         memory="as plain LoRA when merged; on the stack plus the summed rank",
     )
+
+    def __init__(self, config: IncLoRAConfig) -> None:
+        super().__init__(config)
+        self.regulariser = Regulariser(config.alpha, config.beta)

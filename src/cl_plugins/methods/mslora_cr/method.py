@@ -1,0 +1,101 @@
+"""MSLoRA-CR: a LoRA per task on a frozen base, with a contrastive term over modalities and an orthonormality term.
+
+``W_k = W_0 + sum_{i<=k} s B_i A_i`` answers the questions of task k (Zhang et al., ACM MM 2025): the task must be known
+at test, and since its model never changes again, nothing is forgotten by construction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ...errors import Problem
+from ...schema import nearest, option
+from ..base import Capabilities, RunFacts
+from ..chain import ChainConfig
+from .regulariser import RegularisedChain, Regulariser
+
+
+if TYPE_CHECKING:
+    from ...adapters.carry import Carry
+
+
+@dataclass(frozen=True)
+class MSLoRACRConfig(ChainConfig):
+    """Options of `MSLoRACR`."""
+
+    alpha: float = option(
+        0.1, help="Weight of the contrastive term; 0 leaves it out and needs no modality labels.", minimum=0.0
+    )
+    beta: float = option(0.01, help="Weight of the orthonormality term; 0 leaves it out.", minimum=0.0)
+    learnable: bool = option(
+        False, help="Train the weights that are not 0 as exp(parameter), from exp(-4.6) on, in place of their values."
+    )
+    inference: str = option(
+        "first_k",
+        help="Which LoRAs answer: `first_k` (task k by the first k; the task is known at test), `all`, or a task's name "
+        "(all questions by the model as it was after that task).",
+    )
+    faithful: Literal["peer"] | None = option(
+        None, help="`peer`: the orthonormality term also counts the frozen LoRAs, which divides its gradient by k."
+    )
+
+
+class MSLoRACR(RegularisedChain):
+    """A LoRA per task with contrastive regularisation."""
+
+    name = "mslora_cr"
+    title = "MSLoRA-CR"
+    config_class = MSLoRACRConfig
+    capabilities = Capabilities(
+        quantised=("bnb",),
+        needs="modality labels (unless `alpha: 0`); the task at test (with `inference: first_k`)",
+        carries="the LoRA and the modality label of every past task, and the latest projector if it trains",
+        reveals="weights and the names of the modalities, no training samples",
+        step_cost="as inclora, plus distances to every past LoRA: one pass over their tensors",
+        memory="as inclora, plus the LoRAs of all past tasks beside the model",
+    )
+
+    def __init__(self, config: MSLoRACRConfig) -> None:
+        super().__init__(config)
+        self.regulariser = Regulariser(
+            config.alpha, config.beta, learnable=config.learnable, peer=config.faithful == "peer"
+        )
+
+    def problems(self, facts: RunFacts) -> list[Problem]:
+        """Also: a task for inference that does not exist."""
+        found = super().problems(facts)
+        chosen, names = self.config.inference, facts.stream.task_names
+        if chosen not in ("first_k", "all", *names):
+            fix = f"{nearest(chosen, ('first_k', 'all', *names))} Use first_k, all, or one of {', '.join(names)}.".strip()
+            found.append(Problem("cl.method.inference", f"is {chosen!r}.", fix))
+        return found
+
+    def notes(self) -> list[str]:
+        """How the questions were answered."""
+        chosen = self.config.inference
+        if chosen == "all":
+            return [
+                "MSLoRA-CR, inference: all. Every question was answered with all LoRAs so far; no task was given at test."
+            ]
+        if chosen == "first_k":
+            return [
+                "MSLoRA-CR, inference: first_k. Task identity was given at test: the questions of task k were answered with "
+                "the first k LoRAs, so that nothing is forgotten by construction. Do not compare the forgetting with that of "
+                "methods that are not told the task."
+            ]
+        return [
+            f"MSLoRA-CR, inference: {chosen}. Once task '{chosen}' was learned, every question was answered with the LoRAs up "
+            "to it; what later tasks learned is not in the answers."
+        ]
+
+    def route(self, carry: Carry | None, task: str) -> Hashable:
+        """The number of LoRAs that answer; None for all there are."""
+        if carry is None or self.config.inference == "all":
+            return None
+        names = [update.task for update in self.updates(carry)]
+        wanted = task if self.config.inference == "first_k" else self.config.inference
+        if wanted not in names[:-1]:  # not learned yet, or the latest: all of them, which may be in memory already
+            return None
+        return names.index(wanted) + 1

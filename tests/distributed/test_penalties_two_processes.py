@@ -1,0 +1,40 @@
+"""Penalties with two gloo ranks: worth the same as in one process, and their own parameters do not disturb DDP."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import tiny
+from launch import launch
+from running import NO_TESTS, go
+
+
+METHODS = {
+    "learnable": {"name": "mslora_cr", "learnable": True},
+    "olora": {"name": "olora"},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_learn_what_one_learns(llama, text_data, tmp_path, method):
+    """Same global batch, accumulated on one side and split on the other; answers of one token."""
+    from safetensors.torch import load_file
+
+    def keys(out, **layout):
+        return tiny.recipe(
+            llama, text_data, out, METHODS[method], ("one", "two"), text_only=True, cl=dict(NO_TESTS), **layout
+        )
+
+    single, double = tmp_path / "single", tmp_path / "double"
+    go(keys(single, per_device_train_batch_size=4, gradient_accumulation_steps=2))
+    launch(keys(double, per_device_train_batch_size=4), tmp_path)
+    for task in ("01_one", "02_two"):
+        a, b = (load_file(out / "tasks" / task / "update.safetensors") for out in (single, double))
+        difference = sum(float((a[n] - b[n]).double().square().sum()) for n in a) ** 0.5
+        assert difference <= 1e-4 * sum(float(a[n].double().square().sum()) for n in a) ** 0.5
+    one, two = (json.loads((out / "tasks" / "02_two" / "update.json").read_text()) for out in (single, double))
+    assert one.keys() == two.keys()
+    if method == "learnable":
+        assert two["log_alpha"] == pytest.approx(one["log_alpha"], rel=1e-4)
+        assert two["log_beta"] < -4.6
