@@ -8,7 +8,12 @@ from pathlib import Path
 
 
 SOURCE = Path(__file__).resolve().parent.parent / "src"
-EXPECTED = ("cl_plugins/py.typed", "cl_plugins/streams/builtin/medical_cl.yaml")
+PUBLISHED = SOURCE.parent / "benchmarks" / "published"
+EXPECTED = (
+    "cl_plugins/py.typed",
+    "cl_plugins/streams/builtin/medical_cl.yaml",
+    *(f"cl_plugins/report/published_data/{path.name}" for path in sorted(PUBLISHED.glob("*.json"))),
+)
 SKIPPED = {"__pycache__"}
 
 

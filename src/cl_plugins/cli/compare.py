@@ -1,4 +1,4 @@
-"""``cl-plugins compare``: several runs (seeds, orders, methods) in one table and picture."""
+"""``cl-plugins compare``: several runs in one table and picture, or runs beside a published result."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ together.
 
   cl-plugins compare saves/*/ --out comparison
   cl-plugins compare a1 a2 b1 b2 --names a a b b --out comparison
+
+`--with` puts them beside a published result (`cl-plugins list published`):
+ours, theirs, the difference, and whether theirs lies inside our interval. Where
+the source scores by another rule, the run's kept answers are scored by the
+source's rule first; the run itself stays as it is.
+
+  cl-plugins compare saves/inclora --with li2025/inclora
 """
 
 
@@ -22,8 +29,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.epilog = _EPILOG
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="directories of runs")
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where table and picture go")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="where the files go; may be left out beside --with")
     parser.add_argument("--names", metavar="NAME", nargs="+", help="a name for each run, in their order")
+    parser.add_argument(
+        "--with", dest="beside", metavar="SOURCE/ENTRY", help="a published result to put the runs beside"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON (with --with)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -33,10 +44,20 @@ def run(args: argparse.Namespace) -> int:
     from ..run.reopen import check_target
     from . import output
 
+    problems = []
     if args.names is not None and len(args.names) != len(args.runs):
         what = f"gives {len(args.names)} names for {len(args.runs)} runs."
-        raise RecipeError(Problem("--names", what, "Give one name per run, in the same order."))
-    check_target(args.out)
+        problems.append(Problem("--names", what, "Give one name per run, in the same order."))
+    if args.out is None and args.beside is None:
+        problems.append(Problem("--out", "is missing.", "Say where table and picture go, or add `--with`."))
+    if args.json and args.beside is None:
+        problems.append(Problem("--json", "is given without `--with`.", "Read compare.json in the folder of `--out`."))
+    if problems:
+        raise RecipeError(problems)
+    if args.out is not None:
+        check_target(args.out)
+    if args.beside is not None:
+        return _beside(args)
     files = compare(args.runs, args.out, names=args.names, write=write_bytes)
     table = compare_table(
         args.runs, names=args.names, width=output.width(), colour=output.colour(), ascii=output.plain()
@@ -45,4 +66,55 @@ def run(args: argparse.Namespace) -> int:
     output.emit()
     for line in output.wrap(f"{', '.join(path.name for path in files)} in {args.out}", output.width()):
         output.emit(line)
+    return 0
+
+
+def _beside(args: argparse.Namespace) -> int:
+    """Compare with a published result."""
+    import tempfile
+    from functools import cache
+
+    from ..report import published_compare, published_tables
+    from ..run.files import write_bytes
+    from . import output
+    from .report import rescore
+
+    with tempfile.TemporaryDirectory(prefix="cl-plugins-") as scratch:
+
+        @cache
+        def scored(run_dir: Path, words: tuple[str, ...]) -> Path:
+            # The directory keeps the run's name, because tables show it.
+            folder = Path(tempfile.mkdtemp(dir=scratch)) / run_dir.resolve().name
+            return rescore(run_dir, list(words), folder)
+
+        def anew(run_dir: Path, words: list[str]) -> Path:
+            return scored(run_dir, tuple(words))  # several tables of a source often ask for the same rules
+
+        found = published_compare.compare_with_published(args.runs, args.beside, args.names, anew)
+    files = published_tables.write_beside(found, args.out, write_bytes) if args.out is not None else []
+    if args.json:
+        output.print_json(published_compare.as_json(found))
+        return 0
+    for number, beside in enumerate(found):
+        if number:
+            output.emit()
+        for line in output.wrap(published_tables.title(beside), output.width()):
+            output.emit(output.bold(line))
+        for line in output.wrap(f"{beside.source.title}. {beside.source.reference}", output.width()):
+            output.emit(line)
+        output.emit()
+        output.numbers(published_tables.beside_table(beside, decimals=1 if output.width() < 72 else 2))
+        output.emit()
+        for line in output.wrap(published_tables.interval_note(beside), output.width()):
+            output.emit(line)
+        output.heading("What each side measures")
+        for name, ours, theirs in beside.definitions:
+            output.emit(f"  {name}")
+            output.pairs([("ours", ours), ("theirs", theirs)], indent=4)
+        output.heading("About these numbers")
+        output.pairs([("-", remark) for remark in beside.remarks])
+    if files:
+        output.emit()
+        for line in output.wrap(f"{', '.join(path.name for path in files)} in {args.out}", output.width()):
+            output.emit(line)
     return 0
