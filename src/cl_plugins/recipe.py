@@ -21,13 +21,53 @@ class EvalConfig:
     zero_shot: bool = option(True, help="Test the base on every task before any training.")
     max_new_tokens: int = option(64, help="Longest answer in tokens, where the task does not say.", minimum=1)
     max_items: int | None = option(None, help="Use only the first N test items; printed in every table.", minimum=1)
+    backend: Literal["host", "vllm"] = option(
+        "host", help="What generates the answers: the model in memory, or vLLM with the merged model (see Evaluation)."
+    )
+    backend_options: dict[str, Any] = option(
+        factory=dict, help="Arguments for `vllm.LLM`, e.g. `gpu_memory_utilization`; only with `backend: vllm`."
+    )
 
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    """How many samples of past tasks are kept. Nothing is kept by default."""
+    """Which samples of past tasks are kept, and how they meet new ones. Nothing is kept by default."""
 
     capacity_per_task: int = option(0, help="Training samples kept per past task; 0 keeps none.", minimum=0)
+    capacity_total: int | None = option(
+        None, help="Training samples kept of all past tasks together, instead of `capacity_per_task`.", minimum=0
+    )
+    policy: Literal["task_balanced", "reservoir"] = option(
+        "task_balanced",
+        help="How `capacity_total` is shared: equally among the tasks, or as a uniform sample of all training samples.",
+    )
+    selection: Literal["random", "class_balanced", "herding", "k_center", "highest_loss", "lowest_loss"] = option(
+        "random",
+        help="Which samples of a task are kept: at random; equally many per answer; close to the mean, or spread out, "
+        "by the trained model's features; or by its loss.",
+    )
+    candidates: int | None = option(
+        1000,
+        help="Herding, k_center and the losses look at so many samples of a task, drawn at random; null looks at all.",
+        minimum=1,
+    )
+    mixing: Literal["concatenate", "ratio", "separate"] = option(
+        "concatenate",
+        help="Add every kept sample once to the next training set; repeat them until they make up `ratio` of it; or add "
+        "the loss of a memory batch to that of every micro-batch.",
+    )
+    ratio: float = option(0.5, help="With `mixing: ratio`: share of kept samples in the training set.")
+    weight: float = option(1.0, help="With `mixing: separate`: weight of the memory batch's loss.", minimum=0)
+    batch: int | None = option(
+        None,
+        help="Memory samples per micro-batch, for `mixing: separate` and DER; null takes as many as there are new ones.",
+        minimum=1,
+    )
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is kept."""
+        return bool(self.capacity_per_task or self.capacity_total)
 
 
 @dataclass(frozen=True)
@@ -73,6 +113,11 @@ class CLConfig:
     def eval(self) -> EvalConfig:
         """Evaluation settings."""
         return self.block.eval
+
+    @property
+    def replay(self) -> ReplayConfig:
+        """Replay settings."""
+        return self.block.replay
 
     def overrides_for(self, task: str) -> dict[str, Any]:
         """LLaMA-Factory keys of one task: the stream's, then the recipe's."""
@@ -158,6 +203,7 @@ def _ordered(stream: Stream, block: _Block, where: str, problems: list[Problem])
 
 def _cross_checks(stream: Stream, block: _Block, where: str) -> list[Problem]:
     from .evaluation.scorers import get_scorer
+    from .replay.checks import setting_problems
 
     found: list[Problem] = []
     names = stream.task_names
@@ -171,14 +217,14 @@ def _cross_checks(stream: Stream, block: _Block, where: str) -> list[Problem]:
         found.append(
             Problem(f"{where}.carry_from", "is given without `only`.", "Say which task to train: `only: NAME`.")
         )
-    if block.replay.capacity_per_task > 0:
-        fix = "Replay is not part of this version; leave `capacity_per_task: 0`."
-        found.append(Problem(f"{where}.replay.capacity_per_task", f"is {block.replay.capacity_per_task}.", fix))
+    found.extend(setting_problems(block.replay, f"{where}.replay"))
     for i, task in enumerate(stream.tasks):
-        try:
-            get_scorer(task.scorer)
-        except RecipeError as error:
-            found.extend(Problem(f"{where}.stream.tasks[{i}].scorer", p.what, p.fix) for p in error.problems)
+        for key, scorer in (("scorer", task.scorer), ("peer_scorer", task.peer_scorer)):
+            try:
+                if scorer is not None:
+                    get_scorer(scorer, task=task.name)
+            except RecipeError as error:
+                found.extend(Problem(f"{where}.stream.tasks[{i}].{key}", p.what, p.fix) for p in error.problems)
         trained = block.only is None or block.only == task.name
         if trained and not task.train:
             fix = "Name its training set, or train another task with `only:`."

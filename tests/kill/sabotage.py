@@ -97,6 +97,7 @@ def rebind(original: object, replacement: object) -> None:
 def install(saboteur: Saboteur) -> None:
     """Wrap the places; call it once, in the process that runs the recipe."""
     _wrap_writes(saboteur)
+    _wrap_lines(saboteur)
     _wrap_renames(saboteur)
     _wrap_checkpoints(saboteur)
     _wrap_steps(saboteur)
@@ -119,6 +120,24 @@ def _wrap_writes(saboteur: Saboteur) -> None:
         saboteur.point(f"after {name}")
 
     rebind(original, write_with)
+
+
+def _wrap_lines(saboteur: Saboteur) -> None:
+    """A point before, in the middle of and after every line that is added to a file."""
+    from cl_plugins.run import files
+
+    original = files.append_line
+
+    def append_line(path, line):
+        name = saboteur.name(path)
+        saboteur.point(f"before line {name}")
+        with open(path, "ab") as file:
+            file.write(line[: len(line) // 2].encode())
+        saboteur.point(f"torn line {name}")
+        original(path, line[len(line) // 2 :])
+        saboteur.point(f"after line {name}")
+
+    rebind(original, append_line)
 
 
 def _wrap_renames(saboteur: Saboteur) -> None:

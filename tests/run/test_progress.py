@@ -34,6 +34,20 @@ def test_the_estimate_is_each_kinds_units_times_its_own_pace(monkeypatch):
     assert shown.eta() == "01:40"  # 100 steps in 50 s by now: 200 steps at half a second
 
 
+def test_what_an_earlier_start_has_done_says_nothing_about_the_pace(monkeypatch):
+    shown, now = make(monkeypatch)
+    shown.skip(1)  # no step yet
+    shown.begin(STEPS[0], 1, 3)
+    now["t"] = 5.0
+    shown.skip(6)
+    assert shown.eta() == "?"
+    now["t"] = 9.0
+    shown.advance(2)  # 2 s an item, two items left
+    shown.end()
+    shown.begin(STEPS[0], 1, 1, 2)
+    assert shown.eta() == "10:04"  # the 300 steps count as the items do
+
+
 def test_plain_lines_say_what_is_done_and_how_long_it_will_take(monkeypatch, caplog):
     monkeypatch.setattr(progress.logger, "propagate", True)
     shown, _ = make(monkeypatch)

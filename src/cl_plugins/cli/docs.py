@@ -33,12 +33,12 @@ _TYPES = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    parser.add_argument("page", choices=("keys",), help="which page")
+    parser.add_argument("page", choices=tuple(_PAGES), help="which page")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a page in Markdown."""
-    print(keys_page(), end="")
+    print(_PAGES[args.page](), end="")
     return 0
 
 
@@ -95,3 +95,18 @@ def _yaml(default: str) -> str:
     """A default as one would write it in YAML."""
     known = {"None": "null", "True": "true", "False": "false", "()": "[]"}
     return known.get(default, default.strip("'"))
+
+
+def reveals_table() -> str:
+    """What the carry of each of this package's methods holds and could reveal, as a table in Markdown."""
+    from ..methods.registry import list_methods
+
+    lines = ["| method | carries | could reveal |", "| --- | --- | --- |"]
+    for entry in list_methods():
+        if entry.method is not None and entry.distribution == "cl-plugins":
+            able = entry.method.capabilities
+            lines.append(f"| `{entry.name}` | {able.carries} | {able.reveals} |")
+    return "\n".join(lines) + "\n"
+
+
+_PAGES = {"keys": keys_page, "reveals": reveals_table}

@@ -40,6 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--options-column", metavar="NAME", help="its column with the options (multiple choice)")
     parser.add_argument("--max-new-tokens", metavar="N", type=int, help="longest answer in tokens")
     parser.add_argument("--max-items", metavar="N", type=int, help="only the first N items of each test set")
+    parser.add_argument("--backend", choices=("host", "vllm"), help="what generates (default: the recipe's)")
     parser.add_argument("--dataset-dir", metavar="DIR", help="folder of dataset_info.json (default: the recipe's)")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where predictions and scores go")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -72,6 +73,7 @@ def evaluate_run(args: argparse.Namespace) -> dict[str, Any]:
         RecipeError: If a task, scorer or data set does not exist.
         RunStateError: If the run has no carry, or base or files differ from it.
     """
+    from ..run import parts
     from ..run.evaluate import evaluate
     from ..run.logs import set_up
     from ..run.plan import Step
@@ -84,6 +86,7 @@ def evaluate_run(args: argparse.Namespace) -> dict[str, Any]:
 
     def prepare(host_keys: dict[str, Any], config: CLConfig) -> CLConfig:
         config, names = _configured(args, host_keys, config)
+        _check_backend(host_keys, config)
         tasks.extend(names)
         return config
 
@@ -107,7 +110,10 @@ def evaluate_run(args: argparse.Namespace) -> dict[str, Any]:
                 state.progress.end()
                 scores[str(step.task)] = _read_score(args.out / "predictions" / row / f"{step.task}.score.json")
         finally:
+            state.close_backend()
             state.progress.close()
+        for step in steps:  # only now: the same command, killed and given again, finds all that it had answered
+            parts.remove(args.out, row, str(step.task))
     return {
         "format": 1,
         "run": str(args.run_dir),
@@ -169,12 +175,24 @@ def _configured(args: argparse.Namespace, host_keys: dict[str, Any], config: CLC
     problems = local_files(str(host_keys.get("dataset_dir", "data")), used)[1]
     if problems:
         raise RecipeError(problems)
-    settings = (
-        config.block.eval
-        if args.max_items is None
-        else dataclasses.replace(config.block.eval, max_items=args.max_items)
-    )
+    settings = config.block.eval
+    if args.max_items is not None:
+        settings = dataclasses.replace(settings, max_items=args.max_items)
+    if args.backend is not None and args.backend != settings.backend:
+        settings = dataclasses.replace(settings, backend=args.backend, backend_options={})
     return dataclasses.replace(config, stream=stream, block=dataclasses.replace(config.block, eval=settings)), wanted
+
+
+def _check_backend(host_keys: dict[str, Any], config: CLConfig) -> None:
+    from ..host.facts import run_facts
+    from ..methods.registry import get_method
+    from ..run.backends import backend_problems
+    from ..run.reopen import ENGINE_KEYS
+
+    keys = {key: value for key, value in host_keys.items() if key not in ENGINE_KEYS}
+    problems = backend_problems(config, get_method(config.method), run_facts(keys, config.stream), "--backend")
+    if problems:
+        raise RecipeError(problems)
 
 
 def _checked_scorer(name: str) -> str:

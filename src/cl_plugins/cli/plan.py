@@ -76,7 +76,7 @@ def make(recipe: dict[str, Any], *, all_keys: bool = False) -> dict[str, Any]:
         "stream": config.stream.name,
         "method": config.method,
         "carries": able.carries,
-        "reveals": able.reveals,
+        "reveals": able.reveals + _kept_samples(config),
         "seed": int(host_keys.get("seed", 42)),
         "output_dir": str(root),
         "steps": [
@@ -88,6 +88,15 @@ def make(recipe: dict[str, Any], *, all_keys: bool = False) -> dict[str, Any]:
         "disk": disk,
         "warnings": warnings,
     }
+
+
+def _kept_samples(config: CLConfig) -> str:
+    """What replay adds to the carry."""
+    replay = config.replay
+    if not replay.enabled:
+        return ""
+    many = f"{replay.capacity_per_task} of each task" if replay.capacity_total is None else f"{replay.capacity_total}"
+    return f"; with replay: training samples, up to {many}"
 
 
 def _tasks(host_keys: dict[str, Any], config: CLConfig, root: Path, steps: list[Step]) -> list[dict[str, Any]]:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from .decode import PREFILL_TOKENS, Decoder, Tokens, common_beginning, is_plain
+
 
 if TYPE_CHECKING:
     import torch
@@ -44,60 +46,108 @@ def length_sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
+def parts_by_tokens(batch: Sequence[int], lengths: Sequence[int], limit: int) -> list[list[int]]:
+    """A batch cut where its prompts, padded to the longest of their part, would exceed ``limit`` tokens.
+
+    Args:
+        batch: Indices, longest prompt first.
+        lengths: Prompt lengths in tokens.
+        limit: Most tokens of a part; a prompt that is longer stands alone.
+    """
+    parts: list[list[int]] = []
+    for i in batch:
+        if parts and (len(parts[-1]) + 1) * lengths[parts[-1][0]] <= limit:
+            parts[-1].append(i)
+        else:
+            parts.append([i])
+    return parts
+
+
 def generate(
     model: Any,
     tokenizer: Any,
     collator: Callable[[list[dict[str, Any]]], Any],
     features: Sequence[dict[str, Any]],
+    prompts: Sequence[Tokens],
     *,
+    batches: Sequence[Sequence[int]],
     max_new_tokens: int,
-    batch_size: int,
     eos_token_ids: Sequence[int],
+    media_token_ids: Sequence[int] = (),
     autocast_dtype: torch.dtype | None = None,
     synced: bool = False,
-    on_batch: Callable[[int], None] | None = None,
-) -> list[str]:
+    on_batch: Callable[[int, list[str]], None],
+) -> None:
     """Answer every prompt greedily.
+
+    Plain decoders (`is_plain`) are answered by `Decoder`, all others by the model's own ``generate``. Which prompts share a
+    batch, and what they have in common, depends on the arguments alone, so that a batch gives the same texts in whichever
+    process and order it is answered.
 
     Args:
         model: A model with ``generate``, in memory.
         tokenizer: Its tokenizer.
         collator: Makes a batch out of features; pads on the side that the tokenizer says.
-        features: One per prompt, with ``input_ids``.
+        features: One per prompt, with ``input_ids``; asked for when their batch comes, so that pictures are in memory one
+            batch at a time.
+        prompts: Token ids of all prompts, also of those that are in none of the batches.
+        batches: Numbers of the prompts that are answered together, see `length_sorted_batches`.
         max_new_tokens: Longest answer in tokens.
-        batch_size: Largest batch.
         eos_token_ids: Tokens that end an answer.
+        media_token_ids: Tokens that stand for pictures, videos or sounds.
         autocast_dtype: Compute in this dtype where the model mixes precisions.
         synced: All ranks must take part in every forward (partitioned weights).
-        on_batch: Called with the number of answers after each batch; may raise to stop.
-
-    Returns:
-        The texts in the order of ``features``, special tokens removed.
+        on_batch: Given the position of each batch and its texts, special tokens removed; may raise to stop.
     """
     import torch
+
+    device = next(model.parameters()).device
+    plain = not synced and is_plain(model)
+    beginning = common_beginning(prompts, media_token_ids) if plain else []
+    lengths = [len(prompt) - len(beginning) for prompt in prompts]
+    limit = PREFILL_TOKENS["cpu" if device.type == "cpu" else "accelerator"]
+
+    def collated(numbers: Sequence[int]) -> dict[str, Any]:
+        rows = [dict(features[i]) for i in numbers]
+        for row in rows:
+            for key in ("input_ids", "attention_mask"):
+                row[key] = row[key][len(beginning) :]
+        inputs = dict(collator(rows))
+        return {k: v.to(device) if hasattr(v, "to") else v for k, v in inputs.items() if k != "labels"}
+
+    decoder = Decoder(
+        model,
+        beginning,
+        max_new_tokens=max_new_tokens,
+        eos_token_ids=eos_token_ids,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with answering(model, tokenizer), torch.no_grad():
+        for position, batch in enumerate(batches):
+            with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
+                ids: Any
+                if plain:
+                    ids = decoder.answer(collated(part) for part in parts_by_tokens(batch, lengths, limit))
+                else:
+                    ids = _by_the_model(
+                        model,
+                        collated(batch),
+                        synced,
+                        do_sample=False,
+                        num_beams=1,
+                        max_new_tokens=max_new_tokens,
+                        eos_token_id=list(eos_token_ids),
+                        pad_token_id=tokenizer.pad_token_id,
+                        bos_token_id=tokenizer.bos_token_id,
+                        use_cache=True,
+                    )
+            on_batch(position, tokenizer.batch_decode(ids, skip_special_tokens=True))
+
+
+def _by_the_model(model: Any, inputs: dict[str, Any], synced: bool, **settings: Any) -> torch.Tensor:
+    """Token ids of the answers, from the model's own ``generate``."""
     from transformers import GenerationConfig
 
-    config = GenerationConfig(
-        do_sample=False,
-        num_beams=1,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=list(eos_token_ids),
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        use_cache=True,
-    )
-    device = next(model.parameters()).device
-    texts: list[str] = [""] * len(features)
-    lengths = [len(feature["input_ids"]) for feature in features]
-    with answering(model, tokenizer), torch.no_grad():
-        for batch in length_sorted_batches(lengths, batch_size):
-            inputs = collator([dict(features[i]) for i in batch])
-            inputs = {k: v.to(device) if hasattr(v, "to") else v for k, v in dict(inputs).items() if k != "labels"}
-            with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
-                output = model.generate(**inputs, generation_config=config, synced_gpus=synced)
-            answers = output[:, inputs["input_ids"].shape[1] :]
-            for i, text in zip(batch, tokenizer.batch_decode(answers, skip_special_tokens=True), strict=True):
-                texts[i] = text
-            if on_batch is not None:
-                on_batch(len(batch))
-    return texts
+    output = model.generate(**inputs, generation_config=GenerationConfig(**settings), synced_gpus=synced)
+    answers: torch.Tensor = output[:, inputs["input_ids"].shape[1] :]
+    return answers

@@ -51,6 +51,11 @@ class Session:
             self._base = LoadedBase(model, self.args)
         return self._base
 
+    @property
+    def loaded_model(self) -> Any:
+        """The base's model if it has been loaded already, else None."""
+        return None if self._base is None else self._base.model
+
     def collator(self, model: Any, *, training: bool) -> Any:
         """The host's collator, set as the host sets it for training or for generation."""
         from llamafactory.data import SFTDataCollatorWith4DAttentionMask

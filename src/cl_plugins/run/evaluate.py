@@ -1,22 +1,30 @@
-"""The step ``evaluate``: one test set, answered by the model in memory, scored and written."""
+"""The step ``evaluate``: one test set, answered, scored and written."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..adapters.partitioned import forward_gathers
-from ..evaluation.generate import generate
+from ..evaluation.generate import length_sorted_batches
 from ..evaluation.items import Item, TaskScore, predictions_to_jsonl
 from ..evaluation.matrix import ScoreMatrix
 from ..evaluation.metrics import continual_metrics, metrics_to_json
 from ..evaluation.scorers import get_scorer
-from . import ranks
+from . import parts, ranks
+from .answers_key import answers_key
+from .backends import backend_for
 from .files import artefact, write_bytes, write_json
+from .interrupt import Interrupted
+from .logs import logger
 from .plan import ZERO_SHOT, Step, rows
 from .state import RunState
+
+
+if TYPE_CHECKING:
+    from ..evaluation.backend import Backend
+    from ..host.test_items import TestItem
 
 
 def evaluate(state: RunState, step: Step, plan: list[Step]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -31,38 +39,14 @@ def evaluate(state: RunState, step: Step, plan: list[Step]) -> tuple[dict[str, A
         Artefacts and details for the journal.
     """
     task = state.config.stream.task(str(step.task))
-    session = state.session
     tests = state.tests(task)
-    model = state.answering(None if step.row == ZERO_SHOT else state.carry, task.name)
-
-    partitioned = session.base.partitioned
-    mine = share([t.feature for t in tests], ranks.rank(), ranks.world_size(), equal=partitioned)
-
-    def on_batch(count: int) -> None:
-        state.progress.advance(count)
-        if ranks.world_size() == 1:
-            state.stop.check()
-
-    with forward_gathers(model):
-        texts = generate(
-            model,
-            session.tokenizer,
-            session.collator(model, training=False),
-            [tests[i].feature for i in mine],
-            max_new_tokens=state.config.max_new_tokens(task.name),
-            batch_size=session.args.training.per_device_eval_batch_size,
-            eos_token_ids=session.eos_token_ids(),
-            autocast_dtype=session.autocast_dtype(),
-            synced=partitioned,
-            on_batch=on_batch,
-        )
-    answers: dict[int, str] = {}
-    for part in ranks.gather(dict(zip(mine, texts, strict=True))):
-        answers.update(part)
+    texts = answer(state, step, tests, backend_for(state, step))
 
     def write() -> tuple[dict[str, Any], dict[str, Any]]:
-        items = [Item(t.id, t.prompt, answers[i], t.reference, t.options) for i, t in enumerate(tests)]
-        score = score_items(items, task.scorer, state.config.eval.max_items)
+        items = [
+            Item(t.id, t.prompt, text, t.reference, t.options, t.fields) for t, text in zip(tests, texts, strict=True)
+        ]
+        score = score_items(items, task.scorer, state.config.eval.max_items, task.name)
         folder = state.root / "predictions" / str(step.row)
         predictions, summary = folder / f"{task.name}.jsonl", folder / f"{task.name}.score.json"
         write_bytes(predictions, predictions_to_jsonl(items, score).encode())
@@ -74,32 +58,97 @@ def evaluate(state: RunState, step: Step, plan: list[Step]) -> tuple[dict[str, A
     return result
 
 
-def share(features: Sequence[Mapping[str, Any]], rank: int, world_size: int, *, equal: bool) -> list[int]:
-    """Numbers of the items that a rank answers: every ``world_size``-th.
+class _Stop(Exception):
+    """This rank was asked to stop."""
+
+
+def answer(state: RunState, step: Step, tests: Sequence[TestItem], backend: Backend) -> list[str]:
+    """The texts of all items; what was answered before a kill is read from the disk.
+
+    A test set of a single batch leaves nothing on the disk.
 
     Args:
-        features: All items.
+        state: The run.
+        step: The step.
+        tests: The test set.
+        backend: What generates.
+
+    Raises:
+        Interrupted: If the run was asked to stop; the finished batches are kept.
+    """
+    row, task = str(step.row), str(step.task)
+    limit = state.config.max_new_tokens(task)
+    batches = length_sorted_batches([len(t.tokens) for t in tests], backend.batch_size)
+    sizes = [len(batch) for batch in batches]
+    folder = parts.folder(state.root, row, task)
+    kept = len(batches) > 1
+
+    def begin() -> tuple[str, dict[int, list[str]]]:
+        key = answers_key(state, step, tests, backend)
+        return key, parts.read(folder, key, sizes)
+
+    key, done = ranks.on_main(begin) if kept else ("", {})
+    if done:
+        count = sum(sizes[number] for number in done)
+        state.progress.skip(count // ranks.world_size())
+        logger.info("%s: going on after %d of %d items", step.key, count, len(tests))
+    left = [number for number in range(len(batches)) if number not in done]
+    alike = len({t.kinds for t in tests}) <= 1
+    mine = share(left, ranks.rank(), ranks.world_size(), equal=backend.together, alike=alike)
+    writer = parts.Writer(folder, ranks.rank(), key, sizes) if kept and mine else None
+    answered: dict[int, list[str]] = {}
+
+    def on_batch(position: int, texts: list[str]) -> None:
+        number = mine[position]
+        if number not in answered:
+            answered[number] = texts
+            if writer is not None:
+                writer.add(number, texts)
+            state.progress.advance(len(texts))
+        if state.stop.asked and not (backend.together and ranks.world_size() > 1):
+            raise _Stop
+
+    try:
+        backend.answer(tests, [batches[number] for number in mine], limit, on_batch)
+    except _Stop:
+        pass
+    if ranks.any_true(state.stop.asked):
+        raise Interrupted
+    texts = [""] * len(tests)
+    for part in [done, *ranks.gather(answered)]:
+        for number, found in part.items():
+            for i, text in zip(batches[number], found, strict=True):
+                texts[i] = text
+    return texts
+
+
+def share(numbers: Sequence[int], rank: int, world_size: int, *, equal: bool, alike: bool = True) -> list[int]:
+    """Numbers of the batches that a rank answers: every ``world_size``-th.
+
+    The batches come sorted by length, so that neighbours cost about the same.
+
+    Args:
+        numbers: Numbers of the batches that are left, longest prompts first.
         rank: The rank.
         world_size: Number of ranks.
         equal: All ranks must call the model equally often (split tensors): a share that is one short answers its last
-            item twice, and if some items have pictures and others none, so that the calls differ, every rank answers
-            all items.
+            batch twice, and where the calls could differ, every rank answers all batches.
+        alike: Whether all items have the same kinds of media, so that all calls are alike.
     """
-    mine = list(range(rank, len(features), world_size))
+    mine = list(numbers[rank::world_size])
     if equal:
-        kinds = {tuple(sorted(key for key in ("images", "videos", "audios") if f.get(key))) for f in features}
-        if len(kinds) > 1 or len(features) < world_size:
-            return list(range(len(features)))
-        if len(mine) < -(-len(features) // world_size):
+        if not alike or len(numbers) < world_size:
+            return list(numbers)
+        if len(mine) < -(-len(numbers) // world_size):
             mine.append(mine[-1])
     return mine
 
 
-def score_items(items: list[Item], scorer: str, max_items: int | None) -> TaskScore:
-    """Score items and note how far the test set was cut."""
+def score_items(items: list[Item], scorer: str, max_items: int | None, task: str | None = None) -> TaskScore:
+    """Score items and note how far the test set was cut; the task's name picks the rule of a peer's scorer."""
     import dataclasses
 
-    score = get_scorer(scorer).score(items)
+    score = get_scorer(scorer, task=task).score(items)
     return dataclasses.replace(score, max_items=max_items)
 
 
@@ -124,7 +173,7 @@ def build_matrix(
         stream=stream,
         method=method,
         tasks=list(tasks),
-        scorers={t: known[t].scorer if t in known else get_scorer(scorers[t]).key for t in tasks},
+        scorers={t: known[t].scorer if t in known else get_scorer(scorers[t], task=t).key for t in tasks},
         n={t: known[t].n if t in known else 0 for t in tasks},
         zero_shot=[cells[ZERO_SHOT][t].score if t in cells[ZERO_SHOT] else None for t in tasks],
         scores=[[cells[row][t].score if t in cells[row] else None for t in tasks] for row in names],

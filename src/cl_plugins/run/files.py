@@ -105,6 +105,26 @@ def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file and flush it to disk. A kill in the middle may leave a part of the line, without its end.
+
+    Args:
+        path: The file; made if it is missing.
+        line: ASCII text without a line end.
+    """
+    new = not path.exists()
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        data = memoryview(line.encode("ascii") + b"\n")
+        while data:
+            data = data[os.write(handle, data) :]
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    if new:
+        _sync_directory(path.parent)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replace a JSON file, all or nothing."""
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())

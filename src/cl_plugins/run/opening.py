@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import shutil
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from . import prepare, record
 from .files import recover_directory, remove_leftovers, write_json
 from .journal import Journal
 from .logs import logger
-from .recover import adopt_carry
+from .recover import adopt_carry, adopt_deletions
 from .state import RunState
 
 
@@ -73,6 +74,7 @@ def open_directory(state: RunState) -> Opening:
         if appended:
             logger.info("appended to the stream: %s", ", ".join(appended))
     adopted = adopt_carry(root, journal)
+    adopted = adopt_deletions(root, journal) or adopted
     damaged = journal.damaged()
     if damaged:
         raise RunStateError(damaged)
@@ -83,12 +85,18 @@ def open_directory(state: RunState) -> Opening:
         **now,
         "method": state.config.method,
         "seed": int(state.host_keys.get("seed", 42)),
-        "notes": list(state.config.stream.notes),
+        "method_options": _plain(state.method.config),
+        "notes": [*state.config.stream.notes, *state.method.notes()],
         "versions": record.versions(),
         "hardware": record.hardware(),
         **{k: old[k] for k in KEPT if k in old},
     }
     return Opening(value, appended, anew)
+
+
+def _plain(options: Any) -> dict[str, Any]:
+    """A method's options with their defaults, as JSON."""
+    return dict(json.loads(json.dumps(dataclasses.asdict(options), default=str)))
 
 
 def begin(root: Path, opening: Opening) -> None:

@@ -13,6 +13,7 @@ from ..errors import Problem, RecipeError, RunStateError
 from ..methods import Method
 from ..methods.registry import get_method
 from ..recipe import CLConfig, parse_cl
+from . import ranks
 from .logs import logger
 
 
@@ -28,7 +29,9 @@ def split(raw: Mapping[str, Any]) -> tuple[dict[str, Any], CLConfig]:
     """
     from ..host.facts import capability_problems, run_facts, setting_problems
     from ..host.keys import check, check_overrides
+    from ..replay.checks import problems as replay_problems
     from ..schema import check_value
+    from .backends import backend_problems
 
     host_keys = {str(k): v for k, v in raw.items() if k != "cl"}
     problems: list[Problem] = []
@@ -43,11 +46,14 @@ def split(raw: Mapping[str, Any]) -> tuple[dict[str, Any], CLConfig]:
     if config is not None:
         method_class = get_method(config.method)
         facts = run_facts(host_keys, config.stream)
-        penalised = method_class.penalties is not Method.penalties
-        problems.extend(capability_problems(config.method, method_class.capabilities, facts, penalised))
         options: list[Problem] = []
-        checked = check_value(config.method_options, method_class.config_class, "cl.method", options)
-        problems.extend(method_class(checked).problems(facts))
+        method: Method = method_class(
+            check_value(config.method_options, method_class.config_class, "cl.method", options)
+        )
+        problems.extend(capability_problems(config.method, method.capabilities, facts, method.penalised))
+        problems.extend(method.problems(facts))
+        problems.extend(replay_problems(config, method.capabilities, facts, ranks.world_size()))
+        problems.extend(backend_problems(config, method_class, facts))
         problems.extend(check_overrides(config.block.task_overrides))
         problems.extend(_schedule_problems(host_keys, config, method_class.capabilities.schedule))
         problems.extend(data_problems(host_keys, config))
@@ -163,7 +169,11 @@ def earlier_carry(config: CLConfig, base: dict[str, Any]) -> Carry | None:
     if problems:
         raise RunStateError(problems)
     total = sum(r["bytes"] for r in carry.files.values())
-    listing = ", ".join(f"{name} ({r['bytes'] / 1e6:.1f} MB)" for name, r in carry.files.items())
+    sizes = {name: r["bytes"] for name, r in carry.files.items()}
+    replayed = [sizes.pop(name) for name in list(sizes) if name.startswith("replay/")]
+    if replayed:
+        sizes[f"replay/ with training samples, {len(replayed)} files"] = sum(replayed)
+    listing = ", ".join(f"{name} ({size / 1e6:.1f} MB)" for name, size in sizes.items())
     logger.info(
         "carry of %s (method %s, %.1f MB, hashes and base verified): %s",
         " → ".join(carry.tasks),

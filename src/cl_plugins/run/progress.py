@@ -75,6 +75,15 @@ class Progress:
                 self.eta(),
             )
 
+    def skip(self, units: int) -> None:
+        """Some units of the current step were done by an earlier start; they say nothing about the speed."""
+        if self._current is None:
+            return
+        kind, left = self._left[self._current[0]]
+        self._left[self._current[0]] = (kind, max(0, left - units))
+        self._done += units
+        self._step_started = time.monotonic()
+
     def advance(self, units: int = 1) -> None:
         """Some units of the current step are done."""
         if self._current is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from ..adapters.carry import Carry
@@ -40,3 +41,24 @@ def adopt_carry(root: Path, journal: Journal) -> bool:
         )
     journal.add(key, 0.0, artefact(root, folder / "carry.json"), recovered=True)
     return True
+
+
+def adopt_deletions(root: Path, journal: Journal) -> bool:
+    """Note deletions from the replay buffer that the carry names and the journal does not, as after a kill.
+
+    Args:
+        root: The output directory.
+        journal: Its journal; entries are added in memory.
+
+    Returns:
+        Whether there were any.
+    """
+    path = root / "carry" / "carry.json"
+    if not path.is_file():
+        return False
+    deletions = json.loads(path.read_text(encoding="utf-8")).get("deletions", [])
+    new = [entry for entry in deletions if entry["key"] not in journal]
+    for entry in new:
+        details = {name: value for name, value in entry.items() if name != "key"}
+        journal.add(entry["key"], 0.0, artefact(root, path), **details)
+    return bool(new)

@@ -11,7 +11,7 @@ from ..evaluation.matrix import row_name
 from ..methods.registry import get_method
 from ..recipe import CLConfig
 from ..schema import check_value
-from . import prepare, ranks, record
+from . import parts, prepare, ranks, record
 from .consolidate import consolidate
 from .evaluate import build_matrix, evaluate, write_matrix
 from .files import write_bytes, write_json
@@ -22,6 +22,7 @@ from .logs import logger
 from .opening import begin, note_failure, open_directory
 from .plan import JOINT, ZERO_SHOT, Step, make_plan
 from .progress import Progress, clock
+from .replaying import candidate_files
 from .state import RunState
 from .train import planned_steps, remove_checkpoints, train
 
@@ -87,6 +88,7 @@ class Runner:
                     ranks.on_main(lambda: self._write_report(plan))
                     return
         finally:
+            state.close_backend()
             state.progress.close()
             state.tracker.close()
         ranks.on_main(lambda: self._show(plan))
@@ -97,6 +99,8 @@ class Runner:
         for step in done:
             if step.kind == "train":
                 remove_checkpoints(self._state, str(step.task))
+            elif step.kind == "evaluate":
+                parts.remove(self._root, str(step.row), str(step.task))
         consolidated = [str(step.task) for step in done if step.kind == "consolidate"]
         if consolidated:
             self._tidy(consolidated[-1])
@@ -144,6 +148,8 @@ class Runner:
         state.progress.begin(step, number, len(plan))
         artefacts: dict[str, Any] = {}
         details: dict[str, Any] = {}
+        if step.kind != "evaluate":
+            state.close_backend()
         if step.kind == "evaluate":
             artefacts, details = evaluate(state, step, plan)
         elif step.kind == "train":
@@ -177,6 +183,7 @@ class Runner:
         """What follows a finished step on rank 0: matrix, tidying up, a line for the reader."""
         task = str(step.task)
         if step.kind == "evaluate":
+            parts.remove(self._root, str(step.row), task)
             logger.info("%s: %.2f (n=%d, %s)", step.key, details["score"], details["n"], clock(seconds))
             self._write_matrix(plan)
             self._state.tracker.score(str(step.row), task, details["score"])
@@ -187,13 +194,18 @@ class Runner:
             self._tidy(task)
 
     def _tidy(self, task: str) -> None:
-        """``cl.keep``: the updates of which tasks stay under ``tasks/``; the carry has its own copy or link."""
+        """``cl.keep``: the updates of which tasks stay under ``tasks/``; the carry has its own copy or link.
+
+        Training samples never stay there, so that `cl-plugins replay delete` has one place to look at.
+        """
         keep = self._config.block.keep
         names = list(self._config.stream.task_names) if task != JOINT else [JOINT]
         position = names.index(task)
         tidied = [] if keep == "all" else names[:position] if keep == "last" else names[: position + 1]
         folders = [self._state.directory(name) for name in tidied]
         gone = [p for f in folders for p in (*sorted(f.glob("*.safetensors")), f / "update.json") if p.is_file()]
+        for name in names[: position + 1]:
+            gone += [p for p in candidate_files(self._state.directory(name)) if p not in gone]
         if not gone:
             return
         for path in gone:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +19,10 @@ from .progress import Progress
 
 
 if TYPE_CHECKING:
-    from ..host.data import TestItem
+    from ..evaluation.backend import Backend
     from ..host.session import Session
     from ..host.task_args import HostArgs
+    from ..host.test_items import TestItem
     from ..methods import Method
     from .trackers import StreamTracker
 
@@ -60,6 +62,7 @@ class RunState:
         self._model: Any = None
         self._model_of: object = _NOTHING
         self._tests: dict[str, list[TestItem]] = {}
+        self._backend: tuple[object, Backend] | None = None
         self._report_to: Any = None
         self.restore_seconds: float | None = None
 
@@ -142,11 +145,16 @@ class RunState:
     def tests(self, task: Task) -> list[TestItem]:
         """The test items of a task, tokenised once."""
         if task.name not in self._tests:
-            from ..host.data import load_test_items
+            from ..host.test_items import load_test_items
 
             session = self.session
             self._tests[task.name] = load_test_items(
-                task, self._test_args(task), session.template, session.tokenizer_module, self.config.eval.max_items
+                task,
+                self._test_args(task),
+                session.template,
+                session.tokenizer_module,
+                self.config.eval.max_items,
+                for_engine=self.config.eval.backend != "host",
             )
         return self._tests[task.name]
 
@@ -178,6 +186,28 @@ class RunState:
             self._model_of = key
             self.restore_seconds = time.monotonic() - started
         return self._model
+
+    def kept_backend(self, key: object, make: Callable[[], Backend]) -> Backend:
+        """A backend that stays open from one test set to the next.
+
+        Args:
+            key: Which model it answers with; a backend with another key is closed first.
+            make: Makes it.
+        """
+        if self._backend is None or self._backend[0] != key:
+            self.close_backend()
+            self._backend = (key, make())
+        return self._backend[1]
+
+    def close_backend(self) -> None:
+        """Give back what a backend holds."""
+        if self._backend is not None:
+            self._backend[1].close()
+            self._backend = None
+
+    def most_pictures(self) -> int:
+        """The largest number of pictures in one item of the test sets that were read."""
+        return max((item.picture_count for items in self._tests.values() for item in items), default=0)
 
     def forget_model(self) -> None:
         """The model in memory has been trained; the next one is rebuilt from what was written."""

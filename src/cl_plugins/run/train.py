@@ -16,7 +16,8 @@ from ..adapters.partitioned import forget_engine, gathered, size
 from ..errors import Problem, RunStateError, TrainingError
 from ..methods import TaskContext
 from ..penalised import TaskTerms
-from . import ranks
+from ..replay.store import CANDIDATES
+from . import ranks, replaying
 from .files import artefact, write_json, write_with
 from .interrupt import Interrupted
 from .logs import logger
@@ -48,8 +49,6 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
     Returns:
         Artefacts and details for the journal.
     """
-    from ..host.data import load_training_set
-
     task = str(step.task)
     folder = state.directory(task)
     session = state.session
@@ -59,7 +58,8 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
 
     args = state.task_args(task)
     with _quiet_examples():
-        module = load_training_set(task, args, session.template, session.tokenizer_module)
+        data = replaying.load(state, task, args)
+    module = data.module
     described = state.config.stream.tasks[0] if state.schedule == "joint" else state.config.stream.task(task)
     context = TaskContext(
         described,
@@ -67,9 +67,10 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
         state.seed(task),
         session.base,
         carry,
-        session.task_data(module["train_dataset"]),
+        session.task_data(data.own),
         ranks.rank(),
         ranks.world_size(),
+        data.memory,
     )
     model = state.method.begin_task(context, model)
     _check_trainable(task, model, args)
@@ -77,7 +78,7 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
     before = _marks(model)
 
     bridge = _bridge(state)
-    terms = TaskTerms(state.method, context, model)
+    terms = TaskTerms(state.method, context, model, data.term)
     state.tracker.begin(task, state.steps_before(task))
     watchers = [*state.callbacks, bridge, state.tracker]
     trainer = session.trainer(args, model, module, watchers, terms, task)
@@ -99,6 +100,7 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
         plot_loss(args)
     tensors = state.method.end_task(context, model)
     meta = state.method.describe_update(context, model)
+    picks = replaying.choose(state, context, model, data)
     statistics = state.method.statistics(context, model)
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     trainer.accelerator.free_memory()
@@ -114,6 +116,9 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
             artefacts |= artefact(state.root, path)
         write_json(folder / "update.json", meta)
         artefacts |= artefact(state.root, folder / "update.json")
+        if data.memory is not None:
+            replaying.write_candidates(state, folder / CANDIDATES, task, data, picks)
+            artefacts |= artefact(state.root, folder / CANDIDATES)
         details = {"optimizer_steps": trainer.state.global_step, "train_loss": result.metrics.get("train_loss")}
         return artefacts, details
 

@@ -1,0 +1,226 @@
+"""Greedy decoding for plain decoders: a shared beginning computed once, prompts read in small parts, finished rows let go.
+
+`transformers`' ``generate`` reads the beginning that all prompts share (a system prompt) anew for every item, and keeps a
+finished row in the batch until the longest answer is done. Both cost more than they need where answers of one letter stand
+beside captions. What is done here is the same greedy search on the same model; only the order of the arithmetic differs, so
+that the texts can differ where two tokens are equally likely up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+
+#: Token ids of one prompt.
+Tokens: TypeAlias = "Sequence[int] | np.ndarray"
+#: Text decoders with rotary positions counted from the attention mask and a cache of all past keys and values.
+TEXT_MODELS = ("llama", "mistral", "qwen2", "qwen3")
+#: Models that put picture features in place of tokens and are such a decoder otherwise.
+VISION_MODELS = ("llava",)
+#: Settings of a model's own generation config that change greedy search, with the values at which they do nothing.
+_RULES: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty", "guidance_scale", "num_beams"), (None, 1)),
+    **dict.fromkeys(("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_length"), (None, 0)),
+    **dict.fromkeys(("remove_invalid_values", "renormalize_logits", "token_healing"), (None, False)),
+    **dict.fromkeys(
+        ("bad_words_ids", "begin_suppress_tokens", "constraints", "dola_layers", "exponential_decay_length_penalty",
+         "force_words_ids", "forced_bos_token_id", "forced_eos_token_id", "max_time", "min_new_tokens", "penalty_alpha",
+         "prompt_lookup_num_tokens", "sequence_bias", "stop_strings", "suppress_tokens", "watermarking_config"),
+        (None,),
+    ),
+}  # fmt: skip
+_INPUTS = {"input_ids", "attention_mask", "pixel_values"}
+#: Prompt tokens, padding included, that are read in one forward: on a CPU what stays in its cache, elsewhere what keeps
+#: an accelerator busy without filling its memory with activations.
+PREFILL_TOKENS = {"cpu": 4096, "accelerator": 32768}
+
+
+def is_plain(model: Any) -> bool:
+    """Whether `Decoder` may be used: a known architecture without windows, and no rule that changes greedy search.
+
+    Args:
+        model: The model that answers, with or without adapters.
+    """
+    config = model.config
+    text = getattr(config, "text_config", None) or config
+    known = config.model_type in TEXT_MODELS or (config.model_type in VISION_MODELS and text.model_type in TEXT_MODELS)
+    if not known or getattr(text, "sliding_window", None) is not None:
+        return False
+    if getattr(text, "_attn_implementation", None) not in ("sdpa", "eager"):
+        return False
+    rules = getattr(model, "generation_config", None)
+    return all(getattr(rules, name, None) in neutral for name, neutral in _RULES.items())
+
+
+def common_beginning(prompts: Sequence[Tokens], never: Sequence[int]) -> list[int]:
+    """Tokens with which every prompt begins; every prompt keeps at least one token of its own.
+
+    Args:
+        prompts: Token ids.
+        never: Tokens that stand for pictures, videos or sounds; the beginning ends before the first of them.
+    """
+    if len(prompts) < 2:
+        return []
+    first = [int(token) for token in prompts[0]]
+    shared = min(map(len, prompts)) - 1
+    shared = next((i for i, token in enumerate(first[:shared]) if token in never), shared)
+    for prompt in prompts:
+        same = (int(a) == b for a, b in zip(prompt[:shared], first, strict=False))
+        shared = next((i for i, equal in enumerate(same) if not equal), shared)
+    return first[:shared]
+
+
+@dataclass
+class _Rows:
+    """Rows that are being answered: cache of keys and values, attention mask (rows, slots), logits of the next token."""
+
+    cache: Any
+    mask: torch.Tensor
+    logits: torch.Tensor
+
+
+class Decoder:
+    """Answers batches of prompts with one model.
+
+    Args:
+        model: A model for which `is_plain` holds, in evaluation mode.
+        beginning: From `common_beginning`; the prompts are given without it.
+        max_new_tokens: Longest answer in tokens.
+        eos_token_ids: Tokens that end an answer.
+        pad_token_id: Fed to rows that are finished but still in the batch.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        beginning: Sequence[int],
+        *,
+        max_new_tokens: int,
+        eos_token_ids: Sequence[int],
+        pad_token_id: int,
+    ) -> None:
+        self._model = model
+        self._beginning = list(beginning)
+        self._max_new_tokens = max_new_tokens
+        self._eos = set(eos_token_ids)
+        self._pad = pad_token_id
+        self._shared: list[tuple[torch.Tensor, torch.Tensor]] | None = None
+
+    def answer(self, parts: Iterable[dict[str, Any]]) -> list[list[int]]:
+        """Answer one batch.
+
+        Args:
+            parts: Collated inputs of some of the prompts each, on the model's device, padded on the left.
+
+        Returns:
+            Token ids of the answers in the order of the parts, the closing token included.
+        """
+        return self._decode(_together([self._read(part) for part in parts]))
+
+    def _read(self, inputs: dict[str, Any]) -> _Rows:
+        """One forward over prompts."""
+        import torch
+
+        unknown = inputs.keys() - _INPUTS
+        if unknown:
+            raise ValueError(f"inputs that a plain decoder does not take: {', '.join(sorted(unknown))}")
+        rows = inputs["input_ids"].shape[0]
+        cache = self._beginning_for(rows, inputs["input_ids"].device)
+        ones = inputs["attention_mask"].new_ones(rows, len(self._beginning))
+        mask = torch.cat([ones, inputs["attention_mask"]], dim=1)
+        positions = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, len(self._beginning) :]
+        output = self._model(
+            **{**inputs, "attention_mask": mask},
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return _Rows(output.past_key_values, mask, output.logits[:, -1].float())
+
+    def _beginning_for(self, rows: int, device: Any) -> Any:
+        """A cache that holds the shared beginning for so many rows."""
+        import torch
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        if not self._beginning:
+            return cache
+        if self._shared is None:
+            ids = torch.tensor([self._beginning], device=device)
+            filled = self._model(input_ids=ids, past_key_values=DynamicCache(), use_cache=True, logits_to_keep=1)
+            self._shared = [(layer.keys, layer.values) for layer in filled.past_key_values.layers]
+        for number, (keys, values) in enumerate(self._shared):
+            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), number)
+        return cache
+
+    def _decode(self, rows: _Rows) -> list[list[int]]:
+        import torch
+
+        answers: list[list[int]] = [[] for _ in range(rows.logits.shape[0])]
+        owners = list(range(len(answers)))  # whose answer each row of the batch is
+        open_rows = set(owners)
+        next_position = rows.mask.long().sum(-1)
+        cache, mask, logits = rows.cache, rows.mask, rows.logits
+        for step in range(1, self._max_new_tokens + 1):
+            tokens = logits.argmax(-1)
+            for owner, token in zip(owners, tokens.tolist(), strict=True):
+                if owner in open_rows:
+                    answers[owner].append(token)
+                    if token in self._eos:
+                        open_rows.discard(owner)
+            if not open_rows or step == self._max_new_tokens:
+                break
+            if 4 * len(open_rows) <= 3 * len(owners):  # copying the cache pays when a quarter of it goes
+                kept = [i for i, owner in enumerate(owners) if owner in open_rows]
+                index = torch.tensor(kept, device=tokens.device)
+                cache.batch_select_indices(index)
+                tokens, mask, next_position = tokens[index], mask[index], next_position[index]
+                owners = [owners[i] for i in kept]
+            closed = [owner not in open_rows for owner in owners]
+            if any(closed):
+                tokens = tokens.masked_fill(torch.tensor(closed, device=tokens.device), self._pad)
+            mask = torch.cat([mask, mask.new_ones(mask.shape[0], 1)], dim=1)
+            output = self._model(
+                input_ids=tokens[:, None],
+                attention_mask=mask,
+                position_ids=next_position[:, None],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            cache, logits, next_position = output.past_key_values, output.logits[:, -1].float(), next_position + 1
+        return answers
+
+
+def _together(parts: list[_Rows]) -> _Rows:
+    """The rows of several parts in one batch: shorter ones get unused slots on the left."""
+    import torch
+    from transformers import DynamicCache
+
+    if len(parts) == 1:
+        return parts[0]
+    slots = max(part.mask.shape[1] for part in parts)
+    missing = [slots - part.mask.shape[1] for part in parts]
+    cache = DynamicCache()
+    for number in range(len(parts[0].cache.layers)):
+        layers = [part.cache.layers[number] for part in parts]
+        both = []
+        for name in ("keys", "values"):
+            widened = [
+                torch.nn.functional.pad(getattr(layer, name), (0, 0, n, 0))
+                for layer, n in zip(layers, missing, strict=True)
+            ]
+            both.append(torch.cat(widened))
+        cache.update(both[0], both[1], number)
+        for layer in layers:  # one layer at a time is in memory twice, never the whole cache
+            layer.keys = layer.values = None
+    mask = torch.cat([torch.nn.functional.pad(p.mask, (n, 0)) for p, n in zip(parts, missing, strict=True)])
+    return _Rows(cache, mask, torch.cat([part.logits for part in parts]))

@@ -1,0 +1,180 @@
+"""Which record each training sample was made of: the host throws ids and data set names away when it tokenises."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DataError, Problem
+from ..replay.media import KINDS, map_media, outside
+
+
+if TYPE_CHECKING:
+    from .task_args import HostArgs
+
+
+_ID, _SOURCE = "_cl_id", "_cl_source"  # columns beside the host's own, gone when it has tokenised
+
+
+class TrainingRows:
+    """The records behind a tokenised training set.
+
+    Args:
+        aligned: The host's records before tokenising, with two columns more.
+        dataset: The tokenised training set.
+        encode: Tokenises one aligned record as the host does.
+        task: Name of the task.
+
+    Raises:
+        DataError: If records and samples do not belong together.
+    """
+
+    def __init__(self, aligned: Any, dataset: Any, encode: Any, task: str) -> None:
+        from pyarrow.compute import list_value_length
+
+        self._aligned, self._dataset, self._encode, self._task = aligned, dataset, encode, task
+        self._kept: list[int] = []
+        start = 0
+        for table in aligned.select_columns(["_prompt", "_response"]).with_format("arrow").iter(batch_size=1000):
+            prompts, answers = (list_value_length(table[name]).to_pylist() for name in ("_prompt", "_response"))
+            for i, (turns, count) in enumerate(zip(prompts, answers, strict=True)):
+                if turns % 2 == 1 and count == 1:  # the host drops the others
+                    self._kept.append(start + i)
+            start += len(prompts)
+        if len(self._kept) != len(dataset):
+            raise DataError(self._mismatch(f"{len(dataset)} samples were made of {len(self._kept)} usable records."))
+
+    def __len__(self) -> int:
+        """Number of training samples."""
+        return len(self._kept)
+
+    def row(self, index: int) -> int:
+        """Row in the task's training set, dropped records included."""
+        return self._kept[index]
+
+    def answers(self, indices: Sequence[int]) -> list[str]:
+        """The answer texts of samples."""
+        chosen = self._aligned.select([self._kept[i] for i in indices]).select_columns(["_response"])
+        return [str(row["_response"][0]["content"]).strip() for row in chosen]
+
+    def origin(self, index: int) -> tuple[str, str]:
+        """Id of the raw record and name of its data set."""
+        row = self._kept[index]
+        example = self._aligned[row]
+        return str(example[_ID]) or f"{self._task}/{row}", str(example[_SOURCE])
+
+    def record(self, index: int) -> dict[str, Any]:
+        """The record of a sample in ShareGPT's form, with its media where they lie.
+
+        Raises:
+            DataError: If the record does not give the very sample that was trained on.
+        """
+        example = self._aligned[self._kept[index]]
+        encoded = self._encode({key: [value] for key, value in example.items()})
+        if encoded["input_ids"][0] != list(self._dataset[index]["input_ids"]):
+            raise DataError(self._mismatch(f"sample {index} was not made of record {self._kept[index]}."))
+        record = {
+            "id": self.origin(index)[0],
+            "messages": [*example["_prompt"], *example["_response"]],
+            "system": example["_system"] or "",
+            "tools": example["_tools"] or "",
+            **{kind: example[f"_{kind}"] or [] for kind in KINDS},
+        }
+        return map_media(record, lambda value: outside(value, f"task '{self._task}', record {self._kept[index]}"))
+
+    def _mismatch(self, what: str) -> Problem:
+        fix = "Delete the cache of the `datasets` library (`overwrite_cache: true`), or turn `cl.replay` off."
+        return Problem(f"task '{self._task}', replay", what, fix)
+
+
+@contextmanager
+def _noting(names: Sequence[str], found: list[Any]) -> Iterator[None]:
+    """Let the host's loader keep ids and data set names, and hand out what it tokenises."""
+    from llamafactory.data import loader
+
+    align, merge = loader.align_dataset, loader._get_merged_dataset
+    left = iter(names)
+
+    def align_and_note(dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        aligned = align(dataset, *args, **kwargs)
+        column = next((c for c in ("id", "question_id") if c in dataset.column_names), None)
+        raw = dataset[column] if column is not None else [None] * len(aligned)
+        ids = ["" if value is None else str(value) for value in raw]
+        name = next(left)
+        return aligned.add_column(_ID, ids).add_column(_SOURCE, [name] * len(aligned))
+
+    def merge_and_note(*args: Any, **kwargs: Any) -> Any:
+        merged = merge(*args, **kwargs)
+        if merged is not None:
+            found.append(merged)
+        return merged
+
+    loader.align_dataset, loader._get_merged_dataset = align_and_note, merge_and_note
+    try:
+        yield
+    finally:
+        loader.align_dataset, loader._get_merged_dataset = align, merge
+
+
+def load_with_rows(
+    task_name: str, args: HostArgs, template: Any, tokenizer_module: dict[str, Any]
+) -> tuple[dict[str, Any], TrainingRows]:
+    """`load_training_set`, and which record each of its samples was made of.
+
+    Args:
+        task_name: For ids and messages.
+        args: The host's arguments of the task.
+        template: The host's template.
+        tokenizer_module: The host's tokenizer and processor.
+
+    Raises:
+        DataError: As `load_training_set`, and if records and samples do not belong together.
+    """
+    from llamafactory.data.processor import SupervisedDatasetProcessor
+
+    from .data import load_training_set
+
+    found: list[Any] = []
+    with _noting(args.data.dataset or [], found):
+        module = load_training_set(task_name, args, template, tokenizer_module)
+    processor = SupervisedDatasetProcessor(template=template, data_args=args.data, **tokenizer_module)
+    return module, TrainingRows(found[0], module["train_dataset"], processor.preprocess_dataset, task_name)
+
+
+def load_buffer(
+    task_name: str, folder: Path, names: Sequence[str], args: HostArgs, template: Any, module: dict[str, Any]
+) -> Any:
+    """The samples of a replay buffer, tokenised as the task's own are; ``max_samples`` does not count against them.
+
+    Args:
+        task_name: The task that is about to be trained.
+        folder: The buffer's folder.
+        names: Its data sets.
+        args: The host's arguments of the task.
+        template: The host's template.
+        module: The host's tokenizer and processor.
+    """
+    from .data import load_training_set
+
+    data = copy.copy(args.data)
+    data.dataset, data.dataset_dir, data.media_dir = list(names), str(folder), str(folder)
+    data.max_samples, data.mix_strategy, data.interleave_probs = None, "concat", None
+    loaded = load_training_set(f"{task_name} (replayed samples)", replace(args, data=data), template, module)
+    return loaded["train_dataset"]
+
+
+def joined(own: Any, memory: Any, indices: Sequence[int]) -> Any:
+    """The training set with memory samples behind the new ones.
+
+    Args:
+        own: The task's tokenised samples.
+        memory: The buffer's.
+        indices: Which of them, repetitions allowed.
+    """
+    from datasets import concatenate_datasets
+
+    return concatenate_datasets([own, memory.select(list(indices))])

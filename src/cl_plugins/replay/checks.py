@@ -1,0 +1,88 @@
+"""What speaks against replay in a recipe, before anything loads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import Problem
+from .selection import FEATURES, LOSSES
+
+
+if TYPE_CHECKING:
+    from ..methods.base import Capabilities, RunFacts
+    from ..recipe import CLConfig, ReplayConfig
+
+
+_WHERE = "cl.replay"
+
+
+def setting_problems(replay: ReplayConfig, where: str = _WHERE) -> list[Problem]:
+    """Settings under ``cl.replay`` that contradict each other.
+
+    Args:
+        replay: The settings.
+        where: YAML path for the messages.
+    """
+    found = []
+    if replay.capacity_per_task and replay.capacity_total is not None:
+        fix = "Keep one of the two."
+        found.append(Problem(f"{where}.capacity_total", "is given together with capacity_per_task.", fix))
+    if replay.policy == "reservoir" and not replay.capacity_total:
+        fix = "Give `capacity_total`, or use `policy: task_balanced`."
+        found.append(Problem(f"{where}.policy", "is 'reservoir', which shares one capacity among all tasks.", fix))
+    if replay.policy == "reservoir" and replay.selection != "random":
+        what = f"is {replay.selection!r}, but a reservoir draws at random by itself."
+        found.append(Problem(f"{where}.selection", what, "Use `policy: task_balanced`."))
+    if not 0 < replay.ratio < 1:
+        found.append(Problem(f"{where}.ratio", f"is {replay.ratio}.", "Give a number between 0 and 1."))
+    return found
+
+
+def problems(config: CLConfig, able: Capabilities, facts: RunFacts, processes: int = 1) -> list[Problem]:
+    """Why a method, an engine or a way of reading data does not go with the buffer that is asked for.
+
+    Args:
+        config: The checked block.
+        able: Capabilities of the method.
+        facts: The run.
+        processes: Number of processes.
+    """
+    replay, name = config.replay, config.method
+    if not replay.enabled:
+        if able.needs_replay:
+            what = f"is 0, and '{name}' draws from the buffer."
+            fix = "Say how many samples of each task to keep, for example 20."
+            return [Problem(f"{_WHERE}.capacity_per_task", what, fix)]
+        return []
+    found = []
+    if able.schedule != "sequential":
+        what = f"does not go with '{name}', which hands nothing from task to task."
+        found.append(Problem(_WHERE, what, "Leave it out, or use a sequential method."))
+    if able.needs_replay and replay.mixing != "concatenate":
+        what = f"is {replay.mixing!r}, but '{name}' brings in the memory samples by itself."
+        found.append(Problem(f"{_WHERE}.mixing", what, "Leave it out."))
+    keys = {**facts.keys}
+    for task in config.stream.tasks:
+        keys |= {k: v for k, v in config.overrides_for(task.name).items() if v}
+    for key in ("packing", "neat_packing"):
+        if keys.get(key):
+            what = "hides which record a training sample is made of, so that none can be kept."
+            found.append(Problem(key, what, "Turn it off, or `cl.replay`."))
+    if replay.selection in (*FEATURES, *LOSSES) and facts.zero_stage == 3:
+        what = f"is {replay.selection!r}, which is not tested on a model that ZeRO-3 has split."
+        found.append(Problem(f"{_WHERE}.selection", what, "Use `random` or `class_balanced`."))
+    if processes > 1 and (able.needs_replay or replay.mixing == "separate"):
+        found += _checkpointing(facts)
+    if replay.mixing == "separate" and facts.keys.get("deepspeed"):
+        what = "is 'separate', whose second forward is not tested with DeepSpeed."
+        found.append(Problem(f"{_WHERE}.mixing", what, "Use `concatenate`, or train without DeepSpeed."))
+    return found
+
+
+def _checkpointing(facts: RunFacts) -> list[Problem]:
+    """A reentrant checkpoint runs a backward of its own, so that DDP would average the gradients of one forward only."""
+    keys = facts.keys
+    if keys.get("disable_gradient_checkpointing") or keys.get("use_reentrant_gc", True) is False:
+        return []
+    what = "is on by default, and with several processes the gradients of memory batches would not be averaged."
+    return [Problem("use_reentrant_gc", what, "Set `use_reentrant_gc: false`; the numbers stay the same.")]

@@ -1,0 +1,106 @@
+"""Pictures, videos and sounds of buffered samples: copied once, named by their content."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError, Problem
+
+
+KINDS = ("images", "videos", "audios")
+MEDIA = "media"
+
+
+def map_media(record: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    """A record with every medium changed; lists, and lists of lists (frames of a video), keep their shape."""
+
+    def walk(value: Any) -> Any:
+        return [walk(item) for item in value] if isinstance(value, list) else change(value)
+
+    return {key: walk(value) if key in KINDS and value else value for key, value in record.items()}
+
+
+def media_names(record: Mapping[str, Any], kind: str | None = None) -> Iterator[Any]:
+    """The media of a record, of one kind or of all."""
+
+    def walk(value: Any) -> Iterator[Any]:
+        if isinstance(value, list):
+            for item in value:
+                yield from walk(item)
+        else:
+            yield value
+
+    for name in KINDS if kind is None else (kind,):
+        if record.get(name):
+            yield from walk(record[name])
+
+
+def outside(value: Any, where: str) -> Any:
+    """A medium of a training sample, as JSON can hold it until the buffer takes it in.
+
+    Args:
+        value: What the host's aligned record holds: a path, an address, or ``{"path", "bytes"}``.
+        where: The sample, for the message.
+
+    Returns:
+        ``{"path"}``, ``{"data", "suffix"}`` with base64, or the address as it is.
+
+    Raises:
+        DataError: If it is none of these.
+    """
+    if isinstance(value, str):
+        return value if "://" in value else {"path": os.path.abspath(value)}
+    if isinstance(value, Mapping):
+        data, path = value.get("bytes"), value.get("path")
+        if isinstance(data, bytes):
+            return {"data": base64.b64encode(data).decode(), "suffix": Path(path or "").suffix}
+        if isinstance(path, str):
+            return outside(path, where)
+    what = f"holds a medium of the kind {type(value).__name__}, which the buffer cannot store."
+    raise DataError(Problem(where, what, "Give media as files, or turn `cl.replay` off."))
+
+
+def take_in(value: Any, folder: Path, media_from: Path | None) -> str:
+    """Put one medium into a buffer and give its name there.
+
+    Args:
+        value: From `outside`, or a name that an earlier buffer gave.
+        folder: The new buffer.
+        media_from: The earlier buffer.
+
+    Raises:
+        DataError: If the file is gone.
+    """
+    if isinstance(value, str):
+        if "://" in value:
+            return value
+        target = folder / value
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            source = (media_from or folder) / value
+            try:
+                os.link(source, target)
+            except OSError:  # another file system, or one without hard links
+                shutil.copyfile(source, target)
+        return value
+    if "data" in value:
+        data, suffix = base64.b64decode(value["data"]), value["suffix"]
+    else:
+        path = Path(value["path"])
+        try:
+            data, suffix = path.read_bytes(), path.suffix
+        except OSError as error:
+            what = f"cannot be copied into the replay buffer ({error.strerror})."
+            raise DataError(Problem(str(path), what, "Put it back and run the same command again.")) from error
+    name = f"{MEDIA}/{hashlib.sha256(data).hexdigest()[:32]}{suffix.lower()}"
+    target = folder / name
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+    return name

@@ -1,0 +1,235 @@
+"""The buffer on disk, ``carry/replay/``: a plain LLaMA-Factory data set with a manifest.
+
+```
+dataset_info.json      replay_<task> for every task with samples; `dataset_dir` of an ordinary recipe may point here
+replay_<task>.json     the records, in ShareGPT's form
+media/<hash>.png       copies of their pictures, videos and sounds, named by content
+manifest.json          where each sample comes from, when and why it was kept, under which terms
+<name>.safetensors     what a method stores per sample (DER: logits), tensors named <sample>/<what>
+```
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Problem, RunStateError
+from .media import KINDS, map_media, media_names, take_in
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..adapters.carry import Carry, CarryWriter
+
+
+FORMAT = 1
+FOLDER, MANIFEST, INFO = "replay", "manifest.json", "dataset_info.json"
+TENSORS = "memory_"  # statistics with this prefix belong to samples of the buffer
+CANDIDATES = "replay.json"  # what the training of a task leaves for the buffer, beside its update
+NOTE = "Training samples of past tasks. Their terms of use go with them; `cl-plugins replay` lists and deletes them."
+_TAGS = {
+    "role_tag": "role",
+    "content_tag": "content",
+    "user_tag": "user",
+    "assistant_tag": "assistant",
+    "observation_tag": "observation",
+    "function_tag": "function",
+    "system_tag": "system",
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One kept sample, as the manifest describes it.
+
+    Attributes:
+        uid: Its name in the buffer.
+        id: The id of the raw record (``id``, ``question_id``), else ``<task>/<row>``.
+        task: Name of the task.
+        dataset: The data set it was taken from; empty where the host had mixed several.
+        row: Row in the task's training set.
+        key: Its random number, see `capacity.sample_key`.
+        selection: How it was selected.
+        score: Its loss, for the selections by loss.
+        licence: What the stream says about the terms of its data.
+        stored: When it was stored (ISO 8601, UTC).
+    """
+
+    uid: str
+    id: str
+    task: str
+    dataset: str
+    row: int
+    key: float
+    selection: str
+    score: float | None
+    licence: str | None
+    stored: str = ""
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """The buffer in a carry.
+
+    Attributes:
+        path: The directory ``replay/``.
+        samples: The samples, task by task, the most valuable of each task first.
+        settings: Capacity, policy and selection that it was filled with.
+    """
+
+    path: Path
+    samples: tuple[Sample, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, carry: Carry | None) -> Buffer | None:
+        """The buffer of a carry; None if it holds none.
+
+        Raises:
+            RunStateError: If the manifest is damaged.
+        """
+        path = carry.path / FOLDER if carry is not None else None
+        if path is None or not (path / MANIFEST).is_file():
+            return None
+        try:
+            value = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+            samples = tuple(Sample(**entry) for entry in value["samples"])
+            return cls(path, samples, dict(value["settings"]))
+        except (ValueError, KeyError, TypeError) as error:
+            what = f"is damaged ({error!r})."
+            raise RunStateError(Problem(str(path / MANIFEST), what, "Restore it from a copy.")) from error
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks that have samples, in order."""
+        return tuple(dict.fromkeys(sample.task for sample in self.samples))
+
+    @property
+    def datasets(self) -> list[str]:
+        """Names in ``dataset_info.json``; loaded in this order they give the samples in theirs."""
+        return [dataset_name(task) for task in self.tasks]
+
+    def records(self, task: str) -> list[dict[str, Any]]:
+        """The records of a task, in the order of its samples."""
+        records: list[dict[str, Any]] = _read_json(self.path / f"{dataset_name(task)}.json")
+        return records
+
+    def entries(self) -> list[tuple[Sample, dict[str, Any]]]:
+        """Every sample with its record."""
+        records = {task: iter(self.records(task)) for task in self.tasks}
+        return [(sample, next(records[sample.task])) for sample in self.samples]
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """What a method stored beside the samples: ``<sample>/<what>`` -> tensor."""
+        from ..adapters.carry import read_tensors
+
+        path = self.path / f"{name}.safetensors"
+        return read_tensors(path) if path.is_file() else {}
+
+
+def dataset_name(task: str) -> str:
+    """Name of a task's part of the buffer in ``dataset_info.json``."""
+    return f"replay_{task}"
+
+
+def now() -> str:
+    """The time, for the manifest."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def write(
+    writer: CarryWriter,
+    entries: Sequence[tuple[Sample, dict[str, Any]]],
+    settings: Mapping[str, Any],
+    *,
+    media_from: Path | None = None,
+    tensors: Mapping[str, Mapping[str, Tensor]] | None = None,
+) -> None:
+    """Write a buffer into a carry that is being made.
+
+    Args:
+        writer: The carry.
+        entries: Samples, task by task, with their records.
+        settings: For the manifest.
+        media_from: The buffer's earlier folder, where media that already have their final names are found.
+        tensors: Name -> ``<sample>/<what>`` -> tensor; those of samples that are gone are left out.
+    """
+    folder = writer.path / FOLDER
+    folder.mkdir(parents=True)
+    info: dict[str, Any] = {}
+    written: dict[str, list[dict[str, Any]]] = {}
+    for sample, record in entries:
+        placed = map_media(record, lambda value: take_in(value, folder, media_from))
+        written.setdefault(sample.task, []).append(placed)
+    for task, records in written.items():
+        name = dataset_name(task)
+        _write_json(folder / f"{name}.json", records)
+        info[name] = _description(f"{name}.json", records)
+    _write_json(folder / INFO, info)
+    samples = [asdict(sample) for sample, _ in entries]
+    _write_json(folder / MANIFEST, {"format": FORMAT, "note": NOTE, "settings": dict(settings), "samples": samples})
+    alive = {sample.uid for sample, _ in entries}
+    for name, values in (tensors or {}).items():
+        kept = {key: value for key, value in values.items() if key.rpartition("/")[0] in alive}
+        if kept:
+            writer.write(f"{FOLDER}/{name}.safetensors", kept)
+
+
+def tensor_names(buffer: Buffer | None) -> list[str]:
+    """Names of what methods have stored beside the samples."""
+    return sorted(path.stem for path in buffer.path.glob("*.safetensors")) if buffer is not None else []
+
+
+def without(writer: CarryWriter, buffer: Buffer, unwanted: Callable[[Sample], bool]) -> list[Sample]:
+    """Write the buffer without some of its samples; nothing of them is written, media and tensors included.
+
+    Args:
+        writer: The carry.
+        buffer: The buffer as it is.
+        unwanted: Says which samples go.
+
+    Returns:
+        The samples that went.
+    """
+    entries = buffer.entries()
+    kept = [(sample, record) for sample, record in entries if not unwanted(sample)]
+    tensors = {name: buffer.tensors(name) for name in tensor_names(buffer)}
+    write(writer, kept, buffer.settings, media_from=buffer.path, tensors=tensors)
+    return [sample for sample, _ in entries if unwanted(sample)]
+
+
+def write_candidates(path: Path, entries: Iterable[tuple[Sample, dict[str, Any]]]) -> None:
+    """Write what a training leaves for the buffer: samples and records that name their media where they lie."""
+    from ..run.files import write_json
+
+    listed = [{"sample": asdict(sample), "record": record} for sample, record in entries]
+    write_json(path, {"format": FORMAT, "samples": listed})
+
+
+def read_candidates(path: Path) -> list[tuple[Sample, dict[str, Any]]]:
+    """What `write_candidates` wrote."""
+    return [(Sample(**entry["sample"]), entry["record"]) for entry in _read_json(path)["samples"]]
+
+
+def _description(file: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """An entry of ``dataset_info.json``."""
+    columns = {"messages": "messages", "system": "system", "tools": "tools"}
+    columns |= {kind: kind for kind in KINDS if any(next(media_names(r, kind), None) for r in records)}
+    return {"file_name": file, "formatting": "sharegpt", "columns": columns, "tags": _TAGS}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunStateError(Problem(str(path), f"cannot be read ({error}).", "Restore it from a copy.")) from error

@@ -1,0 +1,129 @@
+"""Deleting samples from the replay buffer of a run, all or nothing, so that the run accepts the new carry."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from ..adapters.carry import Carry, CarryWriter
+from ..errors import Problem, RunStateError
+from ..replay import store
+from ..replay.store import CANDIDATES, FOLDER, Buffer, Sample
+from .consolidate import file_records
+from .files import recover_directory, remove_leftovers, write_json, write_with
+from .journal import Journal
+from .lock import RunLock
+from .recover import adopt_carry, adopt_deletions
+from .reopen import read_record
+
+
+_UNITS = {"h": 1 / 24, "d": 1.0, "w": 7.0}
+
+
+def kept_samples(root: Path) -> list[Sample]:
+    """The samples in the replay buffer of a run.
+
+    Args:
+        root: The run's directory.
+
+    Raises:
+        RunStateError: If it is no run, or its carry is damaged.
+    """
+    read_record(root)
+    if not (root / "carry" / "carry.json").is_file():
+        return []
+    buffer = Buffer.open(Carry.open(root / "carry"))
+    return list(buffer.samples) if buffer is not None else []
+
+
+def forget(root: Path, unwanted: Callable[[Sample], bool], reason: str) -> list[Sample]:
+    """Delete samples from a run: records, media, what a method stored beside them, and their lines of the manifest.
+
+    The next carry is written beside the old one and put into its place as a whole; it names the deletion, so that the
+    journal can be mended if the process is killed in between.
+
+    Args:
+        root: The run's directory.
+        unwanted: Says which samples go.
+        reason: ``delete`` or ``purge``, for the journal. The journal keeps time, reason and numbers, and no ids.
+
+    Returns:
+        The samples that went.
+
+    Raises:
+        RunStateError: If it is no run, someone works on it, a file is damaged, or a task is between training and
+            consolidation.
+    """
+    read_record(root)
+    with RunLock(root):
+        recover_directory(root / "carry")
+        remove_leftovers(root)
+        journal = Journal(root)
+        adopted = adopt_carry(root, journal) if (root / "carry" / "carry.json").is_file() else False
+        if adopt_deletions(root, journal) or adopted:
+            journal.rewrite()
+        _check_settled(root)
+        if not (root / "carry" / "carry.json").is_file():
+            return []
+        carry = Carry.open(root / "carry")
+        carry.verify()
+        buffer = Buffer.open(carry)
+        if buffer is None or not any(map(unwanted, buffer.samples)):
+            return []
+        gone: list[Sample] = []
+        write_with(root / "carry", lambda folder: gone.extend(_write(folder, carry, buffer, unwanted, reason)))
+        adopt_deletions(root, journal)
+        journal.rewrite()
+        return gone
+
+
+def _check_settled(root: Path) -> None:
+    """A task that is trained and not consolidated has its samples elsewhere; one more second of the run settles it."""
+    left = sorted(path.parent.name.partition("_")[2] for path in root.glob(f"tasks/*/{CANDIDATES}"))
+    if left:
+        names = ", ".join(left)
+        what = f"was stopped before the samples of task {names} had come to rest in the buffer."
+        fix = "Start the run again with `cl.stop_after=1` (it takes seconds), then delete."
+        raise RunStateError(Problem(str(root), what, fix))
+
+
+def _write(
+    folder: Path, carry: Carry, buffer: Buffer, unwanted: Callable[[Sample], bool], reason: str
+) -> list[Sample]:
+    folder.mkdir(parents=True)
+    writer = CarryWriter(folder)
+    for name in carry.files:
+        if not name.startswith(f"{FOLDER}/"):
+            writer.link(carry.path / name, name)
+    gone = store.without(writer, buffer, unwanted)
+    content = json.loads((carry.path / "carry.json").read_text(encoding="utf-8"))
+    entry: dict[str, Any] = {
+        "key": f"replay-{reason}:{uuid.uuid4().hex[:12]}",
+        "samples": dict(Counter(sample.task for sample in gone)),
+    }
+    content["files"] = file_records(writer)
+    content["deletions"] = [*content.get("deletions", []), entry]
+    write_json(folder / "carry.json", content)
+    return gone
+
+
+def older_than(text: str, now: datetime | None = None) -> Callable[[Sample], bool]:
+    """A test for samples that were stored before a moment.
+
+    Args:
+        text: An age such as ``30d``, ``12h`` or ``4w``.
+        now: The present.
+
+    Raises:
+        ValueError: If it is not an age.
+    """
+    number, unit = text[:-1], text[-1:]
+    if unit not in _UNITS or not number.replace(".", "", 1).isdigit():
+        raise ValueError(f"{text!r} is not an age such as 30d, 12h or 4w")
+    moment = (now or datetime.now(UTC)) - timedelta(days=float(number) * _UNITS[unit])
+    return lambda sample: datetime.fromisoformat(sample.stored) < moment

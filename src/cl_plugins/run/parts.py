@@ -1,0 +1,170 @@
+"""Answers of a test set that is not finished yet: one line per batch, flushed to disk before the next batch begins.
+
+``predictions/<row>/<task>.parts/rank0.jsonl`` holds a line that says what the answers belong to, and then a line for every
+batch that this rank has answered. The batches are cut by the test set alone, so whatever was answered before a kill is used
+afterwards, also by another number of ranks, and the predictions are those of an undisturbed run. A last line that was torn by
+a kill does not count. Answers that belong to anything else (another model, other items, other settings) are thrown away.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import files
+
+
+if TYPE_CHECKING:
+    from ..adapters.carry import Carry
+    from ..host.test_items import TestItem
+
+
+FORMAT = 1
+
+
+def folder(root: Path, row: str, task: str) -> Path:
+    """Where the answers of an unfinished step lie."""
+    return root / "predictions" / row / f"{task}.parts"
+
+
+def remove(root: Path, row: str, task: str) -> None:
+    """Delete them; the step is finished."""
+    shutil.rmtree(folder(root, row, task), ignore_errors=True)
+
+
+def identity_of(carry: Carry | None) -> Any:
+    """What tells one carry from another: the hashes of its files, or, where it only points to files, their size and time."""
+    if carry is None:
+        return None
+    if carry.files:
+        return {"tasks": list(carry.tasks), "meta": carry.meta, "files": carry.files}
+    found = []
+    for path in sorted(p for p in carry.path.rglob("*") if p.is_file()):
+        stat = path.stat()
+        found.append([str(path.relative_to(carry.path)), stat.st_size, stat.st_mtime_ns])
+    return {"tasks": list(carry.tasks), "meta": carry.meta, "files": found}
+
+
+def fingerprint(about: Mapping[str, Any], items: Sequence[TestItem], data_files: Sequence[Path] = ()) -> str:
+    """One hash over everything that the answers depend on.
+
+    Args:
+        about: Model and settings, as plain JSON types.
+        items: The test set.
+        data_files: Files of the test set, for pictures that are kept inside them.
+
+    Returns:
+        SHA-256, in hex.
+    """
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
+    for path in data_files:
+        digest.update(_stat(str(path)))
+    for item in items:
+        digest.update(json.dumps([item.id, len(item.tokens), item.kinds]).encode())
+        digest.update(item.tokens.tobytes())
+        if isinstance(item.media, Mapping):
+            for name in _names(item.media):
+                digest.update(_stat(name))
+        else:
+            digest.update(f"row {item.media.row}".encode())
+    return digest.hexdigest()
+
+
+def _names(value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        return [name for key in sorted(value) for name in _names(value[key])]
+    if isinstance(value, list | tuple):
+        return [name for item in value for name in _names(item)]
+    return [] if value is None else [str(value)]
+
+
+def _stat(name: str) -> bytes:
+    """Size and time of a file stand for its content."""
+    try:
+        stat = os.stat(name)
+    except OSError:
+        return name.encode()
+    return f"{Path(name).name} {stat.st_size} {stat.st_mtime_ns}".encode()
+
+
+def read(path: Path, key: str, sizes: Sequence[int]) -> dict[int, list[str]]:
+    """The answers that are there for this very test set and model; everything else in the folder is deleted.
+
+    Args:
+        path: From `folder`.
+        key: From `fingerprint`.
+        sizes: Number of items of every batch.
+
+    Returns:
+        Number of the batch -> texts.
+    """
+    found: dict[int, list[str]] = {}
+    for file in sorted(path.glob("*.jsonl")) if path.is_dir() else []:
+        answers, _ = _usable(file, key, sizes)
+        if answers is None:
+            file.unlink()
+        else:
+            found |= answers
+    return found
+
+
+def _usable(file: Path, key: str, sizes: Sequence[int]) -> tuple[dict[int, list[str]] | None, int]:
+    """The answers in one file and the bytes that they take; None if it belongs to something else."""
+    lines = file.read_bytes().splitlines(keepends=True)
+    if not lines or _parsed(lines[0]) != {"format": FORMAT, "answers_of": key}:
+        return None, 0
+    found: dict[int, list[str]] = {}
+    length = len(lines[0])
+    for line in lines[1:]:
+        value = _parsed(line)
+        if not isinstance(value, dict):
+            break
+        number, texts = value.get("batch"), value.get("texts")
+        if not (isinstance(number, int) and 0 <= number < len(sizes) and isinstance(texts, list)):
+            break
+        if len(texts) != sizes[number] or not all(isinstance(text, str) for text in texts):
+            break
+        found[number] = texts
+        length += len(line)
+    return found, length
+
+
+def _parsed(line: bytes) -> Any:
+    """The value of one line; None if the line was torn."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+class Writer:
+    """Adds answers to the file of one rank.
+
+    Args:
+        path: From `folder`.
+        rank: Number of the rank.
+        key: From `fingerprint`.
+        sizes: Number of items of every batch.
+    """
+
+    def __init__(self, path: Path, rank: int, key: str, sizes: Sequence[int]) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        self._file = path / f"rank{rank}.jsonl"
+        usable, length = _usable(self._file, key, sizes) if self._file.is_file() else (None, 0)
+        if usable is None:
+            self._file.unlink(missing_ok=True)
+        else:
+            os.truncate(self._file, length)  # a torn line at the end would spoil the next one
+        if usable is None:
+            files.append_line(self._file, json.dumps({"format": FORMAT, "answers_of": key}))
+
+    def add(self, number: int, texts: list[str]) -> None:
+        """Make the answers of one batch durable."""
+        files.append_line(self._file, json.dumps({"batch": number, "texts": texts}))

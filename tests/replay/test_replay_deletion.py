@@ -1,0 +1,257 @@
+"""Deleting samples: nothing of them is left, and the run goes on."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import marked
+import pytest
+from marked import holding, manifest, mark
+from running import copy_of, go, journal
+from safetensors.torch import load_file
+
+from cl_plugins.cli import main
+from cl_plugins.errors import RunStateError
+from cl_plugins.run import forgetting
+from cl_plugins.run.forgetting import forget, kept_samples, older_than
+
+
+TASKS = ("one", "two", "three")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return marked.build(tmp_path_factory.mktemp("data") / "data", pictures=True, train=8)
+
+
+def recipe(model, data, out, method="der"):
+    return marked.recipe(model, data, out, method, TASKS, replay={"capacity_per_task": 3}, pictures=True)
+
+
+@pytest.fixture(scope="module")
+def halfway(llava, pictures, tmp_path_factory):
+    """A run that was stopped when two of three tasks were consolidated."""
+    out = tmp_path_factory.mktemp("halfway") / "run"
+    keys = recipe(llava, pictures, out)
+    keys["cl"]["stop_after"] = 4
+    go(keys)
+    return out
+
+
+@pytest.fixture
+def out(halfway, tmp_path):
+    """A copy with times as they were, as the journal knows them."""
+    import shutil
+
+    return Path(shutil.copytree(halfway, tmp_path / "run", copy_function=shutil.copy2))
+
+
+def traces(sample, data):
+    """Bytes that stand for one sample: its id, its name in the buffer, its text, its picture."""
+    number = int(sample["id"].rsplit("-")[-1])
+    picture = (data / "images" / f"{sample['task']}_train_{number}.png").read_bytes()
+    return [s.encode() for s in (f'"{sample["id"]}"', sample["uid"], mark(sample["task"], number))] + [picture]
+
+
+def test_the_bytes_of_a_sample_are_where_they_are_looked_for(out, pictures):
+    for sample in manifest(out):
+        for trace in traces(sample, pictures):
+            assert holding(out, trace), trace[:40]
+
+
+def test_deleting_by_id(out, pictures, llava, capsys):
+    samples = manifest(out)
+    gone, stays = [samples[0], samples[4]], [s for i, s in enumerate(samples) if i not in (0, 4)]
+    logits = load_file(out / "carry" / "replay" / "memory_logits.safetensors")
+    code = main(["replay", "delete", str(out), "--id", gone[0]["id"], "--id", gone[1]["id"]])
+    assert code == 0
+    assert "2 samples deleted" in capsys.readouterr().out
+    for sample in gone:
+        for trace in traces(sample, pictures):
+            assert holding(out, trace) == []
+    assert manifest(out) == stays
+    for sample in stays:
+        assert all(holding(out, trace) for trace in traces(sample, pictures))
+    left = load_file(out / "carry" / "replay" / "memory_logits.safetensors")
+    assert {name: value.tolist() for name, value in left.items()} == {
+        name: value.tolist() for name, value in logits.items() if name.rpartition("/")[0] in {s["uid"] for s in stays}
+    }
+    note = journal(out)[-1]
+    assert note["step"].startswith("replay-delete:")
+    assert note["details"] == {"samples": {"one": 1, "two": 1}}
+    assert main(["status", str(out), "--verify"]) == 0
+    go(recipe(llava, pictures, out))  # goes on, with what is left
+    assert [s["task"] for s in manifest(out)] == ["one"] * 2 + ["two"] * 2 + ["three"] * 3
+    assert main(["status", str(out), "--verify"]) == 0
+    for sample in gone:
+        for trace in traces(sample, pictures):
+            assert holding(out, trace) == []
+
+
+def test_a_finished_run_stays_finished(llava, pictures, out):
+    go(recipe(llava, pictures, out))
+    model = (out / "final" / "model.safetensors").read_bytes()
+    forget(out, lambda sample: sample.task == "two", "delete")
+    assert {s["task"] for s in manifest(out)} == {"one", "three"}
+    before = len(journal(out))
+    go(recipe(llava, pictures, out))
+    assert len(journal(out)) == before
+    assert (out / "final" / "model.safetensors").read_bytes() == model
+    info = json.loads((out / "carry" / "replay" / "dataset_info.json").read_text())
+    assert list(info) == ["replay_one", "replay_three"]
+    assert not (out / "carry" / "replay" / "replay_two.json").exists()
+
+
+def test_all_samples_may_go(llava, pictures, out):
+    forget(out, lambda sample: True, "delete")
+    assert kept_samples(out) == []
+    assert not (out / "carry" / "replay" / "media").exists()
+    assert not (out / "carry" / "replay" / "memory_logits.safetensors").exists()
+    go(recipe(llava, pictures, out))
+    assert {s["task"] for s in manifest(out)} == {"three"}
+
+
+def test_purging_by_age(out, monkeypatch, capsys):
+    path = out / "carry" / "replay" / "manifest.json"
+    value = json.loads(path.read_text())
+    old = (datetime.now(UTC) - timedelta(days=31)).isoformat(timespec="seconds")
+    for entry in value["samples"][:2]:
+        entry["stored"] = old
+    _write_and_rehash(out, path, value)
+    assert main(["replay", "purge", str(out), "--older-than", "32d"]) == 0
+    assert "No sample was deleted" in capsys.readouterr().out
+    assert main(["replay", "purge", str(out), "--older-than", "30d", "--json"]) == 0
+    assert [entry["id"] for entry in json.loads(capsys.readouterr().out)] == [e["id"] for e in value["samples"][:2]]
+    assert manifest(out) == value["samples"][2:]
+    assert main(["replay", "purge", str(out), "--older-than", "soon"]) == 2
+
+
+def _write_and_rehash(out, path, value):
+    """Change a file of the carry as the run itself would have written it."""
+    from cl_plugins.run.files import artefact, sha256, write_json
+    from cl_plugins.run.journal import Journal
+
+    write_json(path, value)
+    carry = json.loads((out / "carry" / "carry.json").read_text())
+    carry["files"]["replay/manifest.json"] = {"sha256": sha256(path), "bytes": path.stat().st_size}
+    write_json(out / "carry" / "carry.json", carry)
+    log = Journal(out)
+    log.add("test", 0.0, artefact(out, out / "carry" / "carry.json"))
+    log.rewrite()
+
+
+@pytest.mark.parametrize(("age", "days"), [("30d", 30), ("12h", 0.5), ("4w", 28), ("1.5d", 1.5)])
+def test_ages(age, days):
+    now = datetime(2030, 1, 1, tzinfo=UTC)
+
+    class At:
+        def __init__(self, gap):
+            self.stored = (now - timedelta(days=days + gap)).isoformat()
+
+    assert older_than(age, now)(At(0.01))
+    assert not older_than(age, now)(At(-0.01))
+
+
+@pytest.mark.parametrize("age", ["", "d", "30", "30y", "-3d", "1e3d", "nand"])
+def test_what_is_not_an_age(age):
+    with pytest.raises(ValueError, match="is not an age"):
+        older_than(age)
+
+
+def test_a_picture_that_another_sample_needs_stays(llava, tmp_path):
+    data = marked.build(tmp_path / "data", ("one",), pictures=True, shared_picture=True)
+    out = tmp_path / "run"
+    go(marked.recipe(llava, data, out, "seqlora", ("one",), replay={"capacity_per_task": 3}, pictures=True))
+    media = sorted((out / "carry" / "replay" / "media").iterdir())
+    assert len(media) == 1
+    ids = [s["id"] for s in manifest(out)]
+    assert main(["replay", "delete", str(out), "--id", ids[0], "--task", "one"]) == 0
+    assert media[0].exists()
+    assert main(["replay", "delete", str(out), "--id", ids[1], "--id", ids[2]]) == 0
+    assert not media[0].exists()
+
+
+def test_an_unknown_id_deletes_nothing(out, capsys):
+    before = (out / "carry" / "carry.json").read_bytes()
+    known = manifest(out)[0]
+    assert main(["replay", "delete", str(out), "--id", known["id"], "--id", "nobody"]) == 2
+    assert main(["replay", "delete", str(out), "--id", known["id"], "--task", "two"]) == 2
+    assert "holds no sample" in capsys.readouterr().err
+    assert (out / "carry" / "carry.json").read_bytes() == before
+
+
+def test_refused_while_someone_works_on_the_run(out):
+    from cl_plugins.run.lock import RunLock
+
+    with RunLock(out), pytest.raises(RunStateError, match="is in use by process"):
+        forget(out, lambda sample: True, "delete")
+    assert len(manifest(out)) == 6
+
+
+def test_refused_between_training_and_consolidation(llava, pictures, out):
+    keys = recipe(llava, pictures, out)
+    keys["cl"]["stop_after"] = 1
+    go(keys)
+    with pytest.raises(RunStateError, match=r"task three had come to rest.*stop_after=1"):
+        forget(out, lambda sample: True, "delete")
+    go(keys)  # one more step
+    assert len(forget(out, lambda sample: True, "delete")) == 9
+    assert not list(out.glob("tasks/*/replay.json"))
+
+
+def test_not_a_run(tmp_path):
+    for call in (lambda: kept_samples(tmp_path), lambda: forget(tmp_path, lambda sample: True, "delete")):
+        with pytest.raises(RunStateError, match="not the directory of a run"):
+            call()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("moment", ["before", "swapped"])
+def test_killed_while_deleting(moment, llava, pictures, out, tmp_path, monkeypatch):
+    """Before the carry is renamed nothing has happened; after it the journal is mended by whoever comes next."""
+
+    class Killed(BaseException):
+        pass
+
+    def die(*args, **kwargs):
+        raise Killed
+
+    first = manifest(out)[0]
+    with monkeypatch.context() as patch:
+        if moment == "before":
+            patch.setattr(forgetting, "write_json", die)
+        else:
+            patch.setattr(forgetting.Journal, "rewrite", die)
+        with pytest.raises(Killed):
+            forget(out, lambda sample: sample.id == first["id"], "delete")
+    assert len(manifest(out)) == (6 if moment == "before" else 5)
+    again = copy_of(out, tmp_path / "again")
+    assert len(forget(again, lambda sample: sample.id == first["id"], "delete")) == (1 if moment == "before" else 0)
+    assert main(["status", str(again), "--verify"]) == 0
+    go(recipe(llava, pictures, out))
+    assert main(["status", str(out), "--verify"]) == 0
+    assert (holding(out, first["id"].encode() + b'"') == []) == (moment == "swapped")
+
+
+def test_listing(out, capsys):
+    assert main(["replay", "list", str(out)]) == 0
+    text = capsys.readouterr().out
+    for sample in manifest(out):
+        assert sample["id"] in text
+    assert "terms of one" in text
+    assert "6 samples in the buffer" in text
+    assert main(["replay", "list", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == manifest(out)
+
+
+def test_a_run_without_replay_has_nothing_to_list(llava, pictures, tmp_path, capsys):
+    out = tmp_path / "plain"
+    go(marked.recipe(llava, pictures, out, "seqlora", ("one",), pictures=True))
+    assert main(["replay", "list", str(out)]) == 0
+    assert "holds no training sample" in capsys.readouterr().out
+    assert main(["replay", "purge", str(out), "--older-than", "1h"]) == 0
+    for i in range(8):
+        assert holding(out, mark("one", i).encode()) == []
+        assert holding(out, (pictures / "images" / f"one_train_{i}.png").read_bytes()) == []

@@ -1,0 +1,187 @@
+"""The vLLM backend against a stand-in with vLLM's calls: same texts as the model in memory, and clear refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+
+from cl_plugins.cli import main
+from cl_plugins.errors import DataError, RecipeError
+
+
+TASKS = ("one", "two")
+FAKES = Path(__file__).parents[1] / "fakes"
+
+
+@pytest.fixture
+def vllm(monkeypatch):
+    import sys
+
+    monkeypatch.syspath_prepend(str(FAKES))
+    monkeypatch.delitem(sys.modules, "vllm", raising=False)
+    import vllm
+
+    yield vllm
+    sys.modules.pop("vllm", None)
+
+
+def recipe(llava, data, out, method="inclora", **settings):
+    block = {"eval": {"max_new_tokens": 3, **settings}}
+    return tiny.recipe(llava, data, out, method, TASKS, cl=block, max_steps=3)
+
+
+def predictions(out):
+    return {str(p.relative_to(out)): p.read_text() for p in sorted(out.glob("predictions/*/*.jsonl"))}
+
+
+@pytest.fixture(scope="module")
+def by_the_host(llava, data, tmp_path_factory):
+    from llamafactory.train.tuner import run_exp
+
+    made = {}
+
+    def get(method):
+        if method not in made:
+            made[method] = tmp_path_factory.mktemp("host") / method
+            run_exp(recipe(llava, data, made[method], method))
+        return made[method]
+
+    return get
+
+
+@pytest.mark.parametrize("method", ["inclora", "seqfull", "single_task"])
+def test_the_same_predictions(method, llava, data, vllm, by_the_host, run, tmp_path):
+    options = {"gpu_memory_utilization": 0.5}
+    run(recipe(llava, data, tmp_path / "out", method, backend="vllm", backend_options=options))
+    assert predictions(tmp_path / "out") == predictions(by_the_host(method))
+    # one engine for the base and one for each task's model, whatever the number of test sets
+    assert len(vllm.STARTED) == 3
+    assert all(engine.ended for engine in vllm.STARTED)
+    given = [engine.given for engine in vllm.STARTED]
+    assert given[0]["model"] == str(llava)
+    assert given[1]["model"] != given[2]["model"]
+    assert {(g["dtype"], g["seed"], g["gpu_memory_utilization"]) for g in given} == {("float32", 7, 0.5)}
+    assert all(g["limit_mm_per_prompt"] == {"image": 1} for g in given)
+    sampling = vllm.STARTED[0].calls[0][1]
+    assert (sampling.temperature, sampling.max_tokens, sampling.stop_token_ids[0]) == (0.0, 3, 2)
+    assert not (tmp_path / "out" / "merged_for_vllm").exists()
+
+
+def test_evaluating_a_finished_run(llava, data, vllm, by_the_host, tmp_path, capsys):
+    root = by_the_host("inclora")
+    assert main(["evaluate", str(root), "--backend", "vllm", "--out", str(tmp_path / "out"), "--json"]) == 0
+    capsys.readouterr()
+    own = {k: v for k, v in predictions(root).items() if "after_two" in k}
+    assert predictions(tmp_path / "out") == own
+    assert len(vllm.STARTED) == 1
+
+
+def test_large_test_sets_are_given_in_large_pieces(llava, data, vllm, by_the_host, tmp_path, monkeypatch, capsys):
+    from cl_plugins.run.vllm_backend import VllmBackend
+
+    monkeypatch.setattr(VllmBackend, "batch_size", 4)
+    root = by_the_host("inclora")
+    words = ["evaluate", str(root), "--backend", "vllm", "--task", "one", "--out", str(tmp_path / "out"), "--json"]
+    assert main(words) == 0
+    capsys.readouterr()
+    assert [count for count, _ in vllm.STARTED[0].calls] == [4, 2]
+    name = "predictions/after_two/one.jsonl"
+    assert (tmp_path / "out" / name).read_bytes() == (root / name).read_bytes()
+
+
+def test_a_merged_model_that_a_kill_left_is_used_again(llava, data, vllm, by_the_host, tmp_path, monkeypatch, capsys):
+    from cl_plugins.run import vllm_backend
+
+    root, out, written = by_the_host("inclora"), tmp_path / "out", []
+    export = vllm_backend.export_merged
+    monkeypatch.setattr(vllm_backend, "export_merged", lambda *a: written.append(a[2]) or export(*a))
+    close = vllm_backend.VllmBackend.close
+    monkeypatch.setattr(vllm_backend.VllmBackend, "close", lambda self: None)
+    words = ["evaluate", str(root), "--backend", "vllm", "--task", "one", "--out", str(out), "--json"]
+    assert main(words) == 0
+    monkeypatch.setattr(vllm_backend.VllmBackend, "close", close)
+    assert written[0].is_dir()
+    assert main(words) == 0
+    assert len(written) == 1
+    assert not (out / "merged_for_vllm").exists()
+    capsys.readouterr()
+
+
+# --- refusals
+
+
+def refused(keys, monkeypatch=None):
+    from cl_plugins.run.prepare import split
+
+    with pytest.raises(RecipeError) as error:
+        split(keys)
+    return str(error.value)
+
+
+def test_without_vllm(llava, data, tmp_path):
+    text = refused(recipe(llava, data, tmp_path, backend="vllm"))
+    assert "cl.eval.backend" in text
+    assert "vllm is not installed" in text
+    assert "cl-plugins[vllm]" in text
+
+
+def test_without_vllm_on_the_command_line(by_the_host, tmp_path, capsys):
+    assert main(["evaluate", str(by_the_host("inclora")), "--backend", "vllm", "--out", str(tmp_path / "x")]) != 0
+    assert "--backend" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_quantised_base(llava, data, vllm, tmp_path):
+    text = refused({**recipe(llava, data, tmp_path, backend="vllm"), "quantization_bit": 4})
+    assert "nothing can be merged into a quantised base" in text
+
+
+def test_a_split_model(llava, data, vllm, tmp_path):
+    config = tmp_path / "zero3.json"
+    config.write_text(json.dumps({"zero_optimization": {"stage": 3}, "train_batch_size": "auto"}))
+    assert "split over the ranks" in refused(
+        {**recipe(llava, data, tmp_path, backend="vllm"), "deepspeed": str(config)}
+    )
+
+
+def test_several_processes(llava, data, vllm, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "2 processes" in refused(recipe(llava, data, tmp_path, backend="vllm"))
+
+
+def test_a_method_that_answers_each_task_with_another_model(llava, data, vllm, tmp_path, monkeypatch):
+    from cl_plugins.methods import get_method
+
+    monkeypatch.setattr(get_method("inclora"), "route", lambda self, carry, task: task, raising=False)
+    assert "another model" in refused(recipe(llava, data, tmp_path, backend="vllm"))
+
+
+def test_options_that_nothing_reads(llava, data, tmp_path):
+    assert "backend_options" in refused(recipe(llava, data, tmp_path, backend_options={"seed": 1}))
+
+
+def test_an_unknown_backend(llava, data, tmp_path):
+    assert "'vllm'" in refused(recipe(llava, data, tmp_path, backend="vlm"))
+
+
+def test_nothing_is_refused_where_nothing_is_tested(llava, data, tmp_path):
+    from cl_plugins.run.prepare import split
+
+    split(recipe(llava, data, tmp_path, backend="vllm", scope="none"))
+
+
+def test_videos_are_refused():
+    import numpy as np
+
+    from cl_plugins.host.test_items import TestItem
+    from cl_plugins.run.vllm_backend import VllmBackend
+
+    item = TestItem(
+        "a", "p", "r", None, np.zeros(1, np.int32), {}, ("images", "videos"), engine_tokens=np.zeros(1, np.int32)
+    )
+    backend = VllmBackend.__new__(VllmBackend)
+    with pytest.raises(DataError, match="videos"):
+        backend._prompt(item)
