@@ -37,6 +37,7 @@ from .adapters.held_base import HeldBase
 from .errors import CompatibilityError, Problem, RecipeError, RunStateError
 from .methods import Method, TaskContext, get_method
 from .penalised import ContinualTrainerMixin, TaskTerms, add_gradient
+from .run import ranks
 from .schema import check_value
 from .streams import Task
 
@@ -175,8 +176,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         tensors = self.method.end_task(context, model)
         meta = self.method.describe_update(context, model)
         statistics = self.method.statistics(context, model)
-        if state.is_world_process_zero:
-            self._write(tensors, meta, statistics)
+        ranks.on_main(lambda: self._write(tensors, meta, statistics))  # all wait: they read the carry next
         self.finished = True
 
     def _write(self, tensors: dict[str, Any], meta: dict[str, Any], statistics: dict[str, dict[str, Any]]) -> None:
