@@ -13,6 +13,7 @@ the parameters' names, once per micro-batch.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import os
@@ -125,7 +126,7 @@ def ours(data: Path, method: str, options: dict[str, Any], tasks: int, work: Pat
     """A method that is about to learn its last task; the ones before were learned for one step each, for real."""
     from transformers import Trainer, TrainingArguments
 
-    from cl_plugins.callbacks import ContinualLearner, ContinualTrainerMixin
+    from cl_plugins.callbacks import ContinualLearner, ContinualTrainerMixin, LoaderData
     from cl_plugins.streams import Task
 
     class Quick(ContinualTrainerMixin, Trainer):
@@ -146,6 +147,8 @@ def ours(data: Path, method: str, options: dict[str, Any], tasks: int, work: Pat
     last = Task(name=f"task{tasks}", modality="m0")
     context = learner.task(last)
     task = context.__enter__()  # left open: it is timed, not finished
+    samples = LoaderData(examples, lambda rows: rows[0], "cpu")
+    task.terms.context = dataclasses.replace(task.terms.context, data=samples)  # as when a training begins
     variant = Variant(task.model, task.terms)
     variant.context = context  # type: ignore[attr-defined]
     return variant

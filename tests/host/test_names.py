@@ -17,7 +17,8 @@ def _host_imports() -> set[tuple[str, str, str]]:
     found = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "llamafactory":
+            absolute = isinstance(node, ast.ImportFrom) and node.level == 0
+            if absolute and (node.module or "").split(".")[0] == "llamafactory":
                 found |= {(path.relative_to(PACKAGE).as_posix(), node.module, alias.name) for alias in node.names}
             if isinstance(node, ast.Import):
                 found |= {(path.name, a.name, "") for a in node.names if a.name.split(".")[0] == "llamafactory"}
