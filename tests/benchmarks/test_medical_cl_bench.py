@@ -65,7 +65,7 @@ def test_the_lora_methods_differ_in_the_method_alone():
         if name in ("inclora_paper_lr", "seqfull"):
             continue
         differing = {key for key in keys | inclora if keys.get(key) != inclora.get(key)} - {"output_dir", "cl"}
-        assert differing == ({"max_steps"} if name == "multitask" else set()), name
+        assert differing == {"multitask": {"max_steps"}, "der": {"use_reentrant_gc"}}.get(name, set()), name
         block = {key: value for key, value in keys["cl"].items() if key != "replay"}
         assert {**block, "method": None} == {**inclora["cl"], "method": None}, name
 
