@@ -41,7 +41,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "sefe": {"method": {"name": "sefe"}},
     "mslora_cr": {"method": {"name": "mslora_cr"}},
 }
-STEPS, RATE = 60, 2.0e-3
+STEPS, RATE = 150, 2.0e-3
 
 
 def recipe(data: Path, base: Path, out: Path, cl: Mapping[str, Any], seed: int) -> dict[str, Any]:
