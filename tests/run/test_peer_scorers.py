@@ -83,6 +83,26 @@ def test_the_library_alone_takes_the_rule_of_each_task(finished, report):
     assert "no rule for 'two'" in err
 
 
+def test_peer_alone_takes_what_the_stream_names(finished, report, tmp_path):
+    code, _, err, _ = report("peer")
+    assert code == 2
+    assert "no task of this run's stream names a `peer_scorer`" in err
+
+    record = finished / "run.json"
+    text = record.read_text()
+    value = json.loads(text)
+    value["stream"]["tasks"][0]["peer_scorer"] = "peer:mslora_cr"
+    record.write_text(json.dumps(value))
+    try:
+        code, _, err, new = report("peer")
+    finally:
+        record.write_text(text)
+    assert code == 0, err
+    scorers = json.loads((new / "matrix.json").read_text())["scorers"]
+    assert scorers["one"].startswith("peer:mslora_cr")
+    assert scorers["two"] == "peer:mllm_cl:sci@1", "without a peer of its own a task keeps its scorer"
+
+
 def test_averages_as_the_medical_authors_print_them(finished, report):
     code, out, err, new = report("one=peer:medical_cl:sur", "two=peer:medical_cl:rad")
     assert code == 0, err

@@ -23,6 +23,7 @@ run's own table beside the new one; the run's own scores stay as they are.
   cl-plugins report RUN --scorer exact_match               for every task
   cl-plugins report RUN --scorer path=contains rad=token_f1
   cl-plugins report RUN --scorer peer:medical_cl           the authors' rules
+  cl-plugins report RUN --scorer peer                      each task's own peer
 """
 
 
@@ -83,7 +84,7 @@ def rescore(root: Path, words: list[str], out: Path | None = None) -> Path:
     from ..run.reopen import check_target, read_record
 
     matrix = ScoreMatrix.from_json(_read(root / "matrix.json"), where=str(root / "matrix.json"))
-    scorers = _chosen(words, matrix.tasks)
+    scorers = _chosen(_with_peers(words, read_record(root)), matrix.tasks)
     out = out or root / "rescored" / _folder(words)
     check_target(out)
     cells = [
@@ -117,6 +118,22 @@ def rescore(root: Path, words: list[str], out: Path | None = None) -> Path:
     record["notes"] = [*(record.get("notes") or []), anew, *_as_printed(matrix)]
     write_json(out / "run.json", record)
     return out
+
+
+def _with_peers(words: list[str], record: dict[str, Any]) -> list[str]:
+    """``peer`` replaced by the ``peer_scorer`` of every task that has one.
+
+    Raises:
+        RecipeError: If none has.
+    """
+    if "peer" not in words:
+        return words
+    tasks = record.get("stream", {}).get("tasks", [])
+    found = [f"{task['name']}={task['peer_scorer']}" for task in tasks if task.get("peer_scorer")]
+    if not found:
+        fix = "Name the rule, as in `--scorer peer:medical_cl`; `cl-plugins list scorers` shows them."
+        raise RecipeError(Problem("--scorer peer", "no task of this run's stream names a `peer_scorer`.", fix))
+    return [word for word in words if word != "peer"] + found
 
 
 def _chosen(words: list[str], tasks: list[str]) -> dict[str, str]:
