@@ -125,7 +125,7 @@ def table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
         cells = []
         for key in ("learned", "last", "forgetting"):
             mean, half = interval([value[key] for value in seeds.values()])
-            cells.append(f"{mean:.1f} ± {half:.1f}")
+            cells.append(f"{mean:.1f} ± {half:.1f}" if len(seeds) > 1 else f"{mean:.1f}")
         both = [s for s in seeds if s in baseline]
         held = [s for s in both if seeds[s]["forgetting"] <= share * baseline[s]["forgetting"]]
         verdict = f"{len(held)} of {len(both)} seeds"
@@ -133,7 +133,10 @@ def table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
             least = MARGIN["baseline"]["forgets_at_least"]
             verdict = f"forgets at least {least:g} in {sum(v['forgetting'] >= least for v in seeds.values())} of {len(seeds)}"
         elif name in MARGIN["methods"]:
-            verdict += ": meets the margin" if len(held) >= needed else ": misses the margin"
+            if len(both) < len(MARGIN["seeds"]):
+                verdict += ": not all seeds yet"
+            else:
+                verdict += ": meets the margin" if len(held) >= needed else ": misses the margin"
         lines.append(f"| {name} | {' | '.join(cells)} | {verdict} |\n")
     return head + "".join(lines)
 
