@@ -126,7 +126,8 @@ def ours(data: Path, method: str, options: dict[str, Any], tasks: int, work: Pat
     """A method that is about to learn its last task; the ones before were learned for one step each, for real."""
     from transformers import Trainer, TrainingArguments
 
-    from cl_plugins.callbacks import ContinualLearner, ContinualTrainerMixin, LoaderData
+    from cl_plugins.callbacks import ContinualLearner, ContinualTrainerMixin
+    from cl_plugins.methods.task_data import CollatedData
     from cl_plugins.streams import Task
 
     class Quick(ContinualTrainerMixin, Trainer):
@@ -147,7 +148,7 @@ def ours(data: Path, method: str, options: dict[str, Any], tasks: int, work: Pat
     last = Task(name=f"task{tasks}", modality="m0")
     context = learner.task(last)
     task = context.__enter__()  # left open: it is timed, not finished
-    samples = LoaderData(examples, lambda rows: rows[0], "cpu")
+    samples = CollatedData(examples, lambda rows: rows[0], "cpu")
     task.terms.context = dataclasses.replace(task.terms.context, data=samples)  # as when a training begins
     variant = Variant(task.model, task.terms)
     variant.context = context  # type: ignore[attr-defined]

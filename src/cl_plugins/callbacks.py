@@ -24,7 +24,7 @@ import copy
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +36,7 @@ from .adapters.carry import Carry, TaskUpdate
 from .adapters.held_base import HeldBase
 from .errors import CompatibilityError, Problem, RecipeError, RunStateError
 from .methods import Method, TaskContext, get_method
+from .methods.task_data import CollatedData
 from .penalised import ContinualTrainerMixin, TaskTerms, add_gradient
 from .run import ranks
 from .schema import check_value
@@ -44,7 +45,6 @@ from .streams import Task
 
 if TYPE_CHECKING:
     from peft import LoraConfig
-    from torch import Tensor
     from torch.nn import Module
 
 
@@ -69,29 +69,6 @@ def make_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
     if problems:
         raise RecipeError(problems)
     return method_class(config)
-
-
-class LoaderData:
-    """Implements `cl_plugins.methods.base.TaskData` on what a trainer trains with.
-
-    Args:
-        dataset: Anything with ``len`` and ``[i]``.
-        collate: The trainer's collator.
-        device: Where the batches go.
-    """
-
-    def __init__(self, dataset: Any, collate: Any, device: Any) -> None:
-        self._dataset, self._collate, self._device = dataset, collate, device
-
-    def __len__(self) -> int:
-        """Number of samples."""
-        return len(self._dataset)
-
-    def batches(self, indices: Sequence[int], size: int = 1) -> Iterator[dict[str, Tensor]]:
-        """Collated batches on the device."""
-        for start in range(0, len(indices), size):
-            batch = self._collate([self._dataset[int(i)] for i in indices[start : start + size]])
-            yield {k: v.to(self._device) if hasattr(v, "to") else v for k, v in batch.items()}
 
 
 class ContinualCallback(TrainerCallback):  # type: ignore[misc]
@@ -148,7 +125,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             fix = "Use `class Mine(ContinualTrainerMixin, YourTrainer)` and pass `terms=task.terms`."
             raise CompatibilityError(Problem("ContinualCallback", what, fix))
         if loader is not None and hasattr(getattr(loader, "dataset", None), "__len__"):
-            data = LoaderData(loader.dataset, loader.collate_fn, args.device)
+            data = CollatedData(loader.dataset, loader.collate_fn, args.device)
             ranks = {"rank": args.process_index, "world_size": args.world_size}
             terms.context = replace(terms.context, data=data, **ranks)
 
@@ -160,9 +137,8 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Log the terms beside the loss."""
         if logs is not None and "loss" in logs and self.terms is not None:
-            found = {f"penalty/{name}": value for name, value in self.terms.last.items()}
-            logs.update(found)
-            state.log_history[-1].update(found)  # Trainer noted a copy before it asked
+            logs.update(self.terms.logs)
+            state.log_history[-1].update(self.terms.logs)  # Trainer noted a copy before it asked
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Write what the task has learned, unless the training was stopped before its end."""
@@ -180,18 +156,12 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         self.finished = True
 
     def _write(self, tensors: dict[str, Any], meta: dict[str, Any], statistics: dict[str, dict[str, Any]]) -> None:
-        from functools import partial
-
-        from safetensors.torch import save_file
-
         from .run.consolidate import write_carry
-        from .run.files import write_json, write_with
+        from .run.update import write_update
 
         earlier = self.carry.tasks if self.carry is not None else ()
         folder = self.directory / "tasks" / f"{len(earlier) + 1:02d}_{self.task.name}"
-        for name, values in {"update": tensors, **statistics}.items():
-            write_with(folder / f"{name}.safetensors", partial(save_file, values, metadata={"format": "pt"}))
-        write_json(folder / "update.json", meta)
+        write_update(folder, tensors, meta, statistics)
         about = {
             "method": self.method.name,
             "stream": "python",
@@ -236,14 +206,6 @@ class PlainBase(HeldBase):
             "name": model.config._name_or_path,
             "config_sha256": hashlib.sha256(config.encode()).hexdigest(),
         }
-
-    @property
-    def can_merge(self) -> bool:
-        """Whole fp32 tensors."""
-        import torch
-
-        quantised = getattr(self._model, "quantization_method", None) is not None
-        return not quantised and self._model.get_input_embeddings().weight.dtype == torch.float32
 
     def _make_adapter(self) -> Any:
         from peft import get_peft_model

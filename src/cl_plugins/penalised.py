@@ -69,6 +69,11 @@ class TaskTerms:
             self.last[name] = value
         return [term for term in terms.values() if term.requires_grad]  # a constant protects nothing
 
+    @property
+    def logs(self) -> dict[str, float]:
+        """The latest values, under the names that stand in the logs."""
+        return {f"penalty/{name}": value for name, value in self.last.items()}
+
     def check(self) -> None:
         """After training: a declared term that was zero throughout did nothing.
 
@@ -178,6 +183,6 @@ class ContinualTrainerMixin:
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log the terms beside the loss."""
         if "loss" in logs and self._terms is not None:
-            logs = {**logs, **{f"penalty/{name}": value for name, value in self._terms.last.items()}}
+            logs = {**logs, **self._terms.logs}
         base: Any = super()
         base.log(logs, *args, **kwargs)

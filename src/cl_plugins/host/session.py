@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ..methods.task_data import CollatedData
 from .base import LoadedBase
 from .quantised import check_trained_modules, keep_unpacked, trained_modules_whole
 from .task_args import HostArgs
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
     from ..penalised import TaskTerms
-    from .task_data import HostTaskData
     from .trainer import ContinualTrainer
 
 
@@ -93,11 +93,12 @@ class Session:
             return torch.bfloat16
         return torch.float16 if self.args.training.fp16 else None
 
-    def task_data(self, dataset: Any) -> HostTaskData | None:
+    def task_data(self, dataset: Any) -> CollatedData | None:
         """A training set for random access; None if the host streams it."""
-        from .task_data import HostTaskData
-
-        return HostTaskData(dataset, self) if hasattr(dataset, "__len__") else None
+        if not hasattr(dataset, "__len__"):
+            return None
+        model = self.base.model
+        return CollatedData(dataset, self.collator(model, training=True), next(model.parameters()).device)
 
     def trainer(
         self,

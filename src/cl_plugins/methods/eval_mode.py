@@ -26,3 +26,12 @@ def evaluating(model: Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def looking(model: Module) -> Iterator[None]:
+    """`evaluating`, without gradients."""
+    import torch
+
+    with torch.no_grad(), evaluating(model):
+        yield

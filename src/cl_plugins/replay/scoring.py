@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CompatibilityError, Problem
+from ..methods.eval_mode import looking
 
 
 if TYPE_CHECKING:
@@ -17,17 +17,6 @@ if TYPE_CHECKING:
 
 
 CHUNK = 8  # samples per forward; fixed, so that no number depends on how many processes share the work
-
-
-@contextmanager
-def looking(model: Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module has its own mode again."""
-    import torch
-
-    from ..methods.eval_mode import evaluating
-
-    with torch.no_grad(), evaluating(model):
-        yield
 
 
 def answer_logits(model: Module, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, list[int]]:

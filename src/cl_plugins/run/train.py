@@ -8,7 +8,6 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +17,12 @@ from ..methods import TaskContext
 from ..penalised import TaskTerms
 from ..replay.store import CANDIDATES
 from . import ranks, replaying
-from .files import artefact, write_json, write_with
+from .files import artefact
 from .interrupt import Interrupted
 from .logs import logger
 from .plan import Step
 from .state import RunState
+from .update import write_update
 
 
 if TYPE_CHECKING:
@@ -107,15 +107,9 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
     forget_engine(model)
 
     def write() -> tuple[dict[str, Any], dict[str, Any]]:
-        from safetensors.torch import save_file
-
         artefacts: dict[str, Any] = {}
-        for name, values in {"update": tensors, **statistics}.items():
-            path = folder / f"{name}.safetensors"
-            write_with(path, partial(save_file, values, metadata={"format": "pt"}))
+        for path in write_update(folder, tensors, meta, statistics):
             artefacts |= artefact(state.root, path)
-        write_json(folder / "update.json", meta)
-        artefacts |= artefact(state.root, folder / "update.json")
         if data.memory is not None:
             replaying.write_candidates(state, folder / CANDIDATES, task, data, picks)
             artefacts |= artefact(state.root, folder / CANDIDATES)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Literal
 
 from ...errors import CompatibilityError, DataError, Problem
 from ...replay.memory import Memory, memory_loss
-from ...replay.scoring import CHUNK, answer_logits, looking
+from ...replay.scoring import CHUNK, answer_logits
 from ...schema import option
 from ..base import Batch, Capabilities, RunFacts, TaskContext
+from ..eval_mode import looking
 from ..seqlora import SeqLoRA
 from .matching import ENTRIES, StoredLogits, logit_matching, pack, unpack
 

@@ -13,7 +13,7 @@ from ...adapters.update import PREFIX, adapter_parameters
 from ...errors import CompatibilityError, Problem
 from ...schema import option
 from ..base import Batch, Capabilities, RunFacts, TaskContext
-from ..eval_mode import evaluating
+from ..eval_mode import looking
 from ..seqlora import SeqLoRA
 from .distillation import distillation, echo_loss, unshifted_distillation
 
@@ -81,7 +81,7 @@ class LwF(SeqLoRA):
         if self._cached is None or self._cached[0] is not context:
             self._cached = (context, teacher_tensors(carry, model))
         inputs = {k: v for k, v in batch.inputs.items() if k not in ("labels", "num_items_in_batch")}
-        with torch.no_grad(), evaluating(model):
+        with looking(model):
             return torch.func.functional_call(model, self._cached[1], (), inputs).logits  # type: ignore[no-any-return]
 
 
