@@ -26,7 +26,10 @@ def items_of(pairs, prompt="", options=None):
 
 
 def test_scorers_are_found_by_name_and_by_key():
-    assert list_scorers() == ["bleu", "box_accuracy", "choice_accuracy", "contains", "exact_match", "token_f1"]
+    assert list_scorers() == [
+        *("bleu", "box_accuracy", "choice_accuracy", "contains", "exact_match"),
+        *("list_f1", "starts_with", "token_f1"),
+    ]
     for name in list_scorers():
         scorer = get_scorer(name)
         assert isinstance(scorer, Scorer)
@@ -92,7 +95,7 @@ def test_every_scorer_gives_a_complete_score(name):
     assert score.scorer == f"{name}@1"
     assert score.n == len(score.items) == 4
     assert 0 <= score.interval[0] <= score.interval[1] <= 100
-    assert score.interval_method == ("bootstrap" if name in ("bleu", "token_f1") else "wilson")
+    assert score.interval_method == ("bootstrap" if name in ("bleu", "list_f1", "token_f1") else "wilson")
     assert all(0 <= value <= 100 for value in score.items)
     assert score.max_items is None
 

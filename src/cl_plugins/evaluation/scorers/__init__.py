@@ -15,7 +15,8 @@ from .bleu import Bleu
 from .boxes import BoxAccuracy
 from .choice import ChoiceAccuracy
 from .f1 import TokenF1
-from .match import Contains, ExactMatch
+from .lists import ListF1
+from .match import Contains, ExactMatch, StartsWith
 from .options import parse_options
 from .peer import LIBRARIES
 
@@ -126,7 +127,7 @@ def _suggest(wrong: str, known: list[str], kind: str) -> str:
     return f"{hint}Known {kind}: {', '.join(known) or 'none in this version'}."
 
 
-for _scorer in (ChoiceAccuracy(), ExactMatch(), Contains(), TokenF1(), Bleu(), BoxAccuracy()):
+for _scorer in (ChoiceAccuracy(), ExactMatch(), StartsWith(), Contains(), TokenF1(), ListF1(), Bleu(), BoxAccuracy()):
     register(_scorer)
 for _library in LIBRARIES.values():
     register_peer(_library.name, _library.resolve)

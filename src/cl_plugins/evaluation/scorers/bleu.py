@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -23,9 +24,10 @@ class Bleu(BaseScorer):
     sentence BLEU (effective order); the corpus score is not their mean. The interval resamples items and sums their
     n-gram counts.
 
-    ``extra``: ``signature`` (sacrebleu's, which fixes the variant), ``shuffled_floor`` (the predictions against a seeded
-    derangement of the references: what knowing the style but not the image gives; None for a single item),
-    ``constant_baseline`` and ``constant_answer`` (the best constant answer among all distinct references).
+    ``extra``: ``signature`` (sacrebleu's, which fixes the variant), ``sentence_bleu`` (the mean of the items' scores),
+    ``shuffled_floor`` (the predictions against a seeded derangement of the references: what knowing the style but not
+    the image gives; None for a single item), ``constant_baseline`` and ``constant_answer`` (the best constant answer
+    among all distinct references).
     """
 
     name = "bleu"
@@ -48,7 +50,12 @@ class Bleu(BaseScorer):
         if len(items) > 1:
             shuffled = [references[index] for index in derangement(len(items), seed)]
             floor = _percent(BLEU(force=True).corpus_score(predictions, [shuffled]).score)
-        extra: dict[str, Any] = {"signature": str(corpus.get_signature()), "shuffled_floor": floor}
+        values = tuple(_percent(result.score) for result in results)
+        extra: dict[str, Any] = {
+            "signature": str(corpus.get_signature()),
+            "sentence_bleu": math.fsum(values) / len(values),
+            "shuffled_floor": floor,
+        }
         extra |= best_constant(candidates(references, limit=None), _constant_value(references, corpus.tokenizer))
         return TaskScore(
             self.key,
@@ -56,7 +63,7 @@ class Bleu(BaseScorer):
             len(items),
             bootstrap(counts, _from_counts, seed=seed),
             "bootstrap",
-            tuple(_percent(result.score) for result in results),
+            values,
             extra,
         )
 

@@ -1,14 +1,14 @@
-"""Short answers: normalised exact match and containment."""
+"""Short answers: normalised exact match, and the reference at the beginning or anywhere in the answer."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..items import Item, TaskScore, require_items
 from .base import BaseScorer
 from .baselines import best_constant, candidates
-from .text import contains_words, normalise
+from .text import contains_words, normalise, starts_with_words
 
 
 class ExactMatch(BaseScorer):
@@ -32,7 +32,41 @@ class ExactMatch(BaseScorer):
         return self._rate(hits, extra)
 
 
-class Contains(BaseScorer):
+class _Inside(BaseScorer):
+    """Share of items whose normalised reference stands in the normalised prediction, where ``_holds`` looks for it."""
+
+    _holds: Callable[[str, str], bool]
+
+    def score(self, items: Sequence[Item], *, seed: int = 0) -> TaskScore:
+        """Score a test set; see `Scorer.score`."""
+        require_items(items)
+        references = [normalise(item.reference) for item in items]
+        hits = [self._holds(normalise(item.prediction), right) for item, right in zip(items, references, strict=True)]
+        counts = Counter(references)
+
+        def value(answer: str) -> float:
+            text = normalise(answer)
+            right = sum(count for reference, count in counts.items() if self._holds(text, reference))
+            return 100 * right / len(items)
+
+        return self._rate(hits, best_constant(candidates([item.reference for item in items]), value))
+
+
+class StartsWith(_Inside):
+    """Share of items whose normalised prediction begins with the normalised reference, as whole words.
+
+    The rule for closed questions (yes or no): what follows the answer is not looked at, so "Yes, in the left lung" is
+    right and "no, yes" is not. ``extra``: ``constant_baseline`` and ``constant_answer``, the best constant answer among
+    the `MAX_CANDIDATES` most frequent references.
+    """
+
+    name = "starts_with"
+    version = 1
+    summary = "prediction begins with the normalised reference, as whole words; in percent"
+    _holds = staticmethod(starts_with_words)
+
+
+class Contains(_Inside):
     """Share of items whose normalised reference occurs in the normalised prediction as whole words.
 
     A generous rule: "no, yes" contains both answers. ``extra``: ``constant_baseline`` and ``constant_answer``, the
@@ -42,19 +76,4 @@ class Contains(BaseScorer):
     name = "contains"
     version = 1
     summary = "normalised reference occurs in the prediction as whole words; in percent"
-
-    def score(self, items: Sequence[Item], *, seed: int = 0) -> TaskScore:
-        """Score a test set; see `Scorer.score`."""
-        require_items(items)
-        references = [normalise(item.reference) for item in items]
-        hits = [
-            contains_words(normalise(item.prediction), right) for item, right in zip(items, references, strict=True)
-        ]
-        counts = Counter(references)
-
-        def value(answer: str) -> float:
-            text = normalise(answer)
-            right = sum(count for reference, count in counts.items() if contains_words(text, reference))
-            return 100 * right / len(items)
-
-        return self._rate(hits, best_constant(candidates([item.reference for item in items]), value))
+    _holds = staticmethod(contains_words)

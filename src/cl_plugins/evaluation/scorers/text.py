@@ -49,6 +49,17 @@ def contains_words(text: str, part: str) -> bool:
     return False
 
 
+def starts_with_words(text: str, part: str) -> bool:
+    """Whether `text` begins with `part`, and a word ends there; both already normalised.
+
+    ``no`` begins ``no, yes`` but neither ``not visible`` nor ``there is no tumour``. Only an empty text begins with an
+    empty part.
+    """
+    if not part:
+        return not text
+    return text.startswith(part) and _is_edge(text, len(part), len(part) - 1, 1)
+
+
 def _is_edge(text: str, outside: int, inside: int, step: int) -> bool:
     """Whether a word ends between the neighbouring positions `inside` and `outside` (which lies in direction `step`)."""
     if not 0 <= outside < len(text) or not _is_word(text[inside]):

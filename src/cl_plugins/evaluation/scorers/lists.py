@@ -1,0 +1,64 @@
+"""Answers that are lists ("Ohio, Texas"): set F1."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from ..items import Item, TaskScore, require_items
+from .base import BaseScorer
+from .baselines import best_constant, candidates
+from .text import normalise
+
+
+_SEPARATOR = re.compile(r"[,;\n]|\band\b", re.IGNORECASE)
+
+
+def list_items(text: str) -> frozenset[str]:
+    """The distinct entries of a list, normalised (`normalise`); the order and repetitions are forgotten.
+
+    Commas, semicolons, line breaks and the word "and" separate entries: ``"Texas, Ohio and Iowa."`` has three. A text
+    without any of them is a list of one.
+    """
+    return frozenset(entry for part in _SEPARATOR.split(text) if (entry := normalise(part)))
+
+
+def set_f1(prediction: frozenset[str], reference: frozenset[str]) -> float:
+    """F1 of two sets, 0-1: 2·|p ∩ r| / (|p| + |r|). Naming everything costs precision; two empty sets agree (1)."""
+    size = len(prediction) + len(reference)
+    return 2 * len(prediction & reference) / size if size else 1.0
+
+
+class ListF1(BaseScorer):
+    """Mean over items of the F1 of the two sets of list entries (`list_items`, `set_f1`), in percent.
+
+    ``extra``: ``exact_lists``, the share of items with exactly the right entries, in percent, and ``constant_baseline``
+    and ``constant_answer``, the best constant answer among the `MAX_CANDIDATES` most frequent references.
+    """
+
+    name = "list_f1"
+    version = 1
+    summary = "F1 of the sets of list entries, in any order, mean over items; in percent"
+
+    def score(self, items: Sequence[Item], *, seed: int = 0) -> TaskScore:
+        """Score a test set; see `Scorer.score`."""
+        require_items(items)
+        references = [list_items(item.reference) for item in items]
+        pairs = [(list_items(item.prediction), right) for item, right in zip(items, references, strict=True)]
+        extra = {"exact_lists": 100 * sum(found == right for found, right in pairs) / len(items)}
+        extra |= best_constant(candidates([item.reference for item in items]), _constant_value(references))
+        return self._mean([100 * set_f1(found, right) for found, right in pairs], extra, seed)
+
+
+def _constant_value(references: Sequence[frozenset[str]]) -> Callable[[str], float]:
+    """The mean F1 of a constant answer against all references, 0-100; equal references are looked at once."""
+    counts = Counter(references)
+
+    def value(answer: str) -> float:
+        found = list_items(answer)
+        f1 = math.fsum(count * set_f1(found, reference) for reference, count in counts.items())
+        return 100 * f1 / len(references)
+
+    return value

@@ -1,0 +1,65 @@
+"""Raw files of every benchmark, taken the way a user takes them: `cl-plugins data prepare`, then `llamafactory-cli train`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import llava_raw
+import pytest
+import tiny
+import yaml
+from launch import environment, launch
+from raw_medical_cl import miniature
+
+from cl_plugins.evaluation.items import read_predictions
+from cl_plugins.streams import builtin_streams
+
+
+def medical_cl(raw: Path) -> Path:
+    miniature.make_raw(raw, seed=0)
+    return raw
+
+
+RAW = {**llava_raw.RAW, "medical_cl": medical_cl}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(RAW))
+def test_from_raw_files_to_a_matrix(name: str, tmp_path: Path) -> None:
+    model, data, out = tiny.build_llava(tmp_path / "llava"), tmp_path / "data", tmp_path / "out"
+    words = ["data", "prepare", name, "--raw", str(RAW[name](tmp_path / "raw")), "--out", str(data), "--workers", "1"]
+    prepared = subprocess.run(
+        [str(Path(sys.executable).with_name("cl-plugins")), *words],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert prepared.returncode == 0, prepared.stdout + prepared.stderr
+
+    stream = yaml.safe_load(builtin_streams()[name])
+    for task in stream["tasks"]:
+        task["max_new_tokens"] = 2
+    names = [task["name"] for task in stream["tasks"]]
+    block = {"stream": stream, "eval": {"zero_shot": False, "scope": "seen", "max_items": 4}}
+    launch(
+        tiny.recipe(model, data, out, "inclora", max_steps=2, per_device_eval_batch_size=8, cl=block),
+        tmp_path,
+        processes=1,
+        timeout=600,
+    )
+
+    matrix = json.loads((out / "matrix.json").read_text())
+    assert matrix["tasks"] == names
+    assert None not in matrix["scores"][-1]
+    journal = (out / "journal.jsonl").read_text()
+    assert all(task in journal for task in names)
+    assert (out / "report.md").is_file()
+    for task in stream["tasks"]:
+        answered = read_predictions(out / "predictions" / f"after_{names[-1]}" / f"{task['name']}.jsonl")
+        test = (data / f"{task['test']}.jsonl").read_text(encoding="utf-8").splitlines()
+        assert {item.id for item in answered} <= {json.loads(line)["id"] for line in test}
+        assert answered
