@@ -24,6 +24,7 @@ from typing import Any
 
 import yaml
 from stream import build
+from why import WHY
 
 
 HERE = Path(__file__).resolve().parent
@@ -141,6 +142,20 @@ def table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     return head + "".join(lines)
 
 
+def reasons(results: Mapping[str, Mapping[str, Mapping[str, float]]], saves: Path) -> str:
+    """For each method of the margin that forgets more than half of what the baseline does: why, from its own files."""
+    baseline = results.get(MARGIN["baseline"]["method"], {})
+    share = MARGIN["forgets_at_most_share_of_baseline"]
+    lines = []
+    for name in MARGIN["methods"]:
+        found = results.get(name, {})
+        missed = [s for s in found if s in baseline and found[s]["forgetting"] > share * baseline[s]["forgetting"]]
+        if missed:
+            why = WHY[name]([saves / f"{name}_seed{seed}" for seed in missed]) if name in WHY else "not looked into."
+            lines.append(f"\n{name}: {why}\n")
+    return "".join(lines)
+
+
 def main() -> int:
     """Command line; 1 if a run failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -159,7 +174,8 @@ def main() -> int:
             failed += found is None
             if found is not None:
                 results[name][str(seed)] = found
-    text = table({name: seeds for name, seeds in results.items() if seeds})
+    known = {name: seeds for name, seeds in results.items() if seeds}
+    text = table(known) + reasons(known, args.saves)
     print(text)
     (args.out / "table.md").write_text(text, encoding="utf-8")
     record = {

@@ -258,3 +258,30 @@ def test_the_terminal_table_fits(tmp_path, ascii):
     sign = "+-" if ascii else "±"
     assert f"{sign} is half the 95 % t-interval over runs." in shown
     assert shown.count(f" {sign} ") == 2 * (len(DEMO_TASKS) + 5)
+
+
+def test_the_comparison_says_with_what_it_was_made(tmp_path):
+    runs = seeds(tmp_path, "inclora", moves=(0.0, 1.0))
+    other = json.loads((runs[1] / "run.json").read_text())
+    other["versions"]["torch"] = "2.15.0"
+    other["hardware"] = {"machine": "x86_64", "platform": "Linux-6", "gpus": ["NVIDIA A100"], "processes": 4}
+    compare(runs[:1], tmp_path / "one")
+    assert "cl-plugins 0.1.0, llamafactory 0.9.5, torch 2.14.1" in (tmp_path / "one/compare.md").read_text()
+
+    dump(runs[1] / "run.json", other)
+    compare(runs, tmp_path / "two")
+    made = json.loads((tmp_path / "two/compare.json").read_text())["environments"]
+    assert [(entry["versions"]["torch"], entry["runs"]) for entry in made] == [
+        ("2.14.1", ["seed0"]),
+        ("2.15.0", ["seed1"]),
+    ]
+    for page in ("compare.md", "compare.html"):
+        told = (tmp_path / "two" / page).read_text().replace("\\", "")
+        assert "torch 2.15.0; Linux x86_64, NVIDIA A100, 4 processes: seed1" in told
+
+
+def test_runs_that_recorded_nothing_are_compared_all_the_same(tmp_path):
+    runs = seeds(tmp_path, "inclora", moves=(0.0,))
+    (runs[0] / "run.json").unlink()
+    compare(runs, tmp_path / "out")
+    assert "not recorded" in (tmp_path / "out/compare.md").read_text()

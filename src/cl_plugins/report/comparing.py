@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Problem, RunStateError
+from .environment import Environment, environments
 from .run_data import Run, read_run
 from .text import listing, secret
 
@@ -93,6 +94,7 @@ class Comparison:
         members: All runs.
         notes: What the runs themselves want every reader to know.
         remarks: What else a reader has to know.
+        environments: The versions and machines, and which runs were made with each.
     """
 
     tasks: tuple[str, ...]
@@ -100,6 +102,7 @@ class Comparison:
     members: tuple[Member, ...]
     notes: tuple[str, ...]
     remarks: tuple[str, ...]
+    environments: tuple[Environment, ...]
 
 
 def read_comparison(run_dirs: Sequence[Path], names: Sequence[str] | None = None) -> Comparison:
@@ -137,7 +140,9 @@ def read_comparison(run_dirs: Sequence[Path], names: Sequence[str] | None = None
         final = {task: summarise([run.final[run.tasks.index(task)].score for run in whole]) for task in tasks}
         groups.append(Group(label, group, metrics, final))
     notes = tuple(dict.fromkeys(note for run in runs for note in run.notes))
-    return Comparison(tasks, tuple(groups), members, notes, (*remarks, *_remarks(tuple(groups), members)))
+    made_with = environments((member.name, member.run) for member in members)
+    remarks += _remarks(tuple(groups), members)
+    return Comparison(tasks, tuple(groups), members, notes, tuple(remarks), made_with)
 
 
 def summarise(values: Sequence[float | None]) -> Summary:
@@ -214,6 +219,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
                 "seed": member.run.seed,
                 "order": list(member.run.tasks),
                 "unfinished": member.run.unfinished or None,
+                "seconds": member.run.info.get("seconds"),
                 "metrics": {key: _metric(member.run, key) for key in METRICS},
                 "final": {task: latest_score(member.run, task) for task in comparison.tasks},
             }
@@ -221,6 +227,10 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         ],
         "notes": list(comparison.notes),
         "remarks": list(comparison.remarks),
+        "environments": [
+            {"versions": dict(made.versions), "hardware": dict(made.hardware), "runs": list(made.runs)}
+            for made in comparison.environments
+        ],
     }
 
 
