@@ -142,6 +142,17 @@ def test_overrides_of_recipe_win_over_those_of_the_stream():
     assert config.overrides_for("t") == {"max_steps": 9, "learning_rate": 1}
 
 
+def test_defaults_of_the_stream_give_way_to_the_recipe():
+    task = {"name": "t", "train": "x", "defaults": {"max_steps": 3, "learning_rate": 1}, "overrides": {"seed": 2}}
+    config = parse_cl(block(stream={"name": "s", "tasks": [task]}))
+    assert config.with_defaults(()).overrides_for("t") == {"max_steps": 3, "learning_rate": 1, "seed": 2}
+    assert config.with_defaults({"learning_rate"}).overrides_for("t") == {"max_steps": 3, "seed": 2}
+    # either of the two says how long to train, and the host prefers max_steps wherever it stands
+    shorter = parse_cl(block(stream={"name": "s", "tasks": [task]}, task_overrides={"t": {"num_train_epochs": 5}}))
+    assert shorter.with_defaults(()).overrides_for("t") == {"num_train_epochs": 5, "learning_rate": 1, "seed": 2}
+    assert config.with_defaults({"num_train_epochs"}).overrides_for("t") == {"learning_rate": 1, "seed": 2}
+
+
 def test_longest_answer_task_then_eval_then_default():
     stream = {"name": "s", "tasks": [{"name": "t", "train": "x", "max_new_tokens": 5}, {"name": "u", "train": "y"}]}
     assert parse_cl(block(stream=stream)).max_new_tokens("t") == 5

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from .errors import Problem, RecipeError
@@ -122,6 +122,16 @@ class CLConfig:
     def overrides_for(self, task: str) -> dict[str, Any]:
         """LLaMA-Factory keys of one task: the stream's, then the recipe's."""
         return {**self.stream.task(task).overrides, **self.block.task_overrides.get(task, {})}
+
+    def with_defaults(self, keys: Collection[str]) -> CLConfig:
+        """The block with the defaults of the stream's tasks for what the recipe leaves open.
+
+        Args:
+            keys: The host keys at the recipe's top level.
+        """
+        own = self.block.task_overrides
+        tasks = tuple(task.with_defaults({*keys, *own.get(task.name, ())}) for task in self.stream.tasks)
+        return replace(self, stream=replace(self.stream, tasks=tasks))
 
     def max_new_tokens(self, task: str) -> int:
         """Longest answer for one task, in tokens."""

@@ -8,6 +8,7 @@ import yaml
 from cl_plugins.errors import RecipeError
 from cl_plugins.evaluation.scorers import get_scorer
 from cl_plugins.host.keys import check_overrides
+from cl_plugins.recipe import parse_cl
 from cl_plugins.streams import load_stream
 from cl_plugins.streams.loader import builtin_streams
 
@@ -107,9 +108,10 @@ def test_no_data_set_serves_two_purposes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_overrides_are_keys_of_the_host_that_may_vary_by_task(name: str) -> None:
-    overrides = {task.name: task.overrides for task in load_stream(name).tasks}
-    assert check_overrides(overrides, where=name) == []
+def test_defaults_are_keys_of_the_host_that_may_vary_by_task(name: str) -> None:
+    stream = load_stream(name)
+    assert check_overrides({task.name: task.defaults for task in stream.tasks}, where=name) == []
+    assert not any(task.overrides for task in stream.tasks)  # a recipe's own length must win
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
@@ -126,9 +128,29 @@ def test_order_and_scorers_are_the_papers(name: str) -> None:
         assert task.max_new_tokens
 
 
-def test_mllm_cl_has_the_epochs_of_the_paper() -> None:
-    epochs = [task.overrides["num_train_epochs"] for task in load_stream("mllm_cl").tasks]
-    assert epochs == [1, 3, 1, 2, 1]
+@pytest.mark.parametrize(
+    ("name", "key", "values"),
+    [
+        ("medical_cl", "max_steps", [2000, 2000, 2000, 2000]),
+        ("mllm_cl", "num_train_epochs", [1, 3, 1, 2, 1]),
+        ("mllm_cl_ability", "num_train_epochs", [3, 1, 1, 3]),
+        ("mslora_cr_8", "num_train_epochs", [3, 4, 4, 1, 1, 1, 6, 9]),
+        ("mslora_cr_6", "num_train_epochs", [3, 4, 1, 1, 6, 9]),
+        ("coin", "num_train_epochs", [1] * 8),
+        ("ucit", "num_train_epochs", [1] * 6),
+    ],
+)
+def test_the_lengths_are_those_of_the_papers(name: str, key: str, values: list[int]) -> None:
+    config = parse_cl({"stream": name, "method": {"name": "seqlora"}})
+    for keys, expected in (
+        ((), values),
+        (("learning_rate",), values),
+        (("max_steps",), None),
+        (("num_train_epochs",), None),
+    ):
+        tasks = config.with_defaults(keys)
+        found = [tasks.overrides_for(task).get(key) for task in tasks.stream.task_names]
+        assert found == (expected or [None] * len(values)), keys
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
@@ -179,8 +201,6 @@ def test_a_misspelt_key_is_an_error(name: str) -> None:
 
 
 def test_a_peer_scorer_that_does_not_exist_is_found_before_anything_runs() -> None:
-    from cl_plugins.recipe import parse_cl
-
     task = {"name": "a", "train": "a", "test": "b", "peer_scorer": "peer:mllm_cl:nothing"}
     with pytest.raises(RecipeError, match=r"cl\.stream\.tasks\[0\]\.peer_scorer: .*'nothing'"):
         parse_cl({"stream": {"name": "s", "tasks": [task]}, "method": {"name": "seqlora"}})

@@ -27,7 +27,7 @@ def split(raw: Mapping[str, Any]) -> tuple[dict[str, Any], CLConfig]:
     Raises:
         RecipeError: With every problem of keys, block, stream, method options, engine and data set names.
     """
-    from ..host.facts import capability_problems, run_facts, setting_problems
+    from ..host.facts import capability_problems, run_facts, setting_problems, term_problems
     from ..host.keys import check, check_overrides
     from ..replay.checks import problems as replay_problems
     from ..schema import check_value
@@ -37,11 +37,10 @@ def split(raw: Mapping[str, Any]) -> tuple[dict[str, Any], CLConfig]:
     problems: list[Problem] = []
     config: CLConfig | None = None
     try:
-        config = parse_cl(raw.get("cl"))
+        config = parse_cl(raw.get("cl")).with_defaults(host_keys)
     except RecipeError as error:
         problems.extend(error.problems)
-    low_rank = get_method(config.method).capabilities.low_rank if config is not None else None
-    problems.extend(check(raw, method_low_rank=low_rank))
+    problems.extend(check(raw))
     problems.extend(setting_problems(host_keys))
     if config is not None:
         method_class = get_method(config.method)
@@ -51,8 +50,10 @@ def split(raw: Mapping[str, Any]) -> tuple[dict[str, Any], CLConfig]:
             check_value(config.method_options, method_class.config_class, "cl.method", options)
         )
         problems.extend(capability_problems(config.method, method.capabilities, facts, method.penalised))
+        separate = config.replay.enabled and config.replay.mixing == "separate"
+        problems.extend(term_problems(facts, penalised=method.penalised, reads_logits=method.reads_logits or separate))
         problems.extend(method.problems(facts))
-        problems.extend(replay_problems(config, method.capabilities, facts, ranks.world_size()))
+        problems.extend(replay_problems(config, method.capabilities, facts, ranks.launched()))
         problems.extend(backend_problems(config, method_class, facts))
         problems.extend(check_overrides(config.block.task_overrides))
         problems.extend(_schedule_problems(host_keys, config, method_class.capabilities.schedule))

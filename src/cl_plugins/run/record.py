@@ -39,7 +39,7 @@ FREE = ("output_dir", "overwrite_output_dir", "logging_steps", "logging_dir", "r
 PATHS = ("model_name_or_path", "dataset_dir", "media_dir")  # a moved folder is not another base: hashes decide
 # what a stream says about itself and its tasks without changing a number of the run
 ABOUT_STREAM = ("title", "notes", "paper", "homepage")
-ABOUT_TASK = ("title", "source", "licence", "train_size", "test_size", "peer_scorer")
+ABOUT_TASK = ("title", "source", "licence", "train_size", "test_size", "peer_scorer", "defaults")
 
 
 def versions() -> dict[str, str]:

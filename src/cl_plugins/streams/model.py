@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..schema import option
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 RESERVED = ("zero_shot", "joint")  # names of rows of the score matrix
+LENGTH = frozenset({"max_steps", "num_train_epochs"})  # either says how long to train
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,25 @@ class Task:
         None, help="Column of the raw record that lists the options (multiple choice)."
     )
     overrides: dict[str, Any] = option(factory=dict, help="Per-task LLaMA-Factory keys; `cl.task_overrides` wins.")
+    defaults: dict[str, Any] = option(
+        factory=dict, help="LLaMA-Factory keys of the paper for this task, for recipes that say nothing about them."
+    )
     title: str | None = option(None, help="Long name.")
     source: str | None = option(None, help="Where the data come from.")
     licence: str | None = option(None, help="Under which terms.")
     train_size: int | None = option(None, help="Number of training samples, where known.")
     test_size: int | None = option(None, help="Number of test items, where known.")
+
+    def with_defaults(self, keys: Collection[str]) -> Task:
+        """The task with its ``defaults`` among its ``overrides``, but for those that a recipe has decided.
+
+        Args:
+            keys: The host keys that the recipe sets for this task; of `LENGTH`, one decides for both.
+        """
+        decided = {*keys, *self.overrides}
+        decided |= LENGTH if decided & LENGTH else set()
+        taken = {key: value for key, value in self.defaults.items() if key not in decided}
+        return dataclasses.replace(self, overrides={**taken, **self.overrides})
 
 
 @dataclass(frozen=True)
