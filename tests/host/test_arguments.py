@@ -159,9 +159,9 @@ def test_overrides_in_the_stream_are_checked_too(parser, recipe):
     assert list(_refused(parser, recipe)) == ["cl.stream.tasks.rad.template"]
 
 
-def test_galore_with_full_fine_tuning_is_left_to_the_host(parser, recipe):
+def test_an_optimizer_that_no_test_has_run_is_refused_also_with_full_fine_tuning(recipe):
     raw = {**recipe, "finetuning_type": "full", "use_galore": True}
-    assert "use_galore" not in {problem.where for problem in arguments.problems_of(raw)}
+    assert "use_galore" in {problem.where for problem in arguments.problems_of(raw)}
 
 
 def test_megatron_by_environment_is_refused(parser, recipe, monkeypatch):

@@ -33,7 +33,7 @@ def test_no_key_is_listed_twice_and_no_list_has_a_misspelling():
     listed = [
         key for groups in (keys._PER_TASK, keys._PER_RUN) for members in groups.values() for key in members.split()
     ]
-    listed += [*keys._REFUSED, *keys._REFUSED_LOW_RANK.split()]
+    listed += keys._REFUSED
     assert len(listed) == len(set(listed))
     renamed_between_versions = {
         "group_by_length",
@@ -129,7 +129,7 @@ def test_the_kinds_that_the_documentation_promises(key, kind):
     ],
 )
 def test_a_refused_key_that_is_set_is_one_problem_with_reason_and_remedy(recipe, key, value):
-    problems = keys.check({**recipe, key: value}, method_low_rank=True)
+    problems = keys.check({**recipe, key: value})
     assert _wheres(problems) == [key]
     assert keys.kind_of(key).reason in problems[0].what
     assert problems[0].fix
@@ -151,25 +151,28 @@ def test_values_that_ask_for_nothing_pass(recipe):
         "use_dora": False,
         "max_new_tokens": 1024,
     }
-    assert keys.check({**recipe, **harmless}, method_low_rank=True) == []
-    assert keys.check({**recipe, "eval_strategy": False}, method_low_rank=True) == []  # YAML 1.1 reads `no` so
-    assert _wheres(keys.check({**recipe, "skip_special_tokens": False}, method_low_rank=True)) == [
-        "skip_special_tokens"
-    ]
+    assert keys.check({**recipe, **harmless}) == []
+    assert keys.check({**recipe, "eval_strategy": False}) == []  # YAML 1.1 reads `no` so
+    assert _wheres(keys.check({**recipe, "skip_special_tokens": False})) == ["skip_special_tokens"]
 
 
-@pytest.mark.parametrize("key", keys._REFUSED_LOW_RANK.split())
-def test_keys_that_clash_with_low_rank_updates_depend_on_the_method(recipe, key):
-    raw = {**recipe, key: True}
-    assert _wheres(keys.check(raw, method_low_rank=True)) == [key]
-    assert keys.check(raw, method_low_rank=False) == []
-    assert keys.check(raw, method_low_rank=None) == []
+UNTESTED = [key for members in keys._UNTESTED.values() for key in members.split()]
+
+
+@pytest.mark.parametrize("key", [*UNTESTED, "auto_find_batch_size", "train_from_scratch", "pure_bf16"])
+def test_what_no_test_has_run_is_refused_whatever_the_method(recipe, key):
+    for finetuning_type in ("lora", "full"):
+        problems = keys.check({**recipe, key: True, "finetuning_type": finetuning_type})
+        assert _wheres(problems) == [key]
+        assert "test" in problems[0].what or "memory" in problems[0].what
+    assert keys.check({**recipe, key: False}) == []
+    assert _wheres(keys.check_overrides({"a": {key: True}})) == [f"cl.task_overrides.a.{key}"]
 
 
 def test_all_problems_come_at_once_and_misspellings_name_the_nearest_key(recipe):
     del recipe["do_train"]
     raw = {**recipe, "stage": "pt", "lerning_rate": 1e-3, "val_size": 0.2, "do_eval": True}
-    problems = {problem.where: problem for problem in keys.check(raw, method_low_rank=True)}
+    problems = {problem.where: problem for problem in keys.check(raw)}
     assert set(problems) == {"stage", "do_train", "lerning_rate", "val_size", "do_eval"}
     assert "'learning_rate'" in problems["lerning_rate"].fix
     assert "missing" in problems["do_train"].what
@@ -177,7 +180,7 @@ def test_all_problems_come_at_once_and_misspellings_name_the_nearest_key(recipe)
 
 def test_unknown_keys_pass_where_the_host_lets_them_pass(recipe, monkeypatch):
     monkeypatch.setenv("ALLOW_EXTRA_ARGS", "1")
-    assert keys.check({**recipe, "my_own_note": 1}, method_low_rank=True) == []
+    assert keys.check({**recipe, "my_own_note": 1}) == []
 
 
 def test_overrides_take_per_task_keys_only():

@@ -95,7 +95,9 @@ def test_final_is_one_plain_peft_adapter_and_the_last_model(observed, half):
     from transformers import LlavaForConditionalGeneration
 
     final = observed["out"] / "final"
-    assert json.loads((final / "MANIFEST.json").read_text())["kind"] == "peft"
+    manifest = json.loads((final / "MANIFEST.json").read_text())
+    assert manifest["kind"] == "peft"
+    assert (manifest["merge_error"]["relative"], manifest["merge_error"]["dtype"]) == (0.0, "not merged")
     config = json.loads((final / "adapter_config.json").read_text())
     assert config["r"] == 2 * 4  # two tasks of rank 4
     assert config["modules_to_save"] == ["multi_modal_projector"]

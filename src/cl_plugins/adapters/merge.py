@@ -95,6 +95,11 @@ class MergeError:
     update: float
     dtype: str
 
+    @classmethod
+    def none(cls) -> MergeError:
+        """Of updates that stay beside the weights as they are: nothing is merged, so nothing is rounded."""
+        return cls(0.0, 0.0, 0.0, "not merged")
+
     def to_dict(self) -> dict[str, float | str]:
         """As JSON."""
         return {

@@ -16,7 +16,7 @@ from types import ModuleType
 from ..errors import CompatibilityError, Problem
 
 
-SUPPORTED_VERSIONS: tuple[str, ...] = ("0.9.4", "0.9.5")
+SUPPORTED_VERSIONS: tuple[str, ...] = ("0.9.5",)
 PARSER = "llamafactory.hparams.parser"
 
 

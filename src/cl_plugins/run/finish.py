@@ -42,7 +42,7 @@ def finish(state: RunState) -> tuple[dict[str, Any], dict[str, Any]]:
         state.forget_model()
         logger.info("final model: %s", error)
     else:
-        error = None
+        error = None if merges else MergeError.none()
     whole = _whole_state(base) if base.partitioned else None
 
     def write() -> tuple[dict[str, Any], dict[str, Any]]:
