@@ -204,11 +204,11 @@ def test_a_joint_model_has_final_means_only():
 @pytest.mark.parametrize("seen", ["diagonal", "all"])
 def test_independent_models_have_no_sequence(seen):
     R = [[50.0 if seen == "all" or i == j else None for j in range(4)] for i in range(4)]
-    got = M.continual_metrics(matrix(R, method="single_task"))
+    got = M.continual_metrics(matrix(R, method="alone", independent=True))
     assert got["mft"].value == 50.0
     for name in set(M.NAMES) - {"mft"}:
         assert got[name].value is None
-        assert "single_task" in got[name].reason
+        assert "(alone)" in got[name].reason
     assert got["a_k"].values == (None,) * 4
 
 

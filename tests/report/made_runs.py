@@ -71,6 +71,7 @@ def make_run(
     notes: list[str] | None = None,
     intervals: bool = True,
     metrics: bool = True,
+    independent: bool = False,
 ) -> Path:
     """Write matrix.json, metrics.json, run.json and the score files of a made-up run."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -85,6 +86,7 @@ def make_run(
         "n": n,
     }
     matrix |= {"zero_shot": zero_shot, "scores": scores} | ({"rows": rows} if rows else {})
+    matrix |= {"independent": True} if independent else {}
     dump(directory / "matrix.json", matrix)
     if metrics:
         dump(directory / "metrics.json", metrics_of(tasks, scores, rows))

@@ -235,7 +235,7 @@ def test_a_test_set_smaller_than_the_limit_is_not_called_limited(tmp_path):
         ([], {}),
         ([], {"zero_shot": None}),
         ([[97.5, 80.0, None, 34.2]], {"rows": ["joint"], "method": "multitask"}),
-        ([[90.0 if i == j else None for j in range(4)] for i in range(4)], {"method": "single_task"}),
+        ([[90.0 if i == j else None for j in range(4)] for i in range(4)], {"method": "alone", "independent": True}),
         (DEMO_SCORES, {"intervals": False, "metrics": False, "seed": None, "zero_shot": None}),
     ],
     ids=["unfinished", "nothing measured", "only", "zero-shot only", "nothing", "joint", "single_task", "bare"],
@@ -358,7 +358,7 @@ def test_final_scores_of_each_kind_of_run(tmp_path):
     assert final("half", scores=DEMO_SCORES[:2]) == [None] * 4
     assert final("joint", scores=[[1.0, 2.0, 3.0, 4.0]], rows=["joint"]) == [1.0, 2.0, 3.0, 4.0]
     alone = [[float(10 * i + j) for j in range(4)] for i in range(4)]
-    assert final("alone", scores=alone, method="single_task") == [0.0, 11.0, 22.0, 33.0]
+    assert final("alone", scores=alone, method="alone", independent=True) == [0.0, 11.0, 22.0, 33.0]
     assert final("mine", scores=alone) == alone[3]
 
 

@@ -39,6 +39,7 @@ class ScoreMatrix:
         scores: One row of T scores per trained task.
         rows: Names of the rows in `scores`; None when they are the first tasks of the stream in order. ``["joint"]`` for
             a model trained on all tasks at once, some ``after_<task>`` for a run of single tasks.
+        independent: Whether every row is another model, trained on its own task alone.
     """
 
     stream: str
@@ -49,6 +50,7 @@ class ScoreMatrix:
     zero_shot: Row = field(default_factory=list)
     scores: list[Row] = field(default_factory=list)
     rows: list[str] | None = None
+    independent: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.tasks, list | tuple) and not self.zero_shot:
@@ -135,7 +137,7 @@ class ScoreMatrix:
         return names.index(row)
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of ``matrix.json`` as plain JSON types; ``rows`` only where it says something."""
+        """The content of ``matrix.json`` as plain JSON types; ``rows`` and ``independent`` only where they say something."""
         data: dict[str, Any] = {
             "format": FORMAT,
             "stream": self.stream,
@@ -148,6 +150,8 @@ class ScoreMatrix:
         }
         if self.rows is not None:
             data["rows"] = list(self.rows)
+        if self.independent:
+            data["independent"] = True
         return data
 
     def to_json(self) -> str:
@@ -178,6 +182,7 @@ class ScoreMatrix:
         if missing:
             raise DataError([Problem(where, f"the key {key!r} is missing.", fix) for key in missing])
         fields = {key: data[key] for key in _REQUIRED} | {"rows": data.get("rows")}
+        fields["independent"] = data.get("independent", False)
         _check(SimpleNamespace(**fields), where)
         return cls(**fields)
 
@@ -233,6 +238,8 @@ class _Checker:
             value = getattr(matrix, key)
             if not isinstance(value, str):
                 self.add(f"{key!r} is {value!r}.", "It must be a name.")
+        if not isinstance(matrix.independent, bool):
+            self.add(f"'independent' is {matrix.independent!r}.", "It must be true or false.")
         tasks: object = matrix.tasks
         if not isinstance(tasks, list | tuple) or not tasks or not all(isinstance(task, str) for task in tasks):
             self.add(f"'tasks' is {tasks!r}.", "It must be a list of at least one task name.")

@@ -229,8 +229,8 @@ def continual_metrics(matrix: ScoreMatrix) -> dict[str, Metric]:
     """All continual metrics of a run, in the order of `NAMES`.
 
     What a partial matrix allows is computed; the rest is None with the missing cells as the reason. A joint model
-    (``rows == ["joint"]``) has Last and MFN only. For the method ``single_task`` the rows are independent models,
-    so only MFT has a meaning, whatever else was evaluated.
+    (``rows == ["joint"]``) has Last and MFN only. Where the rows are independent models only MFT has a meaning, whatever
+    else was evaluated.
 
     Args:
         matrix: The score matrix.
@@ -238,12 +238,11 @@ def continual_metrics(matrix: ScoreMatrix) -> dict[str, Metric]:
     if matrix.rows == [JOINT]:
         return _joint(matrix)
     R, zero_shot, T = matrix.after_each_task(), matrix.zero_shot, len(matrix.tasks)
-    independent = matrix.method == "single_task"
     metrics = {}
     for name in NAMES:
         definition = _SCALARS.get(name, _A_K)
-        if independent and name != "mft":
-            reason = "every task has a model of its own (single_task): there is no sequence of tasks"
+        if matrix.independent and name != "mft":
+            reason = f"every task has a model of its own ({matrix.method}): there is no sequence of tasks"
             metrics[name] = _undefined(name, reason, T)
         elif T < definition.least_tasks:
             metrics[name] = _undefined(name, f"defined for {definition.least_tasks} tasks or more", T)

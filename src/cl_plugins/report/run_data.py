@@ -15,9 +15,6 @@ from typing import Any
 from ..errors import Problem, RunStateError
 
 
-# Methods whose rows are unrelated models (row i is the model trained on task i alone): there is nothing to forget.
-INDEPENDENT_METHODS = frozenset({"single_task"})
-
 METRIC_LABELS = {
     "last": "Last",
     "average": "Average",
@@ -121,6 +118,7 @@ class Run:
         metrics: Key to metric; empty where the run has not written them yet.
         info: ``run.json``, empty where there is none.
         remarks: What does not fit together, for the reader of the report.
+        independent: Whether every row is another model, trained on its own task alone.
     """
 
     path: Path
@@ -133,6 +131,7 @@ class Run:
     metrics: Mapping[str, Metric]
     info: Mapping[str, Any]
     remarks: tuple[str, ...] = ()
+    independent: bool = False
 
     @property
     def zero_shot(self) -> Row | None:
@@ -148,11 +147,6 @@ class Run:
     def joint(self) -> Row | None:
         """The row of a model trained on all tasks at once."""
         return next((row for row in self.rows if row.name == "joint"), None)
-
-    @property
-    def independent(self) -> bool:
-        """Whether the rows are unrelated models."""
-        return self.method in INDEPENDENT_METHODS
 
     @property
     def seed(self) -> int | None:
@@ -260,6 +254,7 @@ def read_run(run_dir: Path) -> Run:
         metrics=read_metrics,
         info=info,
         remarks=tuple(remarks),
+        independent=matrix.get("independent") is True,
     )
 
 

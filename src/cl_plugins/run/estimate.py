@@ -69,7 +69,9 @@ def disk_need(
         earlier: Tasks in the carry that the run starts from.
     """
     remarks: list[str] = []
-    width = 2 if keys.get("pure_bf16") else _FP32
+    mixed = bool(keys.get("bf16") or keys.get("fp16"))
+    # DeepSpeed hands trained weights over in the 16-bit type; its fp32 copies are in its checkpoints only
+    width = 2 if mixed and zero_stage else _FP32
     update = model.trainable * width
     grows = able.low_rank and able.schedule == "sequential"
     # The carry links to the tasks' files; a carry that grows holds every one of them, another one the last, and the
@@ -82,11 +84,16 @@ def disk_need(
         remarks.append(
             "carry/ shares its files with tasks/; where the file system has no hard links, it needs as much again"
         )
-    half = bool(keys.get("bf16") or keys.get("fp16") or keys.get("pure_bf16")) or model.dtype in _HALF
+    half = mixed or model.dtype in _HALF
     narrow = 2 if half else _FP32
     whole = model.parameters * narrow + model.trainable * (width - narrow if not able.low_rank else 0)
     weights = update if able.low_rank else whole
-    optimizer = 0 if keys.get("save_only_model") else model.trainable * _MOMENTS * width // _FP32
+    if keys.get("save_only_model"):
+        optimizer = 0
+    elif zero_stage:  # fp32 weights beside the moments; ZeRO-2 keeps the model once more, ZeRO-3 what is frozen of it
+        optimizer = model.trainable * (_FP32 + _MOMENTS) + (weights if zero_stage == 2 else weights - update)
+    else:
+        optimizer = model.trainable * _MOMENTS
     count, remark = _checkpoints(keys)
     if remark:
         remarks.append(remark)

@@ -12,6 +12,7 @@ from ..evaluation.items import Item, TaskScore, predictions_to_jsonl
 from ..evaluation.matrix import ScoreMatrix
 from ..evaluation.metrics import continual_metrics, metrics_to_json
 from ..evaluation.scorers import get_scorer
+from ..methods.registry import get_method
 from . import parts, ranks
 from .answers_key import answers_key
 from .backends import backend_for
@@ -25,6 +26,7 @@ from .state import RunState
 if TYPE_CHECKING:
     from ..evaluation.backend import Backend
     from ..host.test_items import TestItem
+    from ..recipe import CLConfig
 
 
 def evaluate(state: RunState, step: Step, plan: list[Step]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -152,32 +154,30 @@ def score_items(items: list[Item], scorer: str, max_items: int | None, task: str
     return dataclasses.replace(score, max_items=max_items)
 
 
-def build_matrix(
-    root: Path, plan: list[Step], stream: str, method: str, tasks: list[str], scorers: dict[str, str]
-) -> ScoreMatrix:
+def build_matrix(root: Path, plan: list[Step], config: CLConfig) -> ScoreMatrix:
     """The score matrix out of the score files that are there.
 
     Args:
         root: The output directory.
         plan: All steps.
-        stream: Name of the stream.
-        method: Name of the method.
-        tasks: Names of the tasks in order.
-        scorers: Task -> name of its scorer.
+        config: The ``cl:`` block.
     """
+    stream, tasks = config.stream, list(config.stream.task_names)
+    scorers = {task.name: task.scorer for task in stream.tasks}
     names = rows(plan)
     cells = {row: _row(root, row, tasks) for row in [ZERO_SHOT, *names]}
     known = {task: score for row in cells.values() for task, score in row.items()}
     regular = names == [f"after_{task}" for task in tasks]
     return ScoreMatrix(
-        stream=stream,
-        method=method,
-        tasks=list(tasks),
+        stream=stream.name,
+        method=config.method,
+        tasks=tasks,
         scorers={t: known[t].scorer if t in known else get_scorer(scorers[t], task=t).key for t in tasks},
         n={t: known[t].n if t in known else 0 for t in tasks},
         zero_shot=[cells[ZERO_SHOT][t].score if t in cells[ZERO_SHOT] else None for t in tasks],
         scores=[[cells[row][t].score if t in cells[row] else None for t in tasks] for row in names],
         rows=None if regular else names,
+        independent=get_method(config.method).capabilities.schedule == "independent",
     )
 
 

@@ -37,6 +37,7 @@ def finish(state: RunState) -> tuple[dict[str, Any], dict[str, Any]]:
     updates = [item.low_rank() for item in state.method.updates(carry)]
     base = state.session.base
     merges = base.can_merge or not updates
+    error: MergeError | None
     if merges and updates:
         error = merge_into_base(base, updates)
         state.forget_model()

@@ -22,6 +22,11 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def launched() -> bool:
+    """Whether a launcher started this process, also a single one: the trainer then averages gradients over the ranks."""
+    return world_size() > 1 or int(os.environ.get("LOCAL_RANK", "-1")) != -1
+
+
 def is_main() -> bool:
     """Whether this process writes the run's files."""
     return rank() == 0

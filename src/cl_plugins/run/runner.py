@@ -215,10 +215,7 @@ class Runner:
             path.unlink()
 
     def _write_matrix(self, plan: list[Step]) -> None:
-        stream = self._config.stream
-        scorers = {task.name: task.scorer for task in stream.tasks}
-        matrix = build_matrix(self._root, plan, stream.name, self._config.method, list(stream.task_names), scorers)
-        write_matrix(self._root, matrix)
+        write_matrix(self._root, build_matrix(self._root, plan, self._config))
 
     def _write_report(self, plan: list[Step]) -> None:
         """Bring ``run.json`` up to date and write matrix, metrics, tables, pictures and pages."""

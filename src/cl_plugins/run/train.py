@@ -227,8 +227,11 @@ def _check_trained(task: str, steps: int, before: dict[str, Any], after: dict[st
 
 
 def _check_disk(state: RunState, model: Any) -> None:
-    """The update, the carry with it, and a checkpoint with two optimizer moments must fit."""
-    trainable = sum(size(p) * p.element_size() for p in model.parameters() if p.requires_grad)
+    """The update, the carry with it, and a checkpoint with two optimizer moments must fit, all in fp32.
+
+    Of 16-bit weights DeepSpeed keeps fp32 copies in its checkpoints.
+    """
+    trainable = sum(size(p) * max(4, p.element_size()) for p in model.parameters() if p.requires_grad)
     need = 6 * trainable + 64 * 1024**2
     free = shutil.disk_usage(state.root).free
     if free < need:
