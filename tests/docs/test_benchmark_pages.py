@@ -34,7 +34,13 @@ def test_every_recipe_stands_on_its_page(stream: str) -> None:
 @pytest.mark.parametrize("stream", PAGES)
 def test_a_page_leads_from_installation_to_the_table(stream: str) -> None:
     text = page(stream)
-    steps = ["pip install", "cl-plugins data prepare", "llamafactory-cli train", "Your table", "cl-plugins report saves/"]
+    steps = [
+        "pip install",
+        "cl-plugins data prepare",
+        "llamafactory-cli train",
+        "Your table",
+        "cl-plugins report saves/",
+    ]
     places = [text.index(step) for step in steps]
     assert places == sorted(places)
     assert f"cl-plugins data prepare {stream}" in text or stream == "mslora_cr_6"

@@ -91,7 +91,7 @@ def problems_of(raw: Mapping[str, Any]) -> list[Problem]:
     from ..recipe import parse_cl
     from . import keys
 
-    problems = keys.check(raw, method_low_rank=raw.get("finetuning_type", "lora") == "lora")
+    problems = keys.check(raw)
     problems += [
         Problem(
             str(key),
@@ -115,6 +115,7 @@ def problems_of(raw: Mapping[str, Any]) -> list[Problem]:
         problems += error.problems or [Problem("cl", str(error), "")]
     else:
         overrides.append(("cl.stream.tasks", {task.name: task.overrides for task in config.stream.tasks}))
+        overrides.append(("cl.stream.tasks", {task.name: task.defaults for task in config.stream.tasks}))
     for where, given in overrides:
         if isinstance(given, Mapping):
             # The method may let more keys vary from task to task; the runner asks it.
