@@ -41,7 +41,7 @@ class TaskTerms:
         self._method, self._model, self._more = method, model, more
         self.context = context
         self.has_penalties = method.penalised
-        self.has_batch_terms = more is not None or type(method).batch_terms is not Method.batch_terms
+        self.has_batch_terms = more is not None or method.reads_logits
         self.in_loss = False
         self._largest: dict[str, float] = {}
         self._steps_seen: tuple[int, int] | None = None  # the first and the last
@@ -150,8 +150,13 @@ class ContinualTrainerMixin:
             return base.compute_loss(model, inputs, return_outputs, num_items_in_batch=num_items_in_batch, **kwargs)
         labels = inputs.get("labels")
         loss, outputs = base.compute_loss(model, inputs, True, num_items_in_batch=num_items_in_batch, **kwargs)
+        logits = outputs.get("logits")
+        if logits is None:
+            what = "the model gave no logits, of which the terms of this training are made."
+            fix = "Turn off what fuses the loss with the output layer (Liger kernels)."
+            raise TrainingError(Problem(f"task '{terms.context.task.name}'", what, fix))
         inputs = {**inputs, "labels": labels}  # some trainers take the labels out
-        found = terms.batch(Batch(inputs, outputs["logits"], self.state.global_step + 1, self._micro))  # type: ignore[attr-defined]
+        found = terms.batch(Batch(inputs, logits, self.state.global_step + 1, self._micro))  # type: ignore[attr-defined]
         if found:
             loss = loss + sum(found) * self._share(labels, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss

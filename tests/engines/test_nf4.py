@@ -12,14 +12,17 @@ pytest.importorskip("bitsandbytes")
 pytestmark = pytest.mark.engines
 
 TASKS = ("one", "two")
-CHAINS = ("inclora", "mslora_cr", "olora")  # one update per task
-METHODS = (*CHAINS, "seqlora", "single_task", "multitask")
+CHAINS = ("inclora", "mslora_cr", "olora", "sefe")  # one update per task
+ONE_LORA = ("seqlora", "ewc", "lwf", "der")  # that keeps training
+METHODS = (*CHAINS, *ONE_LORA, "single_task", "multitask")
 BOUNDARY = 1e-5  # of the largest logit; the quantised weights are the same, the low-rank terms are in fp32
 
 PACKED = 2e-2  # of plain bitsandbytes, which computes in bf16 on CPUs that can
 
 
 def keys(model, data, out, method, **more):
+    if method == "der":  # a second forward does not go with reentrant checkpoints under a launcher
+        more = {"cl": {"replay": {"capacity_per_task": 5}}, "use_reentrant_gc": False, **more}
     return tiny.recipe(model, data, out, method, TASKS, quantization_bit=4, **more)
 
 
@@ -47,7 +50,7 @@ def test_boundary_identity(observed):
     assert len(seen["before"]) == len(seen["after"]) >= 1
     for before, after in zip(seen["before"], seen["after"], strict=True):
         assert (before - after).abs().max() <= BOUNDARY * before.abs().max()
-    if method in (*CHAINS, "seqlora"):
+    if method in (*CHAINS, *ONE_LORA):
         assert (seen["fresh"][1] - seen["after"][0]).abs().max() <= BOUNDARY * seen["after"][0].abs().max()
 
 

@@ -21,21 +21,34 @@ def refused(model, data, out, method, **more):
 
 @pytest.fixture
 def zero(tmp_path):
-    def write(stage):
+    def write(stage, **more):
         path = tmp_path / f"zero{stage}.json"
-        path.write_text(json.dumps({"zero_optimization": {"stage": stage}}))
+        path.write_text(json.dumps({"zero_optimization": {"stage": stage, **more}}))
         return str(path)
 
     return write
 
 
 def test_tested_stages_pass(llava, data, tmp_path, zero):
-    for method, stage in (("seqfull", 2), ("seqfull", 3), ("inclora", 2), ("inclora", 3), ("seqlora", 2)):
+    for method, stage in (("seqfull", 2), ("seqfull", 3), ("inclora", 2), ("inclora", 3), ("seqlora", 2), ("lwf", 2)):
         more = {"deepspeed": zero(stage), "use_cpu": False}
         assert refused(llava, data, tmp_path / "run", method, **more) == "", (method, stage)
 
 
-@pytest.mark.parametrize("method", ["seqlora", "single_task", "multitask"])
+@pytest.mark.parametrize("part", ["offload_optimizer", "offload_param"])
+def test_offload(llava, data, tmp_path, zero, part):
+    """To the CPU, or switched off; weights only where they are split."""
+
+    def said(stage, device):
+        deepspeed = zero(stage, **{part: {"device": device}})
+        return refused(llava, data, tmp_path / "run", "seqfull", deepspeed=deepspeed, use_cpu=False)
+
+    assert said(3, "cpu") == said(3, "none") == said(2, "none") == ""
+    assert "'nvme', which is not tested" in said(3, "nvme")
+    assert ("with ZeRO-2, which does not split them" in said(2, "cpu")) == (part == "offload_param")
+
+
+@pytest.mark.parametrize("method", ["seqlora", "single_task", "multitask", "lwf"])
 def test_a_stage_that_a_method_does_not_declare(llava, data, tmp_path, zero, method):
     message = refused(llava, data, tmp_path / "run", method, deepspeed=zero(3), use_cpu=False)
     assert f"'{method}' is not tested with DeepSpeed ZeRO-3" in message
@@ -56,6 +69,11 @@ def test_a_quantised_base_under_deepspeed(llava, data, tmp_path, zero):
     assert "quantised with bnb" in message
 
 
+def test_fp16_under_deepspeed(llava, data, tmp_path, zero):
+    message = refused(llava, data, tmp_path / "run", "inclora", deepspeed=zero(2), fp16=True, use_cpu=False)
+    assert "fp16: is not tested with DeepSpeed" in message
+
+
 def test_zero_3_with_use_cpu(llava, data, tmp_path, zero):
     assert "DS_ACCELERATOR" in refused(llava, data, tmp_path / "run", "inclora", deepspeed=zero(3))
 
@@ -67,7 +85,14 @@ def test_merging_into_split_tensors(llava, data, tmp_path, zero):
 
 @pytest.mark.parametrize(
     "method",
-    [{"name": "inclora", "alpha": 0.1}, {"name": "inclora", "beta": 0.1}, {"name": "mslora_cr"}, {"name": "olora"}],
+    [
+        {"name": "inclora", "alpha": 0.1},
+        {"name": "inclora", "beta": 0.1},
+        {"name": "mslora_cr"},
+        {"name": "olora"},
+        {"name": "ewc"},
+        {"name": "sefe"},
+    ],
 )
 def test_penalties_under_deepspeed(llava, data, tmp_path, zero, method):
     """Gradients are split over the ranks, and a term that is added to a whole gradient would be lost."""

@@ -30,11 +30,13 @@ def watch(job, rank):
 
     folder = Path(job["observe"])
     ids, pixels = torch.load(job["inputs"], weights_only=True)
+    half = bool(job["keys"].get("bf16"))  # answers are computed in the precision of the training
 
     def logits(model, gathers=True):
         training = model.training
         model.eval()
-        with torch.no_grad(), forward_gathers(model) if gathers else nullcontext():
+        autocast = torch.autocast("cpu", torch.bfloat16, enabled=half)
+        with torch.no_grad(), autocast, forward_gathers(model) if gathers else nullcontext():
             value = model(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels).logits
         model.train(training)
         return value.detach().float().clone()
@@ -75,6 +77,13 @@ def killer(job):
     return Killer()
 
 
+def let_bf16_through():
+    """Transformers wants a GPU or `use_cpu` for bf16, and `use_cpu` does not go with DeepSpeed; the arithmetic does."""
+    from transformers import training_args
+
+    training_args.is_torch_bf16_gpu_available = lambda: True
+
+
 def rank_main(job, rank, port):
     count = job["processes"]
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count))
@@ -85,6 +94,8 @@ def rank_main(job, rank, port):
     os.dup2(log.fileno(), 2)
     from llamafactory.train.tuner import run_exp
 
+    if job["keys"].get("bf16") and job["keys"].get("deepspeed"):
+        let_bf16_through()
     if job["watched"]:  # the logits that are looked at are evaluations too
         watch(job, rank)
     run_exp(dict(job["keys"]), callbacks=[killer(job)] if job.get("kill_at") else None)

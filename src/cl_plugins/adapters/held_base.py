@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .merge import replaced
-from .partitioned import gathered, is_partitioned, whole
+from .partitioned import gathered, is_partitioned, one_dtype, whole
 from .stack import Stack
 
 
@@ -92,6 +92,7 @@ class HeldBase:
             transformers.set_seed(seed)
         before = dict(self._model.named_modules())
         self._adapted = self._make_adapter()
+        one_dtype(self._adapted)
         self._wrapped = {
             name: before[name]
             for name, module in self._model.named_modules()

@@ -69,6 +69,23 @@ def whole_on_main(parameter: Any) -> Tensor:
         return torch.empty(0, dtype=parameter.dtype)
 
 
+def one_dtype(model: Module) -> None:
+    """Give what trains beside a split model the dtype in which the model was loaded.
+
+    ZeRO-3 keeps all trained tensors in one buffer, so in one dtype; but of a bf16 base PEFT makes the LoRA in fp32 and
+    the copied modules in bf16. ZeRO-2 casts what it trains by itself. In both the optimizer works on fp32 copies.
+
+    Args:
+        model: The model with its adapter; nothing happens if no tensor of it is split.
+    """
+    split = next((p for p in model.parameters() if is_partitioned(p) and p.is_floating_point()), None)
+    if split is None:
+        return
+    for parameter in model.parameters():
+        if parameter.requires_grad and not is_partitioned(parameter):
+            parameter.data = parameter.data.to(split.dtype)
+
+
 def forget_engine(model: Module) -> None:
     """Take off what a destroyed training engine leaves on the modules.
 

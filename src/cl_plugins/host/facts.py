@@ -13,17 +13,30 @@ from ..schema import nearest
 from ..streams import Stream
 
 
-def zero_stage(deepspeed: Any) -> int:
-    """ZeRO stage of a DeepSpeed config (path or mapping); 0 if there is none or it cannot be read."""
-    if deepspeed in (None, ""):
-        return 0
+_OFFLOADS = {"offload_optimizer": "the optimizer", "offload_param": "the weights"}
+
+
+def engine_config(deepspeed: Any) -> Mapping[str, Any]:
+    """A DeepSpeed config (path or mapping) as a mapping; empty if there is none or it cannot be read."""
     config = deepspeed
     if isinstance(deepspeed, str):
         try:
             config = json.loads(Path(deepspeed).read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return 0
-    return int(config.get("zero_optimization", {}).get("stage", 0)) if isinstance(config, Mapping) else 0
+            return {}
+    return config if isinstance(config, Mapping) else {}
+
+
+def zero_stage(deepspeed: Any) -> int:
+    """ZeRO stage of a DeepSpeed config (path or mapping); 0 if there is none or it cannot be read."""
+    return int(engine_config(deepspeed).get("zero_optimization", {}).get("stage", 0))
+
+
+def offloads(deepspeed: Any) -> dict[str, str]:
+    """Where a DeepSpeed config moves what: ``offload_optimizer`` or ``offload_param`` -> device."""
+    zero = engine_config(deepspeed).get("zero_optimization", {})
+    parts = {part: str((zero.get(part) or {}).get("device", "none")) for part in _OFFLOADS}
+    return {part: device for part, device in parts.items() if device != "none"}
 
 
 def base_quantisation(keys: Mapping[str, Any], name_or_path: str) -> str | None:
@@ -80,6 +93,15 @@ def engine_problems(name: str, facts: RunFacts, penalised: bool) -> list[Problem
     if not facts.zero_stage:
         what = "names no configuration with ZeRO stage 2 or 3 (there is none, or it cannot be read)."
         found.append(Problem("deepspeed", what, "Stages 2 and 3 are tested; or train without DeepSpeed."))
+    for part, device in offloads(engine).items():
+        if device != "cpu":
+            what = f"moves {_OFFLOADS[part]} to {device!r}, which is not tested."
+            found.append(Problem("deepspeed", what, f"Set the device of `{part}` to cpu, or leave it out."))
+        elif part == "offload_param" and facts.zero_stage != 3:
+            what = f"moves the weights to the CPU with ZeRO-{facts.zero_stage}, which does not split them."
+            found.append(Problem("deepspeed", what, "Use ZeRO-3, or leave `offload_param` out."))
+    if facts.keys.get("fp16"):
+        found.append(Problem("fp16", "is not tested with DeepSpeed.", "Use `bf16: true`."))
     if facts.quantisation is not None:
         what = f"is not tested on a base quantised with {facts.quantisation}."
         found.append(Problem("deepspeed", what, "Train a quantised base with DDP (torchrun without `deepspeed`)."))
@@ -140,6 +162,25 @@ def capability_problems(name: str, able: Capabilities, facts: RunFacts, penalise
             what = "has no effect with LoRA: the host leaves the projector frozen and says nothing."
             fix = "Set `additional_target: multi_modal_projector` (the projector's module name) to train it."
             found.append(Problem("freeze_multi_modal_projector: false", what, fix))
+    return found
+
+
+def term_problems(facts: RunFacts, *, penalised: bool, reads_logits: bool) -> list[Problem]:
+    """What does not go with terms that join the loss, the method's own or replay's.
+
+    Args:
+        facts: The run.
+        penalised: Whether there are penalties on weights.
+        reads_logits: Whether there are terms made of the logits of a micro-batch.
+    """
+    found = []
+    if facts.keys.get("fp16") and (penalised or reads_logits):
+        what = "scales the gradients and skips steps, which is not tested with terms that join the loss."
+        found.append(Problem("fp16", what, "Use `bf16: true`, or fp32."))
+    for key in ("enable_liger_kernel", "use_liger_kernel"):  # the host's own and Transformers'
+        if facts.keys.get(key) and reads_logits:
+            what = "computes the loss without logits, which a term of this recipe is made of."
+            found.append(Problem(key, what, "Remove it, or use another method."))
     return found
 
 

@@ -13,8 +13,8 @@ from .task_args import parse
 # Engine, precision and quantisation change where and how weights are held, not which are trained; without them a
 # recipe for eight GPUs can be measured on a laptop.
 _LEFT_OUT = (
-    "deepspeed", "fsdp", "fsdp_config", "bf16", "fp16", "pure_bf16", "tf32", "quantization_bit", "quantization_method",
-    "quantization_type", "double_quantization", "quantization_device_map", "output_dir", "ray_num_workers", "torch_compile",
+    "deepspeed", "fsdp", "fsdp_config", "bf16", "fp16", "tf32", "quantization_bit", "quantization_method",
+    "quantization_type", "double_quantization", "quantization_device_map", "output_dir", "ray_num_workers",
 )  # fmt: skip
 
 

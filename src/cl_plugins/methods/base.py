@@ -50,7 +50,7 @@ class Capabilities:
         finetuning_types: Allowed values of the host's ``finetuning_type``.
         schedule: ``sequential`` (each task starts from the carry), ``independent`` (each from the base) or ``joint``
             (all tasks at once).
-        low_rank: Whether it adds low-rank updates (rules out DoRA, PiSSA and the like).
+        low_rank: Whether it adds low-rank updates; memory and disk are estimated by it.
         quantised: Quantisation methods of the base that are tested.
         zero_stages: DeepSpeed ZeRO stages that are tested.
         needs_modality: Every task must have a modality label.
@@ -216,6 +216,11 @@ class Method(ABC):
     def penalised(self) -> bool:
         """Whether `penalties` may return a term; what cannot add its gradient (ZeRO) is refused then."""
         return type(self).penalties is not Method.penalties
+
+    @property
+    def reads_logits(self) -> bool:
+        """Whether `batch_terms` may return a term; what computes a loss without logits is refused then."""
+        return type(self).batch_terms is not Method.batch_terms
 
     def notes(self) -> list[str]:
         """What a reader of the scores must know about how they came about; printed in every report."""

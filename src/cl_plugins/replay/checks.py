@@ -38,14 +38,14 @@ def setting_problems(replay: ReplayConfig, where: str = _WHERE) -> list[Problem]
     return found
 
 
-def problems(config: CLConfig, able: Capabilities, facts: RunFacts, processes: int = 1) -> list[Problem]:
+def problems(config: CLConfig, able: Capabilities, facts: RunFacts, launched: bool = False) -> list[Problem]:
     """Why a method, an engine or a way of reading data does not go with the buffer that is asked for.
 
     Args:
         config: The checked block.
         able: Capabilities of the method.
         facts: The run.
-        processes: Number of processes.
+        launched: Whether torchrun or the like started the processes, also a single one.
     """
     replay, name = config.replay, config.method
     if not replay.enabled:
@@ -71,7 +71,7 @@ def problems(config: CLConfig, able: Capabilities, facts: RunFacts, processes: i
     if replay.selection in (*FEATURES, *LOSSES) and facts.zero_stage == 3:
         what = f"is {replay.selection!r}, which is not tested on a model that ZeRO-3 has split."
         found.append(Problem(f"{_WHERE}.selection", what, "Use `random` or `class_balanced`."))
-    if processes > 1 and (able.needs_replay or replay.mixing == "separate"):
+    if launched and (able.needs_replay or replay.mixing == "separate"):
         found += _checkpointing(facts)
     if replay.mixing == "separate" and facts.keys.get("deepspeed"):
         what = "is 'separate', whose second forward is not tested with DeepSpeed."
@@ -84,5 +84,5 @@ def _checkpointing(facts: RunFacts) -> list[Problem]:
     keys = facts.keys
     if keys.get("disable_gradient_checkpointing") or keys.get("use_reentrant_gc", True) is False:
         return []
-    what = "is on by default, and with several processes the gradients of memory batches would not be averaged."
+    what = "is on by default, and under torchrun the gradients of memory batches would not be averaged."
     return [Problem("use_reentrant_gc", what, "Set `use_reentrant_gc: false`; the numbers stay the same.")]

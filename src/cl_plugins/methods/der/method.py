@@ -51,6 +51,8 @@ class DER(SeqLoRA):
     capabilities = Capabilities(
         needs_replay=True,
         needs="a replay buffer (`cl.replay`)",
+        quantised=("bnb",),
+        zero_stages=(2,),
         carries="one LoRA and the projector, the replay buffer, and the logits of its answers",
         reveals="training samples: the replay buffer holds them, and logits say more about their answers than labels do",
         step_cost="as plain LoRA plus a memory batch for each of the two terms",

@@ -66,6 +66,7 @@ class EWC(SeqLoRA):
     title = "EWC (online)"
     config_class = EWCConfig
     capabilities = Capabilities(
+        quantised=("bnb",),
         carries="one LoRA and the projector, and the Fisher value of each of their elements",
         reveals="weights, and how steeply the past answers' loss depends on each of them; no samples",
         step_cost="as plain LoRA plus one pass over the trained tensors; at the end of a task one backward per Fisher sample",

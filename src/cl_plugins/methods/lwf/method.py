@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from ...adapters.update import PREFIX, adapter_parameters
 from ...errors import CompatibilityError, Problem
 from ...schema import option
-from ..base import Batch, Capabilities, RunFacts, TaskContext
+from ..base import Batch, Capabilities, TaskContext
 from ..eval_mode import looking
 from ..seqlora import SeqLoRA
 from .distillation import distillation, echo_loss, unshifted_distillation
@@ -34,7 +34,9 @@ class LwFConfig:
         2.0, minimum=1e-3, help="Both distributions are softened by it; more of it heeds unlikely tokens more."
     )
     faithful: Literal["easycl"] | None = option(
-        None, help="Do as this code base does, also where it errs; the card says what that is."
+        None,
+        help="`easycl` (or `peer`): do as this code base does, also where it errs; the card says what that is.",
+        aliases={"peer": "easycl"},
     )
 
 
@@ -45,6 +47,8 @@ class LwF(SeqLoRA):
     title = "LwF"
     config_class = LwFConfig
     capabilities = Capabilities(
+        quantised=("bnb",),
+        zero_stages=(2,),
         carries="one LoRA and the projector, which is the teacher as well",
         step_cost="as plain LoRA plus one forward",
         memory="plus one more copy of the trained tensors and the logits of a micro-batch",
@@ -54,14 +58,6 @@ class LwF(SeqLoRA):
     def __init__(self, config: LwFConfig) -> None:
         super().__init__(config)
         self._cached: tuple[TaskContext, dict[str, Tensor]] | None = None
-
-    def problems(self, facts: RunFacts) -> list[Problem]:
-        """A loss that is computed without logits leaves nothing to distil."""
-        found = super().problems(facts)
-        if facts.keys.get("enable_liger_kernel"):
-            what = "computes the loss without logits, which LwF compares."
-            found.append(Problem("enable_liger_kernel", what, "Remove it, or use another method."))
-        return found
 
     def batch_terms(self, context: TaskContext, model: Module, batch: Batch) -> dict[str, Tensor]:
         """The distillation, from the second task on."""

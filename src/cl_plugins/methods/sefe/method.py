@@ -60,6 +60,7 @@ class SEFE(LoRAChain):
     title = "SEFE (RegLoRA)"
     config_class = SEFEConfig
     capabilities = Capabilities(
+        quantised=("bnb",),
         carries="the LoRA of every past task, the positions of its largest elements, and the latest projector",
         step_cost="as inclora plus three products of the size of B A for every module, once per optimizer step",
         memory="as inclora plus 4 bytes for every protected element (2 % of the weights for each task, shared ones once)",

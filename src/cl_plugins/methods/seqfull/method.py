@@ -10,8 +10,7 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 from ...adapters.partitioned import size, whole_on_main
-from ...errors import Problem
-from ..base import BaseModel, Capabilities, Method, RunFacts, TaskContext
+from ..base import BaseModel, Capabilities, Method, TaskContext
 
 
 if TYPE_CHECKING:
@@ -37,18 +36,6 @@ class SeqFull(Method):
         step_cost="as plain full fine-tuning",
         memory="as plain full fine-tuning; one set of weights on disk",
     )
-
-    def problems(self, facts: RunFacts) -> list[Problem]:
-        """A half-precision optimizer would round the small updates of a low learning rate away."""
-        if facts.keys.get("pure_bf16"):
-            return [
-                Problem(
-                    "pure_bf16",
-                    "rounds small updates away.",
-                    "Use `bf16: true`; trained weights are then kept in fp32.",
-                )
-            ]
-        return []
 
     def begin_task(self, context: TaskContext, model: Module) -> Module:
         """The weights as they are."""
