@@ -43,7 +43,7 @@ def command(keys: dict[str, Any], folder: Path) -> list[str]:
 
 
 def launch(
-    keys: dict[str, Any], folder: Path, processes: int = 2, timeout: float = 300, check: bool = True, **env: str
+    keys: dict[str, Any], folder: Path, processes: int = 2, timeout: float = 900, check: bool = True, **env: str
 ) -> subprocess.CompletedProcess[str]:
     """Carry out a recipe in fresh processes and wait for them; nothing survives the time limit.
 

@@ -126,6 +126,21 @@ def test_all_problems_of_all_levels_are_reported_together():
     assert expected <= set(problems(cl))
 
 
+@pytest.mark.parametrize(("name", "peer"), [("olora", "port"), ("lwf", "easycl")])
+def test_peer_stands_for_the_only_one_and_is_recorded_by_its_name(name, peer):
+    from cl_plugins.run.record import identity
+
+    config = parse_cl(block(method={"name": name, "faithful": "peer"}))
+    assert config.method_options == {"faithful": peer}
+    assert identity({}, config, {}, {})["recipe"]["cl"]["method"] == {"name": name, "faithful": peer}
+
+
+def test_peer_is_refused_where_there_are_several():
+    (found,) = problems(block(method={"name": "ewc", "faithful": "peer"})).items()
+    assert found[0] == "cl.method.faithful"
+    assert all(peer in found[1].fix for peer in ("prism", "mammoth", "easycl"))
+
+
 def test_order_and_order_seed():
     assert parse_cl(block(order=list("edcba"))).stream.task_names == tuple("edcba")
     # pinned: the permutation is part of a recipe and must be the same on every machine and Python

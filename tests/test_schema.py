@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cl_plugins.schema import build, check_value, describe, nearest, option, unknown_key
+from cl_plugins.schema import build, check_value, describe, nearest, option, resolve_aliases, unknown_key
 
 
 @dataclass(frozen=True)
@@ -141,3 +141,17 @@ def test_describe_lists_nested_keys_with_type_default_and_help():
     assert rows["inner.size"][1:] == ("1", "A size.")
     assert rows["kind"][0] == "red \\| green"
     assert "nothing" in rows["limit"][0]
+
+
+def test_an_alias_is_another_word_for_a_value():
+    @dataclass(frozen=True)
+    class Choice:
+        like: Literal["port"] | None = option(None, help="Which.", aliases={"peer": "port"})
+
+    problems = []
+    assert build(Choice, {"like": "peer"}, "top", problems) == Choice("port")
+    assert check_value({"like": "port"}, Choice, "top", problems) == Choice("port")
+    assert resolve_aliases(Choice, {"like": "peer", "other": "peer"}) == {"like": "port", "other": "peer"}
+    assert problems == []
+    assert build(Choice, {"like": "paper"}, "top", problems) is None
+    assert "'port'" in problems[0].fix

@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--method", default="ewc")
     parser.add_argument("--options", type=json.loads, default={}, help="the method's options as JSON")
     parser.add_argument("--out", required=True)
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()  # overrides may stand behind the options
 
     with open(args.recipe, encoding="utf-8") as file:
         keys = yaml.safe_load(file)

@@ -13,9 +13,10 @@ Two ways in:
 * `ContinualCallback` alone, where something else builds the model, as in
   ``run_exp(args, callbacks=[ContinualCallback("ewc", "out", "task_1")])``.
 
-Penalties need the callback only. Methods that look at the logits of every batch (LwF, DER) need the loss of the trainer:
+Penalties need the callback only. LwF, which looks at the logits of every batch, needs the loss of the trainer:
 ``class Mine(ContinualTrainerMixin, SFTTrainer)`` and ``Mine(..., terms=task.terms)``. Both leave the carry of a run of
-ours behind, in the same format.
+ours behind, in the same format. Methods that need a replay buffer (DER) are for recipes only: the buffer keeps samples in
+the host's form.
 """
 
 from __future__ import annotations
@@ -62,8 +63,12 @@ def make_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
 
     Raises:
         RecipeError: With every problem of name and options.
+        CompatibilityError: If the method needs a replay buffer, which only a recipe keeps.
     """
     method_class = get_method(name)
+    if method_class.capabilities.needs_replay:
+        what = f"'{name}' needs a replay buffer, which a trainer of your own does not keep."
+        raise CompatibilityError(Problem("method", what, "Train with a recipe (`cl.replay`), or use another method."))
     problems: list[Problem] = []
     config = check_value(dict(options or {}), method_class.config_class, "options", problems)
     if problems:

@@ -100,7 +100,7 @@ class CLConfig:
     Attributes:
         stream: The stream in the order in which it is learned.
         method: Name of the method.
-        method_options: Options of the method, as given (the method's own dataclass checks them).
+        method_options: Options of the method, as given, but for aliases (the method's own dataclass checks them).
         block: The remaining keys.
     """
 
@@ -152,7 +152,7 @@ def parse_cl(cl: Any, *, where: str = "cl") -> CLConfig:
         RecipeError: With every problem found in the block, in the stream and in the method's options.
     """
     from .methods.registry import get_method
-    from .schema import check_value
+    from .schema import check_value, resolve_aliases
 
     if not isinstance(cl, Mapping):
         raise RecipeError(Problem(where, f"is {cl!r}.", "Give a mapping with at least `stream` and `method`."))
@@ -163,6 +163,7 @@ def parse_cl(cl: Any, *, where: str = "cl") -> CLConfig:
     if name is not None:
         try:
             method = get_method(name, where=f"{where}.method.name")
+            options = resolve_aliases(method.config_class, options)
             check_value(options, method.config_class, f"{where}.method", problems)
         except RecipeError as error:
             problems.extend(error.problems)

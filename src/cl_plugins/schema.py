@@ -17,7 +17,14 @@ T = TypeVar("T")
 _MISSING = dataclasses.MISSING
 
 
-def option(default: Any = _MISSING, *, help: str, factory: Any = _MISSING, minimum: float | None = None) -> Any:
+def option(
+    default: Any = _MISSING,
+    *,
+    help: str,
+    factory: Any = _MISSING,
+    minimum: float | None = None,
+    aliases: Mapping[str, str] | None = None,
+) -> Any:
     """A dataclass field with the text that the docs and the errors show.
 
     Args:
@@ -25,8 +32,9 @@ def option(default: Any = _MISSING, *, help: str, factory: Any = _MISSING, minim
         help: One sentence on what the key does and when to change it.
         factory: A default factory, for mutable defaults.
         minimum: The smallest allowed number.
+        aliases: Other words for a value; records show the value itself (`resolve_aliases`).
     """
-    metadata = {"help": help, "minimum": minimum}
+    metadata = {"help": help, "minimum": minimum, "aliases": aliases or {}}
     if factory is not _MISSING:
         return dataclasses.field(default_factory=factory, metadata=metadata)
     if default is _MISSING:
@@ -114,6 +122,20 @@ def _check_scalar(value: Any, hint: Any, where: str, problems: list[Problem]) ->
     return value
 
 
+def resolve_aliases(cls: type[Any], mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping with the values that other words stand for.
+
+    Args:
+        cls: A dataclass whose fields were made with `option`.
+        mapping: What stands in the YAML.
+    """
+    aliases = {field.name: field.metadata.get("aliases", {}) for field in dataclasses.fields(cls)}
+    return {
+        key: aliases.get(key, {}).get(value, value) if isinstance(value, str) else value
+        for key, value in mapping.items()
+    }
+
+
 def build(cls: type[T], mapping: Mapping[str, Any], where: str, problems: list[Problem]) -> T | None:
     """Build dataclass ``cls`` from a mapping; everything that is wrong is appended to ``problems``.
 
@@ -130,7 +152,7 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str, problems: list[P
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     before = len(problems)
     values: dict[str, Any] = {}
-    for key, value in mapping.items():
+    for key, value in resolve_aliases(cls, mapping).items():
         if key not in fields:
             problems.append(unknown_key(where, key, fields))
             continue

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import sys
 from pathlib import Path
 
 import pytest
 import tiny
+import torch
 import yaml
+from safetensors.torch import load_file
 
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "python"
@@ -26,6 +29,8 @@ def run(monkeypatch, name, *arguments):
         ("transformers_trainer.py", "llama", "seqlora"),
         ("trl_sft.py", "llama", "inclora"),
         ("vision_trainer.py", "llava", "inclora"),
+        ("trl_vision.py", "llava", "inclora"),
+        ("trl_vision.py", "llava", "lwf"),
     ],
 )
 def test_an_example_learns_all_its_tasks(script, base, method, request, tmp_path, monkeypatch, capsys):
@@ -37,28 +42,55 @@ def test_an_example_learns_all_its_tasks(script, base, method, request, tmp_path
     carry = (tmp_path / "out" / "carry" / "carry.json").read_bytes()
     run(monkeypatch, script, *arguments)  # nothing is learned twice
     assert (tmp_path / "out" / "carry" / "carry.json").read_bytes() == carry
+    if base == "llava":
+        check_that_pictures_arrived(model, tmp_path / "out" / "tasks")
+
+
+def check_that_pictures_arrived(model, tasks):
+    """Only pictures give the projector a gradient."""
+    base = {n: t for n, t in load_file(Path(model) / "model.safetensors").items() if "projector" in n}
+    for folder in tasks.iterdir():
+        learned = load_file(folder / "update.safetensors")
+        for name, before in base.items():
+            after = learned[
+                next(n for n in learned if name.partition("multi_modal_projector")[2] in n and "projector" in n)
+            ]
+            assert not torch.equal(before, after), (folder.name, name)
 
 
 def test_every_script_has_a_test():
-    tested = {"transformers_trainer.py", "trl_sft.py", "vision_trainer.py", "llamafactory_callback.py"}
+    tested = {*(f"{name}.py" for name in ("transformers_trainer", "trl_sft", "trl_vision", "vision_trainer"))}
+    tested.add("llamafactory_callback.py")
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested
 
 
 def test_the_llamafactory_callback(llama, tmp_path, monkeypatch):
-    data = tiny.build_data(tmp_path / "data", ("one",), train=4, test=1, text_only=True)
-    keys = tiny.recipe(llama, data, tmp_path / "plain", "seqlora", ("one",), text_only=True)
-    keys.pop("cl")
-    keys |= {"dataset": "one_train", "max_steps": 2}
-    (tmp_path / "one.yaml").write_text(yaml.safe_dump(keys))
-    run(
-        monkeypatch,
-        "llamafactory_callback.py",
-        tmp_path / "one.yaml",
-        "--task",
-        "one",
-        "--method",
-        "seqlora",
-        "--out",
-        tmp_path / "state",
-    )
-    assert (tmp_path / "state" / "carry" / "adapter.safetensors").is_file()
+    """What its first lines promise: EWC by default, and a task 2 that goes on from the adapter of task 1."""
+    data = tiny.build_data(tmp_path / "data", ("one", "two"), train=4, test=1, text_only=True)
+    for name in ("one", "two"):
+        keys = tiny.recipe(llama, data, tmp_path / "unused", "seqlora", (name,), text_only=True)
+        keys.pop("cl")
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(keys | {"dataset": f"{name}_train", "max_steps": 3}))
+
+    def learn(name, method, *more):
+        state, saved = tmp_path / method, tmp_path / "saves" / method / name
+        options = ["--task", name, "--out", state, *([] if method == "ewc" else ["--method", method])]
+        run(
+            monkeypatch,
+            "llamafactory_callback.py",
+            tmp_path / f"{name}.yaml",
+            *options,
+            f"output_dir={saved}",
+            *more,
+        )
+        return saved
+
+    learned = {}
+    for method in ("ewc", "seqlora"):
+        first = learn("one", method)
+        second = learn("two", method, f"adapter_name_or_path={first}")
+        assert json.loads((tmp_path / method / "carry" / "carry.json").read_text())["tasks"] == ["one", "two"]
+        learned[method] = load_file(second / "adapter_model.safetensors")
+        history = json.loads((second / "trainer_state.json").read_text())["log_history"]
+        assert (max(entry.get("penalty/ewc", 0.0) for entry in history) > 0) == (method == "ewc")
+    assert any(not torch.equal(learned["ewc"][name], value) for name, value in learned["seqlora"].items())

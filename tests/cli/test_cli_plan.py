@@ -29,6 +29,12 @@ def test_steps_are_those_of_the_run(plan, inclora):
     assert all(step["finished"] for step in value["steps"])
 
 
+def test_options_are_shown_as_they_are_understood(plan, fresh, cli):
+    recipe = fresh(cl={"method": {"name": "olora", "faithful": "peer", "lambda_1": 0.1}})
+    assert plan(recipe)[1]["method_options"] == {"faithful": "port", "lambda_1": 0.1}
+    assert "faithful: port, lambda_1: 0.1" in cli("plan", recipe)[1]
+
+
 def test_nothing_is_written(plan, fresh, tmp_path):
     recipe = fresh()
     before = sorted(tmp_path.iterdir())
@@ -220,6 +226,16 @@ def test_disk_arithmetic():
     assert (full.updates, full.checkpoints, full.final) == (2 * 400, (2000 + 200) + 800, 2200)
     assert need(low_rank=False, keep="all").updates == 4 * 400
     assert need(earlier=3, tasks=1).updates == 4 * 400
+
+
+def test_disk_arithmetic_with_deepspeed():
+    """As in checkpoints of a tiny model: 12 bytes in the optimizer; ZeRO-2 keeps the model twice, ZeRO-3 the frozen part."""
+    split = {"low_rank": False, "keep": "last", "keys": {"bf16": True}}
+    two, three = need(zero_stage=2, **split), need(zero_stage=3, **split)
+    assert (two.updates, two.checkpoints, two.final) == (2 * 200, 2000 + 2000 + 1200, 2000)
+    assert (three.updates, three.checkpoints, three.final) == (2 * 200, 2000 + 1800 + 1200, 2000)
+    assert need(zero_stage=2, low_rank=False, keep="last").checkpoints == 4000 + 4000 + 1200
+    assert need(zero_stage=2, keys={"bf16": True}).checkpoints == 200 + 200 + 1200
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,18 @@ def test_the_recipes_for_real_hardware_are_there() -> None:
     }
     for folder in set(PAPER) - {"medical_cl"}:
         assert names >= {f"{folder}/{name}.yaml" for name in ("seqlora", "inclora", "seqfull_zero2")}
+
+
+def test_the_readme_says_of_every_recipe_where_it_has_run() -> None:
+    table = (
+        (ROOT / "examples" / "yaml" / "README.md").read_text(encoding="utf-8").partition("## What has run where")[2]
+    )
+    rows = [
+        line.split("|")[1] for line in table.partition("\n\nFor the recipes")[0].splitlines() if line.startswith("|")
+    ]
+    named = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    paths = [path.relative_to("examples/yaml") for path in recipes() if path.parts[:2] == ("examples", "yaml")]
+    assert [str(path) for path in paths if str(path) not in named and f"{path.parts[0]}/" not in named] == []
 
 
 def test_stream_files_load() -> None:

@@ -186,6 +186,46 @@ def test_media_dir_is_where_names_start_from(llava, data, tmp_path):
     assert inspect(DataUse("one_train", str(folder), str(tmp_path / "elsewhere")))[0]["media"] != again["media"]
 
 
+def test_json_lines_are_never_held_whole(tmp_path):
+    import tracemalloc
+
+    from cl_plugins.host.media import DataUse, inspect
+
+    (tmp_path / "dataset_info.json").write_text(
+        json.dumps({"v": {"file_name": "v.jsonl", "columns": {"images": "p"}}})
+    )
+    (tmp_path / "f.png").write_bytes(b"1")
+    row = json.dumps({"p": ["f.png"], "text": "x" * 100_000}) + "\n"
+    (tmp_path / "v.jsonl").write_text(row * 80)
+    tracemalloc.start()
+    try:
+        found, problems = inspect(DataUse("v", str(tmp_path)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert not problems
+    assert found["media"]["count"] == 1
+    assert peak < 2 * 2**20, f"{peak} bytes for a file of {80 * len(row)}"
+
+
+@pytest.mark.parametrize("form", ["array", "indented", "lines", "one", "indented one", "mark"])
+def test_records_of_every_form_of_json(tmp_path, form):
+    from cl_plugins.host.media import DataUse, inspect
+
+    rows = [{"p": "a.png"}, {"p": "b.png"}] if "one" not in form else [{"p": "a.png"}]
+    text = {
+        "array": json.dumps(rows),
+        "indented": json.dumps(rows, indent=1),
+        "lines": "\n\n" + "\n".join(map(json.dumps, rows)),
+        "one": json.dumps(rows[0]),
+        "indented one": json.dumps(rows[0], indent=1),
+        "mark": "\ufeff" + json.dumps(rows),
+    }[form]
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"v": {"file_name": "v.json", "columns": {"images": "p"}}}))
+    (tmp_path / "v.json").write_text(text, encoding="utf-8")
+    assert inspect(DataUse("v", str(tmp_path)))[0]["media"]["count"] == len(rows)
+
+
 def test_lists_of_frames_json_lines_and_addresses(tmp_path):
     from cl_plugins.host.media import DataUse, inspect
 

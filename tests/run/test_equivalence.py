@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
+from pathlib import Path
 
 import pytest
 import tiny
@@ -74,21 +76,45 @@ def test_seeds_differ_between_tasks_unless_asked_otherwise(run, llava, data, tmp
     assert (own[0] - peers[0]).abs().max() == 0
 
 
-def test_without_cl_the_bytes_are_the_same_with_plugin_without_and_off(llava, data, tmp_path):
-    """The plugin active, switched off, and not loaded at all."""
+def without_the_package(farm):
+    """A folder that has everything that is installed here but this package; ``python -S`` reads no other."""
+    farm.mkdir()
+    for folder in {sysconfig.get_paths()[name] for name in ("purelib", "platlib")}:
+        for path in Path(folder).iterdir():
+            if "cl_plugins" not in path.name and path.suffix != ".pth" and not (farm / path.name).exists():
+                (farm / path.name).symlink_to(path)
+    return farm
+
+
+TRAIN = """
+import json, sys
+from llamafactory.train.tuner import run_exp
+run_exp(json.load(open(sys.argv[1])))
+from importlib import metadata, util
+installed = any(found.name == "cl-plugins" for found in metadata.distributions())
+print(json.dumps([installed, util.find_spec("cl_plugins") is not None, "cl_plugins.host.activation" in sys.modules]))
+"""
+WAYS = {  # environment, and what is to be seen: is it installed, can it be imported, was it switched on
+    "active": ({}, [True, True, True]),
+    "off": ({"CL_PLUGINS_AUTOLOAD": "0"}, [True, True, False]),
+    "no plugins at all": ({"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}, [True, True, False]),
+    "not installed": ({}, [False, False, False]),
+}
+
+
+def test_without_cl_the_bytes_are_the_same_with_the_plugin_off_and_not_installed(llava, data, tmp_path):
     digests = {}
-    for name, env in {
-        "active": {},
-        "off": {"CL_PLUGINS_AUTOLOAD": "0"},
-        "absent": {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"},
-    }.items():
-        recipe = tmp_path / f"{name}.json"
-        recipe.write_text(json.dumps(plain(llava, data, tmp_path / name, max_steps=2)))
-        code = (
-            "import json, sys; from llamafactory.train.tuner import run_exp; "
-            f"run_exp(json.load(open({str(recipe)!r}))); "
-            "assert ('cl_plugins.host.activation' in sys.modules) == (" + repr(name == "active") + ")"
+    for number, (name, (env, seen)) in enumerate(WAYS.items()):
+        recipe, out = tmp_path / f"{number}.json", tmp_path / str(number)
+        recipe.write_text(json.dumps(plain(llava, data, out, max_steps=2)))
+        command = [sys.executable, "-c", TRAIN, str(recipe)]
+        if name == "not installed":
+            command.insert(1, "-S")
+            env = {"PYTHONPATH": str(without_the_package(tmp_path / "farm"))}
+        done = subprocess.run(
+            command, cwd=tmp_path, env={**os.environ, **env}, capture_output=True, text=True, check=False
         )
-        subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, **env}, capture_output=True)
-        digests[name] = hashlib.sha256((tmp_path / name / "adapter_model.safetensors").read_bytes()).hexdigest()
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout.splitlines()[-1]) == seen, name
+        digests[name] = hashlib.sha256((out / "adapter_model.safetensors").read_bytes()).hexdigest()
     assert len(set(digests.values())) == 1, digests

@@ -27,7 +27,8 @@ def adapter_state(model: Module) -> dict[str, Tensor]:
     from peft import get_peft_model_state_dict
 
     with gathered(p for p in model.parameters() if p.requires_grad):
-        state = get_peft_model_state_dict(model)
+        # Without this PEFT adds the frozen weights of an embedding or output layer that has a LoRA; the base has them.
+        state = get_peft_model_state_dict(model, save_embedding_layers=False)
         return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
 

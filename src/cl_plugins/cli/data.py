@@ -13,10 +13,14 @@ prepare writes OUT/dataset_info.json (merged), a .jsonl per data set, pictures,
 and OUT/manifest.json: counts, hashes, licences, drops and why.
 Killed, it goes on with the same command. --raw may hold one folder per task
 (DIR/path, DIR/sur, ...), or all raw files side by side. Needs the extra `data`.
+unpack takes a zip or tar archive apart into the new folder OUT, all or nothing;
+names that lead out of it, links and archives that grow beyond measure are
+refused.
 
   cl-plugins data sources medical_cl
   cl-plugins data prepare medical_cl --raw raw/ --out data/medical_cl
   cl-plugins data prepare medical_cl --raw raw/ --out x/ --task rad --limit 100
+  cl-plugins data unpack raw/RS/images.zip --out raw/RS/images
 """
 
 
@@ -25,10 +29,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument(
         "action",
-        choices=("prepare", "sources"),
-        help="prepare: convert; sources: what to download, where, under which terms",
+        choices=("prepare", "sources", "unpack"),
+        help="prepare: convert; sources: what to download, where, under which terms; unpack: take an archive apart",
     )
-    parser.add_argument("stream", metavar="STREAM", help="name of a stream, such as medical_cl")
+    parser.add_argument(
+        "stream", metavar="STREAM", help="name of a stream, such as medical_cl; for unpack the archive"
+    )
     parser.add_argument("--raw", metavar="DIR", type=Path, help="folder with the raw files")
     parser.add_argument("--out", metavar="DIR", type=Path, help="folder to write: the recipe's `dataset_dir`")
     parser.add_argument("--task", metavar="NAME", action="append", default=[], help="only this task; may be repeated")
@@ -49,8 +55,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prepare a stream, or show its sources."""
-    return _sources(args) if args.action == "sources" else _prepare(args)
+    """Prepare a stream, show its sources, or unpack an archive."""
+    return {"sources": _sources, "prepare": _prepare, "unpack": _unpack}[args.action](args)
+
+
+def _unpack(args: argparse.Namespace) -> int:
+    """Take an archive apart."""
+    from ..data.prepare.archives import unpack
+    from ..errors import DataError, Problem
+    from . import output
+
+    archive = Path(args.stream)
+    if args.out is None:
+        example = f"For example: --out {archive.with_name(archive.name.split('.')[0])}"
+        raise DataError(Problem("--out", "is not given.", example))
+    files = unpack(archive, args.out)
+    if args.json:
+        output.print_json({"archive": str(archive), "out": str(args.out), "files": files})
+    else:
+        output.emit(f"{args.out}: {files} files from {archive}")
+    return 0
 
 
 def _sources(args: argparse.Namespace) -> int:

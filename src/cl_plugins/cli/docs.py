@@ -109,4 +109,22 @@ def reveals_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-_PAGES = {"keys": keys_page, "reveals": reveals_table}
+_COSTS = ("tasks", "carries", "step cost", "memory")
+_SUPPORT = ("needs", "adds to the loss", "trains", "base", "DeepSpeed")
+
+
+def methods_tables() -> str:
+    """What each of this package's methods costs, needs and goes with, as two tables in Markdown."""
+    from .listing import declared, methods
+
+    found = {e["name"]: declared(e) for e in methods() if e["error"] is None and e["distribution"] == "cl-plugins"}
+    parts = []
+    for columns in (_COSTS, _SUPPORT):
+        lines = [f"| method | {' | '.join(columns)} |", "| --- " * (len(columns) + 1) + "|"]
+        for name, words in found.items():
+            lines.append(f"| `{name}` | {' | '.join(words[column] for column in columns)} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+_PAGES = {"keys": keys_page, "reveals": reveals_table, "methods": methods_tables}

@@ -63,10 +63,20 @@ def methods() -> list[dict[str, Any]]:
                 "error": None,
                 "title": entry.method.title,
                 "options": options,
+                "adds": _adds(entry.method, options),
                 **asdict(entry.method.capabilities),
             }
         )
     return found
+
+
+def _adds(method: type[Any], options: list[dict[str, str]]) -> str:
+    """What a method adds to the loss with its default options."""
+    if any(option["default"] == "required" for option in options):
+        return "what its options say"
+    made = method(method.config_class())
+    terms = [("a penalty on weights", made.penalised), ("a term of every batch's logits", made.reads_logits)]
+    return " and ".join(words for words, there in terms if there) or "nothing"
 
 
 def streams() -> list[dict[str, Any]]:
@@ -139,6 +149,30 @@ _SCHEDULES = {
 }
 
 
+def declared(entry: dict[str, Any]) -> dict[str, str]:
+    """What a method declares, in words, by heading.
+
+    Args:
+        entry: One of `methods` that is not broken.
+    """
+    needs = [entry["needs"]] if entry["needs"] else []
+    if entry["needs_modality"]:
+        needs.insert(0, "a modality label on every task")
+    base = ", or quantised: " + ", ".join(entry["quantised"]) if entry["quantised"] else " only"
+    return {
+        "tasks": _SCHEDULES[entry["schedule"]],
+        "carries": entry["carries"] or "nothing",
+        "reveals": entry["reveals"],
+        "needs": "; ".join(needs) or "nothing",
+        "adds to the loss": entry["adds"],
+        "trains": f"finetuning_type: {' or '.join(entry['finetuning_types'])}",
+        "base": f"whole{base}",
+        "DeepSpeed": ", ".join(f"ZeRO-{stage}" for stage in entry["zero_stages"]) or "not tested",
+        "step cost": entry["step_cost"],
+        "memory": entry["memory"],
+    }
+
+
 def _show_methods(entries: list[dict[str, Any]]) -> None:
     from . import output
 
@@ -150,23 +184,7 @@ def _show_methods(entries: list[dict[str, Any]]) -> None:
             output.pairs([("package", entry["distribution"]), ("why", entry["error"])], indent=4)
             continue
         output.emit(f"  {output.bold(entry['name'])}  {entry['title']}")
-        base = ", or quantised: " + ", ".join(entry["quantised"]) if entry["quantised"] else " only"
-        stages = ", ".join(f"ZeRO-{stage}" for stage in entry["zero_stages"]) or "not tested"
-        rows = [
-            ("tasks", _SCHEDULES[entry["schedule"]]),
-            ("carries", entry["carries"] or "nothing"),
-            ("reveals", entry["reveals"]),
-            ("trains", f"finetuning_type: {' or '.join(entry['finetuning_types'])}"),
-            ("base", f"whole{base}"),
-            ("DeepSpeed", stages),
-            ("step cost", entry["step_cost"]),
-            ("memory", entry["memory"]),
-        ]
-        needs = [entry["needs"]] if entry["needs"] else []
-        if entry["needs_modality"]:
-            needs.insert(0, "a modality label on every task")
-        if needs:
-            rows.insert(3, ("needs", "; ".join(needs)))
+        rows = [(name, text) for name, text in declared(entry).items() if (name, text) != ("needs", "nothing")]
         rows += [
             (f"{o['key']}:", f"{o['help']} ({o['type']}; default {o['default']})".replace("\\|", "|"))
             for o in entry["options"]

@@ -75,6 +75,7 @@ def make(recipe: dict[str, Any], *, all_keys: bool = False) -> dict[str, Any]:
         "format": 1,
         "stream": config.stream.name,
         "method": config.method,
+        "method_options": config.method_options,
         "carries": able.carries,
         "reveals": able.reveals + _kept_samples(config),
         "seed": int(host_keys.get("seed", 42)),
@@ -213,7 +214,9 @@ def show(value: dict[str, Any]) -> None:
     from . import output
 
     output.emit(output.bold(f"{value['method']} on {value['stream']}") + f", seed {value['seed']}")
-    output.pairs([("into", value["output_dir"]), ("carries", value["carries"]), ("reveals", value["reveals"])])
+    options = ", ".join(f"{key}: {given}" for key, given in value["method_options"].items())
+    rows = [("into", value["output_dir"]), ("options", options), ("carries", value["carries"])]
+    output.pairs([row for row in (*rows, ("reveals", value["reveals"])) if row[1]])
     _show_steps(value)
     for task in value["tasks"]:
         output.heading(f"Task {task['task']}", "what LLaMA-Factory is given beside the recipe's top level")

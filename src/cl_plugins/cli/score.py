@@ -42,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
     from . import output
 
     scorer = get_scorer(args.scorer, where="--scorer")
-    score = scorer.score(read_answers(args.file, args.annotations, partial=args.partial))
+    by_row = getattr(scorer, "by_row", False)
+    score = scorer.score(read_answers(args.file, args.annotations, partial=args.partial, by_row=by_row))
     if args.format == "json":
         output.print_json(flat(score))
         return 0

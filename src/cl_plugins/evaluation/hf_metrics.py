@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .items import Item
+from .functions import score
 from .scorers import get_scorer
 
 
@@ -69,25 +69,14 @@ def as_evaluate_metric(name: str, **kwargs: Any) -> evaluate.Metric:
             prompts: Sequence[str] | None = None,
             seed: int = 0,
         ) -> dict[str, Any]:
-            n = len(predictions)
-            prompts = [""] * n if prompts is None else prompts
-            choices: Sequence[Sequence[str] | None] = [None] * n if options is None else options
-            if not len(prompts) == len(choices) == n:
-                raise ValueError(f"options and prompts must have one entry for each of the {n} predictions")
-            items = [
-                Item(str(index), prompt, prediction, reference, None if texts is None else tuple(texts))
-                for index, (prompt, prediction, reference, texts) in enumerate(
-                    zip(prompts, predictions, references, choices, strict=True)
-                )
-            ]
-            score = scorer.score(items, seed=seed)
+            found = score(name, predictions, references, options=options, prompts=prompts, seed=seed)
             return {
-                scorer.name: score.score,
-                "n": score.n,
-                "interval": list(score.interval),
-                "interval_method": score.interval_method,
-                "scorer": score.scorer,
-                **score.extra,
+                scorer.name: found.score,
+                "n": found.n,
+                "interval": list(found.interval),
+                "interval_method": found.interval_method,
+                "scorer": found.scorer,
+                **found.extra,
             }
 
     # evaluate derives the metric's name, and its cache folder, from the class.

@@ -41,7 +41,8 @@ class OLoRAConfig(ChainConfig):
     )
     faithful: Literal["port"] | None = option(
         None,
-        help="`port`: as MCITlib's multimodal port, past LoRAs are absent while a task trains and summed at test.",
+        help="`port` (or `peer`): as MCITlib's multimodal port, past LoRAs are absent while a task trains and summed at test.",
+        aliases={"peer": "port"},
     )
 
 

@@ -1,0 +1,132 @@
+"""The real methods over two tasks in other people's trainings: the weights of task 2 are those of the `cl` recipe."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+from peft import LoraConfig
+from running import NO_TESTS, go
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, Seq2SeqTrainer
+
+from cl_plugins.callbacks import ContinualCallback, ContinualLearner, ContinualTrainerMixin
+from cl_plugins.streams import Task
+
+
+TASKS = ("one", "two")
+OPTIONS = {
+    "seqlora": {},
+    "ewc": {"weight": 1e6, "fisher_samples": 6},
+    "lwf": {"alpha": 5.0},
+    "inclora": {},
+    "olora": {},
+    "mslora_cr": {"alpha": 1.0, "beta": 1.0},
+    "sefe": {"weight": 1e4},
+}
+UNREGULARISED = {"ewc": "seqlora", "lwf": "seqlora", "olora": "inclora", "mslora_cr": "inclora", "sefe": "inclora"}
+
+
+class MixedTrainer(ContinualTrainerMixin, Seq2SeqTrainer):
+    """A trainer of somebody else's, with the terms in its loss."""
+
+
+def gap(a, b):
+    """Largest difference, relative to the largest value."""
+    assert a.keys() == b.keys()
+    return max(float((a[n] - b[n]).abs().max() / b[n].abs().max().clamp_min(1e-12)) for n in a)
+
+
+def updates(out):
+    return [load_file(out / "tasks" / f"{k:02d}_{name}" / "update.safetensors") for k, name in enumerate(TASKS, 1)]
+
+
+@pytest.fixture(scope="module")
+def keys(llama, tmp_path_factory):
+    data = tiny.build_data(tmp_path_factory.mktemp("texts"), TASKS, train=8, test=1, text_only=True)
+
+    def make(out, method):
+        given = {"name": method, **OPTIONS[method]}
+        return tiny.recipe(llama, data, out, given, TASKS, text_only=True, cl=dict(NO_TESTS), max_steps=6)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def ours(keys, tmp_path_factory):
+    """What a recipe with `cl` learns, by method; each is carried out once."""
+    found = {}
+
+    def learn(method):
+        if method not in found:
+            out = tmp_path_factory.mktemp("ours") / method
+            go(keys(out, method))
+            found[method] = updates(out)
+        return found[method]
+
+    return learn
+
+
+def plain(keys, out, method, number):
+    """The keys of one task without `cl`; the seed is the one that a recipe gives this task."""
+    made = keys(out, method)
+    made.pop("cl")
+    return made | {"dataset": f"{TASKS[number - 1]}_train", "seed": made["seed"] + 1000 * (number - 1)}
+
+
+def check(method, got, ours):
+    assert gap(got[0], ours(method)[0]) < 1e-6
+    assert gap(got[1], ours(method)[1]) < 1e-6
+    if method in UNREGULARISED:  # the term acts, and in the second task only
+        without = ours(UNREGULARISED[method])
+        assert gap(got[0], without[0]) < 1e-6
+        assert gap(got[1], without[1]) > 1e-2
+
+
+@pytest.mark.parametrize("method", [name for name in OPTIONS if name != "lwf"])
+def test_under_run_exp_with_a_callback(keys, ours, tmp_path, method):
+    """One LoRA goes on with `adapter_name_or_path`; a chain of LoRAs starts task 2 from an export."""
+    from llamafactory.train.tuner import export_model, run_exp
+
+    def callback(number):
+        name = TASKS[number - 1]
+        return ContinualCallback(method, tmp_path / "state", Task(name=name, modality=name), OPTIONS[method])
+
+    first = plain(keys, tmp_path / "first", method, 1)
+    run_exp(dict(first), callbacks=[callback(1)])
+    if method in ("seqlora", "ewc"):
+        start = {"adapter_name_or_path": str(tmp_path / "first")}
+    else:
+        start = {"model_name_or_path": str(tmp_path / "merged")}
+        export_model(
+            {key: first[key] for key in ("model_name_or_path", "template", "finetuning_type")}
+            | {"adapter_name_or_path": str(tmp_path / "first"), "export_dir": str(tmp_path / "merged")}
+            | {"infer_dtype": "float32"}
+        )
+    run_exp(plain(keys, tmp_path / "second", method, 2) | start, callbacks=[callback(2)])
+    check(method, updates(tmp_path / "state"), ours)
+
+
+@pytest.mark.parametrize("method", list(OPTIONS))
+def test_with_a_learner_and_the_mixin(llama, keys, ours, tmp_path, method):
+    """The host gives data, collator and settings; model, LoRA and trainer are not its own."""
+    from llamafactory.data import SFTDataCollatorWith4DAttentionMask, get_dataset, get_template_and_fix_tokenizer
+    from llamafactory.hparams import get_train_args
+    from llamafactory.model import load_tokenizer
+
+    lora = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = AutoModelForCausalLM.from_pretrained(llama)
+    learner = ContinualLearner(model, method, tmp_path / "state", lora=lora, options=OPTIONS[method], seed=7)
+    for number, name in enumerate(TASKS, start=1):
+        arguments = get_train_args(plain(keys, tmp_path / name, method, number))
+        tokens = load_tokenizer(arguments[0])
+        template = get_template_and_fix_tokenizer(tokens["tokenizer"], arguments[1])
+        module = get_dataset(template, *arguments[:3], stage="sft", **tokens)
+        with learner.task(Task(name=name, modality=name)) as task:
+            collator = SFTDataCollatorWith4DAttentionMask(
+                template=template, model=None, pad_to_multiple_of=8, label_pad_token_id=-100, **tokens
+            )
+            MixedTrainer(
+                model=task.model, args=arguments[2], data_collator=collator, terms=task.terms, callbacks=[task.callback],
+                train_dataset=module["train_dataset"],
+            ).train()  # fmt: skip
+    check(method, updates(tmp_path / "state"), ours)
