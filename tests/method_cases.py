@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -16,6 +16,7 @@ class MethodCase:
         keys: Further LLaMA-Factory keys.
         block: Further keys of the ``cl:`` block.
         boundary: Allowed |logit change| at a boundary, relative to the largest logit.
+        half: Whether the base is held in bf16, and trained with ``bf16: true``.
     """
 
     id: str
@@ -23,6 +24,7 @@ class MethodCase:
     keys: dict[str, Any] = field(default_factory=dict)
     block: dict[str, Any] = field(default_factory=dict)
     boundary: float = 1e-5
+    half: bool = False
 
 
 CASES = [
@@ -45,4 +47,29 @@ CASES = [
     MethodCase("seqlora-replay", {"name": "seqlora"}, block={"replay": {"capacity_per_task": 5}}, boundary=0.0),
     MethodCase("der", {"name": "der", "beta": 0.0}, block={"replay": {"capacity_per_task": 5}}, boundary=0.0),
     MethodCase("der++", {"name": "der"}, block={"replay": {"capacity_total": 8, "batch": 2}}, boundary=0.0),
+]
+
+
+# What is rebuilt tensor by tensor gives the very same logits also in bf16. On the stack the past is one pair of matrices:
+# a few of the steps of bf16 (2^-8), for additions in another order.
+STACKED = 2e-2
+
+
+def _half(case: str, boundary: float = 0.0) -> MethodCase:
+    fp32 = next(c for c in CASES if c.id == case)
+    return replace(fp32, id=f"{case}-bf16", keys={**fp32.keys, "bf16": True}, boundary=boundary, half=True)
+
+
+HALF_CASES = [
+    _half("seqlora"),
+    _half("inclora-stack", STACKED),
+    _half("seqfull"),
+    _half("single_task"),
+    _half("multitask"),
+    _half("mslora_cr-stack", STACKED),
+    _half("olora-stack", STACKED),
+    _half("ewc"),
+    _half("lwf"),
+    _half("sefe-stack", STACKED),
+    _half("der++"),
 ]

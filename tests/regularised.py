@@ -10,8 +10,21 @@ from running import NO_TESTS, go
 from safetensors.torch import load_file
 
 
-def text_tasks(folder, tasks=("one", "two")):
-    return tiny.build_data(folder, tasks, train=4, test=1, text_only=True)
+def text_tasks(folder, tasks=("one", "two"), train=4):
+    return tiny.build_data(folder, tasks, train=train, test=1, text_only=True)
+
+
+def in_layouts(model, folder, method):
+    """Updates of the second of two tasks of eight samples, all of which are in every optimizer step.
+
+    Returns:
+        Of `method`: by layout (8 x 1 first) the tensors, and those of sequential training without terms.
+    """
+    data = text_tasks(folder / "data", train=8)
+    plain = {"name": "inclora"} if method["name"] == "sefe" else {"name": "seqlora"}
+    without = tensors(train(model, data, folder / "plain", plain, layout=(8, 1)))
+    layouts = [(8, 1), (2, 4), (1, 8)]
+    return [tensors(train(model, data, folder / f"{b}x{a}", method, layout=(b, a))) for b, a in layouts], without
 
 
 def train(model, data, out, method, tasks=("one", "two"), layout=(4, 1), cl=None, **keys) -> Path:

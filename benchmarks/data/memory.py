@@ -1,7 +1,8 @@
 """Peak memory of `cl-plugins data prepare` at 10,000 and at 100,000 records: it must not grow with the number.
 
-Writes a synthetic PathVQA in MLLM-CL's form for each count (one small picture per record), prepares it in a process of its own
-with `--workers 1`, and records the peak resident memory of that process as the kernel reports it.
+Writes synthetic records in MLLM-CL's form for each count (one small picture per record) and prepares them with a converter of
+its own kind (Medical-CL's Path) and with one that all LLaVA-style benchmarks share (MLLM-CL's RS), each in a process of
+its own with `--workers 1`. Records the peak resident memory of that process as the kernel reports it.
 
     python benchmarks/data/memory.py [--counts 10000 100000] [--out benchmarks/data/result.json]
 """
@@ -30,21 +31,28 @@ import json, resource, sys, time
 from pathlib import Path
 from cl_plugins.data.prepare.engine import Request, prepare
 started = time.monotonic()
-made = prepare(Request("medical_cl", Path(sys.argv[1]), Path(sys.argv[2]), tasks=("path",), workers=1))
+stream, task = sys.argv[3:]
+made = prepare(Request(stream, Path(sys.argv[1]), Path(sys.argv[2]), tasks=(task,), workers=1))
 seconds = time.monotonic() - started
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-entry = made["medical_cl_path_train"]
+entry = made[f"{stream}_{task}_train"]
 print(json.dumps({"records": entry["records"], "peak_bytes": peak, "seconds": round(seconds, 1)}))
 """
 
 
+#: (stream, task) -> the folder that its converter reads.
+CASES = {("medical_cl", "path"): "Med", ("mllm_cl", "rs"): "RS"}
+
+
 def synthesise(folder: Path, count: int) -> None:
-    """Write ``Med/{train,test}.json`` with ``count`` training records; 16 test records."""
+    """Write ``data/{train,test}.json`` with ``count`` training records and 16 test records; `CASES` call it by other names."""
     rng = np.random.default_rng(0)
-    images = folder / "Med" / "images"
+    images = folder / "data" / "images"
     images.mkdir(parents=True)
+    for name in CASES.values():
+        (folder / name).symlink_to("data")
     for split, number in (("train", count), ("test", 16)):
-        with (folder / "Med" / f"{split}.json").open("w", encoding="utf-8") as file:
+        with (folder / "data" / f"{split}.json").open("w", encoding="utf-8") as file:
             file.write("[")
             for i in range(number):
                 name = f"{split}_{i:06d}.png"
@@ -64,15 +72,18 @@ def synthesise(folder: Path, count: int) -> None:
             file.write("\n]\n")
 
 
-def measure(count: int) -> dict[str, float]:
-    """Peak memory, seconds and records of one count."""
+def measure(count: int) -> dict[str, dict[str, float]]:
+    """Peak memory, seconds and records of one count, by converter."""
+    found = {}
     with tempfile.TemporaryDirectory(prefix="cl-data-") as folder:
         raw = Path(folder) / "raw"
         synthesise(raw, count)
-        command = [sys.executable, "-c", _MEASURED, str(raw), str(Path(folder) / "out")]
-        environment = {**os.environ, "CL_PLUGINS_AUTOLOAD": "0"}
-        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-        return dict(json.loads(done.stdout.splitlines()[-1]))
+        for stream, task in CASES:
+            command = [sys.executable, "-c", _MEASURED, str(raw), str(Path(folder) / f"out_{task}"), stream, task]
+            environment = {**os.environ, "CL_PLUGINS_AUTOLOAD": "0"}
+            done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+            found[f"{stream}.{task}"] = dict(json.loads(done.stdout.splitlines()[-1]))
+    return found
 
 
 def main() -> int:
@@ -82,20 +93,21 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("result.json"))
     args = parser.parse_args()
     started = time.monotonic()
-    results = []
+    results: dict[str, list[dict[str, float]]] = {f"{stream}.{task}": [] for stream, task in CASES}
     for count in args.counts:
-        results.append(measure(count))
-        last = results[-1]
-        print(
-            f"{last['records']:>7,} records: peak {last['peak_bytes'] / 2**20:.1f} MiB, {last['seconds']} s",
-            flush=True,
-        )
-    growth = (results[-1]["peak_bytes"] - results[0]["peak_bytes"]) / max(args.counts[-1] - args.counts[0], 1)
-    print(f"growth: {growth:.1f} bytes per record")
+        for name, last in measure(count).items():
+            results[name].append(last)
+            peak = f"peak {last['peak_bytes'] / 2**20:.1f} MiB, {last['seconds']} s"
+            print(f"{name:16s} {last['records']:>7,} records: {peak}", flush=True)
+    growth = {}
+    for name, found in results.items():
+        more = (found[-1]["peak_bytes"] - found[0]["peak_bytes"]) / max(args.counts[-1] - args.counts[0], 1)
+        growth[name] = round(more, 2)
+        print(f"{name:16s} growth: {more:.1f} bytes per record")
     report = {
-        "what": "peak resident memory of `cl-plugins data prepare medical_cl --task path --workers 1`, synthetic records",
+        "what": "peak resident memory of `cl-plugins data prepare STREAM --task TASK --workers 1`, synthetic records",
         "results": results,
-        "growth_bytes_per_record": round(growth, 2),
+        "growth_bytes_per_record": growth,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "page_bytes": resource.getpagesize(),

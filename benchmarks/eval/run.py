@@ -84,7 +84,7 @@ def main() -> int:
     parser.add_argument("--demo", type=Path, default=Path("demo_data"), help="the demo's data, with base/")
     parser.add_argument("--items", type=int, default=1000)
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 32, 64, 128])
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path("saves/bench_eval"))
     parser.add_argument("--out", type=Path, default=HERE / "result.json")
     args = parser.parse_args()
@@ -114,7 +114,8 @@ def main() -> int:
             f"best against best, {clock:9s}: {ratio['ratio']:.2f} (ours at batch {ratio['ours_batch']}, host at {ratio['host_batch']})"
         )
     print(
-        f"equal texts: {100 * result['equal_texts']:.2f} %, ties among the others: {result['ties']} of {len(result['differing'])}"
+        f"equal texts: {100 * result['equal_texts']:.2f} %, ties among the others: {result['ties']} of {len(result['differing'])}; "
+        f"{result['different_answers']} different answers"
     )
     return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import llava_raw
@@ -14,6 +15,7 @@ import yaml
 from launch import environment, launch
 from raw_medical_cl import miniature
 
+from cl_plugins.cli import main
 from cl_plugins.evaluation.items import read_predictions
 from cl_plugins.streams import builtin_streams
 
@@ -23,14 +25,42 @@ def medical_cl(raw: Path) -> Path:
     return raw
 
 
-RAW = {**llava_raw.RAW, "medical_cl": medical_cl}
+def medical_cl_parquet(raw: Path) -> Path:
+    """Path and Rad as parquet, Sur as frames."""
+    miniature.make_path_parquet(raw / "path")
+    miniature.make_sur_frames(raw / "sur")
+    miniature.make_cell(raw / "cell")
+    miniature.make_rad_parquet(raw / "rad")
+    return raw
+
+
+def medical_cl_pickles(raw: Path) -> Path:
+    """Path as pickles, Sur as frames that count from 1, Rad with its archives unpacked."""
+    miniature.make_path_pickle(raw / "path")
+    miniature.make_sur_frames(raw / "sur", first=1)
+    miniature.make_cell(raw / "cell")
+    miniature.make_rad(raw / "rad")
+    for archive in (raw / "rad").glob("*_images.zip"):
+        assert main(["data", "unpack", str(archive), "--out", str(archive.with_suffix(""))]) == 0
+        archive.unlink()
+    return raw
+
+
+#: Name of the case -> stream and what writes its raw files.
+RAW: dict[str, tuple[str, Callable[[Path], Path]]] = {
+    **{name: (name, build) for name, build in llava_raw.RAW.items()},
+    "medical_cl": ("medical_cl", medical_cl),
+    "medical_cl, parquet and frames": ("medical_cl", medical_cl_parquet),
+    "medical_cl, pickles and folders": ("medical_cl", medical_cl_pickles),
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(RAW))
-def test_from_raw_files_to_a_matrix(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", sorted(RAW))
+def test_from_raw_files_to_a_matrix(case: str, tmp_path: Path) -> None:
+    name, build = RAW[case]
     model, data, out = tiny.build_llava(tmp_path / "llava"), tmp_path / "data", tmp_path / "out"
-    words = ["data", "prepare", name, "--raw", str(RAW[name](tmp_path / "raw")), "--out", str(data), "--workers", "1"]
+    words = ["data", "prepare", name, "--raw", str(build(tmp_path / "raw")), "--out", str(data), "--workers", "1"]
     prepared = subprocess.run(
         [str(Path(sys.executable).with_name("cl-plugins")), *words],
         env=environment(),

@@ -66,6 +66,27 @@ def test_one_message_lists_all_that_is_missing(stream: str, tmp_path: Path) -> N
     assert not (tmp_path / "out" / "dataset_info.json").exists()
 
 
+def test_a_picture_folder_that_is_still_packed_is_named_with_the_command(tmp_path: Path) -> None:
+    import shutil
+    import zipfile
+
+    from cl_plugins.cli import main
+
+    raw = llava_raw.mllm_cl(tmp_path / "raw")
+    archive = raw / "RS" / "images.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in (raw / "RS" / "images").iterdir():
+            file.write(path, f"images/{path.name}")
+    shutil.rmtree(raw / "RS" / "images")
+    with pytest.raises(DataError) as caught:
+        convert("mllm_cl", raw, tmp_path / "out", tasks=("rs",))
+    command = f"cl-plugins data unpack {archive} --out {raw / 'RS' / 'images'}"
+    assert command in caught.value.problems[0].fix
+    assert "Obtain: " in caught.value.problems[0].fix
+    assert main(command.split()[1:]) == 0
+    assert convert("mllm_cl", raw, tmp_path / "out", tasks=("rs",))["mllm_cl_rs_train"]["records"] == 4
+
+
 @pytest.mark.parametrize("stream", sorted(llava_raw.RAW))
 def test_every_record_arrives_once_with_an_id_of_its_own(stream: str, tmp_path: Path) -> None:
     made = convert(stream, llava_raw.RAW[stream](tmp_path / "raw"), tmp_path / "out")
@@ -112,6 +133,29 @@ def test_answers_as_distributed_commas_and_closed_lists(tmp_path: Path) -> None:
     assert lines(out, "mslora_cr_nmi_test")[0]["answer_type"] == "OPEN"  # the file does not say
 
 
+def test_a_reference_that_names_no_option_is_dropped_before_the_strict_scorer_meets_it(tmp_path: Path) -> None:
+    from cl_plugins.evaluation.items import Item
+    from cl_plugins.evaluation.scorers import get_scorer
+
+    raw, out = llava_raw.mslora_cr(tmp_path / "raw"), tmp_path / "out"
+    path = raw / "CXP" / "test.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    records[0]["gt"], records[1]["gt"], records[2]["gt"] = "unclear", " Normal.", None
+    llava_raw.write(path, records)
+    made = convert("mslora_cr_8", raw, out, tasks=("cxp", "pathvqa"))
+    assert dropped(out, "mslora_cr_cxp_test") == {
+        "cxp-test-000000": "reference names no option",
+        "cxp-test-000002": "answer is missing",
+    }
+    assert made["mslora_cr_cxp_train"]["dropped"]["count"] == 0
+    assert made["mslora_cr_pathvqa_test"]["dropped"]["count"] == 0
+    items = [
+        Item(r["id"], "", r["conversations"][-1]["value"], r["conversations"][-1]["value"], tuple(r["options"]))
+        for r in lines(out, "mslora_cr_cxp_test")
+    ]
+    assert get_scorer("choice_accuracy").score(items).score == 100
+
+
 def test_the_first_of_several_views_is_used(tmp_path: Path) -> None:
     out = tmp_path / "out"
     convert("mslora_cr_8", llava_raw.mslora_cr(tmp_path / "raw"), out, tasks=("iu_x_ray",))
@@ -140,17 +184,51 @@ def test_lists_of_states_and_the_file_name_that_peers_score_by(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("setting", "question"),
-    [({}, "up? A. yes B. no"), ({"fin.prompt": "peer"}, "up? A. yes B. no Only answer with yes")],
+    ("stream", "task", "suffixes"),
+    [
+        (
+            "mllm_cl",
+            "fin",
+            {
+                "Yes": " Only answer with yes or no directly.",
+                "A": " Answer with the given letter directly, e.g., A, B, C, D.",
+            },
+        ),
+        ("mllm_cl", "med", dict.fromkeys(["red", "green"], " Answer the question with a single word (or phrase).")),
+        (
+            "coin",
+            "scienceqa",
+            dict.fromkeys(["B", "C"], "\nAnswer with the option's letter from the given choices directly."),
+        ),
+    ],
 )
-def test_the_peers_prompts_are_a_choice(setting: dict[str, str], question: str, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    convert("mllm_cl", llava_raw.mllm_cl(tmp_path / "raw"), out, tasks=("fin",), settings=setting)
-    found = lines(out, "mllm_cl_fin_test")
-    yes = next(record for record in found if record["conversations"][1]["value"] == "Yes")
-    assert yes["conversations"][0]["value"].startswith(f"<image>\n{question}")
-    letter = next(record for record in found if record["conversations"][1]["value"] == "A")
-    assert letter["conversations"][0]["value"].endswith("e.g., A, B, C, D.") == bool(setting)
+def test_the_peers_prompts_are_a_choice(stream: str, task: str, suffixes: dict[str, str], tmp_path: Path) -> None:
+    raw = llava_raw.RAW[stream](tmp_path / "raw")
+    convert(stream, raw, tmp_path / "plain", tasks=(task,))
+    convert(stream, raw, tmp_path / "peer", tasks=(task,), settings={f"{task}.prompt": "peer"})
+    for split in ("train", "test"):
+        plain, peer = (lines(tmp_path / out, f"{stream}_{task}_{split}") for out in ("plain", "peer"))
+        assert [record["id"] for record in plain] == [record["id"] for record in peer]
+        for one, other in zip(plain, peer, strict=True):
+            question, answer = (turn["value"] for turn in one["conversations"][-2:])
+            asked = other["conversations"][-2]["value"]
+            assert other["conversations"][-1]["value"] == answer
+            if split == "train":
+                assert asked == question, "the peers' test code adds it, to test questions"
+            elif answer in suffixes:
+                assert asked == question + suffixes[answer]
+    answered = {record["conversations"][-1]["value"] for record in lines(tmp_path / "peer", f"{stream}_{task}_test")}
+    assert suffixes.keys() <= answered
+
+
+def test_a_question_that_has_the_peers_instruction_gets_no_second_one(tmp_path: Path) -> None:
+    raw, out = llava_raw.mllm_cl(tmp_path / "raw"), tmp_path / "out"
+    records = json.loads((raw / "Med" / "test.json").read_text())
+    records[0]["text"] += " Answer the question with a single word (or phrase)."
+    llava_raw.write(raw / "Med" / "test.json", records)
+    convert("mllm_cl", raw, out, tasks=("med",), settings={"med.prompt": "peer"})
+    for record in lines(out, "mllm_cl_med_test"):
+        assert record["conversations"][0]["value"].count("single word") == 1
 
 
 def test_coin_majority_answer_boxes_and_options(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import zipfile
 
 import pytest
 
+from cl_plugins.cli import main
 from cl_plugins.data.prepare.archives import Limits, inside, picture_names, read_member, unpack
 from cl_plugins.errors import DataError
 
@@ -44,6 +45,41 @@ def test_unpacking(tmp_path):
     ):
         assert unpack(archive, tmp_path / f"out{number}") == 2
         assert (tmp_path / f"out{number}" / "a" / "b.txt").read_bytes() == b"1"
+
+
+def test_a_folder_of_the_same_name_is_not_doubled(tmp_path):
+    archive = make_zip(tmp_path / "x.zip", [("images/a.png", b"1"), ("images/b/c.png", b"2")])
+    assert unpack(archive, tmp_path / "images") == 2
+    assert sorted(p.name for p in (tmp_path / "images").rglob("*")) == ["a.png", "b", "c.png"]
+    assert unpack(archive, tmp_path / "other") == 2
+    assert (tmp_path / "other" / "images" / "a.png").read_bytes() == b"1"
+    more = make_tar(tmp_path / "y.tar", [("pictures/a.png", b"1"), ("licence.txt", b"2")])
+    unpack(more, tmp_path / "pictures")
+    assert (tmp_path / "pictures" / "pictures" / "a.png").is_file()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_what_a_killed_call_left_is_removed(tmp_path):
+    left = tmp_path / ".images.0123abcd.tmp"
+    left.mkdir()
+    (left / "half.png").write_bytes(b"1")
+    unpack(make_zip(tmp_path / "x.zip", [("a.png", b"1")]), tmp_path / "images")
+    assert not left.exists()
+    assert [p.name for p in (tmp_path / "images").iterdir()] == ["a.png"]
+
+
+def test_the_command(tmp_path, capsys):
+    archive = make_tar(tmp_path / "images.tar.gz", [("images/a.png", b"1")])
+    words = ["data", "unpack", str(archive), "--out", str(tmp_path / "images")]
+    assert main(words) == 0
+    assert "images: 1 files from" in capsys.readouterr().out
+    assert (tmp_path / "images" / "a.png").read_bytes() == b"1"
+    assert main(words) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert main(["data", "unpack", str(archive)]) == 2
+    assert f"--out {tmp_path / 'images'}" in " ".join(capsys.readouterr().err.split())
+    assert main(["data", "unpack", str(tmp_path / "none.zip"), "--out", str(tmp_path / "x")]) == 2
+    assert "none.zip is not a file" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/etc/evil", "C:/evil", "a\\..\\evil", "..", ""])

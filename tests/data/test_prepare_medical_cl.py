@@ -16,6 +16,7 @@ from prepare_toys import digests, lines, png
 from raw_medical_cl import miniature
 
 from cl_plugins.data.prepare import Context
+from cl_plugins.data.prepare.archives import unpack
 from cl_plugins.data.prepare.engine import Request, prepare
 from cl_plugins.data.prepare.medical_cl import cell, pitvis
 from cl_plugins.data.prepare.medical_cl.cell import stretch
@@ -452,6 +453,17 @@ def test_rad_unpacked_folders_and_long_names(tmp_path, raw):
     a, b = (digests(tmp_path / name) for name in ("out", "zips"))
     assert a["medical_cl_rad_train.jsonl"] == b["medical_cl_rad_train.jsonl"]
     assert {r["cuis"] for r in lines(tmp_path / "out" / "medical_cl_rad_validation.jsonl")} == {""}
+
+
+def test_rad_archives_unpacked_with_the_folder_inside(tmp_path, raw):
+    shutil.copytree(raw / "rad", tmp_path / "raw")
+    for archive in (tmp_path / "raw").glob("*_images.zip"):
+        unpack(archive, archive.with_suffix(""))
+        archive.unlink()
+    assert (tmp_path / "raw" / "train_images" / "train").is_dir()
+    made = go(tmp_path / "raw", tmp_path / "out", "rad")
+    packed = go(raw, tmp_path / "packed", "rad")
+    assert [entry["sha256"] for entry in made.values()] == [entry["sha256"] for entry in packed.values()]
 
 
 def test_rad_from_parquet(tmp_path):

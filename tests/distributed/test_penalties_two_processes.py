@@ -1,4 +1,4 @@
-"""Penalties with two gloo ranks: worth the same as in one process, and their own parameters do not disturb DDP."""
+"""Terms with two gloo ranks: worth the same as in one process, and their own parameters do not disturb DDP."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import json
 import pytest
 import tiny
 from launch import launch
+from regularised import logged
 from running import NO_TESTS, go
 
 
 METHODS = {
     "learnable": {"name": "mslora_cr", "learnable": True},
+    "mslora_cr": {"name": "mslora_cr"},
     "olora": {"name": "olora"},
+    "sefe": {"name": "sefe", "weight": 20.0},
+    "lwf": {"name": "lwf", "alpha": 5.0},
 }
 
 
@@ -33,6 +37,13 @@ def test_two_processes_learn_what_one_learns(llama, text_data, tmp_path, method)
         a, b = (load_file(out / "tasks" / task / "update.safetensors") for out in (single, double))
         difference = sum(float((a[n] - b[n]).double().square().sum()) for n in a) ** 0.5
         assert difference <= 1e-4 * sum(float(a[n].double().square().sum()) for n in a) ** 0.5
+    history = json.loads((single / "tasks" / "02_two" / "trainer_state.json").read_text())["log_history"]
+    names = {key.removeprefix("penalty/") for entry in history for key in entry if key.startswith("penalty/")}
+    assert names
+    for name in names - {"lwf"}:  # of a term of the micro-batch each rank logs its own share
+        ours, theirs = logged(double, name), logged(single, name)
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-9)
+        assert max(map(abs, ours)) > 0
     one, two = (json.loads((out / "tasks" / "02_two" / "update.json").read_text()) for out in (single, double))
     assert one.keys() == two.keys()
     if method == "learnable":

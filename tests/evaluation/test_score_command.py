@@ -139,6 +139,38 @@ def test_annotations_without_ids_are_joined_by_row(score, tmp_path):
     assert "has 2 answers for the 1 records" in err
 
 
+def test_imagenet_is_joined_by_row_as_both_peers_do(score, tmp_path):
+    answers = lines(tmp_path / "a.jsonl", answer("1", "cat"), answer("2", "dog"), answer("2", "dog"))
+    test = lines(tmp_path / "t.jsonl", question("2", "cat"), question("1", "dog"), question("2", "cow"))
+    for library in ("coin", "mcitlib"):
+        code, found, err = score(answers, "--annotations", test, "--scorer", f"peer:{library}:imagenet")
+        assert (code, err) == (0, "")
+        assert found == {"accuracy": 200 / 3}, "by id, nothing would be right"
+    assert "occurs already" in score(answers, "--annotations", test, "--scorer", "peer:coin:gqa")[2]
+    lines(tmp_path / "t.jsonl", question("2", "cat"), question("1", "dog"))
+    assert "they are joined by row" in score(answers, "--annotations", test, "--scorer", "peer:coin:imagenet")[2]
+
+
+def test_lists_of_states_are_one_answer_as_in_prepared_data(score, tmp_path):
+    answers = lines(tmp_path / "a.jsonl", answer("1", "Ohio,Texas", prompt="Which states are red?"))
+    listed = question("1", ["Texas", "Ohio"], text="Which states are red?", image="images/map_1.png")
+    test = lines(tmp_path / "t.jsonl", listed)
+    (item,) = read_answers(answers, test)
+    assert (item.reference, item.fields.get("answers")) == ("Texas,Ohio", None)
+    assert score(answers, "--annotations", test, "--scorer", "peer:mllm_cl:sci")[1] == {"accuracy": 100.0}
+    assert score(answers, "--annotations", test, "--scorer", "list_f1")[1]["score"] == 100
+
+
+def test_of_several_answers_the_most_frequent_is_the_reference_as_in_prepared_data(tmp_path):
+    from cl_plugins.data.prepare.llava.fields import answer_of
+
+    answers = lines(tmp_path / "a.jsonl", answer("1", "red"), answer("2", "red"))
+    several = (["blue", "red", "red"], ["blue", "red"])
+    test = lines(tmp_path / "t.jsonl", *(question(str(n), right) for n, right in enumerate(several, start=1)))
+    found = [item.reference for item in read_answers(answers, test)]
+    assert found == ["red", "blue"] == [answer_of(right)[0] for right in several]
+
+
 def test_captions_are_joined_by_line_as_the_peer_does(tmp_path):
     answers = lines(tmp_path / "a.jsonl", answer("77", "a cat"), answer("78", "a dog"))
     captions = tmp_path / "coco.json"
@@ -220,6 +252,26 @@ def test_references_in_both_peer_files_must_agree(score, tmp_path):
     assert "a.jsonl, line 1" not in err
 
 
+def test_repeated_ids_are_joined_by_row_where_both_files_have_them_in_the_same_order(score, tmp_path):
+    file = lines(tmp_path / "a.jsonl", answer(1, "lung", gt="lung"), answer(2, "x", gt="y"), answer(1, "no", gt="yes"))
+    test = lines(tmp_path / "test.jsonl", *({"question_id": n, "text": "q", "gt": g} for n, g in zip((1, 2, 1), ("lung", "y", "yes"), strict=True)))  # fmt: skip
+    found = score(file, "--annotations", test, "--scorer", "peer:mslora_cr:exact_match")[1]
+    assert found["exact_match"] == pytest.approx(100 / 3)
+    items = read_answers(file, test)
+    assert [item.id for item in items] == ["1#1", "2", "1#3"]
+    assert [item.fields["question_id"] for item in items] == ["1", "2", "1"]
+
+
+def test_in_another_order_the_advice_is_to_leave_the_annotations_out(score, tmp_path):
+    file = lines(tmp_path / "a.jsonl", answer(1, "lung", gt="lung"), answer(2, "x", gt="y"), answer(1, "no", gt="yes"))
+    test = lines(tmp_path / "test.jsonl", *(question(n, "x") for n in (2, 1, 1)))
+    code, _, err = score(file, "--annotations", test, "--scorer", "peer:mslora_cr")
+    assert code == 2
+    assert err.count("The answer file holds its references: leave --annotations out.") == 2
+    assert "Keep one" not in err
+    assert score(file, "--scorer", "peer:mslora_cr")[0] == 0
+
+
 # --- what is wrong with a file -----------------------------------------------------------------------------------
 
 
@@ -251,6 +303,8 @@ def test_questions_without_answer_may_be_left_out_on_purpose(score, tmp_path):
         ({"question_id": "2", "prompt": "q"}, "a.jsonl, line 2 the key 'text' or 'prediction' is missing"),
         (answer("2", None), "a.jsonl, line 2 'text' must be a text, found None"),
         (answer("2", ["x"]), "a.jsonl, line 2 'text' must be a text, found ['x']"),
+        (answer("2", float("nan")), "a.jsonl, line 2 'text' must be a text, found nan"),
+        (answer("2", float("-inf")), "a.jsonl, line 2 'text' must be a text, found -inf"),
         (answer(None, "x"), "a.jsonl, line 2 'question_id' must be a string or a number, found None"),
         (answer(True, "x"), "a.jsonl, line 2 'question_id' must be a string or a number, found True"),
     ],
@@ -287,6 +341,8 @@ def test_bad_bytes_are_found_by_line(score, tmp_path):
         ('{"a": 1}\n', "has the keys 'a'. → Known are LLaMA-Factory's"),
         (json.dumps(answer("1", "x")), "holds no reference answers. → Give the test set with --annotations FILE."),
         (json.dumps(answer("1", "x", gt=None)), "'gt' must be a text, found None"),
+        (json.dumps(answer("1", "x", gt=float("nan"))), "line 1 'gt' must be a text, found nan"),
+        (json.dumps(row(float("inf"), "x")), "line 1 'predict' must be a text, found inf"),
     ],
 )
 def test_files_that_are_not_answers(score, tmp_path, content, message):
@@ -305,6 +361,12 @@ def test_files_that_are_not_answers(score, tmp_path, content, message):
         ('[\n{"question_id": "1",}\n]', "t.json, line 2: is not JSON"),
         ('[{"question_id": "1", "text": "q"}]', "t.json, record 1: has no right answer"),
         ('[{"question_id": "1", "answer": null}]', "t.json, record 1: has no right answer"),
+        ('[{"question_id": "1", "answer": NaN}]', "t.json, record 1: 'answer' is nan, which is no answer"),
+        ('[{"question_id": "1", "gt": -Infinity}]', "t.json, record 1: 'gt' is -inf, which is no answer"),
+        (
+            '[{"question_id": "1", "answers": ["a", NaN]}]',
+            "t.json, record 1: 'answers' is ['a', nan], which is no answer",
+        ),
         ('{"annotations": [{"caption": "x"}]}', "t.json, annotation 1: needs 'image_id' and 'caption'"),
         ('[{"question_id": "1", "answer": "x"}, {"answer": "y"}]', "record 2: has no 'question_id', others have"),
         ('{"annotations": [{"image_id": 2, "caption": "x"}]}', "line 1: there are no captions for image_id 1"),

@@ -123,16 +123,22 @@ def test_killed_at_random_moments(method, server, material, uninterrupted, tmp_p
     server.run(runs.recipe(*material, tmp_path / "timed", method))
     duration = time.monotonic() - begin
     dice, hits = random.Random(20), 0
-    for number in range(10):
-        keys = runs.recipe(*material, tmp_path / str(number), method)
+    for number in range(40):  # on a busy machine a run may be over before its moment comes
+        out = tmp_path / str(number)
+        keys = runs.recipe(*material, out, method)
         started = server.start(keys)
         time.sleep(dice.uniform(0.05, 0.95) * duration)
         server.kill(started[0])
         killed = server.wait(started)
-        hits += killed.code == -signal.SIGKILL
-        before = runs.journal(tmp_path / str(number))
+        if killed.code == 0:
+            continue
+        assert killed.code == -signal.SIGKILL, killed.output[-3000:]
+        before = runs.journal(out)
         resumed = server.run(keys)
         assert resumed.code == 0, resumed.output[-3000:]
-        assert runs.differences(tmp_path / str(number), reference.out) == []
-        assert runs.done_twice(before, killed, resumed, tmp_path / str(number)) == []
-    assert hits >= 5
+        assert runs.differences(out, reference.out) == []
+        assert runs.done_twice(before, killed, resumed, out) == []
+        hits += 1
+        if hits == 10:
+            break
+    assert hits == 10

@@ -144,9 +144,11 @@ def test_killed_ranks(method, victims, material, two_ranks, tmp_path):
     assert "\n".join(runs.differences(launched.out, two_ranks(method))) == ""
 
 
-@pytest.mark.parametrize("victims", [("cli",), ("cli", "torchrun")])
-def test_ranks_that_outlive_their_launcher_finish(victims, material, two_ranks, tmp_path):
-    keys = recipe(material, tmp_path / "out", "inclora")
+@pytest.mark.parametrize(
+    ("method", "victims"), [("inclora", ("cli",)), ("inclora", ("cli", "torchrun")), ("seqfull", ("cli",))]
+)
+def test_ranks_that_outlive_their_launcher_finish(method, victims, material, two_ranks, tmp_path):
+    keys = recipe(material, tmp_path / "out", method)
     launched = Launched(keys, tmp_path)
     launched.until("tasks/01_one/checkpoint-5/cl_complete.json")
     family = launched.family()
@@ -165,7 +167,7 @@ def test_ranks_that_outlive_their_launcher_finish(victims, material, two_ranks, 
             os.kill(pid, signal.SIGCONT)
     assert f"is in use by process {family['rank0']} on" in second.output
     until_gone(ranks)
-    assert "\n".join(runs.differences(launched.out, two_ranks("inclora"))) == ""
+    assert "\n".join(runs.differences(launched.out, two_ranks(method))) == ""
     before = runs.tree(launched.out / "final")
     third = Launched(keys, tmp_path)
     assert third.wait() == 0, third.output[-4000:]

@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 from launch import launch
-from regularised import gap, logged, same_files, tensors, text_tasks, train
+from regularised import gap, in_layouts, logged, same_files, tensors, text_tasks, train
 from running import NO_TESTS, go
 from safetensors.torch import load_file, save_file
 from torch.autograd import gradcheck
@@ -136,11 +136,10 @@ def test_a_large_weight_holds_the_weights_back(run):
     assert moved(run({"weight": 1e3})) < 0.9 * moved(run({"weight": 0}))
 
 
-@pytest.mark.parametrize("layout", [(2, 2), (1, 4)])
-def test_the_batch_layout_does_not_matter(run, layout):
-    whole, other = run({"weight": 1e3}), run({"weight": 1e3}, layout=layout)
-    assert gap(tensors(other), tensors(whole)) < 1e-4
-    assert gap(tensors(run({"weight": 0})), tensors(whole)) > 1e-2
+def test_the_batch_layout_does_not_matter(llama, tmp_path):
+    (whole, *others), without = in_layouts(llama, tmp_path, {"name": "ewc", "weight": 1e3})
+    assert max(gap(other, whole) for other in others) < 1e-4
+    assert gap(without, whole) > 1e-2
 
 
 def test_gradient_checkpointing_gives_the_same_run(run):
@@ -226,14 +225,16 @@ def test_two_processes_draw_the_samples_of_one(llava, data, tmp_path):
     """Five samples do not divide by two; each rank takes its share and all get the same mean."""
     single, double = tmp_path / "single", tmp_path / "double"
     method = {"name": "ewc", "fisher_samples": 5, "weight": 1e3}
-    make = {"tasks": ("one", "two"), "cl": NO_TESTS}
+    # plain gradient descent: Adam's first step makes a full step of any gradient, also of one that is rounding alone
+    plain = {"optim": "sgd", "learning_rate": 0.1, "lr_scheduler_type": "constant", "max_grad_norm": 0.0}
+    make = {"tasks": ("one", "two"), "cl": NO_TESTS, **plain}
     go(tiny.recipe(llava, data, single, method, per_device_train_batch_size=8, **make))
     launch(tiny.recipe(llava, data, double, method, per_device_train_batch_size=4, **make), tmp_path)
     for task in ("01_one", "02_two"):
         for name in ("update", "fisher"):
             a, b = tensors(single, task, name), tensors(double, task, name)
             difference = sum(float((a[n] - b[n]).double().square().sum()) for n in a) ** 0.5
-            assert difference <= 1e-3 * sum(float(a[n].double().square().sum()) for n in a) ** 0.5, (task, name)
+            assert difference <= 1e-4 * sum(float(a[n].double().square().sum()) for n in a) ** 0.5, (task, name)
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

@@ -42,6 +42,20 @@ def test_equals_a_plain_reference(form, power):
     assert float(orthogonality(new, past)) == pytest.approx(reference(new, past), abs=1e-10)
 
 
+def test_norms_equal_a_plain_reference():
+    """Root of the sum of squares of every matrix, not squared, summed over matrices of several shapes."""
+    new, past = pairs(2)
+    tensors = [*new, *past, new[0].T.contiguous()]
+    expected = 0.0
+    for tensor in tensors:
+        total = 0.0
+        for value in tensor.double().flatten().tolist():
+            total += value * value
+        expected += total**0.5
+    assert float(norms(tensors)) == pytest.approx(expected, abs=1e-10)
+    assert len({tuple(t.shape) for t in tensors}) < len(tensors)  # some are measured together
+
+
 def test_gradients_away_from_the_kinks():
     new, past = pairs(1)
     leaves = [a.requires_grad_() for a in new]

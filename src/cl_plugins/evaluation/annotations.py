@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import string
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,9 @@ _IDS = ("question_id", "id")
 _ASSISTANT = ("gpt", "assistant")
 _ROLES = ("from", "role")
 _CONTENTS = ("value", "content")
+_ANSWERS = ("answer", "gt", "ground_truth", "answers")
+#: What a question of MapQA holds if its answer is a list of states; the peers recognise them by it.
+STATES = "Which states"
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Annotation:
         where: File and line, or number of the record.
         id: ``question_id`` or ``id``; None if the record has neither.
         question: Its text.
-        reference: The right answer, or the first of several.
+        reference: The right answer; of several the most frequent, of equally frequent ones the first.
         fields: See `Item`.
         options: Texts of the options, None if not listed.
         captions_of: For a file of COCO captions, the ``image_id``.
@@ -122,7 +127,15 @@ def _annotation(record: Record, problems: list[Problem]) -> Annotation | None:
     turns = _turns(value)
     options = next((value[key] for key in ("options", "choices") if isinstance(value.get(key), list)), None)
     texts = tuple(map(str, options)) if options else None
-    reference, answers = _reference(value, turns, texts)
+    question = next((str(value[key]) for key in ("text", "question", "prompt", "instruction") if key in value), None)
+    if question is None:
+        question = next((text for role, text in reversed(turns) if role not in _ASSISTANT), "")
+    bad = next((key for key in (*_ANSWERS, "output") if not_finite(value.get(key))), None)
+    if bad is not None:
+        what = f"{bad!r} is {value[bad]!r}, which is no answer."
+        problems.append(Problem(record.where, what, "Mend the record: the peers would compare with the word 'nan'."))
+        return None
+    reference, answers = _reference(value, turns, texts, pieces=STATES in question)
     if reference is None:
         known = "'answer', 'gt', 'output', or a last turn of the assistant"
         problems.append(
@@ -140,21 +153,27 @@ def _annotation(record: Record, problems: list[Problem]) -> Annotation | None:
         fields["image"] = image
     if answers is not None:
         fields["answers"] = answers
-    question = next((str(value[key]) for key in ("text", "question", "prompt", "instruction") if key in value), None)
-    if question is None:
-        question = next((text for role, text in reversed(turns) if role not in _ASSISTANT), "")
     return Annotation(record.where, None if identity is None else str(identity), question, reference, fields, texts)
 
 
+def not_finite(value: object) -> bool:
+    """Whether a value is NaN or infinite, or a list that holds such a number; JSON files of other programs do."""
+    if isinstance(value, list):
+        return any(map(not_finite, value))
+    return isinstance(value, float) and not math.isfinite(value)
+
+
 def _reference(
-    value: Mapping[str, Any], turns: list[tuple[str, str]], options: tuple[str, ...] | None
+    value: Mapping[str, Any], turns: list[tuple[str, str]], options: tuple[str, ...] | None, *, pieces: bool
 ) -> tuple[str | None, list[str] | None]:
-    """The right answer and, if there are several, all of them."""
-    for key in ("answer", "gt", "ground_truth", "answers"):
+    """The right answer and, if there are several, all of them; with ``pieces`` a list is one answer, as in prepared data."""
+    for key in _ANSWERS:
         answer = value.get(key)
         if isinstance(answer, list) and answer:
             several = [str(one.get("answer", "")) if isinstance(one, dict) else str(one) for one in answer]
-            return several[0], several
+            if pieces:
+                return ",".join(several), None
+            return Counter(several).most_common(1)[0][0], several
         if isinstance(answer, str | int | float) and not isinstance(answer, bool):
             # ScienceQA gives the number of the option.
             if isinstance(answer, int) and options and 0 <= answer < len(options):
@@ -192,7 +211,9 @@ def _captions(path: Path, listed: list[Any]) -> list[Annotation]:
     if problems:
         raise DataError(few(problems))
     return [
-        Annotation(f"{path}, image {image}", None, "", texts[0], {"answers": texts}, None, image)
+        Annotation(
+            f"{path}, image {image}", None, "", Counter(texts).most_common(1)[0][0], {"answers": texts}, None, image
+        )
         for image, texts in by_image.items()
     ]
 

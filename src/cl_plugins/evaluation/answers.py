@@ -7,7 +7,7 @@ What a file is, is read off the keys of its records:
 | ``id``, ``prediction``, ``reference`` | predictions of a run | in the record |
 | ``predict``, ``label`` | LLaMA-Factory | in the record; a test set is joined by row and must say the same |
 | ``question_id``, ``text`` (``prediction``), ``gt`` (``ground_truth``) | MSLoRA-CR | in the record |
-| ``question_id``, ``text`` | MLLM-CL, MCITlib, CoIN | in the annotations, joined by ``question_id`` |
+| ``question_id``, ``text`` | MLLM-CL, MCITlib, CoIN | in the annotations, joined by ``question_id``; ImageNet by row |
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, Problem
-from .annotations import Annotation, Record, read_annotations, read_records
+from .annotations import Annotation, Record, not_finite, read_annotations, read_records
 from .items import Item, few, read_predictions
 
 
@@ -49,20 +49,23 @@ class _Answer:
     fields: dict[str, Any]
 
 
-def read_answers(path: str | Path, annotations: str | Path | None = None, *, partial: bool = False) -> list[Item]:
+def read_answers(
+    path: str | Path, annotations: str | Path | None = None, *, partial: bool = False, by_row: bool = False
+) -> list[Item]:
     """Read an answer file and, where the right answers stand elsewhere, join it with the annotations.
 
-    Answers are joined by ``question_id``; by row if the file is LLaMA-Factory's, or the annotations have no ids. Where both
-    files know the right answer they must agree (spaces apart). COCO captions are joined by the number of the line,
-    as MCITlib does.
+    Answers are joined by ``question_id``; by row if the file is LLaMA-Factory's, the annotations have no ids, or both files
+    have the same ids in the same order. Where both files know the right answer they must agree (spaces apart). COCO
+    captions are joined by the number of the line, as MCITlib does.
 
-    An answer file that stands alone may repeat ids (MSLoRA-CR's do, for different questions): such items are told
-    apart by their line and keep the id in the field ``question_id``.
+    An answer file that stands alone or is joined by row may repeat ids (MSLoRA-CR's do, for different questions): such
+    items are told apart by their line and keep the id in the field ``question_id``.
 
     Args:
         path: The answer file: JSON lines, or one JSON list.
         annotations: The test set.
         partial: Allow questions without an answer, and leave them out.
+        by_row: Join by row whatever the ids say, as the peers' ImageNet scripts do (`BaseScorer.by_row`).
 
     Returns:
         The items in the order of the answer file.
@@ -85,15 +88,15 @@ def read_answers(path: str | Path, annotations: str | Path | None = None, *, par
     answers = [answer for record in records if (answer := _read(record, first, problems)) is not None]
     _stop(problems)
     if annotations is None:
-        return _alone(answers, Path(path))
+        return _alone(answers, path)
     notes = read_annotations(Path(annotations))
     if notes and notes[0].captions_of is not None:
         pairs = _by_line(answers, notes)
-    elif answers[0].id is None or all(note.id is None for note in notes):
+    elif by_row or answers[0].id is None or _same_ids(answers, notes):
         pairs = _by_row(answers, notes, path, Path(annotations))
     else:
         pairs = _by_id(answers, notes, Path(annotations), partial)
-    return [_joined(answer, note) for answer, note in _agreeing(pairs)]
+    return _joined(_agreeing(pairs))
 
 
 def _read(record: Record, first: Mapping[str, Any], problems: list[Problem]) -> _Answer | None:
@@ -130,7 +133,7 @@ def _text(value: Mapping[str, Any], keys: tuple[str, ...], where: str, problems:
     if key is None:
         problems.append(Problem(where, f"the key {' or '.join(map(repr, keys))} is missing.", "Restore the line."))
         return None
-    if not isinstance(value[key], str | int | float):
+    if not isinstance(value[key], str | int | float) or not_finite(value[key]):
         problems.append(Problem(where, f"{key!r} must be a text, found {value[key]!r}.", "Mend the line."))
         return None
     return str(value[key])
@@ -141,14 +144,24 @@ def _alone(answers: list[_Answer], path: Path) -> list[Item]:
     if any(answer.reference is None for answer in answers):
         what = "holds no reference answers."
         raise DataError(Problem(str(path), what, "Give the test set with --annotations FILE."))
-    counts = Counter(answer.id for answer in answers)
+    keys = [str(number) if answer.id is None else answer.id for number, answer in enumerate(answers, start=1)]
     items = []
-    for number, answer in enumerate(answers, start=1):
-        key = str(number) if answer.id is None else answer.id
-        unique = key if answer.id is None or counts[answer.id] == 1 else f"{key}#{number}"
+    for key, unique, answer in zip(keys, _unique(keys), answers, strict=True):
         fields = answer.fields | ({} if answer.id is None else {"question_id": key})
         items.append(Item(unique, answer.prompt, answer.prediction, str(answer.reference), None, fields))
     return items
+
+
+def _unique(keys: list[str]) -> list[str]:
+    """The ids; those that are repeated with the number of their line behind them."""
+    counts = Counter(keys)
+    return [key if counts[key] == 1 else f"{key}#{number}" for number, key in enumerate(keys, start=1)]
+
+
+def _same_ids(answers: list[_Answer], notes: list[Annotation]) -> bool:
+    """Whether the rows belong together by their ids, repeated or not; or there are none in the annotations."""
+    ids = [note.id for note in notes]
+    return not any(ids) or ids == [answer.id for answer in answers]
 
 
 def _by_row(
@@ -165,13 +178,17 @@ def _by_id(
     answers: list[_Answer], notes: list[Annotation], annotations: Path, partial: bool
 ) -> list[tuple[_Answer, Annotation]]:
     problems: list[Problem] = []
+    # Ids may be repeated on purpose, for different questions; a file that holds its references needs no join.
+    alone = all(answer.reference is not None for answer in answers)
+    leave_out = "The answer file holds its references: leave --annotations out." if alone else ""
     by_id: dict[str, Annotation] = {}
     for note in notes:
         if note.id is None:
             problems.append(Problem(note.where, "has no 'question_id', others have.", "Give every record an id."))
         elif note.id in by_id:
             what = f"the id {note.id!r} occurs already ({by_id[note.id].place})."
-            problems.append(Problem(note.where, what, "Ids must be unique; the peers silently take the last one."))
+            fix = leave_out or "Ids must be unique; the peers silently take the last one."
+            problems.append(Problem(note.where, what, fix))
         else:
             by_id[note.id] = note
     seen: dict[str, str] = {}
@@ -179,7 +196,8 @@ def _by_id(
     for answer in answers:
         key = str(answer.id)
         if key in seen:
-            problems.append(Problem(answer.where, f"the id {key!r} was answered already ({seen[key]}).", "Keep one."))
+            fix = leave_out or "Every question needs one answer: find out which of them belongs to it."
+            problems.append(Problem(answer.where, f"the id {key!r} was answered already ({seen[key]}).", fix))
         elif key not in by_id:
             what = f"the id {key!r} is not in {annotations}."
             problems.append(Problem(answer.where, what, "Give the test set that was answered."))
@@ -222,10 +240,15 @@ def _agreeing(pairs: list[tuple[_Answer, Annotation]]) -> list[tuple[_Answer, An
     return pairs
 
 
-def _joined(answer: _Answer, note: Annotation) -> Item:
-    identity = note.id or answer.id or note.place
-    fields = answer.fields | dict(note.fields) | ({} if answer.id is None else {"question_id": answer.id})
-    return Item(identity, answer.prompt or note.question, answer.prediction, note.reference, note.options, fields)
+def _joined(pairs: list[tuple[_Answer, Annotation]]) -> list[Item]:
+    """Items of answers with their annotations."""
+    items = []
+    keys = [note.id or answer.id or note.place for answer, note in pairs]
+    for identity, (answer, note) in zip(_unique(keys), pairs, strict=True):
+        fields = answer.fields | dict(note.fields) | ({} if answer.id is None else {"question_id": answer.id})
+        prompt = answer.prompt or note.question
+        items.append(Item(identity, prompt, answer.prediction, note.reference, note.options, fields))
+    return items
 
 
 def _plain(text: str) -> str:

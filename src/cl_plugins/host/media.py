@@ -111,25 +111,36 @@ def _read(
 
 
 def _records(path: Path) -> Iterator[Any]:
-    """Records of a JSON array, of JSON lines (whatever the file calls itself), or a single object."""
-    raw = path.read_bytes()
-    if not raw.strip():
-        return
+    """Records of a JSON array, of JSON lines (whatever the file calls itself), or a single object.
+
+    JSON lines are read one after the other; the other forms are held whole, as the host holds them.
+    """
+    with path.open("rb") as file:
+        lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+        _, first = next(lines, (0, b""))
+        if not first:
+            return
+        try:
+            record = _value(first)
+        except ValueError:
+            record = None  # a value that goes on in the next line
+        if isinstance(record, dict):
+            yield record
+            for number, line in lines:
+                try:
+                    yield _value(line)
+                except ValueError as error:
+                    raise ValueError(f"line {number}: {error}") from error
+            return
+    value = _value(path.read_bytes())
+    yield from value if isinstance(value, list) else [value]
+
+
+def _value(data: bytes) -> Any:
     try:
-        value = json.loads(raw)
+        return json.loads(data)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    except ValueError:
-        lines = [(n, line) for n, line in enumerate(raw.splitlines(), start=1) if line.strip()]
-        if len(lines) < 2 or raw.lstrip()[:1] == b"[":
-            raise
-        for number, line in lines:
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"line {number}: {error}") from error
-        return
-    yield from value if isinstance(value, list) else [value]
 
 
 def _paths(value: Any) -> Iterator[str]:

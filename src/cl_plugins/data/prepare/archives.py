@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import shutil
 import stat
 import tarfile
 import zipfile
@@ -32,6 +34,7 @@ class Limits:
     ratio: int = 200
 
 
+SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 PICTURE_LIMIT = 512 * 2**20  # bytes of one picture inside an archive
 _SMALL = 2**20
 _BLOCK = 2**20
@@ -59,7 +62,8 @@ def safe_parts(name: str) -> tuple[str, ...] | None:
 def unpack(archive: Path, target: Path, limits: Limits | None = None) -> int:
     """Unpack a zip or tar archive into a folder, all or nothing.
 
-    All names and sizes that the archive states are checked first; while writing, what really comes out is counted.
+    All names and sizes that the archive states are checked first; while writing, what really comes out is counted. If all
+    of it lies in one folder called like the target, that folder becomes the target. What a killed call left is removed.
 
     Args:
         archive: ``.zip``, ``.tar``, ``.tar.gz``, ``.tgz``, ``.tar.bz2`` or ``.tar.xz``.
@@ -74,14 +78,24 @@ def unpack(archive: Path, target: Path, limits: Limits | None = None) -> int:
             beyond the limits. Nothing is left behind.
     """
     limits = limits or Limits()
+    if not archive.is_file():
+        raise DataError(Problem(str(archive), "is not a file.", "Check the path."))
     if target.exists():
         raise DataError(Problem(str(target), "exists already.", "Remove it, or name another folder."))
+    for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
     count = 0
 
     def produce(temporary: Path) -> None:
         nonlocal count
         temporary.mkdir(parents=True)
         count = _unpack(archive, temporary, limits)
+        inner = temporary / target.name
+        if inner.is_dir() and list(temporary.iterdir()) == [inner]:
+            aside = temporary.with_name(f"{temporary.name}.tmp")
+            inner.rename(aside)
+            temporary.rmdir()
+            aside.rename(temporary)
 
     try:
         write_with(target, produce)

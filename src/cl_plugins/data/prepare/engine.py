@@ -12,7 +12,7 @@ from typing import Any
 from ...errors import DataError, Problem, RunStateError
 from ...run.files import remove_leftovers, write_json
 from ...run.lock import RunLock
-from . import manifest
+from . import archives, manifest
 from .contract import Context, Converter, Source, Unit
 from .images import ImageRules
 from .registry import converters
@@ -142,9 +142,36 @@ def _missing_problems(converter: Converter, absent: Sequence[Path]) -> list[Prob
     shown = [str(path) for path in absent[:12]]
     more = f" and {len(absent) - len(shown)} more" if len(absent) > len(shown) else ""
     fix = "Obtain: " + " Or: ".join(describe(source) for source in converter.sources)
+    packed = packed_beside(converter.raw, absent)
+    if packed:
+        shown_archives = "; ".join(
+            f"cl-plugins data unpack {archive} --out {folder}" for archive, folder in packed[:3]
+        )
+        fix = f"Archives lie there; unpack what you need: {shown_archives}. {fix}"
     return [
         Problem(f"{converter.stream}.{converter.task}", f"these files are missing: {', '.join(shown)}{more}.", fix)
     ]
+
+
+def packed_beside(raw: Path, absent: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Archives that may hold what is missing, each with the folder to unpack it to.
+
+    Args:
+        raw: The task's raw folder.
+        absent: What is missing.
+    """
+    found: dict[Path, Path] = {}
+    for path in absent:  # images.zip for images/
+        for suffix in archives.SUFFIXES:
+            archive = path.with_name(path.name + suffix)
+            if not path.suffix and archive.is_file():
+                found.setdefault(archive, path)
+    for folder in dict.fromkeys([*(path.parent for path in absent), raw]):
+        for archive in sorted(folder.iterdir()) if folder.is_dir() else ():
+            end = next((end for end in archives.SUFFIXES if archive.name.endswith(end)), None)
+            if end is not None and archive.is_file():
+                found.setdefault(archive, archive.with_name(archive.name.removesuffix(end)))
+    return list(found.items())
 
 
 def describe(source: Source) -> str:

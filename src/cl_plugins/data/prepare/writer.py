@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,8 +14,8 @@ from typing import Any
 from ...run.files import write_bytes, write_json, write_with
 from .checking import finish
 from .contract import Converter, Drop, Picture, Unit
-from .extras import library
 from .images import ImageRules, store
+from .repeats import key, repeated
 
 
 WORK = ".prepare"
@@ -179,7 +178,7 @@ def assemble(out: Path, dataset: str, shards: int, tally: Tally) -> Assembled:
         with temporary.open("wb") as file:
             for line in _ordered(paths, first):
                 record = json.loads(line)
-                if _key(record["id"]) in double:
+                if key(record["id"]) in double:
                     if record["id"] in seen:
                         late.append(Drop(record["id"], "id occurs twice", "the first record with it is kept"))
                         tally.pictures -= len(record["images"])
@@ -231,36 +230,29 @@ def _lines(paths: Iterable[Path]) -> Iterator[bytes]:
             yield from file
 
 
-def _key(identity: str) -> int:
-    return int.from_bytes(hashlib.blake2b(identity.encode(), digest_size=8).digest(), "big")
-
-
 def _survey(paths: Iterable[Path]) -> tuple[set[int], dict[int, bytes]]:
     """Hashes of ids that occur more than once, and records that have to stand first: place -> line.
 
     The host's JSON reader takes the types of all columns from the first ten megabytes. A list that is empty in all of
     them has no type, and a name in it later on is an error; so a record whose list is not empty goes to the front.
     """
-    keys = array("Q")
     untyped: dict[str, None] = {}
     typed: set[str] = set()
     first: dict[int, bytes] = {}
-    offset = 0
-    for place, line in enumerate(_lines(paths)):
-        record = json.loads(line)
-        keys.append(_key(record["id"]))
-        found = {name for name, value in record.items() if isinstance(value, list) and value} - typed
-        if offset > _TYPED and found & untyped.keys():
-            first[place] = line
-        typed |= found
-        untyped.update(dict.fromkeys(name for name, value in record.items() if value == []))
-        offset += len(line)
-    if len(keys) < 2:
-        return set(), {}
-    numpy: Any = library("numpy")
-    ordered = numpy.frombuffer(keys, dtype=numpy.uint64).copy()
-    ordered.sort()
-    return {int(key) for key in ordered[1:][ordered[1:] == ordered[:-1]]}, first
+
+    def identities() -> Iterator[str]:
+        offset = 0
+        for place, line in enumerate(_lines(paths)):
+            record = json.loads(line)
+            found = {name for name, value in record.items() if isinstance(value, list) and value} - typed
+            if offset > _TYPED and found & untyped.keys():
+                first[place] = line
+            typed.update(found)
+            untyped.update(dict.fromkeys(name for name, value in record.items() if value == []))
+            offset += len(line)
+            yield record["id"]
+
+    return {int(double) for double in repeated(identities())}, first
 
 
 def _ordered(paths: Iterable[Path], first: Mapping[int, bytes]) -> Iterator[bytes]:

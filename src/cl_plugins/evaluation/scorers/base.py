@@ -43,11 +43,16 @@ class Scorer(Protocol):
 
 
 class BaseScorer:
-    """The shared part of the scorers; subclasses set the three attributes, mostly on the class, and write ``score``."""
+    """The shared part of the scorers; subclasses set the first three attributes, mostly on the class, and write ``score``.
+
+    Attributes:
+        by_row: Whether answers of other programs belong to the annotations by row, whatever their ids (`read_answers`).
+    """
 
     name: str
     version: int
     summary: str
+    by_row: bool = False
 
     @property
     def key(self) -> str:

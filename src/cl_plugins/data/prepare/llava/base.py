@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, ClassVar
 
 from ..contract import Converter, Drop, Record, Unit, chunked
 from ..readers import json_records
+from ..repeats import repeated
 from .fields import answer_of, picture_names, without_leading_image
 from .files import find_picture, first_existing
 
@@ -133,9 +133,8 @@ class LlavaTask(Converter):
         path = self.annotation(split)
         if path is None:
             return []
-        ids = Counter(_identity(raw) for raw in self.raw_records(split) if isinstance(raw, Mapping))
-        ids.pop("", None)
-        double = sum(count - 1 for count in ids.values())
+        ids = (_identity(raw) for raw in json_records(path) if isinstance(raw, Mapping))
+        double = len(repeated(identity for identity in ids if identity))
         found = [] if path.name == Path(self.names(split)[0]).name else [f"the {split} file is {path.name}"]
         if double:
             found.append(f"repeated question_ids in the file: {double}; the ids here are unique")

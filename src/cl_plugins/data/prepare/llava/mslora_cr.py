@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..contract import Source
+from ....evaluation.scorers.options import parse_reference
+from ..contract import Drop, Record, Source
 from .base import LlavaTask
 
 
@@ -55,6 +56,7 @@ class _Biomedical(LlavaTask):
 class _Choice(_Biomedical):
     """A task with one fixed list of answers; the strict scorer takes it from the column ``options``."""
 
+    version = 2
     options: ClassVar[tuple[str, ...]]
     answer_type = "CLOSED"
     columns: ClassVar[Mapping[str, type]] = {**_Biomedical.columns, "options": list}
@@ -62,6 +64,16 @@ class _Choice(_Biomedical):
     def extra(self, split: str, raw: Mapping[str, Any]) -> dict[str, Any]:
         """The list of answers."""
         return {**super().extra(split, raw), "options": self.options}
+
+    def record(self, split: str, name: str, raw: Any) -> Record | Drop:
+        """One record; a test item whose reference names no option is left out, since nothing could be right."""
+        made = super().record(split, name, raw)
+        if split == "train" or isinstance(made, Drop):
+            return made
+        answer = made.turns[-1].answer
+        if isinstance(answer, str) and answer.strip() and parse_reference(answer.strip(), self.options) is None:
+            return Drop(name, "reference names no option", f"{answer!r:.80}")
+        return made
 
 
 class Pathology(_Biomedical):

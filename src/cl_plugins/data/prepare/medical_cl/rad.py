@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
@@ -146,8 +147,15 @@ class Radiology(Converter):
     def _picture(self, split: str, identity: str) -> Picture:
         source = self._images(split)
         if source.is_dir():
-            return Picture.inside(source, f"{identity}.jpg")
+            return Picture.inside(_inner(source), f"{identity}.jpg")
         return Picture.member(source, f"{_folder(source)}{identity}.jpg")
+
+
+@lru_cache(maxsize=8)
+def _inner(folder: Path) -> Path:
+    """Where the pictures lie: the only folder inside, if unpacking has kept that of the archive."""
+    found = list(islice(folder.iterdir(), 2))
+    return found[0] if len(found) == 1 and found[0].is_dir() else folder
 
 
 @lru_cache(maxsize=8)

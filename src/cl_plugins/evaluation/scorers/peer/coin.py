@@ -115,7 +115,7 @@ def _numbers(text: str) -> list[float] | None:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
         return None
-    return numbers if len(numbers) == 4 else None
+    return numbers if len(numbers) == 4 and all(map(math.isfinite, numbers)) else None
 
 
 def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
@@ -134,6 +134,12 @@ def soft_vqa(item: Item) -> float:
     # Of the ten ways to leave one answer out, `count` leave out an agreeing one.
     kept = [count - 1] * count + [count] * (len(answers) - count) if count else [0]
     return sum(min(1.0, agreeing / 3) for agreeing in kept) / len(kept)
+
+
+class RowScorer(RuleScorer):
+    """A rule of a peer whose script joins answers and annotations by row and never looks at the ids."""
+
+    by_row = True
 
 
 class NeedingScorer(RuleScorer):
@@ -191,7 +197,9 @@ def _coin(library: str, last_resort: Callable[[str], str | None]) -> dict[str, S
             "exact_match",
             check=_answers_missing,
         ),
-        "imagenet": simple("imagenet", imagenet, "one text holds the other; an empty answer is right", "contains"),
+        "imagenet": RowScorer(
+            f"peer:{library}:imagenet", imagenet, "one text holds the other; an empty answer is right", "contains"
+        ),
         "gqa": simple("gqa", gqa, "equal in lower case without the last full stops"),
         "vizwiz": simple("vizwiz", upper_equal, "equal in upper case"),
         "grounding": NeedingScorer(

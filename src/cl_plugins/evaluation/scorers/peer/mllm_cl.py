@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ....errors import DataError, Problem
+from ...annotations import STATES
 from ...intervals import wilson
 from ...items import Item, TaskScore, few, require_items
 from ..base import BaseScorer, Scorer
@@ -85,7 +86,7 @@ def science(item: Item) -> float:
     answer, right = item.prediction.lower(), item.reference.lower()
     if _is_choice(item):
         return float(answer == right)
-    if "Which states" in item.prompt:
+    if STATES in item.prompt:
         pieces, given = right.split(","), answer.split(",")
         return sum(piece in given for piece in pieces) / len(pieces)
     return float(right in answer)
