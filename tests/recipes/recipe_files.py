@@ -42,5 +42,5 @@ def host_keys(path: Path) -> dict[str, Any]:
 
 
 def continual(path: Path) -> CLConfig:
-    """The recipe's checked ``cl:`` block."""
-    return parse_cl(read(path)["cl"])
+    """The recipe's checked ``cl:`` block, with what its stream adds for it."""
+    return parse_cl(read(path)["cl"]).with_defaults(host_keys(path))
