@@ -169,6 +169,15 @@ def test_what_no_test_has_run_is_refused_whatever_the_method(recipe, key):
     assert _wheres(keys.check_overrides({"a": {key: True}})) == [f"cl.task_overrides.a.{key}"]
 
 
+@pytest.mark.parametrize("optim", ["lomo", "adalomo", "galore_adamw_layerwise", "apollo_adamw"])
+def test_optimizers_that_step_before_a_penalty_can_be_added(recipe, optim):
+    problems = keys.check({**recipe, "optim": optim})
+    assert [problem.where for problem in problems] == ["optim"]
+    assert "during the backward" in problems[0].what
+    assert [p.where for p in keys.check_overrides({"a": {"optim": optim}})] == ["cl.task_overrides.a.optim"]
+    assert keys.check({**recipe, "optim": "adamw_torch"}) == []
+
+
 def test_all_problems_come_at_once_and_misspellings_name_the_nearest_key(recipe):
     del recipe["do_train"]
     raw = {**recipe, "stage": "pt", "lerning_rate": 1e-3, "val_size": 0.2, "do_eval": True}

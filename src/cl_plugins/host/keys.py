@@ -220,6 +220,20 @@ def key_table() -> list[KeyInfo]:
     return [kind_of(key) for key in _host_fields()]
 
 
+#: Optimizers of Transformers (values of ``optim``) that step during the backward, or in a space of their own.
+_ODD_OPTIMIZERS = ("lomo", "layerwise", "galore", "apollo")
+
+
+def _optimizer_problems(where: str, value: object) -> list[Problem]:
+    """Optimizers that move weights before a penalty can be added to their gradients."""
+    if not isinstance(value, str) or not any(part in value for part in _ODD_OPTIMIZERS):
+        return []
+    what = (
+        f"is {value!r}, which changes the weights during the backward or in a space of its own; not tested with `cl`."
+    )
+    return [Problem(where, what, "Use `adamw_torch`, or another optimizer that steps once per batch.")]
+
+
 def check(raw: Mapping[str, Any]) -> list[Problem]:
     """What is wrong with the top level of a recipe that has ``cl``.
 
@@ -239,6 +253,8 @@ def check(raw: Mapping[str, Any]) -> list[Problem]:
             if not env_enabled("ALLOW_EXTRA_ARGS"):
                 problems.append(_unknown(str(key), str(key)))
             continue
+        if key == "optim":
+            problems += _optimizer_problems(key, value)
         info = kind_of(key)
         if info.kind != "refused" or _is_harmless(key, value):
             continue
@@ -272,6 +288,8 @@ def check_overrides(
             continue
         for key in map(str, given):
             path = f"{where}.{task}.{key}"
+            if key == "optim":
+                problems += _optimizer_problems(path, given[key])
             info = kind_of(key)
             if not info.home and key not in _REFUSED:
                 problems.append(_unknown(path, key))
