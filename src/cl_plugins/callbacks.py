@@ -35,12 +35,11 @@ from transformers import TrainerCallback
 
 from .adapters.carry import Carry, TaskUpdate
 from .adapters.held_base import HeldBase
-from .errors import CompatibilityError, Problem, RecipeError, RunStateError
-from .methods import Method, TaskContext, get_method
+from .errors import CompatibilityError, Problem, RunStateError
+from .methods import Method, TaskContext, get_method, registry
 from .methods.task_data import CollatedData
 from .penalised import ContinualTrainerMixin, TaskTerms, add_gradient
 from .run import ranks
-from .schema import check_value
 from .streams import Task
 
 
@@ -65,15 +64,10 @@ def make_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
         RecipeError: With every problem of name and options.
         CompatibilityError: If the method needs a replay buffer, which only a recipe keeps.
     """
-    method_class = get_method(name)
-    if method_class.capabilities.needs_replay:
+    if get_method(name).capabilities.needs_replay:
         what = f"'{name}' needs a replay buffer, which a trainer of your own does not keep."
         raise CompatibilityError(Problem("method", what, "Train with a recipe (`cl.replay`), or use another method."))
-    problems: list[Problem] = []
-    config = check_value(dict(options or {}), method_class.config_class, "options", problems)
-    if problems:
-        raise RecipeError(problems)
-    return method_class(config)
+    return registry.make_method(name, options or {}, where="options")
 
 
 class ContinualCallback(TrainerCallback):  # type: ignore[misc]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from ..errors import CompatibilityError, Problem, RecipeError
-from ..schema import nearest
+from ..schema import build, nearest
 from .base import Method
 
 
@@ -91,3 +93,22 @@ def get_method(name: str, *, where: str = "cl.method.name") -> type[Method]:
         what = f"method {name!r} of the package '{loaded.distribution}' cannot be imported ({loaded.error})."
         raise RecipeError(Problem(where, what, f"Mend or uninstall '{loaded.distribution}'."))
     return loaded.method
+
+
+def make_method(name: str, options: Mapping[str, Any], *, where: str = "cl.method") -> Method:
+    """The method called ``name`` with checked options.
+
+    Args:
+        name: As in ``cl.method.name``.
+        options: The other keys of ``cl.method``.
+        where: YAML path for the messages.
+
+    Raises:
+        RecipeError: With every problem of name and options.
+    """
+    method = get_method(name, where=f"{where}.name")
+    problems: list[Problem] = []
+    config = build(method.config_class, options, where, problems)
+    if problems:
+        raise RecipeError(problems)
+    return method(config)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapters.carry import Carry
 from ..errors import Problem, RecipeError, RunStateError
-from ..methods import Method
-from ..methods.registry import get_method
+from ..methods.registry import make_method
 from ..recipe import CLConfig, parse_cl
 from . import ranks
 from .logs import logger
@@ -30,7 +29,6 @@ def split(raw: Mapping[str, Any]) -> tuple[dict[str, Any], CLConfig]:
     from ..host.facts import capability_problems, run_facts, setting_problems, term_problems
     from ..host.keys import check, check_overrides
     from ..replay.checks import problems as replay_problems
-    from ..schema import check_value
     from .backends import backend_problems
 
     host_keys = {str(k): v for k, v in raw.items() if k != "cl"}
@@ -43,20 +41,16 @@ def split(raw: Mapping[str, Any]) -> tuple[dict[str, Any], CLConfig]:
     problems.extend(check(raw))
     problems.extend(setting_problems(host_keys))
     if config is not None:
-        method_class = get_method(config.method)
+        method = make_method(config.method, config.method_options)
         facts = run_facts(host_keys, config.stream)
-        options: list[Problem] = []
-        method: Method = method_class(
-            check_value(config.method_options, method_class.config_class, "cl.method", options)
-        )
         problems.extend(capability_problems(config.method, method.capabilities, facts, method.penalised))
         separate = config.replay.enabled and config.replay.mixing == "separate"
         problems.extend(term_problems(facts, penalised=method.penalised, reads_logits=method.reads_logits or separate))
         problems.extend(method.problems(facts))
         problems.extend(replay_problems(config, method.capabilities, facts, ranks.launched()))
-        problems.extend(backend_problems(config, method_class, facts))
+        problems.extend(backend_problems(config, type(method), facts))
         problems.extend(check_overrides(config.block.task_overrides))
-        problems.extend(_schedule_problems(host_keys, config, method_class.capabilities.schedule))
+        problems.extend(_schedule_problems(host_keys, config, method.capabilities.schedule))
         problems.extend(data_problems(host_keys, config))
     if problems or config is None:
         raise RecipeError(list(dict.fromkeys(problems)))

@@ -153,8 +153,7 @@ def reopen(root: Path, out: Path, host_keys: Mapping[str, Any], config: CLConfig
         RunStateError: If the base is missing, or is another one than the run's.
     """
     from ..host.fingerprint import base_fingerprint, same_base
-    from ..methods.registry import get_method
-    from ..schema import check_value
+    from ..methods.registry import make_method
     from .interrupt import StopRequest
     from .journal import Journal
     from .state import RunState
@@ -163,13 +162,11 @@ def reopen(root: Path, out: Path, host_keys: Mapping[str, Any], config: CLConfig
     fix = "Say where it is now: `--model PATH`."
     if Path(name).is_absolute() and not Path(name).exists():
         raise RunStateError(Problem(str(root), f"stands on the base {name}, which is not there.", fix))
-    method_class = get_method(config.method)
-    options = check_value(config.method_options, method_class.config_class, "cl.method", [])
     state = RunState(
         root=out,
         host_keys=_for_looking(host_keys),
         config=config,
-        method=method_class(options),
+        method=make_method(config.method, config.method_options),
         journal=Journal(out),
         stop=StopRequest(),
         callbacks=[],

@@ -8,9 +8,8 @@ from typing import Any
 
 from ..adapters.carry import Carry
 from ..evaluation.matrix import row_name
-from ..methods.registry import get_method
+from ..methods.registry import make_method
 from ..recipe import CLConfig
-from ..schema import check_value
 from . import parts, prepare, ranks, record
 from .consolidate import consolidate
 from .evaluate import build_matrix, evaluate, write_matrix
@@ -40,13 +39,11 @@ class Runner:
     def __init__(self, host_keys: dict[str, Any], config: CLConfig, callbacks: list[Any], stop: StopRequest) -> None:
         self._config = config
         self._root = Path(str(host_keys["output_dir"]))
-        method_class = get_method(config.method)
-        options = check_value(config.method_options, method_class.config_class, "cl.method", [])
         self._state = RunState(
             root=self._root,
             host_keys=host_keys,
             config=config,
-            method=method_class(options),
+            method=make_method(config.method, config.method_options),
             journal=Journal(Path("/nonexistent")),
             stop=stop,
             callbacks=callbacks,
