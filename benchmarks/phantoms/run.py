@@ -116,28 +116,38 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     ) > 1 else math.nan
 
 
+def keeps_margin(
+    found: Mapping[str, Mapping[str, float]], baseline: Mapping[str, Mapping[str, float]]
+) -> dict[str, bool]:
+    """For each seed that both have: whether a method forgets as little as the margin asks for."""
+    share = MARGIN["forgets_at_most_share_of_baseline"]
+    return {s: found[s]["forgetting"] <= share * baseline[s]["forgetting"] for s in found if s in baseline}
+
+
 def table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     """The table, with a verdict on what ``margin.json`` asks for."""
     head = "| method | learned | last | forgetting | at most half of seqlora's |\n| --- | --- | --- | --- | --- |\n"
     lines = []
     baseline = results.get(MARGIN["baseline"]["method"], {})
-    share, needed = MARGIN["forgets_at_most_share_of_baseline"], MARGIN["in_at_least_seeds"]
     for name, seeds in results.items():
         cells = []
         for key in ("learned", "last", "forgetting"):
             mean, half = interval([value[key] for value in seeds.values()])
             cells.append(f"{mean:.1f} ± {half:.1f}" if len(seeds) > 1 else f"{mean:.1f}")
-        both = [s for s in seeds if s in baseline]
-        held = [s for s in both if seeds[s]["forgetting"] <= share * baseline[s]["forgetting"]]
-        verdict = f"{len(held)} of {len(both)} seeds"
+        kept = keeps_margin(seeds, baseline)
+        verdict = f"{sum(kept.values())} of {len(kept)} seeds"
         if name == MARGIN["baseline"]["method"]:
             least = MARGIN["baseline"]["forgets_at_least"]
             verdict = f"forgets at least {least:g} in {sum(v['forgetting'] >= least for v in seeds.values())} of {len(seeds)}"
         elif name in MARGIN["methods"]:
-            if len(both) < len(MARGIN["seeds"]):
+            if len(kept) < len(MARGIN["seeds"]):
                 verdict += ": not all seeds yet"
             else:
-                verdict += ": meets the margin" if len(held) >= needed else ": misses the margin"
+                verdict += (
+                    ": meets the margin"
+                    if sum(kept.values()) >= MARGIN["in_at_least_seeds"]
+                    else ": misses the margin"
+                )
         lines.append(f"| {name} | {' | '.join(cells)} | {verdict} |\n")
     return head + "".join(lines)
 
@@ -145,11 +155,9 @@ def table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
 def reasons(results: Mapping[str, Mapping[str, Mapping[str, float]]], saves: Path) -> str:
     """For each method of the margin that forgets more than half of what the baseline does: why, from its own files."""
     baseline = results.get(MARGIN["baseline"]["method"], {})
-    share = MARGIN["forgets_at_most_share_of_baseline"]
     lines = []
     for name in MARGIN["methods"]:
-        found = results.get(name, {})
-        missed = [s for s in found if s in baseline and found[s]["forgetting"] > share * baseline[s]["forgetting"]]
+        missed = [seed for seed, kept in keeps_margin(results.get(name, {}), baseline).items() if not kept]
         if missed:
             why = WHY[name]([saves / f"{name}_seed{seed}" for seed in missed]) if name in WHY else "not looked into."
             lines.append(f"\n{name}: {why}\n")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import watched
 from launch import environment
 
 
@@ -20,14 +21,9 @@ WORKER = Path(__file__).with_name("worker.py")
 def inputs(llava, tmp_path_factory):
     """Ids with picture tokens, and pictures, in a file."""
     import torch
-    from transformers import AutoProcessor
 
-    image = AutoProcessor.from_pretrained(llava).tokenizer.convert_tokens_to_ids("<image>")
-    generator = torch.Generator().manual_seed(3)
-    ids = torch.randint(10, 60, (2, 24), generator=generator)
-    ids[:, 2:6] = image
     path = tmp_path_factory.mktemp("inputs") / "inputs.pt"
-    torch.save((ids, torch.randn(2, 3, 16, 16, generator=generator)), path)
+    torch.save(watched.inputs(llava), path)
     return path
 
 

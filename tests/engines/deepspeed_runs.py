@@ -32,6 +32,18 @@ def keys(llava, data, out, method, **more):
     return tiny.recipe(llava, data, out, options, TASKS, **{"use_cpu": False, **more})
 
 
+def jobs_of(llava, data, root, method, stage, engine, kills):
+    """The jobs of one case: the run, and for the methods in `KILLED` one that is killed as each of ``kills`` says and started again."""
+    name = f"{method}-{stage}"
+    jobs = [{"keys": keys(llava, data, root / name, method, **engine), "observe": str(root / f"{name}-seen")}]
+    if (method, stage) in KILLED:
+        saving = {"save_strategy": "steps", "save_steps": 2}
+        again = keys(llava, data, root / f"{name}-again", method, **engine, **saving)
+        job = {"keys": again, "observe": str(root / f"{name}-again-seen")}
+        jobs += [*(job | kill for kill in kills), job]
+    return jobs
+
+
 def tensors(out, task):
     from safetensors.torch import load_file
 

@@ -15,6 +15,7 @@ from deepspeed_runs import (
     error,
     final_logits,
     folders,
+    jobs_of,
     keys,
     log,
     seen,
@@ -52,15 +53,8 @@ def runs(llava, data, carry_out, tmp_path_factory):
         single = keys(llava, data, root / method, method, per_device_train_batch_size=8)
         jobs.append({"keys": single, "observe": str(root / f"{method}-seen"), "processes": 1})
     for method, stage in CASES:
-        name = f"{method}-{stage}"
-        deepspeed = {"deepspeed": zero(root, stage)}
-        recipe = keys(llava, data, root / name, method, **deepspeed)
-        jobs.append({"keys": recipe, "observe": str(root / f"{name}-seen")})
-        if (method, stage) in KILLED:
-            saving = {"save_strategy": "steps", "save_steps": 2}
-            again = keys(llava, data, root / f"{name}-again", method, **deepspeed, **saving)
-            job = {"keys": again, "observe": str(root / f"{name}-again-seen")}
-            jobs += [job | {"kill_after": "consolidate:one"}, job | {"kill_at": 3}, job]
+        kills = ({"kill_after": "consolidate:one"}, {"kill_at": 3})
+        jobs += jobs_of(llava, data, root, method, stage, {"deepspeed": zero(root, stage)}, kills)
     carry_out(jobs)
     return root
 

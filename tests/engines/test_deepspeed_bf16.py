@@ -17,6 +17,7 @@ from deepspeed_runs import (
     error,
     final_logits,
     folders,
+    jobs_of,
     keys,
     log,
     seen,
@@ -69,15 +70,8 @@ def runs(place, llava, data, carry_out, tmp_path_factory):
         single = keys(llava, data, root / method, method, **more)
         jobs.append({"keys": single, "observe": str(root / f"{method}-seen"), "processes": 1})
     for method, stage in CASES:
-        name = f"{method}-{stage}"
         engine = {"bf16": True, "deepspeed": config(root, stage, place)}
-        recipe = keys(llava, data, root / name, method, **engine)
-        jobs.append({"keys": recipe, "observe": str(root / f"{name}-seen")})
-        if (method, stage) in KILLED:
-            saving = {"save_strategy": "steps", "save_steps": 2}
-            again = keys(llava, data, root / f"{name}-again", method, **engine, **saving)
-            job = {"keys": again, "observe": str(root / f"{name}-again-seen")}
-            jobs += [job | {"kill_at": 3}, job]
+        jobs += jobs_of(llava, data, root, method, stage, engine, ({"kill_at": 3},))
     carry_out(jobs)
     return root
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import tiny
+import watched
 
 
 TASKS = ("one", "two")
@@ -24,22 +25,14 @@ def keys(model, data, out, method, **more):
 @pytest.fixture(scope="module")
 def observed(half, data, tmp_path_factory):
     """A finished IncLoRA run, and the logits at its boundaries."""
-    import torch
     from llamafactory.train.tuner import run_exp
-    from transformers import AutoProcessor
 
     from cl_plugins.run import runner, train
 
-    image = AutoProcessor.from_pretrained(half).tokenizer.convert_tokens_to_ids("<image>")
-    generator = torch.Generator().manual_seed(3)
-    ids = torch.randint(10, 60, (2, 24), generator=generator)
-    ids[:, 2:6] = image
-    pixels = torch.randn(2, 3, 16, 16, generator=generator)
+    ids, pixels = watched.inputs(half)
 
     def logits(model):
-        model.eval()
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-            value = model(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels).logits.float()
+        value = watched.logits(model, ids, pixels)
         model.train()
         return value
 

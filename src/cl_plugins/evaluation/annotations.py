@@ -6,7 +6,7 @@ import json
 import math
 import string
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,6 +156,11 @@ def _annotation(record: Record, problems: list[Problem]) -> Annotation | None:
     return Annotation(record.where, None if identity is None else str(identity), question, reference, fields, texts)
 
 
+def most_frequent(answers: Sequence[str]) -> str:
+    """The reference among several right answers: the most frequent, of equally frequent ones the first."""
+    return Counter(answers).most_common(1)[0][0]
+
+
 def not_finite(value: object) -> bool:
     """Whether a value is NaN or infinite, or a list that holds such a number; JSON files of other programs do."""
     if isinstance(value, list):
@@ -173,7 +178,7 @@ def _reference(
             several = [str(one.get("answer", "")) if isinstance(one, dict) else str(one) for one in answer]
             if pieces:
                 return ",".join(several), None
-            return Counter(several).most_common(1)[0][0], several
+            return most_frequent(several), several
         if isinstance(answer, str | int | float) and not isinstance(answer, bool):
             # ScienceQA gives the number of the option.
             if isinstance(answer, int) and options and 0 <= answer < len(options):
@@ -211,9 +216,7 @@ def _captions(path: Path, listed: list[Any]) -> list[Annotation]:
     if problems:
         raise DataError(few(problems))
     return [
-        Annotation(
-            f"{path}, image {image}", None, "", Counter(texts).most_common(1)[0][0], {"answers": texts}, None, image
-        )
+        Annotation(f"{path}, image {image}", None, "", most_frequent(texts), {"answers": texts}, None, image)
         for image, texts in by_image.items()
     ]
 

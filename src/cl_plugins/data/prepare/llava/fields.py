@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
+
+from ....evaluation.annotations import most_frequent
 
 
 IMAGE = "<image>"
@@ -55,7 +56,7 @@ def answer_of(value: object, separator: str | None = None) -> tuple[object, list
         return None, []
     if separator is not None:
         return separator.join(texts), []
-    return Counter(texts).most_common(1)[0][0], texts
+    return most_frequent(texts), texts
 
 
 def without_leading_image(question: object) -> object:
