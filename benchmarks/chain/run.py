@@ -6,7 +6,8 @@ one prediction per test set with the base. Every one of these is a process of it
 Both sides train for the same number of steps in the same loop, so the longer the training, the nearer the ratio is to 1. The
 second ratio leaves the training loops (the host's own ``train_runtime``) out of both sides: it is what the chain itself costs.
 
-``python benchmarks/chain/run.py [--steps 200 40]`` prints seconds and ratios and writes ``benchmarks/chain/result.json``.
+``python benchmarks/chain/run.py [--steps 20 200]`` prints seconds and ratios and writes ``benchmarks/chain/result.json``. The
+first row is the demo as it is; ``--steps`` adds rows in which every task has that many.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import yaml
 
 TASKS = ("path", "neuro", "cell", "rad")
 RECIPE = Path("examples/yaml/demo/inclora.yaml")
+STREAM = Path("demo_data/stream.yaml")
 CLI = str(Path(sys.executable).with_name("llamafactory-cli"))
 
 
@@ -52,11 +54,20 @@ def loops(log: Path) -> list[float]:
     return [float(found) for found in re.findall(r"'train_runtime': '([0-9.]+)'", log.read_text(errors="replace"))]
 
 
-def one_run(work: Path, steps: int) -> dict[str, Any]:
+def lengths(steps: int | None) -> dict[str, int]:
+    """Optimizer steps of every task: the same for all, or the demo's own."""
+    if steps is not None:
+        return dict.fromkeys(TASKS, steps)
+    stream = yaml.safe_load(STREAM.read_text())
+    return {task["name"]: task["defaults"]["max_steps"] for task in stream["tasks"]}
+
+
+def one_run(work: Path, steps: int | None) -> dict[str, Any]:
     """The stream through cl_plugins, with its fixed costs."""
     out = work / "run"
+    overrides = [] if steps is None else [f"max_steps={steps}"]
     begun = time.time()
-    seconds = timed([CLI, "train", str(RECIPE), f"output_dir={out}", f"max_steps={steps}"], work / "run.log")
+    seconds = timed([CLI, "train", str(RECIPE), f"output_dir={out}", *overrides], work / "run.log")
     ended = time.time()
     entries = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
     finished = {e["step"]: datetime.fromisoformat(e["time"]).timestamp() for e in entries}
@@ -81,7 +92,7 @@ def one_run(work: Path, steps: int) -> dict[str, Any]:
     }
 
 
-def by_hand(work: Path, steps: int) -> dict[str, Any]:
+def by_hand(work: Path, steps: int | None) -> dict[str, Any]:
     """The same work as a chain of commands."""
     recipe = yaml.safe_load(RECIPE.read_text())
     recipe.pop("cl")
@@ -112,7 +123,7 @@ def by_hand(work: Path, steps: int) -> dict[str, Any]:
             "model_name_or_path": model,
             "dataset": f"{task}_train",
             "output_dir": str(adapter),
-            "max_steps": steps,
+            "max_steps": lengths(steps)[task],
         }
         call("train", f"train_{task}", "train", keys)
         merged = work / f"merged_{task}"
@@ -132,11 +143,11 @@ def by_hand(work: Path, steps: int) -> dict[str, Any]:
     }
 
 
-def measure(work: Path, steps: int) -> dict[str, Any]:
+def measure(work: Path, steps: int | None) -> dict[str, Any]:
     """Both sides at one length of training, printed and returned."""
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    print(f"\n{steps} steps a task", flush=True)
+    print(f"\nsteps: {', '.join(f'{task} {count}' for task, count in lengths(steps).items())}", flush=True)
     ours = one_run(work, steps)
     print(
         f"one run         {ours['seconds']:7.1f} s, {ours['loop_seconds']:.1f} s of it in training loops", flush=True
@@ -155,21 +166,21 @@ def measure(work: Path, steps: int) -> dict[str, Any]:
     print(
         "boundaries      " + ", ".join(f"{s:.2f} s" for s in ours["boundary_seconds"]) + "  (target: at most 1 s each)"
     )
-    return {"steps": steps, "ratio": ratio, "ratio_besides_loops": besides, "one_run": ours, "by_hand": hand}
+    return {"steps": lengths(steps), "ratio": ratio, "ratio_besides_loops": besides, "one_run": ours, "by_hand": hand}
 
 
 def main() -> int:
     """Measure both and print the ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--steps", type=int, nargs="+", default=[200, 40], help="optimizer steps per task (the recipe: 200)"
+        "--steps", type=int, nargs="*", default=[200], help="besides the demo's own lengths, so many for every task"
     )
     parser.add_argument("--work", type=Path, default=Path("saves/bench_chain"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/chain/result.json"))
     args = parser.parse_args()
-    if not Path("demo_data/stream.yaml").is_file():
+    if not STREAM.is_file():
         raise SystemExit("demo_data is missing; run `make demo` first")
-    result = {"measured": [measure(args.work, steps) for steps in args.steps], "python": platform.python_version(),
+    result = {"measured": [measure(args.work, steps) for steps in (None, *args.steps)], "python": platform.python_version(),
               "machine": platform.machine(), "cpus": os.cpu_count(), "date": time.strftime("%Y-%m-%d")}  # fmt: skip
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     return 0

@@ -219,17 +219,18 @@ def main() -> int:
     """Compute what is missing, write the file after every cell, and print the summary."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds, from 0")
-    parser.add_argument("--steps", type=int, default=200, help="optimizer steps per task (the recipe's)")
     parser.add_argument("--data", type=Path, default=Path("demo_data"), help="made by python -m cl_plugins.data.demo")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/demo/floors.json"))
     args = parser.parse_args()
     if not (args.data / "stream.yaml").is_file():
         raise SystemExit(f"{args.data} holds no demo; run `python -m cl_plugins.data.demo --out {args.data}` first")
     digest = json.loads((args.data / "manifest.json").read_text())["sha256"]
+    stream = yaml.safe_load((args.data / "stream.yaml").read_text(encoding="utf-8"))
+    steps = {task["name"]: task["defaults"]["max_steps"] for task in stream["tasks"]}
     result: dict[str, Any] = {"cells": {}}
     if args.out.is_file():
         result = json.loads(args.out.read_text())
-        if result.get("data") != digest or result.get("steps") != args.steps:
+        if result.get("data") != digest or result.get("steps") != steps:
             raise SystemExit(f"{args.out} was made from other data or steps; remove it to start afresh")
     cells = result["cells"]
     seeds = list(range(args.seeds))
@@ -246,7 +247,7 @@ def main() -> int:
                 data = Path(scratch) / f"noise{seed}"
                 if not data.is_dir():
                     noise_copy(args.data, data, seed)
-            model, processor = train(data, args.data / "base", task, seed, args.steps, Path(scratch) / "out")
+            model, processor = train(data, args.data / "base", task, seed, steps[task], Path(scratch) / "out")
             found = answers(model, processor, data, task)
             cells[name] = caption_scores(found, data, task) if task == "rad" else letter_scores(found)
             cells[name]["seconds"] = round(time.monotonic() - began, 1)
@@ -254,7 +255,7 @@ def main() -> int:
             print(f"{name:20s} {cells[name]['score']:6.1f}  {cells[name]['seconds']:.0f} s", flush=True)
             result |= {
                 "data": digest,
-                "steps": args.steps,
+                "steps": steps,
                 "seeds": seeds,
                 "summary": summary(cells, seeds),
                 "hardware": {

@@ -57,6 +57,7 @@ def build(rng: np.random.Generator, train: int = 480, test: int = 150) -> DemoTa
         scorer="choice_accuracy",
         modality="microscopy",
         max_new_tokens=4,
+        steps=60,
         sources=(NUCLEI, NUCLEI_MASK),
         split=f"the {border} 35 % of the picture for testing, a gap of 16 pixels, the rest for training",
         labels="nuclei with at least half of their area inside, counted on the instance masks; bins from the training part",

@@ -52,6 +52,7 @@ class DemoTask:
         scorer: Name of a scorer.
         modality: Modality label.
         max_new_tokens: Length limit of a generated answer, in tokens.
+        steps: How many optimizer steps a recipe trains that says nothing else.
         sources: Pictures that were used.
         split: How training and test regions are kept apart.
         labels: How the labels were made, with the bin edges.
@@ -67,6 +68,7 @@ class DemoTask:
     scorer: str
     modality: str
     max_new_tokens: int
+    steps: int
     sources: tuple[Source, ...]
     split: str
     labels: str

@@ -68,6 +68,7 @@ def build(rng: np.random.Generator, train: int = 480, test: int = 150) -> DemoTa
         scorer="choice_accuracy",
         modality="radiology",
         max_new_tokens=4,
+        steps=60,
         sources=(MNI_T1, MNI_GREY, MNI_WHITE),
         split="axial slices in blocks: 11 train, 2 unused, 5 test, 2 unused",
         labels="tissue maps of the template, averaged over 5 mm in the slice: grey or white >= 0.8; fluid: both <= 0.1",

@@ -53,6 +53,7 @@ def build(rng: np.random.Generator, train: int = 480, test: int = 150) -> DemoTa
         scorer="choice_accuracy",
         modality="pathology",
         max_new_tokens=4,
+        steps=60,
         sources=(IHC, HISTO),
         split="left 70 % of each picture for training, the rest behind a gap of 16 pixels for testing",
         labels="which section; mean DAB by colour deconvolution, split at the median of the training part",

@@ -70,6 +70,7 @@ def build(rng: np.random.Generator, train: int = 360, test: int = 120) -> DemoTa
         scorer="bleu",
         modality="radiology",
         max_new_tokens=24,
+        steps=160,
         sources=(MNI_T1, MNI_GREY, MNI_WHITE),
         split="slices of each plane in blocks: 11 train, 2 unused, 5 test, 2 unused",
         labels="plane and position of the slice; white / (grey + white) from the template's maps; bins from the training slices",

@@ -151,6 +151,7 @@ def _stream_yaml(made: list[DemoTask]) -> str:
             "scorer": task.scorer,
             "modality": task.modality,
             "max_new_tokens": task.max_new_tokens,
+            "defaults": {"max_steps": task.steps},
         }
         if task.options:
             entry["options_column"] = "options"
