@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--method", default="inclora")
     parser.add_argument("--options", type=json.loads, default={}, help="the method's options as JSON")
+    parser.add_argument("--replay", type=int, default=0, help="samples of every task to keep and train on again")
     parser.add_argument("--out", required=True)
     parser.add_argument("--steps", type=int, default=20)
     args = parser.parse_args()
@@ -52,7 +53,8 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     model = AutoModelForCausalLM.from_pretrained(args.model)
     lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
-    learner = ContinualLearner(model, args.method, args.out, lora=lora, options=args.options)
+    replay = {"capacity_per_task": args.replay}
+    learner = ContinualLearner(model, args.method, args.out, lora=lora, options=args.options, replay=replay)
     for name, pairs in TASKS.items():
         if name in learner.finished:
             continue

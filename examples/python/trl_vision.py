@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--method", default="inclora")
     parser.add_argument("--options", type=json.loads, default={}, help="the method's options as JSON")
+    parser.add_argument("--replay", type=int, default=0, help="samples of every task to keep and train on again")
     parser.add_argument("--out", required=True)
     parser.add_argument("--steps", type=int, default=20)
     args = parser.parse_args()
@@ -59,7 +60,8 @@ def main() -> None:
         modules_to_save=["multi_modal_projector"],
         task_type="CAUSAL_LM",
     )
-    learner = ContinualLearner(model, args.method, args.out, lora=lora, options=args.options)
+    replay = {"capacity_per_task": args.replay}
+    learner = ContinualLearner(model, args.method, args.out, lora=lora, options=args.options, replay=replay)
     for name, rows in TASKS.items():
         if name in learner.finished:
             continue

@@ -30,6 +30,7 @@ class TaskTerms:
         context: The task.
         model: What is trained, not wrapped.
         more: Further terms of a micro-batch, as `Method.batch_terms` gives them (replay's memory batch).
+        join: In a trainer of one's own: makes the data set that is trained on of the task's own (replay).
 
     Attributes:
         context: The task.
@@ -37,8 +38,16 @@ class TaskTerms:
         last: Name -> latest value.
     """
 
-    def __init__(self, method: Method, context: TaskContext, model: Module, more: BatchTerms | None = None) -> None:
+    def __init__(
+        self,
+        method: Method,
+        context: TaskContext,
+        model: Module,
+        more: BatchTerms | None = None,
+        join: Callable[[Any, int, Callable[[Any], Any]], Any] | None = None,
+    ) -> None:
         self._method, self._model, self._more = method, model, more
+        self.join = join
         self.context = context
         self.has_penalties = method.penalised
         self.has_batch_terms = more is not None or method.reads_logits
@@ -131,6 +140,9 @@ class ContinualTrainerMixin:
         self._micro = 0
         if terms is not None:
             terms.in_loss = True
+            if terms.join is not None:
+                me: Any = self
+                me.train_dataset = terms.join(me.train_dataset, terms.context.seed, me._remove_unused_columns)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None, **kwargs: Any

@@ -13,6 +13,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from cl_plugins.adapters.carry import Carry
+from cl_plugins.replay.store import Buffer
+
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "python"
 
@@ -23,19 +26,22 @@ def run(monkeypatch, name, *arguments):
 
 
 @pytest.mark.parametrize(
-    ("script", "base", "method"),
+    ("script", "base", "method", "replay"),
     [
-        ("transformers_trainer.py", "llama", "inclora"),
-        ("transformers_trainer.py", "llama", "seqlora"),
-        ("trl_sft.py", "llama", "inclora"),
-        ("vision_trainer.py", "llava", "inclora"),
-        ("trl_vision.py", "llava", "inclora"),
-        ("trl_vision.py", "llava", "lwf"),
+        ("transformers_trainer.py", "llama", "inclora", 0),
+        ("transformers_trainer.py", "llama", "seqlora", 2),
+        ("trl_sft.py", "llama", "inclora", 0),
+        ("vision_trainer.py", "llava", "inclora", 0),
+        ("vision_trainer.py", "llava", "inclora", 2),
+        ("trl_vision.py", "llava", "inclora", 0),
+        ("trl_vision.py", "llava", "lwf", 2),
+        ("trl_vision.py", "llava", "der", 2),
     ],
 )
-def test_an_example_learns_all_its_tasks(script, base, method, request, tmp_path, monkeypatch, capsys):
+def test_an_example_learns_all_its_tasks(script, base, method, replay, request, tmp_path, monkeypatch, capsys):
     model = request.getfixturevalue(base)
     arguments = ["--model", model, "--method", method, "--out", tmp_path / "out", "--steps", 2]
+    arguments += ["--replay", replay] if replay else []
     run(monkeypatch, script, *arguments)
     first = capsys.readouterr().out
     assert "learned: " in first
@@ -44,6 +50,9 @@ def test_an_example_learns_all_its_tasks(script, base, method, request, tmp_path
     assert (tmp_path / "out" / "carry" / "carry.json").read_bytes() == carry
     if base == "llava":
         check_that_pictures_arrived(model, tmp_path / "out" / "tasks")
+    buffer = Buffer.open(Carry.open(tmp_path / "out" / "carry"))
+    kept = [sample.task for sample in buffer.samples] if buffer is not None else []
+    assert all(kept.count(name) == replay for name in Carry.open(tmp_path / "out" / "carry").tasks)
 
 
 def check_that_pictures_arrived(model, tasks):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import tiny
 from peft import LoraConfig
@@ -10,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Seq2SeqTrainer
 
 from cl_plugins.callbacks import ContinualCallback, ContinualLearner, ContinualTrainerMixin
+from cl_plugins.errors import CompatibilityError
 from cl_plugins.streams import Task
 
 
@@ -104,6 +107,17 @@ def test_under_run_exp_with_a_callback(keys, ours, tmp_path, method):
         )
     run_exp(plain(keys, tmp_path / "second", method, 2) | start, callbacks=[callback(2)])
     check(method, updates(tmp_path / "state"), ours)
+
+
+@pytest.mark.parametrize("method", ["seqlora", "ewc"])
+def test_a_second_task_without_the_first_ones_adapter_is_refused(keys, tmp_path, method):
+    from llamafactory.train.tuner import run_exp
+
+    for number, name in enumerate(TASKS, start=1):
+        callback = ContinualCallback(method, tmp_path / "state", name, OPTIONS[method])
+        with pytest.raises(CompatibilityError, match="adapter_name_or_path") if number == 2 else nullcontext():
+            run_exp(plain(keys, tmp_path / name, method, number), callbacks=[callback])
+    assert len(list((tmp_path / "state" / "tasks").iterdir())) == 1
 
 
 @pytest.mark.parametrize("method", list(OPTIONS))

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
+import pytest
 from launch import environment, free_port
 from safetensors.torch import load_file
 
+from cl_plugins.adapters.carry import Carry
+from cl_plugins.replay.store import Buffer
+
 
 SCRIPT = """
+import json
 import os
 import sys
 import torch
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
-from cl_plugins.callbacks import ContinualLearner
+from cl_plugins.callbacks import ContinualLearner, ContinualTrainerMixin
+
+class Mine(ContinualTrainerMixin, Trainer):
+    pass
 
 model_dir, out, batch, accumulate = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+method, options, replay = json.loads(sys.argv[5])
 tokenizer = AutoTokenizer.from_pretrained(model_dir)
 
 def rows(words):
@@ -29,11 +39,11 @@ def rows(words):
     return found
 
 lora = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
-learner = ContinualLearner(AutoModelForCausalLM.from_pretrained(model_dir), "ewc", out, lora=lora, options={"weight": 1e3})
+learner = ContinualLearner(AutoModelForCausalLM.from_pretrained(model_dir), method, out, lora, options, replay=replay)
 for name, words in {"one": ["red", "green"], "two": ["blue", "grey"]}.items():
     with learner.task(name) as task:
-        Trainer(
-            model=task.model, train_dataset=rows(words), data_collator=DataCollatorForSeq2Seq(tokenizer),
+        Mine(
+            model=task.model, terms=task.terms, train_dataset=rows(words), data_collator=DataCollatorForSeq2Seq(tokenizer),
             callbacks=[task.callback],
             args=TrainingArguments(
                 output_dir=f"{out}/trainer", max_steps=3, learning_rate=1e-2, per_device_train_batch_size=batch,
@@ -44,11 +54,24 @@ for name, words in {"one": ["red", "green"], "two": ["blue", "grey"]}.items():
 """
 
 
-def test_two_processes_learn_what_one_learns(llama, tmp_path):
+@pytest.mark.parametrize(
+    ("method", "options", "replay", "statistic"),
+    [
+        (
+            "ewc",
+            {"weight": 1e3},
+            {"capacity_per_task": 2, "selection": "highest_loss", "mixing": "separate"},
+            "fisher",
+        ),
+        ("der", {}, {"capacity_per_task": 2, "batch": 2}, "update"),
+    ],
+)
+def test_two_processes_learn_what_one_learns(llama, tmp_path, method, options, replay, statistic):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     single, double = tmp_path / "single", tmp_path / "double"
-    alone = [sys.executable, str(script), str(llama), str(single), "4", "2"]
+    given = json.dumps([method, options, replay])
+    alone = [sys.executable, str(script), str(llama), str(single), "4", "2", given]
     launcher = [
         sys.executable,
         "-m",
@@ -58,15 +81,18 @@ def test_two_processes_learn_what_one_learns(llama, tmp_path):
         "--master_port",
         str(free_port()),
     ]
-    both = [*launcher, str(script), str(llama), str(double), "4", "1"]
+    both = [*launcher, str(script), str(llama), str(double), "4", "1", given]
     for command in (alone, both):
         done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
     for task in ("01_one", "02_two"):
-        for name in ("update", "fisher"):
+        for name in {"update", statistic}:
             a, b = (load_file(out / "tasks" / task / f"{name}.safetensors") for out in (single, double))
             difference = sum(float((a[n] - b[n]).double().square().sum()) for n in a) ** 0.5
             assert difference <= 1e-3 * sum(float(a[n].double().square().sum()) for n in a) ** 0.5, (task, name)
     plain = load_file(single / "tasks" / "02_two" / "update.safetensors")
     first = load_file(single / "tasks" / "01_one" / "update.safetensors")
     assert any(plain[n].ne(first[n]).any() for n in plain)
+    kept = [[s.uid for s in Buffer.open(Carry.open(out / "carry")).samples] for out in (single, double)]
+    assert kept[0] == kept[1]
+    assert len(kept[0]) == 4

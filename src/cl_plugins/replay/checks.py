@@ -38,6 +38,31 @@ def setting_problems(replay: ReplayConfig, where: str = _WHERE) -> list[Problem]
     return found
 
 
+def method_problems(replay: ReplayConfig, able: Capabilities, name: str, where: str = _WHERE) -> list[Problem]:
+    """Why a method does not go with the buffer that is asked for, or without one.
+
+    Args:
+        replay: The settings.
+        able: Capabilities of the method.
+        name: Its name.
+        where: YAML path for the messages.
+    """
+    if not replay.enabled:
+        if not able.needs_replay:
+            return []
+        what = f"is 0, and '{name}' draws from the buffer."
+        fix = "Say how many samples of each task to keep, for example 20."
+        return [Problem(f"{where}.capacity_per_task", what, fix)]
+    found = []
+    if able.schedule != "sequential":
+        what = f"does not go with '{name}', which hands nothing from task to task."
+        found.append(Problem(where, what, "Leave it out, or use a sequential method."))
+    if able.needs_replay and replay.mixing != "concatenate":
+        what = f"is {replay.mixing!r}, but '{name}' brings in the memory samples by itself."
+        found.append(Problem(f"{where}.mixing", what, "Leave it out."))
+    return found
+
+
 def problems(config: CLConfig, able: Capabilities, facts: RunFacts, launched: bool = False) -> list[Problem]:
     """Why a method, an engine or a way of reading data does not go with the buffer that is asked for.
 
@@ -48,19 +73,9 @@ def problems(config: CLConfig, able: Capabilities, facts: RunFacts, launched: bo
         launched: Whether torchrun or the like started the processes, also a single one.
     """
     replay, name = config.replay, config.method
+    found = method_problems(replay, able, name)
     if not replay.enabled:
-        if able.needs_replay:
-            what = f"is 0, and '{name}' draws from the buffer."
-            fix = "Say how many samples of each task to keep, for example 20."
-            return [Problem(f"{_WHERE}.capacity_per_task", what, fix)]
-        return []
-    found = []
-    if able.schedule != "sequential":
-        what = f"does not go with '{name}', which hands nothing from task to task."
-        found.append(Problem(_WHERE, what, "Leave it out, or use a sequential method."))
-    if able.needs_replay and replay.mixing != "concatenate":
-        what = f"is {replay.mixing!r}, but '{name}' brings in the memory samples by itself."
-        found.append(Problem(f"{_WHERE}.mixing", what, "Leave it out."))
+        return found
     keys = {**facts.keys}
     for task in config.stream.tasks:
         keys |= {k: v for k, v in config.overrides_for(task.name).items() if v}

@@ -2,7 +2,7 @@
 
 ```
 dataset_info.json      replay_<task> for every task with samples; `dataset_dir` of an ordinary recipe may point here
-replay_<task>.json     the records, in ShareGPT's form
+replay_<task>.json     the records, in ShareGPT's form; those of a trainer of one's own as `rows` has them, without an info
 media/<hash>.png       copies of their pictures, videos and sounds, named by content
 manifest.json          where each sample comes from, when and why it was kept, under which terms
 <name>.safetensors     what a method stores per sample (DER: logits), tensors named <sample>/<what>
@@ -170,7 +170,8 @@ def write(
     for task, records in written.items():
         name = dataset_name(task)
         _write_json(folder / f"{name}.json", records)
-        info[name] = _description(f"{name}.json", records)
+        if all("messages" in record for record in records):
+            info[name] = _description(f"{name}.json", records)
     _write_json(folder / INFO, info)
     samples = [asdict(sample) for sample, _ in entries]
     _write_json(folder / MANIFEST, {"format": FORMAT, "note": NOTE, "settings": dict(settings), "samples": samples})

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..adapters.carry import FORMAT, Carry, CarryWriter, TaskUpdate
 from ..methods import Method
-from . import replaying
+from ..replay.keeping import filling
 from .files import artefact, sha256, write_json, write_with
 from .plan import Step
 from .state import RunState
@@ -33,7 +33,7 @@ def consolidate(state: RunState, step: Step) -> dict[str, Any]:
             "tasks": list(_tasks(state, task)),
             "base": state.base_fingerprint,
         }
-        write_carry(target, state.method, previous, update, about, replaying.filling(state, update, previous))
+        write_carry(target, state.method, previous, update, about, filling(state.config.replay, update, previous))
     return artefact(state.root, target / "carry.json")
 
 

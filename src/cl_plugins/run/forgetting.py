@@ -29,12 +29,13 @@ def kept_samples(root: Path) -> list[Sample]:
     """The samples in the replay buffer of a run.
 
     Args:
-        root: The run's directory.
+        root: The run's directory, or that of a `ContinualLearner`.
 
     Raises:
         RunStateError: If it is no run, or its carry is damaged.
     """
-    read_record(root)
+    if not _of_a_trainer(root):
+        read_record(root)
     if not (root / "carry" / "carry.json").is_file():
         return []
     buffer = Buffer.open(Carry.open(root / "carry"))
@@ -48,9 +49,9 @@ def forget(root: Path, unwanted: Callable[[Sample], bool], reason: str) -> list[
     journal can be mended if the process is killed in between.
 
     Args:
-        root: The run's directory.
+        root: The run's directory, or that of a `ContinualLearner`, which has no journal.
         unwanted: Says which samples go.
-        reason: ``delete`` or ``purge``, for the journal. The journal keeps time, reason and numbers, and no ids.
+        reason: ``delete`` or ``purge``, for carry and journal. They keep time, reason and numbers, and no ids.
 
     Returns:
         The samples that went.
@@ -59,6 +60,10 @@ def forget(root: Path, unwanted: Callable[[Sample], bool], reason: str) -> list[
         RunStateError: If it is no run, someone works on it, a file is damaged, or a task is between training and
             consolidation.
     """
+    if _of_a_trainer(root):
+        with RunLock(root):
+            recover_directory(root / "carry")
+            return _forget(root, unwanted, reason)
     read_record(root)
     with RunLock(root):
         recover_directory(root / "carry")
@@ -68,18 +73,30 @@ def forget(root: Path, unwanted: Callable[[Sample], bool], reason: str) -> list[
         if adopt_deletions(root, journal) or adopted:
             journal.rewrite()
         _check_settled(root)
-        if not (root / "carry" / "carry.json").is_file():
-            return []
-        carry = Carry.open(root / "carry")
-        carry.verify()
-        buffer = Buffer.open(carry)
-        if buffer is None or not any(map(unwanted, buffer.samples)):
-            return []
-        gone: list[Sample] = []
-        write_with(root / "carry", lambda folder: gone.extend(_write(folder, carry, buffer, unwanted, reason)))
-        adopt_deletions(root, journal)
-        journal.rewrite()
+        gone = _forget(root, unwanted, reason)
+        if gone:
+            adopt_deletions(root, journal)
+            journal.rewrite()
         return gone
+
+
+def _of_a_trainer(root: Path) -> bool:
+    """Whether a `ContinualLearner` made the directory: a carry, and no run around it."""
+    return (root / "carry" / "carry.json").is_file() and not (root / "run.json").exists()
+
+
+def _forget(root: Path, unwanted: Callable[[Sample], bool], reason: str) -> list[Sample]:
+    """Put a carry without the samples into its place."""
+    if not (root / "carry" / "carry.json").is_file():
+        return []
+    carry = Carry.open(root / "carry")
+    carry.verify()
+    buffer = Buffer.open(carry)
+    if buffer is None or not any(map(unwanted, buffer.samples)):
+        return []
+    gone: list[Sample] = []
+    write_with(root / "carry", lambda folder: gone.extend(_write(folder, carry, buffer, unwanted, reason)))
+    return gone
 
 
 def _check_settled(root: Path) -> None:

@@ -10,6 +10,7 @@ from ..adapters.carry import Carry
 from ..evaluation.matrix import row_name
 from ..methods.registry import make_method
 from ..recipe import CLConfig
+from ..replay.keeping import candidate_files
 from . import parts, prepare, ranks, record
 from .consolidate import consolidate
 from .evaluate import build_matrix, evaluate, write_matrix
@@ -21,7 +22,6 @@ from .logs import logger
 from .opening import begin, note_failure, open_directory
 from .plan import JOINT, ZERO_SHOT, Step, make_plan
 from .progress import Progress, clock
-from .replaying import candidate_files
 from .state import RunState
 from .train import planned_steps, remove_checkpoints, train
 

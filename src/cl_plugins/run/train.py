@@ -15,7 +15,7 @@ from ..adapters.partitioned import forget_engine, gathered, size
 from ..errors import Problem, RunStateError, TrainingError
 from ..methods import TaskContext
 from ..penalised import TaskTerms
-from ..replay.store import CANDIDATES
+from ..replay import keeping
 from . import ranks, replaying
 from .files import artefact
 from .interrupt import Interrupted
@@ -100,7 +100,8 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
         plot_loss(args)
     tensors = state.method.end_task(context, model)
     meta = state.method.describe_update(context, model)
-    picks = replaying.choose(state, context, model, data)
+    replay, rows = state.config.replay, data.rows
+    picks = keeping.choose(replay, context, model, rows, ranks.gather) if rows is not None else []
     statistics = state.method.statistics(context, model)
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     trainer.accelerator.free_memory()
@@ -110,9 +111,8 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
         artefacts: dict[str, Any] = {}
         for path in write_update(folder, tensors, meta, statistics):
             artefacts |= artefact(state.root, path)
-        if data.memory is not None:
-            replaying.write_candidates(state, folder / CANDIDATES, task, data, picks)
-            artefacts |= artefact(state.root, folder / CANDIDATES)
+        if rows is not None:
+            artefacts |= artefact(state.root, keeping.write_candidates(folder, replay, context, rows, picks))
         details = {"optimizer_steps": trainer.state.global_step, "train_loss": result.metrics.get("train_loss")}
         return artefacts, details
 

@@ -48,6 +48,13 @@ class Task:
     train_size: int | None = option(None, help="Number of training samples, where known.")
     test_size: int | None = option(None, help="Number of test items, where known.")
 
+    def name_problems(self, where: str) -> list[Problem]:
+        """A name that can be no file name, or is taken."""
+        if NAME.fullmatch(self.name) and self.name not in RESERVED:
+            return []
+        fix = f"Use letters, digits, '_', '.' and '-', and none of {', '.join(RESERVED)}."
+        return [Problem(where, f"is {self.name!r}.", fix)]
+
     def with_defaults(self, keys: Collection[str]) -> Task:
         """The task with its ``defaults`` among its ``overrides``, but for those that a recipe has decided.
 
@@ -101,9 +108,7 @@ class Stream:
             found.append(Problem(f"{where}.tasks", "is empty.", "A stream needs at least one task."))
         for i, task in enumerate(self.tasks):
             here = f"{where}.tasks[{i}]"
-            if not NAME.fullmatch(task.name) or task.name in RESERVED:
-                fix = f"Use letters, digits, '_', '.' and '-', and none of {', '.join(RESERVED)}."
-                found.append(Problem(f"{here}.name", f"is {task.name!r}.", fix))
+            found += task.name_problems(f"{here}.name")
             key = task.name.casefold()
             if key in seen:
                 found.append(

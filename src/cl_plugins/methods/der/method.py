@@ -79,7 +79,7 @@ class DER(SeqLoRA):
             CompatibilityError: If there is no buffer to draw from.
         """
         if context.memory is None:
-            fix = "Train with a recipe (`cl.replay.capacity_per_task`)."
+            fix = "Give one: `cl.replay.capacity_per_task` in a recipe, `replay={'capacity_per_task': 20}` in Python."
             raise CompatibilityError(Problem("cl.method.name", "'der' needs a replay buffer, and there is none.", fix))
         return super().begin_task(context, model)
 

@@ -1,0 +1,28 @@
+"""The methods for any Transformers trainer: ``Trainer``, ``Seq2SeqTrainer``, TRL's ``SFTTrainer``, a trainer of your own.
+
+Two ways in:
+
+* `ContinualLearner` holds the base and leads a stream through a method, task by task::
+
+      learner = ContinualLearner(model, "inclora", "out", lora=LoraConfig(...))
+      for name, dataset in stream.items():
+          with learner.task(name) as task:
+              SFTTrainer(task.model, train_dataset=dataset, callbacks=[task.callback], ...).train()
+      model = learner.model()  # answers for all tasks
+
+* `ContinualCallback` alone, where something else builds the model, as in
+  ``run_exp(args, callbacks=[ContinualCallback("ewc", "out", "task_1")])``.
+
+Penalties need the callback only. What looks at the logits of every batch (LwF, DER) or adds samples to it (replay) needs
+the trainer: ``class Mine(ContinualTrainerMixin, SFTTrainer)`` and ``Mine(..., terms=task.terms)``. Both leave the carry of
+a run of ours behind, in the same format; the samples of a replay buffer stand in it as the trainer's collator got them.
+"""
+
+from __future__ import annotations
+
+from ..penalised import ContinualTrainerMixin
+from .callback import ContinualCallback, make_method
+from .learner import ContinualLearner
+
+
+__all__ = ["ContinualCallback", "ContinualLearner", "ContinualTrainerMixin", "make_method"]

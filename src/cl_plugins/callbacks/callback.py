@@ -1,0 +1,222 @@
+"""One task of a stream in any trainer, as a `transformers.TrainerCallback`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+
+from ..adapters.carry import Carry, TaskUpdate
+from ..adapters.update import trained_factors
+from ..errors import CompatibilityError, Problem, RecipeError, RunStateError
+from ..methods import Method, TaskContext, registry
+from ..methods.seqlora import SeqLoRA
+from ..methods.task_data import CollatedData
+from ..penalised import TaskTerms, add_gradient
+from ..replay.keeping import candidate_files
+from ..replay.trainers import TrainerReplay, replay_config
+from ..run import ranks
+from ..streams import Task
+
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from ..recipe import ReplayConfig
+
+
+logger = logging.getLogger("cl_plugins")
+
+
+def make_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
+    """A method with checked options.
+
+    Args:
+        name: As in ``cl.method.name``.
+        options: As the other keys of ``cl.method``.
+
+    Raises:
+        RecipeError: With every problem of name and options.
+    """
+    return registry.make_method(name, options or {}, where="options")
+
+
+class ContinualCallback(TrainerCallback):  # type: ignore[misc]
+    """One task of a stream in any trainer: adds the penalties, and writes the update and the carry when it is trained.
+
+    The penalties' gradient is put in place when an optimizer step begins, before the first micro-batch: it is then
+    clipped with the rest, and no accumulation and no averaging over processes changes it.
+
+    Args:
+        method: Name of the method, or one from `make_method`.
+        directory: Where update and carry are written; the same for all tasks of a stream.
+        task: Name of the task, or a `Task` where the method needs its modality.
+        options: The method's options, if it is given by name.
+        base: The base model, where the method rebuilds the model from it (`ContinualLearner` gives it).
+        replay: Which samples of past tasks are kept and how they come back, as ``cl.replay`` in a recipe. Needs a trainer
+            with `ContinualTrainerMixin`.
+
+    Raises:
+        RecipeError: If options, replay or the task's name are wrong.
+        RunStateError: If the task is already learned there, or the carry is damaged.
+    """
+
+    def __init__(
+        self,
+        method: str | Method,
+        directory: str | Path,
+        task: str | Task,
+        options: Mapping[str, Any] | None = None,
+        base: Any = None,
+        replay: Mapping[str, Any] | ReplayConfig | None = None,
+    ) -> None:
+        self.method = make_method(method, options) if isinstance(method, str) else method
+        config = replay_config(replay, self.method)
+        self.directory = Path(directory)
+        self.task = task if isinstance(task, Task) else Task(name=task)
+        if problems := self.task.name_problems("task"):
+            raise RecipeError(problems)
+        self.carry = read_carry(self.directory)
+        self._base = base
+        self._replay = TrainerReplay(config, self.method, self.carry) if config.enabled else None
+        self.terms: TaskTerms | None = None
+        self.finished = False
+        if self.carry is not None and self.task.name in self.carry.tasks:
+            fix = "Skip it, or choose another directory."
+            raise RunStateError(
+                Problem(str(self.directory), f"task '{self.task.name}' is already learned there.", fix)
+            )
+
+    def context(self, seed: int) -> TaskContext:
+        """The task as its method sees it, before there are data."""
+        index = len(self.carry.tasks) + 1 if self.carry is not None else 1
+        memory = self._replay.memory if self._replay is not None else None
+        return TaskContext(self.task, index, seed, self._base, self.carry, memory=memory)
+
+    def bind(self, model: Module, seed: int = 42) -> TaskTerms:
+        """Say which model is trained; done by itself when the training begins, earlier by those who need the terms."""
+        if self.terms is None:
+            more, join = (self._replay.term, self._replay.join) if self._replay is not None else (None, None)
+            self.terms = TaskTerms(self.method, self.context(seed), model, more, join)
+        return self.terms
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Bind, and refuse what would go wrong without a word."""
+        terms = self.bind(model, args.seed)
+        if terms.has_penalties and (args.fp16 or args.deepspeed or getattr(args, "fsdp", None)):
+            what = "does not go with fp16, DeepSpeed or FSDP: their gradients cannot be added to from outside."
+            raise CompatibilityError(Problem("ContinualCallback", what, "Use bf16 or fp32, with DDP or alone."))
+        if (terms.has_batch_terms or self._replay is not None) and not terms.in_loss:
+            why = "looks at the logits of every batch" if terms.has_batch_terms else "adds samples to the training set"
+            what = f"'{self.method.name if terms.has_batch_terms else 'replay'}' {why}, which a callback cannot do."
+            fix = "Use `class Mine(ContinualTrainerMixin, YourTrainer)` and pass `terms=task.terms`."
+            raise CompatibilityError(Problem("ContinualCallback", what, fix))
+        self._check_start(model)
+        loader = kwargs.get("train_dataloader")
+        if loader is None or not hasattr(getattr(loader, "dataset", None), "__len__"):
+            return
+        given = loader.dataset, loader.collate_fn, args.device
+        if self._replay is not None:
+            _check_layout(args, model, second_forward=terms.has_batch_terms)
+            data = self._replay.begin(*given, self.task.name)
+        else:
+            data = CollatedData(*given)
+        place = {"rank": args.process_index, "world_size": args.world_size}
+        terms.context = replace(terms.context, data=data, **place)
+
+    def _check_start(self, model: Any) -> None:
+        """Where something else builds the model, it must have taken up what the earlier tasks left.
+
+        Only methods with one LoRA can be looked at; an export that went into a base leaves no trace.
+        """
+        if self._base is not None or self.carry is None or not isinstance(self.method, SeqLoRA):
+            return
+        factors = trained_factors(model).values()
+        if factors and not any(bool(up.any()) for _, up in factors):
+            what = (
+                f"begins '{self.task.name}' with a fresh adapter, though '{self.carry.tasks[-1]}' left a trained one."
+            )
+            fix = "Give the training that adapter (`adapter_name_or_path`), or use another directory."
+            raise CompatibilityError(Problem("ContinualCallback", what, fix))
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Add the penalties' gradient, unless the trainer's own `ContinualTrainerMixin` does."""
+        if self.terms is not None and self.terms.has_penalties and not self.terms.in_loss:
+            add_gradient(self.terms.penalties(state.global_step + 1), model.parameters())
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Log the terms beside the loss."""
+        if logs is not None and "loss" in logs and self.terms is not None:
+            logs.update(self.terms.logs)
+            state.log_history[-1].update(self.terms.logs)  # Trainer noted a copy before it asked
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Write what the task has learned, unless the training was stopped before its end."""
+        if state.global_step < state.max_steps:
+            logger.warning("task '%s' was stopped early; nothing is carried", self.task.name)
+            return
+        if self.terms is None or self.finished:
+            return
+        self.terms.check()
+        context = self.terms.context
+        tensors = self.method.end_task(context, model)
+        meta = self.method.describe_update(context, model)
+        if self._replay is not None:
+            self._replay.choose(context, model, ranks.gather)
+        statistics = self.method.statistics(context, model)
+        if self._replay is not None:
+            statistics = {**statistics, **self._replay.tensors(context)}
+        ranks.on_main(lambda: self._write(tensors, meta, statistics))  # all wait: they read the carry next
+        self.finished = True
+
+    def _write(self, tensors: dict[str, Any], meta: dict[str, Any], statistics: dict[str, dict[str, Any]]) -> None:
+        from ..run.consolidate import write_carry
+        from ..run.update import write_update
+
+        earlier = self.carry.tasks if self.carry is not None else ()
+        folder = self.directory / "tasks" / f"{len(earlier) + 1:02d}_{self.task.name}"
+        write_update(folder, tensors, meta, statistics)
+        about = {
+            "method": self.method.name,
+            "stream": "python",
+            "tasks": [*earlier, self.task.name],
+            "base": getattr(self._base, "fingerprint", {}),
+        }
+        previous = self.carry if self.method.capabilities.schedule == "sequential" else None
+        update = TaskUpdate(folder / "update.safetensors", meta, self.task.name)
+        fill = None
+        if self._replay is not None and self.terms is not None:
+            fill = self._replay.leave(folder, self.terms.context, update, previous)
+        write_carry(self.directory / "carry", self.method, previous, update, about, fill)
+        for path in candidate_files(folder):  # samples lie in one place only
+            path.unlink()
+
+
+def _check_layout(args: Any, model: Any, second_forward: bool) -> None:
+    """Refuse layouts in which a sample is no row of its own, or whose second forward DDP would not see."""
+    for key in ("packing", "padding_free"):
+        if getattr(args, key, False):
+            what = "puts several samples into one row, so that none can be kept."
+            raise CompatibilityError(Problem(key, what, "Turn it off, or leave `replay` out."))
+    if second_forward and args.world_size > 1 and getattr(model, "is_gradient_checkpointing", False):
+        if (args.gradient_checkpointing_kwargs or {}).get("use_reentrant", True):
+            what = "would leave the gradients of memory batches out of the average over processes."
+            fix = "Set it to {'use_reentrant': False}; the numbers stay the same."
+            raise CompatibilityError(Problem("gradient_checkpointing_kwargs", what, fix))
+
+
+def read_carry(directory: Path) -> Carry | None:
+    """The carry in a directory, checked against its hashes; None if there is none."""
+    from ..run.files import recover_directory
+
+    path = directory / "carry"
+    recover_directory(path)
+    if not (path / "carry.json").is_file():
+        return None
+    carry = Carry.open(path)
+    carry.verify()
+    return carry

@@ -1,0 +1,153 @@
+"""A stream of tasks in a trainer of one's own: the base is held here and led through the method, task by task."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..adapters.held_base import HeldBase
+from ..errors import CompatibilityError, Problem, RunStateError
+from ..replay.trainers import replay_config
+from ..run import ranks
+from ..run.lock import RunLock
+from ..streams import Task
+from .callback import ContinualCallback, make_method, read_carry
+
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+    from ..recipe import ReplayConfig
+
+
+class PlainBase(HeldBase):
+    """A Transformers model without adapters as a method's base.
+
+    Args:
+        model: The model. What requires gradients now is what full fine-tuning trains.
+        lora: The LoRA of methods that use one.
+    """
+
+    def __init__(self, model: Any, lora: LoraConfig | None = None) -> None:
+        super().__init__(model)
+        if hasattr(model, "peft_config"):
+            what = "has an adapter already."
+            raise CompatibilityError(Problem("model", what, "Give the base; the adapters come from `lora`."))
+        self._lora = lora
+        self._wanted = [name for name, p in model.named_parameters() if p.requires_grad]
+        config = json.dumps(model.config.to_diff_dict(), sort_keys=True, default=str)
+        self.fingerprint = {
+            "name": model.config._name_or_path,
+            "config_sha256": hashlib.sha256(config.encode()).hexdigest(),
+        }
+
+    def _make_adapter(self) -> Any:
+        from peft import get_peft_model
+
+        if self._lora is None:
+            raise CompatibilityError(Problem("lora", "is missing.", "Give a `peft.LoraConfig`."))
+        return get_peft_model(self._model, copy.deepcopy(self._lora))
+
+    def _make_full(self) -> None:
+        for name, parameter in self._model.named_parameters():
+            parameter.requires_grad_(name in self._wanted)
+
+
+class LearnerTask:
+    """One task in the hands of a `ContinualLearner`.
+
+    Attributes:
+        model: What is trained; give it to the trainer.
+        callback: Give it to the trainer's ``callbacks``.
+        terms: Give it to a trainer with `ContinualTrainerMixin`; not needed for methods with penalties only.
+    """
+
+    def __init__(self, callback: ContinualCallback, model: Any, seed: int) -> None:
+        self.model, self.callback = model, callback
+        self.terms = callback.bind(model, seed)
+
+
+class ContinualLearner:
+    """Leads a model through a stream of tasks with a method and a trainer of your own.
+
+    Args:
+        model: The base, a Transformers model without adapters. It is changed in place.
+        method: Name of the method.
+        directory: Where updates and the carry are written. An earlier carry there is taken up.
+        lora: The LoRA, for the methods that use one.
+        options: The method's options.
+        seed: Task k begins with seed + 1000 (k - 1).
+        replay: Which samples of past tasks are kept and how they come back, as ``cl.replay`` in a recipe; off by default.
+            Needs a trainer with `ContinualTrainerMixin`.
+
+    Raises:
+        RecipeError: If method, options or replay are wrong.
+        RunStateError: If the directory's carry was made by another method or with another base, or is damaged.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        method: str,
+        directory: str | Path,
+        lora: LoraConfig | None = None,
+        options: Mapping[str, Any] | None = None,
+        seed: int = 42,
+        replay: Mapping[str, Any] | ReplayConfig | None = None,
+    ) -> None:
+        self.method = make_method(method, options)
+        self._replay = replay_config(replay, self.method)
+        if self.method.capabilities.schedule != "sequential":
+            what = f"'{method}' does not learn its tasks one after the other."
+            raise CompatibilityError(Problem("method", what, "Train such references with the trainer alone."))
+        if "lora" in self.method.capabilities.finetuning_types and lora is None:
+            raise CompatibilityError(Problem("lora", "is missing.", "Give a `peft.LoraConfig`."))
+        self.directory = Path(directory)
+        self.base = PlainBase(model, lora)
+        self.seed = seed
+        carry = read_carry(self.directory)
+        if carry is not None and (carry.method != method or carry.base != self.base.fingerprint):
+            what = f"holds a carry of '{carry.method}' on {carry.base.get('name')!r}."
+            fix = "Use the same method and base, or another directory."
+            raise RunStateError(Problem(str(self.directory), what, fix))
+
+    @property
+    def finished(self) -> tuple[str, ...]:
+        """Names of the tasks that are learned."""
+        carry = read_carry(self.directory)
+        return carry.tasks if carry is not None else ()
+
+    @contextmanager
+    def task(self, task: str | Task) -> Iterator[LearnerTask]:
+        """Begin a task; train inside the block.
+
+        Args:
+            task: Its name, or a `Task` where the method needs a modality.
+
+        Raises:
+            RunStateError: If the task is already learned, or the block was left without a whole training.
+        """
+        with RunLock(self.directory) if ranks.is_main() else nullcontext():
+            callback = ContinualCallback(self.method, self.directory, task, base=self.base, replay=self._replay)
+            seed = self.seed + 1000 * (len(callback.carry.tasks) if callback.carry is not None else 0)
+            restored = self.method.restore(self.base, callback.carry)
+            model = self.method.begin_task(callback.context(seed), restored)
+            yield LearnerTask(callback, model, seed)
+        if not callback.finished:
+            what = f"task '{callback.task.name}' was not trained to its end."
+            raise RunStateError(Problem(str(self.directory), what, "Train `task.model` with `task.callback`."))
+
+    def model(self, task: str | None = None) -> Any:
+        """The model that answers, rebuilt from what was written.
+
+        Args:
+            task: The task whose questions it answers, for methods that choose the model by the task.
+        """
+        carry = read_carry(self.directory)
+        route = self.method.route(carry, task) if task is not None else None
+        return self.method.restore(self.base, carry, route)

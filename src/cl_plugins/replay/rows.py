@@ -1,0 +1,185 @@
+"""Samples of a trainer of one's own on disk: a row as its collator gets it, in JSON, PNG and safetensors.
+
+Whatever is no JSON stands in the row as a mark of one key: ``{"$image": 0}`` is the first of the record's ``images``,
+``{"$tensor": 1}`` and ``{"$array": 1}`` are ``<sample>/1`` in ``memory_rows.safetensors``.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DataError, Problem
+from .store import TENSORS, Buffer
+
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from ..methods.base import TaskData
+
+
+STATISTIC = f"{TENSORS}rows"
+_MARK = "$"
+_PNG_MODES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
+
+
+class _Encoder:
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self.images: list[dict[str, str]] = []
+        self.tensors: list[Tensor] = []
+
+    def encode(self, value: Any, path: str) -> Any:
+        import numpy as np
+        import torch
+        from PIL.Image import Image
+
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        if isinstance(value, np.generic):
+            return value.item()
+        if isinstance(value, Mapping):
+            wrong = [key for key in value if not isinstance(key, str) or key.startswith(_MARK)]
+            if wrong:
+                raise self._problem(path, f"has the key {wrong[0]!r}", "Keys are texts that do not begin with '$'.")
+            return {key: self.encode(item, f"{path}.{key}") for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.encode(item, f"{path}[{i}]") for i, item in enumerate(value)]
+        if isinstance(value, tuple):
+            return {"$tuple": [self.encode(item, f"{path}[{i}]") for i, item in enumerate(value)]}
+        if isinstance(value, bytes):
+            return {"$bytes": base64.b64encode(value).decode()}
+        if isinstance(value, (torch.Tensor, np.ndarray)):
+            kind = "$tensor" if isinstance(value, torch.Tensor) else "$array"
+            self.tensors.append(torch.as_tensor(value).detach().cpu().contiguous())
+            return {kind: len(self.tensors) - 1}
+        if isinstance(value, Image):
+            return self._picture(value, path)
+        raise self._problem(path, f"is a {type(value).__name__}", "Give numbers, texts, lists, tensors and pictures.")
+
+    def _picture(self, picture: Image, path: str) -> dict[str, int]:
+        if picture.mode not in _PNG_MODES:
+            raise self._problem(path, f"is a picture of mode {picture.mode}", "Convert it to RGB.")
+        file = io.BytesIO()
+        picture.save(file, format="PNG")
+        self.images.append({"data": base64.b64encode(file.getvalue()).decode(), "suffix": ".png"})
+        return {"$image": len(self.images) - 1}
+
+    def _problem(self, path: str, what: str, fix: str) -> DataError:
+        return DataError(Problem(f"{self._where}, {path}", f"{what}, which the replay buffer cannot store.", fix))
+
+
+def _decode(value: Any, images: Sequence[Path], tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_decode(item, images, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kind: str = next(iter(value), "")
+    content: Any = value.get(kind)
+    if kind == "$image":
+        from PIL import Image
+
+        with Image.open(images[content]) as picture:
+            picture.load()
+            return picture.copy()
+    if kind == "$tensor":
+        return tensors[str(content)].clone()  # collators may work in place
+    if kind == "$array":
+        return tensors[str(content)].numpy().copy()
+    if kind == "$bytes":
+        return base64.b64decode(content)
+    if kind == "$tuple":
+        return tuple(_decode(item, images, tensors) for item in content)
+    return {key: _decode(item, images, tensors) for key, item in value.items()}
+
+
+class TrainerRows:
+    """The samples that a trainer of one's own has trained a task on; see `keeping.Rows`.
+
+    Args:
+        dataset: The samples as the trainer's collator gets them, with ``len`` and ``[i]``.
+        data: The same, collated.
+        ids: Id of each sample; None for none.
+        task: Name of the task.
+    """
+
+    def __init__(self, dataset: Any, data: TaskData, ids: Sequence[Any] | None, task: str) -> None:
+        self._dataset, self._data, self._ids, self._task = dataset, data, ids, task
+        self._encoded: dict[int, tuple[dict[str, Any], list[Tensor]]] = {}  # read once: a row may be drawn at random
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self._dataset)
+
+    def row(self, index: int) -> int:
+        """Row of a sample in the task's data."""
+        return index
+
+    def answers(self, indices: Sequence[int]) -> list[str]:
+        """The tokens of the answers."""
+        found = []
+        for batch in self._data.batches(indices):
+            labels = batch["labels"]
+            found.append(str(labels[labels != -100].tolist()))
+        return found
+
+    def origin(self, index: int) -> tuple[str, str]:
+        """Id of a sample; the name of its data set is not known."""
+        given = self._ids[index] if self._ids is not None else None
+        return (f"{self._task}/{index}" if given is None else str(given)), ""
+
+    def record(self, index: int) -> dict[str, Any]:
+        """The row in JSON, and its pictures.
+
+        Raises:
+            DataError: If it holds something that cannot be stored.
+        """
+        return self._encode(index)[0]
+
+    def tensors(self, index: int) -> list[Tensor]:
+        """The tensors and arrays of a row, in the order of their marks."""
+        return self._encode(index)[1]
+
+    def _encode(self, index: int) -> tuple[dict[str, Any], list[Tensor]]:
+        if index not in self._encoded:
+            encoder = _Encoder(f"task '{self._task}', sample {index}")
+            row = encoder.encode(self._dataset[index], "row")
+            self._encoded[index] = {"row": row, "images": encoder.images}, encoder.tensors
+        return self._encoded[index]
+
+
+class StoredRows:
+    """The rows of a buffer as the collator gets them: ``len`` and ``[i]``, in the order of its samples.
+
+    Args:
+        buffer: The buffer.
+
+    Raises:
+        DataError: If a recipe made it.
+    """
+
+    def __init__(self, buffer: Buffer) -> None:
+        self._buffer = buffer
+        self._records = [record for _, record in buffer.entries()]
+        if any("row" not in record for record in self._records):
+            what = "holds samples in LLaMA-Factory's form; a trainer of your own cannot read them."
+            raise DataError(Problem(str(buffer.path), what, "Go on with a recipe, or begin in another directory."))
+        self._tensors: dict[str, dict[str, Tensor]] = {}
+        for key, value in buffer.tensors(STATISTIC).items():
+            uid, _, number = key.rpartition("/")
+            self._tensors.setdefault(uid, {})[number] = value
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Any:
+        """One row."""
+        record, sample = self._records[index], self._buffer.samples[index]
+        images = [self._buffer.path / name for name in record["images"]]
+        return _decode(record["row"], images, self._tensors.get(sample.uid, {}))

@@ -1,0 +1,269 @@
+"""Replay and DER in trainers of one's own: the same samples and weights as in a recipe, and nothing kept unasked."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import tiny
+import torch
+from peft import LoraConfig
+from running import NO_TESTS, go
+from safetensors.torch import load_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DataCollatorForSeq2Seq,
+    Seq2SeqTrainer,
+    Trainer,
+    TrainingArguments,
+)
+
+from cl_plugins.adapters.carry import Carry
+from cl_plugins.callbacks import ContinualCallback, ContinualLearner, ContinualTrainerMixin
+from cl_plugins.errors import CompatibilityError, DataError, RecipeError, RunStateError
+from cl_plugins.replay.store import CANDIDATES, Buffer
+from cl_plugins.streams import Task
+
+
+TASKS = ("one", "two")
+CASES = {  # method, options, replay
+    "concatenate": ("seqlora", {}, {"capacity_per_task": 3}),
+    "ratio": ("inclora", {}, {"capacity_per_task": 3, "mixing": "ratio", "ratio": 0.4}),
+    "separate": ("olora", {}, {"capacity_per_task": 3, "mixing": "separate", "batch": 2}),
+    "class_balanced": ("ewc", {"weight": 10.0}, {"capacity_total": 4, "selection": "class_balanced"}),
+    "highest_loss": ("lwf", {}, {"capacity_per_task": 3, "selection": "highest_loss"}),
+    "herding": ("mslora_cr", {}, {"capacity_per_task": 3, "selection": "herding", "candidates": None}),
+    "reservoir": ("sefe", {}, {"capacity_total": 5, "policy": "reservoir"}),
+    "der": ("der", {}, {"capacity_per_task": 3, "batch": 2}),
+    "der_full": ("der", {"store": "full"}, {"capacity_per_task": 3}),
+}
+
+
+class MyTrainer(ContinualTrainerMixin, Trainer):
+    pass
+
+
+class MySeq2SeqTrainer(ContinualTrainerMixin, Seq2SeqTrainer):
+    pass
+
+
+def gap(a, b):
+    """Largest difference, relative to the largest value."""
+    assert a.keys() == b.keys()
+    return max(float((a[n] - b[n]).abs().max() / b[n].abs().max().clamp_min(1e-12)) for n in a)
+
+
+def buffer(out):
+    return Buffer.open(Carry.open(out / "carry"))
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_samples_and_weights_are_those_of_a_recipe(case, llama, tmp_path):
+    from llamafactory.data import SFTDataCollatorWith4DAttentionMask, get_dataset, get_template_and_fix_tokenizer
+    from llamafactory.hparams import get_train_args
+    from llamafactory.model import load_tokenizer
+
+    method, options, replay = CASES[case]
+    data = tiny.build_data(tmp_path / "texts", TASKS, train=8, test=1, text_only=True)
+
+    def keys(out):
+        given = {"name": method, **options}
+        cl = {**NO_TESTS, "replay": replay}
+        return tiny.recipe(llama, data, out, given, TASKS, text_only=True, cl=cl, max_steps=4)
+
+    go(keys(tmp_path / "recipe"))
+    lora = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+    learner = ContinualLearner(
+        AutoModelForCausalLM.from_pretrained(llama), method, tmp_path / "own", lora, options, seed=7, replay=replay
+    )
+    for number, name in enumerate(TASKS):
+        made = keys(tmp_path / name)
+        made.pop("cl")
+        arguments = get_train_args(made | {"dataset": f"{name}_train", "seed": made["seed"] + 1000 * number})
+        tokens = load_tokenizer(arguments[0])
+        template = get_template_and_fix_tokenizer(tokens["tokenizer"], arguments[1])
+        module = get_dataset(template, *arguments[:3], stage="sft", **tokens)
+        with learner.task(Task(name=name, modality=name)) as task:
+            collator = SFTDataCollatorWith4DAttentionMask(
+                template=template, model=None, pad_to_multiple_of=8, label_pad_token_id=-100, **tokens
+            )
+            MySeq2SeqTrainer(
+                model=task.model, args=arguments[2], data_collator=collator, terms=task.terms, callbacks=[task.callback],
+                train_dataset=module["train_dataset"],
+            ).train()  # fmt: skip
+    own, recipe = buffer(tmp_path / "own").samples, buffer(tmp_path / "recipe").samples
+    assert [(s.task, s.row, s.key) for s in own] == [(s.task, s.row, s.key) for s in recipe]
+    assert [s.score or 0 for s in own] == pytest.approx([s.score or 0 for s in recipe], rel=1e-4)
+    assert {s.task for s in own} == set(TASKS)
+    for folder in ("01_one", "02_two"):
+        a, b = (load_file(tmp_path / out / "tasks" / folder / "update.safetensors") for out in ("own", "recipe"))
+        assert gap(a, b) < 1e-6
+    if method == "der":
+        a, b = (buffer(tmp_path / out).tensors("memory_logits") for out in ("own", "recipe"))
+        assert a.keys() == b.keys()
+        assert all(torch.allclose(a[n].float(), b[n].float(), atol=2e-3) for n in a if not n.endswith("indices"))
+
+
+@pytest.fixture
+def stream(llama, tmp_path):
+    """Learn tasks with replay, each from four rows that have an id; the test says what differs."""
+    tokenizer = AutoTokenizer.from_pretrained(llama)
+
+    def rows(name, words=("red", "green", "blue", "grey")):
+        found = []
+        for word in words:
+            prompt = tokenizer.encode("what colour is this ?")
+            ids = [*prompt, tokenizer.encode(word)[0]]
+            row = {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": [-100] * len(prompt) + ids[-1:]}
+            found.append({**row, "id": f"{name}-{word}"})
+        return found
+
+    class Collate(DataCollatorForSeq2Seq):
+        def __call__(self, features, return_tensors=None):
+            return super().__call__([{k: v for k, v in f.items() if k != "id"} for f in features], return_tensors)
+
+    def learner(out="state", method="seqlora", **given):
+        model = AutoModelForCausalLM.from_pretrained(llama)
+        lora = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+        return ContinualLearner(
+            model, method, tmp_path / out, lora=lora, **{"replay": {"capacity_per_task": 2}, **given}
+        )
+
+    def train(task, name, kind=MyTrainer, data=None, steps=2, **given):
+        extra = {"terms": task.terms} if issubclass(kind, ContinualTrainerMixin) else {}
+        made = kind(
+            model=task.model, data_collator=Collate(tokenizer), callbacks=[task.callback], **extra,
+            train_dataset=rows(name) if data is None else data,
+            args=TrainingArguments(
+                output_dir=str(tmp_path / "trainer"), max_steps=steps, per_device_train_batch_size=2, save_strategy="no",
+                report_to=[], use_cpu=True, disable_tqdm=True, learning_rate=1e-2, seed=1, **given,
+            ),
+        )  # fmt: skip
+        made.train()
+        return made
+
+    def learn(made, *names, **given):
+        for name in names:
+            with made.task(name) as task:
+                train(task, name, **given)
+        return made
+
+    learner.train, learner.learn, learner.rows = train, learn, rows
+    return learner
+
+
+def test_the_first_samples_come_back_in_every_later_task(stream, tmp_path):
+    made = stream.learn(stream(), "one", "two")
+    with made.task("three") as task:
+        trainer = stream.train(task, "three")
+    assert [trainer.train_dataset[i]["id"].partition("-")[0] for i in range(8)] == ["three"] * 4 + ["one"] * 2 + [
+        "two"
+    ] * 2
+    kept = buffer(tmp_path / "state")
+    assert [s.id.partition("-")[0] for s in kept.samples] == ["one", "one", "two", "two", "three", "three"]
+    listed = subprocess.run(
+        [sys.executable, "-m", "cl_plugins.cli", "replay", "list", str(tmp_path / "state"), "--json"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert {entry["id"] for entry in json.loads(listed.stdout)} == {s.id for s in kept.samples}
+
+
+def test_samples_lie_in_the_buffer_only(stream, tmp_path):
+    stream.learn(stream(), "one", "two")
+    assert not list((tmp_path / "state" / "tasks").rglob(CANDIDATES))
+    assert not list((tmp_path / "state" / "tasks").rglob("memory_*"))
+    stream.learn(stream("without", replay=None), "one")
+    assert not (tmp_path / "without" / "carry" / "replay").exists()
+
+
+def test_a_deleted_sample_never_comes_back(stream, tmp_path):
+    stream.learn(stream(), "one")
+    gone = buffer(tmp_path / "state").samples[0].id
+    command = [sys.executable, "-m", "cl_plugins.cli", "replay", "delete", str(tmp_path / "state"), "--id", gone]
+    subprocess.run(command, check=True, capture_output=True)
+    made = stream()
+    with made.task("two") as task:
+        trainer = stream.train(task, "two")
+        assert gone not in [trainer.train_dataset[i]["id"] for i in range(len(trainer.train_dataset))]
+    files = [path for path in (tmp_path / "state").rglob("*") if path.is_file()]
+    assert len(files) > 5
+    assert not [path for path in files if gone.encode() in path.read_bytes()]
+
+
+def test_a_directory_in_use_is_left_alone(stream, tmp_path):
+    made = stream.learn(stream(), "one")
+    command = [
+        sys.executable,
+        "-m",
+        "cl_plugins.cli",
+        "replay",
+        "purge",
+        str(tmp_path / "state"),
+        "--older-than",
+        "0h",
+    ]
+    with made.task("two") as task:
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert done.returncode != 0
+        assert "is in use" in done.stderr
+        stream.train(task, "two")
+    assert len(buffer(tmp_path / "state").samples) == 4
+
+
+@pytest.mark.parametrize("method", ["seqlora", "der"])
+def test_a_stop_in_between_changes_nothing(stream, tmp_path, method):
+    stream.learn(stream("whole", method), "one", "two")
+    stream.learn(stream("halves", method), "one")
+    made = stream("halves", method)
+    with pytest.raises(RunStateError, match="not trained to its end"), made.task("two"):
+        pass  # a training that never came
+    stream.learn(stream("halves", method), "two")
+    a, b = (load_file(tmp_path / out / "tasks" / "02_two" / "update.safetensors") for out in ("whole", "halves"))
+    assert all(torch.equal(a[name], b[name]) for name in b)
+    assert [s.uid for s in buffer(tmp_path / "whole").samples] == [s.uid for s in buffer(tmp_path / "halves").samples]
+
+
+def test_a_hub_data_set_loses_the_columns_that_are_not_used(stream, tmp_path):
+    from datasets import Dataset
+
+    rows = [{**row, "patient": "somebody"} for row in stream.rows("one")]
+    made = stream()
+    with made.task("one") as task:
+        stream.train(task, "one", data=Dataset.from_list(rows))
+    kept = buffer(tmp_path / "state")
+    assert [s.id for s in kept.samples] == [f"one-{s.id.partition('-')[2]}" for s in kept.samples]
+    assert "somebody" not in json.dumps(kept.records("one"))
+
+
+def test_what_cannot_go_well_is_refused_before_the_first_step(stream, llama, tmp_path):
+    with pytest.raises(RecipeError, match=r"replay.capacity_per_task.*'der' draws"):
+        stream(method="der", replay=None)
+    with pytest.raises(RecipeError, match=r"capacity_per_tsk"):
+        stream(replay={"capacity_per_tsk": 3})
+    with pytest.raises(RecipeError, match=r"replay\.mixing"):
+        stream(method="der", replay={"capacity_per_task": 3, "mixing": "ratio"})
+    with pytest.raises(RecipeError, match=r"replay\.ratio"):
+        ContinualCallback("seqlora", tmp_path / "x", "one", replay={"capacity_per_task": 3, "ratio": 1.5})
+    for kind, data, error in (
+        (Trainer, None, (CompatibilityError, "adds samples")),
+        (MyTrainer, (row for row in ()), (DataError, "read at random")),
+    ):
+        made = stream(f"refused-{kind.__name__}")
+        with pytest.raises(error[0], match=error[1]), made.task("one") as task:
+            stream.train(task, "one", kind=kind, data=data)
+        assert not made.finished
+    made = stream("unstorable")
+    with pytest.raises(DataError, match=r"row\.id: is a set"), made.task("one") as task:
+        stream.train(task, "one", data=[{**row, "id": {1}} for row in stream.rows("one")])
+    assert not made.finished
+
+
+def test_a_buffer_of_a_recipe_is_not_read(llama, tmp_path):
+    data = tiny.build_data(tmp_path / "texts", TASKS, train=8, test=1, text_only=True)
+    cl = {**NO_TESTS, "replay": {"capacity_per_task": 2}}
+    go(tiny.recipe(llama, data, tmp_path / "run", "seqlora", TASKS, text_only=True, cl=cl, max_steps=1))
+    with pytest.raises(DataError, match="LLaMA-Factory's form"):
+        ContinualCallback("seqlora", tmp_path / "run", "three", replay={"capacity_per_task": 2})
