@@ -69,11 +69,6 @@ def test_a_quantised_base_under_deepspeed(llava, data, tmp_path, zero):
     assert "quantised with bnb" in message
 
 
-def test_fp16_under_deepspeed(llava, data, tmp_path, zero):
-    message = refused(llava, data, tmp_path / "run", "inclora", deepspeed=zero(2), fp16=True, use_cpu=False)
-    assert "fp16: is not tested with DeepSpeed" in message
-
-
 def test_zero_3_with_use_cpu(llava, data, tmp_path, zero):
     assert "DS_ACCELERATOR" in refused(llava, data, tmp_path / "run", "inclora", deepspeed=zero(3))
 

@@ -23,6 +23,8 @@ FEATURES = {
     "label smoothing": {"label_smoothing_factor": 0.1},
     "dft loss": {"use_dft_loss": True},
     "eaft loss": {"use_eaft_loss": True},
+    "packing": {"packing": True, "cutoff_len": 96},
+    "neat packing": {"neat_packing": True, "cutoff_len": 96},
 }
 CASES = {
     **{f"rslora {m['name']} {m.get('consolidate', '')}": (m, RSLORA) for m in (MERGE, STACK, OLORA, LWF)},

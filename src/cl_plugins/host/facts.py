@@ -79,7 +79,7 @@ def run_facts(keys: Mapping[str, Any], stream: Stream) -> RunFacts:
         quantisation=base_quantisation(keys, name),
         zero_stage=zero_stage(keys.get("deepspeed")),
         fsdp=bool(keys.get("fsdp")),
-        half_precision=bool(keys.get("bf16") or keys.get("fp16")),
+        half_precision=bool(keys.get("bf16")),
         keys=keys,
     )
 
@@ -100,8 +100,6 @@ def engine_problems(name: str, facts: RunFacts, penalised: bool) -> list[Problem
         elif part == "offload_param" and facts.zero_stage != 3:
             what = f"moves the weights to the CPU with ZeRO-{facts.zero_stage}, which does not split them."
             found.append(Problem("deepspeed", what, "Use ZeRO-3, or leave `offload_param` out."))
-    if facts.keys.get("fp16"):
-        found.append(Problem("fp16", "is not tested with DeepSpeed.", "Use `bf16: true`."))
     if facts.quantisation is not None:
         what = f"is not tested on a base quantised with {facts.quantisation}."
         found.append(Problem("deepspeed", what, "Train a quantised base with DDP (torchrun without `deepspeed`)."))
@@ -162,25 +160,6 @@ def capability_problems(name: str, able: Capabilities, facts: RunFacts, penalise
             what = "has no effect with LoRA: the host leaves the projector frozen and says nothing."
             fix = "Set `additional_target: multi_modal_projector` (the projector's module name) to train it."
             found.append(Problem("freeze_multi_modal_projector: false", what, fix))
-    return found
-
-
-def term_problems(facts: RunFacts, *, penalised: bool, reads_logits: bool) -> list[Problem]:
-    """What does not go with terms that join the loss, the method's own or replay's.
-
-    Args:
-        facts: The run.
-        penalised: Whether there are penalties on weights.
-        reads_logits: Whether there are terms made of the logits of a micro-batch.
-    """
-    found = []
-    if facts.keys.get("fp16") and (penalised or reads_logits):
-        what = "scales the gradients and skips steps, which is not tested with terms that join the loss."
-        found.append(Problem("fp16", what, "Use `bf16: true`, or fp32."))
-    for key in ("enable_liger_kernel", "use_liger_kernel"):  # the host's own and Transformers'
-        if facts.keys.get(key) and reads_logits:
-            what = "computes the loss without logits, which a term of this recipe is made of."
-            found.append(Problem(key, what, "Remove it, or use another method."))
     return found
 
 

@@ -58,8 +58,8 @@ _PER_TASK: dict[str, str] = {
 }
 
 _PER_RUN: dict[str, str] = {
-    "all tasks share one model": """model_name_or_path model_revision cache_dir use_fast_tokenizer resize_vocab
-        split_special_tokens add_tokens add_special_tokens new_special_tokens_config init_special_tokens rope_scaling
+    "all tasks share one model": """model_name_or_path model_revision cache_dir use_fast_tokenizer
+        split_special_tokens init_special_tokens
         flash_attn moe_aux_loss_coef trust_remote_code neat_packing finetuning_type freeze_trainable_layers
         freeze_trainable_modules freeze_extra_modules freeze_vision_tower
         freeze_multi_modal_projector freeze_language_model""",
@@ -69,7 +69,7 @@ _PER_RUN: dict[str, str] = {
         use_audio_in_video audio_sampling_rate""",
     "all tasks share one quantised base": """quantization_method quantization_bit quantization_type double_quantization
         quantization_device_map""",
-    "all tasks share one precision": """bf16 fp16 tf32 upcast_layernorm upcast_lmhead_output infer_dtype
+    "all tasks share one precision": """bf16 tf32 infer_dtype
         fp8_backend""",
     "the updates of all tasks must fit together": """lora_rank lora_alpha lora_dropout lora_target additional_target
         use_rslora module_dropout oft_rank oft_block_size oft_target""",
@@ -101,7 +101,12 @@ _UNTESTED: dict[str, str] = {
     "not tested: a model that is compiled for one task is another one in the next (an adapter, a stack)": """torch_compile
         torch_compile_backend torch_compile_mode""",
     "not tested: it needs a GPU with 8-bit floats": "fp8 fp8_enable_fsdp_float8_all_gather",
-    "not tested with `cl`": "parallelism_config enable_jit_checkpoint",
+    "not tested: it needs a GPU, and it scales gradients and skips steps; `bf16: true` does neither": "fp16",
+    "not tested: it needs a GPU, and it computes the loss without the logits that terms and features are made of": """
+        enable_liger_kernel use_liger_kernel liger_kernel_config""",
+    "not tested with `cl`": "parallelism_config enable_jit_checkpoint upcast_layernorm upcast_lmhead_output",
+    "not tested: a run, its `final/` and a later one must find the same base; make it so once, save it and name its folder": """
+        resize_vocab add_tokens add_special_tokens new_special_tokens_config rope_scaling""",
 }
 
 # key -> (reason, what to do)
@@ -112,6 +117,9 @@ _REFUSED: dict[str, tuple[str, str]] = {
     "eval_dataset": (_OWN_EVALUATION, "Name test sets in `cl.stream`."),
     "val_size": (_OWN_EVALUATION + ", and this would take samples from training", "Name test sets in `cl.stream`."),
     "eval_on_each_dataset": (_OWN_EVALUATION, "Remove it."),
+    "bf16_full_eval": (_OWN_EVALUATION, "Remove it; answers are generated in the precision of the training."),
+    "fp16_full_eval": (_OWN_EVALUATION, "Remove it; answers are generated in the precision of the training."),
+    "ignore_data_skip": ("a task that is resumed would not see the samples that it would have seen", "Remove it."),
     "do_eval": (_OWN_EVALUATION, "Remove it; `cl.eval` says what is tested."),
     "do_predict": (_OWN_EVALUATION, "Remove it; `cl.eval` says what is tested."),
     "eval_strategy": (_OWN_EVALUATION, "Remove it; `cl.eval` says what is tested."),

@@ -89,9 +89,7 @@ class Session:
         """The dtype in which the host's mixed-precision training computes; None without it."""
         import torch
 
-        if self.args.training.bf16:
-            return torch.bfloat16
-        return torch.float16 if self.args.training.fp16 else None
+        return torch.bfloat16 if self.args.training.bf16 else None
 
     def task_data(self, dataset: Any) -> CollatedData | None:
         """A training set for random access; None if the host streams it."""

@@ -26,7 +26,7 @@ def split(raw: Mapping[str, Any]) -> tuple[dict[str, Any], CLConfig]:
     Raises:
         RecipeError: With every problem of keys, block, stream, method options, engine and data set names.
     """
-    from ..host.facts import capability_problems, run_facts, setting_problems, term_problems
+    from ..host.facts import capability_problems, run_facts, setting_problems
     from ..host.keys import check, check_overrides
     from ..replay.checks import problems as replay_problems
     from .backends import backend_problems
@@ -44,8 +44,6 @@ def split(raw: Mapping[str, Any]) -> tuple[dict[str, Any], CLConfig]:
         method = make_method(config.method, config.method_options)
         facts = run_facts(host_keys, config.stream)
         problems.extend(capability_problems(config.method, method.capabilities, facts, method.penalised))
-        separate = config.replay.enabled and config.replay.mixing == "separate"
-        problems.extend(term_problems(facts, penalised=method.penalised, reads_logits=method.reads_logits or separate))
         problems.extend(method.problems(facts))
         problems.extend(replay_problems(config, method.capabilities, facts, ranks.launched()))
         problems.extend(backend_problems(config, type(method), facts))

@@ -184,7 +184,7 @@ def _for_looking(host_keys: Mapping[str, Any]) -> dict[str, Any]:
     import torch
 
     keys = {key: value for key, value in host_keys.items() if key not in ENGINE_KEYS}
-    if not torch.cuda.is_available() and (keys.get("bf16") or keys.get("fp16")):
+    if not torch.cuda.is_available() and keys.get("bf16"):
         keys["use_cpu"] = True
     return keys
 
