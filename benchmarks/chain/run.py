@@ -173,7 +173,7 @@ def main() -> int:
     """Measure both and print the ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--steps", type=int, nargs="*", default=[200], help="besides the demo's own lengths, so many for every task"
+        "--steps", type=int, nargs="*", default=[], help="besides the demo's own lengths, so many for every task"
     )
     parser.add_argument("--work", type=Path, default=Path("saves/bench_chain"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/chain/result.json"))

@@ -20,7 +20,7 @@ LINEAR = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 
 
 def _config() -> Any:
-    """The public configuration of ``llava-hf/llava-1.5-7b-hf``: LLaMA-2-7B and CLIP ViT-L/14 at 336 pixels."""
+    """``llava-hf/llava-1.5-7b-hf`` as its public configuration has it, written out since tests have no network."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
     text = LlamaConfig(
