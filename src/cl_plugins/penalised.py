@@ -44,7 +44,7 @@ class TaskTerms:
         context: TaskContext,
         model: Module,
         more: BatchTerms | None = None,
-        join: Callable[[Any, int, Callable[[Any], Any]], Any] | None = None,
+        join: Callable[[Any, int], Any] | None = None,
     ) -> None:
         self._method, self._model, self._more = method, model, more
         self.join = join
@@ -142,7 +142,7 @@ class ContinualTrainerMixin:
             terms.in_loss = True
             if terms.join is not None:
                 me: Any = self
-                me.train_dataset = terms.join(me.train_dataset, terms.context.seed, me._remove_unused_columns)
+                me.train_dataset = terms.join(me.train_dataset, terms.context.seed)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None, **kwargs: Any

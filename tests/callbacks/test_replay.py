@@ -16,8 +16,10 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     DataCollatorForSeq2Seq,
+    DataCollatorWithFlattening,
     Seq2SeqTrainer,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
 )
 
@@ -123,7 +125,8 @@ def stream(llama, tmp_path):
 
     class Collate(DataCollatorForSeq2Seq):
         def __call__(self, features, return_tensors=None):
-            return super().__call__([{k: v for k, v in f.items() if k != "id"} for f in features], return_tensors)
+            known = ("input_ids", "attention_mask", "labels")
+            return super().__call__([{k: f[k] for k in known} for f in features], return_tensors)
 
     def learner(out="state", method="seqlora", **given):
         model = AutoModelForCausalLM.from_pretrained(llama)
@@ -132,10 +135,10 @@ def stream(llama, tmp_path):
             model, method, tmp_path / out, lora=lora, **{"replay": {"capacity_per_task": 2}, **given}
         )
 
-    def train(task, name, kind=MyTrainer, data=None, steps=2, **given):
+    def train(task, name, kind=MyTrainer, data=None, steps=2, collator=None, more=(), **given):
         extra = {"terms": task.terms} if issubclass(kind, ContinualTrainerMixin) else {}
         made = kind(
-            model=task.model, data_collator=Collate(tokenizer), callbacks=[task.callback], **extra,
+            model=task.model, data_collator=collator or Collate(tokenizer), callbacks=[task.callback, *more], **extra,
             train_dataset=rows(name) if data is None else data,
             args=TrainingArguments(
                 output_dir=str(tmp_path / "trainer"), max_steps=steps, per_device_train_batch_size=2, save_strategy="no",
@@ -151,7 +154,12 @@ def stream(llama, tmp_path):
                 train(task, name, **given)
         return made
 
-    learner.train, learner.learn, learner.rows = train, learn, rows
+    def row(uid):
+        """What is kept of the sample with an id."""
+        name, _, word = uid.partition("-")
+        return {k: v for k, v in rows(name, (word,))[0].items() if k != "id"}
+
+    learner.train, learner.learn, learner.rows, learner.row = train, learn, rows, row
     return learner
 
 
@@ -159,11 +167,10 @@ def test_the_first_samples_come_back_in_every_later_task(stream, tmp_path):
     made = stream.learn(stream(), "one", "two")
     with made.task("three") as task:
         trainer = stream.train(task, "three")
-    assert [trainer.train_dataset[i]["id"].partition("-")[0] for i in range(8)] == ["three"] * 4 + ["one"] * 2 + [
-        "two"
-    ] * 2
     kept = buffer(tmp_path / "state")
     assert [s.id.partition("-")[0] for s in kept.samples] == ["one", "one", "two", "two", "three", "three"]
+    assert len(trainer.train_dataset) == 8
+    assert [trainer.train_dataset[4 + i] for i in range(4)] == [stream.row(s.id) for s in kept.samples[:4]]
     listed = subprocess.run(
         [sys.executable, "-m", "cl_plugins.cli", "replay", "list", str(tmp_path / "state"), "--json"],
         capture_output=True, text=True, check=True,
@@ -187,7 +194,8 @@ def test_a_deleted_sample_never_comes_back(stream, tmp_path):
     made = stream()
     with made.task("two") as task:
         trainer = stream.train(task, "two")
-        assert gone not in [trainer.train_dataset[i]["id"] for i in range(len(trainer.train_dataset))]
+        assert len(trainer.train_dataset) == 5
+        assert trainer.train_dataset[4] == stream.row(buffer(tmp_path / "state").samples[0].id) != stream.row(gone)
     files = [path for path in (tmp_path / "state").rglob("*") if path.is_file()]
     assert len(files) > 5
     assert not [path for path in files if gone.encode() in path.read_bytes()]
@@ -226,19 +234,46 @@ def test_a_stop_in_between_changes_nothing(stream, tmp_path, method):
     assert [s.uid for s in buffer(tmp_path / "whole").samples] == [s.uid for s in buffer(tmp_path / "halves").samples]
 
 
-def test_a_hub_data_set_loses_the_columns_that_are_not_used(stream, tmp_path):
+@pytest.mark.parametrize("hub", [True, False])
+def test_what_the_trainer_does_not_use_is_not_kept(stream, tmp_path, hub):
     from datasets import Dataset
 
     rows = [{**row, "patient": "somebody"} for row in stream.rows("one")]
     made = stream()
-    with made.task("one") as task:
-        stream.train(task, "one", data=Dataset.from_list(rows))
+    for name in TASKS:  # in the second task the data set is joined with the buffer
+        with made.task(name) as task:
+            stream.train(task, name, data=Dataset.from_list(rows) if hub else rows)
     kept = buffer(tmp_path / "state")
-    assert [s.id for s in kept.samples] == [f"one-{s.id.partition('-')[2]}" for s in kept.samples]
-    assert "somebody" not in json.dumps(kept.records("one"))
+    assert {s.id for s in kept.samples} <= {row["id"] for row in rows}
+    assert "somebody" not in json.dumps([kept.records(name) for name in TASKS])
 
 
-def test_what_cannot_go_well_is_refused_before_the_first_step(stream, llama, tmp_path):
+def test_ids_of_a_hub_data_set_with_a_format():
+    from datasets import Dataset
+
+    from cl_plugins.replay.trainers import _ids
+
+    data = Dataset.from_list([{"id": 17, "x": 1}, {"id": 18, "x": 2}])
+    assert _ids(data.with_format("numpy", columns=["x"])) == [17, 18]
+    assert _ids(data.with_transform(lambda batch: {"y": batch["x"]})) == [17, 18]
+    assert _ids(data.remove_columns("id")) is None
+
+
+class Shuffled(MyTrainer):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.train_dataset = self.train_dataset[::-1]
+
+
+class Streamed(torch.utils.data.IterableDataset):
+    def __len__(self):
+        return 4
+
+    def __iter__(self):
+        return iter([])
+
+
+def test_settings_that_are_wrong(stream, tmp_path):
     with pytest.raises(RecipeError, match=r"replay.capacity_per_task.*'der' draws"):
         stream(method="der", replay=None)
     with pytest.raises(RecipeError, match=r"capacity_per_tsk"):
@@ -247,18 +282,80 @@ def test_what_cannot_go_well_is_refused_before_the_first_step(stream, llama, tmp
         stream(method="der", replay={"capacity_per_task": 3, "mixing": "ratio"})
     with pytest.raises(RecipeError, match=r"replay\.ratio"):
         ContinualCallback("seqlora", tmp_path / "x", "one", replay={"capacity_per_task": 3, "ratio": 1.5})
-    for kind, data, error in (
-        (Trainer, None, (CompatibilityError, "adds samples")),
-        (MyTrainer, (row for row in ()), (DataError, "read at random")),
-    ):
-        made = stream(f"refused-{kind.__name__}")
-        with pytest.raises(error[0], match=error[1]), made.task("one") as task:
-            stream.train(task, "one", kind=kind, data=data)
-        assert not made.finished
-    made = stream("unstorable")
-    with pytest.raises(DataError, match=r"row\.id: is a set"), made.task("one") as task:
-        stream.train(task, "one", data=[{**row, "id": {1}} for row in stream.rows("one")])
+    made = stream(method="der", options={"faithful": "peer"})
+    with pytest.raises(RecipeError, match="store: full"), made.task("one"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ({"kind": Trainer}, CompatibilityError, "adds samples"),
+        ({"kind": Shuffled}, CompatibilityError, "leave `train_dataset` as it is"),
+        ({"data": (row for row in ())}, DataError, "read at random"),
+        ({"data": Streamed()}, DataError, "read at random"),
+        ({"collator": DataCollatorWithFlattening()}, CompatibilityError, "makes one row of several"),
+        ({"meta": {1}, "remove_unused_columns": False}, DataError, r"row\.meta: is a set"),
+    ],
+)
+@pytest.mark.parametrize("selection", ["random", "highest_loss"])
+def test_what_cannot_go_well_is_refused_before_the_first_step(stream, tmp_path, given, error, words, selection):
+    steps = []
+
+    class Count(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            steps.append(state.global_step)
+
+    given = dict(given)
+    if "meta" in given:
+        meta = given.pop("meta")
+        given["data"] = [{**row, "meta": meta} for row in stream.rows("one")]
+    made = stream(replay={"capacity_per_task": 2, "selection": selection})
+    with pytest.raises(error, match=words), made.task("one") as task:
+        stream.train(task, "one", more=[Count()], **given)
+    assert not steps
     assert not made.finished
+
+
+def test_a_later_task_without_replay_would_drop_the_samples(stream, tmp_path):
+    stream.learn(stream(), "one")
+    made = stream(replay=None)
+    with pytest.raises(RunStateError, match="2 samples of past tasks"), made.task("two"):
+        pass
+    assert len(buffer(tmp_path / "state").samples) == 2
+
+
+@pytest.mark.parametrize("who", ["learner", "cli"])
+def test_samples_that_a_kill_left_outside_the_buffer_are_taken_away(stream, tmp_path, monkeypatch, who):
+    from cl_plugins.callbacks import callback
+
+    monkeypatch.setattr(callback, "candidate_files", lambda folder: [])  # killed right after the carry was written
+    stream.learn(stream(), "one")
+    monkeypatch.undo()
+    state = tmp_path / "state"
+    torn = state / ".carry.x.tmp" / "replay"
+    torn.mkdir(parents=True)
+    (torn / "replay_one.json").write_text("one-red one-green one-blue one-grey")
+    gone = buffer(state).samples[0].id
+    assert [path for path in state.rglob(CANDIDATES) if gone in path.read_text()]
+    if who == "learner":
+        stream.learn(stream(), "two")
+    else:
+        command = [sys.executable, "-m", "cl_plugins.cli", "replay", "delete", str(state), "--id", gone]
+        subprocess.run(command, check=True, capture_output=True)
+        assert not [path for path in state.rglob("*") if path.is_file() and gone.encode() in path.read_bytes()]
+    assert not list(state.rglob(CANDIDATES))
+    assert not torn.exists()
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_reentrant_checkpoint_is_told_from_the_other(llama, reentrant):
+    from cl_plugins.callbacks.callback import _reentrant
+
+    model = AutoModelForCausalLM.from_pretrained(llama)
+    assert not _reentrant(model)
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    assert _reentrant(model) == reentrant
 
 
 def test_a_buffer_of_a_recipe_is_not_read(llama, tmp_path):

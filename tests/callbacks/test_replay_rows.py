@@ -14,7 +14,7 @@ from PIL import Image
 from cl_plugins.adapters.carry import CarryWriter
 from cl_plugins.errors import DataError
 from cl_plugins.replay import store
-from cl_plugins.replay.rows import STATISTIC, StoredRows, TrainerRows
+from cl_plugins.replay.rows import STATISTIC, OwnRows, StoredRows, TrainerRows
 from cl_plugins.replay.store import Buffer, Sample
 
 
@@ -33,9 +33,13 @@ def sample(index, task="one"):
     )
 
 
+def of(rows, ids=None):
+    return TrainerRows(OwnRows(rows, len(rows)), None, ids, "one")
+
+
 def through_the_disk(folder, rows):
     """What comes back of some rows."""
-    given_rows = TrainerRows(rows, None, None, "one")
+    given_rows = of(rows)
     entries = [(sample(i), given_rows.record(i)) for i in range(len(rows))]
     store.write_candidates(folder / "candidates.json", entries)
     tensors = {
@@ -55,17 +59,26 @@ def test_plain_values_come_back(tmp_path_factory, rows):
 
 
 def picture(mode):
-    values = np.random.default_rng(0).integers(0, 256, (5, 4, 4), dtype=np.uint8)
-    return Image.fromarray(values).convert(mode)
+    rng = np.random.default_rng(0)
+    if mode == "I;16":
+        return Image.fromarray(rng.integers(0, 65536, (5, 4), dtype=np.uint16))
+    return Image.fromarray(rng.integers(0, 256, (5, 4, 4), dtype=np.uint8)).convert(mode)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
 def test_pictures_come_back_bit_by_bit(tmp_path, mode):
     given_picture = picture(mode)
     (row,) = through_the_disk(tmp_path, [{"turns": [{"pictures": (given_picture,)}]}])
     back = row["turns"][0]["pictures"][0]
     assert (back.mode, back.size) == (given_picture.mode, given_picture.size)
     assert np.array_equal(np.asarray(back), np.asarray(given_picture))
+
+
+def test_a_photograph_keeps_its_orientation(tmp_path):
+    photograph = picture("RGB")
+    photograph.getexif()[0x0112] = 6
+    (row,) = through_the_disk(tmp_path, [{"images": [photograph]}])
+    assert row["images"][0].getexif()[0x0112] == 6
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool])
@@ -88,6 +101,37 @@ def test_arrays_scalars_and_bytes_come_back(tmp_path):
     assert (row["n"], row["x"], row["raw"]) == (3, 0.5, b"\x00\xff")
 
 
+def test_rows_whose_tensors_share_memory_or_run_backwards(tmp_path):
+    ids, pixels = torch.arange(6), np.arange(24).reshape(2, 4, 3)
+    (row,) = through_the_disk(
+        tmp_path, [{"input_ids": ids, "labels": ids, "tail": ids[2:], "bgr": pixels[:, :, ::-1]}]
+    )
+    assert torch.equal(row["labels"], ids)
+    assert torch.equal(row["tail"], ids[2:])
+    assert np.array_equal(row["bgr"], pixels[:, :, ::-1])
+
+
+def test_ids_stand_in_a_column_or_in_the_rows():
+    rows = [{"id": torch.tensor(17)}, {"question_id": "q"}, {"x": 1}, ["no mapping"]]
+    assert [of(rows).origin(i)[0] for i in range(4)] == ["17", "q", "one/2", "one/3"]
+    assert of(rows, ids=[np.int64(3), "b", None, "d"]).origin(0)[0] == "3"
+
+
+def test_a_data_set_that_draws_anew_is_read_once_when_its_samples_are_chosen():
+    class Drawn:
+        draws = 0
+
+        def __getitem__(self, index):
+            self.draws += 1
+            return {"draw": self.draws}
+
+    own = OwnRows(Drawn(), 3)
+    assert own[1] != own[1]
+    own.freeze([1])
+    assert own[1] == own[1]
+    assert TrainerRows(own, None, None, "one").record(1)["row"] == own[1]
+
+
 def test_a_row_that_changes_does_not_change_the_buffer(tmp_path):
     (row,) = [through_the_disk(tmp_path, [{"a": torch.zeros(3)}])]
     stored = StoredRows(Buffer(tmp_path / "carry" / "replay", (sample(0),)))
@@ -103,9 +147,12 @@ def test_a_row_that_changes_does_not_change_the_buffer(tmp_path):
         ({"$image": 0}, r"\$image"),
         ({3: "x"}, "3"),
         ({"p": Image.new("CMYK", (2, 2))}, "CMYK"),
+        ({"p": Image.new("I", (2, 2))}, "mode I"),
+        ({"a": np.array(["x"])}, r"row\.a: is an array of <U1"),
+        ({"t": np.datetime64("2026-01-01")}, r"row\.t: is a date"),
     ],
 )
 def test_what_cannot_be_stored_is_named(value, where):
     with pytest.raises(DataError, match=where) as error:
-        TrainerRows([value], None, None, "one").record(0)
+        of([value]).record(0)
     assert "task 'one', sample 0" in str(error.value)

@@ -18,6 +18,7 @@ from ..methods.seqlora import SeqLoRA
 from ..methods.task_data import CollatedData
 from ..penalised import TaskTerms, add_gradient
 from ..replay.keeping import candidate_files
+from ..replay.store import Buffer
 from ..replay.trainers import TrainerReplay, replay_config
 from ..run import ranks
 from ..streams import Task
@@ -83,6 +84,11 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         self.carry = read_carry(self.directory)
         self._base = base
         self._replay = TrainerReplay(config, self.method, self.carry) if config.enabled else None
+        buffer = Buffer.open(self.carry)
+        if self._replay is None and buffer is not None and buffer.samples:
+            what = f"holds {len(buffer.samples)} samples of past tasks, and `replay` is off, so that they would be dropped."
+            fix = "Give `replay` as before, or delete them with `cl-plugins replay purge --older-than 0h`."
+            raise RunStateError(Problem(str(buffer.path), what, fix))
         self.terms: TaskTerms | None = None
         self.finished = False
         if self.carry is not None and self.task.name in self.carry.tasks:
@@ -118,11 +124,14 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         self._check_start(model)
         loader = kwargs.get("train_dataloader")
         if loader is None or not hasattr(getattr(loader, "dataset", None), "__len__"):
+            if self._replay is not None:
+                what = "cannot be read at random, so that no sample of it can be kept."
+                raise CompatibilityError(Problem("the trainer's data loader", what, "Leave `replay` out."))
             return
         given = loader.dataset, loader.collate_fn, args.device
         if self._replay is not None:
             _check_layout(args, model, second_forward=terms.has_batch_terms)
-            data = self._replay.begin(*given, self.task.name)
+            data = self._replay.begin(*given, terms.context)
         else:
             data = CollatedData(*given)
         place = {"rank": args.process_index, "world_size": args.world_size}
@@ -202,11 +211,19 @@ def _check_layout(args: Any, model: Any, second_forward: bool) -> None:
         if getattr(args, key, False):
             what = "puts several samples into one row, so that none can be kept."
             raise CompatibilityError(Problem(key, what, "Turn it off, or leave `replay` out."))
-    if second_forward and args.world_size > 1 and getattr(model, "is_gradient_checkpointing", False):
-        if (args.gradient_checkpointing_kwargs or {}).get("use_reentrant", True):
-            what = "would leave the gradients of memory batches out of the average over processes."
-            fix = "Set it to {'use_reentrant': False}; the numbers stay the same."
-            raise CompatibilityError(Problem("gradient_checkpointing_kwargs", what, fix))
+    for key in ("deepspeed", "fsdp"):
+        if getattr(args, key, None):
+            raise CompatibilityError(Problem(key, "is not tested with `replay`.", "Use DDP, or leave `replay` out."))
+    if second_forward and args.world_size > 1 and _reentrant(model):
+        what = "is reentrant, which would leave the gradients of memory batches out of the average over processes."
+        fix = "Set `gradient_checkpointing_kwargs={'use_reentrant': False}`; the numbers stay the same."
+        raise CompatibilityError(Problem("gradient checkpointing", what, fix))
+
+
+def _reentrant(model: Any) -> bool:
+    """Whether a part of the model is under a reentrant checkpoint."""
+    used = [m._gradient_checkpointing_func for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
+    return any(getattr(function, "keywords", {}).get("use_reentrant", True) for function in used)
 
 
 def read_carry(directory: Path) -> Carry | None:

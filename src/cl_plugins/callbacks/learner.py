@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapters.held_base import HeldBase
 from ..errors import CompatibilityError, Problem, RunStateError
+from ..replay.keeping import remove_candidates
 from ..replay.trainers import replay_config
 from ..run import ranks
+from ..run.files import remove_leftovers
 from ..run.lock import RunLock
 from ..streams import Task
 from .callback import ContinualCallback, make_method, read_carry
@@ -133,6 +135,7 @@ class ContinualLearner:
             RunStateError: If the task is already learned, or the block was left without a whole training.
         """
         with RunLock(self.directory) if ranks.is_main() else nullcontext():
+            ranks.on_main(self._tidy)
             callback = ContinualCallback(self.method, self.directory, task, base=self.base, replay=self._replay)
             seed = self.seed + 1000 * (len(callback.carry.tasks) if callback.carry is not None else 0)
             restored = self.method.restore(self.base, callback.carry)
@@ -141,6 +144,11 @@ class ContinualLearner:
         if not callback.finished:
             what = f"task '{callback.task.name}' was not trained to its end."
             raise RunStateError(Problem(str(self.directory), what, "Train `task.model` with `task.callback`."))
+
+    def _tidy(self) -> None:
+        """Take away what a killed process has left."""
+        remove_leftovers(self.directory)
+        remove_candidates(self.directory)
 
     def model(self, task: str | None = None) -> Any:
         """The model that answers, rebuilt from what was written.

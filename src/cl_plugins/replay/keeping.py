@@ -58,7 +58,7 @@ class Pick:
 def choose(
     config: ReplayConfig,
     context: TaskContext,
-    model: Module,
+    model: Module | None,
     rows: Rows,
     gather: Callable[[Any], list[Any]] = lambda value: [value],
 ) -> list[Pick]:
@@ -69,7 +69,7 @@ def choose(
     Args:
         config: The settings under ``cl.replay``.
         context: The task, with its memory.
-        model: The trained model.
+        model: The trained model; None is enough for random selections.
         rows: The task's samples.
         gather: Gives the values of all processes to all.
     """
@@ -93,7 +93,7 @@ def choose(
 def _select(
     config: ReplayConfig,
     context: TaskContext,
-    model: Module,
+    model: Module | None,
     rows: Rows,
     keys: list[float],
     count: int,
@@ -107,7 +107,7 @@ def _select(
     if how == "class_balanced":
         labels = rows.answers(range(len(rows)))
         return [Pick(i, keys[i]) for i in selection.class_balanced(labels, keys, count)]
-    if context.data is None:
+    if context.data is None or model is None:
         fix = "Use `selection: random`, or turn `streaming` off."
         raise DataError(Problem("cl.replay.selection", "needs samples that can be read at random.", fix))
     limit = max(count, config.candidates or len(keys))
@@ -206,6 +206,17 @@ def filling(
         store.write(writer, alive, settings, media_from=media, tensors=tensors)
 
     return write
+
+
+def remove_candidates(root: Path) -> None:
+    """Delete what a killed process has left of training samples outside the buffer, where nothing goes on from it.
+
+    Args:
+        root: The directory of a `ContinualLearner`.
+    """
+    for folder in root.glob("tasks/*"):
+        for path in candidate_files(folder):
+            path.unlink()
 
 
 def candidate_files(folder: Path) -> list[Path]:

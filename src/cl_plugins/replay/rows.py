@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 
 STATISTIC = f"{TENSORS}rows"
+IDS = ("id", "question_id")
 _MARK = "$"
-_PNG_MODES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
+_PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
 
 
 class _Encoder:
@@ -42,7 +43,7 @@ class _Encoder:
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
         if isinstance(value, np.generic):
-            return value.item()
+            return self.encode(value.item(), path)
         if isinstance(value, Mapping):
             wrong = [key for key in value if not isinstance(key, str) or key.startswith(_MARK)]
             if wrong:
@@ -55,18 +56,32 @@ class _Encoder:
         if isinstance(value, bytes):
             return {"$bytes": base64.b64encode(value).decode()}
         if isinstance(value, (torch.Tensor, np.ndarray)):
-            kind = "$tensor" if isinstance(value, torch.Tensor) else "$array"
-            self.tensors.append(torch.as_tensor(value).detach().cpu().contiguous())
-            return {kind: len(self.tensors) - 1}
+            return self._numbers(value, path)
         if isinstance(value, Image):
             return self._picture(value, path)
         raise self._problem(path, f"is a {type(value).__name__}", "Give numbers, texts, lists, tensors and pictures.")
+
+    def _numbers(self, value: Any, path: str) -> dict[str, int]:
+        import numpy as np
+        import torch
+
+        if isinstance(value, torch.Tensor):
+            kind, whole = "$tensor", value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        else:
+            try:
+                kind, whole = "$array", torch.from_numpy(np.array(value, order="C"))  # a copy: rows may share memory
+            except TypeError:
+                fix = "Give numbers that PyTorch has a type for, or a list."
+                raise self._problem(path, f"is an array of {value.dtype}", fix) from None
+        self.tensors.append(whole)
+        return {kind: len(self.tensors) - 1}
 
     def _picture(self, picture: Image, path: str) -> dict[str, int]:
         if picture.mode not in _PNG_MODES:
             raise self._problem(path, f"is a picture of mode {picture.mode}", "Convert it to RGB.")
         file = io.BytesIO()
-        picture.save(file, format="PNG")
+        about = {"exif": exif.tobytes()} if (exif := picture.getexif()) else {}  # the orientation
+        picture.save(file, format="PNG", **about)
         self.images.append({"data": base64.b64encode(file.getvalue()).decode(), "suffix": ".png"})
         return {"$image": len(self.images) - 1}
 
@@ -98,23 +113,52 @@ def _decode(value: Any, images: Sequence[Path], tensors: Mapping[str, Tensor]) -
     return {key: _decode(item, images, tensors) for key, item in value.items()}
 
 
-class TrainerRows:
-    """The samples that a trainer of one's own has trained a task on; see `keeping.Rows`.
+class OwnRows:
+    """The samples of the task in training, as the collator gets them: ``len`` and ``[i]``.
 
     Args:
-        dataset: The samples as the trainer's collator gets them, with ``len`` and ``[i]``.
-        data: The same, collated.
-        ids: Id of each sample; None for none.
-        task: Name of the task.
+        dataset: What the trainer loads from; the task's samples come first.
+        count: How many they are.
+        trim: Takes off what the trainer does not use, if the trainer does so for each sample.
     """
 
-    def __init__(self, dataset: Any, data: TaskData, ids: Sequence[Any] | None, task: str) -> None:
-        self._dataset, self._data, self._ids, self._task = dataset, data, ids, task
-        self._encoded: dict[int, tuple[dict[str, Any], list[Tensor]]] = {}  # read once: a row may be drawn at random
+    def __init__(self, dataset: Any, count: int, trim: Callable[[Any], Any] | None = None) -> None:
+        self._dataset, self._count, self._trim = dataset, count, trim
+        self._frozen: dict[int, Any] = {}
 
     def __len__(self) -> int:
         """Number of samples."""
-        return len(self._dataset)
+        return self._count
+
+    def raw(self, index: int) -> Any:
+        """A sample as the data set gives it."""
+        return self._frozen[index] if index in self._frozen else self._dataset[index]
+
+    def __getitem__(self, index: int) -> Any:
+        """A sample as the collator gets it."""
+        return self._trim(self.raw(index)) if self._trim is not None else self.raw(index)
+
+    def freeze(self, indices: Iterable[int]) -> None:
+        """Read some samples once and for all: a data set may give another picture each time."""
+        self._frozen = {index: self._dataset[index] for index in indices}
+
+
+class TrainerRows:
+    """What the buffer asks about the samples of a task, see `keeping.Rows`.
+
+    Args:
+        own: The samples.
+        data: The same, collated.
+        ids: Id of each sample, where the data set has a column for it; else they are looked for in the samples.
+        task: Name of the task.
+    """
+
+    def __init__(self, own: OwnRows, data: TaskData, ids: Sequence[Any] | None, task: str) -> None:
+        self._own, self._data, self._ids, self._task = own, data, ids, task
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self._own)
 
     def row(self, index: int) -> int:
         """Row of a sample in the task's data."""
@@ -130,7 +174,12 @@ class TrainerRows:
 
     def origin(self, index: int) -> tuple[str, str]:
         """Id of a sample; the name of its data set is not known."""
-        given = self._ids[index] if self._ids is not None else None
+        if self._ids is not None:
+            given = self._ids[index]
+        else:
+            raw = self._own.raw(index)
+            given = next((raw[name] for name in IDS if name in raw), None) if isinstance(raw, Mapping) else None
+        given = given.item() if hasattr(given, "item") else given
         return (f"{self._task}/{index}" if given is None else str(given)), ""
 
     def record(self, index: int) -> dict[str, Any]:
@@ -139,18 +188,16 @@ class TrainerRows:
         Raises:
             DataError: If it holds something that cannot be stored.
         """
-        return self._encode(index)[0]
+        row, encoder = self._encode(index)
+        return {"row": row, "images": encoder.images}
 
     def tensors(self, index: int) -> list[Tensor]:
         """The tensors and arrays of a row, in the order of their marks."""
-        return self._encode(index)[1]
+        return self._encode(index)[1].tensors
 
-    def _encode(self, index: int) -> tuple[dict[str, Any], list[Tensor]]:
-        if index not in self._encoded:
-            encoder = _Encoder(f"task '{self._task}', sample {index}")
-            row = encoder.encode(self._dataset[index], "row")
-            self._encoded[index] = {"row": row, "images": encoder.images}, encoder.tensors
-        return self._encoded[index]
+    def _encode(self, index: int) -> tuple[Any, _Encoder]:
+        encoder = _Encoder(f"task '{self._task}', sample {index}")
+        return encoder.encode(self._own[index], "row"), encoder
 
 
 class StoredRows:

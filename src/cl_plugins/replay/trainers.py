@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from transformers.trainer_utils import RemoveColumnsCollator
 
 from ..errors import CompatibilityError, DataError, Problem, RecipeError
 from ..methods.task_data import CollatedData
@@ -14,7 +16,7 @@ from . import keeping
 from .checks import method_problems, setting_problems
 from .memory import Memory
 from .mixing import SeparateMemory, repeated
-from .rows import STATISTIC, StoredRows, TrainerRows
+from .rows import IDS, STATISTIC, OwnRows, StoredRows, TrainerRows
 from .store import Buffer
 
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 
 WHERE = "replay"
+CHECKED = 20  # samples that are looked at before the training
 
 
 def replay_config(replay: Mapping[str, Any] | ReplayConfig | None, method: Method) -> ReplayConfig:
@@ -68,77 +71,90 @@ class TrainerReplay:
         self._config = config
         self._stored = StoredRows(buffer) if buffer is not None and buffer.samples else None
         self._mixed = config.mixing != "separate" and not method.capabilities.needs_replay
+        self._joined: Any = None
         self._own: int | None = None
         self._ids: list[Any] | None = None
+        self._samples: OwnRows | None = None
         self._rows: TrainerRows | None = None
         self._picks: list[keeping.Pick] = []
         self.memory = Memory(buffer, None, config.batch)
         separate = config.mixing == "separate" and not method.capabilities.needs_replay
         self.term: BatchTerms | None = SeparateMemory(self.memory, config.weight) if separate else None
-        self.joined = False
 
-    def join(self, dataset: Any, seed: int, trim: Callable[[Any], Any]) -> Any:
+    def join(self, dataset: Any, seed: int) -> Any:
         """The data set that the trainer shall train on.
 
         Args:
             dataset: The task's own, as the trainer has prepared it.
             seed: Seed of the task.
-            trim: Takes off the columns that the trainer does not use.
 
         Raises:
             DataError: If its samples cannot be read at random.
         """
-        from torch.utils.data import ConcatDataset, Subset
+        from torch.utils.data import ConcatDataset, IterableDataset, Subset
 
-        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        sized = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+        if not sized or isinstance(dataset, IterableDataset):
             what = "cannot be read at random, so that no sample of it can be kept."
-            raise DataError(
-                Problem("train_dataset", what, "Give a data set with `len` and `[i]`, or leave replay out.")
-            )
-        self._own, self._ids, self.joined = len(dataset), _ids(dataset), True
-        if hasattr(dataset, "column_names"):
-            dataset = trim(dataset)
-        if self._stored is None or not self._mixed:
-            return dataset
-        count = len(self._stored)
-        again = range(count)
-        if self._config.mixing == "ratio":
-            again = repeated(count, len(dataset), self._config.ratio, seed)  # type: ignore[assignment]
-        return ConcatDataset([dataset, Subset(self._stored, again)])  # type: ignore[arg-type, list-item]
+            fix = "Give a data set with `len` and `[i]`, or leave replay out."
+            raise DataError(Problem("train_dataset", what, fix))
+        self._own, self._ids, self._joined = len(dataset), _ids(dataset), dataset
+        if self._stored is not None and self._mixed:
+            again: Sequence[int] = range(len(self._stored))
+            if self._config.mixing == "ratio":
+                again = repeated(len(self._stored), len(dataset), self._config.ratio, seed)
+            self._joined = ConcatDataset([dataset, Subset(self._stored, again)])  # type: ignore[arg-type, list-item]
+        return self._joined
 
-    def begin(self, dataset: Any, collate: Callable[[list[Any]], Any], device: Any, task: str) -> CollatedData:
-        """The training begins: tell memory and rows how samples are collated.
+    def begin(
+        self, dataset: Any, collate: Callable[[list[Any]], Any], device: Any, context: TaskContext
+    ) -> CollatedData:
+        """The training begins: tell memory and rows how samples are collated, and refuse what could not be kept.
 
         Args:
-            dataset: From `join`, maybe wrapped.
+            dataset: What the trainer loads from: what `join` gave, but for columns.
             collate: The trainer's collator.
             device: Where batches go.
-            task: Name of the task.
+            context: The task.
 
         Returns:
             The task's own samples.
 
         Raises:
-            CompatibilityError: If the trainer takes its samples from somewhere else.
+            CompatibilityError: If the trainer takes its samples from somewhere else, or makes one row of several.
+            DataError: If a sample cannot be stored.
         """
-        from torch.utils.data import Subset
-
-        if self._own is None or len(dataset) < self._own:
-            what = "changed the data set after `ContinualTrainerMixin` had joined it with the buffer."
-            raise CompatibilityError(
-                Problem("the trainer", what, "Put the mixin first: `class Mine(ContinualTrainerMixin, ...)`.")
-            )
-        own = Subset(dataset, range(self._own))
-        data = CollatedData(own, collate, device)
-        self._rows = TrainerRows(own, data, self._ids, task)
+        same = len(dataset) == len(self._joined) if hasattr(dataset, "column_names") else dataset is self._joined
+        if self._own is None or not same:
+            what = "was changed after `ContinualTrainerMixin` had joined it with the buffer."
+            fix = "Put the mixin first: `class Mine(ContinualTrainerMixin, ...)`, and leave `train_dataset` as it is."
+            raise CompatibilityError(Problem("train_dataset", what, fix))
+        trim = collate._remove_columns if isinstance(collate, RemoveColumnsCollator) else None
+        self._samples = OwnRows(dataset, self._own, trim)
+        data = CollatedData(self._samples, collate, device)
+        labels = next(iter(data.batches([0, 0], 2))).get("labels")
+        if labels is None or len(labels) != 2:
+            what = "makes one row of several samples, or no labels, so that none can be told from the others."
+            raise CompatibilityError(Problem("data_collator", what, "Use one that pads, or leave `replay` out."))
+        self._rows = TrainerRows(self._samples, data, self._ids, context.task.name)
         if self._stored is not None:
             self.memory.data = CollatedData(self._stored, collate, device)
+        for index in self._foreseen(context):
+            self._rows.record(index)  # an error here costs nothing yet
         return data
+
+    def _foreseen(self, context: TaskContext) -> list[int]:
+        """Some of the samples that will be kept, as far as that is known before the training."""
+        if self._config.selection != "random" or self._rows is None:
+            return [0]
+        picks = keeping.choose(self._config, context, None, self._rows)
+        return [pick.index for pick in picks[:CHECKED]] or [0]
 
     def choose(self, context: TaskContext, model: Module, gather: Callable[[Any], list[Any]]) -> None:
         """The training is over: select what is kept."""
-        if self._rows is not None:
+        if self._rows is not None and self._samples is not None:
             self._picks = keeping.choose(self._config, context, model, self._rows, gather)
+            self._samples.freeze(pick.index for pick in self._picks)
 
     def tensors(self, context: TaskContext) -> dict[str, dict[str, Tensor]]:
         """The tensors of the selected rows, as a statistic; none if they have none."""
@@ -167,11 +183,6 @@ class TrainerReplay:
 
 
 def _ids(dataset: Any) -> list[Any] | None:
-    """Ids of the samples, from a column or the rows themselves."""
-    for name in ("id", "question_id"):
-        if hasattr(dataset, "column_names"):
-            if name in dataset.column_names:
-                return list(dataset[name])
-        elif len(dataset) and isinstance(dataset[0], Mapping) and name in dataset[0]:
-            return [dataset[i].get(name) for i in range(len(dataset))]
-    return None
+    """Ids of the samples of a Hub data set, which are gone when the trainer has taken off unused columns."""
+    name = next((name for name in IDS if name in getattr(dataset, "column_names", ())), None)
+    return list(dataset.with_format(None)[name]) if name is not None else None

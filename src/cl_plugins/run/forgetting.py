@@ -13,6 +13,7 @@ from typing import Any
 from ..adapters.carry import Carry, CarryWriter
 from ..errors import Problem, RunStateError
 from ..replay import store
+from ..replay.keeping import remove_candidates
 from ..replay.store import CANDIDATES, FOLDER, Buffer, Sample
 from .consolidate import file_records
 from .files import recover_directory, remove_leftovers, write_json, write_with
@@ -63,6 +64,8 @@ def forget(root: Path, unwanted: Callable[[Sample], bool], reason: str) -> list[
     if _of_a_trainer(root):
         with RunLock(root):
             recover_directory(root / "carry")
+            remove_leftovers(root)
+            remove_candidates(root)
             return _forget(root, unwanted, reason)
     read_record(root)
     with RunLock(root):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ...errors import CompatibilityError, DataError, Problem
+from ...errors import CompatibilityError, DataError, Problem, RecipeError
 from ...replay.memory import Memory, memory_loss
 from ...replay.scoring import CHUNK, answer_logits
 from ...schema import option
@@ -66,18 +66,23 @@ class DER(SeqLoRA):
 
     def problems(self, facts: RunFacts) -> list[Problem]:
         """The mean over the vocabulary needs the whole vocabulary."""
-        found = super().problems(facts)
-        if self.config.faithful == "peer" and self.config.store != "full":
-            what = "is 'peer', a mean over the whole vocabulary, which `store: topk` does not keep."
-            found.append(Problem("cl.method.faithful", what, "Set `store: full`."))
-        return found
+        return [*super().problems(facts), *self._contradictions()]
+
+    def _contradictions(self) -> list[Problem]:
+        if self.config.faithful != "peer" or self.config.store == "full":
+            return []
+        what = "is 'peer', a mean over the whole vocabulary, which `store: topk` does not keep."
+        return [Problem("cl.method.faithful", what, "Set `store: full`.")]
 
     def begin_task(self, context: TaskContext, model: Module) -> Module:
         """As sequential LoRA.
 
         Raises:
             CompatibilityError: If there is no buffer to draw from.
+            RecipeError: If options contradict each other.
         """
+        if problems := self._contradictions():
+            raise RecipeError(problems)
         if context.memory is None:
             fix = "Give one: `cl.replay.capacity_per_task` in a recipe, `replay={'capacity_per_task': 20}` in Python."
             raise CompatibilityError(Problem("cl.method.name", "'der' needs a replay buffer, and there is none.", fix))
@@ -122,7 +127,7 @@ class DER(SeqLoRA):
             if len(entry.get("logsumexp", ())) != count:
                 where = f"replay buffer, sample {memory.samples[i].id!r}"
                 what = f"has {count} answer tokens and stored logits for {len(entry.get('logsumexp', ()))}."
-                fix = "Give all tasks the same `cutoff_len` and template, and start from a carry that 'der' made."
+                fix = "Tokenise all tasks alike (`cutoff_len`, template), and start from a carry that 'der' made."
                 raise DataError(Problem(where, what, fix))
         return unpack(entries)
 
