@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import tiny
 import torch
+from datasets import Dataset
 from peft import LoraConfig
 from running import NO_TESTS, go
 from safetensors.torch import load_file
@@ -236,8 +238,6 @@ def test_a_stop_in_between_changes_nothing(stream, tmp_path, method):
 
 @pytest.mark.parametrize("hub", [True, False])
 def test_what_the_trainer_does_not_use_is_not_kept(stream, tmp_path, hub):
-    from datasets import Dataset
-
     rows = [{**row, "patient": "somebody"} for row in stream.rows("one")]
     made = stream()
     for name in TASKS:  # in the second task the data set is joined with the buffer
@@ -249,8 +249,6 @@ def test_what_the_trainer_does_not_use_is_not_kept(stream, tmp_path, hub):
 
 
 def test_ids_of_a_hub_data_set_with_a_format():
-    from datasets import Dataset
-
     from cl_plugins.replay.trainers import _ids
 
     data = Dataset.from_list([{"id": 17, "x": 1}, {"id": 18, "x": 2}])
@@ -262,7 +260,8 @@ def test_ids_of_a_hub_data_set_with_a_format():
 class Shuffled(MyTrainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.train_dataset = self.train_dataset[::-1]
+        data = self.train_dataset
+        self.train_dataset = data[::-1] if isinstance(data, list) else data.select(range(len(data))[::-1])
 
 
 class Streamed(torch.utils.data.IterableDataset):
@@ -292,6 +291,7 @@ def test_settings_that_are_wrong(stream, tmp_path):
     [
         ({"kind": Trainer}, CompatibilityError, "adds samples"),
         ({"kind": Shuffled}, CompatibilityError, "leave `train_dataset` as it is"),
+        ({"kind": Shuffled, "hub": True}, CompatibilityError, "leave `train_dataset` as it is"),
         ({"data": (row for row in ())}, DataError, "read at random"),
         ({"data": Streamed()}, DataError, "read at random"),
         ({"collator": DataCollatorWithFlattening()}, CompatibilityError, "makes one row of several"),
@@ -309,8 +309,10 @@ def test_what_cannot_go_well_is_refused_before_the_first_step(stream, tmp_path, 
     given = dict(given)
     if "meta" in given:
         meta = given.pop("meta")
-        given["data"] = [{**row, "meta": meta} for row in stream.rows("one")]
-    made = stream(replay={"capacity_per_task": 2, "selection": selection})
+        given["data"] = [{**row, "meta": meta if i == 3 else 0} for i, row in enumerate(stream.rows("one"))]
+    if given.pop("hub", False):
+        given["data"] = Dataset.from_list(stream.rows("one"))
+    made = stream(replay={"capacity_per_task": 4, "selection": selection})
     with pytest.raises(error, match=words), made.task("one") as task:
         stream.train(task, "one", more=[Count()], **given)
     assert not steps
@@ -323,6 +325,28 @@ def test_a_later_task_without_replay_would_drop_the_samples(stream, tmp_path):
     with pytest.raises(RunStateError, match="2 samples of past tasks"), made.task("two"):
         pass
     assert len(buffer(tmp_path / "state").samples) == 2
+
+
+@pytest.mark.parametrize("who", ["learner", "cli"])
+def test_samples_that_a_kill_left_before_there_was_a_buffer_are_taken_away(stream, tmp_path, monkeypatch, who):
+    from cl_plugins.run import consolidate
+
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(consolidate, "write_carry", killed)
+    with pytest.raises(KeyboardInterrupt):
+        stream.learn(stream(), "one")
+    monkeypatch.undo()
+    state = tmp_path / "state"
+    assert list(state.rglob(CANDIDATES))
+    if who == "learner":
+        with pytest.raises(RunStateError, match="not trained"), stream().task("one"):
+            pass
+    else:
+        command = [sys.executable, "-m", "cl_plugins.cli", "replay", "purge", str(state), "--older-than", "0h"]
+        subprocess.run(command, check=True, capture_output=True)
+    assert not list(state.rglob(CANDIDATES))
 
 
 @pytest.mark.parametrize("who", ["learner", "cli"])
@@ -346,6 +370,67 @@ def test_samples_that_a_kill_left_outside_the_buffer_are_taken_away(stream, tmp_
         assert not [path for path in state.rglob("*") if path.is_file() and gone.encode() in path.read_bytes()]
     assert not list(state.rglob(CANDIDATES))
     assert not torn.exists()
+
+
+@pytest.mark.parametrize("method", ["seqlora", "der"])
+def test_a_collator_that_takes_things_out_of_its_rows(stream, tmp_path, method):
+    """LLaMA-Factory's takes the pictures out: they must be kept all the same."""
+    arrived = []
+
+    class Popping(DataCollatorForSeq2Seq):
+        def __call__(self, features, return_tensors=None):
+            arrived.extend(feature.pop("picture", None) for feature in features)
+            known = ("input_ids", "attention_mask", "labels")
+            return super().__call__([{k: f[k] for k in known} for f in features], return_tensors)
+
+    made = stream(method=method)
+    for name in TASKS:
+        rows = [{**row, "picture": f"{name}{i}"} for i, row in enumerate(stream.rows(name))]
+        with made.task(name) as task:
+            tokenizer = AutoTokenizer.from_pretrained(made.base.model.config._name_or_path)
+            given = {"collator": Popping(tokenizer), "remove_unused_columns": False, "steps": 1}
+            stream.train(task, name, data=Dataset.from_list(rows), **given)
+    kept = buffer(tmp_path / "state")
+    assert [r["row"]["picture"][:3] for name in TASKS for r in kept.records(name)] == ["one", "one", "two", "two"]
+    assert None not in arrived
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"packing": True}, "packing"),
+        ({"padding_free": True}, "padding_free"),
+        ({"deepspeed_plugin": object()}, "deepspeed"),
+        ({"fsdp": ["full_shard"]}, "fsdp"),
+    ],
+)
+def test_layouts_that_do_not_go_with_replay(llama, given, words):
+    from cl_plugins.callbacks.callback import _check_layout
+
+    plain = {"deepspeed": None, "world_size": 2}
+    model = AutoModelForCausalLM.from_pretrained(llama)
+    _check_layout(SimpleNamespace(**plain), model, second_forward=True)
+    with pytest.raises(CompatibilityError, match=words):
+        _check_layout(SimpleNamespace(**{**plain, **given}), model, second_forward=True)
+    model.gradient_checkpointing_enable({"use_reentrant": True})
+    with pytest.raises(CompatibilityError, match="use_reentrant"):
+        _check_layout(SimpleNamespace(**plain), model, second_forward=True)
+
+
+def test_fsdp_that_accelerate_asked_for(llama, monkeypatch):
+    from cl_plugins.callbacks.callback import _engine
+
+    arguments = SimpleNamespace(deepspeed=None, fsdp=[])
+    assert _engine(arguments) is None
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert _engine(arguments) == "fsdp"
+
+
+def test_the_directory_of_a_run_is_not_a_learners(stream, tmp_path):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "run.json").write_text("{}")
+    with pytest.raises(RunStateError, match="directory of a run"):
+        stream()
 
 
 @pytest.mark.parametrize("reentrant", [True, False])

@@ -81,6 +81,13 @@ def test_a_photograph_keeps_its_orientation(tmp_path):
     assert row["images"][0].getexif()[0x0112] == 6
 
 
+def test_a_photograph_with_broken_notes_is_kept(tmp_path):
+    photograph = picture("RGB")
+    photograph.getexif()[0x0112] = "no number"
+    (row,) = through_the_disk(tmp_path, [{"images": [photograph]}])
+    assert np.array_equal(np.asarray(row["images"][0]), np.asarray(photograph))
+
+
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool])
 def test_tensors_come_back_with_their_type(tmp_path, kind):
     value = (torch.arange(12).reshape(3, 4) % 2 + 0.25).to(kind)
@@ -149,6 +156,7 @@ def test_a_row_that_changes_does_not_change_the_buffer(tmp_path):
         ({"p": Image.new("CMYK", (2, 2))}, "CMYK"),
         ({"p": Image.new("I", (2, 2))}, "mode I"),
         ({"a": np.array(["x"])}, r"row\.a: is an array of <U1"),
+        ({"a": np.arange(3, dtype=">i4")}, r"row\.a: is an array of >i4"),
         ({"t": np.datetime64("2026-01-01")}, r"row\.t: is a date"),
     ],
 )

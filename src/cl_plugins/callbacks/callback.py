@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -87,7 +88,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         buffer = Buffer.open(self.carry)
         if self._replay is None and buffer is not None and buffer.samples:
             what = f"holds {len(buffer.samples)} samples of past tasks, and `replay` is off, so that they would be dropped."
-            fix = "Give `replay` as before, or delete them with `cl-plugins replay purge --older-than 0h`."
+            fix = f"Give `replay` as before, or delete them with `cl-plugins replay purge {self.directory} --older-than 0h`."
             raise RunStateError(Problem(str(buffer.path), what, fix))
         self.terms: TaskTerms | None = None
         self.finished = False
@@ -113,7 +114,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Bind, and refuse what would go wrong without a word."""
         terms = self.bind(model, args.seed)
-        if terms.has_penalties and (args.fp16 or args.deepspeed or getattr(args, "fsdp", None)):
+        if terms.has_penalties and (args.fp16 or _engine(args)):
             what = "does not go with fp16, DeepSpeed or FSDP: their gradients cannot be added to from outside."
             raise CompatibilityError(Problem("ContinualCallback", what, "Use bf16 or fp32, with DDP or alone."))
         if (terms.has_batch_terms or self._replay is not None) and not terms.in_loss:
@@ -211,18 +212,29 @@ def _check_layout(args: Any, model: Any, second_forward: bool) -> None:
         if getattr(args, key, False):
             what = "puts several samples into one row, so that none can be kept."
             raise CompatibilityError(Problem(key, what, "Turn it off, or leave `replay` out."))
-    for key in ("deepspeed", "fsdp"):
-        if getattr(args, key, None):
-            raise CompatibilityError(Problem(key, "is not tested with `replay`.", "Use DDP, or leave `replay` out."))
+    if engine := _engine(args):
+        raise CompatibilityError(Problem(engine, "is not tested with `replay`.", "Use DDP, or leave `replay` out."))
     if second_forward and args.world_size > 1 and _reentrant(model):
         what = "is reentrant, which would leave the gradients of memory batches out of the average over processes."
         fix = "Set `gradient_checkpointing_kwargs={'use_reentrant': False}`; the numbers stay the same."
         raise CompatibilityError(Problem("gradient checkpointing", what, fix))
 
 
+def _engine(args: Any) -> str | None:
+    """DeepSpeed or FSDP, whether the arguments name it or `accelerate launch` did."""
+    if args.deepspeed or getattr(args, "deepspeed_plugin", None):
+        return "deepspeed"
+    launched = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("true", "1")
+    return "fsdp" if getattr(args, "fsdp", None) or launched else None
+
+
 def _reentrant(model: Any) -> bool:
     """Whether a part of the model is under a reentrant checkpoint."""
-    used = [m._gradient_checkpointing_func for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
+    used = [
+        getattr(m, "_gradient_checkpointing_func", None)
+        for m in model.modules()
+        if getattr(m, "gradient_checkpointing", False)
+    ]
     return any(getattr(function, "keywords", {}).get("use_reentrant", True) for function in used)
 
 

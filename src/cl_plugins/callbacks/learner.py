@@ -110,6 +110,9 @@ class ContinualLearner:
         if "lora" in self.method.capabilities.finetuning_types and lora is None:
             raise CompatibilityError(Problem("lora", "is missing.", "Give a `peft.LoraConfig`."))
         self.directory = Path(directory)
+        if (self.directory / "run.json").exists():
+            what = "is the directory of a run of LLaMA-Factory."
+            raise RunStateError(Problem(str(self.directory), what, "Choose another directory."))
         self.base = PlainBase(model, lora)
         self.seed = seed
         carry = read_carry(self.directory)
@@ -135,7 +138,8 @@ class ContinualLearner:
             RunStateError: If the task is already learned, or the block was left without a whole training.
         """
         with RunLock(self.directory) if ranks.is_main() else nullcontext():
-            ranks.on_main(self._tidy)
+            if ranks.is_main():
+                self._tidy()
             callback = ContinualCallback(self.method, self.directory, task, base=self.base, replay=self._replay)
             seed = self.seed + 1000 * (len(callback.carry.tasks) if callback.carry is not None else 0)
             restored = self.method.restore(self.base, callback.carry)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, Problem
 from ..replay.media import KINDS, map_media, outside
+from ..replay.store import IDS
 
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def _noting(names: Sequence[str], found: list[Any]) -> Iterator[None]:
 
     def align_and_note(dataset: Any, *args: Any, **kwargs: Any) -> Any:
         aligned = align(dataset, *args, **kwargs)
-        column = next((c for c in ("id", "question_id") if c in dataset.column_names), None)
+        column = next((c for c in IDS if c in dataset.column_names), None)
         raw = dataset[column] if column is not None else [None] * len(aligned)
         ids = ["" if value is None else str(value) for value in raw]
         name = next(left)

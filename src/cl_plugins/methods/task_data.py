@@ -29,5 +29,12 @@ class CollatedData:
     def batches(self, indices: Sequence[int], size: int = 1) -> Iterator[dict[str, Tensor]]:
         """Collated batches on the device."""
         for start in range(0, len(indices), size):
-            batch = self._collate([self._dataset[int(i)] for i in indices[start : start + size]])
+            batch = self._collate([_own(self._dataset[int(i)]) for i in indices[start : start + size]])
             yield {k: v.to(self._device) if hasattr(v, "to") else v for k, v in batch.items()}
+
+
+def _own(row: Any) -> Any:
+    """A row whose containers nobody else holds: some collators take things out of what they are given."""
+    if isinstance(row, dict):
+        return {key: _own(value) for key, value in row.items()}
+    return type(row)(map(_own, row)) if type(row) in (list, tuple) else row

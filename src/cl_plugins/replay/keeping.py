@@ -216,7 +216,7 @@ def remove_candidates(root: Path) -> None:
     """
     for folder in root.glob("tasks/*"):
         for path in candidate_files(folder):
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
 def candidate_files(folder: Path) -> list[Path]:

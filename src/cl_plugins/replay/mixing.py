@@ -8,6 +8,7 @@ to the loss of every micro-batch of new samples, that of a memory batch.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .memory import Memory, memory_loss
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from ..methods.base import Batch, TaskContext
+    from ..recipe import ReplayConfig
 
 
 def repeated(count: int, new: int, ratio: float, seed: int) -> list[int]:
@@ -38,6 +40,26 @@ def repeated(count: int, new: int, ratio: float, seed: int) -> list[int]:
     whole, rest = divmod(wanted, count)
     extra = random.Random(f"{seed}/ratio").sample(range(count), rest)
     return [*range(count)] * whole + sorted(extra)
+
+
+def behind(config: ReplayConfig, by_itself: bool, count: int, new: int, seed: int) -> Sequence[int]:
+    """Memory samples that are put behind the new ones in the training set.
+
+    Args:
+        config: The settings under ``cl.replay``.
+        by_itself: Whether the method brings in memory samples by itself.
+        count: Samples in the buffer.
+        new: Samples of the new task.
+        seed: Seed of the task.
+    """
+    if by_itself or config.mixing == "separate":
+        return []
+    return range(count) if config.mixing == "concatenate" else repeated(count, new, config.ratio, seed)
+
+
+def term(config: ReplayConfig, by_itself: bool, memory: Memory) -> SeparateMemory | None:
+    """The term that ``mixing: separate`` adds to the loss, if it is asked for."""
+    return SeparateMemory(memory, config.weight) if config.mixing == "separate" and not by_itself else None
 
 
 class SeparateMemory:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import base64
 import io
+import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, Problem
-from .store import TENSORS, Buffer
+from .store import IDS, TENSORS, Buffer
 
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 
 STATISTIC = f"{TENSORS}rows"
-IDS = ("id", "question_id")
 _MARK = "$"
 _PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
 
@@ -70,7 +70,7 @@ class _Encoder:
         else:
             try:
                 kind, whole = "$array", torch.from_numpy(np.array(value, order="C"))  # a copy: rows may share memory
-            except TypeError:
+            except (TypeError, ValueError):  # no such type; another byte order
                 fix = "Give numbers that PyTorch has a type for, or a list."
                 raise self._problem(path, f"is an array of {value.dtype}", fix) from None
         self.tensors.append(whole)
@@ -80,7 +80,10 @@ class _Encoder:
         if picture.mode not in _PNG_MODES:
             raise self._problem(path, f"is a picture of mode {picture.mode}", "Convert it to RGB.")
         file = io.BytesIO()
-        about = {"exif": exif.tobytes()} if (exif := picture.getexif()) else {}  # the orientation
+        try:
+            about = {"exif": exif.tobytes()} if (exif := picture.getexif()) else {}  # the orientation
+        except (struct.error, TypeError, ValueError):  # it is broken, and nobody can read it
+            about = {}
         picture.save(file, format="PNG", **about)
         self.images.append({"data": base64.b64encode(file.getvalue()).decode(), "suffix": ".png"})
         return {"$image": len(self.images) - 1}

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 FORMAT = 1
+IDS = ("id", "question_id")  # where the id of a record is looked for
 FOLDER, MANIFEST, INFO = "replay", "manifest.json", "dataset_info.json"
 TENSORS = "memory_"  # statistics with this prefix belong to samples of the buffer
 CANDIDATES = "replay.json"  # what the training of a task leaves for the buffer, beside its update

@@ -12,12 +12,11 @@ from ..errors import CompatibilityError, DataError, Problem, RecipeError
 from ..methods.task_data import CollatedData
 from ..recipe import ReplayConfig
 from ..schema import build
-from . import keeping
+from . import keeping, mixing
 from .checks import method_problems, setting_problems
 from .memory import Memory
-from .mixing import SeparateMemory, repeated
-from .rows import IDS, STATISTIC, OwnRows, StoredRows, TrainerRows
-from .store import Buffer
+from .rows import STATISTIC, OwnRows, StoredRows, TrainerRows
+from .store import IDS, Buffer
 
 
 if TYPE_CHECKING:
@@ -30,7 +29,8 @@ if TYPE_CHECKING:
 
 
 WHERE = "replay"
-CHECKED = 20  # samples that are looked at before the training
+CHECKED = 100  # samples that are looked at before the training
+COMPARED = 10
 
 
 def replay_config(replay: Mapping[str, Any] | ReplayConfig | None, method: Method) -> ReplayConfig:
@@ -70,7 +70,7 @@ class TrainerReplay:
         buffer = Buffer.open(carry)
         self._config = config
         self._stored = StoredRows(buffer) if buffer is not None and buffer.samples else None
-        self._mixed = config.mixing != "separate" and not method.capabilities.needs_replay
+        self._by_itself = method.capabilities.needs_replay
         self._joined: Any = None
         self._own: int | None = None
         self._ids: list[Any] | None = None
@@ -78,8 +78,7 @@ class TrainerReplay:
         self._rows: TrainerRows | None = None
         self._picks: list[keeping.Pick] = []
         self.memory = Memory(buffer, None, config.batch)
-        separate = config.mixing == "separate" and not method.capabilities.needs_replay
-        self.term: BatchTerms | None = SeparateMemory(self.memory, config.weight) if separate else None
+        self.term: BatchTerms | None = mixing.term(config, self._by_itself, self.memory)
 
     def join(self, dataset: Any, seed: int) -> Any:
         """The data set that the trainer shall train on.
@@ -99,10 +98,8 @@ class TrainerReplay:
             fix = "Give a data set with `len` and `[i]`, or leave replay out."
             raise DataError(Problem("train_dataset", what, fix))
         self._own, self._ids, self._joined = len(dataset), _ids(dataset), dataset
-        if self._stored is not None and self._mixed:
-            again: Sequence[int] = range(len(self._stored))
-            if self._config.mixing == "ratio":
-                again = repeated(len(self._stored), len(dataset), self._config.ratio, seed)
+        again = mixing.behind(self._config, self._by_itself, len(self.memory), len(dataset), seed)
+        if again:
             self._joined = ConcatDataset([dataset, Subset(self._stored, again)])  # type: ignore[arg-type, list-item]
         return self._joined
 
@@ -124,8 +121,7 @@ class TrainerReplay:
             CompatibilityError: If the trainer takes its samples from somewhere else, or makes one row of several.
             DataError: If a sample cannot be stored.
         """
-        same = len(dataset) == len(self._joined) if hasattr(dataset, "column_names") else dataset is self._joined
-        if self._own is None or not same:
+        if self._own is None or not _same(dataset, self._joined):
             what = "was changed after `ContinualTrainerMixin` had joined it with the buffer."
             fix = "Put the mixin first: `class Mine(ContinualTrainerMixin, ...)`, and leave `train_dataset` as it is."
             raise CompatibilityError(Problem("train_dataset", what, fix))
@@ -143,12 +139,13 @@ class TrainerReplay:
             self._rows.record(index)  # an error here costs nothing yet
         return data
 
-    def _foreseen(self, context: TaskContext) -> list[int]:
-        """Some of the samples that will be kept, as far as that is known before the training."""
-        if self._config.selection != "random" or self._rows is None:
-            return [0]
-        picks = keeping.choose(self._config, context, None, self._rows)
-        return [pick.index for pick in picks[:CHECKED]] or [0]
+    def _foreseen(self, context: TaskContext) -> Sequence[int]:
+        """Some of the samples that will be kept, as far as that is known before the training; else the first ones."""
+        if self._rows is None:
+            return []
+        if self._config.selection == "random":
+            return [pick.index for pick in keeping.choose(self._config, context, None, self._rows)[:CHECKED]]
+        return range(min(CHECKED, len(self._rows)))
 
     def choose(self, context: TaskContext, model: Module, gather: Callable[[Any], list[Any]]) -> None:
         """The training is over: select what is kept."""
@@ -180,6 +177,23 @@ class TrainerReplay:
             return None
         keeping.write_candidates(folder, self._config, context, self._rows, self._picks)
         return keeping.filling(self._config, update, previous, {"samples_of": "a trainer of one's own"})
+
+
+def _same(dataset: Any, joined: Any) -> bool:
+    """Whether a trainer loads from what it was given; of a Hub data set it may have taken off columns."""
+    if not hasattr(dataset, "column_names") or not hasattr(joined, "column_names"):
+        return dataset is joined
+    if len(dataset) != len(joined):
+        return False
+    for index in range(0, len(dataset), max(1, len(dataset) // COMPARED)):
+        now, before = dataset[index], joined[index]
+        if any(now[key] != before.get(key) for key in now if _is_plain(now[key])):
+            return False
+    return True
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, int) for item in value))
 
 
 def _ids(dataset: Any) -> list[Any] | None:

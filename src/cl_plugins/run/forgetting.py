@@ -84,8 +84,8 @@ def forget(root: Path, unwanted: Callable[[Sample], bool], reason: str) -> list[
 
 
 def _of_a_trainer(root: Path) -> bool:
-    """Whether a `ContinualLearner` made the directory: a carry, and no run around it."""
-    return (root / "carry" / "carry.json").is_file() and not (root / "run.json").exists()
+    """Whether a `ContinualLearner` made the directory: a carry, or a task on its way there, and no run around it."""
+    return any((root / name).is_dir() for name in ("carry", "tasks")) and not (root / "run.json").exists()
 
 
 def _forget(root: Path, unwanted: Callable[[Sample], bool], reason: str) -> list[Sample]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, Problem
+from ..replay import mixing
 from ..replay.memory import Memory
-from ..replay.mixing import SeparateMemory, repeated
 from ..replay.store import Buffer
 from .state import RunState
 
@@ -67,13 +67,8 @@ def load(state: RunState, task: str, args: HostArgs) -> TrainingData:
         what = f"holds {len(buffer.samples)} samples, of which {len(past)} can be used with this task's keys."
         raise DataError(Problem(str(buffer.path), what, "Give the tasks the same keys for their data."))
     memory = Memory(buffer, session.task_data(past), replay.batch)
-    term = None
-    if not state.method.capabilities.needs_replay:
-        if replay.mixing == "concatenate":
-            module = {**module, "train_dataset": training_rows.joined(own, past, range(len(past)))}
-        elif replay.mixing == "ratio":
-            again = repeated(len(past), len(own), replay.ratio, state.seed(task))
-            module = {**module, "train_dataset": training_rows.joined(own, past, again)}
-        else:
-            term = SeparateMemory(memory, replay.weight)
-    return TrainingData(module, own, memory, rows, term)
+    by_itself = state.method.capabilities.needs_replay
+    again = mixing.behind(replay, by_itself, len(past), len(own), state.seed(task))
+    if again:
+        module = {**module, "train_dataset": training_rows.joined(own, past, again)}
+    return TrainingData(module, own, memory, rows, mixing.term(replay, by_itself, memory))

@@ -2,7 +2,7 @@
 
 First the picture encoder alone learns to report what each patch shows; then the whole model learns to answer with a
 letter, to caption, and to stop: for most steps on three bare questions about a picture, then on whole prompts.
-About five minutes on two free cores. The stream's pictures are never looked at.
+About eight minutes on two free cores. The stream's pictures are never looked at.
 """
 
 from __future__ import annotations
