@@ -6,6 +6,7 @@ import pytest
 import tiny
 import torch
 from peft import LoraConfig
+from regularised import gap
 from running import NO_TESTS, go
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
@@ -82,11 +83,6 @@ def train(task, llama, out, trainer=Trainer, layout=(4, 1), **given):
     )  # fmt: skip
     trainer.train()
     return trainer
-
-
-def gap(a, b):
-    assert a.keys() == b.keys()
-    return max(float((a[n] - b[n]).abs().max() / b[n].abs().max().clamp_min(1e-12)) for n in a)
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.05])

@@ -11,7 +11,9 @@ import pytest
 import tiny
 import torch
 from datasets import Dataset
+from own_trainer import LORA, alone, learn
 from peft import LoraConfig
+from regularised import gap
 from running import NO_TESTS, go
 from safetensors.torch import load_file
 from transformers import (
@@ -19,7 +21,6 @@ from transformers import (
     AutoTokenizer,
     DataCollatorForSeq2Seq,
     DataCollatorWithFlattening,
-    Seq2SeqTrainer,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -29,7 +30,6 @@ from cl_plugins.adapters.carry import Carry
 from cl_plugins.callbacks import ContinualCallback, ContinualLearner, ContinualTrainerMixin
 from cl_plugins.errors import CompatibilityError, DataError, RecipeError, RunStateError
 from cl_plugins.replay.store import CANDIDATES, Buffer
-from cl_plugins.streams import Task
 
 
 TASKS = ("one", "two")
@@ -50,26 +50,12 @@ class MyTrainer(ContinualTrainerMixin, Trainer):
     pass
 
 
-class MySeq2SeqTrainer(ContinualTrainerMixin, Seq2SeqTrainer):
-    pass
-
-
-def gap(a, b):
-    """Largest difference, relative to the largest value."""
-    assert a.keys() == b.keys()
-    return max(float((a[n] - b[n]).abs().max() / b[n].abs().max().clamp_min(1e-12)) for n in a)
-
-
 def buffer(out):
     return Buffer.open(Carry.open(out / "carry"))
 
 
 @pytest.mark.parametrize("case", list(CASES))
 def test_samples_and_weights_are_those_of_a_recipe(case, llama, tmp_path):
-    from llamafactory.data import SFTDataCollatorWith4DAttentionMask, get_dataset, get_template_and_fix_tokenizer
-    from llamafactory.hparams import get_train_args
-    from llamafactory.model import load_tokenizer
-
     method, options, replay = CASES[case]
     data = tiny.build_data(tmp_path / "texts", TASKS, train=8, test=1, text_only=True)
 
@@ -79,25 +65,10 @@ def test_samples_and_weights_are_those_of_a_recipe(case, llama, tmp_path):
         return tiny.recipe(llama, data, out, given, TASKS, text_only=True, cl=cl, max_steps=4)
 
     go(keys(tmp_path / "recipe"))
-    lora = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
-    learner = ContinualLearner(
-        AutoModelForCausalLM.from_pretrained(llama), method, tmp_path / "own", lora, options, seed=7, replay=replay
-    )
-    for number, name in enumerate(TASKS):
-        made = keys(tmp_path / name)
-        made.pop("cl")
-        arguments = get_train_args(made | {"dataset": f"{name}_train", "seed": made["seed"] + 1000 * number})
-        tokens = load_tokenizer(arguments[0])
-        template = get_template_and_fix_tokenizer(tokens["tokenizer"], arguments[1])
-        module = get_dataset(template, *arguments[:3], stage="sft", **tokens)
-        with learner.task(Task(name=name, modality=name)) as task:
-            collator = SFTDataCollatorWith4DAttentionMask(
-                template=template, model=None, pad_to_multiple_of=8, label_pad_token_id=-100, **tokens
-            )
-            MySeq2SeqTrainer(
-                model=task.model, args=arguments[2], data_collator=collator, terms=task.terms, callbacks=[task.callback],
-                train_dataset=module["train_dataset"],
-            ).train()  # fmt: skip
+    model = AutoModelForCausalLM.from_pretrained(llama)
+    learner = ContinualLearner(model, method, tmp_path / "own", LORA, options, seed=7, replay=replay)
+    for number, name in enumerate(TASKS, start=1):
+        learn(learner, name, alone(keys(tmp_path / name), name, number))
     own, recipe = buffer(tmp_path / "own").samples, buffer(tmp_path / "recipe").samples
     assert [(s.task, s.row, s.key) for s in own] == [(s.task, s.row, s.key) for s in recipe]
     assert [s.score or 0 for s in own] == pytest.approx([s.score or 0 for s in recipe], rel=1e-4)
@@ -353,7 +324,7 @@ def test_samples_that_a_kill_left_before_there_was_a_buffer_are_taken_away(strea
 def test_samples_that_a_kill_left_outside_the_buffer_are_taken_away(stream, tmp_path, monkeypatch, who):
     from cl_plugins.callbacks import callback
 
-    monkeypatch.setattr(callback, "candidate_files", lambda folder: [])  # killed right after the carry was written
+    monkeypatch.setattr(callback, "remove_candidates", lambda root: None)  # killed right after the carry was written
     stream.learn(stream(), "one")
     monkeypatch.undo()
     state = tmp_path / "state"

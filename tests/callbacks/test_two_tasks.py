@@ -6,12 +6,13 @@ from contextlib import nullcontext
 
 import pytest
 import tiny
-from peft import LoraConfig
+from own_trainer import LORA, alone, learn
+from regularised import gap
 from running import NO_TESTS, go
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, Seq2SeqTrainer
+from transformers import AutoModelForCausalLM
 
-from cl_plugins.callbacks import ContinualCallback, ContinualLearner, ContinualTrainerMixin
+from cl_plugins.callbacks import ContinualCallback, ContinualLearner
 from cl_plugins.errors import CompatibilityError
 from cl_plugins.streams import Task
 
@@ -27,16 +28,6 @@ OPTIONS = {
     "sefe": {"weight": 1e4},
 }
 UNREGULARISED = {"ewc": "seqlora", "lwf": "seqlora", "olora": "inclora", "mslora_cr": "inclora", "sefe": "inclora"}
-
-
-class MixedTrainer(ContinualTrainerMixin, Seq2SeqTrainer):
-    """A trainer of somebody else's, with the terms in its loss."""
-
-
-def gap(a, b):
-    """Largest difference, relative to the largest value."""
-    assert a.keys() == b.keys()
-    return max(float((a[n] - b[n]).abs().max() / b[n].abs().max().clamp_min(1e-12)) for n in a)
 
 
 def updates(out):
@@ -70,10 +61,7 @@ def ours(keys, tmp_path_factory):
 
 
 def plain(keys, out, method, number):
-    """The keys of one task without `cl`; the seed is the one that a recipe gives this task."""
-    made = keys(out, method)
-    made.pop("cl")
-    return made | {"dataset": f"{TASKS[number - 1]}_train", "seed": made["seed"] + 1000 * (number - 1)}
+    return alone(keys(out, method), TASKS[number - 1], number)
 
 
 def check(method, got, ours):
@@ -122,25 +110,8 @@ def test_a_second_task_without_the_first_ones_adapter_is_refused(keys, tmp_path,
 
 @pytest.mark.parametrize("method", list(OPTIONS))
 def test_with_a_learner_and_the_mixin(llama, keys, ours, tmp_path, method):
-    """The host gives data, collator and settings; model, LoRA and trainer are not its own."""
-    from llamafactory.data import SFTDataCollatorWith4DAttentionMask, get_dataset, get_template_and_fix_tokenizer
-    from llamafactory.hparams import get_train_args
-    from llamafactory.model import load_tokenizer
-
-    lora = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
     model = AutoModelForCausalLM.from_pretrained(llama)
-    learner = ContinualLearner(model, method, tmp_path / "state", lora=lora, options=OPTIONS[method], seed=7)
+    learner = ContinualLearner(model, method, tmp_path / "state", lora=LORA, options=OPTIONS[method], seed=7)
     for number, name in enumerate(TASKS, start=1):
-        arguments = get_train_args(plain(keys, tmp_path / name, method, number))
-        tokens = load_tokenizer(arguments[0])
-        template = get_template_and_fix_tokenizer(tokens["tokenizer"], arguments[1])
-        module = get_dataset(template, *arguments[:3], stage="sft", **tokens)
-        with learner.task(Task(name=name, modality=name)) as task:
-            collator = SFTDataCollatorWith4DAttentionMask(
-                template=template, model=None, pad_to_multiple_of=8, label_pad_token_id=-100, **tokens
-            )
-            MixedTrainer(
-                model=task.model, args=arguments[2], data_collator=collator, terms=task.terms, callbacks=[task.callback],
-                train_dataset=module["train_dataset"],
-            ).train()  # fmt: skip
+        learn(learner, name, plain(keys, tmp_path / name, method, number))
     check(method, updates(tmp_path / "state"), ours)

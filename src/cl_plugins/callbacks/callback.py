@@ -18,7 +18,7 @@ from ..methods import Method, TaskContext, registry
 from ..methods.seqlora import SeqLoRA
 from ..methods.task_data import CollatedData
 from ..penalised import TaskTerms, add_gradient
-from ..replay.keeping import candidate_files
+from ..replay.keeping import remove_candidates
 from ..replay.store import Buffer
 from ..replay.trainers import TrainerReplay, replay_config
 from ..run import ranks
@@ -84,8 +84,8 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             raise RecipeError(problems)
         self.carry = read_carry(self.directory)
         self._base = base
-        self._replay = TrainerReplay(config, self.method, self.carry) if config.enabled else None
         buffer = Buffer.open(self.carry)
+        self._replay = TrainerReplay(config, self.method, buffer) if config.enabled else None
         if self._replay is None and buffer is not None and buffer.samples:
             what = f"holds {len(buffer.samples)} samples of past tasks, and `replay` is off, so that they would be dropped."
             fix = f"Give `replay` as before, or delete them with `cl-plugins replay purge {self.directory} --older-than 0h`."
@@ -178,8 +178,6 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         if self._replay is not None:
             self._replay.choose(context, model, ranks.gather)
         statistics = self.method.statistics(context, model)
-        if self._replay is not None:
-            statistics = {**statistics, **self._replay.tensors(context)}
         ranks.on_main(lambda: self._write(tensors, meta, statistics))  # all wait: they read the carry next
         self.finished = True
 
@@ -189,7 +187,8 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
 
         earlier = self.carry.tasks if self.carry is not None else ()
         folder = self.directory / "tasks" / f"{len(earlier) + 1:02d}_{self.task.name}"
-        write_update(folder, tensors, meta, statistics)
+        rows = self._replay.tensors() if self._replay is not None else {}
+        write_update(folder, tensors, meta, {**statistics, **rows})
         about = {
             "method": self.method.name,
             "stream": "python",
@@ -202,8 +201,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         if self._replay is not None and self.terms is not None:
             fill = self._replay.leave(folder, self.terms.context, update, previous)
         write_carry(self.directory / "carry", self.method, previous, update, about, fill)
-        for path in candidate_files(folder):  # samples lie in one place only
-            path.unlink()
+        remove_candidates(self.directory)  # samples lie in one place only
 
 
 def _check_layout(args: Any, model: Any, second_forward: bool) -> None:

@@ -59,15 +59,14 @@ class TrainerReplay:
     Args:
         config: Its settings.
         method: The method.
-        carry: What the earlier tasks left.
+        buffer: What the earlier tasks left of it.
 
     Attributes:
         memory: What methods see of it.
         term: A term of every micro-batch (``mixing: separate``).
     """
 
-    def __init__(self, config: ReplayConfig, method: Method, carry: Carry | None) -> None:
-        buffer = Buffer.open(carry)
+    def __init__(self, config: ReplayConfig, method: Method, buffer: Buffer | None) -> None:
         self._config = config
         self._stored = StoredRows(buffer) if buffer is not None and buffer.samples else None
         self._by_itself = method.capabilities.needs_replay
@@ -135,17 +134,15 @@ class TrainerReplay:
         self._rows = TrainerRows(self._samples, data, self._ids, context.task.name)
         if self._stored is not None:
             self.memory.data = CollatedData(self._stored, collate, device)
-        for index in self._foreseen(context):
+        for index in self._foreseen(context, self._rows):
             self._rows.record(index)  # an error here costs nothing yet
         return data
 
-    def _foreseen(self, context: TaskContext) -> Sequence[int]:
+    def _foreseen(self, context: TaskContext, rows: TrainerRows) -> Sequence[int]:
         """Some of the samples that will be kept, as far as that is known before the training; else the first ones."""
-        if self._rows is None:
-            return []
         if self._config.selection == "random":
-            return [pick.index for pick in keeping.choose(self._config, context, None, self._rows)[:CHECKED]]
-        return range(min(CHECKED, len(self._rows)))
+            return [pick.index for pick in keeping.choose(self._config, context, None, rows)[:CHECKED]]
+        return range(min(CHECKED, len(rows)))
 
     def choose(self, context: TaskContext, model: Module, gather: Callable[[Any], list[Any]]) -> None:
         """The training is over: select what is kept."""
@@ -153,7 +150,7 @@ class TrainerReplay:
             self._picks = keeping.choose(self._config, context, model, self._rows, gather)
             self._samples.freeze(pick.index for pick in self._picks)
 
-    def tensors(self, context: TaskContext) -> dict[str, dict[str, Tensor]]:
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
         """The tensors of the selected rows, as a statistic; none if they have none."""
         if self._rows is None:
             return {}
