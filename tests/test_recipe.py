@@ -9,8 +9,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cl_plugins.errors import RecipeError
-from cl_plugins.recipe import CLConfig, first_dataset, parse_cl
+from cl_plugins.base.errors import RecipeError
+from cl_plugins.config import CLConfig
+from cl_plugins.recipe import first_dataset, parse_cl
 from cl_plugins.streams import load_stream
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cl_plugins.schema import build, check_value, describe, nearest, option, resolve_aliases, unknown_key
+from cl_plugins.base.schema import build, check_value, describe, nearest, option, resolve_aliases, unknown_key
 
 
 @dataclass(frozen=True)

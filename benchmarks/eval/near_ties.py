@@ -27,10 +27,10 @@ def gaps(keys: dict[str, Any], numbers: Sequence[int], texts: Sequence[tuple[str
     """
     import torch
 
-    from cl_plugins.evaluation.generate import answering
+    from cl_plugins.generation.generate import answering
     from cl_plugins.host.session import Session
     from cl_plugins.host.task_args import parse
-    from cl_plugins.host.test_items import load_test_items
+    from cl_plugins.host.test_sets import load_test_items
     from cl_plugins.streams import Task
 
     args = parse({**keys, "dataset": "bench", "output_dir": str(Path(keys["output_dir"]) / "ties")})

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from cl_plugins.errors import Problem, RecipeError
+from cl_plugins.base.errors import Problem, RecipeError
 from cl_plugins.recipe import parse_cl
 from cl_plugins.run.record import ABOUT_TASK
 

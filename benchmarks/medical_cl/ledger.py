@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.medical_cl.cells import Cell
-from cl_plugins.errors import DataError, Problem
+from cl_plugins.base.errors import DataError, Problem
 from cl_plugins.report.writing import write_atomically
 
 

@@ -23,7 +23,7 @@ import yaml
 
 from benchmarks.medical_cl import ledger, tiny
 from benchmarks.medical_cl.cells import PAPER_ORDER, RECIPES, Cell, Scale, make_cells, recipe_files
-from cl_plugins.errors import ClPluginsError
+from cl_plugins.base.errors import ClPluginsError
 
 
 SAVES = Path("saves/bench_medical_cl")

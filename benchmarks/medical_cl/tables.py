@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.medical_cl import pages, pictures
 from benchmarks.medical_cl.ledger import Entry, as_runs, read_ledger
-from cl_plugins.errors import ClPluginsError, DataError, Problem
+from cl_plugins.base.errors import ClPluginsError, DataError, Problem
 from cl_plugins.report import compare
 from cl_plugins.report.comparing import Summary, summarise
 from cl_plugins.report.published import PublishedEntry, PublishedTable, Source, read_published

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from benchmarks.medical_cl import miniature
 from benchmarks.medical_cl.cells import Scale
+from cl_plugins.base.errors import DataError, Problem
 from cl_plugins.cli import main as cl_plugins
-from cl_plugins.errors import DataError, Problem
 
 
 BASE_FILES = (

@@ -112,8 +112,8 @@ class Variant:
         """One optimizer step, timed."""
         import torch
 
-        from cl_plugins.methods.base import Batch
-        from cl_plugins.penalised import add_gradient
+        from cl_plugins.contract.task import Batch
+        from cl_plugins.training.terms import add_gradient
 
         started = time.perf_counter()
         self.count += 1
@@ -145,8 +145,8 @@ def ours(data: Path, method: str, options: dict[str, Any], tasks: int, work: Pat
     from transformers import Trainer, TrainingArguments
 
     from cl_plugins.callbacks import ContinualLearner, ContinualTrainerMixin
-    from cl_plugins.methods.task_data import CollatedData
     from cl_plugins.streams import Task
+    from cl_plugins.training.collated import CollatedData
 
     class Quick(ContinualTrainerMixin, Trainer):
         pass

@@ -7,9 +7,9 @@ import json
 import pytest
 import torch
 
-from cl_plugins.adapters.carry import FORMAT, Carry, CarryWriter, read_tensors
-from cl_plugins.errors import RunStateError
-from cl_plugins.run.files import sha256
+from cl_plugins.base.errors import RunStateError
+from cl_plugins.base.files import sha256
+from cl_plugins.contract.carry import FORMAT, Carry, CarryWriter, read_tensors
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from cl_plugins.adapters.merge import MergeMeter, factors, merged_weight, modules, replaced
 from cl_plugins.adapters.stack import Stack
-from cl_plugins.adapters.update import LowRankUpdate
-from cl_plugins.errors import RunStateError
+from cl_plugins.base.errors import RunStateError
+from cl_plugins.contract.low_rank import LowRankUpdate
 
 
 @st.composite

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from cl_plugins.adapters.concatenate import write_peft_adapter
-from cl_plugins.adapters.update import LowRankUpdate, adapter_meta, adapter_state, load_adapter
-from cl_plugins.errors import CompatibilityError, ExportError, RunStateError
+from cl_plugins.adapters.update import adapter_meta, adapter_state, load_adapter
+from cl_plugins.base.errors import CompatibilityError, ExportError, RunStateError
+from cl_plugins.contract.low_rank import LowRankUpdate
 
 
 def model(seed=0):

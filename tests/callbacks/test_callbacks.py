@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
 from cl_plugins.adapters.update import adapter_state, trained_factors
+from cl_plugins.base.errors import CompatibilityError, RecipeError, RunStateError
 from cl_plugins.callbacks import ContinualCallback, ContinualLearner, ContinualTrainerMixin
-from cl_plugins.errors import CompatibilityError, RecipeError, RunStateError
 from cl_plugins.methods.seqlora import SeqLoRA
 
 

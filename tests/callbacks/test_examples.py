@@ -13,7 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from cl_plugins.adapters.carry import Carry
+from cl_plugins.contract.carry import Carry
 from cl_plugins.replay.store import Buffer
 
 

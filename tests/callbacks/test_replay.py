@@ -26,9 +26,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from cl_plugins.adapters.carry import Carry
+from cl_plugins.base.errors import CompatibilityError, DataError, RecipeError, RunStateError
 from cl_plugins.callbacks import ContinualCallback, ContinualLearner, ContinualTrainerMixin
-from cl_plugins.errors import CompatibilityError, DataError, RecipeError, RunStateError
+from cl_plugins.contract.carry import Carry
 from cl_plugins.replay.store import CANDIDATES, Buffer
 
 

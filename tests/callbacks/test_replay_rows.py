@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cl_plugins.adapters.carry import CarryWriter
-from cl_plugins.errors import DataError
+from cl_plugins.base.errors import DataError
+from cl_plugins.contract.carry import CarryWriter
 from cl_plugins.replay import store
 from cl_plugins.replay.rows import STATISTIC, OwnRows, StoredRows, TrainerRows
 from cl_plugins.replay.store import Buffer, Sample

@@ -12,8 +12,8 @@ from running import NO_TESTS, go
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from cl_plugins.base.errors import CompatibilityError
 from cl_plugins.callbacks import ContinualCallback, ContinualLearner
-from cl_plugins.errors import CompatibilityError
 from cl_plugins.streams import Task
 
 

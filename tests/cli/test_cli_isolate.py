@@ -11,7 +11,7 @@ import pytest
 import tiny
 import yaml
 
-from cl_plugins.errors import RunStateError
+from cl_plugins.base.errors import RunStateError
 from cl_plugins.run.interrupt import EXIT_RUN_AGAIN
 from cl_plugins.run.isolate import PATIENCE, launch_command, run_isolated
 from cl_plugins.run.journal import Journal

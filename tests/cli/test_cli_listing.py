@@ -68,7 +68,7 @@ def test_the_committed_page_of_keys_is_the_generated_one(cli):
 def test_the_page_has_every_key_of_the_block():
     from dataclasses import fields
 
-    from cl_plugins.recipe import CLBlock, EvalConfig
+    from cl_plugins.config import CLBlock, EvalConfig
     from cl_plugins.streams import Stream, Task
 
     page = keys_page()

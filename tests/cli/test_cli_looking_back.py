@@ -160,7 +160,7 @@ def test_another_base_is_refused_and_a_moved_one_found(cli, copied, llava, tmp_p
 
 
 def test_a_run_at_work_is_left_alone(cli, copied, tmp_path):
-    from cl_plugins.run.lock import RunLock
+    from cl_plugins.base.lock import RunLock
 
     with RunLock(copied):
         code, _, err = cli("export", copied, "--to", "adapter", "--out", tmp_path / "x")
@@ -372,7 +372,7 @@ def test_a_half_precision_run_is_merged_from_the_truth(cli, tmp_path, data):
     import tiny
     from llamafactory.train.tuner import run_exp
 
-    from cl_plugins.adapters.update import LowRankUpdate
+    from cl_plugins.contract.low_rank import LowRankUpdate
 
     base, root = tiny.build_llava(tmp_path / "base", dtype="bfloat16"), tmp_path / "half"
     run_exp(tiny.recipe(base, data, root, tasks=("one", "two"), bf16=True, cl={"eval": {"scope": "none"}}))

@@ -81,7 +81,7 @@ def test_errors_are_messages_without_traceback(cli, tmp_path):
 
 
 def test_debug_shows_the_traceback(tmp_path):
-    from cl_plugins.errors import RunStateError
+    from cl_plugins.base.errors import RunStateError
 
     with pytest.raises(RunStateError, match=r"holds no run\.json"):
         main(["status", str(tmp_path), "--debug"])

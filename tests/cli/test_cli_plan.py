@@ -205,8 +205,8 @@ def test_validate_json(cli, inclora, tmp_path):
 
 
 def need(**more):
+    from cl_plugins.contract.capabilities import Capabilities
     from cl_plugins.host.meta_model import MetaModel
-    from cl_plugins.methods.base import Capabilities
 
     model = MetaModel(1000, 100, {"LoRA": 100}, (), more.pop("dtype", "float32"), None, "llava")
     options = {"quantised": False, "zero_stage": 0, **more}

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
+from cl_plugins.base.errors import RecipeError
 from cl_plugins.cli.recipes import read_recipe, read_stream_recipe
-from cl_plugins.errors import RecipeError
 
 
 YAML = "learning_rate: 1.0e-4\nmax_steps: 3\nlora_target: [a, b]\ncl:\n  method: {name: seqlora}\n"

@@ -47,7 +47,7 @@ def test_cells_that_the_carry_has_passed_by(cli, copied):
 def test_status_says_who_is_at_work(cli, copied):
     import os
 
-    from cl_plugins.run.lock import RunLock
+    from cl_plugins.base.lock import RunLock
 
     with RunLock(copied):
         assert f"process {os.getpid()}" in cli("status", copied)[1]

@@ -14,11 +14,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from cl_plugins.base.errors import DataError
 from cl_plugins.data.demo import cell, neuro, stream
 from cl_plugins.data.demo.__main__ import main
 from cl_plugins.data.demo.items import bin_of, count_edges, draw_balanced, tercile_edges, turn
 from cl_plugins.data.demo.sources import MNI_T1, NUCLEI_MASK, Source, require
-from cl_plugins.errors import DataError
 from cl_plugins.streams import load_stream
 
 

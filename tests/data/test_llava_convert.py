@@ -9,9 +9,9 @@ from typing import Any
 import llava_raw
 import pytest
 
+from cl_plugins.base.errors import DataError
 from cl_plugins.data.prepare.engine import Request, prepare
 from cl_plugins.data.prepare.registry import CONVERTERS, converters
-from cl_plugins.errors import DataError
 from cl_plugins.evaluation.items import FIELDS
 from cl_plugins.streams import load_stream
 

@@ -9,9 +9,9 @@ import zipfile
 
 import pytest
 
+from cl_plugins.base.errors import DataError
 from cl_plugins.cli import main
 from cl_plugins.data.prepare.archives import Limits, inside, picture_names, read_member, unpack
-from cl_plugins.errors import DataError
 
 
 def make_zip(path, members):

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from prepare_toys import Toy, digests, lines, make_raw
 
+from cl_plugins.base.errors import DataError, RunStateError
+from cl_plugins.base.lock import RunLock
 from cl_plugins.data.prepare import registry
 from cl_plugins.data.prepare.engine import Request, prepare
 from cl_plugins.data.prepare.images import ImageRules
-from cl_plugins.errors import DataError, RunStateError
-from cl_plugins.run.lock import RunLock
 
 
 @pytest.fixture(autouse=True)

@@ -15,12 +15,12 @@ from PIL import Image
 from prepare_toys import digests, lines, png
 from raw_medical_cl import miniature
 
+from cl_plugins.base.errors import DataError
 from cl_plugins.data.prepare import Context
 from cl_plugins.data.prepare.archives import unpack
 from cl_plugins.data.prepare.engine import Request, prepare
 from cl_plugins.data.prepare.medical_cl import cell, pitvis
 from cl_plugins.data.prepare.medical_cl.cell import stretch
-from cl_plugins.errors import DataError
 from cl_plugins.evaluation.scorers.options import parse_options
 from cl_plugins.streams import load_stream
 

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cl_plugins.base.errors import DataError
 from cl_plugins.data.prepare import csv_rows, json_records, parquet_rows, plain_pickle, readers
 from cl_plugins.data.prepare.readers import open_parquet
-from cl_plugins.errors import DataError
 
 
 values = st.recursive(

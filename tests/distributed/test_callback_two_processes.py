@@ -10,7 +10,7 @@ import pytest
 from launch import environment, free_port
 from safetensors.torch import load_file
 
-from cl_plugins.adapters.carry import Carry
+from cl_plugins.contract.carry import Carry
 from cl_plugins.replay.store import Buffer
 
 

@@ -100,7 +100,7 @@ def test_an_error_of_rank_0_ends_all_ranks(both, llava, data, tmp_path):
 
 def test_a_rank_answers_only_its_share(tmp_path, monkeypatch):
     """Which items a rank takes, and that the parts are put together by number."""
-    from cl_plugins.run import ranks
+    from cl_plugins.base import ranks
 
     taken = []
     for rank in (0, 1):

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from cl_plugins.cli.docs import reveals_table
-from cl_plugins.recipe import ReplayConfig
+from cl_plugins.config import ReplayConfig
 
 
 PAGE = (Path(__file__).parents[2] / "docs" / "replay.md").read_text(encoding="utf-8")

@@ -115,7 +115,7 @@ def test_an_evaluation_does_not_change_what_is_learned(wide_llava, data, carry_o
     ],
 )
 def test_what_is_not_tested_is_refused(run, wide_llava, data, tmp_path, method, more, message):
-    from cl_plugins.errors import ClPluginsError
+    from cl_plugins.base.errors import ClPluginsError
 
     with pytest.raises(ClPluginsError, match=message):
         run({**keys(wide_llava, data, tmp_path / "run", method), **more})

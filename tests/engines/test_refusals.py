@@ -9,7 +9,7 @@ import tiny
 
 
 def refused(model, data, out, method, **more):
-    from cl_plugins.errors import RecipeError
+    from cl_plugins.base.errors import RecipeError
     from cl_plugins.run.prepare import split
 
     try:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from cl_plugins.errors import DataError
+from cl_plugins.base.errors import DataError
 from cl_plugins.evaluation.items import Item
 from cl_plugins.evaluation.scorers import get_scorer, parse_options
 from cl_plugins.evaluation.scorers.options import parse_choice, parse_reference

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cl_plugins.errors import DataError
+from cl_plugins.base.errors import DataError
 from cl_plugins.evaluation import metrics as M
 from cl_plugins.evaluation.matrix import ScoreMatrix
 

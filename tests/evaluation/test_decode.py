@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from cl_plugins.evaluation import generate as generation
-from cl_plugins.evaluation.decode import PREFILL_TOKENS, TEXT_MODELS, common_beginning, is_plain
-from cl_plugins.evaluation.generate import generate, length_sorted_batches, parts_by_tokens
+from cl_plugins.generation import generate as generation
+from cl_plugins.generation.decode import PREFILL_TOKENS, TEXT_MODELS, common_beginning, is_plain
+from cl_plugins.generation.generate import generate, length_sorted_batches, parts_by_tokens
 
 
 class Collator:

@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-from cl_plugins.errors import DataError, RecipeError
+from cl_plugins.base.errors import DataError, RecipeError
 from cl_plugins.evaluation import functions
 from cl_plugins.evaluation.items import Item
 from cl_plugins.evaluation.scorers import get_scorer, list_scorers

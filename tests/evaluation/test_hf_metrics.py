@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from cl_plugins.errors import RecipeError
+from cl_plugins.base.errors import RecipeError
 from cl_plugins.evaluation.hf_metrics import as_evaluate_metric
 from cl_plugins.evaluation.items import Item
 from cl_plugins.evaluation.scorers import get_scorer, list_scorers

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cl_plugins.errors import DataError
+from cl_plugins.base.errors import DataError
 from cl_plugins.evaluation.items import Item, TaskScore, predictions_to_jsonl, read_predictions, require_items
 
 

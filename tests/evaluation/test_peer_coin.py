@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cl_plugins.errors import CompatibilityError, DataError
+from cl_plugins.base.errors import CompatibilityError, DataError
 from cl_plugins.evaluation.items import Item
 from cl_plugins.evaluation.scorers import get_scorer
 from cl_plugins.evaluation.scorers.peer.captions import METRICS, composite

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from cl_plugins.errors import DataError, RecipeError
+from cl_plugins.base.errors import DataError, RecipeError
 from cl_plugins.evaluation.items import Item
 from cl_plugins.evaluation.scorers import get_scorer, list_peers
 from cl_plugins.evaluation.scorers.peer import LIBRARIES, printed_average

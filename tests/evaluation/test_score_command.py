@@ -373,7 +373,7 @@ def test_files_that_are_not_answers(score, tmp_path, content, message):
     ],
 )
 def test_annotations_that_are_none(tmp_path, content, message):
-    from cl_plugins.errors import DataError
+    from cl_plugins.base.errors import DataError
 
     file = lines(tmp_path / "a.jsonl", answer("1", "x"))
     test = tmp_path / "t.json"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cl_plugins.errors import DataError, RecipeError
+from cl_plugins.base.errors import DataError, RecipeError
 from cl_plugins.evaluation import scorers
 from cl_plugins.evaluation.items import Item
 from cl_plugins.evaluation.scorers import Scorer, get_scorer, list_scorers

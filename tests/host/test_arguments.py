@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from cl_plugins.errors import RecipeError
+from cl_plugins.base.errors import RecipeError
 from cl_plugins.host import activation, arguments
 
 

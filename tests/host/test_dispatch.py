@@ -6,7 +6,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from cl_plugins.errors import CompatibilityError, RecipeError
+from cl_plugins.base.errors import CompatibilityError, RecipeError
 from cl_plugins.host import activation, dispatch
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import cl_plugins
-from cl_plugins.errors import CompatibilityError
+from cl_plugins.base.errors import CompatibilityError
 from cl_plugins.host import activation, names
 
 

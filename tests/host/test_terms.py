@@ -9,10 +9,11 @@ def test_a_model_without_logits_is_said_and_not_a_crash():
     """A trainer of the user's own, or a model that fuses its loss whatever the recipe says."""
     import torch
 
-    from cl_plugins.errors import TrainingError
+    from cl_plugins.base.errors import TrainingError
     from cl_plugins.methods.lwf import LwF, LwFConfig
-    from cl_plugins.penalised import ContinualTrainerMixin, TaskTerms
     from cl_plugins.streams import Task
+    from cl_plugins.training.mixin import ContinualTrainerMixin
+    from cl_plugins.training.terms import TaskTerms
 
     class Trainer:
         def compute_loss(self, model, inputs, return_outputs=False, **kwargs):

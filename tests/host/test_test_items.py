@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import tiny
 
-from cl_plugins.evaluation.generate import generate, length_sorted_batches
-from cl_plugins.host.test_items import Features, StoredMedia, load_test_items, media_token_ids, pictures
+from cl_plugins.contract.test_item import Features, StoredMedia
+from cl_plugins.generation.generate import generate, length_sorted_batches
+from cl_plugins.host.test_sets import load_test_items, media_token_ids, pictures
 from cl_plugins.streams import Task
 
 

@@ -149,7 +149,7 @@ sys.meta_path.insert(0, Finder())
 import cl_plugins
 cl_plugins.install()
 from llamafactory.hparams import get_infer_args, get_train_args
-from cl_plugins.errors import CompatibilityError
+from cl_plugins.base.errors import CompatibilityError
 
 def message(function, *args):
     try:

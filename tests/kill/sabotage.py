@@ -1,6 +1,6 @@
 """Ends or starves a run at a chosen point: before, inside and after every durable write and every file of a checkpoint.
 
-`install` wraps `cl_plugins.run.files.write_with`, through which every file of a run goes, and what the trainer calls while it
+`install` wraps `cl_plugins.base.files.write_with`, through which every file of a run goes, and what the trainer calls while it
 saves a checkpoint. Whenever one of these places is passed, a line ``point <n> <label>`` goes to a log outside the run; at
 point ``at`` the action happens. Training steps and steps of the run are logged too, so that a test can see what was done twice.
 """
@@ -104,7 +104,7 @@ def install(saboteur: Saboteur) -> None:
 
 
 def _wrap_writes(saboteur: Saboteur) -> None:
-    from cl_plugins.run import files
+    from cl_plugins.base import files
 
     original = files.write_with
 
@@ -124,7 +124,7 @@ def _wrap_writes(saboteur: Saboteur) -> None:
 
 def _wrap_lines(saboteur: Saboteur) -> None:
     """A point before, in the middle of and after every line that is added to a file."""
-    from cl_plugins.run import files
+    from cl_plugins.base import files
 
     original = files.append_line
 

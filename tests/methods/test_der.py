@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from cl_plugins.errors import CompatibilityError, DataError, RecipeError
+from cl_plugins.base.errors import CompatibilityError, DataError, RecipeError
 from cl_plugins.methods import TaskContext
 from cl_plugins.methods.der import DER, logit_matching, pack, unpack
 from cl_plugins.methods.der.method import DERConfig

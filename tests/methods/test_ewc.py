@@ -13,9 +13,9 @@ from running import NO_TESTS, go
 from safetensors.torch import load_file, save_file
 from torch.autograd import gradcheck
 
-from cl_plugins.adapters.carry import Carry, CarryWriter, TaskUpdate
-from cl_plugins.errors import CompatibilityError, RunStateError
-from cl_plugins.methods.base import TaskContext
+from cl_plugins.base.errors import CompatibilityError, RunStateError
+from cl_plugins.contract.carry import Carry, CarryWriter, TaskUpdate
+from cl_plugins.contract.task import TaskContext
 from cl_plugins.methods.ewc import EWC, EWCConfig, quadratic_penalty
 from cl_plugins.methods.ewc.method import _joint_anchors
 from cl_plugins.streams import Task

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cl_plugins.errors import TrainingError
+from cl_plugins.base.errors import TrainingError
 from cl_plugins.methods.ewc import fisher_diagonal
 from cl_plugins.methods.ewc.fisher import chosen_samples
 

@@ -11,7 +11,7 @@ from regularised import gap, in_layouts, logged, same_files, tensors, text_tasks
 from running import NO_TESTS, go
 from torch.autograd import gradcheck
 
-from cl_plugins.errors import CompatibilityError
+from cl_plugins.base.errors import CompatibilityError
 from cl_plugins.methods.lwf import LwF, distillation, echo_loss, unshifted_distillation
 
 

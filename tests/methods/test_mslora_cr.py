@@ -12,10 +12,11 @@ from running import NO_TESTS, go, predictions
 from safetensors.torch import load_file
 from torch.autograd import gradcheck
 
-from cl_plugins.adapters.carry import Carry
-from cl_plugins.errors import RecipeError, RunStateError
+from cl_plugins.base.errors import RecipeError, RunStateError
+from cl_plugins.contract.capabilities import RunFacts
+from cl_plugins.contract.carry import Carry
+from cl_plugins.contract.task import TaskContext
 from cl_plugins.methods import get_method
-from cl_plugins.methods.base import RunFacts, TaskContext
 from cl_plugins.methods.mslora_cr import contrastive_regularization, orthonormality
 from cl_plugins.streams import Task, load_stream
 
@@ -146,7 +147,7 @@ def test_sizes_at_the_start_of_a_task():
 
 def test_same_modality_tables_of_the_eight_tasks(monkeypatch):
     """What the authors pass by hand (`--is_same_modality`) comes out of the stream."""
-    from cl_plugins.adapters.carry import TaskUpdate
+    from cl_plugins.contract.carry import TaskUpdate
     from cl_plugins.methods.mslora_cr.regulariser import Regulariser
 
     stream = load_stream("mslora_cr_8")

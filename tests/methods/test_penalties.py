@@ -10,10 +10,10 @@ import torch
 from running import NO_TESTS, go
 from safetensors.torch import load_file
 
-from cl_plugins.errors import TrainingError
+from cl_plugins.base.errors import TrainingError
 from cl_plugins.methods import Method, registry
 from cl_plugins.methods.registry import MethodEntry
-from cl_plugins.penalised import add_gradient
+from cl_plugins.training.terms import add_gradient
 
 
 class Pull(Method):

@@ -9,14 +9,14 @@ import pytest
 import tiny
 from running import go
 
-from cl_plugins.errors import CompatibilityError, RecipeError
+from cl_plugins.base.errors import CompatibilityError, RecipeError
 from cl_plugins.methods import registry
 
 
 MODULE = '''
 from dataclasses import dataclass
 from cl_plugins.methods import Method
-from cl_plugins.schema import option
+from cl_plugins.base.schema import option
 
 
 @dataclass(frozen=True)

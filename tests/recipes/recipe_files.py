@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from cl_plugins.recipe import CLConfig, parse_cl
+from cl_plugins.config import CLConfig
+from cl_plugins.recipe import parse_cl
 
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from cl_plugins.errors import RecipeError
+from cl_plugins.base.errors import RecipeError
 from cl_plugins.evaluation.scorers import get_scorer
 from cl_plugins.host.keys import check_overrides
 from cl_plugins.recipe import parse_cl

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cl_plugins.recipe import ReplayConfig
+from cl_plugins.config import ReplayConfig
 from cl_plugins.replay.capacity import balanced, sample_key, share_of_new, smallest, surviving
 
 

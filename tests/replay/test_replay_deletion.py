@@ -12,10 +12,10 @@ from marked import holding, manifest, mark
 from running import copy_of, go, journal
 from safetensors.torch import load_file
 
+from cl_plugins.base.errors import RunStateError
 from cl_plugins.cli import main
-from cl_plugins.errors import RunStateError
-from cl_plugins.run import forgetting
-from cl_plugins.run.forgetting import forget, kept_samples, older_than
+from cl_plugins.run import deletion
+from cl_plugins.run.deletion import forget, kept_samples, older_than
 
 
 TASKS = ("one", "two", "three")
@@ -130,7 +130,7 @@ def test_purging_by_age(out, monkeypatch, capsys):
 
 def _write_and_rehash(out, path, value):
     """Change a file of the carry as the run itself would have written it."""
-    from cl_plugins.run.files import artefact, sha256, write_json
+    from cl_plugins.base.files import artefact, sha256, write_json
     from cl_plugins.run.journal import Journal
 
     write_json(path, value)
@@ -183,7 +183,7 @@ def test_an_unknown_id_deletes_nothing(out, capsys):
 
 
 def test_refused_while_someone_works_on_the_run(out):
-    from cl_plugins.run.lock import RunLock
+    from cl_plugins.base.lock import RunLock
 
     with RunLock(out), pytest.raises(RunStateError, match="is in use by process"):
         forget(out, lambda sample: True, "delete")
@@ -221,9 +221,9 @@ def test_killed_while_deleting(moment, llava, pictures, out, tmp_path, monkeypat
     first = manifest(out)[0]
     with monkeypatch.context() as patch:
         if moment == "before":
-            patch.setattr(forgetting, "write_json", die)
+            patch.setattr(deletion, "write_json", die)
         else:
-            patch.setattr(forgetting.Journal, "rewrite", die)
+            patch.setattr(deletion.Journal, "rewrite", die)
         with pytest.raises(Killed):
             forget(out, lambda sample: sample.id == first["id"], "delete")
     assert len(manifest(out)) == (6 if moment == "before" else 5)

@@ -12,7 +12,7 @@ from marked import TASKS, manifest, mark, run
 from running import go
 from safetensors.torch import load_file
 
-from cl_plugins.errors import DataError, RecipeError
+from cl_plugins.base.errors import DataError, RecipeError
 from cl_plugins.methods import get_method
 from cl_plugins.methods.registry import method_names
 
@@ -294,7 +294,7 @@ def test_a_hand_over_to_another_directory(llava, tmp_path):
 
 
 def test_a_damaged_buffer_is_found_before_training(llama, texts, tmp_path):
-    from cl_plugins.errors import RunStateError
+    from cl_plugins.base.errors import RunStateError
 
     keys = marked.recipe(llama, texts, tmp_path / "run", replay={"capacity_per_task": 2}, cl={"stop_after": 2})
     go(keys)

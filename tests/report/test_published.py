@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from made_runs import dump, make_run
 
-from cl_plugins.errors import DataError, RecipeError, RunStateError
+from cl_plugins.base.errors import DataError, RecipeError, RunStateError
 from cl_plugins.evaluation.scorers import get_scorer
 from cl_plugins.report import published
 from cl_plugins.report.published import find_published, published_dir, read_published

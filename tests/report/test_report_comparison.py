@@ -11,7 +11,7 @@ import statistics
 import pytest
 from made_runs import DEMO_SCORES, DEMO_TASKS, DEMO_ZERO, demo_run, dump, make_run
 
-from cl_plugins.errors import RunStateError
+from cl_plugins.base.errors import RunStateError
 from cl_plugins.report import compare, compare_table
 from cl_plugins.report.comparing import read_comparison, summarise, t_quantile
 

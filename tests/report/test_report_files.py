@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from made_runs import DEMO_SCORES, DEMO_TASKS, DEMO_ZERO, demo_run, dump, make_run
 
-from cl_plugins.errors import RunStateError
+from cl_plugins.base.errors import RunStateError
 from cl_plugins.report import read_run, write_report
 
 

@@ -8,7 +8,7 @@ import pytest
 import tiny
 from running import changed, copy_of, go, recipe
 
-from cl_plugins.errors import ClPluginsError, CompatibilityError, RecipeError, RunStateError
+from cl_plugins.base.errors import ClPluginsError, CompatibilityError, RecipeError, RunStateError
 
 
 @pytest.fixture

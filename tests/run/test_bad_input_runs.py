@@ -22,7 +22,7 @@ from running import (
     weights,
 )
 
-from cl_plugins.errors import ClPluginsError, DataError, RecipeError, RunStateError, TrainingError
+from cl_plugins.base.errors import ClPluginsError, DataError, RecipeError, RunStateError, TrainingError
 
 
 @pytest.fixture(scope="module")

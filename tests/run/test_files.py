@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from cl_plugins.run import files
+from cl_plugins.base import files
 
 
 def test_files_and_directories_are_replaced_whole(tmp_path):

@@ -101,7 +101,7 @@ def test_final_is_one_plain_peft_adapter_and_the_last_model(observed, half):
 
 
 def test_merging_into_it_is_refused_before_anything_is_trained(run, half, data, tmp_path):
-    from cl_plugins.errors import ClPluginsError
+    from cl_plugins.base.errors import ClPluginsError
 
     with pytest.raises(ClPluginsError, match=r"cl\.method\.consolidate"):
         run(keys(half, data, tmp_path / "run", {"name": "inclora", "consolidate": "merge"}))
@@ -114,7 +114,7 @@ def test_a_base_that_turns_out_to_be_half_precision_is_refused_before_the_first_
     """The recipe says nothing about precision; what counts is what is in memory."""
     from llamafactory.train.tuner import run_exp
 
-    from cl_plugins.errors import CompatibilityError
+    from cl_plugins.base.errors import CompatibilityError
     from cl_plugins.host import base as host_base
 
     monkeypatch.setattr(host_base.LoadedBase, "can_merge", False)

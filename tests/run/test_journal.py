@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from cl_plugins.errors import RunStateError
-from cl_plugins.run.files import artefact, write_bytes
+from cl_plugins.base.errors import RunStateError
+from cl_plugins.base.files import artefact, write_bytes
 from cl_plugins.run.journal import Journal
 
 

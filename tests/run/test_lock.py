@@ -9,14 +9,14 @@ import sys
 
 import pytest
 
-from cl_plugins.errors import RunStateError
-from cl_plugins.run.lock import RunLock
+from cl_plugins.base.errors import RunStateError
+from cl_plugins.base.lock import RunLock
 
 
 HOLD = """
 import sys
 from pathlib import Path
-from cl_plugins.run.lock import RunLock
+from cl_plugins.base.lock import RunLock
 with RunLock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

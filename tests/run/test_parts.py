@@ -9,8 +9,8 @@ import os
 import numpy as np
 import pytest
 
-from cl_plugins.adapters.carry import Carry
-from cl_plugins.host.test_items import StoredMedia, TestItem
+from cl_plugins.contract.carry import Carry
+from cl_plugins.contract.test_item import StoredMedia, TestItem
 from cl_plugins.run import parts
 
 

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 
-from cl_plugins.errors import RunStateError
+from cl_plugins.base.errors import RunStateError
 from cl_plugins.host.keys import key_table
 from cl_plugins.recipe import parse_cl
 from cl_plugins.run import record

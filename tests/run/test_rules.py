@@ -23,7 +23,7 @@ from running import (
     weights,
 )
 
-from cl_plugins.errors import RunStateError
+from cl_plugins.base.errors import RunStateError
 
 
 THREE = ("one", "two", "three")
@@ -71,7 +71,7 @@ def equal(a, b, folder="final"):
 
 
 def test_a_second_run_on_one_directory_is_refused(llama, text_data, tmp_path):
-    from cl_plugins.run.lock import RunLock
+    from cl_plugins.base.lock import RunLock
 
     out = tmp_path / "run"
     with RunLock(out), pytest.raises(RunStateError, match=r"in use by process \d+ on \S+, started"):

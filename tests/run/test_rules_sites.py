@@ -8,7 +8,7 @@ import pytest
 import tiny
 from running import copy_of, go, load, predictions, recipe, steps, weights
 
-from cl_plugins.errors import RecipeError
+from cl_plugins.base.errors import RecipeError
 
 
 TASKS = ("one", "two", "three")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import tiny
 
+from cl_plugins.base.errors import DataError, RecipeError
 from cl_plugins.cli import main
-from cl_plugins.errors import DataError, RecipeError
 
 
 TASKS = ("one", "two")
@@ -176,7 +176,7 @@ def test_nothing_is_refused_where_nothing_is_tested(llava, data, tmp_path):
 def test_videos_are_refused():
     import numpy as np
 
-    from cl_plugins.host.test_items import TestItem
+    from cl_plugins.contract.test_item import TestItem
     from cl_plugins.run.vllm_backend import VllmBackend
 
     item = TestItem(

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import ExportError, Problem
+from ..base.errors import ExportError, Problem
+from ..contract.low_rank import PREFIX, LowRankUpdate
 from .merge import factors, modules, replaced
-from .update import PREFIX, LowRankUpdate
 
 
 if TYPE_CHECKING:

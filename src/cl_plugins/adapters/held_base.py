@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from .update import LowRankUpdate
+    from ..contract.low_rank import LowRankUpdate
 
 
 class HeldBase:
-    """Implements `cl_plugins.methods.base.BaseModel` but for what depends on the host.
+    """Implements `cl_plugins.contract.base_model.BaseModel` but for what depends on the host.
 
     Args:
         model: The model without adapters.

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .update import LowRankUpdate
+from ..contract.low_rank import LowRankUpdate
 
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ..methods.base import BaseModel
+    from ..contract.base_model import BaseModel
 
 
 def factors(updates: Sequence[LowRankUpdate], module: str) -> tuple[Tensor, Tensor] | None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Problem, RunStateError
+from ..base.errors import Problem, RunStateError
+from ..contract.low_rank import LowRankUpdate
 from .merge import factors, modules
-from .update import LowRankUpdate
 
 
 if TYPE_CHECKING:

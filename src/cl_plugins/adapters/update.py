@@ -7,19 +7,16 @@ an update of task 2 on the raw base would load without complaint and be wrong.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CompatibilityError, Problem, RunStateError
+from ..base.errors import Problem, RunStateError
+from ..contract.low_rank import PREFIX
 from .partitioned import gathered
 
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module, Parameter
-
-
-PREFIX = "base_model.model."
 
 
 def adapter_state(model: Module) -> dict[str, Tensor]:
@@ -102,41 +99,3 @@ def trained_factors(model: Module) -> dict[str, tuple[Tensor, Tensor]]:
             pair = module.lora_A["default"].weight, module.lora_B["default"].weight  # type: ignore[index]
             found[name.removeprefix(PREFIX)] = pair  # type: ignore[assignment]
     return found
-
-
-@dataclass
-class LowRankUpdate:
-    """The update ``W += scaling * B @ A`` of several modules, and the tensors that replace the base's.
-
-    Attributes:
-        a: Module name -> A, shape (rank, in), with the scaling not included.
-        b: Module name -> B, shape (out, rank).
-        scaling: The factor.
-        replaced: Parameter name -> new value (``additional_target``).
-    """
-
-    a: dict[str, Tensor] = field(default_factory=dict)
-    b: dict[str, Tensor] = field(default_factory=dict)
-    scaling: float = 1.0
-    replaced: dict[str, Tensor] = field(default_factory=dict)
-
-    @classmethod
-    def from_state(cls, tensors: dict[str, Tensor], meta: dict[str, Any]) -> LowRankUpdate:
-        """Sort PEFT's names into A, B and replaced tensors.
-
-        Raises:
-            CompatibilityError: If the adapter holds something that is not a plain LoRA of linear layers.
-        """
-        update = cls(scaling=float(meta["scaling"]))
-        for name, tensor in tensors.items():
-            plain = name.removeprefix(PREFIX)
-            if plain.endswith(".lora_A.weight"):
-                update.a[plain.removesuffix(".lora_A.weight")] = tensor
-            elif plain.endswith(".lora_B.weight"):
-                update.b[plain.removesuffix(".lora_B.weight")] = tensor
-            elif ".lora_" in plain:
-                fix = "Use plain LoRA on linear layers (no DoRA, no LoRA on embeddings, no LoRA bias)."
-                raise CompatibilityError(Problem("update", f"holds '{plain}', which cannot be merged.", fix))
-            else:
-                update.replaced[plain] = tensor
-        return update

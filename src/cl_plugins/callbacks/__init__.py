@@ -20,7 +20,7 @@ a run of ours behind, in the same format; the samples of a replay buffer stand i
 
 from __future__ import annotations
 
-from ..penalised import ContinualTrainerMixin
+from ..training.mixin import ContinualTrainerMixin
 from .callback import ContinualCallback, make_method
 from .learner import ContinualLearner
 

@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from ..adapters.carry import Carry, TaskUpdate
 from ..adapters.update import trained_factors
-from ..errors import CompatibilityError, Problem, RecipeError, RunStateError
+from ..base import ranks
+from ..base.errors import CompatibilityError, Problem, RecipeError, RunStateError
+from ..contract.carry import Carry, TaskUpdate
 from ..methods import Method, TaskContext, registry
 from ..methods.seqlora import SeqLoRA
-from ..methods.task_data import CollatedData
-from ..penalised import TaskTerms, add_gradient
 from ..replay.keeping import remove_candidates
 from ..replay.store import Buffer
 from ..replay.trainers import TrainerReplay, replay_config
-from ..run import ranks
 from ..streams import Task
+from ..training.collated import CollatedData
+from ..training.terms import TaskTerms, add_gradient
 
 
 if TYPE_CHECKING:
     from torch.nn import Module
 
-    from ..recipe import ReplayConfig
+    from ..config import ReplayConfig
 
 
 logger = logging.getLogger("cl_plugins")
@@ -182,8 +182,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         self.finished = True
 
     def _write(self, tensors: dict[str, Any], meta: dict[str, Any], statistics: dict[str, dict[str, Any]]) -> None:
-        from ..run.consolidate import write_carry
-        from ..run.update import write_update
+        from ..training.handover import write_carry, write_update
 
         earlier = self.carry.tasks if self.carry is not None else ()
         folder = self.directory / "tasks" / f"{len(earlier) + 1:02d}_{self.task.name}"
@@ -238,7 +237,7 @@ def _reentrant(model: Any) -> bool:
 
 def read_carry(directory: Path) -> Carry | None:
     """The carry in a directory, checked against its hashes; None if there is none."""
-    from ..run.files import recover_directory
+    from ..base.files import recover_directory
 
     path = directory / "carry"
     recover_directory(path)

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..adapters.held_base import HeldBase
-from ..errors import CompatibilityError, Problem, RunStateError
+from ..base import ranks
+from ..base.errors import CompatibilityError, Problem, RunStateError
+from ..base.files import remove_leftovers
+from ..base.lock import RunLock
 from ..replay.keeping import remove_candidates
 from ..replay.trainers import replay_config
-from ..run import ranks
-from ..run.files import remove_leftovers
-from ..run.lock import RunLock
 from ..streams import Task
 from .callback import ContinualCallback, make_method, read_carry
 
@@ -24,7 +24,7 @@ from .callback import ContinualCallback, make_method, read_carry
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-    from ..recipe import ReplayConfig
+    from ..config import ReplayConfig
 
 
 class PlainBase(HeldBase):

@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _guarded(args: argparse.Namespace, module: str) -> int:
     """Run a command; errors that are meant for people become messages."""
-    from ..errors import ClPluginsError, DataError, RecipeError
+    from ..base.errors import ClPluginsError, DataError, RecipeError
 
     try:
         code: int = importlib.import_module(f".{module}", __name__).run(args)

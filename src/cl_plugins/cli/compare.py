@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..errors import Problem, RecipeError
+from ..base.errors import Problem, RecipeError
 
 
 _EPILOG = """\
@@ -39,8 +39,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare runs."""
+    from ..base.files import write_bytes
     from ..report import compare, compare_table
-    from ..run.files import write_bytes
     from ..run.reopen import check_target
     from . import output
 
@@ -74,8 +74,8 @@ def _beside(args: argparse.Namespace) -> int:
     import tempfile
     from functools import cache
 
+    from ..base.files import write_bytes
     from ..report import published_compare, published_tables
-    from ..run.files import write_bytes
     from . import output
     from .report import rescore
 

@@ -61,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _unpack(args: argparse.Namespace) -> int:
     """Take an archive apart."""
+    from ..base.errors import DataError, Problem
     from ..data.prepare.archives import unpack
-    from ..errors import DataError, Problem
     from . import output
 
     archive = Path(args.stream)
@@ -118,9 +118,9 @@ def _sources(args: argparse.Namespace) -> int:
 
 def _prepare(args: argparse.Namespace) -> int:
     """Convert the raw files."""
+    from ..base.errors import DataError, Problem
     from ..data.prepare.engine import Request, prepare
     from ..data.prepare.images import ImageRules
-    from ..errors import DataError, Problem
     from . import output
 
     problems = [

@@ -47,9 +47,9 @@ def keys_page() -> str:
 
     Only methods of this package are on it; `cl-plugins list methods` shows those of others too.
     """
+    from ..base.schema import describe
+    from ..config import CLBlock
     from ..methods.registry import list_methods
-    from ..recipe import CLBlock
-    from ..schema import describe
     from ..streams import Stream
 
     parts = [

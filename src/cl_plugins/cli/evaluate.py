@@ -7,11 +7,11 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Problem, RecipeError
+from ..base.errors import Problem, RecipeError
 
 
 if TYPE_CHECKING:
-    from ..recipe import CLConfig
+    from ..config import CLConfig
     from ..streams import Task
 
 _EPILOG = """\
@@ -73,9 +73,9 @@ def evaluate_run(args: argparse.Namespace) -> dict[str, Any]:
         RecipeError: If a task, scorer or data set does not exist.
         RunStateError: If the run has no carry, or base or files differ from it.
     """
+    from ..base.logs import set_up
     from ..run import parts
     from ..run.evaluate import evaluate
-    from ..run.logs import set_up
     from ..run.plan import Step
     from ..run.progress import Progress
     from ..run.reopen import check_target, row_of
@@ -126,8 +126,8 @@ def evaluate_run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _configured(args: argparse.Namespace, host_keys: dict[str, Any], config: CLConfig) -> tuple[CLConfig, list[str]]:
     """The block with what the options change, and the names of the tasks to test."""
+    from ..base.schema import nearest
     from ..host.data import local_files
-    from ..schema import nearest
 
     if args.dataset_dir is not None:
         host_keys["dataset_dir"] = args.dataset_dir

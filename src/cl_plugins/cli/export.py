@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
-    from ..recipe import CLConfig
+    from ..config import CLConfig
 
 _EPILOG = """\
 merged   a plain model for Transformers: each weight is the base's plus all
@@ -41,9 +41,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export a run's model."""
-    from ..errors import Problem, RecipeError
+    from ..base.errors import Problem, RecipeError
+    from ..base.logs import set_up
     from ..run.export import QUANTISATION_KEYS, check_empty, export_adapter, export_merged, export_tasks
-    from ..run.logs import set_up
     from ..run.reopen import check_target
     from . import output
     from .looking import opened

@@ -45,8 +45,8 @@ def methods() -> list[dict[str, Any]]:
     """
     from dataclasses import asdict
 
+    from ..base.schema import describe
     from ..methods.registry import list_methods
-    from ..schema import describe
 
     found: list[dict[str, Any]] = []
     for entry in list_methods():

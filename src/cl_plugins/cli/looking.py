@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
-    from ..adapters.carry import Carry
-    from ..recipe import CLConfig
+    from ..config import CLConfig
+    from ..contract.carry import Carry
     from ..run.state import RunState
 
 #: Changes host keys in place and gives the block to use.

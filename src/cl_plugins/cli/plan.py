@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
+    from ..config import CLConfig
     from ..host.meta_model import MetaModel
-    from ..recipe import CLConfig
     from ..run.estimate import DiskNeed
     from ..run.plan import Step
 
@@ -147,7 +147,7 @@ def _sizes(
     host_keys: dict[str, Any], config: CLConfig, root: Path, steps: list[Step], warnings: list[str]
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """Model and disk; None with a warning where the base's config cannot be had."""
-    from ..errors import CompatibilityError
+    from ..base.errors import CompatibilityError
     from ..host.facts import run_facts
     from ..host.meta_model import measure
     from ..methods.registry import get_method

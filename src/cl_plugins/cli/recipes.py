@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import Problem, RecipeError
+from ..base.errors import Problem, RecipeError
 
 
 SUFFIXES = (".yaml", ".yml", ".json")

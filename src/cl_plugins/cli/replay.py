@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """List or delete."""
-    from ..run.forgetting import forget, kept_samples
+    from ..run.deletion import forget, kept_samples
     from . import output
 
     if args.action == "list":
@@ -67,8 +67,8 @@ def _unwanted(args: argparse.Namespace) -> Callable[[Sample], bool]:
     Raises:
         RecipeError: If an id is not in the buffer, or the age is none; nothing is deleted then.
     """
-    from ..errors import Problem, RecipeError
-    from ..run.forgetting import kept_samples, older_than
+    from ..base.errors import Problem, RecipeError
+    from ..run.deletion import kept_samples, older_than
 
     if args.action == "purge":
         try:

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Problem, RecipeError, RunStateError
+from ..base.errors import Problem, RecipeError, RunStateError
 
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write a report, and print its table."""
+    from ..base.files import write_bytes
     from ..report import terminal_table, write_report
-    from ..run.files import write_bytes
     from ..run.reopen import read_record
     from . import output
 
@@ -76,11 +76,11 @@ def rescore(root: Path, words: list[str], out: Path | None = None) -> Path:
     """
     import dataclasses
 
+    from ..base.files import write_bytes, write_json
     from ..evaluation.items import predictions_to_jsonl, read_predictions
     from ..evaluation.matrix import ScoreMatrix
     from ..evaluation.scorers import get_scorer
     from ..run.evaluate import write_matrix
-    from ..run.files import write_bytes, write_json
     from ..run.reopen import check_target, read_record
 
     matrix = ScoreMatrix.from_json(_read(root / "matrix.json"), where=str(root / "matrix.json"))
@@ -138,8 +138,8 @@ def _with_peers(words: list[str], record: dict[str, Any]) -> list[str]:
 
 def _chosen(words: list[str], tasks: list[str]) -> dict[str, str]:
     """Task -> scorer."""
+    from ..base.schema import nearest
     from ..evaluation.scorers import get_scorer
-    from ..schema import nearest
 
     chosen: dict[str, str] = {}
     problems = []

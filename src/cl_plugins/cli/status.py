@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Problem, RecipeError, RunStateError
+from ..base.errors import Problem, RecipeError, RunStateError
 
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def damaged(root: Path, journal: Journal) -> list[Problem]:
         root: The run's directory.
         journal: Its journal.
     """
-    from ..adapters.carry import Carry
+    from ..contract.carry import Carry
 
     found = journal.damaged(full=True)
     if (root / "carry" / "carry.json").is_file():

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import Problem, RecipeError
+from ..base.errors import Problem, RecipeError
 
 
 _EPILOG = """\

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, Problem
+from ..base.errors import DataError, Problem
 from .annotations import Annotation, Record, not_finite, read_annotations, read_records
 from .items import Item, few, read_predictions
 

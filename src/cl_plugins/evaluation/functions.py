@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import DataError, Problem
+from ..base.errors import DataError, Problem
 from .items import Item, TaskScore
 from .scorers import get_scorer
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, Problem
+from ..base.errors import DataError, Problem
 
 
 #: Version of ``<task>.score.json``.

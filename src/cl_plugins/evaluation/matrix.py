@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from ..errors import DataError, Problem
+from ..base.errors import DataError, Problem
 from .items import is_count, is_percentage
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import DataError, Problem
+from ..base.errors import DataError, Problem
 from .matrix import JOINT, ZERO_SHOT, ScoreMatrix
 
 

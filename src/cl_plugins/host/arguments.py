@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from ..errors import CompatibilityError, Problem, RecipeError
+from ..base.errors import CompatibilityError, Problem, RecipeError
 from . import names
 
 

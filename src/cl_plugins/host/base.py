@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..adapters.held_base import HeldBase
-from ..errors import Problem, RecipeError
+from ..base.errors import Problem, RecipeError
 from .checkpoint_names import checkpoint_files, name_map
 
 

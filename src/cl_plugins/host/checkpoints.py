@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ..run.files import sha256, write_json
+from ..base.files import sha256, write_json
 
 
 MARK = "cl_complete.json"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError, Problem
+from ..base.errors import DataError, Problem
 
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def local_files(dataset_dir: str, names: Sequence[str]) -> tuple[list[Path], lis
     files, problems = [info_file], []
     for name in names:
         if name not in info:
-            from ..schema import nearest
+            from ..base.schema import nearest
 
             fix = f"{nearest(name, info)} It defines: {', '.join(sorted(info)[:20])}.".strip()
             problems.append(Problem(str(info_file), f"there is no data set called {name!r}.", fix))

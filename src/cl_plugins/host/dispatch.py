@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from ..errors import RecipeError
+from ..base.errors import RecipeError
 from .activation import rebind
 from .names import HostName, incompatible
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import Problem
-from ..methods.base import Capabilities, RunFacts
-from ..schema import nearest
+from ..base.errors import Problem
+from ..base.schema import nearest
+from ..contract.capabilities import Capabilities, RunFacts
 from ..streams import Stream
 
 

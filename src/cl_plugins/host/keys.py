@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from ..errors import Problem
-from ..schema import nearest
+from ..base.errors import Problem
+from ..base.schema import nearest
 from .names import env_enabled
 
 

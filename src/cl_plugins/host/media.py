@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import Problem
+from ..base.errors import Problem
 from .data import local_files
 
 
@@ -48,7 +48,7 @@ def inspect(use: DataUse) -> tuple[dict[str, Any], list[Problem]]:
         ``{"files": {name: sha256}, "media": {"count", "sha256"}}``, the latter over names and sizes (both empty for
         data sets on a hub), and problems: unknown name, missing file, not JSON, no record, missing media.
     """
-    from ..run.files import sha256
+    from ..base.files import sha256
 
     files, problems = local_files(use.dataset_dir, [use.name])
     info = next((path for path in files if path.name == "dataset_info.json"), None)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import CompatibilityError, Problem
+from ..base.errors import CompatibilityError, Problem
 from .task_args import parse
 
 

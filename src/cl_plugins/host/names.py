@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from types import ModuleType
 
-from ..errors import CompatibilityError, Problem
+from ..base.errors import CompatibilityError, Problem
 
 
 SUPPORTED_VERSIONS: tuple[str, ...] = ("0.9.5",)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CompatibilityError, Problem
+from ..base.errors import CompatibilityError, Problem
 
 
 if TYPE_CHECKING:

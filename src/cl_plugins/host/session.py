@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..methods.task_data import CollatedData
+from ..training.collated import CollatedData
 from .base import LoadedBase
 from .quantised import check_trained_modules, keep_unpacked, trained_modules_whole
 from .task_args import HostArgs
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import TrainerCallback
 
-    from ..penalised import TaskTerms
+    from ..training.terms import TaskTerms
     from .trainer import ContinualTrainer
 
 

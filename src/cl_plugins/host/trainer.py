@@ -13,9 +13,9 @@ from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
 from transformers import TrainerCallback
 from transformers.trainer_utils import TrainOutput
 
-from ..errors import Problem, TrainingError
-from ..penalised import ContinualTrainerMixin
-from ..run import ranks
+from ..base import ranks
+from ..base.errors import Problem, TrainingError
+from ..training.mixin import ContinualTrainerMixin
 from .checkpoints import load_extras, loss_sums, mark_complete, remove_older, save_extras
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError, Problem
+from ..base.errors import DataError, Problem
 from ..replay.media import KINDS, map_media, outside
 from ..replay.store import IDS
 

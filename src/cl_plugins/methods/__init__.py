@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .base import Capabilities, Method, RunFacts, TaskContext
+from ..contract.capabilities import Capabilities, RunFacts
+from ..contract.method import Method
+from ..contract.task import TaskContext
 from .registry import get_method, list_methods
 
 

@@ -11,16 +11,18 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ..adapters.carry import TaskUpdate
-from ..errors import CompatibilityError, Problem
-from ..schema import option
-from .base import BaseModel, Method, RunFacts
+from ..base.errors import CompatibilityError, Problem
+from ..base.schema import option
+from ..contract.base_model import BaseModel
+from ..contract.capabilities import RunFacts
+from ..contract.carry import TaskUpdate
+from ..contract.method import Method
 
 
 if TYPE_CHECKING:
     from torch.nn import Module
 
-    from ..adapters.carry import Carry, CarryWriter
+    from ..contract.carry import Carry, CarryWriter
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from ..errors import CompatibilityError, Problem, RecipeError
-from ..schema import build, nearest
-from .base import Method
+from ..base.errors import CompatibilityError, Problem, RecipeError
+from ..base.schema import build, nearest
+from ..contract.method import Method
 
 
 GROUP = "cl_plugins.methods"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
-    from ..recipe import ReplayConfig
+    from ..config import ReplayConfig
 
 
 def sample_key(seed: int, task: str, row: int) -> float:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..errors import Problem
+from ..base.errors import Problem
 from .selection import FEATURES, LOSSES
 
 
 if TYPE_CHECKING:
-    from ..methods.base import Capabilities, RunFacts
-    from ..recipe import CLConfig, ReplayConfig
+    from ..config import CLConfig, ReplayConfig
+    from ..contract.capabilities import Capabilities, RunFacts
 
 
 _WHERE = "cl.replay"

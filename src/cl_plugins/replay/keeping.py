@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..adapters.carry import Carry, CarryWriter, TaskUpdate, read_tensors
-from ..errors import DataError, Problem
+from ..base.errors import DataError, Problem
+from ..contract.carry import Carry, CarryWriter, TaskUpdate, read_tensors
 from . import capacity, scoring, selection, store
 from .memory import Chosen
 from .store import CANDIDATES, TENSORS, Buffer, Sample
@@ -17,8 +17,8 @@ from .store import CANDIDATES, TENSORS, Buffer, Sample
 if TYPE_CHECKING:
     from torch.nn import Module
 
-    from ..methods.base import TaskContext
-    from ..recipe import ReplayConfig
+    from ..config import ReplayConfig
+    from ..contract.task import TaskContext
 
 
 class Rows(Protocol):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, Problem
+from ..base.errors import DataError, Problem
 
 
 KINDS = ("images", "videos", "audios")

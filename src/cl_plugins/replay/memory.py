@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from ..methods.base import Batch, TaskContext, TaskData
+    from ..contract.task import Batch, TaskContext, TaskData
     from .store import Buffer, Sample
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from ..methods.base import Batch, TaskContext
-    from ..recipe import ReplayConfig
+    from ..config import ReplayConfig
+    from ..contract.task import Batch, TaskContext
 
 
 def repeated(count: int, new: int, ratio: float, seed: int) -> list[int]:

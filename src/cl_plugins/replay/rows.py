@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError, Problem
+from ..base.errors import DataError, Problem
 from .store import IDS, TENSORS, Buffer
 
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from ..methods.base import TaskData
+    from ..contract.task import TaskData
 
 
 STATISTIC = f"{TENSORS}rows"

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CompatibilityError, Problem
-from ..methods.eval_mode import looking
+from ..base.errors import CompatibilityError, Problem
+from ..training.modes import looking
 
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from ..methods.base import TaskData
+    from ..contract.task import TaskData
 
 
 CHUNK = 8  # samples per forward; fixed, so that no number depends on how many processes share the work

@@ -18,14 +18,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Problem, RunStateError
+from ..base.errors import Problem, RunStateError
 from .media import KINDS, map_media, media_names, take_in
 
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..adapters.carry import Carry, CarryWriter
+    from ..contract.carry import Carry, CarryWriter
 
 
 FORMAT = 1
@@ -128,7 +128,7 @@ class Buffer:
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """What a method stored beside the samples: ``<sample>/<what>`` -> tensor."""
-        from ..adapters.carry import read_tensors
+        from ..contract.carry import read_tensors
 
         path = self.path / f"{name}.safetensors"
         return read_tensors(path) if path.is_file() else {}
@@ -208,7 +208,7 @@ def without(writer: CarryWriter, buffer: Buffer, unwanted: Callable[[Sample], bo
 
 def write_candidates(path: Path, entries: Iterable[tuple[Sample, dict[str, Any]]]) -> None:
     """Write what a training leaves for the buffer: samples and records that name their media where they lie."""
-    from ..run.files import write_json
+    from ..base.files import write_json
 
     listed = [{"sample": asdict(sample), "record": record} for sample, record in entries]
     write_json(path, {"format": FORMAT, "samples": listed})

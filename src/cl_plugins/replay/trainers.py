@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.trainer_utils import RemoveColumnsCollator
 
-from ..errors import CompatibilityError, DataError, Problem, RecipeError
-from ..methods.task_data import CollatedData
-from ..recipe import ReplayConfig
-from ..schema import build
+from ..base.errors import CompatibilityError, DataError, Problem, RecipeError
+from ..base.schema import build
+from ..config import ReplayConfig
+from ..training.collated import CollatedData
 from . import keeping, mixing
 from .checks import method_problems, setting_problems
 from .memory import Memory
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from ..adapters.carry import Carry, CarryWriter, TaskUpdate
-    from ..methods.base import Method, TaskContext
-    from ..penalised import BatchTerms
+    from ..contract.carry import Carry, CarryWriter, TaskUpdate
+    from ..contract.method import Method
+    from ..contract.task import TaskContext
+    from ..training.terms import BatchTerms
 
 
 WHERE = "replay"

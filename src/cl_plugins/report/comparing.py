@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import Problem, RunStateError
+from ..base.errors import Problem, RunStateError
 from .environment import Environment, environments
 from .run_data import Run, read_run
 from .text import listing, secret

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, Problem, RecipeError
-from ..schema import nearest
+from ..base.errors import DataError, Problem, RecipeError
+from ..base.schema import nearest
 
 
 FORMAT = 1

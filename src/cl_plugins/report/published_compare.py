@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import Problem, RunStateError
+from ..base.errors import Problem, RunStateError
 from .comparing import Group, Member, read_comparison, summarise
 from .published import Measure, PublishedEntry, PublishedTable, Source, find_published
 from .published_check import Cells, cells_of, check_source, derive
@@ -145,7 +145,7 @@ def _fits(table: PublishedTable, run: Run) -> bool:
 
 def _same_rules(runs: Sequence[Run], table: PublishedTable, source: Source, rescore: Rescore | None) -> list[Path]:
     """Directories of the runs in which every task is scored as the source scores it."""
-    from ..errors import RecipeError
+    from ..base.errors import RecipeError
     from ..evaluation.scorers import get_scorer
 
     problems: list[Problem] = []

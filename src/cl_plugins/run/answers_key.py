@@ -14,8 +14,8 @@ from .state import RunState
 
 
 if TYPE_CHECKING:
-    from ..evaluation.backend import Backend
-    from ..host.test_items import TestItem
+    from ..contract.test_item import TestItem
+    from ..generation.backend import Backend
 
 
 #: Keys that say where and how things are kept, or how fast; anything else may change an answer.

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..errors import Problem
+from ..base.errors import Problem
+from ..config import CLConfig
 from ..methods import Method
-from ..recipe import CLConfig
 from .plan import ZERO_SHOT, Step
 from .state import RunState
 
 
 if TYPE_CHECKING:
-    from ..evaluation.backend import Backend
-    from ..methods.base import RunFacts
+    from ..contract.capabilities import RunFacts
+    from ..generation.backend import Backend
 
 
 def backend_for(state: RunState, step: Step) -> Backend:
@@ -29,7 +29,7 @@ def backend_for(state: RunState, step: Step) -> Backend:
 
         key = ("vllm", carry.tasks if carry is not None else None)
         return state.kept_backend(key, lambda: VllmBackend(state, carry))
-    from ..evaluation.backend import HostBackend
+    from ..generation.backend import HostBackend
 
     return HostBackend(state.answering(carry, str(step.task)), state.session)
 
@@ -55,7 +55,7 @@ def backend_problems(
         return []
     from importlib.util import find_spec
 
-    from . import ranks
+    from ..base import ranks
 
     found = []
     stay = "Use `backend: host`."

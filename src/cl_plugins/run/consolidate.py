@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..adapters.carry import FORMAT, Carry, CarryWriter, TaskUpdate
-from ..methods import Method
+from ..base.files import artefact
+from ..contract.carry import Carry
 from ..replay.keeping import filling
-from .files import artefact, sha256, write_json, write_with
+from ..training.handover import write_carry
 from .plan import Step
 from .state import RunState
 
@@ -35,46 +34,6 @@ def consolidate(state: RunState, step: Step) -> dict[str, Any]:
         }
         write_carry(target, state.method, previous, update, about, filling(state.config.replay, update, previous))
     return artefact(state.root, target / "carry.json")
-
-
-def write_carry(
-    target: Path,
-    method: Method,
-    previous: Carry | None,
-    update: TaskUpdate,
-    about: dict[str, Any],
-    fill: Callable[[CarryWriter], None] | None = None,
-) -> None:
-    """Let a method write the next carry beside the old one, then put it in its place.
-
-    Args:
-        target: The carry's directory.
-        method: The method.
-        previous: The carry so far; may lie in ``target``.
-        update: What the task left.
-        about: ``method``, ``stream``, ``tasks`` and ``base`` of ``carry.json``.
-        fill: Writes the replay buffer.
-    """
-
-    def produce(folder: Path) -> None:
-        folder.mkdir(parents=True)
-        writer = CarryWriter(folder)
-        method.consolidate(previous, update, writer)
-        if fill is not None:
-            fill(writer)
-        content = {"format": FORMAT, **about, "meta": writer.meta, "files": file_records(writer)}
-        write_json(folder / "carry.json", content)
-
-    write_with(target, produce)
-
-
-def file_records(writer: CarryWriter) -> dict[str, dict[str, Any]]:
-    """Name -> ``{"sha256", "bytes"}`` of the files of a carry that is being made."""
-    files = {}
-    for name in writer.file_names():
-        path = writer.path / name
-        files[name] = {"sha256": sha256(path), "bytes": path.stat().st_size}
-    return files
 
 
 def _tasks(state: RunState, task: str) -> tuple[str, ...]:

@@ -8,12 +8,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from ..errors import Problem, RunStateError
-from . import prepare, ranks
-from .files import is_disk_full
+from ..base import ranks
+from ..base.errors import Problem, RunStateError
+from ..base.files import is_disk_full
+from ..base.lock import RunLock
+from ..base.logs import set_up
+from . import prepare
 from .interrupt import StopRequest
-from .lock import RunLock
-from .logs import set_up
 
 
 def run_stream(raw_args: Mapping[str, Any], callbacks: list[Any] | None = None) -> None:

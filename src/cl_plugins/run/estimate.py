@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..methods.base import Capabilities
+from ..contract.capabilities import Capabilities
 
 
 if TYPE_CHECKING:

@@ -7,26 +7,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..evaluation.generate import length_sorted_batches
+from ..base import ranks
+from ..base.files import artefact, write_bytes, write_json
+from ..base.logs import logger
 from ..evaluation.items import Item, TaskScore, predictions_to_jsonl
 from ..evaluation.matrix import ScoreMatrix
 from ..evaluation.metrics import continual_metrics, metrics_to_json
 from ..evaluation.scorers import get_scorer
+from ..generation.generate import length_sorted_batches
 from ..methods.registry import get_method
-from . import parts, ranks
+from . import parts
 from .answers_key import answers_key
 from .backends import backend_for
-from .files import artefact, write_bytes, write_json
 from .interrupt import Interrupted
-from .logs import logger
 from .plan import ZERO_SHOT, Step, rows
 from .state import RunState
 
 
 if TYPE_CHECKING:
-    from ..evaluation.backend import Backend
-    from ..host.test_items import TestItem
-    from ..recipe import CLConfig
+    from ..config import CLConfig
+    from ..contract.test_item import TestItem
+    from ..generation.backend import Backend
 
 
 def evaluate(state: RunState, step: Step, plan: list[Step]) -> tuple[dict[str, Any], dict[str, Any]]:

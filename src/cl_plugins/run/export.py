@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapters.concatenate import write_peft_adapter
 from ..adapters.merge import MergeError, merged_weight, modules, replaced
-from ..errors import ExportError, Problem
-from .files import write_json, write_with
+from ..base.errors import ExportError, Problem
+from ..base.files import write_json, write_with
 from .finish import manifest, merge_into_base, save_plain, save_tokenizer
 from .state import RunState
 
@@ -17,7 +17,7 @@ from .state import RunState
 if TYPE_CHECKING:
     import torch
 
-    from ..adapters.carry import Carry
+    from ..contract.carry import Carry
     from ..host.base import LoadedBase
 
 

@@ -9,18 +9,18 @@ from .. import __version__
 from ..adapters.concatenate import write_peft_adapter
 from ..adapters.merge import MergeError, MergeMeter, merge_into
 from ..adapters.partitioned import whole_on_main
+from ..base import ranks
+from ..base.files import artefact, write_json, write_with
+from ..base.logs import logger
 from ..host.quantised import quantisation_of
-from . import ranks
-from .files import artefact, write_json, write_with
-from .logs import logger
 from .state import RunState
 
 
 if TYPE_CHECKING:
     import torch
 
-    from ..adapters.carry import Carry
-    from ..adapters.update import LowRankUpdate
+    from ..contract.carry import Carry
+    from ..contract.low_rank import LowRankUpdate
     from ..host.base import LoadedBase
 
 

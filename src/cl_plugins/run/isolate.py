@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ..errors import Problem, RecipeError, RunStateError
+from ..base.errors import Problem, RecipeError, RunStateError
 from .interrupt import EXIT_RUN_AGAIN
 from .journal import Journal
 

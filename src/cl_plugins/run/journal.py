@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import Problem, RunStateError
-from .files import sha256, write_bytes
+from ..base.errors import Problem, RunStateError
+from ..base.files import sha256, write_bytes
 
 
 @dataclass(frozen=True)

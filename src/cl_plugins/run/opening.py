@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import Problem, RunStateError
+from ..base.errors import Problem, RunStateError
+from ..base.files import recover_directory, remove_leftovers, write_json
+from ..base.logs import logger
 from . import prepare, record
-from .files import recover_directory, remove_leftovers, write_json
 from .journal import Journal
-from .logs import logger
 from .recover import adopt_carry, adopt_deletions
 from .state import RunState
 

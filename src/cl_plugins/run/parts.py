@@ -16,12 +16,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import files
+from ..base import files
 
 
 if TYPE_CHECKING:
-    from ..adapters.carry import Carry
-    from ..host.test_items import TestItem
+    from ..contract.carry import Carry
+    from ..contract.test_item import TestItem
 
 
 FORMAT = 1

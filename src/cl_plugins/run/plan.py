@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ..config import CLConfig
+from ..contract.capabilities import Schedule
 from ..evaluation.matrix import JOINT, ZERO_SHOT, row_name
-from ..methods.base import Schedule
-from ..recipe import CLConfig
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..adapters.carry import Carry
-from ..errors import Problem, RecipeError, RunStateError
+from ..base import ranks
+from ..base.errors import Problem, RecipeError, RunStateError
+from ..base.logs import logger
+from ..config import CLConfig
+from ..contract.carry import Carry
 from ..methods.registry import make_method
-from ..recipe import CLConfig, parse_cl
-from . import ranks
-from .logs import logger
+from ..recipe import parse_cl
 
 
 if TYPE_CHECKING:

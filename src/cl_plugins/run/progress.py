@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any
 
-from .logs import logger
+from ..base.logs import logger
 from .plan import Step
 
 

@@ -13,8 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ..errors import Problem, RunStateError
-from ..recipe import CLConfig
+from ..base.errors import Problem, RunStateError
+from ..config import CLConfig
 
 
 FORMAT = 1

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ..adapters.carry import Carry
-from ..errors import Problem, RunStateError
-from .files import artefact
+from ..base.errors import Problem, RunStateError
+from ..base.files import artefact
+from ..contract.carry import Carry
 from .journal import Journal
 from .plan import Step
 

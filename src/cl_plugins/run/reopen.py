@@ -12,9 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..adapters.carry import Carry, CarryWriter, TaskUpdate
-from ..errors import Problem, RecipeError, RunStateError
-from ..recipe import CLConfig, parse_cl
+from ..base.errors import Problem, RecipeError, RunStateError
+from ..config import CLConfig
+from ..contract.carry import Carry, CarryWriter, TaskUpdate
+from ..recipe import parse_cl
 from .plan import JOINT, Step, make_plan
 
 
@@ -220,7 +221,7 @@ def carry_after(state: RunState, root: Path, task: str | None, scratch: Path) ->
     if task is None or task == latest.tasks[-1]:
         return latest
     if task not in latest.tasks:
-        from ..schema import nearest
+        from ..base.schema import nearest
 
         fix = f"{nearest(task, latest.tasks)} Learned: {', '.join(latest.tasks)}.".strip()
         raise RecipeError(Problem("--task", f"the run has not learned a task {task!r}.", fix))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError, Problem
+from ..base.errors import DataError, Problem
 from ..replay import mixing
 from ..replay.memory import Memory
 from ..replay.store import Buffer
@@ -15,7 +15,7 @@ from .state import RunState
 if TYPE_CHECKING:
     from ..host.task_args import HostArgs
     from ..host.training_rows import TrainingRows
-    from ..penalised import BatchTerms
+    from ..training.terms import BatchTerms
 
 
 @dataclass(frozen=True)

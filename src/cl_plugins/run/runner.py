@@ -6,19 +6,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..adapters.carry import Carry
+from ..base import ranks
+from ..base.files import write_bytes, write_json
+from ..base.logs import logger
+from ..config import CLConfig
+from ..contract.carry import Carry
 from ..evaluation.matrix import row_name
 from ..methods.registry import make_method
-from ..recipe import CLConfig
 from ..replay.keeping import candidate_files
-from . import parts, prepare, ranks, record
+from . import parts, prepare, record
 from .consolidate import consolidate
 from .evaluate import build_matrix, evaluate, write_matrix
-from .files import write_bytes, write_json
 from .finish import finish
 from .interrupt import Interrupted, StopRequest
 from .journal import Journal
-from .logs import logger
 from .opening import begin, note_failure, open_directory
 from .plan import JOINT, ZERO_SHOT, Step, make_plan
 from .progress import Progress, clock
@@ -109,7 +110,7 @@ class Runner:
 
     def _read_tests(self, todo: list[Step]) -> None:
         """Tokenise every test set that is needed, before the model loads; report everything that is wrong."""
-        from ..errors import DataError, Problem
+        from ..base.errors import DataError, Problem
 
         problems: list[Problem] = []
         for name in dict.fromkeys(step.task for step in todo if step.kind == "evaluate" and step.task):

@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..adapters.carry import Carry, TaskUpdate
-from ..recipe import CLConfig
+from ..config import CLConfig
+from ..contract.carry import Carry, TaskUpdate
 from ..streams import Task
 from .interrupt import StopRequest
 from .journal import Journal
@@ -19,10 +19,10 @@ from .progress import Progress
 
 
 if TYPE_CHECKING:
-    from ..evaluation.backend import Backend
+    from ..contract.test_item import TestItem
+    from ..generation.backend import Backend
     from ..host.session import Session
     from ..host.task_args import HostArgs
-    from ..host.test_items import TestItem
     from ..methods import Method
     from .trackers import StreamTracker
 
@@ -94,8 +94,8 @@ class RunState:
 
     def task_args(self, task: str) -> HostArgs:
         """The host's arguments of one task; seeds every generator, as the host does."""
+        from ..base.logs import quieten_host
         from ..host.task_args import parse, task_keys
-        from .logs import quieten_host
 
         stream = self.config.stream
         if task == JOINT:
@@ -145,7 +145,7 @@ class RunState:
     def tests(self, task: Task) -> list[TestItem]:
         """The test items of a task, tokenised once."""
         if task.name not in self._tests:
-            from ..host.test_items import load_test_items
+            from ..host.test_sets import load_test_items
 
             session = self.session
             self._tests[task.name] = load_test_items(

@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..adapters.partitioned import forget_engine, gathered, size
-from ..errors import Problem, RunStateError, TrainingError
+from ..base import ranks
+from ..base.errors import Problem, RunStateError, TrainingError
+from ..base.files import artefact
+from ..base.logs import logger
 from ..methods import TaskContext
-from ..penalised import TaskTerms
 from ..replay import keeping
-from . import ranks, replaying
-from .files import artefact
+from ..training.handover import write_update
+from ..training.terms import TaskTerms
+from . import replaying
 from .interrupt import Interrupted
-from .logs import logger
 from .plan import Step
 from .state import RunState
-from .update import write_update
 
 
 if TYPE_CHECKING:

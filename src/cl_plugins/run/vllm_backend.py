@@ -10,17 +10,17 @@ from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError, Problem
+from ..base.errors import DataError, Problem
+from ..base.logs import logger
 from . import parts
 from .export import DTYPES, export_merged
-from .logs import logger
 from .state import RunState
 
 
 if TYPE_CHECKING:
-    from ..adapters.carry import Carry
-    from ..evaluation.backend import OnBatch
-    from ..host.test_items import TestItem
+    from ..contract.carry import Carry
+    from ..contract.test_item import TestItem
+    from ..generation.backend import OnBatch
 
 
 #: Items that the engine is given at once; it schedules them itself, and they are made durable together.
@@ -98,7 +98,7 @@ class VllmBackend:
             raise DataError(Problem(f"item {item.id!r}", what, "Use `backend: host`."))
         prompt: dict[str, Any] = {"prompt_token_ids": item.engine_tokens.tolist()}
         if item.kinds:
-            from ..host.test_items import pictures
+            from ..host.test_sets import pictures
 
             session = self._state.session
             found = pictures(item, session.template, session.tokenizer_module["processor"])

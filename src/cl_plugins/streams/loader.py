@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from ..errors import Problem, RecipeError
-from ..schema import build, nearest
+from ..base.errors import Problem, RecipeError
+from ..base.schema import build, nearest
 from .model import Stream
 
 

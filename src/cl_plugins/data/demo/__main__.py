@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from cl_plugins.data.demo.stream import build
-from cl_plugins.errors import ClPluginsError
+from ...base.errors import ClPluginsError
+from .stream import build
 
 
 def main(argv: list[str] | None = None) -> int:

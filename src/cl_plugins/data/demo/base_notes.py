@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cl_plugins.data.demo.photographs import PHOTOGRAPHS
+from .photographs import PHOTOGRAPHS
 
 
 _README = """# The demo base

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cl_plugins.data.demo import base_model
-from cl_plugins.data.demo.base_corpus import Picture, find_the_word, make_pictures, questions, scale_of
-from cl_plugins.data.demo.base_notes import write_notes
-from cl_plugins.data.demo.items import SIDE
-from cl_plugins.data.demo.photographs import PHOTOGRAPHS
-from cl_plugins.data.demo.sources import require
+from . import base_model
+from .base_corpus import Picture, find_the_word, make_pictures, questions, scale_of
+from .base_notes import write_notes
+from .items import SIDE
+from .photographs import PHOTOGRAPHS
+from .sources import require
 
 
 if TYPE_CHECKING:

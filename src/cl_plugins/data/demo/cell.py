@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cl_plugins.data.demo.items import DemoTask, Item, bin_of, count_edges, draw_balanced, letter, to_picture, turn
-from cl_plugins.data.demo.sources import NUCLEI, NUCLEI_MASK, read_plane
+from .items import DemoTask, Item, bin_of, count_edges, draw_balanced, letter, to_picture, turn
+from .sources import NUCLEI, NUCLEI_MASK, read_plane
 
 
 CROP = 128

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from cl_plugins.data.demo.sources import Source
-from cl_plugins.errors import DataError, Problem
+from ...base.errors import DataError, Problem
+from .sources import Source
 
 
 SIDE = 32

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cl_plugins.data.demo.items import SIDE, DemoTask, Item, draw_balanced, letter, to_picture
-from cl_plugins.data.demo.sources import MNI_GREY, MNI_T1, MNI_WHITE, read_volume
+from .items import SIDE, DemoTask, Item, draw_balanced, letter, to_picture
+from .sources import MNI_GREY, MNI_T1, MNI_WHITE, read_volume
 
 
 CROP = 48

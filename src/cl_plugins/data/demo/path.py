@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cl_plugins.data.demo.items import DemoTask, Item, draw_balanced, letter, to_picture, turn
-from cl_plugins.data.demo.sources import HISTO, IHC, read_rgb
+from .items import DemoTask, Item, draw_balanced, letter, to_picture, turn
+from .sources import HISTO, IHC, read_rgb
 
 
 PATCH = 48

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cl_plugins.data.demo.items import DemoTask, Item, bin_of, draw_balanced, tercile_edges, to_picture
-from cl_plugins.data.demo.neuro import part_of_slice
-from cl_plugins.data.demo.sources import MNI_GREY, MNI_T1, MNI_WHITE, read_volume
+from .items import DemoTask, Item, bin_of, draw_balanced, tercile_edges, to_picture
+from .neuro import part_of_slice
+from .sources import MNI_GREY, MNI_T1, MNI_WHITE, read_volume
 
 
 PLANES = ("sagittal", "coronal", "axial")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cl_plugins.errors import DataError, Problem
+from ...base.errors import DataError, Problem
 
 
 INSTALL = 'Run `pip install "cl-plugins[demo]"`.'

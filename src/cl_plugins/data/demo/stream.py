@@ -15,10 +15,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from cl_plugins.data.demo import cell, neuro, path, rad
-from cl_plugins.data.demo.items import DemoTask, Item
-from cl_plugins.data.demo.sources import STREAM_SOURCES, require
-from cl_plugins.errors import DataError, Problem
+from ...base.errors import DataError, Problem
+from . import cell, neuro, path, rad
+from .items import DemoTask, Item
+from .sources import STREAM_SOURCES, require
 
 
 BUILDERS = {"path": path.build, "neuro": neuro.build, "cell": cell.build, "rad": rad.build}

@@ -13,8 +13,8 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from ...errors import DataError, Problem
-from ...run.files import write_with
+from ...base.errors import DataError, Problem
+from ...base.files import write_with
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ...errors import DataError, Problem
+from ...base.errors import DataError, Problem
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...errors import DataError, Problem, RunStateError
-from ...run.files import remove_leftovers, write_json
-from ...run.lock import RunLock
+from ...base.errors import DataError, Problem, RunStateError
+from ...base.files import remove_leftovers, write_json
+from ...base.lock import RunLock
 from . import archives, manifest
 from .contract import Context, Converter, Source, Unit
 from .images import ImageRules

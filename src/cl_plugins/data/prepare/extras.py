@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from ...errors import DataError, Problem
+from ...base.errors import DataError, Problem
 
 
 #: Module -> what it is needed for.

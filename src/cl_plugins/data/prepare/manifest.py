@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ...errors import DataError, Problem
-from ...run.files import sha256, write_json
+from ...base.errors import DataError, Problem
+from ...base.files import sha256, write_json
 from .contract import Context, Converter
 from .images import ImageRules
 from .options import VERSION as OPTIONS_VERSION

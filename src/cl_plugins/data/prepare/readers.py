@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...errors import DataError, Problem
+from ...base.errors import DataError, Problem
 from .extras import library
 
 

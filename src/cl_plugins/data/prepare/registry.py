@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 
-from ...errors import DataError, Problem
-from ...schema import nearest
+from ...base.errors import DataError, Problem
+from ...base.schema import nearest
 from .contract import Converter
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from ...errors import DataError, Problem, RunStateError
+from ...base.errors import DataError, Problem, RunStateError
 from .contract import Context, Converter, Unit
 from .images import ImageRules
 from .registry import load

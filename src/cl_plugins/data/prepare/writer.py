@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...run.files import write_bytes, write_json, write_with
+from ...base.files import write_bytes, write_json, write_with
 from .checking import finish
 from .contract import Converter, Drop, Picture, Unit
 from .images import ImageRules, store

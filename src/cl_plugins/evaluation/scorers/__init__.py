@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
-from ...errors import Problem, RecipeError
+from ...base.errors import Problem, RecipeError
 from .base import BaseScorer, Scorer
 from .bleu import Bleu
 from .boxes import BoxAccuracy

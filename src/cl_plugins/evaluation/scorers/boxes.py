@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ...errors import DataError, Problem
+from ...base.errors import DataError, Problem
 from ..items import Item, TaskScore, few, require_items
 from .base import BaseScorer
 from .baselines import best_constant, candidates

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ...errors import DataError, Problem
+from ...base.errors import DataError, Problem
 from ..items import Item, TaskScore, few, require_items
 from .base import BaseScorer
 from .options import parse_choice, parse_options, parse_reference

@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ...errors import CompatibilityError, DataError, Problem, RecipeError
+from ...base.errors import CompatibilityError, DataError, Problem, RecipeError
+from ...base.schema import option
+from ...contract.capabilities import Capabilities, RunFacts
+from ...contract.task import Batch, TaskContext
 from ...replay.memory import Memory, memory_loss
 from ...replay.scoring import CHUNK, answer_logits
-from ...schema import option
-from ..base import Batch, Capabilities, RunFacts, TaskContext
-from ..eval_mode import looking
+from ...training.modes import looking
 from ..seqlora import SeqLoRA
 from .matching import ENTRIES, StoredLogits, logit_matching, pack, unpack
 

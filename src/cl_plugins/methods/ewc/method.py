@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...adapters.update import adapter_parameters
-from ...errors import CompatibilityError, Problem, RunStateError
-from ...schema import option
-from ..base import Capabilities, TaskContext
+from ...base.errors import CompatibilityError, Problem, RunStateError
+from ...base.schema import option
+from ...contract.capabilities import Capabilities
+from ...contract.task import TaskContext
 from ..seqlora import SeqLoRA
 from .fisher import chosen_samples, fisher_diagonal
 from .penalty import quadratic_penalty
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module, Parameter
 
-    from ...adapters.carry import Carry, CarryWriter, TaskUpdate
+    from ...contract.carry import Carry, CarryWriter, TaskUpdate
 
 
 FISHER = "fisher.safetensors"
@@ -109,7 +110,7 @@ class EWC(SeqLoRA):
 
     def consolidate(self, previous: Carry | None, update: TaskUpdate, writer: CarryWriter) -> None:
         """The adapter, which is theta* as well, and the Fisher values of all tasks so far."""
-        from ...adapters.carry import read_tensors
+        from ...contract.carry import read_tensors
 
         super().consolidate(previous, update, writer)
         if self.config.weight == 0:

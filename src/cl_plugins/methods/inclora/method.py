@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...schema import option
-from ..base import Capabilities
+from ...base.schema import option
+from ...contract.capabilities import Capabilities
 from ..chain import ChainConfig
 from ..mslora_cr.regulariser import RegularisedChain, Regulariser
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...errors import CompatibilityError, Problem
+from ...base.errors import CompatibilityError, Problem
 
 
 if TYPE_CHECKING:

@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ...adapters.update import PREFIX, adapter_parameters
-from ...errors import CompatibilityError, Problem
-from ...schema import option
-from ..base import Batch, Capabilities, TaskContext
-from ..eval_mode import looking
+from ...adapters.update import adapter_parameters
+from ...base.errors import CompatibilityError, Problem
+from ...base.schema import option
+from ...contract.capabilities import Capabilities
+from ...contract.low_rank import PREFIX
+from ...contract.task import Batch, TaskContext
+from ...training.modes import looking
 from ..seqlora import SeqLoRA
 from .distillation import distillation, echo_loss, unshifted_distillation
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from ...adapters.carry import Carry
+    from ...contract.carry import Carry
 
 
 @dataclass(frozen=True)

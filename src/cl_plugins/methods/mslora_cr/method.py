@@ -10,15 +10,15 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ...errors import Problem
-from ...schema import nearest, option
-from ..base import Capabilities, RunFacts
+from ...base.errors import Problem
+from ...base.schema import nearest, option
+from ...contract.capabilities import Capabilities, RunFacts
 from ..chain import ChainConfig
 from .regulariser import RegularisedChain, Regulariser
 
 
 if TYPE_CHECKING:
-    from ...adapters.carry import Carry
+    from ...contract.carry import Carry
 
 
 @dataclass(frozen=True)

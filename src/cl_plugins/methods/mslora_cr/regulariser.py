@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...errors import CompatibilityError, Problem, RecipeError, RunStateError
-from ..base import RunFacts, TaskContext
+from ...base.errors import CompatibilityError, Problem, RecipeError, RunStateError
+from ...contract.capabilities import RunFacts
+from ...contract.task import TaskContext
 from ..chain import LoRAChain
 
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from ...adapters.carry import TaskUpdate
+    from ...contract.carry import TaskUpdate
     from .penalty import PastTensors
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..base import Capabilities, Method
+from ...contract.capabilities import Capabilities
+from ...contract.method import Method
 
 
 class MultiTask(Method):

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ...errors import Problem, RunStateError
-from ...schema import option
-from ..base import Capabilities, TaskContext
+from ...base.errors import Problem, RunStateError
+from ...base.schema import option
+from ...contract.capabilities import Capabilities
+from ...contract.task import TaskContext
 from ..chain import ChainConfig, LoRAChain
 
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from ...adapters.carry import TaskUpdate
+    from ...contract.carry import TaskUpdate
     from .penalty import PastRows
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ...adapters.update import trained_factors
-from ...schema import option
-from ..base import Capabilities, TaskContext
+from ...base.schema import option
+from ...contract.capabilities import Capabilities
+from ...contract.task import TaskContext
 from ..chain import ChainConfig, LoRAChain
 from .blocks import block_bounds, rows_per_block
 from .magnitude import protected_magnitude
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from ...adapters.carry import Carry, CarryWriter, TaskUpdate
+    from ...contract.carry import Carry, CarryWriter, TaskUpdate
 
 
 PEER_MODULES = 224  # the linear layers of a 7B language model, written into the peers' code for every model

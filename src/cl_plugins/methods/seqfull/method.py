@@ -10,14 +10,17 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 from ...adapters.partitioned import size, whole_on_main
-from ..base import BaseModel, Capabilities, Method, TaskContext
+from ...contract.base_model import BaseModel
+from ...contract.capabilities import Capabilities
+from ...contract.method import Method
+from ...contract.task import TaskContext
 
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from ...adapters.carry import Carry, CarryWriter, TaskUpdate
+    from ...contract.carry import Carry, CarryWriter, TaskUpdate
 
 
 WEIGHTS = "weights.safetensors"

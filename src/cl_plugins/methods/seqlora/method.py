@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..base import Capabilities, Method, TaskContext
+from ...contract.capabilities import Capabilities
+from ...contract.method import Method
+from ...contract.task import TaskContext
 
 
 if TYPE_CHECKING:

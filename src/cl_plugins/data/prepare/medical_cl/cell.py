@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ....errors import DataError, Problem
+from ....base.errors import DataError, Problem
 from ..contract import Context, Converter, Drop, Picture, Record, Setting, Source, Unit
 from ..extras import library
 from ..options import build_options, rng_for, with_options

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ....errors import DataError, Problem
+from ....base.errors import DataError, Problem
 from ....evaluation.scorers.text import normalise
 from ..contract import Context, Converter, Drop, Picture, Record, Setting, Source, Unit, chunked
 from ..options import build_options, rng_for, with_options

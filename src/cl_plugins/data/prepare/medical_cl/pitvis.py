@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ....errors import DataError, Problem
+from ....base.errors import DataError, Problem
 from ..extras import library
 from ..readers import csv_rows
 

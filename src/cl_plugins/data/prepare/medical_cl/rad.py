@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-from ....errors import DataError, Problem
+from ....base.errors import DataError, Problem
 from ..archives import open_zip, picture_names
 from ..contract import Context, Converter, Drop, Picture, Record, Setting, Source, Unit, chunked
 from ..readers import csv_rows, open_parquet, parquet_rows

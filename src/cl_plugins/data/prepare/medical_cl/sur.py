@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ....errors import Problem
+from ....base.errors import Problem
 from ..contract import Context, Converter, Drop, Picture, Record, Setting, Source, Unit
 from ..options import build_options, rng_for, with_options
 from . import pitvis

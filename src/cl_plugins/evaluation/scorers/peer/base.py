@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from ....errors import CompatibilityError, Problem, RecipeError
-from ....schema import nearest
+from ....base.errors import CompatibilityError, Problem, RecipeError
+from ....base.schema import nearest
 from ...items import Item, TaskScore, require_items
 from ..base import BaseScorer, Scorer
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ....errors import CompatibilityError, Problem
+from ....base.errors import CompatibilityError, Problem
 from ...intervals import bootstrap_mean
 from ...items import Item, TaskScore, require_items
 from ..base import BaseScorer

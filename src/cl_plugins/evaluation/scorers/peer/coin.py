@@ -11,7 +11,7 @@ import string
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ....errors import DataError, Problem
+from ....base.errors import DataError, Problem
 from ...items import Item, TaskScore, few, require_items
 from ..base import Scorer
 from . import mllm_cl

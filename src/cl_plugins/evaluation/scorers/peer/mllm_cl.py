@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ....errors import DataError, Problem
+from ....base.errors import DataError, Problem
 from ...annotations import STATES
 from ...intervals import wilson
 from ...items import Item, TaskScore, few, require_items

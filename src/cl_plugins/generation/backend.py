@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 
 if TYPE_CHECKING:
+    from ..contract.test_item import TestItem
     from ..host.session import Session
-    from ..host.test_items import TestItem
 
 
 OnBatch = Callable[[int, list[str]], None]
@@ -75,7 +75,8 @@ class HostBackend:
     ) -> None:
         """See `Backend.answer`."""
         from ..adapters.partitioned import forward_gathers
-        from ..host.test_items import Features, media_token_ids
+        from ..contract.test_item import Features
+        from ..host.test_sets import media_token_ids
         from .generate import generate
 
         session = self.session

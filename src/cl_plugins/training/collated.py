@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class CollatedData:
-    """Implements `cl_plugins.methods.base.TaskData`.
+    """Implements `cl_plugins.contract.task.TaskData`.
 
     Args:
         dataset: Anything with ``len`` and ``[i]``, tokenised.

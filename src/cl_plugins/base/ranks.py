@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ..errors import RunStateError
+from .errors import RunStateError
 
 
 T = TypeVar("T")

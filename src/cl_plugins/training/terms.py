@@ -11,8 +11,9 @@ import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from .errors import Problem, TrainingError
-from .methods.base import Batch, Method, TaskContext
+from ..base.errors import Problem, TrainingError
+from ..contract.method import Method
+from ..contract.task import Batch, TaskContext
 
 
 if TYPE_CHECKING:
@@ -123,83 +124,3 @@ def add_gradient(terms: list[Tensor], parameters: Iterable[Parameter], scaler: A
         if gradient is not None:
             gradient = gradient.to(parameter.dtype)
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-
-
-class ContinualTrainerMixin:
-    """Put before a `transformers.Trainer` (or a subclass): ``class Mine(ContinualTrainerMixin, SFTTrainer)``.
-
-    Args:
-        terms: The terms of the task; None for none.
-        *args: As for the trainer.
-        **kwargs: As for the trainer.
-    """
-
-    def __init__(self, *args: Any, terms: TaskTerms | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._terms = terms
-        self._micro = 0
-        if terms is not None:
-            terms.in_loss = True
-            if terms.join is not None:
-                me: Any = self
-                me.train_dataset = terms.join(me.train_dataset, terms.context.seed)
-
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None, **kwargs: Any
-    ) -> Any:
-        """The trainer's loss plus the method's batch terms.
-
-        Args:
-            model: The model, maybe wrapped.
-            inputs: One micro-batch.
-            return_outputs: Whether to return the outputs too.
-            num_items_in_batch: Answer tokens of the whole optimizer step, where the trainer counts them.
-            **kwargs: As for the trainer.
-        """
-        base: Any = super()
-        terms = self._terms
-        if terms is None or not terms.has_batch_terms or not model.training:
-            return base.compute_loss(model, inputs, return_outputs, num_items_in_batch=num_items_in_batch, **kwargs)
-        labels = inputs.get("labels")
-        loss, outputs = base.compute_loss(model, inputs, True, num_items_in_batch=num_items_in_batch, **kwargs)
-        logits = outputs.get("logits")
-        if logits is None:
-            what = "the model gave no logits, of which the terms of this training are made."
-            fix = "Turn off what fuses the loss with the output layer (Liger kernels)."
-            raise TrainingError(Problem(f"task '{terms.context.task.name}'", what, fix))
-        inputs = {**inputs, "labels": labels}  # some trainers take the labels out
-        found = terms.batch(Batch(inputs, logits, self.state.global_step + 1, self._micro))  # type: ignore[attr-defined]
-        if found:
-            loss = loss + sum(found) * self._share(labels, num_items_in_batch)
-        return (loss, outputs) if return_outputs else loss
-
-    def _share(self, labels: Tensor, num_items: Any) -> Any:
-        """The micro-batch's weight in the step's loss.
-
-        Its part of the answer tokens if the trainer counts them over the whole step; else 1, and the trainer divides by
-        the number of micro-batches.
-        """
-        me: Any = self
-        if num_items is None or not me.model_accepts_loss_kwargs:
-            return 1.0
-        processes = me.accelerator.num_processes if me.args.average_tokens_across_devices else 1
-        return (labels != -100).sum() * processes / num_items
-
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """One micro-batch; with the last one of an optimizer step the gradient of the penalties."""
-        base: Any = super()
-        loss: Tensor = base.training_step(*args, **kwargs)
-        me: Any = self
-        whole = me.accelerator.gradient_state.sync_gradients
-        self._micro = 0 if whole else self._micro + 1
-        if self._terms is not None and self._terms.has_penalties and whole:
-            scaler = getattr(me.accelerator, "scaler", None)
-            add_gradient(self._terms.penalties(me.state.global_step + 1), me.model.parameters(), scaler)
-        return loss
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log the terms beside the loss."""
-        if "loss" in logs and self._terms is not None:
-            logs = {**logs, **self._terms.logs}
-        base: Any = super()
-        base.log(logs, *args, **kwargs)

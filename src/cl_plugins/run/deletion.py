@@ -10,15 +10,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ..adapters.carry import Carry, CarryWriter
-from ..errors import Problem, RunStateError
+from ..base.errors import Problem, RunStateError
+from ..base.files import recover_directory, remove_leftovers, write_json, write_with
+from ..base.lock import RunLock
+from ..contract.carry import Carry, CarryWriter
 from ..replay import store
 from ..replay.keeping import remove_candidates
 from ..replay.store import CANDIDATES, FOLDER, Buffer, Sample
-from .consolidate import file_records
-from .files import recover_directory, remove_leftovers, write_json, write_with
+from ..training.handover import file_records
 from .journal import Journal
-from .lock import RunLock
 from .recover import adopt_carry, adopt_deletions
 from .reopen import read_record
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Problem, RunStateError
+from ..base.errors import Problem, RunStateError
 
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .update import LowRankUpdate
+    from .low_rank import LowRankUpdate
 
 
 FORMAT = 1
@@ -41,7 +41,7 @@ class TaskUpdate:
 
     def low_rank(self) -> LowRankUpdate:
         """Read the tensors as a low-rank update."""
-        from .update import LowRankUpdate
+        from .low_rank import LowRankUpdate
 
         return LowRankUpdate.from_state(self.load(), self.meta)
 
@@ -119,7 +119,7 @@ class Carry:
         Raises:
             RunStateError: Naming every file that is missing or differs.
         """
-        from ..run.files import sha256
+        from ..base.files import sha256
 
         found = []
         for name, record in self.files.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from ..errors import Problem, RunStateError
+from .errors import Problem, RunStateError
 
 
 class RunLock:

@@ -1,0 +1,137 @@
+"""The ``cl:`` block of a recipe as strict dataclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from .base.schema import option
+from .streams import Stream
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What is measured after every task."""
+
+    scope: Literal["seen", "all", "none"] = option(
+        "seen", help="After a task, test the tasks seen so far, all tasks (needed for forward transfer), or nothing."
+    )
+    zero_shot: bool = option(True, help="Test the base on every task before any training.")
+    max_new_tokens: int = option(64, help="Longest answer in tokens, where the task does not say.", minimum=1)
+    max_items: int | None = option(None, help="Use only the first N test items; printed in every table.", minimum=1)
+    backend: Literal["host", "vllm"] = option(
+        "host", help="What generates the answers: the model in memory, or vLLM with the merged model (see Evaluation)."
+    )
+    backend_options: dict[str, Any] = option(
+        factory=dict, help="Arguments for `vllm.LLM`, e.g. `gpu_memory_utilization`; only with `backend: vllm`."
+    )
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """Which samples of past tasks are kept, and how they meet new ones. Nothing is kept by default."""
+
+    capacity_per_task: int = option(0, help="Training samples kept per past task; 0 keeps none.", minimum=0)
+    capacity_total: int | None = option(
+        None, help="Training samples kept of all past tasks together, instead of `capacity_per_task`.", minimum=0
+    )
+    policy: Literal["task_balanced", "reservoir"] = option(
+        "task_balanced",
+        help="How `capacity_total` is shared: equally among the tasks, or as a uniform sample of all training samples.",
+    )
+    selection: Literal["random", "class_balanced", "herding", "k_center", "highest_loss", "lowest_loss"] = option(
+        "random",
+        help="Which samples of a task are kept: at random; equally many per answer; close to the mean, or spread out, "
+        "by the trained model's features; or by its loss.",
+    )
+    candidates: int | None = option(
+        1000,
+        help="Herding, k_center and the losses look at so many samples of a task, drawn at random; null looks at all.",
+        minimum=1,
+    )
+    mixing: Literal["concatenate", "ratio", "separate"] = option(
+        "concatenate",
+        help="Add every kept sample once to the next training set; repeat them until they make up `ratio` of it; or add "
+        "the loss of a memory batch to that of every micro-batch.",
+    )
+    ratio: float = option(0.5, help="With `mixing: ratio`: share of kept samples in the training set.")
+    weight: float = option(1.0, help="With `mixing: separate`: weight of the memory batch's loss.", minimum=0)
+    batch: int | None = option(
+        None,
+        help="Memory samples per micro-batch, for `mixing: separate` and DER; null takes as many as there are new ones.",
+        minimum=1,
+    )
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is kept."""
+        return bool(self.capacity_per_task or self.capacity_total)
+
+
+@dataclass(frozen=True)
+class CLBlock:
+    """The keys of the ``cl:`` block as they stand in the YAML."""
+
+    stream: str | dict[str, Any] = option(help="Built-in stream, path of a stream file, or the stream itself.")
+    method: dict[str, Any] = option(help="`name` of the method and its options.")
+    task_overrides: dict[str, dict[str, Any]] = option(factory=dict, help="LLaMA-Factory keys for single tasks.")
+    replay: ReplayConfig = option(factory=ReplayConfig, help="Replay of past samples.")
+    eval: EvalConfig = option(factory=EvalConfig, help="Evaluation.")
+    order: list[str] | None = option(None, help="Task names in another order than the stream's.")
+    order_seed: int | None = option(None, help="Shuffle the order of the tasks with this seed.")
+    only: str | None = option(None, help="Train this one task only, from `carry_from`.")
+    carry_from: str | None = option(None, help="Directory of an earlier run whose carry this run starts from.")
+    seed_per_task: bool = option(
+        True, help="Task k trains with seed + 1000 (k-1); false gives every task the same seed."
+    )
+    keep: Literal["last", "all", "none"] = option(
+        "all", help="Whose own update stays under `tasks/` when a task is done."
+    )
+    stop_after: int | None = option(None, help="End cleanly after so many steps of the run.", minimum=1)
+    restart: bool = option(False, help="Move an existing output directory aside and begin anew.")
+
+
+@dataclass(frozen=True)
+class CLConfig:
+    """The checked ``cl:`` block.
+
+    Attributes:
+        stream: The stream in the order in which it is learned.
+        method: Name of the method.
+        method_options: Options of the method, as given, but for aliases (the method's own dataclass checks them).
+        block: The remaining keys.
+    """
+
+    stream: Stream
+    method: str
+    method_options: dict[str, Any]
+    block: CLBlock
+
+    @property
+    def eval(self) -> EvalConfig:
+        """Evaluation settings."""
+        return self.block.eval
+
+    @property
+    def replay(self) -> ReplayConfig:
+        """Replay settings."""
+        return self.block.replay
+
+    def overrides_for(self, task: str) -> dict[str, Any]:
+        """LLaMA-Factory keys of one task: the stream's, then the recipe's."""
+        return {**self.stream.task(task).overrides, **self.block.task_overrides.get(task, {})}
+
+    def with_defaults(self, keys: Collection[str]) -> CLConfig:
+        """The block with the defaults of the stream's tasks for what the recipe leaves open.
+
+        Args:
+            keys: The host keys at the recipe's top level.
+        """
+        own = self.block.task_overrides
+        tasks = tuple(task.with_defaults({*keys, *own.get(task.name, ())}) for task in self.stream.tasks)
+        return replace(self, stream=replace(self.stream, tasks=tasks))
+
+    def max_new_tokens(self, task: str) -> int:
+        """Longest answer for one task, in tokens."""
+        return self.stream.task(task).max_new_tokens or self.eval.max_new_tokens

@@ -1,0 +1,77 @@
+"""What a method can do and needs, and what is known about a run before anything loads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+
+if TYPE_CHECKING:
+    from ..streams import Stream
+
+
+Schedule = Literal["sequential", "independent", "joint"]
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """A method without options of its own."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a method can do and needs. Checked before anything loads; the docs' tables are made from it.
+
+    Attributes:
+        finetuning_types: Allowed values of the host's ``finetuning_type``.
+        schedule: ``sequential`` (each task starts from the carry), ``independent`` (each from the base) or ``joint``
+            (all tasks at once).
+        low_rank: Whether it adds low-rank updates; memory and disk are estimated by it.
+        quantised: Quantisation methods of the base that are tested.
+        zero_stages: DeepSpeed ZeRO stages that are tested.
+        needs_modality: Every task must have a modality label.
+        needs_replay: It draws from the replay buffer by itself: there must be one, and its samples are not mixed into
+            the training set.
+        needs: What else it asks for (the task at test, replay), in words; empty for nothing.
+        carries: What is handed to the next task, in words.
+        reveals: What the carry could tell about the training data, in words.
+        step_cost: Cost of an optimizer step as the stream grows, in words.
+        memory: Memory as the stream grows, in words.
+    """
+
+    finetuning_types: tuple[str, ...] = ("lora",)
+    schedule: Schedule = "sequential"
+    low_rank: bool = True
+    quantised: tuple[str, ...] = ()
+    zero_stages: tuple[int, ...] = ()
+    needs_modality: bool = False
+    needs_replay: bool = False
+    needs: str = ""
+    carries: str = ""
+    reveals: str = "weights only, no training samples"
+    step_cost: str = "as plain LoRA"
+    memory: str = "as plain LoRA"
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What is known about a run before the model loads.
+
+    Attributes:
+        finetuning_type: The host's ``finetuning_type``.
+        quantisation: ``None``, or the name of the quantisation (``bnb``, ``hqq``, ``gptq`` ...).
+        zero_stage: DeepSpeed ZeRO stage, 0 without DeepSpeed.
+        fsdp: Whether FSDP is asked for.
+        half_precision: Whether the base is loaded in a 16-bit type.
+        stream: The stream.
+        keys: The host's keys as they stand in the recipe.
+    """
+
+    finetuning_type: str
+    stream: Stream
+    quantisation: str | None = None
+    zero_stage: int = 0
+    fsdp: bool = False
+    half_precision: bool = False
+    keys: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,78 @@
+"""What a method gets: the task, its training samples, a micro-batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..replay.memory import Memory
+    from ..streams import Task
+    from .base_model import BaseModel
+    from .carry import Carry
+
+
+class TaskData(Protocol):
+    """The training samples of a task as the trainer sees them, in the order of the data set."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    def batches(self, indices: Sequence[int], size: int = 1) -> Iterator[dict[str, Tensor]]:
+        """Collated batches of ``size`` samples (the last one may be smaller) on the model's device.
+
+        ``input_ids``, ``attention_mask`` and ``labels`` (-100 outside the answer), each (batch, length), and media.
+        """
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch after its forward.
+
+    Attributes:
+        inputs: What the model was called with, ``labels`` included.
+        logits: (batch, length, vocabulary), with gradient, not shifted.
+        step: Number of the optimizer step, from 1.
+        micro: Number of the micro-batch within the step, from 0.
+    """
+
+    inputs: Mapping[str, Any]
+    logits: Tensor
+    step: int
+    micro: int
+
+    @property
+    def labels(self) -> Tensor:
+        """(batch, length), -100 outside the answer, not shifted."""
+        return self.inputs["labels"]
+
+
+@dataclass(frozen=True)
+class TaskContext:
+    """What a method gets when a task begins or ends.
+
+    Attributes:
+        task: The task; for a joint schedule the first one.
+        index: Its number in the stream, from 1.
+        seed: The seed that this task trains with.
+        base: The base model.
+        carry: What the earlier tasks left, None before the first.
+        data: The training samples; None where they cannot be read at random (streaming).
+        rank: Number of this process.
+        world_size: Number of processes.
+        memory: The replay buffer; None without replay. ``data`` holds the task's own samples only.
+    """
+
+    task: Task
+    index: int
+    seed: int
+    base: BaseModel
+    carry: Carry | None
+    data: TaskData | None = None
+    rank: int = 0
+    world_size: int = 1
+    memory: Memory | None = None
