@@ -118,7 +118,7 @@ def scorers() -> list[dict[str, Any]]:
 
 def published() -> list[dict[str, Any]]:
     """Every source of published results with its tables and entries."""
-    from ..report.published import read_published
+    from ..published import read_published
 
     return [
         {
