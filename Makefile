@@ -140,10 +140,11 @@ style: venv ## let ruff mend and format the code
 	$(VENV)/bin/ruff format .
 
 .PHONY: quality
-quality: venv ## ruff and mypy
+quality: venv ## ruff, mypy and the imports between packages
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
 
 .PHONY: wheel
 wheel: venv ## build the wheel and check that its data files are inside
