@@ -173,6 +173,28 @@ def test_what_cannot_be_used_is_listed_with_its_reason(install, cli, kind, sourc
     assert "other-lab" in out
 
 
+@pytest.mark.parametrize(
+    ("result", "reason"),
+    [
+        ("1 / 0", "failed (ZeroDivisionError"),
+        ("50.0", "returned float, not a TaskScore"),
+        ("TaskScore('mine@1', float('nan'), 2, (0.0, 1.0), 'wilson')", "'score' must be a number 0-100"),
+        ("TaskScore('mine@1', 250.0, 2, (0.0, 1.0), 'wilson')", "'score' must be a number 0-100, found 250.0"),
+        ("TaskScore('mine@1', 50.0, 2, (0.0, 101.0), 'wilson')", "'interval' must be two numbers 0-100"),
+        ("TaskScore('mine@1', 50.0, 1, (0.0, 1.0), 'wilson')", "n = 1 for 2 items"),
+        ("TaskScore('mine@1', 50.0, 2, (0.0, 1.0), 'wilson', (1.0,))", "1 item scores for 2 items"),
+        ("TaskScore('bleu@1', 50.0, 2, (0.0, 1.0), 'wilson')", "signed its score with 'bleu@1'"),
+        ("TaskScore('mine@1', 50.0, 2, (0.0, 1.0), 'wilson', (), {'x': {1, 2}})", "JSON cannot hold"),
+    ],
+)
+def test_what_a_scorer_of_another_package_returns_is_checked(install, result, reason):
+    source = f"from cl_plugins.evaluation import TaskScore\n{SCORER.replace('...', f'return {result}')}"
+    install("scorers", "mine", "Mine", source)
+    with pytest.raises(DataError, match="other-lab") as caught:
+        score("mine", ["a", "b"], ["a", "c"])
+    assert reason in str(caught.value)
+
+
 def test_a_file_that_holds_no_yaml_is_broken(install, tmp_path):
     (tmp_path / "bad.yaml").write_text("name: [")
     install("streams", "mine", "Mine", f"from pathlib import Path\nMine = Path({str(tmp_path / 'bad.yaml')!r})")

@@ -47,8 +47,8 @@ class Registry(Generic[T]):
     Args:
         group: The entry-point group.
         kind: What is registered, in the singular, for messages (``method``).
-        check: Turns a name and the loaded object into what `get` returns; raises `NotUsable` with the reason if the
-            object is not what the group asks for.
+        check: Turns the name, the loaded object and its distribution into what `get` returns; raises `NotUsable` with
+            the reason if the object is not what the group asks for.
         own: Name to object of what this package registers without entry points; may grow.
         hint: A sentence for the message about an unknown name.
     """
@@ -57,7 +57,7 @@ class Registry(Generic[T]):
         self,
         group: str,
         kind: str,
-        check: Callable[[str, Any], T],
+        check: Callable[[str, Any, str], T],
         own: MutableMapping[str, Any] | None = None,
         hint: str = "",
     ) -> None:
@@ -146,7 +146,8 @@ class Registry(Generic[T]):
         found = self._entry_points().get(name)
         distribution = OWN if found is None else _distribution(found)
         try:
-            return Entry(name, distribution, self._check(name, self.own[name] if found is None else found.load()))
+            value = self.own[name] if found is None else found.load()
+            return Entry(name, distribution, self._check(name, value, distribution))
         except NotUsable as error:
             reason = str(error)
         except SystemExit as error:  # a package that exits when it is imported must not end the process

@@ -14,7 +14,7 @@ from ..contract.method import Method
 MethodEntry = Entry[type[Method]]
 
 
-def _check(name: str, value: Any) -> type[Method]:
+def _check(name: str, value: Any, distribution: str) -> type[Method]:
     """Accept subclasses of `Method` that have the registered name."""
     if not (isinstance(value, type) and issubclass(value, Method)):
         raise NotUsable(

@@ -44,7 +44,7 @@ def read_mapping(text: str, where: str, problems: list[Problem]) -> Mapping[str,
     return value
 
 
-def _check(name: str, value: Any) -> Stream:
+def _check(name: str, value: Any, distribution: str) -> Stream:
     """Accept a mapping, or a file (anything with ``read_text``) that holds one, if its stream has the registered name."""
     problems: list[Problem] = []
     mapping = value

@@ -13,12 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 from ...base.errors import Problem, RecipeError
-from ...base.registry import Entry, NotUsable, Registry
+from ...base.registry import OWN, Entry, NotUsable, Registry
 from .base import BaseScorer, Scorer
 from .bleu import Bleu
 from .boxes import BoxAccuracy
 from .choice import ChoiceAccuracy
 from .f1 import TokenF1
+from .foreign import ForeignScorer
 from .lists import ListF1
 from .match import Contains, ExactMatch, StartsWith
 from .options import parse_options
@@ -42,7 +43,7 @@ __all__ = [
 PeerResolver = Callable[[str | None], Scorer]
 
 
-def _check(name: str, value: Any) -> Scorer:
+def _check(name: str, value: Any, distribution: str) -> Scorer:
     """Accept scorers, and classes of scorers that need no arguments, if they have the registered name."""
     scorer = value() if isinstance(value, type) else value
     missing = [part for part in ("name", "version", "key", "summary", "score") if not hasattr(scorer, part)]
@@ -56,7 +57,7 @@ def _check(name: str, value: Any) -> Scorer:
         raise NotUsable(f"its version is {scorer.version!r}, not a whole number")
     if scorer.key != f"{name}@{scorer.version}":
         raise NotUsable(f"its key is {scorer.key!r}, not '{name}@{scorer.version}'")
-    return scorer
+    return scorer if distribution == OWN else ForeignScorer(scorer, distribution)
 
 
 #: Every scorer but the peer scorers.
