@@ -54,7 +54,7 @@ def test_streams_with_their_tasks(cli):
 
 def test_scorers_with_their_versions(cli):
     value = json.loads(cli("list", "scorers", "--json")[1])["scorers"]
-    assert {"name", "version", "summary"} == set(value[0])
+    assert {"name", "distribution", "error", "version", "summary"} == set(value[0])
     assert "choice_accuracy" in [entry["name"] for entry in value]
 
 

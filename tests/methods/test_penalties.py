@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 
 from cl_plugins.base.errors import TrainingError
 from cl_plugins.methods import OneLoRA, registry
-from cl_plugins.methods.registry import MethodEntry
 from cl_plugins.training.terms import add_gradient
 
 
@@ -37,9 +36,7 @@ def pull(monkeypatch):
     class Fresh(Pull):
         pass
 
-    load, entries = registry._load, registry._entries()
-    monkeypatch.setattr(registry, "_entries", lambda: {**entries, "pull": "pull"})
-    monkeypatch.setattr(registry, "_load", lambda e: MethodEntry("pull", "tests", Fresh) if e == "pull" else load(e))
+    monkeypatch.setitem(registry.METHODS.own, "pull", Fresh)
     return Fresh
 
 
