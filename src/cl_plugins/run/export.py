@@ -10,7 +10,7 @@ from ..adapters.concatenate import write_peft_adapter
 from ..adapters.merge import MergeError, merged_weight, modules, replaced
 from ..base.errors import ExportError, Problem
 from ..base.files import write_json, write_with
-from .finish import manifest, merge_into_base, save_plain, save_tokenizer
+from .finish import manifest, merge_into_base
 from .state import RunState
 
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..contract.carry import Carry
-    from ..host.base import LoadedBase
+    from ..contract.host import HostBase
 
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
@@ -63,8 +63,8 @@ def export_adapter(state: RunState, carry: Carry, out: Path) -> dict[str, int]:
     found: dict[str, int] = {}
 
     def produce(folder: Path) -> None:
-        found.update(write_peft_adapter(folder, updates, str(state.run_args.model.model_name_or_path), names))
-        save_tokenizer(state, folder)
+        found.update(write_peft_adapter(folder, updates, state.run_args.base_name, names))
+        state.session.save_processor(folder)
         write_json(folder / "MANIFEST.json", manifest(state, carry, "peft", None))
 
     _write(out, produce)
@@ -108,7 +108,7 @@ def export_tasks(state: RunState, carry: Carry, out: Path) -> list[dict[str, Any
             chosen = slice(0, route) if routed else slice(number - 1, number)
             names = sorted({name for part in items[chosen] for name in part.meta["modules_to_save"]})
             own = f"{number:02d}_{item.task}"
-            base = str(state.run_args.model.model_name_or_path)
+            base = state.run_args.base_name
             ranks = write_peft_adapter(folder / own, updates[chosen], base, names)
             parts = [part.task for part in items[chosen]]
             adapters.append(
@@ -166,15 +166,15 @@ def export_merged(state: RunState, carry: Carry, out: Path, dtype_name: str) -> 
     state.forget_model()
 
     def produce(folder: Path) -> None:
-        save_plain(base.model, folder, state)
-        save_tokenizer(state, folder)
+        state.session.save_model(base.model, folder)
+        state.session.save_processor(folder)
         write_json(folder / "MANIFEST.json", manifest(state, carry, "merged" if updates else "full", error))
 
     _write(out, produce)
     return error
 
 
-def _check_range(base: LoadedBase, updates: list[Any], dtype: torch.dtype, out: Path) -> None:
+def _check_range(base: HostBase, updates: list[Any], dtype: torch.dtype, out: Path) -> None:
     """fp16 ends at 65504; a weight beyond it would become infinite without a word."""
     import torch
 
@@ -188,7 +188,7 @@ def _check_range(base: LoadedBase, updates: list[Any], dtype: torch.dtype, out: 
             )
 
 
-def _round_weights(base: LoadedBase, dtype: torch.dtype) -> MergeError:
+def _round_weights(base: HostBase, dtype: torch.dtype) -> MergeError:
     """What one rounding does to weights that were trained as a whole, against what training changed in them."""
     error = change = weight = 0.0
     for name, parameter in base.model.named_parameters():

@@ -27,10 +27,10 @@ from .state import RunState
 
 
 if TYPE_CHECKING:
-    from ..host.task_args import HostArgs
+    from ..contract.host import Host, TaskArgs
 
 
-def planned_steps(args: HostArgs, samples: int) -> int:
+def planned_steps(args: TaskArgs, samples: int) -> int:
     """Optimizer steps of a task, as the trainer will count them."""
     training = args.training
     if training.max_steps > 0:
@@ -83,7 +83,7 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
     state.tracker.begin(task, state.steps_before(task))
     watchers = [*state.callbacks, bridge, state.tracker]
     trainer = session.trainer(args, model, module, watchers, terms, task)
-    checkpoint = _checkpoint(folder, args.training.world_size)
+    checkpoint = _checkpoint(state.host, folder, args.training.world_size)
     samples = len(module["train_dataset"]) if hasattr(module["train_dataset"], "__len__") else 0
     begin(planned_steps(args, samples))
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -95,10 +95,8 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
     trainer.save_state()
-    if args.finetuning.plot_loss and ranks.is_main():
-        from ..host.session import plot_loss
-
-        plot_loss(args)
+    if ranks.is_main():
+        session.plot_loss(args)
     tensors = state.method.end_task(context, model)
     meta = state.method.describe_update(context, model)
     replay, rows = state.config.replay, data.rows
@@ -145,11 +143,9 @@ def _bridge(run: RunState) -> Any:
     return Bridge()
 
 
-def _checkpoint(folder: Path, world_size: int) -> Path | None:
-    from ..host.checkpoints import newest_complete
-
+def _checkpoint(host: Host, folder: Path, world_size: int) -> Path | None:
     def choose() -> str | None:
-        checkpoint, broken = newest_complete(folder, world_size)
+        checkpoint, broken = host.newest_checkpoint(folder, world_size)
         for path, reason in broken:
             logger.warning("%s is set aside: %s", path.name, reason)
             target = path.with_name(f"broken-{path.name}")
@@ -170,24 +166,17 @@ def _quiet_examples() -> Iterator[None]:
         yield
 
 
-def _check_trainable(task: str, model: Any, args: HostArgs) -> None:
+def _check_trainable(task: str, model: Any, args: TaskArgs) -> None:
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     if not names:
         what = "nothing is trainable: every tensor is frozen."
         raise TrainingError(
             Problem(f"task '{task}'", what, "Check `finetuning_type`, `lora_target` and the freeze_* keys.")
         )
-    for module in _wanted_modules(args):
+    for module in args.trained_modules:
         if not any(f".{module}." in f".{name}" for name in names):
             what = f"'{module}' was asked to train (`additional_target`), but none of its tensors is trainable."
             raise TrainingError(Problem(f"task '{task}'", what, "Check the module's name in this model."))
-
-
-def _wanted_modules(args: HostArgs) -> list[str]:
-    if args.finetuning.finetuning_type != "lora":
-        return []
-    target = args.finetuning.additional_target
-    return [target] if isinstance(target, str) else list(target or [])
 
 
 def _marks(model: Any) -> dict[str, tuple[float, float]]:
@@ -204,7 +193,7 @@ def _marks(model: Any) -> dict[str, tuple[float, float]]:
     return marks
 
 
-def _check_trained(task: str, steps: int, before: dict[str, Any], after: dict[str, Any], args: HostArgs) -> None:
+def _check_trained(task: str, steps: int, before: dict[str, Any], after: dict[str, Any], args: TaskArgs) -> None:
     where = f"task '{task}'"
     if steps == 0:
         raise TrainingError(
@@ -218,7 +207,7 @@ def _check_trained(task: str, steps: int, before: dict[str, Any], after: dict[st
     if not changed:
         what = f"{steps} optimizer steps changed no weight."
         raise TrainingError(Problem(where, what, "Check `learning_rate`, the labels and the freeze_* keys."))
-    for module in _wanted_modules(args):
+    for module in args.trained_modules:
         own = [name for name in after if f".{module}." in f".{name}"]
         if own and not changed.intersection(own):
             what = f"'{module}' was asked to train, but {steps} optimizer steps left it as it was."

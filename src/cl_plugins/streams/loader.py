@@ -57,8 +57,6 @@ def load_stream(spec: str | Mapping[str, Any], *, where: str = "cl.stream") -> S
         if mapping is not None and str(spec) not in builtin_streams():
             where = str(spec)
     stream = build(Stream, mapping, where, problems) if mapping is not None else None
-    if stream is not None:
-        problems.extend(stream.problems(where))
     if problems or stream is None:
         raise RecipeError(problems)
     return stream
