@@ -16,16 +16,16 @@ from ..base.errors import Problem, RecipeError, RunStateError
 from ..config import CLConfig
 from ..contract.carry import Carry, CarryWriter, TaskUpdate
 from ..contract.export import LowRankSum
+from ..contract.host import same_base
 from ..recipe import parse_cl
 from .plan import JOINT, Step, make_plan
 
 
 if TYPE_CHECKING:
+    from ..contract.host import Host
     from .state import RunState
 
 
-# A finished run is looked at by one process, whatever engine trained it.
-ENGINE_KEYS = ("deepspeed", "fsdp", "fsdp_config", "ddp_backend", "ray_num_workers", "ray_init_kwargs")
 # In `run.json` the stream stands in the order in which it was learned.
 _ORDER_KEYS = ("order", "order_seed")
 
@@ -139,10 +139,11 @@ def check_target(out: Path) -> None:
         raise RunStateError(Problem(str(out), "is the directory of a run.", "Choose another directory for `--out`."))
 
 
-def reopen(root: Path, out: Path, host_keys: Mapping[str, Any], config: CLConfig) -> RunState:
+def reopen(host: Host, root: Path, out: Path, host_keys: Mapping[str, Any], config: CLConfig) -> RunState:
     """Put a run's tokenizer, base and method together again, to look at what it has learned.
 
     Args:
+        host: The host.
         root: The run's directory.
         out: Where results go; the run's own directory is only read.
         host_keys: Keys of the host, from `read_recipe`; engine keys are left out.
@@ -154,8 +155,7 @@ def reopen(root: Path, out: Path, host_keys: Mapping[str, Any], config: CLConfig
     Raises:
         RunStateError: If the base is missing, or is another one than the run's.
     """
-    from ..host.fingerprint import base_fingerprint, same_base
-    from ..methods.registry import make_method
+    from ..methods.registry import get_method
     from .interrupt import StopRequest
     from .journal import Journal
     from .state import RunState
@@ -165,30 +165,21 @@ def reopen(root: Path, out: Path, host_keys: Mapping[str, Any], config: CLConfig
     if Path(name).is_absolute() and not Path(name).exists():
         raise RunStateError(Problem(str(root), f"stands on the base {name}, which is not there.", fix))
     state = RunState(
+        host=host,
         root=out,
-        host_keys=_for_looking(host_keys),
+        host_keys=host.looking_keys(host_keys),
         config=config,
-        method=make_method(config.method, config.method_options),
+        method=get_method(config.method)(config.options),
         journal=Journal(out),
         stop=StopRequest(),
         callbacks=[],
     )
-    state.base_fingerprint = base_fingerprint(state.run_args.model)
+    state.base_fingerprint = host.fingerprint(state.run_args)
     recorded = read_record(root).get("base") or {}
     if not same_base(recorded, state.base_fingerprint):
         what = f"stands on another base ({recorded.get('name')}) than the one at {name}."
         raise RunStateError(Problem(str(root), what, fix))
     return state
-
-
-def _for_looking(host_keys: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys without engine; on a machine without an accelerator the host wants ``use_cpu`` for half precision."""
-    import torch
-
-    keys = {key: value for key, value in host_keys.items() if key not in ENGINE_KEYS}
-    if not torch.cuda.is_available() and keys.get("bf16"):
-        keys["use_cpu"] = True
-    return keys
 
 
 class _Pointer(CarryWriter):

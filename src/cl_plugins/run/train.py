@@ -28,10 +28,10 @@ from .state import RunState
 
 
 if TYPE_CHECKING:
-    from ..host.task_args import HostArgs
+    from ..contract.host import Host, TaskArgs
 
 
-def planned_steps(args: HostArgs, samples: int) -> int:
+def planned_steps(args: TaskArgs, samples: int) -> int:
     """Optimizer steps of a task, as the trainer will count them."""
     training = args.training
     if training.max_steps > 0:
@@ -77,13 +77,13 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
     model = state.method.begin_task(context, model)
     _check_disk(state, model)
     terms = TaskTerms(state.method, context, model, data.term)
-    training = TaskTraining(terms, model, _wanted_modules(args))
+    training = TaskTraining(terms, model, args.trained_modules)
 
     bridge = _bridge(state)
     state.tracker.begin(task, state.steps_before(task))
     watchers = [*state.callbacks, bridge, state.tracker]
     trainer = session.trainer(args, model, module, watchers, terms, task)
-    checkpoint = _checkpoint(folder, args.training.world_size)
+    checkpoint = _checkpoint(state.host, folder, args.training.world_size)
     samples = len(module["train_dataset"]) if hasattr(module["train_dataset"], "__len__") else 0
     begin(planned_steps(args, samples))
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -94,10 +94,8 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
     trainer.save_state()
-    if args.finetuning.plot_loss and ranks.is_main():
-        from ..host.session import plot_loss
-
-        plot_loss(args)
+    if ranks.is_main():
+        session.plot_loss(args)
     replay, rows = state.config.replay, data.rows
     picks = keeping.choose(replay, context, model, rows, ranks.gather) if rows is not None else []
     learned = training.leave()
@@ -144,11 +142,9 @@ def _bridge(run: RunState) -> Any:
     return Bridge()
 
 
-def _checkpoint(folder: Path, world_size: int) -> Path | None:
-    from ..host.checkpoints import newest_complete
-
+def _checkpoint(host: Host, folder: Path, world_size: int) -> Path | None:
     def choose() -> str | None:
-        checkpoint, broken = newest_complete(folder, world_size)
+        checkpoint, broken = host.newest_checkpoint(folder, world_size)
         for path, reason in broken:
             logger.warning("%s is set aside: %s", path.name, reason)
             target = path.with_name(f"broken-{path.name}")
@@ -167,13 +163,6 @@ def _quiet_examples() -> Iterator[None]:
     """The host prints the tokens of an example at every load; that is once per task here."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
-
-
-def _wanted_modules(args: HostArgs) -> list[str]:
-    if args.finetuning.finetuning_type != "lora":
-        return []
-    target = args.finetuning.additional_target
-    return [target] if isinstance(target, str) else list(target or [])
 
 
 def _check_disk(state: RunState, model: Any) -> None:
