@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Problem, RecipeError, RunStateError
+from ..base.lock import holder
 from ..config import CLConfig
 from ..contract.carry import Carry, CarryWriter, TaskUpdate
 from ..contract.export import LowRankSum
@@ -92,29 +93,6 @@ def _earlier(root: Path, config: CLConfig) -> tuple[str, ...]:
         if (path / "carry.json").is_file():
             return tuple(task for task in Carry.open(path).tasks if task != config.block.only)
     return ()
-
-
-def holder(root: Path) -> dict[str, Any] | None:
-    """Who works on a run at this moment: ``{"host", "pid", "started"}``, or None if nobody does.
-
-    Args:
-        root: The directory of the run.
-    """
-    import fcntl
-
-    path = root / ".lock"
-    if not path.is_file():
-        return None
-    with path.open(encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            try:
-                note = json.loads(file.read())
-            except ValueError:
-                note = {}
-            return note if isinstance(note, dict) else {}
-    return None
 
 
 def check_idle(root: Path) -> None:
