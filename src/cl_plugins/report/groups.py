@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import Problem, RunStateError
+from ..base.secrets import is_secret, masked
 from .environment import Environment, environments
 from .run_data import Run, read_run
-from .text import listing, secret
+from .text import listing
 
 
 SHOWN_KEYS = 3
@@ -309,12 +310,12 @@ def _labels(runs: Sequence[Run]) -> list[str]:
 def _recipe(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The keys that shape what is trained, flat; a key that is null is as good as absent."""
     for key, value in content.items() if isinstance(content, Mapping) else ():
-        if secret(key) or (not prefix and key in _REPETITION) or (prefix == "cl." and key in _REPETITION_CL):
+        if is_secret(str(key)) or (not prefix and key in _REPETITION) or (prefix == "cl." and key in _REPETITION_CL):
             continue
         if isinstance(value, Mapping):
             yield from _recipe(value, f"{prefix}{key}.")
         elif value is not None:
-            yield f"{prefix}{key}", value
+            yield f"{prefix}{key}", masked(value)
 
 
 def _brief(value: Any) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Problem, RecipeError, RunStateError
 from ..base.lock import holder
+from ..base.secrets import without_masked
 from ..config import CLConfig
 from ..contract.carry import Carry, CarryWriter, TaskUpdate
 from ..contract.export import LowRankSum
@@ -55,7 +56,7 @@ def read_record(root: Path) -> dict[str, Any]:
 
 
 def read_recipe(root: Path, record: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], CLConfig]:
-    """The host keys and the checked ``cl:`` block that a run was made with.
+    """The host keys and the checked ``cl:`` block that a run was made with, without credentials, which are not kept.
 
     Args:
         root: Its directory.
@@ -66,9 +67,10 @@ def read_recipe(root: Path, record: Mapping[str, Any] | None = None) -> tuple[di
         RecipeError: If the block no longer makes sense here (a method's package is gone).
     """
     record = record if record is not None else read_record(root)
-    host_keys = {key: value for key, value in record["recipe"].items() if key != "cl"}
-    block = {key: value for key, value in record["recipe"].get("cl", {}).items() if key not in _ORDER_KEYS}
-    block["stream"] = record["stream"]
+    recipe = without_masked(record["recipe"])
+    host_keys = {key: value for key, value in recipe.items() if key != "cl"}
+    block = {key: value for key, value in recipe.get("cl", {}).items() if key not in _ORDER_KEYS}
+    block["stream"] = without_masked(record["stream"])
     return {**host_keys, "output_dir": str(root)}, parse_cl(block)
 
 
