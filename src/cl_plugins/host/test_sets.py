@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..base.errors import DataError, Problem
 from ..contract.test_item import MEDIA, StoredMedia, TestItem
 from ..evaluation.items import FIELDS
+from ..evaluation.option_lists import read_options
 
 
 if TYPE_CHECKING:
@@ -143,13 +144,19 @@ def _load_one(
         identity = next(
             (record[c] for c in ("id", "question_id") if record.get(c) not in (None, "")), f"{task.name}/{first + row}"
         )
-        options = record.get(task.options_column) if task.options_column else None
+        try:
+            options = read_options(record.get(task.options_column)) if task.options_column else None
+        except ValueError as error:
+            what = f"its column {task.options_column!r}: {error}."
+            fix = "Give the options as a list of texts, as a mapping of letters to texts, or as lines `A. text`."
+            problems.append(Problem(f"data set '{name}', record {row}", what, fix))
+            continue
         items.append(
             TestItem(
                 id=str(identity),
                 prompt=str(example["_prompt"][-1]["content"]),
                 reference=str(example["_response"][0]["content"]),
-                options=tuple(map(str, options)) if options else None,
+                options=options,
                 tokens=np.asarray(encoded["input_ids"][0], dtype=np.int32),
                 media=_media(example, aligned, row),
                 kinds=tuple(kind for kind in MEDIA if example.get(f"_{kind}")),
@@ -185,7 +192,8 @@ def _fields(record: Mapping[str, Any]) -> dict[str, Any]:
         if name == "image" and isinstance(value, str):
             value = value.replace("\\", "/").rsplit("/", 1)[-1]
         listed = isinstance(value, list) and all(isinstance(entry, plain) for entry in value)
-        if value not in (None, "", []) and (isinstance(value, plain) or listed):
+        empty = value is None or (value in ("", []) and name != "answer_type")  # an empty type is a type of its own
+        if not empty and (isinstance(value, plain) or listed):
             found[name] = value
     return found
 
