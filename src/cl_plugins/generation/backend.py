@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .answers import Answer
+
 
 if TYPE_CHECKING:
     from ..contract.test_item import TestItem
     from ..host.session import Session
 
 
-OnBatch = Callable[[int, list[str]], None]
+OnBatch = Callable[[int, list[Answer]], None]
 
 
 class Backend(Protocol):
@@ -40,7 +42,7 @@ class Backend(Protocol):
             items: The whole test set.
             batches: Numbers of the items that are answered together.
             max_new_tokens: Longest answer in tokens.
-            on_batch: Given the position of each batch and its texts, as soon as they are there; may raise to stop.
+            on_batch: Given the position of each batch and its answers, as soon as they are there; may raise to stop.
         """
 
     def close(self) -> None:
@@ -91,6 +93,7 @@ class HostBackend:
                 max_new_tokens=max_new_tokens,
                 eos_token_ids=session.eos_token_ids(),
                 media_token_ids=media_token_ids(session.template, session.tokenizer),
+                thought_words=session.template.thought_words,
                 autocast_dtype=session.autocast_dtype(),
                 synced=self.together,
                 on_batch=on_batch,

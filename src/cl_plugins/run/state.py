@@ -19,7 +19,7 @@ from .progress import Progress
 
 
 if TYPE_CHECKING:
-    from ..contract.test_item import TestItem
+    from ..contract.test_item import TestSet
     from ..generation.backend import Backend
     from ..host.session import Session
     from ..host.task_args import HostArgs
@@ -61,7 +61,7 @@ class RunState:
     def __post_init__(self) -> None:
         self._model: Any = None
         self._model_of: object = _NOTHING
-        self._tests: dict[str, list[TestItem]] = {}
+        self._tests: dict[str, TestSet] = {}
         self._backend: tuple[object, Backend] | None = None
         self._report_to: Any = None
         self.restore_seconds: float | None = None
@@ -142,7 +142,7 @@ class RunState:
 
         return Session(self.run_args)
 
-    def tests(self, task: Task) -> list[TestItem]:
+    def tests(self, task: Task) -> TestSet:
         """The test items of a task, tokenised once."""
         if task.name not in self._tests:
             from ..host.test_sets import load_test_items
@@ -155,6 +155,7 @@ class RunState:
                 session.tokenizer_module,
                 self.config.eval.max_items,
                 for_engine=self.config.eval.backend != "host",
+                drop_too_long=self.config.eval.too_long == "drop",
             )
         return self._tests[task.name]
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import DataError, Problem
 from ..base.logs import logger
+from ..generation.answers import read_answers
 from . import parts
 from .export import DTYPES, export_merged
 from .state import RunState
@@ -69,7 +70,15 @@ class VllmBackend:
             prompts = [self._prompt(items[i]) for i in batch]
             outputs = engine.generate(prompts, sampling_params=greedy, use_tqdm=False)
             ids = [list(output.outputs[0].token_ids) for output in outputs]
-            on_batch(position, session.tokenizer.batch_decode(ids, skip_special_tokens=True))
+            ends = session.eos_token_ids()
+            found = read_answers(
+                ids,
+                session.tokenizer,
+                max_new_tokens=max_new_tokens,
+                eos_token_ids=ends,
+                thought_words=session.template.thought_words,
+            )
+            on_batch(position, found)
 
     def close(self) -> None:
         """End the engine, delete the merged model, put the base back on its device."""
