@@ -185,12 +185,14 @@ def _configured(args: argparse.Namespace, host_keys: dict[str, Any], config: CLC
 
 def _check_backend(host_keys: dict[str, Any], config: CLConfig) -> None:
     from ..host.facts import run_facts
-    from ..methods.registry import get_method
+    from ..methods.registry import make_method
     from ..run.backends import backend_problems
     from ..run.reopen import ENGINE_KEYS
 
     keys = {key: value for key, value in host_keys.items() if key not in ENGINE_KEYS}
-    problems = backend_problems(config, get_method(config.method), run_facts(keys, config.stream), "--backend")
+    problems = backend_problems(
+        config, make_method(config.method, config.method_options), run_facts(keys, config.stream), "--backend"
+    )
     if problems:
         raise RecipeError(problems)
 

@@ -47,7 +47,7 @@ def split(raw: Mapping[str, Any]) -> tuple[dict[str, Any], CLConfig]:
         problems.extend(capability_problems(config.method, method.capabilities, facts, method.penalised))
         problems.extend(method.problems(facts))
         problems.extend(replay_problems(config, method.capabilities, facts, ranks.launched()))
-        problems.extend(backend_problems(config, type(method), facts))
+        problems.extend(backend_problems(config, method, facts))
         problems.extend(check_overrides(config.block.task_overrides))
         problems.extend(_schedule_problems(host_keys, config, method.capabilities.schedule))
         problems.extend(data_problems(host_keys, config))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..base.errors import Problem, RecipeError, RunStateError
 from ..config import CLConfig
 from ..contract.carry import Carry, CarryWriter, TaskUpdate
+from ..contract.export import LowRankSum
 from ..recipe import parse_cl
 from .plan import JOINT, Step, make_plan
 
@@ -246,7 +247,13 @@ def _update(source: RunState, latest: Carry, task: str) -> TaskUpdate:
         folder = source.directory(task)
         if (folder / "update.safetensors").is_file() and (folder / "update.json").is_file():
             return source.update(task)
-    kept = [update for update in source.method.updates(latest) if update.task == task]
+    part = source.method.export_task(latest, task)
+    whole = source.method.export(latest)
+    found = [
+        *(part.updates if isinstance(part, LowRankSum) else ()),
+        *(whole.updates if isinstance(whole, LowRankSum) else ()),
+    ]
+    kept = [update for update in found if update.task == task]
     if kept:
         return kept[0]
     what = f"the update of task '{task}' was not kept."

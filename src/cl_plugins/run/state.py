@@ -19,11 +19,11 @@ from .progress import Progress
 
 
 if TYPE_CHECKING:
+    from ..contract.method import Method, Route
     from ..contract.test_item import TestSet
     from ..generation.backend import Backend
     from ..host.session import Session
     from ..host.task_args import HostArgs
-    from ..methods import Method
     from .trackers import StreamTracker
 
 
@@ -171,6 +171,10 @@ class RunState:
         data.cutoff_len = int(keys.get("cutoff_len", type(data).cutoff_len))
         return dataclasses.replace(self.run_args, data=data)
 
+    def route(self, carry: Carry | None, task: str) -> Route:
+        """What decides which model answers a task's questions, beside the carry."""
+        return self.method.route(carry, task) if self.method.answers == "by_task" else None
+
     def answering(self, carry: Carry | None, task: str | None = None) -> Any:
         """The model that answers with a carry; rebuilt only if another one is in memory.
 
@@ -178,7 +182,7 @@ class RunState:
             carry: The carry.
             task: The task whose questions it answers; None for the model that the next task starts from.
         """
-        route = self.method.route(carry, task) if task is not None else None
+        route = self.route(carry, task) if task is not None else None
         key = (carry.tasks if carry is not None else None, route)
         if self._model_of != key or self._model_of is _NOTHING:
             base = self.session.base
