@@ -42,7 +42,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "olora, stack": ("olora", {"consolidate": "stack"}),
     "sefe, merged": ("sefe", {"consolidate": "merge"}),
     "sefe, stack": ("sefe", {"consolidate": "stack"}),
-    "inclora + CR, merged": ("inclora", {"consolidate": "merge", "alpha": 0.1, "beta": 0.01}),
+    "mslora_cr, inference: all, merged": ("mslora_cr", {"consolidate": "merge", "inference": "all"}),
     "ewc": ("ewc", {}),
     "lwf": ("lwf", {}),
 }

@@ -31,7 +31,7 @@ def test_methods_with_their_capabilities(cli):
         assert entry["carries"] == able.carries
         assert tuple(entry["finetuning_types"]) == able.finetuning_types
         assert tuple(entry["zero_stages"]) == able.zero_stages
-    assert [option["key"] for option in shown["inclora"]["options"]] == ["consolidate", "alpha", "beta"]
+    assert [option["key"] for option in shown["inclora"]["options"]] == ["consolidate"]
 
 
 def test_broken_methods_name_their_package(cli, monkeypatch):

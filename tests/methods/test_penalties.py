@@ -11,11 +11,11 @@ from running import NO_TESTS, go
 from safetensors.torch import load_file
 
 from cl_plugins.base.errors import TrainingError
-from cl_plugins.methods import Method, registry
+from cl_plugins.methods import OneLoRA, registry
 from cl_plugins.training.terms import add_gradient
 
 
-class Pull(Method):
+class Pull(OneLoRA):
     """Pulls every LoRA factor towards one half: a penalty that is large and easy to see."""
 
     name = "pull"

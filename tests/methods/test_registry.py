@@ -15,7 +15,7 @@ from cl_plugins.methods import registry
 
 MODULE = '''
 from dataclasses import dataclass
-from cl_plugins.methods import Method
+from cl_plugins.methods import Method, OneLoRA
 from cl_plugins.base.schema import option
 
 
@@ -24,7 +24,7 @@ class Options:
     strength: float = option(1.0, help="How hard.", minimum=0.0)
 
 
-class Ours(Method):
+class Ours(OneLoRA):
     """A LoRA per task that writes down when it was asked."""
 
     name = "{name}"

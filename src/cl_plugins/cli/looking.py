@@ -44,6 +44,7 @@ def opened(
         State and carry, both verified against hashes and base.
     """
     from ..run.reopen import carry_after, check_idle, read_recipe, reopen
+    from .hosts import host
 
     host_keys, config = read_recipe(root)
     check_idle(root)
@@ -51,6 +52,6 @@ def opened(
         host_keys["model_name_or_path"] = model
     if prepare is not None:
         config = prepare(host_keys, config)
-    state = reopen(root, out, host_keys, config)
+    state = reopen(host(), root, out, host_keys, config)
     with TemporaryDirectory(prefix="cl-plugins-") as scratch:
         yield state, carry_after(state, root, task, Path(scratch))

@@ -53,8 +53,6 @@ def _check(name: str, value: Any, distribution: str) -> Stream:
             raise NotUsable(f"{type(value).__name__} is neither a mapping nor a file")
         mapping = read_mapping(value.read_text(encoding="utf-8"), str(value), problems)
     stream = build(Stream, mapping, name, problems) if mapping is not None else None
-    if stream is not None:
-        problems.extend(stream.problems(name))
     if problems or stream is None:
         raise NotUsable(" ".join(map(str, problems)))
     if stream.name != name:
@@ -97,8 +95,6 @@ def load_stream(spec: str | Mapping[str, Any], *, where: str = "cl.stream") -> S
     else:
         return STREAMS.get(str(spec), where=where)
     stream = build(Stream, mapping, where, problems) if mapping is not None else None
-    if stream is not None:
-        problems.extend(stream.problems(where))
     if problems or stream is None:
         raise RecipeError(problems)
     return stream
