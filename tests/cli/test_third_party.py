@@ -116,9 +116,9 @@ def test_lists_name_the_package(lab, cli):
 
 
 def test_without_the_package_the_names_are_unknown():
-    with pytest.raises(RecipeError, match="there is no scorer 'last_number'"):
+    with pytest.raises(RecipeError, match="there is no scorer called 'last_number'"):
         get_scorer("last_number")
-    with pytest.raises(RecipeError, match=r"there is no stream 'two_sites'.*path of a stream file"):
+    with pytest.raises(RecipeError, match=r"there is no stream called 'two_sites'.*path of a stream file"):
         load_stream("two_sites")
 
 
