@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ..base.outside import without_ghostscript
 from ..training.collated import CollatedData
 from .base import LoadedBase
 from .quantised import check_trained_modules, keep_unpacked, trained_modules_whole
@@ -32,6 +33,7 @@ class Session:
         from llamafactory.data import get_template_and_fix_tokenizer
         from llamafactory.model import load_tokenizer
 
+        without_ghostscript()
         self.args = args
         self.tokenizer_module: dict[str, Any] = dict(load_tokenizer(args.model))
         self.tokenizer = self.tokenizer_module["tokenizer"]

@@ -49,6 +49,9 @@ def split(raw: Mapping[str, Any]) -> tuple[dict[str, Any], CLConfig]:
         problems.extend(replay_problems(config, method.capabilities, facts, ranks.launched()))
         problems.extend(backend_problems(config, type(method), facts))
         problems.extend(check_overrides(config.block.task_overrides))
+        # A stream file is often somebody else's: what it sets for its tasks is held to the same rule.
+        of_stream = {task.name: task.overrides for task in config.stream.tasks if task.overrides}
+        problems.extend(check_overrides(of_stream, "cl.stream.tasks"))
         problems.extend(_schedule_problems(host_keys, config, method.capabilities.schedule))
         problems.extend(data_problems(host_keys, config))
     if problems or config is None:

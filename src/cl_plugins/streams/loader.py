@@ -8,9 +8,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..base.errors import Problem, RecipeError
+from ..base.outside import YAML_LIMIT, parse_yaml, read_text
 from ..base.schema import build, nearest
 from .model import Stream
 
@@ -27,9 +26,11 @@ def builtin_streams() -> dict[str, str]:
 
 def read_mapping(text: str, where: str, problems: list[Problem]) -> Mapping[str, Any] | None:
     """Parse YAML text that must hold a mapping; record a problem otherwise."""
+    from yaml import YAMLError
+
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that does not exist
+        value = parse_yaml(text)
+    except (YAMLError, ValueError) as error:  # ValueError: a date that does not exist, an alias bomb
         problems.append(Problem(where, f"is not valid YAML: {' '.join(str(error).split())}.", "Mend the file."))
         return None
     if not isinstance(value, Mapping):
@@ -68,7 +69,7 @@ def _find(name: str, where: str, problems: list[Problem]) -> Mapping[str, Any] |
     path = Path(name)
     if path.suffix in {".yaml", ".yml", ".json"} or os.path.isfile(name):
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_text(path, YAML_LIMIT)
         except FileNotFoundError:
             fix = f"Paths are relative to the folder you start from ({Path.cwd()})."
             problems.append(Problem(where, f"stream file {name!r} does not exist.", fix))
