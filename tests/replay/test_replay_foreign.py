@@ -14,7 +14,7 @@ from running import go
 
 from cl_plugins.base.errors import DataError, RunStateError
 from cl_plugins.base.files import sha256
-from cl_plugins.replay import media, records
+from cl_plugins.replay import media, samples
 
 
 CHAT = {
@@ -29,9 +29,9 @@ CHAT = {
 
 
 def test_the_forms_that_are_written_are_read():
-    assert records.problem_of(CHAT) is None
-    assert records.problem_of({**CHAT, "videos": [["media/" + "a" * 32 + ".jpg", "media/" + "b" * 32]]}) is None
-    assert records.problem_of({"row": {"input_ids": [1]}, "images": []}) is None
+    assert samples.problem_of(CHAT) is None
+    assert samples.problem_of({**CHAT, "videos": [["media/" + "a" * 32 + ".jpg", "media/" + "b" * 32]]}) is None
+    assert samples.problem_of({"row": {"input_ids": [1]}, "images": []}) is None
 
 
 @pytest.mark.parametrize(
@@ -57,11 +57,11 @@ def test_the_forms_that_are_written_are_read():
 )
 def test_a_medium_is_a_name_in_the_buffer(name, tmp_path):
     for kind in ("images", "videos", "audios"):
-        assert "as a medium" in records.problem_of({**CHAT, kind: [name]})
-    assert "as a medium" in records.problem_of({**CHAT, "videos": [[name]]})
-    assert "as a medium" in records.problem_of({"row": {}, "images": [name]})
+        assert "as a medium" in samples.problem_of({**CHAT, kind: [name]})
+    assert "as a medium" in samples.problem_of({**CHAT, "videos": [[name]]})
+    assert "as a medium" in samples.problem_of({"row": {}, "images": [name]})
     with pytest.raises(RunStateError):
-        records.medium(tmp_path, name)
+        samples.medium(tmp_path, name)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_medium_is_a_name_in_the_buffer(name, tmp_path):
     ],
 )
 def test_records_of_another_form_are_refused(record):
-    assert records.problem_of(record)
+    assert samples.problem_of(record)
 
 
 @pytest.mark.parametrize("kind", ["link", "folder", "pipe", "missing", "linked folder"])
@@ -107,7 +107,7 @@ def test_media_are_regular_files_of_the_buffer(kind, tmp_path):
         (tmp_path / "real" / path.name).write_bytes(b"x")
         path.parent.symlink_to(tmp_path / "real")
     with pytest.raises(RunStateError, match=r"link|folder|pipe|missing"):
-        records.medium(tmp_path / "buffer", name)
+        samples.medium(tmp_path / "buffer", name)
     with pytest.raises(RunStateError):
         media.take_in(name, tmp_path / "new", tmp_path / "buffer")
     assert not (tmp_path / "new" / name).exists()
@@ -124,17 +124,17 @@ def test_the_file_of_records_is_a_regular_file(kind, tmp_path):
         (tmp_path / "other").write_text(json.dumps(CHAT) + "\n")
         path.symlink_to(tmp_path / "other")
     with pytest.raises(RunStateError, match="regular file"):
-        records.read(path)
+        samples.read(path)
 
 
 def test_a_damaged_line_is_named(tmp_path):
     path = tmp_path / "samples.jsonl"
     path.write_text(json.dumps(CHAT) + "\n" + "[" * 100_000 + "\n")
     with pytest.raises(RunStateError, match=r"line 2: cannot be read \(it is nested too deeply"):
-        records.read(path)
+        samples.read(path)
     path.write_text(json.dumps(CHAT) + "\n" + '{"id": ' + "9" * 6000 + "}\n")
     with pytest.raises(RunStateError, match=r"line 2: cannot be read \(it holds a number of 6000 digits"):
-        records.read(path)
+        samples.read(path)
 
 
 @pytest.mark.parametrize("value", ["https://example.org/x.mp4", {"path": "s3://x/y.png"}])
@@ -150,8 +150,8 @@ def test_a_medium_keeps_only_a_known_suffix(tmp_path):
     second = media.take_in({"path": str(tmp_path / "picture.pkl")}, tmp_path / "new", None)
     assert first.endswith(".png")
     assert Path(second).suffix == ""
-    assert records.is_medium(first)
-    assert records.is_medium(second)
+    assert samples.is_medium(first)
+    assert samples.is_medium(second)
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def rehash(carry: Path) -> None:
     """As a sender would who means harm: hashes fit, and everything is listed."""
     value = json.loads((carry / "carry.json").read_text())
     for path in (carry / "replay").rglob("*"):
-        if path.is_file():
+        if path.is_file() and path.suffix != ".py":
             name = str(path.relative_to(carry))
             value["files"][name] = {"sha256": sha256(path), "bytes": path.stat().st_size}
     (carry / "carry.json").write_text(json.dumps(value))
@@ -220,3 +220,24 @@ def test_records_and_manifest_belong_together(sender, llama, tmp_path):
     rehash(carry)
     with pytest.raises(RunStateError, match="holds 2 records for the 3 samples"):
         go(keys)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n",
+        b"\xef\xbb\xbf#EXTM3U\n",
+        b"ffconcat version 1.0\nfile /etc/passwd\n",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n",
+        b"\xc5\xd0\xd3\xc6",
+        b'<?xml version="1.0"?><MPD/>',
+    ],
+)
+def test_playlists_and_programs_are_no_media(content, tmp_path):
+    """FFmpeg opens what a playlist names, whatever the playlist is called; Pillow hands PostScript to Ghostscript."""
+    for suffix in (".mp4", ".png", ""):
+        name = "media/" + "0" * 32 + suffix
+        (tmp_path / "media").mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(RunStateError, match="is no picture, video or sound"):
+            samples.medium(tmp_path, name)

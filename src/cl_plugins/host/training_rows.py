@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import DataError, Problem
 from ..replay.media import KINDS, map_media, outside
-from ..replay.records import as_files
+from ..replay.samples import as_files
 from ..replay.store import IDS
 
 

@@ -89,7 +89,7 @@ def take_in(value: Any, folder: Path, media_from: Path | None) -> str:
         RunStateError: If the earlier buffer has no such file.
     """
     if isinstance(value, str):
-        from .records import medium
+        from .samples import medium
 
         target = folder / value
         source = medium(media_from or folder, value)

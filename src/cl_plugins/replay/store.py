@@ -1,7 +1,7 @@
 """The buffer on disk, ``carry/replay/``: a plain LLaMA-Factory data set with a manifest.
 
 ```
-samples.jsonl          the records, one a line, in the manifest's order; their form: `records`
+samples.jsonl          the records, one a line, in the manifest's order; their form: `samples`
 media/<hash>.png       copies of their pictures, videos and sounds, named by content
 manifest.json          where each sample comes from, when and why it was kept, under which terms
 memory_<x>.safetensors what a method stores per sample (DER: logits), tensors named <sample>/<what>
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Problem, RunStateError
 from ..base.outside import read_json
-from . import records
+from . import samples
 from .media import KINDS, map_media, media_names, take_in
 
 
@@ -127,15 +127,15 @@ class Buffer:
         Raises:
             RunStateError: If samples and records do not belong together, or a record is of no known form.
         """
-        found = records.read(self.path / RECORDS)
+        found = samples.read(self.path / RECORDS)
         if len(found) != len(self.samples):
             what = f"holds {len(found)} records for the {len(self.samples)} samples of {MANIFEST}."
             raise RunStateError(Problem(str(self.path / RECORDS), what, "Restore the carry from a copy."))
         return list(zip(self.samples, found, strict=True))
 
     def medium(self, name: str) -> Path:
-        """The file of a medium that a record names; see `records.medium`."""
-        return records.medium(self.path, name)
+        """The file of a medium that a record names; see `samples.medium`."""
+        return samples.medium(self.path, name)
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """What a method stored beside the samples: ``<sample>/<what>`` -> tensor."""

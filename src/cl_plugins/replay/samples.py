@@ -16,6 +16,8 @@ from ..base.outside import MIB, OutsideError, kind_of, open_regular, parse_json
 from .media import KINDS, MEDIA, SUFFIXES
 
 
+#: How a file begins that only looks like a medium: a playlist, which names other files and addresses, or a program.
+_STRANGE = (b"#EXTM3U", b"ffconcat", b"%!PS", b"\xc5\xd0\xd3\xc6", b"<?xml", b"<MPD", b"<smil", b"v=0")
 ROLES = ("user", "assistant", "observation", "function")
 LINE_LIMIT = 256 * MIB  # bytes of one record; rows of a trainer of one's own hold token ids
 _NAME = re.compile(rf"{MEDIA}/[0-9a-f]{{32}}({'|'.join(map(re.escape, sorted(SUFFIXES)))})?")
@@ -112,7 +114,7 @@ def medium(folder: Path, name: object) -> Path:
         name: What the record names.
 
     Raises:
-        RunStateError: If it is none.
+        RunStateError: If it is none, or a playlist or a program under the name of a medium.
     """
     if not is_medium(name):
         raise RunStateError(Problem(str(folder), f"a record names {name!r} as a medium.", _FIX))
@@ -123,6 +125,10 @@ def medium(folder: Path, name: object) -> Path:
         raise RunStateError(Problem(str(path), "is missing.", _FIX)) from error
     if kind is not None:
         raise RunStateError(Problem(str(path), f"is {kind}, not a regular file.", _FIX))
+    with open_regular(path, follow=False) as file:
+        start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if start.startswith(_STRANGE):
+        raise RunStateError(Problem(str(path), "is no picture, video or sound.", _FIX))
     return path
 
 
