@@ -60,7 +60,7 @@ def test_the_table_is_the_configuration():
 def test_every_package_has_a_layer_and_a_rule_on_llamafactory():
     assert set(table()) == PACKAGES
     assert {module.removeprefix("cl_plugins.") for module in CONTRACTS["llamafactory"]["source_modules"]} == (
-        PACKAGES - {"host"}
+        PACKAGES - {"host", "testing"}
     )
 
 
