@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import DataError, Problem
+from ..base.outside import without_ghostscript
+from ..generation.answers import read_answers
 from ..generation.backend import ModelBackend
 from ..training.collated import CollatedData
 from . import saving, test_sets, training_rows
@@ -25,8 +27,10 @@ if TYPE_CHECKING:
     import torch
     from transformers import TrainerCallback
 
+    from ..contract.backend import Answer
     from ..contract.host import Rows, TaskArgs
-    from ..contract.test_item import TestItem
+    from ..contract.test_item import TestItem, TestSet
+    from ..replay.store import Buffer
     from ..streams import Task
     from ..training.terms import TaskTerms
     from .trainer import ContinualTrainer
@@ -43,6 +47,7 @@ class Session:
         from llamafactory.data import get_template_and_fix_tokenizer
         from llamafactory.model import load_tokenizer
 
+        without_ghostscript()
         self.args = args
         self.tokenizer_module: dict[str, Any] = dict(load_tokenizer(args.model))
         self.tokenizer = self.tokenizer_module["tokenizer"]
@@ -118,21 +123,33 @@ class Session:
             return training_rows.load_with_rows(task, own, self.template, self.tokenizer_module)
         return load_training_set(task, own, self.template, self.tokenizer_module), None
 
-    def stored_samples(self, task: str, args: TaskArgs, folder: Path, names: Sequence[str]) -> Any:
+    def stored_samples(self, task: str, args: TaskArgs, buffer: Buffer, *, like: Any = None) -> Any:
         """The samples of a replay buffer, tokenised."""
-        return training_rows.load_buffer(task, folder, names, own_args(args), self.template, self.tokenizer_module)
+        return training_rows.load_buffer(task, buffer, own_args(args), self.template, self.tokenizer_module, like)
 
     def joined(self, own: Any, memory: Any, indices: Sequence[int]) -> Any:
         """A training set with memory samples behind the new ones."""
         return training_rows.joined(own, memory, indices)
 
     def test_items(
-        self, task: Task, keys: Mapping[str, Any], max_items: int | None, *, for_engine: bool = False
-    ) -> list[TestItem]:
+        self,
+        task: Task,
+        keys: Mapping[str, Any],
+        max_items: int | None,
+        *,
+        for_engine: bool = False,
+        drop_too_long: bool = False,
+    ) -> TestSet:
         """The test items of a task, tokenised."""
         args = for_tests(self.args, keys)
         return test_sets.load_test_items(
-            task, args, self.template, self.tokenizer_module, max_items, for_engine=for_engine
+            task,
+            args,
+            self.template,
+            self.tokenizer_module,
+            max_items,
+            for_engine=for_engine,
+            drop_too_long=drop_too_long,
         )
 
     def backend(self, model: Any) -> ModelBackend:
@@ -146,6 +163,7 @@ class Session:
             eos_token_ids=self.eos_token_ids(),
             media_token_ids=test_sets.media_token_ids(self.template, self.tokenizer),
             autocast_dtype=self.autocast_dtype(),
+            thought_words=self.template.thought_words,
         )
 
     def engine_prompt(self, item: TestItem) -> dict[str, Any]:
@@ -166,9 +184,15 @@ class Session:
             prompt["multi_modal_data"] = {"image": found}
         return prompt
 
-    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
-        """Texts of token ids, special tokens removed."""
-        return list(self.tokenizer.batch_decode(ids, skip_special_tokens=True))
+    def read_answers(self, ids: Sequence[Sequence[int]], max_new_tokens: int) -> list[Answer]:
+        """Texts of token ids, special tokens removed, and whether they were cut."""
+        return read_answers(
+            ids,
+            self.tokenizer,
+            max_new_tokens=max_new_tokens,
+            eos_token_ids=self.eos_token_ids(),
+            thought_words=self.template.thought_words,
+        )
 
     def save_model(self, model: Any, folder: Path, tensors: dict[str, Any] | None = None) -> None:
         """Save a plain model with the base's own ``use_cache``."""

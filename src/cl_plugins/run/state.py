@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..contract.backend import Backend
     from ..contract.host import Host, Session, TaskArgs
     from ..contract.method import Method, Route
-    from ..contract.test_item import TestItem
+    from ..contract.test_item import TestSet
     from .trackers import StreamTracker
 
 
@@ -64,7 +64,7 @@ class RunState:
     def __post_init__(self) -> None:
         self._model: Any = None
         self._model_of: object = _NOTHING
-        self._tests: dict[str, list[TestItem]] = {}
+        self._tests: dict[str, TestSet] = {}
         self._backend: tuple[object, Backend] | None = None
         self._report_to: Any = None
         self.restore_seconds: float | None = None
@@ -131,7 +131,7 @@ class RunState:
         """Hashes of the data files, kept in the run's directory."""
         return FileHashes(self.root / ".data_hashes.json")
 
-    def tests(self, task: Task) -> list[TestItem]:
+    def tests(self, task: Task) -> TestSet:
         """The test items of a task, prepared once."""
         if task.name not in self._tests:
             self._tests[task.name] = self.session.test_items(
@@ -139,6 +139,7 @@ class RunState:
                 {**self.host_keys, **self.config.overrides_for(task.name)},
                 self.config.eval.max_items,
                 for_engine=self.config.eval.backend != "host",
+                drop_too_long=self.config.eval.too_long == "drop",
             )
         return self._tests[task.name]
 
