@@ -65,7 +65,7 @@ def test_every_package_has_a_layer_and_a_rule_on_llamafactory():
 
 
 def test_the_exceptions_are_those_of_the_configuration():
-    assert names(part("kept")) == CONTRACTS["layers"]["ignore_imports"]
+    assert names(part("exceptions")) == CONTRACTS["layers"]["ignore_imports"]
     assert not any("ignore_imports" in contract for key, contract in CONTRACTS.items() if key != "layers")
 
 
