@@ -210,7 +210,9 @@ def _new_task(test_set: str, taken: tuple[str, ...], changes: dict[str, Any]) ->
 
     data = tuple(part.strip() for part in test_set.split(",") if part.strip())
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", "_".join(data)).strip("._-") or "test"
-    while name in taken or name in ("zero_shot", "joint"):
+    if Task(name=name).name_problems(""):
+        name = f"test_{name}"
+    while name in taken:
         name += "_new"
     return Task(name=name, test=data, **changes)
 

@@ -154,25 +154,13 @@ def reopen(host: Host, root: Path, out: Path, host_keys: Mapping[str, Any], conf
     Raises:
         RunStateError: If the base is missing, or is another one than the run's.
     """
-    from ..methods.registry import get_method
-    from .interrupt import StopRequest
-    from .journal import Journal
     from .state import RunState
 
     name = str(host_keys.get("model_name_or_path", ""))
     fix = "Say where it is now: `--model PATH`."
     if Path(name).is_absolute() and not Path(name).exists():
         raise RunStateError(Problem(str(root), f"stands on the base {name}, which is not there.", fix))
-    state = RunState(
-        host=host,
-        root=out,
-        host_keys=host.looking_keys(host_keys),
-        config=config,
-        method=get_method(config.method)(config.options),
-        journal=Journal(out),
-        stop=StopRequest(),
-        callbacks=[],
-    )
+    state = RunState.to_look(host, out, host.looking_keys(host_keys), config)
     state.base_fingerprint = host.fingerprint(state.run_args)
     recorded = read_record(root).get("base") or {}
     if not same_base(recorded, state.base_fingerprint):
