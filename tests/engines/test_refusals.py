@@ -80,7 +80,7 @@ def test_merging_into_split_tensors(llava, data, tmp_path, zero):
 @pytest.mark.parametrize(
     "method",
     [
-        {"name": "inclora", "alpha": 0.1},
+        {"name": "mslora_cr", "inference": "all"},
         {"name": "inclora", "beta": 0.1},
         {"name": "mslora_cr"},
         {"name": "olora"},

@@ -147,7 +147,8 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str, problems: list[P
     A dataclass with a method ``value_problems(where)`` is asked for what its values say together.
 
     Args:
-        cls: A dataclass whose fields were made with `option`.
+        cls: A dataclass whose fields were made with `option`. A class attribute ``REMOVED`` maps keys that it had once to
+            a sentence on what replaces them.
         mapping: What stands in the YAML.
         where: The YAML path of the mapping.
         problems: Collects what is wrong.
@@ -161,7 +162,9 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str, problems: list[P
     values: dict[str, Any] = {}
     for key, value in resolve_aliases(cls, mapping).items():
         if key not in fields:
-            problems.append(unknown_key(where, key, fields))
+            moved = getattr(cls, "REMOVED", {}).get(key)
+            gone = Problem(f"{where}.{key}", "is no longer an option.", moved) if moved else None
+            problems.append(gone or unknown_key(where, key, fields))
             continue
         found = len(problems)
         values[key] = check_value(value, hints[key], f"{where}.{key}", problems)

@@ -190,7 +190,8 @@ def _check_backend(host_keys: dict[str, Any], config: CLConfig) -> None:
 
     own = host()
     facts = own.facts(own.looking_keys(host_keys), config.stream)
-    problems = backend_problems(own, config, get_method(config.method), facts, "--backend")
+    method = get_method(config.method)(config.options)
+    problems = backend_problems(own, config, method, facts, "--backend")
     if problems:
         raise RecipeError(problems)
 

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..base.secrets import masked
+
 
 if TYPE_CHECKING:
     from ..config import CLConfig
@@ -78,7 +80,7 @@ def make(recipe: dict[str, Any], *, all_keys: bool = False) -> dict[str, Any]:
         "format": 1,
         "stream": config.stream.name,
         "method": config.method,
-        "method_options": config.method_options,
+        "method_options": masked(config.method_options),
         "carries": able.carries,
         "reveals": able.reveals + _kept_samples(config),
         "seed": int(host_keys.get("seed", 42)),
@@ -118,8 +120,8 @@ def _tasks(
         differs = {key: value for key, value in keys.items() if key not in host_keys or host_keys[key] != value}
         entry: dict[str, Any] = {
             "task": name,
-            "keys": differs,
-            "instead_of": {key: host_keys[key] for key in differs if key in host_keys},
+            "keys": masked(differs),
+            "instead_of": masked({key: host_keys[key] for key in differs if key in host_keys}),
             "test": [] if joint else list(tasks[0].test),
             "scorer": None if joint else tasks[0].scorer,
             "max_new_tokens": config.eval.max_new_tokens if joint else config.max_new_tokens(name),
@@ -132,7 +134,7 @@ def _keys(host: Host, host_keys: dict[str, Any], all_keys: bool) -> list[dict[st
     table = host.key_table() if all_keys else [host.key_info(key) for key in host_keys]
     return [
         {"key": info.key, "kind": info.kind, "reason": info.reason}
-        | ({"value": host_keys[info.key]} if info.key in host_keys else {})
+        | ({"value": masked(host_keys[info.key], info.key)} if info.key in host_keys else {})
         for info in table
     ]
 

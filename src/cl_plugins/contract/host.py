@@ -18,10 +18,10 @@ from .base_model import BaseModel
 if TYPE_CHECKING:
     from ..base.errors import Problem
     from ..streams import Stream, Task
-    from .backend import Backend
+    from .backend import Answer, Backend
     from .capabilities import Capabilities, RunFacts
     from .task import TaskData
-    from .test_item import TestItem
+    from .test_item import TestItem, TestSet
 
 
 KeyKind = Literal["per_task", "per_run", "refused"]
@@ -199,8 +199,14 @@ class Session(Protocol):
         """A training set for random access; None if the host streams it."""
 
     def test_items(
-        self, task: Task, keys: Mapping[str, Any], max_items: int | None, *, for_engine: bool = False
-    ) -> list[TestItem]:
+        self,
+        task: Task,
+        keys: Mapping[str, Any],
+        max_items: int | None,
+        *,
+        for_engine: bool = False,
+        drop_too_long: bool = False,
+    ) -> TestSet:
         """The test items of a task.
 
         Args:
@@ -208,6 +214,7 @@ class Session(Protocol):
             keys: The recipe's keys with the task's own.
             max_items: Keep the first so many items.
             for_engine: Also give `TestItem.engine_tokens`.
+            drop_too_long: Leave out items whose prompt is too long, instead of refusing them.
 
         Raises:
             DataError: With every problem of the test sets.
@@ -264,8 +271,8 @@ class Session(Protocol):
             DataError: If the item holds something that engines are not given.
         """
 
-    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
-        """Answer texts of token ids, special tokens removed. Asked for by engines only."""
+    def read_answers(self, ids: Sequence[Sequence[int]], max_new_tokens: int) -> list[Answer]:
+        """Answers of generated token ids, special tokens removed. Asked for by engines only."""
 
 
 class Host(Protocol):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import DataError, Problem
 from ..contract.test_item import MEDIA
+from ..generation.answers import read_answers
 from ..generation.backend import ModelBackend
 from ..training.collated import CollatedData
 from . import saving, test_sets, training_rows
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import TrainerCallback
 
+    from ..contract.backend import Answer
     from ..contract.host import Rows, TaskArgs
-    from ..contract.test_item import TestItem
+    from ..contract.test_item import TestItem, TestSet
     from ..streams import Task
     from ..training.terms import TaskTerms
     from .trainer import ContinualTrainer
@@ -151,12 +153,24 @@ class Session:
         return training_rows.joined(own, memory, indices)
 
     def test_items(
-        self, task: Task, keys: Mapping[str, Any], max_items: int | None, *, for_engine: bool = False
-    ) -> list[TestItem]:
+        self,
+        task: Task,
+        keys: Mapping[str, Any],
+        max_items: int | None,
+        *,
+        for_engine: bool = False,
+        drop_too_long: bool = False,
+    ) -> TestSet:
         """The test items of a task, tokenised."""
         args = for_tests(self.args, keys)
         return test_sets.load_test_items(
-            task, args, self.template, self.tokenizer_module, max_items, for_engine=for_engine
+            task,
+            args,
+            self.template,
+            self.tokenizer_module,
+            max_items,
+            for_engine=for_engine,
+            drop_too_long=drop_too_long,
         )
 
     def backend(self, model: Any) -> ModelBackend:
@@ -170,6 +184,7 @@ class Session:
             eos_token_ids=self.eos_token_ids(),
             media_token_ids=test_sets.media_token_ids(self.template, self.tokenizer),
             autocast_dtype=self.autocast_dtype(),
+            thought_words=self.template.thought_words,
         )
 
     def engine_prompt(self, item: TestItem) -> dict[str, Any]:
@@ -190,9 +205,15 @@ class Session:
             prompt["multi_modal_data"] = {"image": found}
         return prompt
 
-    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
-        """Texts of token ids, special tokens removed."""
-        return list(self.tokenizer.batch_decode(ids, skip_special_tokens=True))
+    def read_answers(self, ids: Sequence[Sequence[int]], max_new_tokens: int) -> list[Answer]:
+        """Texts of token ids, special tokens removed, and whether they were cut."""
+        return read_answers(
+            ids,
+            self.tokenizer,
+            max_new_tokens=max_new_tokens,
+            eos_token_ids=self.eos_token_ids(),
+            thought_words=self.template.thought_words,
+        )
 
     def save_model(self, model: Any, folder: Path, tensors: dict[str, Any] | None = None) -> None:
         """Save a plain model with the base's own ``use_cache``."""

@@ -40,7 +40,7 @@ def answers_key(state: RunState, step: Step, tests: Sequence[TestItem], backend:
         "step": step.key,
         "base": state.base_fingerprint.get("sha256"),
         "carry": parts.identity_of(carry),
-        "method": [config.method, config.method_options, str(state.method.route(carry, task.name))],
+        "method": [config.method, config.method_options, str(state.route(carry, task.name))],
         "keys": {k: v for k, v in state.host_keys.items() if k not in _WITHOUT_EFFECT | state.host.engine_keys},
         "max_new_tokens": config.max_new_tokens(task.name),
         "backend": [backend.name, backend.batch_size, backend.settings()],

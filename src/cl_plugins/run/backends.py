@@ -78,7 +78,7 @@ def _dtype(state: RunState) -> str:
 
 
 def backend_problems(
-    host: Host, config: CLConfig, method: type[Method], facts: RunFacts, where: str = "cl.eval.backend"
+    host: Host, config: CLConfig, method: Method, facts: RunFacts, where: str = "cl.eval.backend"
 ) -> list[Problem]:
     """Why ``cl.eval.backend`` cannot be used in a run.
 
@@ -110,7 +110,7 @@ def backend_problems(
         found.append(Problem(where, what, stay))
     if facts.zero_stage == 3 or facts.fsdp:
         found.append(Problem(where, "vLLM needs a whole model, and this one is split over the ranks.", stay))
-    if method.route is not Method.route:
+    if method.answers != "alike":
         what = f"'{config.method}' may answer every task with another model; vLLM is given one merged model."
         found.append(Problem(where, what, stay))
     if ranks.world_size() > 1:

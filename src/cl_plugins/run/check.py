@@ -72,7 +72,7 @@ def _config_problems(host: Host, keys: Mapping[str, Any], config: CLConfig) -> l
     found = host.method_problems(config.method, method.capabilities, facts, method.penalised)
     found += method.problems(facts)
     found += replay_problems(config, method.capabilities, facts, ranks.launched())
-    found += backend_problems(host, config, type(method), facts)
+    found += backend_problems(host, config, method, facts)
     for attribute in ("overrides", "defaults"):
         own = {task.name: getattr(task, attribute) for task in config.stream.tasks}
         found += host.override_problems(own, "cl.stream.tasks")

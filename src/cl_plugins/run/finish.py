@@ -12,6 +12,8 @@ from ..adapters.partitioned import whole_on_main
 from ..base import ranks
 from ..base.files import artefact, write_json, write_with
 from ..base.logs import logger
+from ..contract.export import LowRankSum, Routed
+from ..training.handover import copy_carry
 from .state import RunState
 
 
@@ -32,8 +34,12 @@ def finish(state: RunState) -> tuple[dict[str, Any], dict[str, Any]]:
     carry = state.carry
     if carry is None:
         return {}, {}
+    export = state.method.export(carry)
+    if isinstance(export, Routed):
+        return ranks.on_main(lambda: _write_routed(state, carry))
     model = state.answering(carry)
-    updates = [item.low_rank() for item in state.method.updates(carry)]
+    items = export.updates if isinstance(export, LowRankSum) else ()
+    updates = [item.low_rank() for item in items]
     base = state.session.base
     merges = base.can_merge or not updates
     error: MergeError | None
@@ -53,7 +59,7 @@ def finish(state: RunState) -> tuple[dict[str, Any], dict[str, Any]]:
                 state.session.save_model(base.model, folder, whole)
                 kind = "merged" if updates else "full"
             else:
-                targets = sorted({m for item in state.method.updates(carry) for m in item.meta["modules_to_save"]})
+                targets = sorted({m for item in items for m in item.meta["modules_to_save"]})
                 write_peft_adapter(folder, updates, state.run_args.base_name, targets)
                 kind = "peft"
             state.session.save_processor(folder)
@@ -67,6 +73,23 @@ def finish(state: RunState) -> tuple[dict[str, Any], dict[str, Any]]:
 
     _ = model
     return ranks.on_main(write)
+
+
+def _write_routed(state: RunState, carry: Carry) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``final/`` of a model that chooses its parts by itself: the carry without training samples, and the tokenizer."""
+    target = state.root / "final"
+
+    def produce(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        copy_carry(carry, folder / "carry")
+        state.session.save_processor(folder)
+        write_json(folder / "MANIFEST.json", manifest(state, carry, "routed", None))
+
+    write_with(target, produce)
+    found: dict[str, Any] = {}
+    for path in sorted(p for p in target.rglob("*") if p.is_file()):
+        found |= artefact(state.root, path)
+    return found, {"merge_error": None}
 
 
 def merge_into_base(base: HostBase, updates: list[LowRankUpdate], dtype: torch.dtype | None = None) -> MergeError:

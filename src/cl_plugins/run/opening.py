@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..base.errors import Problem, RunStateError
+from ..base.errors import ClPluginsError, Problem, RunStateError
 from ..base.files import recover_directory, remove_leftovers, write_json
 from ..base.logs import logger
+from ..base.secrets import failure, masked
 from ..contract.host import Host
 from . import record
 from .data_sets import data_records
@@ -87,7 +88,7 @@ def open_directory(state: RunState) -> Opening:
         **now,
         "method": state.config.method,
         "seed": int(state.host_keys.get("seed", 42)),
-        "method_options": _plain(state.method.config),
+        "method_options": masked(_plain(state.method.config)),
         "notes": [*state.config.stream.notes, *state.method.notes()],
         "versions": record.versions(),
         "hardware": record.hardware(),
@@ -118,11 +119,11 @@ def begin(root: Path, opening: Opening) -> None:
 
 
 def note_failure(root: Path, step: str, error: Exception) -> None:
-    """Keep in ``run.json`` which training failed, and why; the next start reads and drops it."""
+    """Keep in ``run.json`` which training failed, and why, without training data; the next start reads and drops it."""
     with contextlib.suppress(OSError):  # the disk may be what failed
         value = _read(root / "run.json")
         if value:
-            value["failed"] = {"step": step, "error": f"{type(error).__name__}: {error}"[:2000]}
+            value["failed"] = {"step": step, "error": failure(error, own=ClPluginsError)}
             write_json(root / "run.json", value)
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ..base import lock
 from ..base.errors import Problem, RunStateError
 from ..base.logs import logger
 from ..config import CLConfig
@@ -16,7 +17,7 @@ from ..contract.host import same_base
 
 def move_aside(root: Path) -> None:
     """``cl.restart``: keep an old directory under another name, and begin with an empty one."""
-    kept = [p for p in root.iterdir() if p.name != ".lock"] if root.is_dir() else []
+    kept = [p for p in root.iterdir() if p.name not in lock.FILES] if root.is_dir() else []
     # A kill in between: without its journal nothing counts as finished, and a carry without a journal is refused, so the
     # journal goes first and the carry goes last.
     kept.sort(key=lambda path: {"journal.jsonl": 0, "carry": 2}.get(path.name, 1))

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Problem, RecipeError, RunStateError
+from ..base.lock import holder
+from ..base.secrets import without_masked
 from ..config import CLConfig
 from ..contract.carry import Carry, CarryWriter, TaskUpdate
+from ..contract.export import LowRankSum
 from ..contract.host import same_base
 from ..recipe import parse_cl
 from .plan import JOINT, Step, make_plan
@@ -53,7 +56,7 @@ def read_record(root: Path) -> dict[str, Any]:
 
 
 def read_recipe(root: Path, record: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], CLConfig]:
-    """The host keys and the checked ``cl:`` block that a run was made with.
+    """The host keys and the checked ``cl:`` block that a run was made with, without credentials, which are not kept.
 
     Args:
         root: Its directory.
@@ -64,9 +67,10 @@ def read_recipe(root: Path, record: Mapping[str, Any] | None = None) -> tuple[di
         RecipeError: If the block no longer makes sense here (a method's package is gone).
     """
     record = record if record is not None else read_record(root)
-    host_keys = {key: value for key, value in record["recipe"].items() if key != "cl"}
-    block = {key: value for key, value in record["recipe"].get("cl", {}).items() if key not in _ORDER_KEYS}
-    block["stream"] = record["stream"]
+    recipe = without_masked(record["recipe"])
+    host_keys = {key: value for key, value in recipe.items() if key != "cl"}
+    block = {key: value for key, value in recipe.get("cl", {}).items() if key not in _ORDER_KEYS}
+    block["stream"] = without_masked(record["stream"])
     return {**host_keys, "output_dir": str(root)}, parse_cl(block)
 
 
@@ -91,29 +95,6 @@ def _earlier(root: Path, config: CLConfig) -> tuple[str, ...]:
         if (path / "carry.json").is_file():
             return tuple(task for task in Carry.open(path).tasks if task != config.block.only)
     return ()
-
-
-def holder(root: Path) -> dict[str, Any] | None:
-    """Who works on a run at this moment: ``{"host", "pid", "started"}``, or None if nobody does.
-
-    Args:
-        root: The directory of the run.
-    """
-    import fcntl
-
-    path = root / ".lock"
-    if not path.is_file():
-        return None
-    with path.open(encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            try:
-                note = json.loads(file.read())
-            except ValueError:
-                note = {}
-            return note if isinstance(note, dict) else {}
-    return None
 
 
 def check_idle(root: Path) -> None:
@@ -225,7 +206,13 @@ def _update(source: RunState, latest: Carry, task: str) -> TaskUpdate:
         folder = source.directory(task)
         if (folder / "update.safetensors").is_file() and (folder / "update.json").is_file():
             return source.update(task)
-    kept = [update for update in source.method.updates(latest) if update.task == task]
+    part = source.method.export_task(latest, task)
+    whole = source.method.export(latest)
+    found = [
+        *(part.updates if isinstance(part, LowRankSum) else ()),
+        *(whole.updates if isinstance(whole, LowRankSum) else ()),
+    ]
+    kept = [update for update in found if update.task == task]
     if kept:
         return kept[0]
     what = f"the update of task '{task}' was not kept."

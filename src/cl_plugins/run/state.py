@@ -25,8 +25,8 @@ from .reading import TrainingSets
 if TYPE_CHECKING:
     from ..contract.backend import Backend
     from ..contract.host import Host, Rows, Session, TaskArgs
-    from ..contract.test_item import TestItem
-    from ..methods import Method
+    from ..contract.method import Method, Route
+    from ..contract.test_item import TestSet
     from .trackers import StreamTracker
 
 
@@ -66,7 +66,7 @@ class RunState:
     def __post_init__(self) -> None:
         self._model: Any = None
         self._model_of: object = _NOTHING
-        self._tests: dict[str, list[TestItem]] = {}
+        self._tests: dict[str, TestSet] = {}
         self._backend: tuple[object, Backend] | None = None
         self._report_to: Any = None
         self._training_sets = TrainingSets()
@@ -147,7 +147,7 @@ class RunState:
         """Hashes of the data files, kept in the run's directory."""
         return FileHashes(self.root / ".data_hashes.json")
 
-    def tests(self, task: Task) -> list[TestItem]:
+    def tests(self, task: Task) -> TestSet:
         """The test items of a task, prepared once."""
         if task.name not in self._tests:
             self._tests[task.name] = self.session.test_items(
@@ -155,6 +155,7 @@ class RunState:
                 {**self.host_keys, **self.config.overrides_for(task.name)},
                 self.config.eval.max_items,
                 for_engine=self.config.eval.backend != "host",
+                drop_too_long=self.config.eval.too_long == "drop",
             )
         return self._tests[task.name]
 
@@ -168,6 +169,10 @@ class RunState:
         kept = self._training_sets.take(task)
         return kept or self.session.training_set(task, args, with_rows=self.config.replay.enabled)
 
+    def route(self, carry: Carry | None, task: str) -> Route:
+        """What decides which model answers a task's questions, beside the carry."""
+        return self.method.route(carry, task) if self.method.answers == "by_task" else None
+
     def answering(self, carry: Carry | None, task: str | None = None) -> Any:
         """The model that answers with a carry; rebuilt only if another one is in memory.
 
@@ -175,7 +180,7 @@ class RunState:
             carry: The carry.
             task: The task whose questions it answers; None for the model that the next task starts from.
         """
-        route = self.method.route(carry, task) if task is not None else None
+        route = self.route(carry, task) if task is not None else None
         key = (carry.tasks if carry is not None else None, route)
         if self._model_of != key or self._model_of is _NOTHING:
             base = self.session.base

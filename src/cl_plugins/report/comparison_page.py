@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import tables, text, writing
-from .comparing import METRICS, Comparison, Summary, as_json, latest_score, read_comparison
+from .groups import METRICS, Comparison, Summary, as_json, latest_score, read_comparison
 from .run_data import METRIC_LABELS
 from .tables import Entry, Table
 
@@ -33,7 +33,7 @@ def compare(
     Raises:
         RunStateError: A run cannot be read, or the runs cannot be compared; lists every problem.
     """
-    from .compare_picture import compare_picture
+    from .comparison_picture import compare_picture
 
     comparison = read_comparison(run_dirs, names)
     picture = compare_picture(comparison)

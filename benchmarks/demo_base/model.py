@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .items import SIDE
+from cl_plugins.data.demo.items import SIDE
 
 
 if TYPE_CHECKING:

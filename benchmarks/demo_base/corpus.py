@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .items import SIDE, letter, tercile_edges
-from .photographs import GROUPS, PHOTOGRAPHS
-from .sources import read_rgb
+from benchmarks.demo_base.photographs import GROUPS, PHOTOGRAPHS
+from cl_plugins.data.demo.items import SIDE, letter, tercile_edges
+from cl_plugins.data.demo.sources import read_rgb
 
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 200, 0), "blue": (40, 60, 255), "yellow": (255, 230, 0)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import style
-from .comparing import METRICS, Comparison, Summary
+from .groups import METRICS, Comparison, Summary
 from .run_data import METRIC_LABELS
 from .text import number
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .sources import Source
+from cl_plugins.data.demo.sources import Source
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .photographs import PHOTOGRAPHS
+from benchmarks.demo_base.photographs import PHOTOGRAPHS
 
 
 _README = """# The demo base
@@ -17,7 +17,7 @@ LLaMA of four layers. It was pretrained from scratch, on everyday photographs on
 to stop. It exists so that a whole continual-learning run fits into minutes on a CPU. It is of no use for anything else; in
 particular it has no medical ability.
 
-Made with `python -m cl_plugins.data.demo.build_base --out DIR --seed {seed} --threads {threads}` in {seconds} s on {machine}.
+Made with `python -m benchmarks.demo_base --out DIR --seed {seed} --threads {threads}` in {seconds} s on {machine}.
 The same versions, threads and kind of processor give the same bytes; others give a model that behaves alike.
 
 Versions: {versions}.
@@ -47,7 +47,7 @@ def write_notes(folder: Path, facts: dict[str, Any]) -> None:
 
     Args:
         folder: Holds the saved model, tokenizer and processor.
-        facts: What ``build_base`` noted: parameters, seed, threads, seconds, machine, versions, held_out_accuracy.
+        facts: What ``python -m benchmarks.demo_base`` noted: parameters, seed, threads, seconds, machine, versions, held_out_accuracy.
     """
     pictures = "\n".join(
         f"- {photo.source.file} ({photo.source.distribution}): {photo.source.origin}; {photo.source.licence}"

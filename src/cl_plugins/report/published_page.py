@@ -1,13 +1,14 @@
-"""Published results as tables: one entry beside our runs, in Markdown and LaTeX and for the terminal."""
+"""A comparison of runs with a published entry as files (Markdown, LaTeX, CSV, JSON) and for the terminal."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from . import tables, text, writing
-from .published_compare import Beside, as_json
+from .against_published import Beside
 from .tables import Entry, Table
 
 
@@ -92,3 +93,37 @@ def _page(beside: Beside) -> str:
         "\n".join(f"- {text.markdown(remark)}" for remark in beside.remarks),
     ]
     return "\n\n".join(parts)
+
+
+def as_json(beside: Sequence[Beside]) -> dict[str, Any]:
+    """The comparison as plain JSON types, unrounded."""
+    return {
+        "format": 1,
+        "comparisons": [
+            {
+                "with": f"{b.source.key}/{b.entry.key}",
+                "source": {"title": b.source.title, "reference": b.source.reference, "read_in": b.source.read_in},
+                "table": b.table.title,
+                "stream": b.table.stream,
+                "label": b.label,
+                "runs": b.runs,
+                "lines": [
+                    {
+                        "place": line.place,
+                        "ours": line.ours,
+                        "interval": list(line.interval) if line.interval else None,
+                        "theirs": line.theirs,
+                        "printed": line.printed,
+                        "difference": line.difference,
+                        "inside": line.inside,
+                    }
+                    for line in b.lines
+                ],
+                "definitions": [
+                    {"name": name, "ours": ours, "theirs": theirs} for name, ours, theirs in b.definitions
+                ],
+                "remarks": list(b.remarks),
+            }
+            for b in beside
+        ],
+    }

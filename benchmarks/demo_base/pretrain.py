@@ -1,4 +1,4 @@
-"""Pretrain the demo base from scratch on everyday photographs: ``python -m cl_plugins.data.demo.build_base --out DIR``.
+"""Pretrain the demo base from scratch on everyday photographs.
 
 First the picture encoder alone learns to report what each patch shows; then the whole model learns to answer with a
 letter, to caption, and to stop: for most steps on three bare questions about a picture, then on whole prompts.
@@ -7,25 +7,20 @@ About eight minutes on two free cores. The stream's pictures are never looked at
 
 from __future__ import annotations
 
-import argparse
 import os
-import platform
 import sys
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import base_model
-from .base_corpus import Picture, find_the_word, make_pictures, questions, scale_of
-from .base_notes import write_notes
-from .items import SIDE
-from .photographs import PHOTOGRAPHS
-from .sources import require
+from benchmarks.demo_base import model as base_model
+from benchmarks.demo_base.corpus import Picture, find_the_word, make_pictures, questions, scale_of
+from benchmarks.demo_base.photographs import PHOTOGRAPHS
+from cl_plugins.data.demo.items import SIDE
+from cl_plugins.data.demo.sources import require
 
 
 if TYPE_CHECKING:
@@ -359,44 +354,3 @@ def letter_accuracy(
                     question = question.replace(colour, "red")
                 found.setdefault(question, []).append(good)
     return {question: round(100 * float(np.mean(good)), 1) for question, good in sorted(found.items())}
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Build the base and write it with its README and NOTICE.
-
-    Args:
-        argv: Arguments without the program name; the process's own if None.
-
-    Returns:
-        The exit code.
-    """
-    import torch
-
-    parser = argparse.ArgumentParser(prog="python -m cl_plugins.data.demo.build_base", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2, help="bits depend on it (default: 2)")
-    arguments = parser.parse_args(argv)
-    torch.set_num_threads(arguments.threads)
-    torch.use_deterministic_algorithms(True)
-    model, tokenizer, facts = pretrain(seed=arguments.seed)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(arguments.out)
-    base_model.make_processor(tokenizer).save_pretrained(arguments.out)
-    facts |= {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "seed": arguments.seed,
-        "threads": arguments.threads,
-        "machine": f"{platform.system()} {platform.machine()}, CPU",
-        "versions": {
-            name: version(name)
-            for name in ("torch", "transformers", "tokenizers", "numpy", "scikit-image", "scikit-learn")
-        },
-    }
-    write_notes(arguments.out, facts)
-    sys.stdout.write(f"The base is in {arguments.out} ({facts['parameters']} parameters, {facts['seconds']} s).\n")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
