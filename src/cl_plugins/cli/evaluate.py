@@ -91,7 +91,14 @@ def evaluate_run(args: argparse.Namespace) -> dict[str, Any]:
         return config
 
     set_up()
-    with opened(args.run_dir, args.out, model=args.model, task=args.after, prepare=prepare) as (state, carry):
+    with opened(
+        args.run_dir,
+        args.out,
+        model=args.model,
+        task=args.after,
+        prepare=prepare,
+        trust_remote_code=args.trust_remote_code,
+    ) as (state, carry):
         row = row_of(carry)
         steps = [Step("evaluate", name, row) for name in tasks]
         for name in tasks:

@@ -182,14 +182,14 @@ class Session(Protocol):
             DataError: If it is empty or cannot be used.
         """
 
-    def stored_samples(self, task: str, args: TaskArgs, folder: Path, names: Sequence[str]) -> Any:
+    def stored_samples(self, task: str, args: TaskArgs, buffer: Any, *, like: Any = None) -> Any:
         """The samples of a replay buffer, prepared as the task's own are.
 
         Args:
             task: The task that is about to be trained.
             args: Its arguments.
-            folder: The buffer's folder.
-            names: Its data sets.
+            buffer: The `replay.store.Buffer`.
+            like: The task's own samples, whose columns these will be joined with.
         """
 
     def joined(self, own: Any, memory: Any, indices: Sequence[int]) -> Any:

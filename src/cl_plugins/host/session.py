@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import DataError, Problem
+from ..base.outside import without_ghostscript
 from ..contract.test_item import MEDIA
 from ..generation.answers import read_answers
 from ..generation.backend import ModelBackend
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ..contract.backend import Answer
     from ..contract.host import Rows, TaskArgs
     from ..contract.test_item import TestItem, TestSet
+    from ..replay.store import Buffer
     from ..streams import Task
     from ..training.terms import TaskTerms
     from .trainer import ContinualTrainer
@@ -46,6 +48,7 @@ class Session:
         from llamafactory.data import get_template_and_fix_tokenizer
         from llamafactory.model import load_tokenizer
 
+        without_ghostscript()
         self.args = args
         self.tokenizer_module: dict[str, Any] = dict(load_tokenizer(args.model))
         self.tokenizer = self.tokenizer_module["tokenizer"]
@@ -144,9 +147,9 @@ class Session:
         projectors = [name for name in trained if known and any(name in key for key in known.projector_keys)]
         return projectors if projectors and not _has_media(dataset) else []
 
-    def stored_samples(self, task: str, args: TaskArgs, folder: Path, names: Sequence[str]) -> Any:
+    def stored_samples(self, task: str, args: TaskArgs, buffer: Buffer, *, like: Any = None) -> Any:
         """The samples of a replay buffer, tokenised."""
-        return training_rows.load_buffer(task, folder, names, own_args(args), self.template, self.tokenizer_module)
+        return training_rows.load_buffer(task, buffer, own_args(args), self.template, self.tokenizer_module, like)
 
     def joined(self, own: Any, memory: Any, indices: Sequence[int]) -> Any:
         """A training set with memory samples behind the new ones."""

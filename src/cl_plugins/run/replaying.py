@@ -55,7 +55,7 @@ def load(state: RunState, task: str, args: TaskArgs) -> TrainingData:
     buffer = Buffer.open(state.carry)
     if buffer is None or not buffer.samples:
         return TrainingData(module, own, Memory(buffer, None, replay.batch), rows)
-    past = session.stored_samples(task, args, buffer.path, buffer.datasets)
+    past = session.stored_samples(task, args, buffer, like=own)
     if len(past) != len(buffer.samples):
         what = f"holds {len(buffer.samples)} samples, of which {len(past)} can be used with this task's keys."
         raise DataError(Problem(str(buffer.path), what, "Give the tasks the same keys for their data."))
