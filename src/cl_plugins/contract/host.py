@@ -341,6 +341,9 @@ class Host(Protocol):
             limit: Only the first so many records are used; None for all.
         """
 
+    def base_problems(self, keys: Mapping[str, Any]) -> list[Problem]:
+        """What the base's config says against the recipe's keys, weights not loaded; none where it cannot be had."""
+
     def sizes(self, keys: Mapping[str, Any]) -> ModelSizes:
         """Count what a recipe would train, without weights.
 

@@ -101,6 +101,12 @@ class LlamaFactoryHost:
         folder = folder if isinstance(folder, str) else "ONLINE"  # a mapping, as the host also takes it: nothing local
         return LocalDataSet(DataUse(name, folder, media if isinstance(media, str) else None, limit))
 
+    def base_problems(self, keys: Mapping[str, Any]) -> list[Problem]:
+        """See `Host.base_problems`."""
+        from .meta_model import adapter_problems
+
+        return adapter_problems(keys)
+
     def sizes(self, keys: Mapping[str, Any]) -> ModelSizes:
         """See `Host.sizes`."""
         from .meta_model import measure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from .journal import Journal
 from .opening import Opening, begin, note_failure, open_directory
 from .plan import JOINT, ZERO_SHOT, Step, make_plan
 from .progress import Progress, clock
+from .reading import read_data
 from .state import RunState
 from .train import planned_steps, remove_checkpoints, train
 
@@ -72,7 +74,7 @@ class Runner:
             return
         if state.carry is not None:
             ranks.on_main(state.carry.verify)
-        self._read_tests(todo)
+        self._read(todo, opening.appended)
         ranks.on_main(lambda: self._begin(opening))
         state.progress = Progress(self._units(todo), visible=ranks.is_main())
         limit = self._config.block.stop_after
@@ -112,18 +114,13 @@ class Runner:
         path = self._root / "carry"
         return Carry.open(path) if (path / "carry.json").is_file() else None
 
-    def _read_tests(self, todo: list[Step]) -> None:
-        """Tokenise every test set that is needed, before the model loads; report everything that is wrong."""
-        from ..base.errors import DataError, Problem
-
-        problems: list[Problem] = []
-        for name in dict.fromkeys(step.task for step in todo if step.kind == "evaluate" and step.task):
-            try:
-                self._state.tests(self._config.stream.task(name))
-            except DataError as error:
-                problems.extend(error.problems or [Problem(f"task '{name}'", str(error), "")])
-        if problems:
-            raise DataError(problems)
+    def _read(self, todo: list[Step], appended: Sequence[str]) -> None:
+        """Read what is still needed; the training sets of tasks that were there at an earlier start were checked then."""
+        tests = dict.fromkeys(step.task for step in todo if step.kind == "evaluate" and step.task)
+        trainings = [step.task for step in todo if step.kind == "train" and step.task]
+        if any(step.startswith("train:") for step in self._state.journal.entries):
+            trainings = [task for task in trainings if task in appended]
+        read_data(self._state, list(tests), trainings)
 
     def _units(self, todo: list[Step]) -> dict[str, tuple[str, int]]:
         units: dict[str, tuple[str, int]] = {}

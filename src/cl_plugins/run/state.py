@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import CLConfig
 from ..contract.carry import Carry, TaskUpdate
+from ..methods.registry import get_method
 from ..streams import Task
 from . import task_keys
 from .data_sets import FileHashes
@@ -18,11 +19,12 @@ from .interrupt import StopRequest
 from .journal import Journal
 from .plan import JOINT
 from .progress import Progress
+from .reading import TrainingSets
 
 
 if TYPE_CHECKING:
     from ..contract.backend import Backend
-    from ..contract.host import Host, Session, TaskArgs
+    from ..contract.host import Host, Rows, Session, TaskArgs
     from ..contract.method import Method, Route
     from ..contract.test_item import TestSet
     from .trackers import StreamTracker
@@ -67,7 +69,21 @@ class RunState:
         self._tests: dict[str, TestSet] = {}
         self._backend: tuple[object, Backend] | None = None
         self._report_to: Any = None
+        self._training_sets = TrainingSets()
         self.restore_seconds: float | None = None
+
+    @classmethod
+    def to_look(cls, host: Host, root: Path, host_keys: Mapping[str, Any], config: CLConfig) -> RunState:
+        """A state that trains nothing: for checks, and for a look at a finished run.
+
+        Args:
+            host: The host.
+            root: Where results go.
+            host_keys: The recipe without ``cl``.
+            config: The checked ``cl:`` block.
+        """
+        method = get_method(config.method)(config.options)
+        return cls(host, root, dict(host_keys), config, method, Journal(root), StopRequest(), [])
 
     @property
     def schedule(self) -> str:
@@ -142,6 +158,16 @@ class RunState:
                 drop_too_long=self.config.eval.too_long == "drop",
             )
         return self._tests[task.name]
+
+    def keep_training_set(self, task: str, args: TaskArgs) -> None:
+        """Prepare and check the training set of a task ahead of its training."""
+        found = self.session.training_set(task, args, with_rows=self.config.replay.enabled)
+        self._training_sets.add(task, args, found)
+
+    def training_set(self, task: str, args: TaskArgs) -> tuple[dict[str, Any], Rows | None]:
+        """The training set of a task that begins, and with replay the records behind it."""
+        kept = self._training_sets.take(task)
+        return kept or self.session.training_set(task, args, with_rows=self.config.replay.enabled)
 
     def route(self, carry: Carry | None, task: str) -> Route:
         """What decides which model answers a task's questions, beside the carry."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +21,7 @@ from ..training.terms import TaskTerms
 from . import replaying
 from .interrupt import Interrupted
 from .plan import Step
+from .reading import quiet_examples
 from .state import RunState
 
 
@@ -59,7 +57,7 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
     state.forget_model()
 
     args = state.task_args(task)
-    with _quiet_examples():
+    with quiet_examples():
         data = replaying.load(state, task, args)
     module = data.module
     described = state.config.stream.tasks[0] if state.schedule == "joint" else state.config.stream.task(task)
@@ -156,13 +154,6 @@ def _checkpoint(host: Host, folder: Path, world_size: int) -> Path | None:
 
     chosen = ranks.on_main(choose)
     return Path(chosen) if chosen else None
-
-
-@contextmanager
-def _quiet_examples() -> Iterator[None]:
-    """The host prints the tokens of an example at every load; that is once per task here."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
 
 
 def _check_disk(state: RunState, model: Any) -> None:
