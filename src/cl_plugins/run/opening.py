@@ -14,7 +14,9 @@ from ..base.errors import ClPluginsError, Problem, RunStateError
 from ..base.files import recover_directory, remove_leftovers, write_json
 from ..base.logs import logger
 from ..base.secrets import failure, masked
-from . import prepare, record
+from ..contract.host import Host
+from . import record
+from .data_sets import data_records
 from .journal import Journal
 from .recover import adopt_carry, adopt_deletions
 from .state import RunState
@@ -52,7 +54,7 @@ def open_directory(state: RunState) -> Opening:
         recover_directory(root / name)
     remove_leftovers(root)
     journal = Journal(root)
-    hashes = prepare.data_hashes(state.host_keys, state.config)
+    hashes = data_records(state.host, state.host_keys, state.config, state.hashes)
     now = record.identity(state.host_keys, state.config, state.base_fingerprint, hashes)
     old = _read(root / "run.json")
     if not old and journal.entries:
@@ -66,7 +68,7 @@ def open_directory(state: RunState) -> Opening:
         if not journal.entries and not checkpoints:
             pass  # nothing is finished: whatever the recipe says now is what the directory is made for
         else:
-            appended = record.compare(old, now, root, failed, _open_keys(journal))
+            appended = record.compare(old, now, root, failed, _open_keys(state.host, journal))
             if failed and not appended and record.changed(old, now):
                 anew = checkpoints
                 logger.info("task '%s', whose training failed, begins anew with what was changed", failed)
@@ -141,10 +143,8 @@ def _failed_task(old: dict[str, Any], journal: Journal) -> str | None:
     return step.removeprefix("train:") if step.startswith("train:") and step not in journal else None
 
 
-def _open_keys(journal: Journal) -> frozenset[str]:
+def _open_keys(host: Host, journal: Journal) -> frozenset[str]:
     """Host keys of single tasks, as long as none has been trained with them."""
-    from ..host.keys import key_table
-
     if any(step.startswith("train:") for step in journal.entries):
         return frozenset()
-    return frozenset(info.key for info in key_table() if info.kind == "per_task")
+    return frozenset(info.key for info in host.key_table() if info.kind == "per_task")
