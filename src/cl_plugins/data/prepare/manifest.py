@@ -12,6 +12,7 @@ from typing import Any
 
 from ...base.errors import DataError, Problem
 from ...base.files import sha256, write_json
+from ...base.outside import read_json
 from .contract import Context, Converter
 from .images import ImageRules
 from .options import VERSION as OPTIONS_VERSION
@@ -32,7 +33,7 @@ def read_object(path: Path) -> dict[str, Any]:
         DataError: The file holds something else.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
