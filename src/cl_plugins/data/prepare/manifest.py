@@ -153,10 +153,16 @@ def entry(
         ],
         "raw": _raw_files(converter.inputs(split), context.raw),
         "notes": list(converter.notes),
-        "remarks": converter.remarks(split),
+        "remarks": [*converter.remarks(split), *_picture_remarks(converter, rules)],
         "versions": _versions(),
         "fingerprint": mark,
     }
+
+
+def _picture_remarks(converter: Converter, rules: ImageRules) -> list[str]:
+    if not converter.square or rules.pad_square:
+        return []
+    return ["its boxes are fractions of pictures padded to a square, and these are not: prepare it with --pad-square"]
 
 
 def _versions() -> dict[str, str]:
