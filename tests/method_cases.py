@@ -2,29 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
-
-@dataclass(frozen=True)
-class MethodCase:
-    """One method with options, as it stands in a recipe.
-
-    Attributes:
-        id: Name of the case.
-        method: The mapping under ``cl.method``.
-        keys: Further LLaMA-Factory keys.
-        block: Further keys of the ``cl:`` block.
-        boundary: Allowed |logit change| at a boundary, relative to the largest logit.
-        half: Whether the base is held in bf16, and trained with ``bf16: true``.
-    """
-
-    id: str
-    method: dict[str, Any]
-    keys: dict[str, Any] = field(default_factory=dict)
-    block: dict[str, Any] = field(default_factory=dict)
-    boundary: float = 1e-5
-    half: bool = False
+from cl_plugins.testing import MethodCase
+from cl_plugins.testing.suite import STACKED
 
 
 CASES = [
@@ -34,7 +15,7 @@ CASES = [
     MethodCase("seqfull", {"name": "seqfull"}, boundary=0.0),
     MethodCase("single_task", {"name": "single_task"}, boundary=0.0),
     MethodCase("multitask", {"name": "multitask"}, boundary=0.0),
-    MethodCase("inclora-contrast", {"name": "inclora", "alpha": 0.1}),
+    MethodCase("mslora_cr-all", {"name": "mslora_cr", "inference": "all"}),
     MethodCase("mslora_cr-merge", {"name": "mslora_cr", "consolidate": "merge"}),
     MethodCase("mslora_cr-stack", {"name": "mslora_cr", "consolidate": "stack"}),
     MethodCase("mslora_cr-learnable", {"name": "mslora_cr", "learnable": True}),
@@ -48,11 +29,6 @@ CASES = [
     MethodCase("der", {"name": "der", "beta": 0.0}, block={"replay": {"capacity_per_task": 5}}, boundary=0.0),
     MethodCase("der++", {"name": "der"}, block={"replay": {"capacity_total": 8, "batch": 2}}, boundary=0.0),
 ]
-
-
-# What is rebuilt tensor by tensor gives the very same logits also in bf16. On the stack the past is one pair of matrices:
-# a few of the steps of bf16 (2^-8), for additions in another order.
-STACKED = 2e-2
 
 
 def _half(case: str, boundary: float = 0.0) -> MethodCase:

@@ -92,7 +92,7 @@ def test_final_opens_and_is_the_last_model(both):
 def test_an_error_of_rank_0_ends_all_ranks(both, llava, data, tmp_path):
     """Only rank 0 looks at the run's files; a changed recipe must not leave the other rank waiting."""
     method, _, double = both
-    result = launch(keys(llava, data, double, method, 4, learning_rate=3e-3), tmp_path, check=False, timeout=120)
+    result = launch(keys(llava, data, double, method, 4, learning_rate=3e-3), tmp_path, check=False)
     assert result.returncode != 0
     assert "learning_rate" in result.stdout
     assert "rank 0 stopped" in result.stdout

@@ -5,18 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import killed_runs as runs
 import pytest
-import yaml
+from launch import PATIENCE, TRIES, command, environment, unreached
 
 
 pytestmark = pytest.mark.kill
-
-PATIENCE = 300.0  # seconds until a test gives up waiting
 
 
 class Launched:
@@ -24,40 +21,42 @@ class Launched:
 
     def __init__(self, keys: dict, folder: Path) -> None:
         self.out = Path(keys["output_dir"])
-        recipe, self._log = folder / f"{self.out.name}.yaml", folder / f"{self.out.name}.{time.monotonic_ns()}.log"
-        recipe.write_text(yaml.safe_dump(keys))
-        env = {
-            **os.environ,
-            "FORCE_TORCHRUN": "1",
-            "NPROC_PER_NODE": "2",
-            "OMP_NUM_THREADS": "1",
-            "CUDA_VISIBLE_DEVICES": "",
-        }
-        scripts = str(Path(sys.executable).parent)
-        env["PATH"] = scripts + os.pathsep + env.get("PATH", "")
-        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"):
-            env.pop(name, None)
+        self._words, self._log = command(keys, folder), folder / f"{self.out.name}.{time.monotonic_ns()}.log"
+        self._tries = 0
+        self._start()
+
+    def _start(self) -> None:
+        self._tries += 1
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
-                [f"{scripts}/llamafactory-cli", "train", str(recipe)],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=env,
-                start_new_session=True,
+                self._words, stdout=log, stderr=subprocess.STDOUT, env=environment(2), start_new_session=True
             )
+
+    def _ended(self) -> int | None:
+        """The exit code; None while it runs. A launch whose ranks did not find each other is begun again."""
+        code = self.process.poll()
+        if code and unreached(self.output) and self._tries < TRIES:
+            self._start()
+            return None
+        return code
 
     @property
     def output(self) -> str:
         return self._log.read_text(errors="replace")
 
     def wait(self) -> int:
-        return self.process.wait(timeout=PATIENCE)
+        """Wait for the end; the exit code."""
+        deadline = time.monotonic() + PATIENCE
+        while (code := self._ended()) is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return code
 
     def until(self, name: str) -> None:
         """Wait for a file of the run."""
         deadline = time.monotonic() + PATIENCE
         while not (self.out / name).exists():
-            assert self.process.poll() is None, self.output[-4000:]
+            assert self._ended() is None, self.output[-4000:]
             assert time.monotonic() < deadline
             time.sleep(0.02)
 

@@ -60,6 +60,7 @@ def opened(
     """
     from ..base.errors import Problem, RunStateError
     from ..run.reopen import carry_after, check_idle, read_recipe, reopen
+    from .hosts import host
 
     host_keys, config = read_recipe(root)
     check_idle(root)
@@ -68,7 +69,7 @@ def opened(
     if prepare is not None:
         config = prepare(host_keys, config)
     try:
-        state = reopen(root, out, host_keys, config, trust_remote_code=trust_remote_code)
+        state = reopen(host(), root, out, host_keys, config, trust_remote_code=trust_remote_code)
         with TemporaryDirectory(prefix="cl-plugins-") as scratch:
             yield state, carry_after(state, root, task, Path(scratch))
     except (ValueError, OSError) as error:  # Transformers' word for a model whose classes come with it

@@ -5,7 +5,6 @@ Nothing here writes into the run's directory.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,20 +12,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Problem, RecipeError, RunStateError
+from ..base.lock import holder
 from ..base.logs import logger
 from ..base.outside import read_json
+from ..base.secrets import without_masked
 from ..config import CLConfig
 from ..contract.carry import Carry, CarryWriter, TaskUpdate
+from ..contract.export import LowRankSum
+from ..contract.host import same_base
 from ..recipe import parse_cl
 from .plan import JOINT, Step, make_plan
 
 
 if TYPE_CHECKING:
+    from ..contract.host import Host
     from .state import RunState
 
 
-# A finished run is looked at by one process, whatever engine trained it.
-ENGINE_KEYS = ("deepspeed", "fsdp", "fsdp_config", "ddp_backend", "ray_num_workers", "ray_init_kwargs")
 TRUST, TRUST_OPTION = "trust_remote_code", "--trust-remote-code"
 # Options of vLLM that say how much of the machine it takes. Others name classes, formats and files.
 PLAIN_OPTIONS = frozenset(
@@ -62,7 +64,7 @@ def read_record(root: Path) -> dict[str, Any]:
 
 
 def read_recipe(root: Path, record: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], CLConfig]:
-    """The host keys and the checked ``cl:`` block that a run was made with.
+    """The host keys and the checked ``cl:`` block that a run was made with, without credentials, which are not kept.
 
     Args:
         root: Its directory.
@@ -73,9 +75,10 @@ def read_recipe(root: Path, record: Mapping[str, Any] | None = None) -> tuple[di
         RecipeError: If the block no longer makes sense here (a method's package is gone).
     """
     record = record if record is not None else read_record(root)
-    host_keys = {key: value for key, value in record["recipe"].items() if key != "cl"}
-    block = {key: value for key, value in record["recipe"].get("cl", {}).items() if key not in _ORDER_KEYS}
-    block["stream"] = record["stream"]
+    recipe = without_masked(record["recipe"])
+    host_keys = {key: value for key, value in recipe.items() if key != "cl"}
+    block = {key: value for key, value in recipe.get("cl", {}).items() if key not in _ORDER_KEYS}
+    block["stream"] = without_masked(record["stream"])
     return {**host_keys, "output_dir": str(root)}, parse_cl(block)
 
 
@@ -102,29 +105,6 @@ def _earlier(root: Path, config: CLConfig) -> tuple[str, ...]:
     return ()
 
 
-def holder(root: Path) -> dict[str, Any] | None:
-    """Who works on a run at this moment: ``{"host", "pid", "started"}``, or None if nobody does.
-
-    Args:
-        root: The directory of the run.
-    """
-    import fcntl
-
-    path = root / ".lock"
-    if not path.is_file():
-        return None
-    with path.open(encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            try:
-                note = json.loads(file.read())
-            except ValueError:
-                note = {}
-            return note if isinstance(note, dict) else {}
-    return None
-
-
 def check_idle(root: Path) -> None:
     """Refuse to read a carry that is being replaced.
 
@@ -148,13 +128,20 @@ def check_target(out: Path) -> None:
 
 
 def reopen(
-    root: Path, out: Path, host_keys: Mapping[str, Any], config: CLConfig, *, trust_remote_code: bool = False
+    host: Host,
+    root: Path,
+    out: Path,
+    host_keys: Mapping[str, Any],
+    config: CLConfig,
+    *,
+    trust_remote_code: bool = False,
 ) -> RunState:
     """Put a run's tokenizer, base and method together again, to look at what it has learned.
 
     The run may come from somebody else, so its record is not obeyed where it asks for code to be run (`distrusted`).
 
     Args:
+        host: The host.
         root: The run's directory.
         out: Where results go; the run's own directory is only read.
         host_keys: Keys of the host, from `read_recipe`; engine keys are left out.
@@ -168,10 +155,6 @@ def reopen(
         RunStateError: If the base is missing, or is another one than the run's, or the record asks for code to be run
             and the command does not.
     """
-    from ..host.fingerprint import base_fingerprint, same_base
-    from ..methods.registry import make_method
-    from .interrupt import StopRequest
-    from .journal import Journal
     from .state import RunState
 
     name = str(host_keys.get("model_name_or_path", ""))
@@ -182,16 +165,8 @@ def reopen(
         host_keys, config = distrusted(root, host_keys, config)
     else:
         host_keys = {**host_keys, TRUST: True}
-    state = RunState(
-        root=out,
-        host_keys=_for_looking(host_keys),
-        config=config,
-        method=make_method(config.method, config.method_options),
-        journal=Journal(out),
-        stop=StopRequest(),
-        callbacks=[],
-    )
-    state.base_fingerprint = base_fingerprint(state.run_args.model)
+    state = RunState.to_look(host, out, host.looking_keys(host_keys), config)
+    state.base_fingerprint = host.fingerprint(state.run_args)
     recorded = read_record(root).get("base") or {}
     if not same_base(recorded, state.base_fingerprint):
         what = f"stands on another base ({recorded.get('name')}) than the one at {name}."
@@ -247,16 +222,6 @@ def _has_code(base: Path) -> bool:
         if isinstance(value, dict) and "auto_map" in value:
             return True
     return False
-
-
-def _for_looking(host_keys: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys without engine; on a machine without an accelerator the host wants ``use_cpu`` for half precision."""
-    import torch
-
-    keys = {key: value for key, value in host_keys.items() if key not in ENGINE_KEYS}
-    if not torch.cuda.is_available() and keys.get("bf16"):
-        keys["use_cpu"] = True
-    return keys
 
 
 class _Pointer(CarryWriter):
@@ -315,7 +280,13 @@ def _update(source: RunState, latest: Carry, task: str) -> TaskUpdate:
         folder = source.directory(task)
         if (folder / "update.safetensors").is_file() and (folder / "update.json").is_file():
             return source.update(task)
-    kept = [update for update in source.method.updates(latest) if update.task == task]
+    part = source.method.export_task(latest, task)
+    whole = source.method.export(latest)
+    found = [
+        *(part.updates if isinstance(part, LowRankSum) else ()),
+        *(whole.updates if isinstance(whole, LowRankSum) else ()),
+    ]
+    kept = [update for update in found if update.task == task]
     if kept:
         return kept[0]
     what = f"the update of task '{task}' was not kept."
