@@ -155,8 +155,12 @@ def _prepare(args: argparse.Namespace) -> int:
     rows = [(name, str(entry["records"]), _dropped(entry["dropped"])) for name, entry in made.items()]
     output.columns(("data set", "records", "dropped"), rows, right=(1,))
     output.emit(f"In {args.out}: dataset_info.json, manifest.json. Recipes read it with `dataset_dir: {args.out}`.")
-    for remark in dict.fromkeys(remark for entry in made.values() for remark in entry["remarks"]):
-        for line in output.wrap(f"Note: {remark}", output.width()):
+    named: dict[str, list[str]] = {}
+    for name, entry in made.items():
+        for remark in entry["remarks"]:
+            named.setdefault(remark, []).append(name)
+    for remark, names in named.items():
+        for line in output.wrap(f"Note on {', '.join(names)}: {remark}", output.width()):
             output.emit(line)
     return 0
 
