@@ -6,6 +6,7 @@ import contextlib
 import io
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,6 +89,7 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
     begin(planned_steps(args, samples))
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if bridge.stopped:
+        ranks.barrier()  # no rank leaves, and has the others ended by its launcher, before the checkpoint is whole
         raise Interrupted
     _check_trained(task, trainer.state.global_step, before, _marks(model), args)
     terms.check()
@@ -133,14 +135,26 @@ def _bridge(run: RunState) -> Any:
 
     class Bridge(TrainerCallback):  # type: ignore[misc]
         stopped = False
+        look_at = 0  # the optimizer step at which the ranks ask each other next
+        started = 0.0
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.started = time.monotonic()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             run.progress.advance()
             asked = run.stop.asked
             if ranks.world_size() > 1:
-                asked = state.global_step % 8 == 0 and ranks.any_true(asked)
+                asked = state.global_step >= self.look_at and self.ask(state.global_step)
             if asked:
                 self.stopped = control.should_training_stop = control.should_save = True
+
+        def ask(self, step: int) -> bool:
+            """Whether any rank was asked to stop; the ranks ask about once a second, and after 8 steps at most."""
+            found = ranks.gather((run.stop.asked, time.monotonic() - self.started))
+            slowest = max(seconds for _, seconds in found)
+            self.look_at = step + min(8, max(1, int(1 / max(slowest, 1e-3))))
+            return any(asked for asked, _ in found)
 
     return Bridge()
 
