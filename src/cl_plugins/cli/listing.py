@@ -180,10 +180,10 @@ def _show_methods(entries: list[dict[str, Any]]) -> None:
     for entry in entries:
         output.emit()
         if entry["error"] is not None:
-            output.emit(f"  {output.bold(entry['name'])}  BROKEN")
+            output.emit(output.bold(f"  {entry['name']}") + "  BROKEN")
             output.pairs([("package", entry["distribution"]), ("why", entry["error"])], indent=4)
             continue
-        output.emit(f"  {output.bold(entry['name'])}  {entry['title']}")
+        output.emit(output.bold(f"  {entry['name']}") + f"  {entry['title']}")
         rows = [(name, text) for name, text in declared(entry).items() if (name, text) != ("needs", "nothing")]
         rows += [
             (f"{o['key']}:", f"{o['help']} ({o['type']}; default {o['default']})".replace("\\|", "|"))
@@ -213,7 +213,7 @@ def _name(entry: dict[str, Any]) -> None:
     from . import output
 
     first, *rest = output.wrap(entry["title"] or "", output.width() - len(entry["name"]) - 4)
-    output.emit(f"  {output.bold(entry['name'])}  {first}".rstrip())
+    output.emit(output.bold(f"  {entry['name']}") + f"  {first}".rstrip())
     for line in rest:
         output.emit(" " * (len(entry["name"]) + 4) + line)
 
