@@ -330,7 +330,7 @@ def test_samples_that_a_kill_left_outside_the_buffer_are_taken_away(stream, tmp_
     state = tmp_path / "state"
     torn = state / ".carry.x.tmp" / "replay"
     torn.mkdir(parents=True)
-    (torn / "replay_one.json").write_text("one-red one-green one-blue one-grey")
+    (torn / "samples.jsonl").write_text("one-red one-green one-blue one-grey")
     gone = buffer(state).samples[0].id
     assert [path for path in state.rglob(CANDIDATES) if gone in path.read_text()]
     if who == "learner":

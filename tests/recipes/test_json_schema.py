@@ -146,7 +146,7 @@ def test_an_editor_finds_help_defaults_and_choices(schema):
     assert block["eval"]["properties"]["max_new_tokens"]["default"] == 64
     assert block["eval"]["properties"]["max_new_tokens"]["minimum"] == 1
     assert {"description"} <= set(block["replay"]["properties"]["selection"])
-    names = [entry.name for entry in list_methods() if entry.method is not None]
+    names = [entry.name for entry in list_methods() if entry.value is not None]
     assert block["method"]["properties"]["name"]["enum"] == names
     assert "exact_match" in schema.schema["definitions"]["task"]["properties"]["scorer"]["anyOf"][0]["enum"]
 

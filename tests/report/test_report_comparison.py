@@ -13,7 +13,7 @@ from made_runs import DEMO_SCORES, DEMO_TASKS, DEMO_ZERO, demo_run, dump, make_r
 
 from cl_plugins.base.errors import RunStateError
 from cl_plugins.report import compare, compare_table
-from cl_plugins.report.comparing import read_comparison, summarise, t_quantile
+from cl_plugins.report.groups import read_comparison, summarise, t_quantile
 
 
 FILES = ["compare.png", "compare.csv", "compare.tex", "compare.json", "compare.md", "compare.html"]

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from cl_plugins.host.llama_factory import LlamaFactoryHost
 from cl_plugins.host.media import DataUse
 from cl_plugins.host.row_counts import row_count
 from cl_plugins.recipe import parse_cl
@@ -48,7 +49,7 @@ def config(**cl):
 def steps(keys, task="b", by_itself=False, world_size=1, **cl):
     # the arguments are those of another task: what its overrides changed must not count here
     args = Args(Training(per_device_train_batch_size=77, max_steps=99, world_size=world_size))
-    return training_steps(args, keys, config(**cl), task, by_itself=by_itself)
+    return training_steps(LlamaFactoryHost(), args, keys, config(**cl), task, by_itself=by_itself)
 
 
 @pytest.fixture
@@ -130,6 +131,7 @@ def test_the_display_gets_every_step(keys, monkeypatch):
 
     chosen = config()
     state = SimpleNamespace(
+        host=LlamaFactoryHost(),
         config=chosen,
         run_args=Args(Training()),
         host_keys=keys,

@@ -17,11 +17,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .printable import printable
+from .secrets import redact, redact_about
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong. Control characters in its texts, which may come from files, become escapes.
+    """One thing that is wrong. Credentials in it are masked, see `secrets`; control characters become escapes.
 
     Attributes:
         where: YAML path (``cl.method.name``), or file and line.
@@ -34,8 +35,11 @@ class Problem:
     fix: str
 
     def __post_init__(self) -> None:
-        for name in ("where", "what", "fix"):
-            object.__setattr__(self, name, printable(str(getattr(self, name))))
+        """Mask credentials and control characters: messages go to terminals, logs and files."""
+        where, what = str(self.where), str(self.what)
+        object.__setattr__(self, "what", printable(redact_about(where, what)))
+        object.__setattr__(self, "where", printable(redact(where)))
+        object.__setattr__(self, "fix", printable(str(self.fix)))
 
     def __str__(self) -> str:
         """One line: ``where: what. fix``."""

@@ -28,7 +28,7 @@ _SCALARS: dict[Any, dict[str, Any]] = {
 def recipe_schema() -> dict[str, Any]:
     """The schema of a recipe: LLaMA-Factory's keys, and one key ``cl``."""
     from ..config import CLBlock
-    from ..streams import Stream, Task, builtin_streams
+    from ..streams import Stream, Task, stream_entries
 
     stream, task = of_dataclass(Stream), of_dataclass(Task)
     _tasks(stream["properties"]["tasks"])
@@ -38,7 +38,11 @@ def recipe_schema() -> dict[str, Any]:
     described = {key: value for key, value in block["properties"]["stream"].items() if key == "description"}
     block["properties"]["stream"] = {
         **described,
-        "anyOf": [{"enum": sorted(builtin_streams())}, {"type": "string"}, {"$ref": "#/definitions/stream"}],
+        "anyOf": [
+            {"enum": [entry.name for entry in stream_entries() if entry.value is not None]},
+            {"type": "string"},
+            {"$ref": "#/definitions/stream"},
+        ],
     }
     block["properties"]["method"] = {"description": block["properties"]["method"]["description"], **_method()}
     return {
@@ -150,10 +154,10 @@ def _method() -> dict[str, Any]:
 
     titles, rules = {}, []
     for entry in list_methods():
-        if entry.method is None:
+        if entry.value is None:
             continue
-        titles[entry.name] = entry.method.title
-        options = of_dataclass(entry.method.config_class)
+        titles[entry.name] = entry.value.title
+        options = of_dataclass(entry.value.config_class)
         options["properties"] = {"name": {"const": entry.name}, **options["properties"]}
         rules.append({"if": {"properties": {"name": {"const": entry.name}}, "required": ["name"]}, "then": options})
     name = {

@@ -102,7 +102,8 @@ def rescore(root: Path, words: list[str], out: Path | None = None) -> Path:
         items = read_predictions(source)
         old = _old_score(source.with_suffix(".score.json"))
         scorer = get_scorer(scorers.get(task, matrix.scorers[task]), task=task)
-        score = dataclasses.replace(scorer.score(items), max_items=old.get("max_items"))
+        kept = {key: old[key] for key in ("max_items", "cut", "dropped") if key in old}
+        score = dataclasses.replace(scorer.score(items), **kept)
         folder = out / "predictions" / row
         write_bytes(folder / f"{task}.jsonl", predictions_to_jsonl(items, score).encode())
         write_json(folder / f"{task}.score.json", score.to_dict())

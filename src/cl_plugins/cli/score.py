@@ -43,7 +43,10 @@ def run(args: argparse.Namespace) -> int:
 
     scorer = get_scorer(args.scorer, where="--scorer")
     by_row = getattr(scorer, "by_row", False)
-    score = scorer.score(read_answers(args.file, args.annotations, partial=args.partial, by_row=by_row))
+    # Other libraries score the whole text, and their numbers are to be met on their own terms.
+    theirs = scorer.key.startswith("peer:")
+    items = read_answers(args.file, args.annotations, partial=args.partial, by_row=by_row, keep_thoughts=theirs)
+    score = scorer.score(items)
     if args.format == "json":
         output.print_json(flat(score))
         return 0

@@ -33,6 +33,9 @@ class Item:
         options: The texts of the options of a multiple-choice item in the order A, B, C, ...; None when unknown.
         fields: What else is known of the item and some scorers of other libraries ask for, under the names of
             `FIELDS`; plain JSON values.
+        thought: The reasoning that the model wrote in front of its answer; it is kept and not scored.
+        reference_thought: The reasoning in front of the right answer.
+        cut: Whether ``max_new_tokens`` ended the answer.
     """
 
     id: str
@@ -41,6 +44,9 @@ class Item:
     reference: str
     options: tuple[str, ...] | None = None
     fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    thought: str = ""
+    reference_thought: str = ""
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,9 @@ class TaskScore:
         items: Score of each item, 0-100, in test-set order.
         extra: What else the scorer reports (baselines, invalid rate, signature), percentages 0-100.
         max_items: The limit ``cl.eval.max_items`` the test set was cut to; None when it was used in full.
+        cut: Number of answers that ``max_new_tokens`` ended; None where it is not known.
+        dropped: Number of items that were left out because their prompt is longer than ``cutoff_len``
+            (``cl.eval.too_long: drop``).
     """
 
     scorer: str
@@ -66,6 +75,8 @@ class TaskScore:
     items: tuple[float, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
     max_items: int | None = None
+    cut: int | None = None
+    dropped: int = 0
 
     def to_dict(self, *, per_item: bool = False) -> dict[str, Any]:
         """The score as plain JSON types.
@@ -82,6 +93,8 @@ class TaskScore:
             "interval_method": self.interval_method,
             "extra": dict(self.extra),
             "max_items": self.max_items,
+            "cut": self.cut,
+            "dropped": self.dropped,
         }
         if per_item:
             data["items"] = list(self.items)
@@ -118,6 +131,9 @@ class TaskScore:
         )
         check(isinstance(items, list | tuple) and all(map(is_percentage, items)), "'items' must be numbers 0-100.")
         check(isinstance(data.get("extra", {}), Mapping), f"'extra' must be a mapping, found {data.get('extra')!r}.")
+        cut, dropped = data.get("cut"), data.get("dropped", 0)
+        check(cut is None or is_count(cut), f"'cut' must be a count or null, found {cut!r}.")
+        check(is_count(dropped), f"'dropped' must be a count, found {dropped!r}.")
         check(max_items is None or is_count(max_items), f"'max_items' must be a count or null, found {max_items!r}.")
         if problems:
             raise DataError(problems)
@@ -131,6 +147,8 @@ class TaskScore:
             items=tuple(float(value) for value in items),
             extra=dict(data.get("extra", {})),
             max_items=max_items,
+            cut=cut,
+            dropped=dropped,
         )
 
 
@@ -174,9 +192,9 @@ def require_items(items: Sequence[Item]) -> None:
 
 
 def read_predictions(path: str | Path) -> list[Item]:
-    """Read a predictions file: lines with ``id``, ``prompt``, ``prediction``, ``reference``, maybe ``options``, ``fields``.
+    """Read a predictions file: lines with ``id``, ``prompt``, ``prediction`` and ``reference``.
 
-    Other keys (``score`` among them) are ignored, and so are empty lines.
+    A line may also have ``options``, ``fields``, ``thought``, ``reference_thought`` and ``cut`` (see `Item`). Other keys (``score`` among them) are ignored, and so are empty lines.
 
     Raises:
         DataError: The file is missing or cannot be read, a line is not such a record, or an id occurs twice; each
@@ -231,6 +249,11 @@ def _read_line(line: bytes, where: str, problems: list[Problem]) -> Item | None:
     fields = record.get("fields", {})
     if not isinstance(fields, dict):
         problems.append(Problem(where, f"'fields' must be an object, found {fields!r}.", fix))
+    for key in ("thought", "reference_thought"):
+        if not isinstance(record.get(key, ""), str):
+            problems.append(Problem(where, f"{key!r} must be a string, found {record[key]!r}.", fix))
+    if not isinstance(record.get("cut", False), bool):
+        problems.append(Problem(where, f"'cut' must be true or false, found {record['cut']!r}.", fix))
     if len(problems) > before:
         return None
     return Item(
@@ -240,6 +263,9 @@ def _read_line(line: bytes, where: str, problems: list[Problem]) -> Item | None:
         record["reference"],
         None if options is None else tuple(options),
         fields,
+        record.get("thought", ""),
+        record.get("reference_thought", ""),
+        record.get("cut", False),
     )
 
 
@@ -270,6 +296,8 @@ def predictions_to_jsonl(items: Iterable[Item], score: TaskScore) -> str:
             record["options"] = list(item.options)
         if item.fields:
             record["fields"] = dict(item.fields)
+        more = {"thought": item.thought, "reference_thought": item.reference_thought, "cut": item.cut}
+        record |= {key: value for key, value in more.items() if value}
         lines.append(_dump(record) + "\n")
     return "".join(lines)
 

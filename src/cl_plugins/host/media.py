@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ..base.errors import Problem
+from ..base.outside import is_regular, parse_json
 from .data import local_files
 
 
@@ -31,31 +32,31 @@ class DataUse:
         dataset_dir: The host's ``dataset_dir`` for this use.
         media_dir: The host's ``media_dir``; None for ``dataset_dir``.
         limit: Only the first so many records are used; None for all.
-        key: What stands for it in ``run.json``.
     """
 
     name: str
     dataset_dir: str
     media_dir: str | None = None
     limit: int | None = None
-    key: str = ""
 
 
-def inspect(use: DataUse) -> tuple[dict[str, Any], list[Problem]]:
+def inspect(use: DataUse, hashed: Callable[[Path], str] | None = None) -> tuple[dict[str, Any], list[Problem]]:
     """Look at the files of one data set; media files are only asked for their size.
+
+    Args:
+        use: The data set.
+        hashed: Gives the hash of a file; None leaves hashes out.
 
     Returns:
         ``{"files": {name: sha256}, "media": {"count", "sha256"}}``, the latter over names and sizes (both empty for
         data sets on a hub), and problems: unknown name, missing file, not JSON, no record, missing media.
     """
-    from ..base.files import sha256
-
     files, problems = local_files(use.dataset_dir, [use.name])
     info = next((path for path in files if path.name == "dataset_info.json"), None)
     if problems or info is None:
         return {}, problems
     data = [path for path in files if path != info]
-    found: dict[str, Any] = {"files": {path.name: sha256(path) for path in data}}
+    found: dict[str, Any] = {"files": {path.name: hashed(path) if hashed else "" for path in data}}
     columns = _media_columns(info, use.name)
     names: list[str] = []
     count = 0
@@ -137,10 +138,7 @@ def _records(path: Path) -> Iterator[Any]:
 
 
 def _value(data: bytes) -> Any:
-    try:
-        return json.loads(data)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+    return parse_json(data)
 
 
 def _paths(value: Any) -> Iterator[str]:
@@ -167,7 +165,8 @@ def _media_digest(folder: Path, names: list[str]) -> tuple[dict[str, Any], list[
 
 
 def _size(path: Path) -> int | None:
+    """Size of a regular file; a pipe or a device is as good as missing, since the host would wait for it."""
     try:
-        return os.stat(path).st_size
+        return os.stat(path).st_size if is_regular(path) else None
     except (OSError, ValueError):
         return None

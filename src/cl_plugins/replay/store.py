@@ -1,12 +1,15 @@
 """The buffer on disk, ``carry/replay/``: a plain LLaMA-Factory data set with a manifest.
 
 ```
-dataset_info.json      replay_<task> for every task with samples; `dataset_dir` of an ordinary recipe may point here
-replay_<task>.json     the records, in ShareGPT's form; those of a trainer of one's own as `rows` has them, without an info
+samples.jsonl          the records, one a line, in the manifest's order; their form: `samples`
 media/<hash>.png       copies of their pictures, videos and sounds, named by content
 manifest.json          where each sample comes from, when and why it was kept, under which terms
-<name>.safetensors     what a method stores per sample (DER: logits), tensors named <sample>/<what>
+memory_<x>.safetensors what a method stores per sample (DER: logits), tensors named <sample>/<what>
+dataset_info.json      the data set `replay`; `dataset_dir` of an ordinary recipe may point here
 ```
+
+A buffer may come from another site. Only these files are read, `dataset_info.json` is not one of them, and nothing in
+them names code or a file elsewhere.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Problem, RunStateError
+from ..base.outside import read_json
+from . import samples
 from .media import KINDS, map_media, media_names, take_in
 
 
@@ -30,7 +35,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 IDS = ("id", "question_id")  # where the id of a record is looked for
-FOLDER, MANIFEST, INFO = "replay", "manifest.json", "dataset_info.json"
+FOLDER, MANIFEST, INFO, RECORDS = "replay", "manifest.json", "dataset_info.json", "samples.jsonl"
+DATASET = "replay"  # name of the buffer in `dataset_info.json`
 TENSORS = "memory_"  # statistics with this prefix belong to samples of the buffer
 CANDIDATES = "replay.json"  # what the training of a task leaves for the buffer, beside its update
 NOTE = "Training samples of past tasks. Their terms of use go with them; `cl-plugins replay` lists and deletes them."
@@ -99,7 +105,7 @@ class Buffer:
         if path is None or not (path / MANIFEST).is_file():
             return None
         try:
-            value = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+            value = read_json(path / MANIFEST, follow=False)
             samples = tuple(Sample(**entry) for entry in value["samples"])
             return cls(path, samples, dict(value["settings"]))
         except (ValueError, KeyError, TypeError) as error:
@@ -111,20 +117,25 @@ class Buffer:
         """Tasks that have samples, in order."""
         return tuple(dict.fromkeys(sample.task for sample in self.samples))
 
-    @property
-    def datasets(self) -> list[str]:
-        """Names in ``dataset_info.json``; loaded in this order they give the samples in theirs."""
-        return [dataset_name(task) for task in self.tasks]
-
     def records(self, task: str) -> list[dict[str, Any]]:
         """The records of a task, in the order of its samples."""
-        records: list[dict[str, Any]] = _read_json(self.path / f"{dataset_name(task)}.json")
-        return records
+        return [record for sample, record in self.entries() if sample.task == task]
 
     def entries(self) -> list[tuple[Sample, dict[str, Any]]]:
-        """Every sample with its record."""
-        records = {task: iter(self.records(task)) for task in self.tasks}
-        return [(sample, next(records[sample.task])) for sample in self.samples]
+        """Every sample with its record, checked; media are names in the buffer.
+
+        Raises:
+            RunStateError: If samples and records do not belong together, or a record is of no known form.
+        """
+        found = samples.read(self.path / RECORDS)
+        if len(found) != len(self.samples):
+            what = f"holds {len(found)} records for the {len(self.samples)} samples of {MANIFEST}."
+            raise RunStateError(Problem(str(self.path / RECORDS), what, "Restore the carry from a copy."))
+        return list(zip(self.samples, found, strict=True))
+
+    def medium(self, name: str) -> Path:
+        """The file of a medium that a record names; see `samples.medium`."""
+        return samples.medium(self.path, name)
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """What a method stored beside the samples: ``<sample>/<what>`` -> tensor."""
@@ -132,11 +143,6 @@ class Buffer:
 
         path = self.path / f"{name}.safetensors"
         return read_tensors(path) if path.is_file() else {}
-
-
-def dataset_name(task: str) -> str:
-    """Name of a task's part of the buffer in ``dataset_info.json``."""
-    return f"replay_{task}"
 
 
 def now() -> str:
@@ -163,17 +169,11 @@ def write(
     """
     folder = writer.path / FOLDER
     folder.mkdir(parents=True)
-    info: dict[str, Any] = {}
-    written: dict[str, list[dict[str, Any]]] = {}
-    for sample, record in entries:
-        placed = map_media(record, lambda value: take_in(value, folder, media_from))
-        written.setdefault(sample.task, []).append(placed)
-    for task, records in written.items():
-        name = dataset_name(task)
-        _write_json(folder / f"{name}.json", records)
-        if all("messages" in record for record in records):
-            info[name] = _description(f"{name}.json", records)
-    _write_json(folder / INFO, info)
+    placed = [map_media(record, lambda value: take_in(value, folder, media_from)) for _, record in entries]
+    lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in placed)
+    (folder / RECORDS).write_text("".join(lines), encoding="utf-8")
+    readable = placed and all("messages" in record for record in placed)
+    _write_json(folder / INFO, {DATASET: _description(placed)} if readable else {})
     samples = [asdict(sample) for sample, _ in entries]
     _write_json(folder / MANIFEST, {"format": FORMAT, "note": NOTE, "settings": dict(settings), "samples": samples})
     alive = {sample.uid for sample, _ in entries}
@@ -185,7 +185,7 @@ def write(
 
 def tensor_names(buffer: Buffer | None) -> list[str]:
     """Names of what methods have stored beside the samples."""
-    return sorted(path.stem for path in buffer.path.glob("*.safetensors")) if buffer is not None else []
+    return sorted(path.stem for path in buffer.path.glob(f"{TENSORS}*.safetensors")) if buffer is not None else []
 
 
 def without(writer: CarryWriter, buffer: Buffer, unwanted: Callable[[Sample], bool]) -> list[Sample]:
@@ -219,11 +219,11 @@ def read_candidates(path: Path) -> list[tuple[Sample, dict[str, Any]]]:
     return [(Sample(**entry["sample"]), entry["record"]) for entry in _read_json(path)["samples"]]
 
 
-def _description(file: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """An entry of ``dataset_info.json``."""
+def _description(placed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The entry of ``dataset_info.json``."""
     columns = {"messages": "messages", "system": "system", "tools": "tools"}
-    columns |= {kind: kind for kind in KINDS if any(next(media_names(r, kind), None) for r in records)}
-    return {"file_name": file, "formatting": "sharegpt", "columns": columns, "tags": _TAGS}
+    columns |= {kind: kind for kind in KINDS if any(next(media_names(r, kind), None) for r in placed)}
+    return {"file_name": RECORDS, "formatting": "sharegpt", "columns": columns, "tags": _TAGS}
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -232,6 +232,6 @@ def _write_json(path: Path, value: Any) -> None:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except (OSError, ValueError) as error:
         raise RunStateError(Problem(str(path), f"cannot be read ({error}).", "Restore it from a copy.")) from error

@@ -5,7 +5,6 @@ Nothing here writes into the run's directory.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,18 +13,29 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Problem, RecipeError, RunStateError
 from ..base.lock import holder
+from ..base.logs import logger
+from ..base.outside import read_json
+from ..base.secrets import without_masked
 from ..config import CLConfig
 from ..contract.carry import Carry, CarryWriter, TaskUpdate
+from ..contract.export import LowRankSum
+from ..contract.host import same_base
 from ..recipe import parse_cl
 from .plan import JOINT, Step, make_plan
 
 
 if TYPE_CHECKING:
+    from ..contract.host import Host
     from .state import RunState
 
 
-# A finished run is looked at by one process, whatever engine trained it.
-ENGINE_KEYS = ("deepspeed", "fsdp", "fsdp_config", "ddp_backend", "ray_num_workers", "ray_init_kwargs")
+TRUST, TRUST_OPTION = "trust_remote_code", "--trust-remote-code"
+# Options of vLLM that say how much of the machine it takes. Others name classes, formats and files.
+PLAIN_OPTIONS = frozenset(
+    "tensor_parallel_size pipeline_parallel_size data_parallel_size gpu_memory_utilization max_model_len max_num_seqs "
+    "max_num_batched_tokens enforce_eager swap_space cpu_offload_gb kv_cache_dtype block_size enable_prefix_caching "
+    "enable_chunked_prefill disable_custom_all_reduce dtype seed limit_mm_per_prompt disable_log_stats".split()
+)
 # In `run.json` the stream stands in the order in which it was learned.
 _ORDER_KEYS = ("order", "order_seed")
 
@@ -38,7 +48,7 @@ def read_record(root: Path) -> dict[str, Any]:
     """
     path = root / "run.json"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
     except FileNotFoundError as error:
         what = "is not the directory of a run: it holds no run.json."
         raise RunStateError(Problem(str(root), what, "Give the `output_dir` of the recipe.")) from error
@@ -54,7 +64,7 @@ def read_record(root: Path) -> dict[str, Any]:
 
 
 def read_recipe(root: Path, record: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], CLConfig]:
-    """The host keys and the checked ``cl:`` block that a run was made with.
+    """The host keys and the checked ``cl:`` block that a run was made with, without credentials, which are not kept.
 
     Args:
         root: Its directory.
@@ -65,9 +75,10 @@ def read_recipe(root: Path, record: Mapping[str, Any] | None = None) -> tuple[di
         RecipeError: If the block no longer makes sense here (a method's package is gone).
     """
     record = record if record is not None else read_record(root)
-    host_keys = {key: value for key, value in record["recipe"].items() if key != "cl"}
-    block = {key: value for key, value in record["recipe"].get("cl", {}).items() if key not in _ORDER_KEYS}
-    block["stream"] = record["stream"]
+    recipe = without_masked(record["recipe"])
+    host_keys = {key: value for key, value in recipe.items() if key != "cl"}
+    block = {key: value for key, value in recipe.get("cl", {}).items() if key not in _ORDER_KEYS}
+    block["stream"] = without_masked(record["stream"])
     return {**host_keys, "output_dir": str(root)}, parse_cl(block)
 
 
@@ -116,23 +127,35 @@ def check_target(out: Path) -> None:
         raise RunStateError(Problem(str(out), "is the directory of a run.", "Choose another directory for `--out`."))
 
 
-def reopen(root: Path, out: Path, host_keys: Mapping[str, Any], config: CLConfig) -> RunState:
+def reopen(
+    host: Host,
+    root: Path,
+    out: Path,
+    host_keys: Mapping[str, Any],
+    config: CLConfig,
+    *,
+    trust_remote_code: bool = False,
+) -> RunState:
     """Put a run's tokenizer, base and method together again, to look at what it has learned.
 
+    The run may come from somebody else, so its record is not obeyed where it asks for code to be run (`distrusted`).
+
     Args:
+        host: The host.
         root: The run's directory.
         out: Where results go; the run's own directory is only read.
         host_keys: Keys of the host, from `read_recipe`; engine keys are left out.
         config: The block, from `read_recipe`.
+        trust_remote_code: Whether the user's own command says that code which comes with the base may be run.
 
     Returns:
         A state with the fingerprint of the base, and without a carry.
 
     Raises:
-        RunStateError: If the base is missing, or is another one than the run's.
+        RunStateError: If the base is missing, or is another one than the run's, or the record asks for code to be run
+            and the command does not.
     """
-    from ..host.fingerprint import base_fingerprint, same_base
-    from ..methods.registry import make_method
+    from ..methods.registry import get_method
     from .interrupt import StopRequest
     from .journal import Journal
     from .state import RunState
@@ -141,16 +164,21 @@ def reopen(root: Path, out: Path, host_keys: Mapping[str, Any], config: CLConfig
     fix = "Say where it is now: `--model PATH`."
     if Path(name).is_absolute() and not Path(name).exists():
         raise RunStateError(Problem(str(root), f"stands on the base {name}, which is not there.", fix))
+    if not trust_remote_code:
+        host_keys, config = distrusted(root, host_keys, config)
+    else:
+        host_keys = {**host_keys, TRUST: True}
     state = RunState(
+        host=host,
         root=out,
-        host_keys=_for_looking(host_keys),
+        host_keys=host.looking_keys(host_keys),
         config=config,
-        method=make_method(config.method, config.method_options),
+        method=get_method(config.method)(config.options),
         journal=Journal(out),
         stop=StopRequest(),
         callbacks=[],
     )
-    state.base_fingerprint = base_fingerprint(state.run_args.model)
+    state.base_fingerprint = host.fingerprint(state.run_args)
     recorded = read_record(root).get("base") or {}
     if not same_base(recorded, state.base_fingerprint):
         what = f"stands on another base ({recorded.get('name')}) than the one at {name}."
@@ -158,14 +186,54 @@ def reopen(root: Path, out: Path, host_keys: Mapping[str, Any], config: CLConfig
     return state
 
 
-def _for_looking(host_keys: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys without engine; on a machine without an accelerator the host wants ``use_cpu`` for half precision."""
-    import torch
+def distrusted(root: Path, host_keys: Mapping[str, Any], config: CLConfig) -> tuple[dict[str, Any], CLConfig]:
+    """Keys and block of a run without what would run code: only the user's own command can ask for that.
 
-    keys = {key: value for key, value in host_keys.items() if key not in ENGINE_KEYS}
-    if not torch.cuda.is_available() and keys.get("bf16"):
-        keys["use_cpu"] = True
-    return keys
+    Args:
+        root: The run's directory, for the message.
+        host_keys: Keys of the host.
+        config: The block.
+
+    Raises:
+        RunStateError: If the run cannot be opened without it: the base has code of its own and the record asks to run
+            it, or an option of vLLM is not one of `PLAIN_OPTIONS`.
+    """
+    stream, block = config.stream, config.block
+    recorded = bool(host_keys.get(TRUST)) or any(config.overrides_for(name).get(TRUST) for name in stream.task_names)
+    fix = f"If you trust where it comes from, add `{TRUST_OPTION}`."
+    problems = []
+    base = Path(str(host_keys.get("model_name_or_path", "")))
+    if recorded and _has_code(base):
+        what = f"asks to run the code that comes with the base {base} (`trust_remote_code: true`)."
+        problems.append(Problem(str(root / "run.json"), what, f"Look at the .py files there. {fix}"))
+    strange = sorted(set(block.eval.backend_options) - PLAIN_OPTIONS)
+    if strange and block.eval.backend == "vllm":
+        what = f"sets `cl.eval.backend_options` {', '.join(strange)}, which may make vLLM load code."
+        problems.append(Problem(str(root / "run.json"), what, f"Use `--backend host`. {fix}"))
+    if problems:
+        raise RunStateError(problems)
+    if recorded:
+        logger.warning("the run's recipe says `trust_remote_code: true`, which is not obeyed here. %s", fix)
+
+    def plain(keys: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in keys.items() if key != TRUST}
+
+    tasks = tuple(replace(t, overrides=plain(t.overrides), defaults=plain(t.defaults)) for t in stream.tasks)
+    overrides = {name: plain(keys) for name, keys in block.task_overrides.items()}
+    config = replace(config, stream=replace(stream, tasks=tasks), block=replace(block, task_overrides=overrides))
+    return {**plain(host_keys), TRUST: False}, config
+
+
+def _has_code(base: Path) -> bool:
+    """Whether a local checkpoint names classes of its own, which Transformers imports if it is told to."""
+    for path in sorted(base.glob("*config.json")) if base.is_dir() else ():
+        try:
+            value = read_json(path)
+        except (OSError, ValueError):
+            continue  # whoever loads it says what is wrong with it
+        if isinstance(value, dict) and "auto_map" in value:
+            return True
+    return False
 
 
 class _Pointer(CarryWriter):
@@ -224,7 +292,13 @@ def _update(source: RunState, latest: Carry, task: str) -> TaskUpdate:
         folder = source.directory(task)
         if (folder / "update.safetensors").is_file() and (folder / "update.json").is_file():
             return source.update(task)
-    kept = [update for update in source.method.updates(latest) if update.task == task]
+    part = source.method.export_task(latest, task)
+    whole = source.method.export(latest)
+    found = [
+        *(part.updates if isinstance(part, LowRankSum) else ()),
+        *(whole.updates if isinstance(whole, LowRankSum) else ()),
+    ]
+    kept = [update for update in found if update.task == task]
     if kept:
         return kept[0]
     what = f"the update of task '{task}' was not kept."

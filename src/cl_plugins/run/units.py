@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from ..base import ranks
 from ..config import CLConfig
 from .plan import JOINT, Step
-from .train import planned_steps
+from .train import steps_of
 
 
 if TYPE_CHECKING:
-    from ..host.task_args import HostArgs
+    from ..contract.host import Host, TaskArgs
     from .state import RunState
 
 #: Keys of the host that decide how many optimizer steps a training has, with their types.
@@ -40,6 +40,7 @@ def units(state: RunState, todo: Sequence[Step]) -> dict[str, tuple[str, int | N
             found[step.key] = ("evaluate", max(1, count // ranks.world_size()))
         elif step.kind == "train":
             steps = training_steps(
+                state.host,
                 state.run_args,
                 state.host_keys,
                 state.config,
@@ -53,11 +54,18 @@ def units(state: RunState, todo: Sequence[Step]) -> dict[str, tuple[str, int | N
 
 
 def training_steps(
-    args: HostArgs, host_keys: Mapping[str, Any], config: CLConfig, task: str, *, by_itself: bool = False
+    host: Host,
+    args: TaskArgs,
+    host_keys: Mapping[str, Any],
+    config: CLConfig,
+    task: str,
+    *,
+    by_itself: bool = False,
 ) -> int | None:
     """Optimizer steps of a task's training, from the sizes of its data files.
 
     Args:
+        host: The host.
         args: The host's arguments of any task of the run.
         host_keys: The recipe's keys of the host.
         config: The ``cl:`` block.
@@ -73,30 +81,24 @@ def training_steps(
     defaults = {field.name: field.default for field in dataclasses.fields(training)}
     for key, kind in _LENGTH.items():
         setattr(training, key, kind(keys.get(key, defaults.get(key))))
-    args = dataclasses.replace(args, training=training)
     if training.max_steps > 0:
-        return planned_steps(args, 0)
+        return steps_of(training, 0)
     if keys.get("packing") or keys.get("neat_packing") or keys.get("streaming"):
         return None
-    samples = _samples(keys, config, task, by_itself)
-    return planned_steps(args, samples) if samples is not None else None
+    samples = _samples(host, keys, config, task, by_itself)
+    return steps_of(training, samples) if samples is not None else None
 
 
-def _samples(keys: Mapping[str, Any], config: CLConfig, task: str, by_itself: bool) -> int | None:
+def _samples(host: Host, keys: Mapping[str, Any], config: CLConfig, task: str, by_itself: bool) -> int | None:
     """Training samples of a task, kept ones of earlier tasks included."""
-    from ..host.media import DataUse
-    from ..host.row_counts import row_count
-
-    folder, limit = keys.get("dataset_dir", "data"), keys.get("max_samples")
-    if not isinstance(folder, str):
-        return None
+    limit = keys.get("max_samples")
     limit = limit if isinstance(limit, int) and limit > 0 else None
     names = (
         [name for t in config.stream.tasks for name in t.train] if task == JOINT else config.stream.task(task).train
     )
     total = 0
     for name in names:
-        count = row_count(DataUse(name, folder, None, limit))
+        count = host.data_set(name, keys, limit).samples()
         if count is None:
             return None
         total += count

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.files import sha256, write_json, write_with
 from ..contract.carry import FORMAT, Carry, CarryWriter, TaskUpdate
+from .guards import check_export
 
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..contract.method import Method
+    from .task import Learned
 
 
-def write_update(
-    folder: Path, tensors: dict[str, Tensor], meta: dict[str, Any], statistics: Mapping[str, dict[str, Tensor]]
-) -> list[Path]:
+def write_update(folder: Path, learned: Learned) -> list[Path]:
     """Write ``update.safetensors``, one file for each of the statistics, and ``update.json``.
 
     Args:
         folder: The task's directory.
-        tensors: From `Method.end_task`.
-        meta: From `Method.describe_update`.
-        statistics: From `Method.statistics`.
+        learned: From `TaskTraining.leave`.
 
     Returns:
         The files.
@@ -34,11 +30,11 @@ def write_update(
     from safetensors.torch import save_file
 
     files = []
-    for name, values in {"update": tensors, **statistics}.items():
+    for name, values in {"update": learned.tensors, **learned.statistics}.items():
         files.append(folder / f"{name}.safetensors")
         write_with(files[-1], partial(save_file, values, metadata={"format": "pt"}))
     files.append(folder / "update.json")
-    write_json(files[-1], meta)
+    write_json(files[-1], learned.meta)
     return files
 
 
@@ -59,6 +55,9 @@ def write_carry(
         update: What the task left.
         about: ``method``, ``stream``, ``tasks`` and ``base`` of ``carry.json``.
         fill: Writes the replay buffer.
+
+    Raises:
+        CompatibilityError: If the first carry is not what the method says that it is, see `Method.export`.
     """
 
     def produce(folder: Path) -> None:
@@ -69,8 +68,26 @@ def write_carry(
             fill(writer)
         content = {"format": FORMAT, **about, "meta": writer.meta, "files": file_records(writer)}
         write_json(folder / "carry.json", content)
+        if previous is None:
+            check_export(method, Carry.open(folder))
 
     write_with(target, produce)
+
+
+def copy_carry(carry: Carry, folder: Path) -> None:
+    """Copy a carry without its replay buffer.
+
+    Args:
+        carry: The carry.
+        folder: A new directory.
+    """
+    folder.mkdir(parents=True)
+    writer = CarryWriter(folder)
+    for name in carry.files:
+        if not name.startswith("replay/"):
+            writer.link(carry.path / name, name)
+    about = {"method": carry.method, "tasks": list(carry.tasks), "base": carry.base}
+    write_json(folder / "carry.json", {"format": FORMAT, **about, "meta": carry.meta, "files": file_records(writer)})
 
 
 def file_records(writer: CarryWriter) -> dict[str, dict[str, Any]]:
