@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         return 2 if bad else 0
     for file, (problems, notes) in results.items():
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}" if problems else "ok"
-        output.emit(f"{output.bold(count) if problems else count}  {file}")
+        output.emit((output.bold(count) if problems else count) + f"  {file}")
         output.show_problems(problems, indent=4)
         for note in notes:
             for line in output.wrap(f"note: {note}", output.width() - 4):

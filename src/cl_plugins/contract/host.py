@@ -127,6 +127,12 @@ class DataSet(Protocol):
     def files(self) -> list[Path]:
         """Its local files; empty for data on a hub."""
 
+    def samples(self) -> int | None:
+        """Number of training samples, told from its files before anything loads; None where they do not tell.
+
+        Samples that cannot be used still count. Only the display's estimate needs it.
+        """
+
     def record(self, sha256: Callable[[Path], str]) -> dict[str, Any]:
         """What identifies its content, for ``run.json``.
 

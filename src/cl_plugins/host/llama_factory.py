@@ -46,6 +46,12 @@ class LocalDataSet:
         """``dataset_info.json`` and the files that it names."""
         return local_files(self.use.dataset_dir, [self.use.name])[0]
 
+    def samples(self) -> int | None:
+        """See `cl_plugins.contract.host.DataSet.samples`."""
+        from .row_counts import row_count
+
+        return row_count(self.use)
+
     def record(self, sha256: Callable[[Path], str] = sha256) -> dict[str, Any]:
         """Hashes of its files, and one over names and sizes of its media; independent of where they lie."""
         return inspect(self.use, sha256)[0]

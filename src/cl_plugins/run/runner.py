@@ -27,7 +27,8 @@ from .plan import JOINT, ZERO_SHOT, Step, make_plan
 from .progress import Progress, clock
 from .reading import read_data
 from .state import RunState
-from .train import planned_steps, remove_checkpoints, train
+from .train import remove_checkpoints, train
+from .units import units
 
 
 class Runner:
@@ -76,7 +77,7 @@ class Runner:
             ranks.on_main(state.carry.verify)
         self._read(todo, opening.appended)
         ranks.on_main(lambda: self._begin(opening))
-        state.progress = Progress(self._units(todo), visible=ranks.is_main())
+        state.progress = Progress(units(state, todo), visible=ranks.is_main())
         limit = self._config.block.stop_after
         try:
             for count, step in enumerate(todo, start=1):
@@ -121,22 +122,6 @@ class Runner:
         if any(step.startswith("train:") for step in self._state.journal.entries):
             trainings = [task for task in trainings if task in appended]
         read_data(self._state, list(tests), trainings)
-
-    def _units(self, todo: list[Step]) -> dict[str, tuple[str, int]]:
-        units: dict[str, tuple[str, int]] = {}
-        steps = planned_steps(self._state.run_args, 1000)
-        for step in todo:
-            if step.kind == "evaluate" and step.task:
-                count = len(self._state.tests(self._config.stream.task(step.task)))
-                units[step.key] = ("evaluate", max(1, count // ranks.world_size()))
-            elif step.kind == "train":
-                overrides = (
-                    self._config.overrides_for(step.task) if step.task in self._config.stream.task_names else {}
-                )
-                units[step.key] = ("train", int(overrides.get("max_steps") or steps))
-            else:
-                units[step.key] = (step.kind, 1)
-        return units
 
     def _do(self, step: Step, plan: list[Step]) -> None:
         state, number = self._state, plan.index(step) + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,12 +27,16 @@ from .state import RunState
 
 
 if TYPE_CHECKING:
-    from ..contract.host import Host, TaskArgs
+    from ..contract.host import Host
 
 
-def planned_steps(args: TaskArgs, samples: int) -> int:
-    """Optimizer steps of a task, as the trainer will count them."""
-    training = args.training
+def steps_of(training: Any, samples: int) -> int:
+    """Optimizer steps of a task, as the trainer will count them.
+
+    Args:
+        training: The task's `transformers.TrainingArguments`.
+        samples: Number of training samples.
+    """
     if training.max_steps > 0:
         return int(training.max_steps)
     per_step = training.per_device_train_batch_size * training.world_size * training.gradient_accumulation_steps
@@ -83,9 +88,10 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
     trainer = session.trainer(args, model, module, watchers, terms, task)
     checkpoint = _checkpoint(state.host, folder, args.training.world_size)
     samples = len(module["train_dataset"]) if hasattr(module["train_dataset"], "__len__") else 0
-    begin(planned_steps(args, samples))
+    begin(steps_of(args.training, samples))
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if bridge.stopped:
+        ranks.barrier()  # no rank leaves, and has the others ended by its launcher, before the checkpoint is whole
         raise Interrupted
     training.check(trainer.state.global_step)
 
@@ -128,14 +134,26 @@ def _bridge(run: RunState) -> Any:
 
     class Bridge(TrainerCallback):  # type: ignore[misc]
         stopped = False
+        look_at = 0  # the optimizer step at which the ranks ask each other next
+        started = 0.0
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.started = time.monotonic()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             run.progress.advance()
             asked = run.stop.asked
             if ranks.world_size() > 1:
-                asked = state.global_step % 8 == 0 and ranks.any_true(asked)
+                asked = state.global_step >= self.look_at and self.ask(state.global_step)
             if asked:
                 self.stopped = control.should_training_stop = control.should_save = True
+
+        def ask(self, step: int) -> bool:
+            """Whether any rank was asked to stop; the ranks ask about once a second, and after 8 steps at most."""
+            found = ranks.gather((run.stop.asked, time.monotonic() - self.started))
+            slowest = max(seconds for _, seconds in found)
+            self.look_at = step + min(8, max(1, int(1 / max(slowest, 1e-3))))
+            return any(asked for asked, _ in found)
 
     return Bridge()
 
