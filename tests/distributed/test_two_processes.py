@@ -7,6 +7,7 @@ import json
 import pytest
 import tiny
 from launch import launch
+from method_cases import CASES
 
 
 TASKS = ("one", "two")
@@ -17,7 +18,7 @@ def keys(llava, data, out, method, per_device, **more):
     return tiny.recipe(llava, data, out, method, TASKS, per_device_train_batch_size=per_device, **more)
 
 
-@pytest.fixture(scope="module", params=["inclora", "seqfull"])
+@pytest.fixture(scope="module", params=[case.name for case in CASES if case.ranks is not None and not case.term])
 def both(request, llava, data, tmp_path_factory):
     """The same recipe at the same global batch, in one process and in two."""
     from llamafactory.train.tuner import run_exp
