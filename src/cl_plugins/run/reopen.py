@@ -91,7 +91,7 @@ def planned(root: Path, config: CLConfig) -> list[Step]:
     """
     from ..methods.registry import get_method
 
-    return make_plan(config, get_method(config.method).capabilities.schedule, _earlier(root, config))
+    return make_plan(config, get_method(config.method)(config.options), _earlier(root, config))
 
 
 def _earlier(root: Path, config: CLConfig) -> tuple[str, ...]:

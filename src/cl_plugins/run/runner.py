@@ -64,7 +64,7 @@ class Runner:
         state.journal = Journal(self._root)
         if opening.appended:
             state.journal.entries.pop("finish", None)
-        plan = make_plan(self._config, self._state.method.capabilities.schedule, earlier.tasks if earlier else ())
+        plan = make_plan(self._config, self._state.method, earlier.tasks if earlier else ())
         ranks.on_main(lambda: self._tidy_up(plan))
         state.carry = self._current_carry() or earlier
         todo = [step for step in plan if step.key not in state.journal]
@@ -103,7 +103,7 @@ class Runner:
         done = [step for step in plan if step.key in self._state.journal]
         for step in done:
             if step.kind == "train":
-                remove_checkpoints(self._state, str(step.task))
+                remove_checkpoints(self._state, str(step.task), step.phase)
             elif step.kind == "evaluate":
                 parts.remove(self._root, str(step.row), str(step.task))
         consolidated = [str(step.task) for step in done if step.kind == "consolidate"]
@@ -118,7 +118,7 @@ class Runner:
     def _read(self, todo: list[Step], appended: Sequence[str]) -> None:
         """Read what is still needed; the training sets of tasks that were there at an earlier start were checked then."""
         tests = dict.fromkeys(step.task for step in todo if step.kind == "evaluate" and step.task)
-        trainings = [step.task for step in todo if step.kind == "train" and step.task]
+        trainings = list(dict.fromkeys(step.task for step in todo if step.kind == "train" and step.task))
         if any(step.startswith("train:") for step in self._state.journal.entries):
             trainings = [task for task in trainings if task in appended]
         read_data(self._state, list(tests), trainings)
@@ -173,7 +173,7 @@ class Runner:
             self._state.tracker.score(str(step.row), task, details["score"])
         elif step.kind == "train":
             logger.info("%s: %d optimizer steps in %s", step.key, details["optimizer_steps"], clock(seconds))
-            remove_checkpoints(self._state, task)
+            remove_checkpoints(self._state, task, step.phase)
         elif step.kind == "consolidate":
             self._tidy(task)
 

@@ -54,14 +54,14 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
     Returns:
         Artefacts and details for the journal.
     """
-    task = str(step.task)
-    folder = state.directory(task)
+    task, phase = str(step.task), state.phase(step.phase)
+    folder = state.directory(task, step.phase or "")
     session = state.session
     carry = state.carry if state.schedule == "sequential" else None
     model = state.answering(carry)
     state.forget_model()
 
-    args = state.task_args(task)
+    args = state.task_args(task, phase)
     with quiet_examples():
         data = replaying.load(state, task, args)
     module = data.module
@@ -76,8 +76,12 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
         ranks.rank(),
         ranks.world_size(),
         data.memory,
+        step.phase or "",
     )
-    model = state.method.begin_task(context, model)
+    if phase is None:
+        model = state.method.begin_task(context, model)
+    else:
+        model = state.method.begin_phase(context, phase, state.update(task))
     _check_disk(state, model)
     terms = TaskTerms(state.method, context, model, data.term)
     training = TaskTraining(terms, model, args.trained_modules)
@@ -100,7 +104,7 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
     trainer.save_state()
     if ranks.is_main():
         session.plot_loss(args)
-    replay, rows = state.config.replay, data.rows
+    replay, rows = state.config.replay, data.rows if phase is None else None
     picks = keeping.choose(replay, context, model, rows, ranks.gather) if rows is not None else []
     learned = training.leave()
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
@@ -109,7 +113,7 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
 
     def write() -> tuple[dict[str, Any], dict[str, Any]]:
         artefacts: dict[str, Any] = {}
-        for path in write_update(folder, learned):
+        for path in write_update(state.directory(task), learned, step.phase or ""):
             artefacts |= artefact(state.root, path)
         if rows is not None:
             artefacts |= artefact(state.root, keeping.write_candidates(folder, replay, context, rows, picks))
@@ -121,9 +125,9 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
     return ranks.on_main(write)
 
 
-def remove_checkpoints(state: RunState, task: str) -> None:
+def remove_checkpoints(state: RunState, task: str, phase: str | None = None) -> None:
     """The trainer's checkpoints hold torch pickles and are of no more use once the step is in the journal."""
-    folder = state.directory(task)
+    folder = state.directory(task, phase or "")
     for checkpoint in (*folder.glob("checkpoint-*"), *folder.glob("broken-checkpoint-*")):
         shutil.rmtree(checkpoint, ignore_errors=True)
 
