@@ -237,6 +237,8 @@ class HeldBase:
             return
         parameter = self._model.get_parameter(name)
         self._dtypes[name] = parameter.dtype
+        if parameter.is_meta:  # counted only, see `cl-plugins plan`
+            return
         if name not in self._locations() or not self._same(name, parameter):
             self._copies[name] = whole(parameter)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..streams import Stream, Task
     from .backend import Answer, Backend
     from .capabilities import Capabilities, RunFacts
+    from .method import Method
     from .task import TaskData
     from .test_item import TestItem, TestSet
 
@@ -350,8 +351,13 @@ class Host(Protocol):
     def base_problems(self, keys: Mapping[str, Any]) -> list[Problem]:
         """What the base's config says against the recipe's keys, weights not loaded; none where it cannot be had."""
 
-    def sizes(self, keys: Mapping[str, Any]) -> ModelSizes:
-        """Count what a recipe would train, without weights.
+    def sizes(self, keys: Mapping[str, Any], method: Method, task: Task) -> ModelSizes:
+        """Count what a recipe would train, without weights: what the method makes trainable for its first task.
+
+        Args:
+            keys: The recipe's keys.
+            method: The method.
+            task: The first task.
 
         Raises:
             CompatibilityError: If the base's config cannot be had.

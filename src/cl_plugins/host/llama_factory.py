@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from ..base.errors import Problem
     from ..contract.capabilities import Capabilities, RunFacts
     from ..contract.host import KeyInfo, ModelSizes, TaskArgs
-    from ..streams import Stream
+    from ..contract.method import Method
+    from ..streams import Stream, Task
     from .session import Session
 
 
@@ -113,11 +114,11 @@ class LlamaFactoryHost:
 
         return adapter_problems(keys)
 
-    def sizes(self, keys: Mapping[str, Any]) -> ModelSizes:
+    def sizes(self, keys: Mapping[str, Any], method: Method, task: Task) -> ModelSizes:
         """See `Host.sizes`."""
         from .meta_model import measure
 
-        return measure(keys)
+        return measure(keys, method, task)
 
     def task_keys(
         self,
