@@ -124,7 +124,7 @@ def test_carry_is_safetensors_and_json_only(observed):
         if path.parent.name == "media":  # pictures of the replay buffer
             assert observed["case"].block
             continue
-        assert path.is_dir() or path.suffix in {".safetensors", ".json"}
+        assert path.is_dir() or path.suffix in {".safetensors", ".json", ".jsonl"}
 
 
 def test_only_replay_leaves_training_samples_in_the_carry(observed, data):
