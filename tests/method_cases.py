@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cl_plugins.testing import case as shared
+from cl_plugins.testing.suite import STACKED
+
 
 @dataclass(frozen=True)
 class Kill:
@@ -22,16 +25,10 @@ class Kill:
 
 
 @dataclass(frozen=True)
-class MethodCase:
-    """One method with options, as it stands in a recipe, and which suites it is in beside the shared tests.
+class MethodCase(shared.MethodCase):
+    """A method with options, and which suites it is in beside the shared tests.
 
     Attributes:
-        id: Name of the case.
-        method: The mapping under ``cl.method``.
-        keys: Further LLaMA-Factory keys.
-        block: Further keys of the ``cl:`` block.
-        boundary: Allowed |logit change| at a boundary, relative to the largest logit.
-        half: Whether the base is held in bf16, and trained with ``bf16: true``.
         term: Whether something joins the loss from the second task on, and is logged.
         kill: The kill suite; None leaves it out.
         kill_everywhere: Killed at every point of a run, also under DeepSpeed.
@@ -44,12 +41,6 @@ class MethodCase:
         nf4: With a 4-bit base: the rank of ``final/`` after two tasks of rank 4; 0 leaves it out.
     """
 
-    id: str
-    method: dict[str, Any]
-    keys: dict[str, Any] = field(default_factory=dict)
-    block: dict[str, Any] = field(default_factory=dict)
-    boundary: float = 1e-5
-    half: bool = False
     term: bool = False
     kill: Kill | None = None
     kill_everywhere: bool = False
@@ -60,11 +51,6 @@ class MethodCase:
     goes_on: bool = False
     stages: tuple[int, ...] = ()
     nf4: int = 0
-
-    @property
-    def name(self) -> str:
-        """The method's name."""
-        return str(self.method["name"])
 
     def given(self, options: dict[str, Any] | None) -> dict[str, Any]:
         """``cl.method`` with further options."""
@@ -166,11 +152,6 @@ REPLAY_CASES = [
     _replay("der_five", "der", "ranks", capacity_per_task=5),
     _replay("der_full", {"name": "der", "store": "full"}, "learner", capacity_per_task=3),
 ]
-
-
-# What is rebuilt tensor by tensor gives the very same logits also in bf16. On the stack the past is one pair of matrices:
-# a few of the steps of bf16 (2^-8), for additions in another order.
-STACKED = 2e-2
 
 
 def _half(case: str, boundary: float = 0.0) -> MethodCase:

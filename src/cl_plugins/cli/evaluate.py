@@ -191,13 +191,13 @@ def _configured(args: argparse.Namespace, host_keys: dict[str, Any], config: CLC
 
 
 def _check_backend(host_keys: dict[str, Any], config: CLConfig) -> None:
-    from ..methods.registry import make_method
+    from ..methods.registry import get_method
     from ..run.backends import backend_problems
     from .hosts import host
 
     own = host()
     facts = own.facts(own.looking_keys(host_keys), config.stream)
-    method = make_method(config.method, config.method_options)
+    method = get_method(config.method)(config.options)
     problems = backend_problems(own, config, method, facts, "--backend")
     if problems:
         raise RecipeError(problems)
@@ -218,7 +218,9 @@ def _new_task(test_set: str, taken: tuple[str, ...], changes: dict[str, Any]) ->
 
     data = tuple(part.strip() for part in test_set.split(",") if part.strip())
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", "_".join(data)).strip("._-") or "test"
-    while name in taken or name in ("zero_shot", "joint"):
+    if Task(name=name).name_problems(""):
+        name = f"test_{name}"
+    while name in taken:
         name += "_new"
     return Task(name=name, test=data, **changes)
 

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if args.scorer:
         root = rescore(root, args.scorer, args.out)
     write_report(root, write_bytes, beside=own)
-    output.emit(terminal_table(root, output.width(), output.colour(), output.plain(), beside=own))
+    output.show_styled(terminal_table(root, output.width(), output.colour(), output.plain(), beside=own))
     output.emit()
     output.emit(f"report: {root / 'report.html'}")
     return 0

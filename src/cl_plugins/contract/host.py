@@ -127,6 +127,12 @@ class DataSet(Protocol):
     def files(self) -> list[Path]:
         """Its local files; empty for data on a hub."""
 
+    def samples(self) -> int | None:
+        """Number of training samples, told from its files before anything loads; None where they do not tell.
+
+        Samples that cannot be used still count. Only the display's estimate needs it.
+        """
+
     def record(self, sha256: Callable[[Path], str]) -> dict[str, Any]:
         """What identifies its content, for ``run.json``.
 
@@ -340,6 +346,9 @@ class Host(Protocol):
             keys: The recipe's keys with the task's own.
             limit: Only the first so many records are used; None for all.
         """
+
+    def base_problems(self, keys: Mapping[str, Any]) -> list[Problem]:
+        """What the base's config says against the recipe's keys, weights not loaded; none where it cannot be had."""
 
     def sizes(self, keys: Mapping[str, Any]) -> ModelSizes:
         """Count what a recipe would train, without weights.

@@ -91,7 +91,7 @@ def planned(root: Path, config: CLConfig) -> list[Step]:
     """
     from ..methods.registry import get_method
 
-    return make_plan(config, get_method(config.method).capabilities.schedule, _earlier(root, config))
+    return make_plan(config, get_method(config.method)(config.options), _earlier(root, config))
 
 
 def _earlier(root: Path, config: CLConfig) -> tuple[str, ...]:
@@ -155,9 +155,6 @@ def reopen(
         RunStateError: If the base is missing, or is another one than the run's, or the record asks for code to be run
             and the command does not.
     """
-    from ..methods.registry import get_method
-    from .interrupt import StopRequest
-    from .journal import Journal
     from .state import RunState
 
     name = str(host_keys.get("model_name_or_path", ""))
@@ -168,16 +165,7 @@ def reopen(
         host_keys, config = distrusted(root, host_keys, config)
     else:
         host_keys = {**host_keys, TRUST: True}
-    state = RunState(
-        host=host,
-        root=out,
-        host_keys=host.looking_keys(host_keys),
-        config=config,
-        method=get_method(config.method)(config.options),
-        journal=Journal(out),
-        stop=StopRequest(),
-        callbacks=[],
-    )
+    state = RunState.to_look(host, out, host.looking_keys(host_keys), config)
     state.base_fingerprint = host.fingerprint(state.run_args)
     recorded = read_record(root).get("base") or {}
     if not same_base(recorded, state.base_fingerprint):

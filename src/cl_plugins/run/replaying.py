@@ -48,11 +48,10 @@ def load(state: RunState, task: str, args: TaskArgs) -> TrainingData:
         DataError: If a data set is empty or broken, or the buffer no longer gives the samples that it holds.
     """
     session, replay = state.session, state.config.replay
-    if not replay.enabled:
-        module, _ = session.training_set(task, args)
-        return TrainingData(module, module["train_dataset"])
-    module, rows = session.training_set(task, args, with_rows=True)
+    module, rows = state.training_set(task, args)
     own = module["train_dataset"]
+    if not replay.enabled:
+        return TrainingData(module, own)
     buffer = Buffer.open(state.carry)
     if buffer is None or not buffer.samples:
         return TrainingData(module, own, Memory(buffer, None, replay.batch), rows)

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from .task import Learned
 
 
-def write_update(folder: Path, learned: Learned) -> list[Path]:
+def write_update(folder: Path, learned: Learned, phase: str = "") -> list[Path]:
     """Write ``update.safetensors``, one file for each of the statistics, and ``update.json``.
 
     Args:
         folder: The task's directory.
         learned: From `TaskTraining.leave`.
+        phase: Name of a further phase; its files are ``update_<phase>.safetensors`` and ``update_<phase>.json``.
 
     Returns:
         The files.
@@ -30,10 +31,11 @@ def write_update(folder: Path, learned: Learned) -> list[Path]:
     from safetensors.torch import save_file
 
     files = []
-    for name, values in {"update": learned.tensors, **learned.statistics}.items():
+    own = f"update_{phase}" if phase else "update"
+    for name, values in {own: learned.tensors, **learned.statistics}.items():
         files.append(folder / f"{name}.safetensors")
         write_with(files[-1], partial(save_file, values, metadata={"format": "pt"}))
-    files.append(folder / "update.json")
+    files.append(folder / f"{own}.json")
     write_json(files[-1], learned.meta)
     return files
 
