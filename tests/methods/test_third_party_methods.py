@@ -32,7 +32,7 @@ def installed(monkeypatch):
 
 
 def test_a_routed_method_passes_the_shared_tests(tmp_path):
-    check_method(MethodCase("lab_moe", {"name": "lab_moe"}, {"additional_target": None}, boundary=0.0), tmp_path)
+    check_method(MethodCase("lab_moe", {"name": "lab_moe"}, boundary=0.0), tmp_path)
 
 
 def test_a_router_that_is_not_saved_is_refused_by_name_before_the_first_step(llama, text_data, tmp_path):

@@ -121,12 +121,15 @@ class HeldBase:
 
         if self._targets is None:
             own, adapted = self._adapted is None, self._adapted
+            flags = [(p, p.requires_grad) for p in self._model.parameters()]
             with torch.random.fork_rng():
                 adapted = self.new_adapter() if own else adapted
             names = [n for n, m in adapted.named_modules() if "lora_A" in m._modules]
             self._targets = tuple(name.removeprefix(PREFIX) for name in names)
             if own:
                 self._take_off_adapter()
+                for parameter, trained in flags:  # PEFT freezes the base
+                    parameter.requires_grad_(trained)
         return self._targets
 
     def prepare_frozen(self) -> Any:

@@ -214,7 +214,7 @@ def citation(run: Run) -> tuple[str, str]:
     sentence = "; ".join(part for part in parts if part) + "."
     lines = ["@software{cl_plugins,", "  title = {cl\\_plugins: continual learning for LLaMA-Factory},"]
     lines += ["  author = {{the cl\\_plugins developers}},"]
-    lines += [f"  version = {{{version}}},"] if version else []
+    lines += [f"  version = {{{text.tex(version)}}},"] if version else []
     return sentence, "\n".join([*lines, "}"])
 
 
