@@ -26,6 +26,9 @@ class HeldBase:
         model: The model without adapters.
     """
 
+    #: Whether nobody but a method puts hooks on the model.
+    hooks_are_ours = True
+
     def __init__(self, model: Any) -> None:
         self._model = model
         self._adapted: Any = None
@@ -81,7 +84,7 @@ class HeldBase:
         for name in sorted(self._touched):
             self._set(name, self.original(name).to(self._dtypes[name]))
         self._touched.clear()
-        self._structure.check(self._model)
+        self._structure.check(self._model, hooks=self.hooks_are_ours)
 
     def register(self, name: str, value: Tensor, *, trained: bool) -> None:
         """Put a tensor of a method's own on a module, see `BaseModel.register`."""
