@@ -44,7 +44,7 @@ def test_two_processes_learn_what_one_learns(llama, text_data, tmp_path, method)
         ours, theirs = logged(double, name), logged(single, name)
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-9)
         assert max(map(abs, ours)) > 0
-    one, two = (json.loads((out / "tasks" / "02_two" / "update.json").read_text()) for out in (single, double))
+    one, two = (json.loads((out / "tasks" / "02_two" / "update.json").read_text())["meta"] for out in (single, double))
     assert one.keys() == two.keys()
     if method == "learnable":
         assert two["log_alpha"] == pytest.approx(one["log_alpha"], rel=1e-4)

@@ -43,9 +43,13 @@ def opened(
     Yields:
         State and carry, both verified against hashes and base.
     """
+    from ..base.errors import RunStateError
+    from ..evaluation.results import result_problems
     from ..run.reopen import carry_after, check_idle, read_recipe, reopen
 
     host_keys, config = read_recipe(root)
+    if found := result_problems(root):
+        raise RunStateError(found)
     check_idle(root)
     if model is not None:
         host_keys["model_name_or_path"] = model

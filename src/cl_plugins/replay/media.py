@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import DataError, Problem
+from ..records.carry import is_medium
+from ..records.names import media_suffix
 
 
 KINDS = ("images", "videos", "audios")
@@ -78,6 +80,9 @@ def take_in(value: Any, folder: Path, media_from: Path | None) -> str:
         DataError: If the file is gone.
     """
     if isinstance(value, str):
+        if not is_medium(value):
+            what = f"{value!r} is no medium of a replay buffer."
+            raise DataError(Problem(str(media_from or folder), what, "Copy the whole carry again from its source."))
         if "://" in value:
             return value
         target = folder / value
@@ -98,7 +103,7 @@ def take_in(value: Any, folder: Path, media_from: Path | None) -> str:
         except OSError as error:
             what = f"cannot be copied into the replay buffer ({error.strerror})."
             raise DataError(Problem(str(path), what, "Put it back and run the same command again.")) from error
-    name = f"{MEDIA}/{hashlib.sha256(data).hexdigest()[:32]}{suffix.lower()}"
+    name = f"{MEDIA}/{hashlib.sha256(data).hexdigest()[:32]}{media_suffix(suffix)}"
     target = folder / name
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)

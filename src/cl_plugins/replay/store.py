@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Problem, RunStateError
+from ..records.carry import BufferRecord, CandidatesRecord, is_medium
+from ..records.record import few, parse_json, read_file, shown
 from .media import KINDS, map_media, media_names, take_in
 
 
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from ..contract.carry import Carry, CarryWriter
 
 
-FORMAT = 1
 IDS = ("id", "question_id")  # where the id of a record is looked for
 FOLDER, MANIFEST, INFO = "replay", "manifest.json", "dataset_info.json"
 TENSORS = "memory_"  # statistics with this prefix belong to samples of the buffer
@@ -82,11 +83,13 @@ class Buffer:
         path: The directory ``replay/``.
         samples: The samples, task by task, the most valuable of each task first.
         settings: Capacity, policy and selection that it was filled with.
+        carry: The carry, whose hashes are compared before a file is used; None for a buffer that is being made.
     """
 
     path: Path
     samples: tuple[Sample, ...]
     settings: dict[str, Any] = field(default_factory=dict)
+    carry: Carry | None = None
 
     @classmethod
     def open(cls, carry: Carry | None) -> Buffer | None:
@@ -95,16 +98,16 @@ class Buffer:
         Raises:
             RunStateError: If the manifest is damaged.
         """
-        path = carry.path / FOLDER if carry is not None else None
-        if path is None or not (path / MANIFEST).is_file():
+        manifest = f"{FOLDER}/{MANIFEST}"
+        if carry is None or manifest not in carry.files:
             return None
-        try:
-            value = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-            samples = tuple(Sample(**entry) for entry in value["samples"])
-            return cls(path, samples, dict(value["settings"]))
-        except (ValueError, KeyError, TypeError) as error:
-            what = f"is damaged ({error!r})."
-            raise RunStateError(Problem(str(path / MANIFEST), what, "Restore it from a copy.")) from error
+        record = BufferRecord.read(carry.file(manifest))
+        strange = sorted({sample.task for sample in record.samples} - set(carry.tasks))
+        if strange:
+            what = f"holds samples of tasks that are not in the carry: {', '.join(strange)}."
+            raise RunStateError(Problem(str(carry.path / manifest), what, BufferRecord.FIX))
+        samples = tuple(Sample(**vars(sample)) for sample in record.samples)
+        return cls(carry.path / FOLDER, samples, record.settings, carry)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -117,9 +120,37 @@ class Buffer:
         return [dataset_name(task) for task in self.tasks]
 
     def records(self, task: str) -> list[dict[str, Any]]:
-        """The records of a task, in the order of its samples."""
-        records: list[dict[str, Any]] = _read_json(self.path / f"{dataset_name(task)}.json")
+        """The records of a task, in the order of its samples.
+
+        Raises:
+            RunStateError: If the file is damaged, or a record names a medium outside of the buffer.
+        """
+        path = self._file(f"{dataset_name(task)}.json")
+        records = parse_json(read_file(path, BufferRecord.FIX), str(path), BufferRecord.FIX)
+        count = sum(sample.task == task for sample in self.samples)
+        if not isinstance(records, list) or len(records) != count:
+            what = f"does not hold the {count} records that {MANIFEST} describes."
+            raise RunStateError(Problem(str(path), what, BufferRecord.FIX))
+        problems = [p for n, record in enumerate(records) for p in _record_problems(record, f"{path}, record {n}")]
+        if problems:
+            raise RunStateError(few(problems))
         return records
+
+    def check_description(self) -> None:
+        """Refuse a buffer whose ``dataset_info.json`` says anything else than this package writes.
+
+        The host reads that file: it could name scripts, addresses or files outside.
+
+        Raises:
+            RunStateError: If it differs.
+        """
+        written = {task: self.records(task) for task in self.tasks}
+        path = self._file(INFO)
+        if parse_json(read_file(path, BufferRecord.FIX), str(path), BufferRecord.FIX) != _info(written):
+            raise RunStateError(Problem(str(path), "is not the description of this buffer.", BufferRecord.FIX))
+
+    def _file(self, name: str) -> Path:
+        return self.carry.file(f"{FOLDER}/{name}") if self.carry is not None else self.path / name
 
     def entries(self) -> list[tuple[Sample, dict[str, Any]]]:
         """Every sample with its record."""
@@ -130,6 +161,8 @@ class Buffer:
         """What a method stored beside the samples: ``<sample>/<what>`` -> tensor."""
         from ..contract.carry import read_tensors
 
+        if self.carry is not None:
+            return self.carry.load(key) if (key := f"{FOLDER}/{name}.safetensors") in self.carry.files else {}
         path = self.path / f"{name}.safetensors"
         return read_tensors(path) if path.is_file() else {}
 
@@ -163,19 +196,15 @@ def write(
     """
     folder = writer.path / FOLDER
     folder.mkdir(parents=True)
-    info: dict[str, Any] = {}
     written: dict[str, list[dict[str, Any]]] = {}
     for sample, record in entries:
         placed = map_media(record, lambda value: take_in(value, folder, media_from))
         written.setdefault(sample.task, []).append(placed)
     for task, records in written.items():
-        name = dataset_name(task)
-        _write_json(folder / f"{name}.json", records)
-        if all("messages" in record for record in records):
-            info[name] = _description(f"{name}.json", records)
-    _write_json(folder / INFO, info)
+        _write_json(folder / f"{dataset_name(task)}.json", records)
+    _write_json(folder / INFO, _info(written))
     samples = [asdict(sample) for sample, _ in entries]
-    _write_json(folder / MANIFEST, {"format": FORMAT, "note": NOTE, "settings": dict(settings), "samples": samples})
+    BufferRecord.write(folder / MANIFEST, {"note": NOTE, "settings": dict(settings), "samples": samples})
     alive = {sample.uid for sample, _ in entries}
     for name, values in (tensors or {}).items():
         kept = {key: value for key, value in values.items() if key.rpartition("/")[0] in alive}
@@ -185,7 +214,12 @@ def write(
 
 def tensor_names(buffer: Buffer | None) -> list[str]:
     """Names of what methods have stored beside the samples."""
-    return sorted(path.stem for path in buffer.path.glob("*.safetensors")) if buffer is not None else []
+    if buffer is None:
+        return []
+    if buffer.carry is None:
+        return sorted(path.stem for path in buffer.path.glob("*.safetensors"))
+    names = (Path(name) for name in buffer.carry.files)
+    return sorted(name.stem for name in names if name.parent == Path(FOLDER) and name.suffix == ".safetensors")
 
 
 def without(writer: CarryWriter, buffer: Buffer, unwanted: Callable[[Sample], bool]) -> list[Sample]:
@@ -208,15 +242,31 @@ def without(writer: CarryWriter, buffer: Buffer, unwanted: Callable[[Sample], bo
 
 def write_candidates(path: Path, entries: Iterable[tuple[Sample, dict[str, Any]]]) -> None:
     """Write what a training leaves for the buffer: samples and records that name their media where they lie."""
-    from ..base.files import write_json
-
     listed = [{"sample": asdict(sample), "record": record} for sample, record in entries]
-    write_json(path, {"format": FORMAT, "samples": listed})
+    CandidatesRecord.write(path, {"samples": listed})
 
 
 def read_candidates(path: Path) -> list[tuple[Sample, dict[str, Any]]]:
     """What `write_candidates` wrote."""
-    return [(Sample(**entry["sample"]), entry["record"]) for entry in _read_json(path)["samples"]]
+    return [(Sample(**vars(entry.sample)), entry.record) for entry in CandidatesRecord.read(path).samples]
+
+
+def _info(written: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """The content of ``dataset_info.json``: an entry for every task whose records the host can read."""
+    return {
+        (name := dataset_name(task)): _description(f"{name}.json", records)
+        for task, records in written.items()
+        if all("messages" in record for record in records)
+    }
+
+
+def _record_problems(record: Any, where: str) -> list[Problem]:
+    """What is wrong with a record of the buffer: its form, and media that lie elsewhere."""
+    if not isinstance(record, dict):
+        return [Problem(where, "is not a JSON object.", BufferRecord.FIX)]
+    wrong = [name for name in media_names(record) if not is_medium(name)]
+    what = f"names {shown(repr(wrong[0]))}, which is not a file of the buffer." if wrong else ""
+    return [Problem(where, what, BufferRecord.FIX)] if wrong else []
 
 
 def _description(file: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -228,10 +278,3 @@ def _description(file: str, records: Sequence[Mapping[str, Any]]) -> dict[str, A
 
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunStateError(Problem(str(path), f"cannot be read ({error}).", "Restore it from a copy.")) from error

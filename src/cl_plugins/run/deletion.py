@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -11,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import Problem, RunStateError
-from ..base.files import recover_directory, remove_leftovers, write_json, write_with
+from ..base.files import recover_directory, remove_leftovers, write_with
 from ..base.lock import RunLock
-from ..contract.carry import Carry, CarryWriter
+from ..contract.carry import FILE, Carry, CarryWriter
+from ..records.carry import CarryRecord
 from ..replay import store
 from ..replay.keeping import remove_candidates
 from ..replay.store import CANDIDATES, FOLDER, Buffer, Sample
@@ -119,16 +119,16 @@ def _write(
     writer = CarryWriter(folder)
     for name in carry.files:
         if not name.startswith(f"{FOLDER}/"):
-            writer.link(carry.path / name, name)
+            writer.link(carry.file(name), name)
     gone = store.without(writer, buffer, unwanted)
-    content = json.loads((carry.path / "carry.json").read_text(encoding="utf-8"))
+    content = CarryRecord.read(carry.path / FILE).model_dump(exclude_none=True)
     entry: dict[str, Any] = {
         "key": f"replay-{reason}:{uuid.uuid4().hex[:12]}",
         "samples": dict(Counter(sample.task for sample in gone)),
     }
     content["files"] = file_records(writer)
     content["deletions"] = [*content.get("deletions", []), entry]
-    write_json(folder / "carry.json", content)
+    CarryRecord.write(folder / FILE, content, indent=2)
     return gone
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ..adapters.concatenate import write_peft_adapter
 from ..adapters.merge import MergeError, merged_weight, modules, replaced
 from ..base.errors import ExportError, Problem
-from ..base.files import write_json, write_with
+from ..base.files import write_with
+from ..records.carry import ModelManifest
 from .finish import manifest, merge_into_base, save_plain, save_tokenizer
 from .state import RunState
 
@@ -65,7 +66,7 @@ def export_adapter(state: RunState, carry: Carry, out: Path) -> dict[str, int]:
     def produce(folder: Path) -> None:
         found.update(write_peft_adapter(folder, updates, str(state.run_args.model.model_name_or_path), names))
         save_tokenizer(state, folder)
-        write_json(folder / "MANIFEST.json", manifest(state, carry, "peft", None))
+        ModelManifest.write(folder / "MANIFEST.json", manifest(state, carry, "peft", None))
 
     _write(out, produce)
     return found
@@ -121,7 +122,7 @@ def export_tasks(state: RunState, carry: Carry, out: Path) -> list[dict[str, Any
             "model, and each was trained on top of the ones before."
         )
         about = {**manifest(state, carry, "tasks", None), "meaning": meaning, "adapters": adapters}
-        write_json(folder / "MANIFEST.json", about)
+        ModelManifest.write(folder / "MANIFEST.json", about)
 
     _write(out, produce)
     return adapters
@@ -168,7 +169,7 @@ def export_merged(state: RunState, carry: Carry, out: Path, dtype_name: str) -> 
     def produce(folder: Path) -> None:
         save_plain(base.model, folder, state)
         save_tokenizer(state, folder)
-        write_json(folder / "MANIFEST.json", manifest(state, carry, "merged" if updates else "full", error))
+        ModelManifest.write(folder / "MANIFEST.json", manifest(state, carry, "merged" if updates else "full", error))
 
     _write(out, produce)
     return error

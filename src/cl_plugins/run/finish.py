@@ -10,9 +10,10 @@ from ..adapters.concatenate import write_peft_adapter
 from ..adapters.merge import MergeError, MergeMeter, merge_into
 from ..adapters.partitioned import whole_on_main
 from ..base import ranks
-from ..base.files import artefact, write_json, write_with
+from ..base.files import artefact, write_with
 from ..base.logs import logger
 from ..host.quantised import quantisation_of
+from ..records.carry import ModelManifest
 from .state import RunState
 
 
@@ -58,7 +59,7 @@ def finish(state: RunState) -> tuple[dict[str, Any], dict[str, Any]]:
                 write_peft_adapter(folder, updates, str(state.run_args.model.model_name_or_path), targets)
                 kind = "peft"
             save_tokenizer(state, folder)
-            write_json(folder / "MANIFEST.json", manifest(state, carry, kind, error))
+            ModelManifest.write(folder / "MANIFEST.json", manifest(state, carry, kind, error))
 
         write_with(target, produce)
         found: dict[str, Any] = {}
@@ -146,7 +147,6 @@ def save_tokenizer(state: RunState, folder: Path) -> None:
 def manifest(state: RunState, carry: Carry, kind: str, error: MergeError | None) -> dict[str, Any]:
     """What ``final/`` is and what it stands on."""
     return {
-        "format": 1,
         "kind": kind,
         "method": state.config.method,
         "stream": state.config.stream.name,

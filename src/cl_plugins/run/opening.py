@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..base.errors import Problem, RunStateError
-from ..base.files import recover_directory, remove_leftovers, write_json
+from ..base.files import recover_directory, remove_leftovers
 from ..base.logs import logger
+from ..records.run import RUN, read_run, write_run
 from . import prepare, record
 from .journal import Journal
 from .recover import adopt_carry, adopt_deletions
@@ -53,7 +55,7 @@ def open_directory(state: RunState) -> Opening:
     journal = Journal(root)
     hashes = prepare.data_hashes(state.host_keys, state.config)
     now = record.identity(state.host_keys, state.config, state.base_fingerprint, hashes)
-    old = _read(root / "run.json")
+    old = _read(root)
     if not old and journal.entries:
         fix = "Restore the file from a copy, or start again with `cl.restart: true`."
         raise RunStateError(Problem(str(root / "run.json"), "is missing though steps are finished.", fix))
@@ -81,7 +83,6 @@ def open_directory(state: RunState) -> Opening:
     if adopted:
         journal.rewrite()
     value = {
-        "format": record.FORMAT,
         **now,
         "method": state.config.method,
         "seed": int(state.host_keys.get("seed", 42)),
@@ -112,27 +113,21 @@ def begin(root: Path, opening: Opening) -> None:
         journal = Journal(root)
         journal.entries.pop("finish", None)
         journal.rewrite()
-    write_json(root / "run.json", opening.value)
+    write_run(root, opening.value)
 
 
 def note_failure(root: Path, step: str, error: Exception) -> None:
     """Keep in ``run.json`` which training failed, and why; the next start reads and drops it."""
-    with contextlib.suppress(OSError):  # the disk may be what failed
-        value = _read(root / "run.json")
+    with contextlib.suppress(OSError, RunStateError):  # the disk may be what failed
+        value = _read(root)
         if value:
             value["failed"] = {"step": step, "error": f"{type(error).__name__}: {error}"[:2000]}
-            write_json(root / "run.json", value)
+            write_run(root, value)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        fix = "Restore it from a copy, or start again with `cl.restart: true`."
-        raise RunStateError(Problem(str(path), f"cannot be read ({error}).", fix)) from error
-    return dict(value)
+def _read(root: Path) -> dict[str, Any]:
+    """``run.json`` of an earlier start; empty if there is none."""
+    return read_run(root) if os.path.lexists(root / RUN) else {}
 
 
 def _failed_task(old: dict[str, Any], journal: Journal) -> str | None:

@@ -17,7 +17,6 @@ from ..base.errors import Problem, RunStateError
 from ..config import CLConfig
 
 
-FORMAT = 1
 PACKAGES = (
     "cl-plugins",
     "llamafactory",

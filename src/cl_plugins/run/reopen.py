@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Problem, RecipeError, RunStateError
 from ..config import CLConfig
-from ..contract.carry import Carry, CarryWriter, TaskUpdate
+from ..contract.carry import FILE, Carry, CarryWriter, TaskUpdate, carry_directory
 from ..recipe import parse_cl
+from ..records.run import RUN, read_run
+from ..training.handover import TENSORS, UPDATE, file_records
+from .journal import Journal
 from .plan import JOINT, Step, make_plan
 
 
@@ -35,21 +38,10 @@ def read_record(root: Path) -> dict[str, Any]:
     Raises:
         RunStateError: If there is none, or it is damaged.
     """
-    path = root / "run.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not os.path.lexists(root / RUN):
         what = "is not the directory of a run: it holds no run.json."
-        raise RunStateError(Problem(str(root), what, "Give the `output_dir` of the recipe.")) from error
-    except (OSError, ValueError) as error:
-        raise RunStateError(Problem(str(path), f"cannot be read ({error}).", "Restore it from a copy.")) from error
-    wanted = {"recipe": dict, "stream": dict, "method": str}
-    wrong = [
-        key for key, kind in wanted.items() if not isinstance(record, dict) or not isinstance(record.get(key), kind)
-    ]
-    if wrong:
-        raise RunStateError(Problem(str(path), f"lacks {', '.join(wrong)}.", "Restore it from a copy."))
-    return dict(record)
+        raise RunStateError(Problem(str(root), what, "Give the `output_dir` of the recipe."))
+    return read_run(root)
 
 
 def read_recipe(root: Path, record: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], CLConfig]:
@@ -87,8 +79,8 @@ def _earlier(root: Path, config: CLConfig) -> tuple[str, ...]:
     if config.block.carry_from is None:
         return ()
     source = Path(config.block.carry_from)
-    for path in (source / "carry", source, root / "carry"):
-        if (path / "carry.json").is_file():
+    for path in (carry_directory(source), root / "carry"):
+        if (path / FILE).is_file():
             return tuple(task for task in Carry.open(path).tasks if task != config.block.only)
     return ()
 
@@ -156,7 +148,6 @@ def reopen(root: Path, out: Path, host_keys: Mapping[str, Any], config: CLConfig
     from ..host.fingerprint import base_fingerprint, same_base
     from ..methods.registry import make_method
     from .interrupt import StopRequest
-    from .journal import Journal
     from .state import RunState
 
     name = str(host_keys.get("model_name_or_path", ""))
@@ -195,9 +186,7 @@ class _Pointer(CarryWriter):
 
     def link(self, source: Path, name: str) -> None:
         """A symbolic link instead of the file."""
-        target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.symlink(source.resolve(), target)
+        os.symlink(source.resolve(), self._target(name))
 
 
 def carry_after(state: RunState, root: Path, task: str | None, scratch: Path) -> Carry:
@@ -216,7 +205,7 @@ def carry_after(state: RunState, root: Path, task: str | None, scratch: Path) ->
         RunStateError: If there is no carry, it is damaged, or the updates that are needed were not kept.
         RecipeError: If the run has not learned such a task.
     """
-    latest = Carry.open(root / "carry")
+    latest = Carry.open(carry_directory(root))
     latest.verify()
     if task is None or task == latest.tasks[-1]:
         return latest
@@ -228,13 +217,15 @@ def carry_after(state: RunState, root: Path, task: str | None, scratch: Path) ->
     wanted = list(latest.tasks[: latest.tasks.index(task) + 1])
     if state.schedule != "sequential":
         wanted = [task]
-    source = replace(state, root=root)
+    source = replace(state, root=root, journal=Journal(root))
     carry: Carry | None = None
     for number, name in enumerate(wanted, start=1):
         writer = _Pointer(scratch / f"{number:02d}")
         writer.path.mkdir(parents=True)
         state.method.consolidate(carry, _update(source, latest, name), writer)
-        carry = Carry(writer.path, tuple(wanted[:number]), latest.method, writer.meta, latest.base, {})
+        files = file_records(writer)
+        tasks = tuple(wanted[:number])
+        carry = Carry(writer.path, tasks, latest.method, writer.meta, latest.base, files, latest.stream, linked=True)
     if carry is None:
         raise RunStateError(Problem(str(root), "holds no carry.", "Give the directory of a run that finished a task."))
     return carry
@@ -244,7 +235,7 @@ def _update(source: RunState, latest: Carry, task: str) -> TaskUpdate:
     """A task's update: its own file, or the copy that the carry keeps."""
     if task in source.config.stream.task_names:
         folder = source.directory(task)
-        if (folder / "update.safetensors").is_file() and (folder / "update.json").is_file():
+        if all(os.path.lexists(folder / name) for name in (TENSORS, UPDATE)):
             return source.update(task)
     kept = [update for update in source.method.updates(latest) if update.task == task]
     if kept:

@@ -62,6 +62,7 @@ def load(state: RunState, task: str, args: HostArgs) -> TrainingData:
     buffer = Buffer.open(state.carry)
     if buffer is None or not buffer.samples:
         return TrainingData(module, own, Memory(buffer, None, replay.batch), rows)
+    buffer.check_description()
     past = training_rows.load_buffer(task, buffer.path, buffer.datasets, *host)
     if len(past) != len(buffer.samples):
         what = f"holds {len(buffer.samples)} samples, of which {len(past)} can be used with this task's keys."

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ..base import ranks
-from ..base.files import write_bytes, write_json
+from ..base.files import write_bytes
 from ..base.logs import logger
 from ..config import CLConfig
 from ..contract.carry import Carry
 from ..evaluation.matrix import row_name
 from ..methods.registry import make_method
+from ..records.run import read_run, write_run
 from ..replay.keeping import candidate_files
 from . import parts, prepare, record
 from .consolidate import consolidate
@@ -217,12 +218,9 @@ class Runner:
 
     def _write_report(self, plan: list[Step]) -> None:
         """Bring ``run.json`` up to date and write matrix, metrics, tables, pictures and pages."""
-        import json
-
         from ..report import write_report
 
-        path = self._root / "run.json"
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_run(self._root)
         entries = self._state.journal.entries
         value["seconds"] = round(sum(entry.seconds for entry in entries.values()), 1)
         value["peak_memory_bytes"] = max(record.peak_memory(), int(value.get("peak_memory_bytes") or 0))
@@ -232,7 +230,7 @@ class Runner:
         }
         if "finish" in entries:
             value["merge_error"] = entries["finish"].details.get("merge_error")
-        write_json(path, value)
+        write_run(self._root, value)
         if self._config.eval.scope != "none":
             self._write_matrix(plan)
             write_report(self._root, write_bytes)

@@ -85,12 +85,13 @@ class RunState:
         return self.root / "tasks" / f"{self.position(task):02d}_{task}"
 
     def update(self, task: str) -> TaskUpdate:
-        """The update that a finished training left."""
-        import json
+        """The update that a finished training left, compared with its hashes in journal and ``update.json``."""
+        from ..replay.store import CANDIDATES
+        from ..training.handover import TENSORS, UPDATE, read_update
 
         folder = self.directory(task)
-        meta = json.loads((folder / "update.json").read_text(encoding="utf-8"))
-        return TaskUpdate(folder / "update.safetensors", meta, task)
+        self.journal.verify(folder, (UPDATE, TENSORS, CANDIDATES))
+        return read_update(folder, task)
 
     def task_args(self, task: str) -> HostArgs:
         """The host's arguments of one task; seeds every generator, as the host does."""

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..base.files import sha256, write_json, write_with
-from ..contract.carry import FORMAT, Carry, CarryWriter, TaskUpdate
+from ..base.errors import RunStateError
+from ..base.files import write_with
+from ..contract.carry import FILE, Carry, CarryWriter, TaskUpdate
+from ..records.carry import CarryRecord, UpdateRecord
+from ..records.files import record_of, table_problems
 
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..contract.method import Method
+
+
+UPDATE, TENSORS = "update.json", "update.safetensors"
 
 
 def write_update(
@@ -37,9 +44,28 @@ def write_update(
     for name, values in {"update": tensors, **statistics}.items():
         files.append(folder / f"{name}.safetensors")
         write_with(files[-1], partial(save_file, values, metadata={"format": "pt"}))
-    files.append(folder / "update.json")
-    write_json(files[-1], meta)
+    files.append(folder / UPDATE)
+    UpdateRecord.write(files[-1], {"meta": meta, "files": {p.name: record_of(p).plain() for p in files[:-1]}})
     return files
+
+
+def read_update(folder: Path, task: str) -> TaskUpdate:
+    """The update that a finished training left, compared with the hashes in ``update.json``.
+
+    Args:
+        folder: The task's directory.
+        task: Name of the task.
+
+    Raises:
+        RunStateError: Naming every file that is missing or differs.
+    """
+    record = UpdateRecord.read(folder / UPDATE)
+    there = {
+        n: r for n, r in record.files.items() if n == TENSORS or os.path.lexists(folder / n)
+    }  # some are tidied away
+    if found := table_problems(folder, there, UpdateRecord.FIX, UPDATE):
+        raise RunStateError(found)
+    return TaskUpdate(folder / TENSORS, record.meta, task)
 
 
 def write_carry(
@@ -67,16 +93,11 @@ def write_carry(
         method.consolidate(previous, update, writer)
         if fill is not None:
             fill(writer)
-        content = {"format": FORMAT, **about, "meta": writer.meta, "files": file_records(writer)}
-        write_json(folder / "carry.json", content)
+        CarryRecord.write(folder / FILE, {**about, "meta": writer.meta, "files": file_records(writer)}, indent=2)
 
     write_with(target, produce)
 
 
 def file_records(writer: CarryWriter) -> dict[str, dict[str, Any]]:
     """Name -> ``{"sha256", "bytes"}`` of the files of a carry that is being made."""
-    files = {}
-    for name in writer.file_names():
-        path = writer.path / name
-        files[name] = {"sha256": sha256(path), "bytes": path.stat().st_size}
-    return files
+    return {name: dict(record_of(writer.path / name).plain()) for name in writer.file_names()}
