@@ -220,7 +220,7 @@ def test_killed_while_deleting(moment, llava, pictures, out, tmp_path, monkeypat
     first = manifest(out)[0]
     with monkeypatch.context() as patch:
         if moment == "before":
-            patch.setattr(deletion, "write_json", die)
+            patch.setattr(deletion.CarryRecord, "write", die)
         else:
             patch.setattr(deletion.Journal, "rewrite", die)
         with pytest.raises(Killed):
