@@ -103,7 +103,7 @@ bench-chain: demo-data ## one process for the stream against the same work by ha
 
 .PHONY: bench-step
 bench-step: demo-data ## an optimizer step of every method at task 1 and 8, plain LoRA, and the peers' way
-	$(DEMO) python benchmarks/step/run.py $(ARGS)
+	$(DEMO) python -m benchmarks.step.run $(ARGS)
 
 .PHONY: bench-phantoms
 bench-phantoms: demo-data ## who forgets how much where tasks contradict each other, over five seeds
@@ -115,11 +115,11 @@ bench-data: venv ## peak memory of `cl-plugins data prepare` at 10,000 and 100,0
 
 .PHONY: bench-eval
 bench-eval: demo-data ## answering a test set of 1,000 items against llamafactory-cli's own predict
-	OMP_NUM_THREADS=1 $(DEMO) python benchmarks/eval/run.py --demo $(DEMO_DATA) $(ARGS)
+	OMP_NUM_THREADS=1 $(DEMO) python -m benchmarks.eval.run --demo $(DEMO_DATA) $(ARGS)
 
 .PHONY: bench-demo-floors
 bench-demo-floors: demo-data ## the demo's accuracies over five seeds against majority, noise and shuffled floors
-	$(DEMO) python benchmarks/demo/floors.py $(ARGS)
+	$(DEMO) python -m benchmarks.demo.floors $(ARGS)
 
 .PHONY: bench-medical-cl
 bench-medical-cl: venv ## the Medical-CL benchmark on the GPUs of this machine; ARGS: recipes, seeds, orders
@@ -140,10 +140,11 @@ style: venv ## let ruff mend and format the code
 	$(VENV)/bin/ruff format .
 
 .PHONY: quality
-quality: venv ## ruff and mypy
+quality: venv ## ruff, mypy and the imports between packages
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
 
 .PHONY: wheel
 wheel: venv ## build the wheel and check that its data files are inside

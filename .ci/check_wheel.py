@@ -12,7 +12,7 @@ PUBLISHED = SOURCE.parent / "benchmarks" / "published"
 EXPECTED = (
     "cl_plugins/py.typed",
     "cl_plugins/streams/builtin/medical_cl.yaml",
-    *(f"cl_plugins/report/published_data/{path.name}" for path in sorted(PUBLISHED.glob("*.json"))),
+    *(f"cl_plugins/published/data/{path.name}" for path in sorted(PUBLISHED.glob("*.json"))),
 )
 SKIPPED = {"__pycache__"}
 

@@ -34,7 +34,7 @@ CASES = [
     MethodCase("seqfull", {"name": "seqfull"}, boundary=0.0),
     MethodCase("single_task", {"name": "single_task"}, boundary=0.0),
     MethodCase("multitask", {"name": "multitask"}, boundary=0.0),
-    MethodCase("inclora-contrast", {"name": "inclora", "alpha": 0.1}),
+    MethodCase("mslora_cr-all", {"name": "mslora_cr", "inference": "all"}),
     MethodCase("mslora_cr-merge", {"name": "mslora_cr", "consolidate": "merge"}),
     MethodCase("mslora_cr-stack", {"name": "mslora_cr", "consolidate": "stack"}),
     MethodCase("mslora_cr-learnable", {"name": "mslora_cr", "learnable": True}),

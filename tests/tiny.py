@@ -174,6 +174,14 @@ def stream(tasks: tuple[str, ...] = ("one", "two", "three")) -> dict:
     }
 
 
+def checked(keys: dict):
+    """The checked recipe, as a run starts from it; `RecipeError` with every problem."""
+    from cl_plugins.host.llama_factory import LlamaFactoryHost
+    from cl_plugins.run.check import check
+
+    return check(LlamaFactoryHost(), keys)
+
+
 def recipe(
     model: Path,
     data: Path,

@@ -42,16 +42,17 @@ def watch(keys):
     import torch
     from llamafactory.train.tuner import run_exp
 
-    from cl_plugins.run import runner, train
+    from cl_plugins.run import runner
+    from cl_plugins.training import guards
 
     ids, pixels = inputs(keys["model_name_or_path"])
     seen = {name: [] for name in ("fresh", "before", "after", "changed", "trainable", "frozen")}
     seen |= {"ids": ids, "pixels": pixels}
     frozen = {}
-    marks, check_trained, do = train._marks, train._check_trained, runner.Runner._do
+    marks, check_trained, do = guards.marks, guards.check_trained, runner.Runner._do
 
-    def at_end_of_training(task, steps, before, after, args):
-        check_trained(task, steps, before, after, args)
+    def at_end_of_training(where, steps, before, after, wanted):
+        check_trained(where, steps, before, after, wanted)
         seen["changed"].append([n for n in after if before[n] != after[n]])
         seen["trainable"].append(list(after))
 
@@ -74,8 +75,8 @@ def watch(keys):
             seen["after"].append(logits(self._state.answering(self._state.carry), ids, pixels))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "_check_trained", at_end_of_training)
-        patch.setattr(train, "_marks", before_and_after)
+        patch.setattr(guards, "check_trained", at_end_of_training)
+        patch.setattr(guards, "marks", before_and_after)
         patch.setattr(runner.Runner, "_do", after_step)
         run_exp(dict(keys))
     return seen

@@ -5,7 +5,7 @@ and the same with every picture (training and test) replaced by noise. For the c
 caption and against the same predictions with shuffled references. Only LLaMA-Factory and Transformers are used, so that
 the numbers do not lean on the runner of cl_plugins::
 
-    python benchmarks/demo/floors.py --seeds 5 --out benchmarks/demo/floors.json
+    python -m benchmarks.demo.floors --seeds 5 --out benchmarks/demo/floors.json
 
 A cell that stands in the output file is not computed again; remove the file to start afresh.
 """
@@ -94,7 +94,7 @@ def answers(model: Any, processor: Any, data: Path, task: str) -> list[dict[str,
     import torch
     from PIL import Image
 
-    from cl_plugins.data.demo.base_model import prompt
+    from benchmarks.demo_base.model import prompt
 
     records = json.loads((data / f"{task}_test.json").read_text(encoding="utf-8"))
     processor.tokenizer.padding_side = "left"

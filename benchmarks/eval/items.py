@@ -95,7 +95,7 @@ def captions(folder: Path, count: int, seed: int) -> Iterator[tuple[Path, str, s
     """
     from PIL import Image
 
-    from cl_plugins.data.demo.base_corpus import make_pictures, questions, scale_of
+    from benchmarks.demo_base.corpus import make_pictures, questions, scale_of
 
     rng = random.Random(seed)
     (folder / "pictures").mkdir(parents=True, exist_ok=True)

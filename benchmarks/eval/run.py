@@ -4,7 +4,7 @@ The same base, the same 1,000 items with prompts of mixed lengths, captions and 
 sides are ordinary recipes in processes of their own, one after the other and taking turns, so that whatever else the
 machine does hits both alike. Texts are compared item by item; where two differ, the two best tokens have to tie.
 
-``python benchmarks/eval/run.py --demo demo_data`` prints a table and writes ``benchmarks/eval/result.json``.
+``python -m benchmarks.eval.run --demo demo_data`` prints a table and writes ``benchmarks/eval/result.json``.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import items
-import near_ties
+from benchmarks.eval import items, near_ties
 
 
 HERE = Path(__file__).parent

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cl_plugins.report import style
-from cl_plugins.report.comparing import summarise
+from cl_plugins.report.groups import summarise
 from cl_plugins.report.writing import write_atomically
 
 

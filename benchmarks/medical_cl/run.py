@@ -84,7 +84,7 @@ def by_paper_rules(run_dir: Path) -> Path | None:
     The scores go to ``RUN/rescored/``; nothing is generated.
     """
     from cl_plugins.cli.report import rescore
-    from cl_plugins.report.published import read_published
+    from cl_plugins.published import read_published
     from cl_plugins.report.run_data import read_run
 
     run = read_run(run_dir)

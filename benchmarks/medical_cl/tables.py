@@ -20,10 +20,9 @@ from pathlib import Path
 from benchmarks.medical_cl import pages, pictures
 from benchmarks.medical_cl.ledger import Entry, as_runs, read_ledger
 from cl_plugins.base.errors import ClPluginsError, DataError, Problem
+from cl_plugins.published import Cells, PublishedEntry, PublishedTable, Source, derive, read_published
 from cl_plugins.report import compare
-from cl_plugins.report.comparing import Summary, summarise
-from cl_plugins.report.published import PublishedEntry, PublishedTable, Source, read_published
-from cl_plugins.report.published_check import Cells, derive
+from cl_plugins.report.groups import Summary, summarise
 from cl_plugins.report.run_data import Run, read_run
 from cl_plugins.report.tables import Entry as Text
 from cl_plugins.report.tables import Table

@@ -11,7 +11,7 @@ the parameters' names, once per micro-batch.
 
 `der` is not here: its step is one of replay (a batch of twice the size) and a comparison of a few logits.
 
-``python benchmarks/step/run.py [--tasks 8] [--rounds 40]`` prints the table and writes ``benchmarks/step/result.json``.
+``python -m benchmarks.step.run [--tasks 8] [--rounds 40]`` prints the table and writes ``benchmarks/step/result.json``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "olora, stack": ("olora", {"consolidate": "stack"}),
     "sefe, merged": ("sefe", {"consolidate": "merge"}),
     "sefe, stack": ("sefe", {"consolidate": "stack"}),
-    "inclora + CR, merged": ("inclora", {"consolidate": "merge", "alpha": 0.1, "beta": 0.01}),
+    "mslora_cr, inference: all, merged": ("mslora_cr", {"consolidate": "merge", "inference": "all"}),
     "ewc": ("ewc", {}),
     "lwf": ("lwf", {}),
 }
@@ -75,7 +75,7 @@ def batches(data: Path, size: int) -> list[dict[str, Any]]:
     from PIL import Image
     from transformers import AutoProcessor
 
-    from cl_plugins.data.demo.base_model import prompt
+    from benchmarks.demo_base.model import prompt
 
     processor = AutoProcessor.from_pretrained(data / "base")
     processor.tokenizer.padding_side = "left"

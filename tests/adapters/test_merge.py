@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cl_plugins.adapters.held_base import HeldBase
 from cl_plugins.adapters.merge import MergeMeter, factors, merged_weight, modules, replaced
-from cl_plugins.adapters.stack import Stack
 from cl_plugins.base.errors import RunStateError
 from cl_plugins.contract.low_rank import LowRankUpdate
 
@@ -99,15 +99,13 @@ def test_the_stack_computes_base_plus_updates(chain):
     model = torch.nn.ModuleDict({"layer": layer})
     x = torch.randn(5, weight.shape[1], generator=torch.Generator().manual_seed(1))
     plain = layer(x)
-    stack = Stack(model)
-    stack.attach(updates)
+    base = HeldBase(model)
+    base.attach(updates)
     truth = x.double() @ exact(weight, updates).T
     assert (layer(x).double() - truth).abs().max() <= 1e-5 * max(1.0, truth.abs().max())
     assert torch.equal(layer.weight, weight)  # nothing is added to the weights: exact for every base
     assert set(layer.state_dict()) == {"weight"}
-    stack.attach(updates)  # twice is once
-    assert (layer(x).double() - truth).abs().max() <= 1e-5 * max(1.0, truth.abs().max())
-    stack.detach()
+    base.reset()
     assert torch.equal(layer(x), plain)
 
 
@@ -115,17 +113,16 @@ def test_the_stack_keeps_its_factors_in_fp32_on_a_half_precision_base():
     layer = torch.nn.Linear(16, 16, bias=False, dtype=torch.bfloat16)
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 16, generator=generator), torch.randn(16, 2, generator=generator) * 1e-3
-    stack = Stack(torch.nn.ModuleDict({"layer": layer}))
-    stack.attach([LowRankUpdate({"layer": a}, {"layer": b}, 2.0)])
+    HeldBase(torch.nn.ModuleDict({"layer": layer})).attach([LowRankUpdate({"layer": a}, {"layer": b}, 2.0)])
     assert torch.equal(layer.cl_past_a, a)
     assert torch.equal(layer.cl_past_b, b * 2.0)
     assert layer(torch.randn(3, 16, dtype=torch.bfloat16)).dtype == torch.bfloat16
 
 
 def test_a_stack_for_another_model_is_refused():
-    stack = Stack(torch.nn.ModuleDict({"layer": torch.nn.Linear(4, 4)}))
+    base = HeldBase(torch.nn.ModuleDict({"layer": torch.nn.Linear(4, 4)}))
     with pytest.raises(RunStateError, match="other"):
-        stack.attach([LowRankUpdate({"other": torch.zeros(1, 4)}, {"other": torch.zeros(4, 1)})])
+        base.attach([LowRankUpdate({"other": torch.zeros(1, 4)}, {"other": torch.zeros(4, 1)})])
 
 
 def test_modules_that_some_updates_leave_out_and_tensors_that_are_replaced():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cl_plugins.adapters.concatenate import write_peft_adapter
-from cl_plugins.adapters.update import adapter_meta, adapter_state, load_adapter
+from cl_plugins.adapters.update import adapter_meta, adapter_state, fill
 from cl_plugins.base.errors import CompatibilityError, ExportError, RunStateError
 from cl_plugins.contract.low_rank import LowRankUpdate
 
@@ -97,7 +97,7 @@ def test_state_survives_a_round_trip(case):
     made, other = adapted(*case), adapted(9, *case[1:])
     state = adapter_state(made)
     assert all(name.startswith("base_model.model.") for name in state)
-    load_adapter(other, state)
+    fill(other, state)
     with torch.no_grad():
         assert torch.equal(other(IDS).logits, made(IDS).logits)
     meta = adapter_meta(made)
@@ -111,23 +111,23 @@ def test_an_adapter_that_does_not_fit_is_refused_and_nothing_is_loaded():
     before = adapter_state(made)
     missing = dict(list(state.items())[1:])
     extra = {**state, "base_model.model.lm_head.bias": torch.zeros(40)}
-    for wrong, count in ((missing, "1 tensors missing, 0 unknown"), (extra, "0 tensors missing, 1 unknown")):
+    for wrong, count in ((missing, "1 are missing, 0 unknown"), (extra, "0 are missing, 1 unknown")):
         with pytest.raises(RunStateError, match=count):
-            load_adapter(made, wrong)
+            fill(made, wrong)
     assert all(torch.equal(before[name], value) for name, value in adapter_state(made).items())
 
 
 def test_an_adapter_of_another_rank_is_refused():
     made = adapted(1, 2, 4, ["q_proj"], head=False)
     with pytest.raises(RunStateError, match="shape"):
-        load_adapter(made, adapter_state(adapted(1, 1, 4, ["q_proj"], head=False)))
+        fill(made, adapter_state(adapted(1, 1, 4, ["q_proj"], head=False)))
 
 
 def test_an_adapter_with_another_scaling_is_refused():
     made, other = adapted(1, 2, 4, ["q_proj"], head=False), adapted(1, 2, 8, ["q_proj"], head=False)
-    load_adapter(made, adapter_state(made), adapter_meta(made))
+    fill(made, adapter_state(made), adapter_meta(made))
     with pytest.raises(RunStateError, match="lora_alpha"):
-        load_adapter(made, adapter_state(other), adapter_meta(other))
+        fill(made, adapter_state(other), adapter_meta(other))
 
 
 def test_what_is_not_a_plain_lora_is_refused():

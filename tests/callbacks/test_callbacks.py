@@ -137,11 +137,8 @@ def test_the_callback_under_run_exp_equals_a_run_of_ours(llama, tmp_path, monkey
     from llamafactory.train.tuner import run_exp
 
     from cl_plugins.methods import registry
-    from cl_plugins.methods.registry import MethodEntry
 
-    load, entries = registry._load, registry._entries()
-    monkeypatch.setattr(registry, "_entries", lambda: {**entries, "pull": "pull"})
-    monkeypatch.setattr(registry, "_load", lambda e: MethodEntry("pull", "tests", Pull) if e == "pull" else load(e))
+    monkeypatch.setitem(registry.METHODS.own, "pull", Pull)
     data = tiny.build_data(tmp_path / "data", ("one", "two"), train=8, test=1, text_only=True)
     keys = tiny.recipe(
         llama, data, tmp_path / "ours", "pull", ("one",), text_only=True, cl=dict(NO_TESTS), max_steps=4

@@ -31,7 +31,7 @@ def test_methods_with_their_capabilities(cli):
         assert entry["carries"] == able.carries
         assert tuple(entry["finetuning_types"]) == able.finetuning_types
         assert tuple(entry["zero_stages"]) == able.zero_stages
-    assert [option["key"] for option in shown["inclora"]["options"]] == ["consolidate", "alpha", "beta"]
+    assert [option["key"] for option in shown["inclora"]["options"]] == ["consolidate"]
 
 
 def test_broken_methods_name_their_package(cli, monkeypatch):
@@ -54,7 +54,7 @@ def test_streams_with_their_tasks(cli):
 
 def test_scorers_with_their_versions(cli):
     value = json.loads(cli("list", "scorers", "--json")[1])["scorers"]
-    assert {"name", "version", "summary"} == set(value[0])
+    assert {"name", "distribution", "error", "version", "summary"} == set(value[0])
     assert "choice_accuracy" in [entry["name"] for entry in value]
 
 

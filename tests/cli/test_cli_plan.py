@@ -206,9 +206,9 @@ def test_validate_json(cli, inclora, tmp_path):
 
 def need(**more):
     from cl_plugins.contract.capabilities import Capabilities
-    from cl_plugins.host.meta_model import MetaModel
+    from cl_plugins.contract.host import ModelSizes
 
-    model = MetaModel(1000, 100, {"LoRA": 100}, (), more.pop("dtype", "float32"), None, "llava")
+    model = ModelSizes(1000, 100, {"LoRA": 100}, (), more.pop("dtype", "float32"), None, "llava")
     options = {"quantised": False, "zero_stage": 0, **more}
     able = Capabilities(low_rank=options.pop("low_rank", True))
     keys = {"save_strategy": "no", **options.pop("keys", {})}

@@ -1,29 +1,16 @@
-"""The shipped base: small, loadable, readable by LLaMA-Factory's template; and the script that makes it."""
+"""The base that the wheel ships: small, loadable, documented."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import importlib.util
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from cl_plugins.data.demo import base_model, build_base
-from cl_plugins.data.demo.base_corpus import make_pictures, questions, scale_of
-from cl_plugins.data.demo.photographs import GROUPS, PHOTOGRAPHS
-from cl_plugins.data.demo.sources import STREAM_SOURCES
 from cl_plugins.data.demo.stream import base_dir
 
 
 BASE = base_dir()
-
-needs_photographs = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("skimage", "sklearn")),
-    reason="the photographs are missing",
-)
 
 
 @pytest.fixture(scope="module")
@@ -43,104 +30,13 @@ def test_it_is_small_and_fp32(loaded):
 def test_the_readme_names_the_bytes_that_are_here():
     text = (BASE / "README.md").read_text()
     assert hashlib.sha256((BASE / "model.safetensors").read_bytes()).hexdigest() in text
-    notice = (BASE / "NOTICE").read_text()
-    assert all(photo.source.file in notice and photo.source.licence in notice for photo in PHOTOGRAPHS)
 
 
 def test_letters_are_single_tokens_and_any_text_survives(loaded):
     tokenizer = loaded[1].tokenizer
     for letter in "ABCDEF":
         assert len(tokenizer.encode(letter, add_special_tokens=False)) == 1
-    for text in ("Häßlich 9 µm, 37 °C", build_base.DEMO_WORDS):
-        assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
+    text = "Häßlich 9 µm, 37 °C"
+    assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
     words = ["tissue", "nuclei", "grey", "sagittal", "coronal", "axial", "midline", "stained"]
     assert all(len(tokenizer.encode(f" {word}", add_special_tokens=False)) == 1 for word in words)
-
-
-def test_the_prompt_is_what_the_host_renders(loaded):
-    template_module = pytest.importorskip("llamafactory.data.template")
-    tokenizer = loaded[1].tokenizer
-    template = template_module.TEMPLATES["llava"]
-    user = "<image>\nHow bright is this picture?"
-    ids, reply = template.encode_oneturn(
-        tokenizer, [{"role": "user", "content": user}, {"role": "assistant", "content": "B"}]
-    )
-    assert ids == tokenizer.encode(base_model.prompt(user), add_special_tokens=False)
-    assert reply == [*tokenizer.encode("B", add_special_tokens=False), tokenizer.eos_token_id]
-
-
-def test_the_processor_scales_as_the_script_does(loaded):
-    picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    batch = loaded[1](text="<image>", images=Image.fromarray(picture), return_tensors="pt")
-    assert (batch["input_ids"] == loaded[0].config.image_token_id).sum() == base_model.IMAGE_TOKENS
-    torch.testing.assert_close(batch["pixel_values"], build_base.to_tensor([picture]), atol=1e-5, rtol=0)
-
-
-@needs_photographs
-def test_it_reads_pictures_answers_with_a_letter_and_stops(loaded):
-    model, processor = loaded
-    pictures = make_pictures(150, seed=99)
-    scale = scale_of(pictures)
-    asked = [questions(picture, scale) for picture in pictures]
-    accuracy = build_base.letter_accuracy(model, processor.tokenizer, pictures, asked)
-    # By chance: a third, a half, a quarter.
-    bright, many, colour = (
-        "How bright is this picture?",
-        "Are there many pieces in this picture?",
-        "Which colour has this picture?",
-    )
-    assert accuracy[bright] > 70
-    assert accuracy[many] > 80
-    assert accuracy[colour] > 50
-    blind = [dataclasses.replace(picture, image=np.full_like(picture.image, 128)) for picture in pictures]
-    unseen = build_base.letter_accuracy(model, processor.tokenizer, blind, asked)
-    assert unseen[bright] < 55
-    assert unseen[many] < 75
-    processor.tokenizer.padding_side = "left"
-    users = [next(user for user, answer in pairs if len(answer) == 1) for pairs in asked[:24]]
-    batch = processor(
-        text=[base_model.prompt(user) for user in users],
-        images=[Image.fromarray(picture.image) for picture in pictures[:24]],
-        return_tensors="pt",
-        padding=True,
-    )
-    ids = model.generate(**batch, do_sample=False, max_new_tokens=8)[:, batch["input_ids"].shape[1] :]
-    texts = processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
-    assert all(text in set("ABCDEF") for text in texts)
-    assert all(processor.tokenizer.eos_token_id in row for row in ids.tolist())
-
-
-def test_no_picture_of_the_stream_was_used_for_pretraining():
-    used = {(photo.source.module, photo.source.file) for photo in PHOTOGRAPHS}
-    assert not used & {(source.module, source.file) for source in STREAM_SOURCES}
-    assert {photo.group for photo in PHOTOGRAPHS} == set(range(len(GROUPS)))
-
-
-@needs_photographs
-def test_the_script_is_deterministic_and_learns():
-    def once():
-        model, tokenizer, _ = build_base.pretrain(
-            pictures=120, vision_steps=2, short_steps=2, full_steps=2, quiet=True
-        )
-        return model.state_dict(), tokenizer
-
-    (first, tokenizer), (second, again) = once(), once()
-    assert tokenizer.get_vocab() == again.get_vocab()
-    assert all(torch.equal(value, second[name]) for name, value in first.items())
-    torch.manual_seed(0)
-    fresh = base_model.make_model(tokenizer).state_dict()
-    for part in ("vision_tower", "multi_modal_projector", "language_model"):
-        assert any(not torch.equal(value, fresh[name]) for name, value in first.items() if part in name), part
-
-
-@needs_photographs
-def test_every_answer_is_among_the_options():
-    pictures = make_pictures(60, seed=3)
-    scale = scale_of(pictures)
-    for picture in pictures:
-        for user, answer in questions(picture, scale):
-            assert user.startswith("<image>\n")
-            if "Answer with the letter." in user:
-                assert f"\n{answer}. " in user
-            else:
-                assert answer.endswith(".")

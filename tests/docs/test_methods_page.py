@@ -24,7 +24,7 @@ def test_the_page_has_the_generated_tables():
 
 def test_every_method_has_a_row_by_hand_and_two_generated_ones():
     costs, support = map(rows, methods_tables().strip().split("\n\n"))
-    ours = {entry.name: entry.method for entry in list_methods() if entry.distribution == "cl-plugins"}
+    ours = {entry.name: entry.value for entry in list_methods() if entry.distribution == "cl-plugins"}
     assert set(costs) == set(support) == set(ours)
     for name, method in ours.items():
         able = method.capabilities

@@ -10,10 +10,9 @@ import tiny
 
 def refused(model, data, out, method, **more):
     from cl_plugins.base.errors import RecipeError
-    from cl_plugins.run.prepare import split
 
     try:
-        split(tiny.recipe(model, data, out, method, **more))
+        tiny.checked(tiny.recipe(model, data, out, method, **more))
     except RecipeError as error:
         return str(error)
     return ""
@@ -81,7 +80,7 @@ def test_merging_into_split_tensors(llava, data, tmp_path, zero):
 @pytest.mark.parametrize(
     "method",
     [
-        {"name": "inclora", "alpha": 0.1},
+        {"name": "mslora_cr", "inference": "all"},
         {"name": "inclora", "beta": 0.1},
         {"name": "mslora_cr"},
         {"name": "olora"},

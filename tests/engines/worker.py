@@ -26,7 +26,8 @@ def watch(job, rank):
     import torch
 
     from cl_plugins.adapters.partitioned import forward_gathers
-    from cl_plugins.run import runner, train
+    from cl_plugins.run import runner
+    from cl_plugins.training import guards
 
     folder = Path(job["observe"])
     ids, pixels = torch.load(job["inputs"], weights_only=True)
@@ -42,7 +43,7 @@ def watch(job, rank):
         return value.detach().float().clone()
 
     seen = {"fresh": [], "before": [], "after": []}
-    marks, do = train._marks, runner.Runner._do
+    marks, do = guards.marks, runner.Runner._do
     calls = {"n": 0}
 
     def watched_marks(model):
@@ -61,7 +62,7 @@ def watch(job, rank):
             if step.key == job.get("kill_after"):
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    train._marks = watched_marks
+    guards.marks = watched_marks
     runner.Runner._do = after_step
 
 

@@ -67,7 +67,7 @@ def test_registering_refuses_duplicates_and_reserved_characters(monkeypatch):
         def score(self, items, *, seed=0):
             return self._rate([True for _ in items], {})
 
-    monkeypatch.setattr(scorers, "_SCORERS", dict(scorers._SCORERS))
+    monkeypatch.setattr(scorers.SCORERS, "own", dict(scorers.SCORERS.own))
     scorers.register(Mine())
     assert get_scorer("mine@3").score(items_of([("a", "b")])).score == 100
     with pytest.raises(RecipeError, match="registered already"):

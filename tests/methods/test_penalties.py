@@ -11,12 +11,11 @@ from running import NO_TESTS, go
 from safetensors.torch import load_file
 
 from cl_plugins.base.errors import TrainingError
-from cl_plugins.methods import Method, registry
-from cl_plugins.methods.registry import MethodEntry
+from cl_plugins.methods import OneLoRA, registry
 from cl_plugins.training.terms import add_gradient
 
 
-class Pull(Method):
+class Pull(OneLoRA):
     """Pulls every LoRA factor towards one half: a penalty that is large and easy to see."""
 
     name = "pull"
@@ -37,9 +36,7 @@ def pull(monkeypatch):
     class Fresh(Pull):
         pass
 
-    load, entries = registry._load, registry._entries()
-    monkeypatch.setattr(registry, "_entries", lambda: {**entries, "pull": "pull"})
-    monkeypatch.setattr(registry, "_load", lambda e: MethodEntry("pull", "tests", Fresh) if e == "pull" else load(e))
+    monkeypatch.setitem(registry.METHODS.own, "pull", Fresh)
     return Fresh
 
 

@@ -15,7 +15,7 @@ from cl_plugins.methods import registry
 
 MODULE = '''
 from dataclasses import dataclass
-from cl_plugins.methods import Method
+from cl_plugins.methods import Method, OneLoRA
 from cl_plugins.base.schema import option
 
 
@@ -24,7 +24,7 @@ class Options:
     strength: float = option(1.0, help="How hard.", minimum=0.0)
 
 
-class Ours(Method):
+class Ours(OneLoRA):
     """A LoRA per task that writes down when it was asked."""
 
     name = "{name}"
@@ -57,15 +57,15 @@ def package(tmp_path, monkeypatch):
         info.mkdir(parents=True)
         (folder / f"{module}.py").write_text(source.replace("{name}", name))
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(f"[{registry.GROUP}]\n{name} = {value or module + ':Ours'}\n")
+        (info / "entry_points.txt").write_text(f"[{registry.METHODS.group}]\n{name} = {value or module + ':Ours'}\n")
         monkeypatch.syspath_prepend(str(folder))
         importlib.invalidate_caches()
-        registry._entries.cache_clear()
+        registry.METHODS.refresh()
         return module
 
-    registry._entries.cache_clear()
+    registry.METHODS.refresh()
     yield install
-    registry._entries.cache_clear()
+    registry.METHODS.refresh()
     for name in [n for n in sys.modules if n.startswith("third_party")]:
         del sys.modules[name]
 
@@ -81,8 +81,8 @@ def test_ours_are_registered_and_load():
         if method.name in names:
             assert method.error is None
             assert method.distribution == "cl-plugins"
-            assert method.method.title
-            assert method.method.capabilities.carries
+            assert method.value.title
+            assert method.value.capabilities.carries
 
 
 def test_a_third_partys_method_runs_in_a_stream(package, llama, text_data, tmp_path):
@@ -112,6 +112,8 @@ def test_options_of_a_third_partys_method_are_checked(package):
     [
         ("import a_package_that_is_not_there\n", None, "ModuleNotFoundError"),
         ("raise RuntimeError('no luck today')\n", None, "no luck today"),
+        ("import sys\nsys.exit('not on this machine')\n", None, "sys.exit('not on this machine')"),
+        ("import sys\nsys.exit()\n", None, "sys.exit(None)"),
         (MODULE, "third_party_bad:Missing", "AttributeError"),
         (MODULE, "third_party_bad:NotAMethod", "not a subclass"),
         (MODULE, "third_party_bad:Nameless", "calls itself None"),
@@ -121,9 +123,9 @@ def test_options_of_a_third_partys_method_are_checked(package):
 def test_a_broken_method_is_shown_as_broken_and_takes_nobody_down(package, source, value, reason):
     package("third-party-bad", "third_bad", value, source)
     broken = entry("third_bad")
-    assert broken.method is None
+    assert broken.value is None
     assert reason in broken.error
-    assert entry("inclora").method is not None
+    assert entry("inclora").value is not None
     assert registry.get_method("inclora").name == "inclora"
     with pytest.raises(RecipeError, match="third-party-bad") as caught:
         registry.get_method("third_bad")

@@ -341,13 +341,11 @@ def test_reentrant_checkpoints_under_a_launcher_are_refused(method, launched, ll
 
     With one process under torchrun, where DDP has nothing to average, it stops at the first step.
     """
-    from cl_plugins.run.prepare import split
-
     replay = {"capacity_per_task": 2} | ({"mixing": "separate"} if method == "seqlora" else {})
     keys = marked.recipe(llama, texts, tmp_path / "run", method, replay=replay)
-    split(keys)
+    tiny.checked(keys)
     monkeypatch.setenv(*launched)
     with pytest.raises(RecipeError, match="`use_reentrant_gc: false`"):
-        split(keys)
-    split({**keys, "use_reentrant_gc": False})
-    split({**keys, "disable_gradient_checkpointing": True})
+        tiny.checked(keys)
+    tiny.checked({**keys, "use_reentrant_gc": False})
+    tiny.checked({**keys, "disable_gradient_checkpointing": True})

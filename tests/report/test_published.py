@@ -11,11 +11,18 @@ from made_runs import dump, make_run
 
 from cl_plugins.base.errors import DataError, RecipeError, RunStateError
 from cl_plugins.evaluation.scorers import get_scorer
-from cl_plugins.report import published
-from cl_plugins.report.published import find_published, published_dir, read_published
-from cl_plugins.report.published_check import Cells, cells_of, check_source, derive
-from cl_plugins.report.published_compare import as_json, compare_with_published
-from cl_plugins.report.published_tables import write_beside
+from cl_plugins.published import (
+    Cells,
+    cells_of,
+    check_source,
+    derive,
+    find_published,
+    published_dir,
+    read_published,
+    reading,
+)
+from cl_plugins.report.against_published import compare_with_published
+from cl_plugins.report.published_page import as_json, write_beside
 from cl_plugins.streams import builtin_streams, load_stream
 
 
@@ -157,11 +164,11 @@ def test_damaged_files_are_all_named(tmp_path):
 
 
 def test_an_installed_wheel_has_its_own_copy(tmp_path, monkeypatch):
-    package = tmp_path / "cl_plugins" / "report"
-    (package / "published_data").mkdir(parents=True)
-    monkeypatch.setattr(published, "__file__", str(package / "published.py"))
-    assert published_dir() == package / "published_data"
-    (package / "published_data").rmdir()
+    package = tmp_path / "cl_plugins" / "published"
+    (package / "data").mkdir(parents=True)
+    monkeypatch.setattr(reading, "__file__", str(package / "reading.py"))
+    assert published_dir() == package / "data"
+    (package / "data").rmdir()
     with pytest.raises(DataError, match="missing"):
         published_dir()
 
@@ -171,7 +178,7 @@ def test_the_wheel_takes_the_files_in():
 
     root = Path(__file__).parents[2]
     wheel = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert wheel["force-include"] == {"benchmarks/published": "cl_plugins/report/published_data"}
+    assert wheel["force-include"] == {"benchmarks/published": "cl_plugins/published/data"}
     assert published_dir() == root / "benchmarks" / "published"
 
 

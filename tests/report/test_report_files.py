@@ -18,7 +18,7 @@ import pytest
 from made_runs import DEMO_SCORES, DEMO_TASKS, DEMO_ZERO, demo_run, dump, make_run
 
 from cl_plugins.base.errors import RunStateError
-from cl_plugins.report import read_run, write_report
+from cl_plugins.report import compare, read_run, write_report
 
 
 FILES = ["matrix.png", "forgetting.png", "matrix.csv", "cells.csv", "matrix.tex", "report.md", "report.html"]
@@ -125,10 +125,12 @@ def test_the_same_input_gives_the_same_bytes_in_any_process_and_style(tmp_path):
 def test_drawing_leaves_no_trace_in_matplotlib(tmp_path):
     import matplotlib
 
-    before = dict(matplotlib.rcParams)
     pyplot_was_there = "matplotlib.pyplot" in sys.modules
-    report_of(demo_run(tmp_path / "run"))
-    assert dict(matplotlib.rcParams) == before
+    with matplotlib.rc_context({"font.size": 17, "savefig.dpi": 30, "text.parse_math": True, "axes.grid": True}):
+        before = dict(matplotlib.rcParams)  # neither the defaults nor what an earlier test may have left
+        report_of(demo_run(tmp_path / "run"))
+        compare([tmp_path / "run"], tmp_path / "compared")
+        assert dict(matplotlib.rcParams) == before
     assert ("matplotlib.pyplot" in sys.modules) == pyplot_was_there
 
 

@@ -170,16 +170,17 @@ def test_missing_pictures_are_counted_and_named_before_anything_loads(refused, l
 
 
 def test_media_dir_is_where_names_start_from(llava, data, tmp_path):
+    from cl_plugins.base.files import sha256
     from cl_plugins.host.media import DataUse, inspect
 
     folder = copy_of(data, tmp_path / "data")
     (tmp_path / "elsewhere").mkdir()
     (folder / "images").rename(tmp_path / "elsewhere" / "images")
     assert inspect(DataUse("one_train", str(folder)))[1]
-    found, problems = inspect(DataUse("one_train", str(folder), str(tmp_path / "elsewhere")))
+    found, problems = inspect(DataUse("one_train", str(folder), str(tmp_path / "elsewhere")), sha256)
     assert not problems
     assert found["media"]["count"] == 24
-    again = inspect(DataUse("one_train", str(data)))[0]
+    again = inspect(DataUse("one_train", str(data)), sha256)[0]
     assert found == again  # hashes know nothing of folders
     picture = tmp_path / "elsewhere" / "images" / "one_train_3.png"
     picture.write_bytes(picture.read_bytes() + b"!")

@@ -27,7 +27,8 @@ def observed(half, data, tmp_path_factory):
     """A finished IncLoRA run, and the logits at its boundaries."""
     from llamafactory.train.tuner import run_exp
 
-    from cl_plugins.run import runner, train
+    from cl_plugins.run import runner
+    from cl_plugins.training import guards
 
     ids, pixels = watched.inputs(half)
 
@@ -37,7 +38,7 @@ def observed(half, data, tmp_path_factory):
         return value
 
     seen = {"fresh": [], "before": [], "after": [], "hooks": []}
-    marks, do = train._marks, runner.Runner._do
+    marks, do = guards.marks, runner.Runner._do
     patch = pytest.MonkeyPatch()
 
     def watched_marks(model):
@@ -52,7 +53,7 @@ def observed(half, data, tmp_path_factory):
             seen["hooks"].append(sum(hasattr(m, "cl_past_a") for m in model.modules()))
             seen["dtypes"] = {p.dtype for p in model.parameters()}
 
-    patch.setattr(train, "_marks", watched_marks)
+    patch.setattr(guards, "marks", watched_marks)
     patch.setattr(runner.Runner, "_do", after_step)
     out = tmp_path_factory.mktemp("half") / "run"
     try:

@@ -85,13 +85,13 @@ def test_a_chain_with_it_hands_on_what_was_trained(case, make, plain, tmp_path):
 def test_the_scaling_that_is_carried_is_the_one_that_peft_computes_with(rslora, make, tmp_path, monkeypatch):
     from cl_plugins.methods.inclora import IncLoRA
 
-    found, describe = [], IncLoRA.describe_update
+    found, describe = [], IncLoRA.describe
 
     def note(self, context, model):
         found.append({m.scaling["default"] for m in model.modules() if hasattr(m, "lora_A")})
         return describe(self, context, model)
 
-    monkeypatch.setattr(IncLoRA, "describe_update", note)
+    monkeypatch.setattr(IncLoRA, "describe", note)
     go(make(tmp_path / "run", MERGE, use_rslora=rslora, lora_alpha=3, max_steps=1))
     metas = [json.loads(p.read_text())["meta"] for p in sorted((tmp_path / "run" / "tasks").glob("*/update.json"))]
     assert [{meta["scaling"]} for meta in metas] == found

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..contract.low_rank import PREFIX
+from . import bank
 from .merge import replaced
 from .partitioned import gathered, is_partitioned, one_dtype, whole
-from .stack import Stack
+from .structure import Structure
 
 
 if TYPE_CHECKING:
@@ -31,9 +33,13 @@ class HeldBase:
         self._touched: set[str] = set()
         self._copies: dict[str, Tensor] = {}
         self._dtypes: dict[str, Any] = {}
-        self._stack = Stack(model)
+        self._registered: list[tuple[Module, str]] = []
+        self._handles: list[Any] = []
+        self._replaced_modules: list[tuple[Module, str, Module]] = []
+        self._targets: tuple[str, ...] | None = None
         self._files: dict[str, Any] | None = None
         self._full = False
+        self._structure = Structure.of(model)
 
     @property
     def model(self) -> Any:
@@ -59,12 +65,94 @@ class HeldBase:
         return weight.dtype == torch.float32 and not self.quantised and not self.partitioned
 
     def reset(self) -> None:
-        """Take off adapters and the stack, and put replaced tensors back."""
+        """Take off everything that was put on the base, and put replaced tensors back.
+
+        Raises:
+            RunStateError: If modules, hooks, buffers or dtypes are not those at load afterwards.
+        """
         self._take_off_adapter()
-        self._stack.detach()
+        for handle in self._handles:
+            handle.remove()
+        for parent, child, module in reversed(self._replaced_modules):
+            setattr(parent, child, module)
+        for owner, name in self._registered:
+            delattr(owner, name)
+        self._handles, self._replaced_modules, self._registered = [], [], []
         for name in sorted(self._touched):
             self._set(name, self.original(name).to(self._dtypes[name]))
         self._touched.clear()
+        self._structure.check(self._model)
+
+    def register(self, name: str, value: Tensor, *, trained: bool) -> None:
+        """Put a tensor of a method's own on a module, see `BaseModel.register`."""
+        import torch
+
+        owner, _, own = name.rpartition(".")
+        if not own.startswith("cl_"):
+            raise ValueError(f"the name of a method's own tensor begins with cl_, not {own!r}")
+        module = self._model.get_submodule(owner)
+        if hasattr(module, own):
+            raise ValueError(f"'{owner}' already has a tensor called {own}")
+        if trained:
+            module.register_parameter(own, torch.nn.Parameter(value))
+        else:
+            module.register_buffer(own, value, persistent=False)
+        self._registered.append((module, own))
+
+    def hook(self, name: str, function: Callable[..., Any], *, before: bool = False) -> None:
+        """Register a forward hook on a module, see `BaseModel.hook`."""
+        module = self._model.get_submodule(name)
+        if before:
+            self._handles.append(module.register_forward_pre_hook(function, with_kwargs=True))
+        else:
+            self._handles.append(module.register_forward_hook(function))
+
+    def wrap(self, names: Sequence[str], factory: Callable[[str, Module], Module]) -> None:
+        """Put modules in the place of others, see `BaseModel.wrap`."""
+        for name in names:
+            parent_name, _, child = name.rpartition(".")
+            parent, module = self._model.get_submodule(parent_name), self._model.get_submodule(name)
+            setattr(parent, child, factory(name, module))
+            self._replaced_modules.append((parent, child, module))
+
+    def targets(self) -> tuple[str, ...]:
+        """Names of the linear layers that get a LoRA, see `BaseModel.targets`; found by putting one on, once."""
+        import torch
+
+        if self._targets is None:
+            own, adapted = self._adapted is None, self._adapted
+            with torch.random.fork_rng():
+                adapted = self.new_adapter() if own else adapted
+            names = [n for n, m in adapted.named_modules() if "lora_A" in m._modules]
+            self._targets = tuple(name.removeprefix(PREFIX) for name in names)
+            if own:
+                self._take_off_adapter()
+        return self._targets
+
+    def prepare_frozen(self) -> Any:
+        """The base without adapter, see `BaseModel.prepare_frozen`."""
+        import torch
+
+        self._take_off_adapter()
+        for parameter in self._model.parameters():
+            parameter.requires_grad_(False)
+        for name in self._extra_parameters():
+            self._remember(name)
+            self._touched.add(name)
+            parameter = self._model.get_parameter(name)
+            parameter.data = parameter.data.to(torch.float32, copy=True)
+            parameter.requires_grad_(True)
+        return self._model
+
+    def _extra_parameters(self) -> list[str]:
+        """Names of the parameters that train as a whole beside the low-rank updates (``additional_target``)."""
+        wanted = self._extra_modules()
+        names = [name for name, _ in self._model.named_parameters()]
+        return [name for name in names if any(f".{module}." in f".{name}" for module in wanted)]
+
+    def _extra_modules(self) -> Sequence[str]:
+        """Names of the modules that train as a whole."""
+        return ()
 
     def _take_off_adapter(self) -> None:
         if self._adapted is None:
@@ -105,6 +193,7 @@ class HeldBase:
         if not self._full:
             self._make_full()
             self._full = True
+            self._structure = Structure.of(self._model)  # trained tensors are raised to fp32, for good
         return self._model
 
     def _make_adapter(self) -> Any:
@@ -121,7 +210,7 @@ class HeldBase:
 
     def attach(self, updates: Sequence[LowRankUpdate]) -> None:
         """Keep updates beside the weights; replaced tensors are replaced."""
-        self._stack.attach(updates)
+        bank.attach(self, bank.past_updates(updates))
         for name, value in replaced(updates).items():
             self.replace(name, value)
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Problem, RunStateError
 from ..contract.low_rank import PREFIX
+from ..contract.names import adapter_tensors, trainable
 from .partitioned import gathered
 
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.nn import Module, Parameter
+    from torch.nn import Module
 
 
 def adapter_state(model: Module) -> dict[str, Tensor]:
@@ -27,12 +28,6 @@ def adapter_state(model: Module) -> dict[str, Tensor]:
         # Without this PEFT adds the frozen weights of an embedding or output layer that has a LoRA; the base has them.
         state = get_peft_model_state_dict(model, save_embedding_layers=False)
         return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-
-
-def adapter_parameters(model: Module) -> dict[str, Parameter]:
-    """The live parameters of the adapter (with ``modules_to_save``), under the names that `adapter_state` gives them."""
-    own = {n: p for n, p in model.named_parameters() if "lora_" in n or ".modules_to_save." in n}
-    return {n.replace(".default.", ".").replace(".modules_to_save.", "."): p for n, p in own.items()}
 
 
 def adapter_meta(model: Module) -> dict[str, Any]:
@@ -51,12 +46,12 @@ def adapter_meta(model: Module) -> dict[str, Any]:
     }
 
 
-def load_adapter(model: Module, tensors: dict[str, Tensor], meta: dict[str, Any] | None = None) -> None:
-    """Put tensors into the adapter of a PEFT model, every one of them.
+def fill(model: Module, tensors: dict[str, Tensor], meta: dict[str, Any] | None = None) -> None:
+    """Put saved tensors into a model, every one of them.
 
     Args:
-        model: A PEFT model.
-        tensors: Under PEFT's names, as `adapter_state` gives them.
+        model: A model with an adapter, or with trainable tensors of a method's own.
+        tensors: By saved name, as `Method.learned` gave them.
         meta: What `adapter_meta` said of the model they come from; its scaling must be this model's.
 
     Raises:
@@ -65,10 +60,10 @@ def load_adapter(model: Module, tensors: dict[str, Tensor], meta: dict[str, Any]
     """
     import torch
 
-    plain = adapter_parameters(model)
+    plain = {**adapter_tensors(model), **trainable(model)}
     missing, extra = sorted(set(plain) - set(tensors)), sorted(set(tensors) - set(plain))
     if missing or extra:
-        what = f"the carried adapter does not fit this model: {len(missing)} tensors missing, {len(extra)} unknown"
+        what = f"the carried tensors do not fit this model: {len(missing)} are missing, {len(extra)} unknown"
         raise RunStateError(
             Problem(
                 "carry", f"{what} (e.g. {(missing + extra)[0]}).", "Use the base and LoRA targets it was made with."
@@ -79,10 +74,11 @@ def load_adapter(model: Module, tensors: dict[str, Tensor], meta: dict[str, Any]
         found, wanted = list(tensors[wrong[0]].shape), list(plain[wrong[0]].shape)
         what = f"the carried adapter has tensors of another shape (e.g. {wrong[0]}: {found}, here {wanted})."
         raise RunStateError(Problem("carry", what, "Use the base and the `lora_rank` it was made with."))
-    scaling = adapter_meta(model)["scaling"]
-    if meta is not None and meta["scaling"] != scaling:
-        what = f"the carried adapter was trained with a scaling of {meta['scaling']}; this recipe's is {scaling}."
-        raise RunStateError(Problem("carry", what, "Use the `lora_alpha` and `use_rslora` it was made with."))
+    if meta is not None and "scaling" in meta and hasattr(model, "peft_config"):
+        scaling = adapter_meta(model)["scaling"]
+        if meta["scaling"] != scaling:
+            what = f"the carried adapter was trained with a scaling of {meta['scaling']}; this recipe's is {scaling}."
+            raise RunStateError(Problem("carry", what, "Use the `lora_alpha` and `use_rslora` it was made with."))
     with torch.no_grad():
         for name, tensor in tensors.items():
             plain[name].copy_(tensor)

@@ -16,10 +16,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from .secrets import redact, redact_about
+
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong.
+    """One thing that is wrong. Credentials in it are masked, see `secrets`.
 
     Attributes:
         where: YAML path (``cl.method.name``), or file and line.
@@ -30,6 +32,11 @@ class Problem:
     where: str
     what: str
     fix: str
+
+    def __post_init__(self) -> None:
+        """Mask credentials: messages go to terminals, logs and files."""
+        object.__setattr__(self, "what", redact_about(self.where, self.what))
+        object.__setattr__(self, "where", redact(self.where))
 
     def __str__(self) -> str:
         """One line: ``where: what. fix``."""

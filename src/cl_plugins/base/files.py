@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .lock import check_held
+
 
 def _sync_directory(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
@@ -31,7 +33,11 @@ def write_with(path: Path, produce: Callable[[Path], None]) -> None:
     Args:
         path: The final name.
         produce: Is given the temporary name.
+
+    Raises:
+        RunStateError: If this process has lost the lock of the directory (see `check_held`).
     """
+    check_held(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -112,7 +118,11 @@ def append_line(path: Path, line: str) -> None:
     Args:
         path: The file; made if it is missing.
         line: ASCII text without a line end.
+
+    Raises:
+        RunStateError: If this process has lost the lock of the directory (see `check_held`).
     """
+    check_held(path)
     new = not path.exists()
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -23,6 +24,7 @@ def option(
     help: str,
     factory: Any = _MISSING,
     minimum: float | None = None,
+    maximum: float | None = None,
     aliases: Mapping[str, str] | None = None,
 ) -> Any:
     """A dataclass field with the text that the docs and the errors show.
@@ -32,9 +34,10 @@ def option(
         help: One sentence on what the key does and when to change it.
         factory: A default factory, for mutable defaults.
         minimum: The smallest allowed number.
+        maximum: The largest allowed number.
         aliases: Other words for a value; records show the value itself (`resolve_aliases`).
     """
-    metadata = {"help": help, "minimum": minimum, "aliases": aliases or {}}
+    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "aliases": aliases or {}}
     if factory is not _MISSING:
         return dataclasses.field(default_factory=factory, metadata=metadata)
     if default is _MISSING:
@@ -108,13 +111,15 @@ def _check_union(value: Any, args: tuple[Any, ...], where: str, problems: list[P
 
 
 def _check_scalar(value: Any, hint: Any, where: str, problems: list[Problem]) -> Any:
-    if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as a string
+    if hint is float and not isinstance(value, bool) and isinstance(value, (str, int, float)):
         try:
-            return float(value)
-        except ValueError:
+            number = float(value)  # YAML 1.1 reads 1e-4 as a string
+        except (ValueError, OverflowError):
             pass
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        else:
+            if not math.isfinite(number):
+                problems.append(Problem(where, f"is {value!r}.", "Give a finite number."))
+            return number
     if isinstance(value, hint) and not (hint is not bool and isinstance(value, bool)):
         return value
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "a mapping"}
@@ -139,8 +144,11 @@ def resolve_aliases(cls: type[Any], mapping: Mapping[str, Any]) -> dict[str, Any
 def build(cls: type[T], mapping: Mapping[str, Any], where: str, problems: list[Problem]) -> T | None:
     """Build dataclass ``cls`` from a mapping; everything that is wrong is appended to ``problems``.
 
+    A dataclass with a method ``value_problems(where)`` is asked for what its values say together.
+
     Args:
-        cls: A dataclass whose fields were made with `option`.
+        cls: A dataclass whose fields were made with `option`. A class attribute ``REMOVED`` maps keys that it had once to
+            a sentence on what replaces them.
         mapping: What stands in the YAML.
         where: The YAML path of the mapping.
         problems: Collects what is wrong.
@@ -154,19 +162,36 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str, problems: list[P
     values: dict[str, Any] = {}
     for key, value in resolve_aliases(cls, mapping).items():
         if key not in fields:
-            problems.append(unknown_key(where, key, fields))
+            moved = getattr(cls, "REMOVED", {}).get(key)
+            gone = Problem(f"{where}.{key}", "is no longer an option.", moved) if moved else None
+            problems.append(gone or unknown_key(where, key, fields))
             continue
         found = len(problems)
         values[key] = check_value(value, hints[key], f"{where}.{key}", problems)
-        minimum = fields[key].metadata.get("minimum")
-        if len(problems) == found and minimum is not None and values[key] is not None and values[key] < minimum:
-            problems.append(Problem(f"{where}.{key}", f"is {value!r}.", f"The smallest allowed value is {minimum}."))
+        if len(problems) == found:
+            problems.extend(_outside(values[key], fields[key].metadata, f"{where}.{key}"))
     for name, field in fields.items():
         if name not in mapping and field.default is _MISSING and field.default_factory is _MISSING:
             problems.append(Problem(f"{where}.{name}", "is missing.", str(field.metadata.get("help", ""))))
     if len(problems) > before:
         return None
-    return cls(**values)
+    made = cls(**values)
+    own = getattr(made, "value_problems", None)
+    if callable(own):
+        problems.extend(own(where))
+    return made if len(problems) == before else None
+
+
+def _outside(value: Any, metadata: Mapping[str, Any], where: str) -> list[Problem]:
+    """A number beyond the bounds of its key."""
+    minimum, maximum = metadata.get("minimum"), metadata.get("maximum")
+    if not isinstance(value, (int, float)):
+        return []
+    if minimum is not None and value < minimum:
+        return [Problem(where, f"is {value!r}.", f"The smallest allowed value is {minimum}.")]
+    if maximum is not None and value > maximum:
+        return [Problem(where, f"is {value!r}.", f"The largest allowed value is {maximum}.")]
+    return []
 
 
 def describe(cls: type[Any], prefix: str = "") -> list[tuple[str, str, str, str]]:

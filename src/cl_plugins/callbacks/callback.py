@@ -22,6 +22,10 @@ from ..replay.store import Buffer
 from ..replay.trainers import TrainerReplay, replay_config
 from ..streams import Task
 from ..training.collated import CollatedData
+from ..training.extras import load_extras, save_extras
+from ..training.guards import check_loss
+from ..training.handover import write_carry, write_update
+from ..training.task import Learned, TaskTraining
 from ..training.terms import TaskTerms, add_gradient
 
 
@@ -91,6 +95,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             fix = f"Give `replay` as before, or delete them with `cl-plugins replay purge {self.directory} --older-than 0h`."
             raise RunStateError(Problem(str(buffer.path), what, fix))
         self.terms: TaskTerms | None = None
+        self._training: TaskTraining | None = None
         self.finished = False
         if self.carry is not None and self.task.name in self.carry.tasks:
             fix = "Skip it, or choose another directory."
@@ -122,7 +127,12 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             what = f"'{self.method.name if terms.has_batch_terms else 'replay'}' {why}, which a callback cannot do."
             fix = "Use `class Mine(ContinualTrainerMixin, YourTrainer)` and pass `terms=task.terms`."
             raise CompatibilityError(Problem("ContinualCallback", what, fix))
+        if not terms.in_loss and terms.learning_rates():
+            what = f"'{self.method.name}' trains tensors at learning rates of their own, which a callback cannot set."
+            fix = "Use `class Mine(ContinualTrainerMixin, YourTrainer)` and pass `terms=task.terms`."
+            raise CompatibilityError(Problem("ContinualCallback", what, fix))
         self._check_start(model)
+        self._begin(args, state, terms, model)
         loader = kwargs.get("train_dataloader")
         if loader is None or not hasattr(getattr(loader, "dataset", None), "__len__"):
             if self._replay is not None:
@@ -137,6 +147,18 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             data = CollatedData(*given)
         place = {"rank": args.process_index, "world_size": args.world_size}
         terms.context = replace(terms.context, data=data, **place)
+
+    def _begin(self, args: Any, state: Any, terms: TaskTerms, model: Any) -> None:
+        """Guards, and what a resumed trainer has not loaded."""
+        if state.global_step:
+            load_extras(model, Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        wanted = getattr(self._base, "wanted_modules", ())
+        self._training = TaskTraining(terms, model, wanted)
+
+    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Put what the trainer does not save into its checkpoint."""
+        if self.terms is not None and args.should_save:
+            save_extras(model, Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     def _check_start(self, model: Any) -> None:
         """Where something else builds the model, it must have taken up what the earlier tasks left.
@@ -161,6 +183,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Log the terms beside the loss."""
         if logs is not None and "loss" in logs and self.terms is not None:
+            check_loss(f"task '{self.task.name}'", float(logs["loss"]), state.global_step)
             logs.update(self.terms.logs)
             state.log_history[-1].update(self.terms.logs)  # Trainer noted a copy before it asked
 
@@ -169,25 +192,21 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         if state.global_step < state.max_steps:
             logger.warning("task '%s' was stopped early; nothing is carried", self.task.name)
             return
-        if self.terms is None or self.finished:
+        if self.terms is None or self._training is None or self.finished:
             return
-        self.terms.check()
+        self._training.check(state.global_step)
         context = self.terms.context
-        tensors = self.method.end_task(context, model)
-        meta = self.method.describe_update(context, model)
         if self._replay is not None:
             self._replay.choose(context, model, ranks.gather)
-        statistics = self.method.statistics(context, model)
-        ranks.on_main(lambda: self._write(tensors, meta, statistics))  # all wait: they read the carry next
+        learned = self._training.leave()
+        ranks.on_main(lambda: self._write(learned))  # all wait: they read the carry next
         self.finished = True
 
-    def _write(self, tensors: dict[str, Any], meta: dict[str, Any], statistics: dict[str, dict[str, Any]]) -> None:
-        from ..training.handover import write_carry, write_update
-
+    def _write(self, learned: Learned) -> None:
         earlier = self.carry.tasks if self.carry is not None else ()
         folder = self.directory / "tasks" / f"{len(earlier) + 1:02d}_{self.task.name}"
         rows = self._replay.tensors() if self._replay is not None else {}
-        write_update(folder, tensors, meta, {**statistics, **rows})
+        write_update(folder, replace(learned, statistics={**learned.statistics, **rows}))
         about = {
             "method": self.method.name,
             "stream": "python",
@@ -195,7 +214,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             "base": getattr(self._base, "fingerprint", {}),
         }
         previous = self.carry if self.method.capabilities.schedule == "sequential" else None
-        update = TaskUpdate(folder / "update.safetensors", meta, self.task.name)
+        update = TaskUpdate(folder / "update.safetensors", learned.meta, self.task.name)
         fill = None
         if self._replay is not None and self.terms is not None:
             fill = self._replay.leave(folder, self.terms.context, update, previous)

@@ -48,6 +48,14 @@ class PlainBase(HeldBase):
             "config_sha256": hashlib.sha256(config.encode()).hexdigest(),
         }
 
+    @property
+    def wanted_modules(self) -> tuple[str, ...]:
+        """Modules that were asked to train as a whole."""
+        return tuple((self._lora.modules_to_save if self._lora is not None else None) or ())
+
+    def _extra_modules(self) -> tuple[str, ...]:
+        return self.wanted_modules
+
     def _make_adapter(self) -> Any:
         from peft import get_peft_model
 
@@ -161,5 +169,6 @@ class ContinualLearner:
             task: The task whose questions it answers, for methods that choose the model by the task.
         """
         carry = read_carry(self.directory)
-        route = self.method.route(carry, task) if task is not None else None
+        by_task = self.method.answers == "by_task"
+        route = self.method.route(carry, task) if task is not None and by_task else None
         return self.method.restore(self.base, carry, route)

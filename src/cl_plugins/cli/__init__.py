@@ -88,9 +88,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         takes_overrides = hasattr(args, "overrides")
         wrong = [word for word in rest if not takes_overrides or word.startswith("-") or "=" not in word]
         if wrong:
-            parser.error(
-                f"unknown: {' '.join(wrong)} (see `cl-plugins {args.command or ''} --help`)".replace("  ", " ")
-            )
+            from ..base.secrets import redact
+
+            message = f"unknown: {' '.join(wrong)} (see `cl-plugins {args.command or ''} --help`)".replace("  ", " ")
+            parser.error(redact(message))
         args.overrides = [*args.overrides, *rest]
     return args
 

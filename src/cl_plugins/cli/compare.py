@@ -75,7 +75,7 @@ def _beside(args: argparse.Namespace) -> int:
     from functools import cache
 
     from ..base.files import write_bytes
-    from ..report import published_compare, published_tables
+    from ..report import against_published, published_page
     from . import output
     from .report import rescore
 
@@ -90,22 +90,22 @@ def _beside(args: argparse.Namespace) -> int:
         def anew(run_dir: Path, words: list[str]) -> Path:
             return scored(run_dir, tuple(words))  # several tables of a source often ask for the same rules
 
-        found = published_compare.compare_with_published(args.runs, args.beside, args.names, anew)
-    files = published_tables.write_beside(found, args.out, write_bytes) if args.out is not None else []
+        found = against_published.compare_with_published(args.runs, args.beside, args.names, anew)
+    files = published_page.write_beside(found, args.out, write_bytes) if args.out is not None else []
     if args.json:
-        output.print_json(published_compare.as_json(found))
+        output.print_json(published_page.as_json(found))
         return 0
     for number, beside in enumerate(found):
         if number:
             output.emit()
-        for line in output.wrap(published_tables.title(beside), output.width()):
+        for line in output.wrap(published_page.title(beside), output.width()):
             output.emit(output.bold(line))
         for line in output.wrap(f"{beside.source.title}. {beside.source.reference}", output.width()):
             output.emit(line)
         output.emit()
-        output.numbers(published_tables.beside_table(beside, decimals=1 if output.width() < 72 else 2))
+        output.numbers(published_page.beside_table(beside, decimals=1 if output.width() < 72 else 2))
         output.emit()
-        for line in output.wrap(published_tables.interval_note(beside), output.width()):
+        for line in output.wrap(published_page.interval_note(beside), output.width()):
             output.emit(line)
         output.heading("What each side measures")
         for name, ours, theirs in beside.definitions:

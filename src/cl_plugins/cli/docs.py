@@ -62,11 +62,11 @@ def keys_page() -> str:
         "`cl.method.name` is one of these; a method without a table has no options of its own.",
     ]
     for entry in list_methods():
-        if entry.method is None or entry.distribution != "cl-plugins":
+        if entry.value is None or entry.distribution != "cl-plugins":
             continue
         parts.append(f"### `{entry.name}`")
-        parts.append(f"{entry.method.title}: carries {entry.method.capabilities.carries}.")
-        options = describe(entry.method.config_class, "cl.method.")
+        parts.append(f"{entry.value.title}: carries {entry.value.capabilities.carries}.")
+        options = describe(entry.value.config_class, "cl.method.")
         parts += [_table(options)] if options else []
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
@@ -103,8 +103,8 @@ def reveals_table() -> str:
 
     lines = ["| method | carries | could reveal |", "| --- | --- | --- |"]
     for entry in list_methods():
-        if entry.method is not None and entry.distribution == "cl-plugins":
-            able = entry.method.capabilities
+        if entry.value is not None and entry.distribution == "cl-plugins":
+            able = entry.value.capabilities
             lines.append(f"| `{entry.name}` | {able.carries} | {able.reveals} |")
     return "\n".join(lines) + "\n"
 

@@ -130,7 +130,7 @@ def evaluate_run(args: argparse.Namespace) -> dict[str, Any]:
 def _configured(args: argparse.Namespace, host_keys: dict[str, Any], config: CLConfig) -> tuple[CLConfig, list[str]]:
     """The block with what the options change, and the names of the tasks to test."""
     from ..base.schema import nearest
-    from ..host.data import local_files
+    from .hosts import host
 
     if args.dataset_dir is not None:
         host_keys["dataset_dir"] = args.dataset_dir
@@ -175,7 +175,7 @@ def _configured(args: argparse.Namespace, host_keys: dict[str, Any], config: CLC
         tasks = tuple(dataclasses.replace(t, **changes) if t.name in wanted else t for t in stream.tasks)
         stream = dataclasses.replace(stream, tasks=tasks)
     used = [data for name in wanted for data in stream.task(name).test]
-    problems = local_files(str(host_keys.get("dataset_dir", "data")), used)[1]
+    problems = [problem for name in used for problem in host().data_set(name, host_keys).problems()]
     if problems:
         raise RecipeError(problems)
     settings = config.block.eval
@@ -187,13 +187,14 @@ def _configured(args: argparse.Namespace, host_keys: dict[str, Any], config: CLC
 
 
 def _check_backend(host_keys: dict[str, Any], config: CLConfig) -> None:
-    from ..host.facts import run_facts
-    from ..methods.registry import get_method
+    from ..methods.registry import make_method
     from ..run.backends import backend_problems
-    from ..run.reopen import ENGINE_KEYS
+    from .hosts import host
 
-    keys = {key: value for key, value in host_keys.items() if key not in ENGINE_KEYS}
-    problems = backend_problems(config, get_method(config.method), run_facts(keys, config.stream), "--backend")
+    own = host()
+    facts = own.facts(own.looking_keys(host_keys), config.stream)
+    method = make_method(config.method, config.method_options)
+    problems = backend_problems(own, config, method, facts, "--backend")
     if problems:
         raise RecipeError(problems)
 

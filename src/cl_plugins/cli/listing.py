@@ -50,21 +50,19 @@ def methods() -> list[dict[str, Any]]:
 
     found: list[dict[str, Any]] = []
     for entry in list_methods():
-        if entry.method is None:
+        if entry.value is None:
             found.append({"name": entry.name, "distribution": entry.distribution, "error": entry.error})
             continue
-        options = [
-            {"key": k, "type": t, "default": d, "help": h} for k, t, d, h in describe(entry.method.config_class)
-        ]
+        options = [{"key": k, "type": t, "default": d, "help": h} for k, t, d, h in describe(entry.value.config_class)]
         found.append(
             {
                 "name": entry.name,
                 "distribution": entry.distribution,
                 "error": None,
-                "title": entry.method.title,
+                "title": entry.value.title,
                 "options": options,
-                "adds": _adds(entry.method, options),
-                **asdict(entry.method.capabilities),
+                "adds": _adds(entry.value, options),
+                **asdict(entry.value.capabilities),
             }
         )
     return found
@@ -80,12 +78,20 @@ def _adds(method: type[Any], options: list[dict[str, str]]) -> str:
 
 
 def streams() -> list[dict[str, Any]]:
-    """Every built-in stream with its tasks."""
-    from ..streams import builtin_streams, load_stream
+    """Every registered stream with its tasks; broken ones with their error.
 
-    found = []
-    for name in builtin_streams():
-        stream = load_stream(name)
+    Raises:
+        CompatibilityError: If two packages register the same name.
+    """
+    from ..streams import stream_entries
+
+    found: list[dict[str, Any]] = []
+    for entry in stream_entries():
+        head = {"name": entry.name, "distribution": entry.distribution, "error": entry.error}
+        stream = entry.value
+        if stream is None:
+            found.append(head)
+            continue
         tasks = [
             {
                 "name": task.name,
@@ -101,24 +107,31 @@ def streams() -> list[dict[str, Any]]:
             for task in stream.tasks
         ]
         found.append(
-            {"name": name, "title": stream.title, "paper": stream.paper, "notes": list(stream.notes), "tasks": tasks}
+            {**head, "title": stream.title, "paper": stream.paper, "notes": list(stream.notes), "tasks": tasks}
         )
     return found
 
 
 def scorers() -> list[dict[str, Any]]:
-    """Every scorer, the strict ones first."""
-    from ..evaluation.scorers import get_scorer, list_peers, list_scorers
+    """Every scorer, the strict ones first; broken ones with their error.
 
-    return [
-        {"name": name, "version": get_scorer(name).version, "summary": get_scorer(name).summary}
-        for name in [*list_scorers(), *list_peers()]
-    ]
+    Raises:
+        CompatibilityError: If two packages register the same name.
+    """
+    from ..base.registry import OWN, Entry
+    from ..evaluation.scorers import get_scorer, list_peers, scorer_entries
+
+    found: list[dict[str, Any]] = []
+    for entry in [*scorer_entries(), *(Entry(name, OWN, get_scorer(name)) for name in list_peers())]:
+        head: dict[str, Any] = {"name": entry.name, "distribution": entry.distribution, "error": entry.error}
+        scorer = entry.value
+        found.append(head if scorer is None else {**head, "version": scorer.version, "summary": scorer.summary})
+    return found
 
 
 def published() -> list[dict[str, Any]]:
     """Every source of published results with its tables and entries."""
-    from ..report.published import read_published
+    from ..published import read_published
 
     return [
         {
@@ -180,8 +193,7 @@ def _show_methods(entries: list[dict[str, Any]]) -> None:
     for entry in entries:
         output.emit()
         if entry["error"] is not None:
-            output.emit(f"  {output.bold(entry['name'])}  BROKEN")
-            output.pairs([("package", entry["distribution"]), ("why", entry["error"])], indent=4)
+            _broken(entry)
             continue
         output.emit(f"  {output.bold(entry['name'])}  {entry['title']}")
         rows = [(name, text) for name, text in declared(entry).items() if (name, text) != ("needs", "nothing")]
@@ -189,9 +201,22 @@ def _show_methods(entries: list[dict[str, Any]]) -> None:
             (f"{o['key']}:", f"{o['help']} ({o['type']}; default {o['default']})".replace("\\|", "|"))
             for o in entry["options"]
         ]
-        if entry["distribution"] != "cl-plugins":
-            rows.append(("package", entry["distribution"]))
-        output.pairs(rows, indent=4)
+        output.pairs(rows + _package(entry), indent=4)
+
+
+def _broken(entry: dict[str, Any]) -> None:
+    """What cannot be used, its package and the reason."""
+    from . import output
+
+    output.emit(f"  {output.bold(entry['name'])}  BROKEN")
+    output.pairs([("package", entry["distribution"]), ("why", entry["error"])], indent=4)
+
+
+def _package(entry: dict[str, Any]) -> list[tuple[str, str]]:
+    """The package of what is not ours, as a row."""
+    from ..base.registry import OWN
+
+    return [("package", entry["distribution"])] if entry["distribution"] != OWN else []
 
 
 def _show_streams(entries: list[dict[str, Any]]) -> None:
@@ -200,7 +225,11 @@ def _show_streams(entries: list[dict[str, Any]]) -> None:
     output.emit(output.bold("Streams") + "  (cl.stream; a path or an inline stream does as well)")
     for entry in entries:
         output.emit()
+        if entry["error"] is not None:
+            _broken(entry)
+            continue
         _name(entry)
+        output.pairs(_package(entry), indent=4)
         rows = []
         for number, task in enumerate(entry["tasks"], start=1):
             count = " / ".join(f"{n:,}" if n else "?" for n in (task["train_size"], task["test_size"]))
@@ -223,7 +252,14 @@ def _show_scorers(entries: list[dict[str, Any]]) -> None:
 
     output.emit(output.bold("Scorers") + "  (scorer of a task; 0-100)")
     output.emit()
-    output.pairs([(f"{entry['name']}@{entry['version']}", entry["summary"]) for entry in entries])
+    rows = []
+    for entry in entries:
+        package = "".join(f" (package {name})" for _, name in _package(entry))
+        if entry["error"] is not None:
+            rows.append((entry["name"], f"BROKEN{package}: {entry['error']}"))
+        else:
+            rows.append((f"{entry['name']}@{entry['version']}", f"{entry['summary']}{package}"))
+    output.pairs(rows)
 
 
 def _show_published(entries: list[dict[str, Any]]) -> None:

@@ -46,6 +46,7 @@ def opened(
     from ..base.errors import RunStateError
     from ..evaluation.results import result_problems
     from ..run.reopen import carry_after, check_idle, read_recipe, reopen
+    from .hosts import host
 
     host_keys, config = read_recipe(root)
     if found := result_problems(root):
@@ -55,6 +56,6 @@ def opened(
         host_keys["model_name_or_path"] = model
     if prepare is not None:
         config = prepare(host_keys, config)
-    state = reopen(root, out, host_keys, config)
+    state = reopen(host(), root, out, host_keys, config)
     with TemporaryDirectory(prefix="cl-plugins-") as scratch:
         yield state, carry_after(state, root, task, Path(scratch))

@@ -53,8 +53,9 @@ def collect(root: Path, *, verify: bool = False) -> dict[str, Any]:
     Raises:
         RunStateError: If it is no run.
     """
+    from ..base.lock import holder
     from ..run.journal import Journal
-    from ..run.reopen import holder, planned, read_recipe, read_record
+    from ..run.reopen import planned, read_recipe, read_record
 
     record = read_record(root)
     journal = Journal(root)

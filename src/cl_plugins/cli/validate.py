@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Problem, RecipeError
 
+
+if TYPE_CHECKING:
+    from ..config import Recipe
+    from ..contract.host import Host
 
 _EPILOG = """\
 Checks the `cl:` block, the stream, the method with the engine and precision of
@@ -72,49 +76,39 @@ def check_file(path: str, overrides: list[str]) -> tuple[list[Problem], list[str
     from .recipes import read_stream_recipe
 
     try:
-        return check(read_stream_recipe(path, overrides))
+        return check_recipe(read_stream_recipe(path, overrides))
     except RecipeError as error:
         return error.problems or [Problem(path, str(error), "")], []
 
 
-def check(recipe: Mapping[str, Any]) -> tuple[list[Problem], list[str]]:
+def check_recipe(recipe: Mapping[str, Any]) -> tuple[list[Problem], list[str]]:
     """Problems and notes of a recipe with ``cl``, as far as they can be seen without loading a model.
 
     Args:
         recipe: Host keys and ``cl``.
     """
-    from ..host.arguments import problems_of
-    from ..run.prepare import split
+    from ..run.check import check
+    from .hosts import host
 
+    found = host()
     try:
-        host_keys, config = split(recipe)
+        return _argument_problems(found, check(found, recipe))
     except RecipeError as error:
-        found = error.problems or [Problem("cl", str(error), "")]
-        return list(dict.fromkeys(found)), []
-    # `split` knows which keys the method refuses; this adds what only the parser of the host's arguments sees
-    found = [p for p in problems_of(recipe) if p.where.startswith(("cl.", "cl:"))]
-    if found:
-        return list(dict.fromkeys(found)), []
-    return _host_problems(host_keys, config)
+        return error.problems or [Problem("cl", str(error), "")], []
 
 
-def _host_problems(host_keys: dict[str, Any], config: Any) -> tuple[list[Problem], list[str]]:
-    """What LLaMA-Factory says to the arguments of each task."""
-    from ..host.task_args import parse, task_keys
+def _argument_problems(host: Host, recipe: Recipe) -> tuple[list[Problem], list[str]]:
+    """What the host says to the arguments of each training."""
     from ..methods.registry import get_method
+    from ..run.task_keys import keys_of, trained_tasks
 
-    joint = get_method(config.method).capabilities.schedule == "joint"
-    trained = [config.block.only] if config.block.only else list(config.stream.task_names)
+    config, host_keys = recipe.config, recipe.host_keys
+    trained = trained_tasks(config, get_method(config.method).capabilities.schedule)
     refusals: dict[str, list[str]] = {}
-    for name in trained[:1] if joint else trained:
-        overrides = {} if joint else config.overrides_for(name)
-        datasets = list(config.stream.task(name).train)
+    for name in trained:
         target = Path("no-such-directory")  # the host refuses one that holds an adapter; the run handles that itself
-        keys = task_keys(
-            host_keys, datasets=datasets, output_dir=target, seed=int(host_keys.get("seed", 42)), overrides=overrides
-        )
         try:
-            parse(keys)
+            host.task_args(keys_of(host, host_keys, config, name, target))
         except Exception as error:  # the host raises whatever its libraries raise, from ValueError to ImportError
             refusals.setdefault(str(error).strip() or type(error).__name__, []).append(name)
     problems, notes = [], []
@@ -125,13 +119,11 @@ def _host_problems(host_keys: dict[str, Any], config: Any) -> tuple[list[Problem
             )
             continue
         where = (
-            "the recipe"
-            if len(tasks) == len(trained) or joint
-            else f"task{'s' if len(tasks) > 1 else ''} {', '.join(tasks)}"
+            "the recipe" if len(tasks) == len(trained) else f"task{'s' if len(tasks) > 1 else ''} {', '.join(tasks)}"
         )
         fix = ""
         if "use_cpu" in message or "bf16" in message.lower():
             engine = host_keys.get("deepspeed")
             fix = "Check it on a machine with a GPU" + ("." if engine else ", or add `use_cpu=true`.")
-        problems.append(Problem(where, f"LLaMA-Factory says: {message}", fix))
+        problems.append(Problem(where, f"{host.name} says: {message}", fix))
     return problems, notes

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 
 if TYPE_CHECKING:
@@ -24,7 +25,12 @@ class BaseModel(Protocol):
         """Whether its weights are whole fp32 tensors that updates can be added to without visible rounding."""
 
     def reset(self) -> None:
-        """Take off adapters and stacks, and put every replaced tensor back to the value in the checkpoint."""
+        """Take off everything that was put on the base, and put every replaced tensor back to the checkpoint's value.
+
+        Raises:
+            RunStateError: If modules, hooks, buffers and dtypes are not those at load afterwards: something was put on the
+                base past `register`, `hook` and `wrap`.
+        """
 
     def original(self, name: str) -> Tensor:
         """Parameter ``name`` as it stands in the checkpoint: a CPU tensor, read lazily, not to be written to."""
@@ -40,3 +46,38 @@ class BaseModel(Protocol):
 
     def prepare_full(self) -> Module:
         """Mark as trainable what the host's ``finetuning_type: full`` marks."""
+
+    def prepare_frozen(self) -> Module:
+        """The base without any adapter: nothing trains but the modules that the recipe trains as a whole.
+
+        For methods that bring trainable tensors of their own, see `register`.
+        """
+
+    def targets(self) -> Sequence[str]:
+        """Names of the linear layers that the recipe's ``lora_target`` names, as the host resolves them."""
+
+    def register(self, name: str, value: Tensor, *, trained: bool) -> None:
+        """Put a tensor on a module until `reset`: a parameter if it is trained, else a buffer that is not saved.
+
+        Args:
+            name: ``<module>.cl_<name>``; the prefix tells the method's own tensors in checkpoints and updates.
+            value: The tensor; kept as it is, so its device must be the module's.
+            trained: Whether it is a parameter.
+        """
+
+    def hook(self, name: str, function: Callable[..., Any], *, before: bool = False) -> None:
+        """Register a forward hook on a module until `reset`.
+
+        Args:
+            name: The module.
+            function: ``(module, args, output) -> output``; with ``before`` ``(module, args, kwargs) -> (args, kwargs)``.
+            before: Whether it runs before the module's forward.
+        """
+
+    def wrap(self, names: Sequence[str], factory: Callable[[str, Module], Module]) -> None:
+        """Put modules in the place of others until `reset`.
+
+        Args:
+            names: The modules.
+            factory: Gets name and module, gives what stands in its place.
+        """

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 
 Schedule = Literal["sequential", "independent", "joint"]
+Answers = Literal["alike", "by_task", "by_sample"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class Capabilities:
         schedule: ``sequential`` (each task starts from the carry), ``independent`` (each from the base) or ``joint``
             (all tasks at once).
         low_rank: Whether it adds low-rank updates; memory and disk are estimated by it.
+        answers: Who answers a question: one model (``alike``), a model that the task decides (``by_task``, see
+            `Method.route`), or parts that the model chooses for every sample by itself (``by_sample``).
+        grows: Whether what is carried grows with every task.
         quantised: Quantisation methods of the base that are tested.
         zero_stages: DeepSpeed ZeRO stages that are tested.
         needs_modality: Every task must have a modality label.
@@ -43,6 +47,8 @@ class Capabilities:
     finetuning_types: tuple[str, ...] = ("lora",)
     schedule: Schedule = "sequential"
     low_rank: bool = True
+    answers: Answers = "alike"
+    grows: bool = False
     quantised: tuple[str, ...] = ()
     zero_stages: tuple[int, ...] = ()
     needs_modality: bool = False

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import CompatibilityError, Problem
+from .names import is_own
 
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class LowRankUpdate:
         update = cls(scaling=float(meta["scaling"]))
         for name, tensor in tensors.items():
             plain = name.removeprefix(PREFIX)
+            if is_own(plain):  # a method's own, no part of the sum
+                continue
             if plain.endswith(".lora_A.weight"):
                 update.a[plain.removesuffix(".lora_A.weight")] = tensor
             elif plain.endswith(".lora_B.weight"):

@@ -1,47 +1,62 @@
 """The method contract: the few questions that every continual-learning method answers.
 
-A method never imports LLaMA-Factory. What it needs from the host (a fresh adapter, the base's tensors) is handed to
-it as a `BaseModel`, by the runner or by a test.
+A method never imports LLaMA-Factory. What it needs from the host (a fresh adapter, the base's tensors) is handed to it as
+a `BaseModel`, by a run, by a custom trainer or by a test. `cl_plugins.methods.one_lora.OneLoRA` and
+`cl_plugins.methods.chain.LoRAChain` answer most questions for methods with one LoRA and with a LoRA per task.
 
 Life of a task::
 
     model = method.restore(base, carry)            # the model that answers, rebuilt from what was written
     model = method.begin_task(context, model)      # what is trained
     ...training...
-    state = method.end_task(context, model)        # tensors, written to tasks/<nn>_<task>/update.safetensors
+    tensors = method.learned(context, model)       # written to tasks/<nn>_<task>/update.safetensors
+    meta = method.describe(context, model)         # written to update.json beside it
     extra = method.statistics(context, model)      # Fisher, positions, ...: tasks/<nn>_<task>/<name>.safetensors
+    numbers = method.numbers(context, model)       # for journal and report
+    ...further phases, see `Phase`...
     method.consolidate(previous, update, writer)   # the next carry, written from files only
     model = method.restore(base, next_carry)       # and from here on, again
+
+Two guards hold for every method. Before the first step, every trainable tensor must be among what `learned` gives, or the
+training is refused by name. After `BaseModel.reset`, modules, hooks, buffers and dtypes must be those at load.
 """
 
 from __future__ import annotations
 
-from abc import ABC
-from collections.abc import Hashable
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..base.errors import Problem
-from .capabilities import Capabilities, NoOptions, RunFacts
+from ..base.errors import CompatibilityError, Problem
+from .capabilities import Answers, Capabilities, NoOptions, RunFacts
+from .phase import Phase
 
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
     from torch.nn import Module
 
     from .base_model import BaseModel
     from .carry import Carry, CarryWriter, TaskUpdate
+    from .export import Export
     from .task import Batch, TaskContext
 
 
+#: What decides, beside the carry, which model answers; see `Method.route`.
+Route = int | str | None
+
+
 class Method(ABC):
-    """Base class of all methods. Most override one or two answers.
+    """Base class of all methods.
 
     Attributes:
         name: Name in recipes and in the entry point.
         title: Name for people.
         config_class: Frozen dataclass of the options under ``cl.method``.
         capabilities: What it can do and needs.
-        starts_at_zero: Whether its terms measure the way from where the task began, and so are zero at the first step.
+        starts_at_zero: Whether its terms measure the distance from where the task began, and so are zero at the first
+            step.
     """
 
     name: ClassVar[str]
@@ -53,6 +68,8 @@ class Method(ABC):
     def __init__(self, config: Any) -> None:
         self.config = config
 
+    # What may run with me?
+
     @property
     def penalised(self) -> bool:
         """Whether `penalties` may return a term; what cannot add its gradient (ZeRO) is refused then."""
@@ -63,6 +80,11 @@ class Method(ABC):
         """Whether `batch_terms` may return a term; what computes a loss without logits is refused then."""
         return type(self).batch_terms is not Method.batch_terms
 
+    @property
+    def answers(self) -> Answers:
+        """Who answers with these options: `Capabilities.answers`, or less where an option says so."""
+        return self.capabilities.answers
+
     def notes(self) -> list[str]:
         """What a reader of the scores must know about how they came about; printed in every report."""
         return []
@@ -71,17 +93,44 @@ class Method(ABC):
         """What speaks against this run, beyond the declared capabilities."""
         return []
 
+    # What is trained?
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The trainings of a task, in order; the first one is the task's own."""
+        return (Phase(),)
+
+    @abstractmethod
     def begin_task(self, context: TaskContext, model: Module) -> Module:
-        """Return the model to train. Default: a fresh adapter on the base.
+        """Return the model to train.
 
         Args:
             context: The task.
-            model: What `restore` gave.
+            model: What `restore` gave for the carry so far.
         """
-        return context.base.new_adapter(context.seed)
+
+    def begin_phase(self, context: TaskContext, phase: Phase, update: TaskUpdate) -> Module:
+        """Return the model that a further phase of a task trains, rebuilt from what the phase before has written.
+
+        Args:
+            context: The task; ``context.data`` holds the phase's samples.
+            phase: One of `phases`, not the first.
+            update: What the task has learned so far.
+
+        Raises:
+            CompatibilityError: If the method has no further phases.
+        """
+        what = f"declares a phase '{phase.name}' and has no `begin_phase`."
+        raise CompatibilityError(Problem(f"method '{self.name}'", what, "Report it to the method's authors."))
+
+    def learning_rates(self, context: TaskContext, model: Module) -> Mapping[str, float]:
+        """Ending of a parameter's name -> factor on the recipe's learning rate; the longest ending wins."""
+        return {}
+
+    # Which terms join the loss?
 
     def penalties(self, context: TaskContext, model: Module) -> dict[str, Tensor]:
-        """Named scalar terms that join the loss; called once per optimizer step, so worth the same in any batch layout."""
+        """Named scalar terms on weights; called once per optimizer step, so worth the same in any batch layout."""
         return {}
 
     def batch_terms(self, context: TaskContext, model: Module, batch: Batch) -> dict[str, Tensor]:
@@ -92,17 +141,21 @@ class Method(ABC):
         """
         return {}
 
-    def end_task(self, context: TaskContext, model: Module) -> dict[str, Tensor]:
-        """The tensors that this task has learned (default: the adapter, under PEFT's names)."""
-        from ..adapters.update import adapter_state
+    # What has the task learned?
 
-        return adapter_state(model)
+    def learned(self, context: TaskContext, model: Module) -> dict[str, Tensor]:
+        """The tensors that the task has learned, by the names they are saved under (default: all that is trainable).
 
-    def describe_update(self, context: TaskContext, model: Module) -> dict[str, Any]:
-        """JSON that is needed to use the tensors again (default: rank and scaling of the adapter)."""
-        from ..adapters.update import adapter_meta
+        Called before the first step as well, to check that no trainable tensor is missing. Live tensors are fine: they
+        are copied to the CPU afterwards.
+        """
+        from .names import trained_tensors
 
-        return adapter_meta(model)
+        return trained_tensors(model)
+
+    def describe(self, context: TaskContext, model: Module) -> dict[str, Any]:
+        """JSON that is needed to use the tensors again."""
+        return {}
 
     def statistics(self, context: TaskContext, model: Module) -> dict[str, dict[str, Tensor]]:
         """What else the next tasks need: name -> tensors; `TaskUpdate.statistic` gives the file to `consolidate`.
@@ -111,37 +164,43 @@ class Method(ABC):
         """
         return {}
 
+    def numbers(self, context: TaskContext, model: Module) -> dict[str, float]:
+        """Learned or measured numbers that people want to see (a router's accuracy, frozen positions); finite.
+
+        They stand in the journal and in the report. Called after `statistics`.
+        """
+        return {}
+
+    # What is carried, and how does it answer?
+
+    @abstractmethod
     def consolidate(self, previous: Carry | None, update: TaskUpdate, writer: CarryWriter) -> None:
-        """Write the next carry from files alone (default: the update of this task and nothing else)."""
-        writer.link(update.tensors, "adapter.safetensors")
-        writer.meta["adapter"] = update.meta
+        """Write the next carry, from files alone."""
 
-    def route(self, carry: Carry | None, task: str) -> Hashable:
-        """What, beside the carry, decides which model answers a task's questions; None (the default): nothing does.
+    def route(self, carry: Carry | None, task: str) -> Route:
+        """What, beside the carry, decides which model answers a task's questions; asked where `answers` is ``by_task``.
 
-        Models are rebuilt only when carry or route change.
+        Models are rebuilt only when carry or route change. None is the model that the next task starts from.
         """
         return None
 
-    def restore(self, base: BaseModel, carry: Carry | None, route: Hashable = None) -> Module:
+    @abstractmethod
+    def restore(self, base: BaseModel, carry: Carry | None, route: Route = None) -> Module:
         """Rebuild the model that answers from the base and a carry; the one code path for it.
 
         Args:
-            base: The base.
+            base: The base; begin with `BaseModel.reset`.
             carry: What the tasks left so far, None before the first.
             route: None for the model that the next task starts from, else what `route` gave.
         """
-        from ..adapters.update import load_adapter
 
-        base.reset()
-        if carry is None:
-            return base.model
-        model = base.new_adapter()
-        load_adapter(model, carry.load("adapter.safetensors"), carry.meta["adapter"])
-        return model
+    @abstractmethod
+    def export(self, carry: Carry) -> Export:
+        """What ``final/`` is: the sum of low-rank updates, whole weights, or a routed model.
 
-    def updates(self, carry: Carry) -> list[TaskUpdate]:
-        """The low-rank updates whose sum on the base is the model, in order; for exports."""
-        from .carry import TaskUpdate
+        Asked right after the first consolidation, so that a wrong answer costs one task.
+        """
 
-        return [TaskUpdate(carry.path / "adapter.safetensors", carry.meta["adapter"])]
+    def export_task(self, carry: Carry, task: str) -> Export | None:
+        """One task's part of the model as something of its own; None where tasks have no parts of their own."""
+        return None

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..replay.memory import Memory
     from ..streams import Task
     from .base_model import BaseModel
     from .carry import Carry
@@ -49,6 +48,43 @@ class Batch:
     def labels(self) -> Tensor:
         """(batch, length), -100 outside the answer, not shifted."""
         return self.inputs["labels"]
+
+
+class Chosen(Protocol):
+    """A sample of the task in training that will go into the replay buffer."""
+
+    @property
+    def uid(self) -> str:
+        """Its name in the buffer."""
+
+    @property
+    def index(self) -> int:
+        """Its number in `TaskContext.data`."""
+
+
+class Memory(Protocol):
+    """The replay buffer while a task trains; see `cl_plugins.replay.memory.Memory`."""
+
+    #: Once training is over: the samples of this task that will be kept. `Method.statistics` may store tensors for them, in
+    #: a statistic called ``memory_<name>``, each named ``<uid>/<what>``; they stay as long as their sample and come back as
+    #: ``tensors("memory_<name>")``.
+    chosen: Sequence[Chosen]
+
+    @property
+    def samples(self) -> Sequence[Any]:
+        """The samples of earlier tasks; each has a ``uid``, an ``id`` and a ``task``."""
+
+    def __len__(self) -> int:
+        """Number of samples of earlier tasks."""
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """What the method stored beside the samples, ``<uid>/<what>`` -> tensor; empty if nothing."""
+
+    def draw(self, context: TaskContext, batch: Batch, purpose: str) -> list[int]:
+        """Numbers of the samples that go with a micro-batch; draws with another purpose are independent."""
+
+    def batch(self, indices: Sequence[int]) -> Mapping[str, Any]:
+        """Samples of earlier tasks as one collated batch."""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,10 @@ class LoadedBase(HeldBase):
             what = f"the host cannot put a LoRA on this base ({error})."
             raise RecipeError(Problem("lora_target", what, fix)) from error
 
+    def _extra_modules(self) -> list[str]:
+        target = self._args.finetuning.additional_target
+        return [target] if isinstance(target, str) else list(target or [])
+
     def _make_full(self) -> None:
         """The host's own choice; it also raises those tensors to fp32."""
         self._init_adapter()

@@ -16,7 +16,6 @@ from ..base.files import sha256, write_json
 
 
 MARK = "cl_complete.json"
-EXTRAS = "cl_parameters.safetensors"
 HASHED_UP_TO = 2 * 1024**3  # bytes; above it a hash would cost more than the training it saves
 
 
@@ -40,30 +39,6 @@ def mark_complete(folder: Path, sums: list[float]) -> None:
     total = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     files = _listing(folder, hashes=total <= HASHED_UP_TO)
     write_json(folder / MARK, {"world_size": len(sums), "loss_sums": sums, "files": files})
-
-
-def save_extras(model: Any, folder: Path) -> None:
-    """Save the trained parameters that a method put on the model itself (``cl_...``): PEFT saves its own only."""
-    from safetensors.torch import save_file
-
-    found = {name: p.detach().cpu() for name, p in _extras(model).items()}
-    if found:
-        save_file(found, folder / EXTRAS, metadata={"format": "pt"})
-
-
-def load_extras(model: Any, folder: Path) -> None:
-    """Put the values that `save_extras` wrote back."""
-    import torch
-    from safetensors.torch import load_file
-
-    own = _extras(model)
-    with torch.no_grad():
-        for name, value in (load_file(folder / EXTRAS) if own else {}).items():
-            own[name].copy_(value)
-
-
-def _extras(model: Any) -> dict[str, Any]:
-    return {n: p for n, p in model.named_parameters() if n.rpartition(".")[2].startswith("cl_") and p.requires_grad}
 
 
 def loss_sums(folder: Path) -> list[float]:

@@ -44,8 +44,3 @@ def base_fingerprint(args: ModelArguments) -> dict[str, Any]:
                 size = handle.read(8)
                 digest.update(size + handle.read(int.from_bytes(size, "little")))
     return {"name": str(args.model_name_or_path), "sha256": digest.hexdigest(), "commit": commit}
-
-
-def same_base(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    """Whether two fingerprints are of the same base."""
-    return bool(a.get("sha256") == b.get("sha256"))

@@ -10,33 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 from ..base.errors import Problem
 from ..base.schema import nearest
+from ..contract.host import KeyInfo, KeyKind
 from .names import env_enabled
-
-
-Kind = Literal["per_task", "per_run", "refused"]
-
-
-@dataclass(frozen=True)
-class KeyInfo:
-    """What is known about one key of the host.
-
-    Attributes:
-        key: The key as it stands in a recipe.
-        kind: ``per_task`` (may stand in ``task_overrides``), ``per_run``, or ``refused`` together with ``cl``.
-        reason: Why, in a few words.
-        home: The dataclass of the host that holds it; empty if the installed version does not know the key.
-    """
-
-    key: str
-    kind: Kind
-    reason: str
-    home: str = ""
 
 
 _PER_TASK: dict[str, str] = {
@@ -192,13 +172,24 @@ _RUN_RULES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("profile", "enable_torch_profiler"), "a run is profiled as one"),
 )
 
-_LISTED: dict[str, tuple[Kind, str]] = {
+_LISTED: dict[str, tuple[KeyKind, str]] = {
     **{key: ("per_task", reason) for reason, members in _PER_TASK.items() for key in members.split()},
     **{key: ("per_run", reason) for reason, members in _PER_RUN.items() for key in members.split()},
 }
 
 #: Per-run keys that a method may let vary from task to task; the method says so, the table does not.
 METHOD_DECIDES: frozenset[str] = frozenset(_PER_RUN["the updates of all tasks must fit together"].split())
+
+#: Keys whose values are paths of folders or files, or may be.
+PATH_KEYS: frozenset[str] = frozenset(
+    """model_name_or_path cache_dir dataset_dir media_dir output_dir logging_dir deepspeed fsdp_config accelerator_config
+    swanlab_logdir ray_storage_path""".split()
+)
+
+#: Keys of distributed engines; a finished run is looked at by one process, whatever engine trained it.
+ENGINE_KEYS: frozenset[str] = frozenset(
+    "deepspeed fsdp fsdp_config ddp_backend ray_num_workers ray_init_kwargs".split()
+)
 
 _HOMES = ("ModelArguments", "DataArguments", "TrainingArguments", "FinetuningArguments", "GeneratingArguments")
 _ABSENT = object()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,31 +31,31 @@ class DataUse:
         dataset_dir: The host's ``dataset_dir`` for this use.
         media_dir: The host's ``media_dir``; None for ``dataset_dir``.
         limit: Only the first so many records are used; None for all.
-        key: What stands for it in ``run.json``.
     """
 
     name: str
     dataset_dir: str
     media_dir: str | None = None
     limit: int | None = None
-    key: str = ""
 
 
-def inspect(use: DataUse) -> tuple[dict[str, Any], list[Problem]]:
+def inspect(use: DataUse, hashed: Callable[[Path], str] | None = None) -> tuple[dict[str, Any], list[Problem]]:
     """Look at the files of one data set; media files are only asked for their size.
+
+    Args:
+        use: The data set.
+        hashed: Gives the hash of a file; None leaves hashes out.
 
     Returns:
         ``{"files": {name: sha256}, "media": {"count", "sha256"}}``, the latter over names and sizes (both empty for
         data sets on a hub), and problems: unknown name, missing file, not JSON, no record, missing media.
     """
-    from ..base.files import sha256
-
     files, problems = local_files(use.dataset_dir, [use.name])
     info = next((path for path in files if path.name == "dataset_info.json"), None)
     if problems or info is None:
         return {}, problems
     data = [path for path in files if path != info]
-    found: dict[str, Any] = {"files": {path.name: sha256(path) for path in data}}
+    found: dict[str, Any] = {"files": {path.name: hashed(path) if hashed else "" for path in data}}
     columns = _media_columns(info, use.name)
     names: list[str] = []
     count = 0

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from ..base.errors import CompatibilityError, Problem
+from ..contract.host import ModelSizes
 from .task_args import parse
 
 
@@ -18,31 +18,7 @@ _LEFT_OUT = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class MetaModel:
-    """Sizes of a model and of what is trained in it.
-
-    Attributes:
-        parameters: Parameters of the base.
-        trainable: Parameters that are trained.
-        parts: Kind of trained tensor (``LoRA``, a module's name, ``weights``) -> parameters.
-        targets: Names of the modules that carry a LoRA, without their places.
-        dtype: Dtype of the checkpoint according to its config, e.g. ``bfloat16``; empty if it does not say.
-        image_tokens: Tokens per picture where the config fixes them; None for text models and where it depends on the
-            picture.
-        model_type: The config's ``model_type``.
-    """
-
-    parameters: int
-    trainable: int
-    parts: dict[str, int]
-    targets: tuple[str, ...]
-    dtype: str
-    image_tokens: int | None
-    model_type: str
-
-
-def measure(host_keys: Mapping[str, Any]) -> MetaModel:
+def measure(host_keys: Mapping[str, Any]) -> ModelSizes:
     """Build the base from its config without weights, put the host's adapter on it, and count.
 
     Args:
@@ -79,7 +55,7 @@ def measure(host_keys: Mapping[str, Any]) -> MetaModel:
         parts[kind] = parts.get(kind, 0) + parameter.numel()
         if ".lora_A." in name:
             targets.add(name.split(".lora_A.")[0].rpartition(".")[2])
-    return MetaModel(
+    return ModelSizes(
         parameters=parameters,
         trainable=sum(parts.values()),
         parts=parts,

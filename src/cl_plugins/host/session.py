@@ -7,22 +7,33 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ..base.errors import DataError, Problem
+from ..generation.backend import ModelBackend
 from ..training.collated import CollatedData
+from . import saving, test_sets, training_rows
 from .base import LoadedBase
-from .quantised import check_trained_modules, keep_unpacked, trained_modules_whole
-from .task_args import HostArgs
+from .data import load_training_set
+from .quantised import check_trained_modules, keep_unpacked, quantisation_of, trained_modules_whole
+from .task_args import HostArgs, for_tests
+from .task_args import own as own_args
 
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     import torch
     from transformers import TrainerCallback
 
+    from ..contract.host import Rows, TaskArgs
+    from ..contract.test_item import TestItem
+    from ..streams import Task
     from ..training.terms import TaskTerms
     from .trainer import ContinualTrainer
 
 
 class Session:
-    """Tokenizer, template and base of a run, each loaded once.
+    """Tokenizer, template and base of a run, each loaded once; see `cl_plugins.contract.host.Session`.
 
     Args:
         args: The host's arguments of the run (those of any task; only per-run keys are used).
@@ -98,11 +109,93 @@ class Session:
         model = self.base.model
         return CollatedData(dataset, self.collator(model, training=True), next(model.parameters()).device)
 
+    def training_set(
+        self, task: str, args: TaskArgs, *, with_rows: bool = False
+    ) -> tuple[dict[str, Any], Rows | None]:
+        """The host's training set of one task, checked, and the records behind it."""
+        own = own_args(args)
+        if with_rows:
+            return training_rows.load_with_rows(task, own, self.template, self.tokenizer_module)
+        return load_training_set(task, own, self.template, self.tokenizer_module), None
+
+    def stored_samples(self, task: str, args: TaskArgs, folder: Path, names: Sequence[str]) -> Any:
+        """The samples of a replay buffer, tokenised."""
+        return training_rows.load_buffer(task, folder, names, own_args(args), self.template, self.tokenizer_module)
+
+    def joined(self, own: Any, memory: Any, indices: Sequence[int]) -> Any:
+        """A training set with memory samples behind the new ones."""
+        return training_rows.joined(own, memory, indices)
+
+    def test_items(
+        self, task: Task, keys: Mapping[str, Any], max_items: int | None, *, for_engine: bool = False
+    ) -> list[TestItem]:
+        """The test items of a task, tokenised."""
+        args = for_tests(self.args, keys)
+        return test_sets.load_test_items(
+            task, args, self.template, self.tokenizer_module, max_items, for_engine=for_engine
+        )
+
+    def backend(self, model: Any) -> ModelBackend:
+        """Greedy generation with a model in memory."""
+        return ModelBackend(
+            model,
+            self.tokenizer,
+            self.collator(model, training=False),
+            batch_size=int(self.args.training.per_device_eval_batch_size),
+            together=self.base.partitioned,
+            eos_token_ids=self.eos_token_ids(),
+            media_token_ids=test_sets.media_token_ids(self.template, self.tokenizer),
+            autocast_dtype=self.autocast_dtype(),
+        )
+
+    def engine_prompt(self, item: TestItem) -> dict[str, Any]:
+        """Token ids with one token per picture, and the pictures as the host hands them to engines.
+
+        Raises:
+            DataError: If the item has videos or sounds.
+        """
+        if item.engine_tokens is None:
+            raise DataError(Problem(f"item {item.id!r}", "was not prepared for an engine.", "Use `backend: host`."))
+        other = [kind for kind in item.kinds if kind != "images"]
+        if other:
+            what = f"has {' and '.join(other)}; only pictures are handed to vLLM."
+            raise DataError(Problem(f"item {item.id!r}", what, "Use `backend: host`."))
+        prompt: dict[str, Any] = {"prompt_token_ids": item.engine_tokens.tolist()}
+        if item.kinds:
+            found = test_sets.pictures(item, self.template, self.tokenizer_module["processor"])
+            prompt["multi_modal_data"] = {"image": found}
+        return prompt
+
+    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """Texts of token ids, special tokens removed."""
+        return list(self.tokenizer.batch_decode(ids, skip_special_tokens=True))
+
+    def save_model(self, model: Any, folder: Path, tensors: dict[str, Any] | None = None) -> None:
+        """Save a plain model with the base's own ``use_cache``."""
+        saving.save_model(model, folder, self.args, self.tokenizer, tensors)
+
+    def save_processor(self, folder: Path) -> None:
+        """Save tokenizer and processor."""
+        self.tokenizer.save_pretrained(folder)
+        if self.tokenizer_module["processor"] is not None:
+            self.tokenizer_module["processor"].save_pretrained(folder)
+
+    def quantisation(self) -> dict[str, Any] | None:
+        """The quantisation config of the base."""
+        return quantisation_of(self.base.model)
+
+    def plot_loss(self, args: TaskArgs) -> None:
+        """The host's own picture of a task's training loss, if the recipe asks for it."""
+        if own_args(args).finetuning.plot_loss:
+            from llamafactory.extras.ploting import plot_loss as draw
+
+            draw(args.training.output_dir, keys=["loss"])
+
     def trainer(
         self,
-        args: HostArgs,
+        args: TaskArgs,
         model: Any,
-        dataset_module: dict[str, Any],
+        data: dict[str, Any],
         callbacks: Sequence[TrainerCallback],
         terms: TaskTerms | None,
         task: str,
@@ -112,31 +205,25 @@ class Session:
         Args:
             args: The task's arguments.
             model: What is trained.
-            dataset_module: From `load_training_set`.
+            data: From `training_set`.
             callbacks: The user's and the run's.
             terms: Terms that join the loss.
             task: Name of the task.
         """
         from .trainer import ContinualTrainer
 
+        own = own_args(args)
         return ContinualTrainer(
             model=model,
             args=args.training,
-            finetuning_args=args.finetuning,
+            finetuning_args=own.finetuning,
             data_collator=self.collator(model, training=True),
-            callbacks=[*callbacks, *_host_callbacks(args)],
+            callbacks=[*callbacks, *_host_callbacks(own)],
             terms=terms,
             task=task,
-            **dataset_module,
+            **data,
             **self.tokenizer_module,
         )
-
-
-def plot_loss(args: HostArgs) -> None:
-    """The host's own picture of a task's training loss, beside its log."""
-    from llamafactory.extras.ploting import plot_loss as draw
-
-    draw(args.training.output_dir, keys=["loss"])
 
 
 def _host_callbacks(args: HostArgs) -> list[Any]:

@@ -15,8 +15,10 @@ from transformers.trainer_utils import TrainOutput
 
 from ..base import ranks
 from ..base.errors import Problem, TrainingError
+from ..training.extras import load_extras, only_extras, save_extras
+from ..training.guards import check_loss
 from ..training.mixin import ContinualTrainerMixin
-from .checkpoints import load_extras, loss_sums, mark_complete, remove_older, save_extras
+from .checkpoints import loss_sums, mark_complete, remove_older
 
 
 class _AlreadyTrained(Exception):
@@ -73,11 +75,9 @@ class ContinualTrainer(ContinualTrainerMixin, CustomSeq2SeqTrainer):
             TrainingError: If the loss is not finite.
         """
         loss: torch.Tensor = super().training_step(*args, **kwargs)
-        if not torch.isfinite(loss):
-            fix = "Lower `learning_rate`, or look at this task's data; the last checkpoint is still good."
-            what = f"the loss is {loss.item()} at step {self.state.global_step + 1}."
-            raise TrainingError(Problem(f"task '{self._task}'", what, fix))
-        self._loss_sum += float(loss)
+        value = float(loss)
+        check_loss(f"task '{self._task}'", value, self.state.global_step + 1)
+        self._loss_sum += value
         return loss
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
@@ -91,7 +91,7 @@ class ContinualTrainer(ContinualTrainerMixin, CustomSeq2SeqTrainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             folder = Path(self.args.output_dir)
-            save_extras(self.model, folder / f"checkpoint-{self.state.global_step}")
+            save_extras(self.accelerator.unwrap_model(self.model), folder / f"checkpoint-{self.state.global_step}")
             mark_complete(folder / f"checkpoint-{self.state.global_step}", sums)
             remove_older(folder, limit)
         self.accelerator.wait_for_everyone()
@@ -113,6 +113,9 @@ class ContinualTrainer(ContinualTrainerMixin, CustomSeq2SeqTrainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             load_extras(target, Path(resume_from_checkpoint))
             self._compare_adapter(target, Path(resume_from_checkpoint))
+            return
+        if only_extras(target):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         loaded = type(target).from_pretrained(resume_from_checkpoint, dtype=torch.float32)
         values = dict(loaded.named_parameters())

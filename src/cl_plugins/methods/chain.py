@@ -7,22 +7,24 @@ where that loses nothing (fp32), and as a frozen stack beside them where merging
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from ..adapters.update import adapter_meta
 from ..base.errors import CompatibilityError, Problem
 from ..base.schema import option
 from ..contract.base_model import BaseModel
 from ..contract.capabilities import RunFacts
 from ..contract.carry import TaskUpdate
-from ..contract.method import Method
+from ..contract.export import Export, LowRankSum
+from ..contract.method import Method, Route
 
 
 if TYPE_CHECKING:
     from torch.nn import Module
 
     from ..contract.carry import Carry, CarryWriter
+    from ..contract.task import TaskContext
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,28 @@ class LoRAChain(Method):
             records.append({"file": name, "task": item.task, "meta": item.meta})
         writer.meta["updates"] = records
 
+    def export(self, carry: Carry) -> Export:
+        """The base plus every update."""
+        return LowRankSum(tuple(self.updates(carry)))
+
+    def export_task(self, carry: Carry, task: str) -> Export | None:
+        """The task's own update: a part of the model, trained on top of the ones before."""
+        own = [update for update in self.updates(carry) if update.task == task]
+        return LowRankSum(tuple(own), answers=False) if own else None
+
+    def begin_task(self, context: TaskContext, model: Module) -> Module:
+        """A fresh adapter on base and past."""
+        return context.base.new_adapter(context.seed)
+
+    def describe(self, context: TaskContext, model: Module) -> dict[str, Any]:
+        """Rank, scaling and targets of the adapter."""
+        return adapter_meta(model)
+
     def updates(self, carry: Carry) -> list[TaskUpdate]:
         """One update per past task, in order."""
         return [TaskUpdate(carry.path / r["file"], r["meta"], r["task"]) for r in carry.meta["updates"]]
 
-    def restore(self, base: BaseModel, carry: Carry | None, route: Hashable = None) -> Module:
+    def restore(self, base: BaseModel, carry: Carry | None, route: Route = None) -> Module:
         """The base plus the updates, from the checkpoint's own tensors.
 
         Args:

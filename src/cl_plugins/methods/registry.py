@@ -1,102 +1,65 @@
-"""Methods are found through entry points, ours and third parties' alike."""
+"""Find methods by name, through the entry-point group ``cl_plugins.methods``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from ..base.errors import CompatibilityError, Problem, RecipeError
-from ..base.schema import build, nearest
+from ..base.errors import Problem, RecipeError
+from ..base.registry import Entry, NotUsable, Registry
+from ..base.schema import build
 from ..contract.method import Method
 
 
-GROUP = "cl_plugins.methods"
+MethodEntry = Entry[type[Method]]
 
 
-@dataclass(frozen=True)
-class MethodEntry:
-    """One registered name.
-
-    Attributes:
-        name: Name used in ``cl.method.name``.
-        distribution: The package that registers it.
-        method: The class, or None if it could not be imported.
-        error: Why it could not be imported.
-    """
-
-    name: str
-    distribution: str
-    method: type[Method] | None
-    error: str | None = None
-
-
-def _distribution(entry: EntryPoint) -> str:
-    return entry.dist.name if entry.dist is not None else "unknown distribution"
-
-
-@cache
-def _entries() -> dict[str, EntryPoint]:
-    found: dict[str, EntryPoint] = {}
-    for entry in entry_points(group=GROUP):
-        other = found.get(entry.name)
-        if other is not None and (other.value != entry.value or _distribution(other) != _distribution(entry)):
-            what = f"is registered by {_distribution(other)} ({other.value}) and by {_distribution(entry)} ({entry.value})."
-            raise CompatibilityError(Problem(f"method '{entry.name}'", what, "Uninstall or rename one of them."))
-        found[entry.name] = entry
-    return found
-
-
-def _load(entry: EntryPoint) -> MethodEntry:
-    try:
-        method = entry.load()
-    except Exception as error:  # a third party's broken import must not take the others down
-        return MethodEntry(entry.name, _distribution(entry), None, f"{type(error).__name__}: {error}")
-    if not (isinstance(method, type) and issubclass(method, Method)):
-        return MethodEntry(
-            entry.name, _distribution(entry), None, f"{entry.value} is not a subclass of cl_plugins.methods.Method"
+def _check(name: str, value: Any, distribution: str) -> type[Method]:
+    """Accept subclasses of `Method` that have the registered name."""
+    if not (isinstance(value, type) and issubclass(value, Method)):
+        raise NotUsable(
+            f"{getattr(value, '__qualname__', repr(value))} is not a subclass of cl_plugins.methods.Method"
         )
-    own = getattr(method, "name", None)
-    if own != entry.name:
-        return MethodEntry(entry.name, _distribution(entry), None, f"the class calls itself {own!r}")
-    return MethodEntry(entry.name, _distribution(entry), method)
+    own = getattr(value, "name", None)
+    if own != name:
+        raise NotUsable(f"the class calls itself {own!r}")
+    return value
+
+
+#: Every method; ours are in the same entry-point group as those of other packages.
+METHODS: Registry[type[Method]] = Registry("cl_plugins.methods", "method", _check)
 
 
 def method_names() -> tuple[str, ...]:
-    """Registered names, without importing anything."""
-    return tuple(sorted(_entries()))
+    """Return the registered names; imports nothing.
+
+    Raises:
+        CompatibilityError: If two packages register the same name.
+    """
+    return METHODS.names()
 
 
 def list_methods() -> list[MethodEntry]:
-    """Every registered method; broken ones carry their error.
+    """Return every registered method; broken ones carry their error.
 
     Raises:
-        CompatibilityError: If two distributions register the same name.
+        CompatibilityError: If two packages register the same name.
     """
-    return [_load(_entries()[name]) for name in method_names()]
+    return METHODS.entries()
 
 
 def get_method(name: str, *, where: str = "cl.method.name") -> type[Method]:
-    """The class registered under ``name``.
+    """Return the class registered under ``name``.
 
     Raises:
-        RecipeError: If there is no such method, or its package cannot be imported (the message names it).
+        RecipeError: If there is no such method, or it cannot be used (the message names its package).
+        CompatibilityError: If two packages register the same name.
     """
-    entries = _entries()
-    if name not in entries:
-        fix = f"{nearest(name, entries)} Methods: {', '.join(sorted(entries)) or 'none (is cl-plugins installed?)'}."
-        raise RecipeError(Problem(where, f"there is no method called {name!r}.", fix.strip()))
-    loaded = _load(entries[name])
-    if loaded.method is None:
-        what = f"method {name!r} of the package '{loaded.distribution}' cannot be imported ({loaded.error})."
-        raise RecipeError(Problem(where, what, f"Mend or uninstall '{loaded.distribution}'."))
-    return loaded.method
+    return METHODS.get(name, where=where)
 
 
 def make_method(name: str, options: Mapping[str, Any], *, where: str = "cl.method") -> Method:
-    """The method called ``name`` with checked options.
+    """Make the method called ``name`` with checked options.
 
     Args:
         name: As in ``cl.method.name``.

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
+    from ..contract import task as contract
     from ..contract.task import Batch, TaskContext, TaskData
     from .store import Buffer, Sample
 
@@ -47,7 +48,7 @@ class Memory:
     def __init__(self, buffer: Buffer | None, data: TaskData | None, batch: int | None = None) -> None:
         self._buffer, self.data, self._batch = buffer, data, batch
         self.samples: tuple[Sample, ...] = buffer.samples if buffer is not None else ()
-        self.chosen: tuple[Chosen, ...] = ()
+        self.chosen: Sequence[contract.Chosen] = ()
 
     def __len__(self) -> int:
         """Number of samples of earlier tasks."""

@@ -147,7 +147,7 @@ class OwnRows:
 
 
 class TrainerRows:
-    """What the buffer asks about the samples of a task, see `keeping.Rows`.
+    """What the buffer asks about the samples of a task, see `contract.host.Rows`.
 
     Args:
         own: The samples.

@@ -5,7 +5,7 @@ Nothing heavy is imported before a function is called.
 
 from __future__ import annotations
 
-from .comparison import compare, compare_table
+from .comparison_page import compare, compare_table
 from .run_data import Run, read_run
 from .run_report import terminal_table, write_report
 

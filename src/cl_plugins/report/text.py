@@ -126,11 +126,6 @@ def listing(words: Iterable[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
 
 
-def secret(key: str) -> bool:
-    """Whether a recipe's key may hold a credential; reports are passed on, credentials must not be."""
-    return key.lower().endswith(("_token", "secret", "password", "api_key"))
-
-
 def one_line(text: str) -> str:
     """The text with every run of white space made one space."""
     return re.sub(r"\s+", " ", text)

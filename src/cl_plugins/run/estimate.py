@@ -13,7 +13,7 @@ from ..contract.capabilities import Capabilities
 
 
 if TYPE_CHECKING:
-    from ..host.meta_model import MetaModel
+    from ..contract.host import ModelSizes
 
 
 SMALL_FILES = 64 * 1024**2  # predictions, logs, reports, tokenizer
@@ -46,7 +46,7 @@ class DiskNeed:
 
 
 def disk_need(
-    model: MetaModel,
+    model: ModelSizes,
     keys: Mapping[str, Any],
     able: Capabilities,
     tasks: int,

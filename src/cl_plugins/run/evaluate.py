@@ -25,8 +25,8 @@ from .state import RunState
 
 if TYPE_CHECKING:
     from ..config import CLConfig
+    from ..contract.backend import Backend
     from ..contract.test_item import TestItem
-    from ..generation.backend import Backend
 
 
 def evaluate(state: RunState, step: Step, plan: list[Step]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,16 +11,18 @@ from ..adapters.concatenate import write_peft_adapter
 from ..adapters.merge import MergeError, merged_weight, modules, replaced
 from ..base.errors import ExportError, Problem
 from ..base.files import write_with
+from ..contract.export import Export, LowRankSum, Routed
 from ..records.carry import ModelManifest
-from .finish import manifest, merge_into_base, save_plain, save_tokenizer
+from .finish import manifest, merge_into_base
 from .state import RunState
 
 
 if TYPE_CHECKING:
     import torch
 
-    from ..contract.carry import Carry
-    from ..host.base import LoadedBase
+    from ..contract.carry import Carry, TaskUpdate
+    from ..contract.host import HostBase
+    from ..contract.low_rank import LowRankUpdate
 
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
@@ -56,16 +59,17 @@ def export_adapter(state: RunState, carry: Carry, out: Path) -> dict[str, int]:
     Raises:
         ExportError: If the method has no low-rank updates.
     """
-    updates = [item.low_rank() for item in state.method.updates(carry)]
-    if not updates:
+    export = _exported(state, carry, out)
+    if not isinstance(export, LowRankSum):
         what = f"'{state.config.method}' trains whole weights; there is no low-rank update."
         raise ExportError(Problem(str(out), what, "Use `--to merged`."))
-    names = sorted({name for item in state.method.updates(carry) for name in item.meta["modules_to_save"]})
+    updates = [item.low_rank() for item in export.updates]
+    names = _modules_to_save(export.updates)
     found: dict[str, int] = {}
 
     def produce(folder: Path) -> None:
-        found.update(write_peft_adapter(folder, updates, str(state.run_args.model.model_name_or_path), names))
-        save_tokenizer(state, folder)
+        found.update(write_peft_adapter(folder, updates, state.run_args.base_name, names))
+        state.session.save_processor(folder)
         ModelManifest.write(folder / "MANIFEST.json", manifest(state, carry, "peft", None))
 
     _write(out, produce)
@@ -91,33 +95,31 @@ def export_tasks(state: RunState, carry: Carry, out: Path) -> list[dict[str, Any
     Raises:
         ExportError: If the method does not keep one low-rank update per task, or routes in another way.
     """
-    items = state.method.updates(carry)
-    routes = [state.method.route(carry, task) for task in carry.tasks]
-    fix = "Use `--to adapter --task NAME` for the model as it was after a task."
-    if not items or [item.task for item in items] != list(carry.tasks):
+    parts = [state.method.export_task(carry, task) for task in carry.tasks]
+    exports = [part for part in parts if isinstance(part, LowRankSum)]
+    if not exports or len(exports) < len(parts):
+        fix = "Use `--to adapter --task NAME` for the model as it was after a task."
         what = f"'{state.config.method}' does not keep one low-rank update per task."
         raise ExportError(Problem(str(out), what, fix))
-    if not all(route is None or isinstance(route, int) for route in routes):
-        what = f"'{state.config.method}' chooses its model in a way that a sum of LoRAs cannot say."
-        raise ExportError(Problem(str(out), what, fix))
-    routed = any(route is not None for route in routes)
-    updates = [item.low_rank() for item in items]
+    answers = all(part.answers for part in exports)
+    known: dict[Path, LowRankUpdate] = {}
     adapters: list[dict[str, Any]] = []
 
     def produce(folder: Path) -> None:
-        for number, (item, route) in enumerate(zip(items, routes, strict=True), start=1):
-            chosen = slice(0, route) if routed else slice(number - 1, number)
-            names = sorted({name for part in items[chosen] for name in part.meta["modules_to_save"]})
-            own = f"{number:02d}_{item.task}"
-            base = str(state.run_args.model.model_name_or_path)
-            ranks = write_peft_adapter(folder / own, updates[chosen], base, names)
-            parts = [part.task for part in items[chosen]]
+        for number, (task, part) in enumerate(zip(carry.tasks, exports, strict=True), start=1):
+            for item in part.updates:
+                if item.tensors not in known:
+                    known[item.tensors] = item.low_rank()
+            own, base = f"{number:02d}_{task}", state.run_args.base_name
+            chosen = [known[item.tensors] for item in part.updates]
+            ranks = write_peft_adapter(folder / own, chosen, base, _modules_to_save(part.updates))
+            names = [item.task for item in part.updates]
             adapters.append(
-                {"folder": own, "task": item.task, "updates": parts, "rank": max(ranks.values()), "answers": routed}
+                {"folder": own, "task": task, "updates": names, "rank": max(ranks.values()), "answers": part.answers}
             )
         meaning = (
             "Each adapter, alone on the base, is the model that answers its task."
-            if routed
+            if answers
             else "Each adapter is its task's own update, a part of the model: the sum of all of them on the base is the "
             "model, and each was trained on top of the ones before."
         )
@@ -152,7 +154,8 @@ def export_merged(state: RunState, carry: Carry, out: Path, dtype_name: str) -> 
         raise ExportError(
             Problem(str(out), "the base's own weights are quantised; nothing can be added to them.", fix)
         )
-    updates = [item.low_rank() for item in state.method.updates(carry)]
+    export = _exported(state, carry, out)
+    updates = [item.low_rank() for item in export.updates] if isinstance(export, LowRankSum) else []
     if updates:
         _check_range(base, updates, dtype, out)
         error = merge_into_base(base, updates, dtype)
@@ -167,15 +170,29 @@ def export_merged(state: RunState, carry: Carry, out: Path, dtype_name: str) -> 
     state.forget_model()
 
     def produce(folder: Path) -> None:
-        save_plain(base.model, folder, state)
-        save_tokenizer(state, folder)
+        state.session.save_model(base.model, folder)
+        state.session.save_processor(folder)
         ModelManifest.write(folder / "MANIFEST.json", manifest(state, carry, "merged" if updates else "full", error))
 
     _write(out, produce)
     return error
 
 
-def _check_range(base: LoadedBase, updates: list[Any], dtype: torch.dtype, out: Path) -> None:
+def _exported(state: RunState, carry: Carry, out: Path) -> Export:
+    """What the method says that its model is; a routed one has no such form."""
+    export = state.method.export(carry)
+    if isinstance(export, Routed):
+        what = f"'{state.config.method}' chooses its parts for every sample, which one plain model cannot do."
+        fix = "Use `final/`, or `--to tasks` where each task has parts of its own."
+        raise ExportError(Problem(str(out), what, fix))
+    return export
+
+
+def _modules_to_save(updates: Sequence[TaskUpdate]) -> list[str]:
+    return sorted({name for update in updates for name in update.meta["modules_to_save"]})
+
+
+def _check_range(base: HostBase, updates: list[Any], dtype: torch.dtype, out: Path) -> None:
     """fp16 ends at 65504; a weight beyond it would become infinite without a word."""
     import torch
 
@@ -189,7 +206,7 @@ def _check_range(base: LoadedBase, updates: list[Any], dtype: torch.dtype, out: 
             )
 
 
-def _round_weights(base: LoadedBase, dtype: torch.dtype) -> MergeError:
+def _round_weights(base: HostBase, dtype: torch.dtype) -> MergeError:
     """What one rounding does to weights that were trained as a whole, against what training changed in them."""
     error = change = weight = 0.0
     for name, parameter in base.model.named_parameters():

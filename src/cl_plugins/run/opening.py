@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..base.errors import Problem, RunStateError
+from ..base.errors import ClPluginsError, Problem, RunStateError
 from ..base.files import recover_directory, remove_leftovers
 from ..base.logs import logger
+from ..base.secrets import failure, masked
+from ..contract.host import Host
 from ..records.run import RUN, read_run, write_run
-from . import prepare, record
+from . import record
+from .data_sets import data_records
 from .journal import Journal
 from .recover import adopt_carry, adopt_deletions
 from .state import RunState
@@ -53,7 +56,7 @@ def open_directory(state: RunState) -> Opening:
         recover_directory(root / name)
     remove_leftovers(root)
     journal = Journal(root)
-    hashes = prepare.data_hashes(state.host_keys, state.config)
+    hashes = data_records(state.host, state.host_keys, state.config, state.hashes)
     now = record.identity(state.host_keys, state.config, state.base_fingerprint, hashes)
     old = _read(root)
     if not old and journal.entries:
@@ -67,7 +70,7 @@ def open_directory(state: RunState) -> Opening:
         if not journal.entries and not checkpoints:
             pass  # nothing is finished: whatever the recipe says now is what the directory is made for
         else:
-            appended = record.compare(old, now, root, failed, _open_keys(journal))
+            appended = record.compare(old, now, root, failed, _open_keys(state.host, journal))
             if failed and not appended and record.changed(old, now):
                 anew = checkpoints
                 logger.info("task '%s', whose training failed, begins anew with what was changed", failed)
@@ -86,7 +89,7 @@ def open_directory(state: RunState) -> Opening:
         **now,
         "method": state.config.method,
         "seed": int(state.host_keys.get("seed", 42)),
-        "method_options": _plain(state.method.config),
+        "method_options": masked(_plain(state.method.config)),
         "notes": [*state.config.stream.notes, *state.method.notes()],
         "versions": record.versions(),
         "hardware": record.hardware(),
@@ -117,11 +120,11 @@ def begin(root: Path, opening: Opening) -> None:
 
 
 def note_failure(root: Path, step: str, error: Exception) -> None:
-    """Keep in ``run.json`` which training failed, and why; the next start reads and drops it."""
+    """Keep in ``run.json`` which training failed, and why, without training data; the next start reads and drops it."""
     with contextlib.suppress(OSError, RunStateError):  # the disk may be what failed
         value = _read(root)
         if value:
-            value["failed"] = {"step": step, "error": f"{type(error).__name__}: {error}"[:2000]}
+            value["failed"] = {"step": step, "error": failure(error, own=ClPluginsError)}
             write_run(root, value)
 
 
@@ -135,10 +138,8 @@ def _failed_task(old: dict[str, Any], journal: Journal) -> str | None:
     return step.removeprefix("train:") if step.startswith("train:") and step not in journal else None
 
 
-def _open_keys(journal: Journal) -> frozenset[str]:
+def _open_keys(host: Host, journal: Journal) -> frozenset[str]:
     """Host keys of single tasks, as long as none has been trained with them."""
-    from ..host.keys import key_table
-
     if any(step.startswith("train:") for step in journal.entries):
         return frozenset()
-    return frozenset(info.key for info in key_table() if info.kind == "per_task")
+    return frozenset(info.key for info in host.key_table() if info.kind == "per_task")

@@ -1,126 +1,23 @@
-"""Everything that can be checked before a model loads, and all of it at once."""
+"""What a run does to its directory before it begins, and the carry that it starts from."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..base import ranks
-from ..base.errors import Problem, RecipeError, RunStateError
+from ..base import lock
+from ..base.errors import Problem, RunStateError
 from ..base.logs import logger
 from ..config import CLConfig
 from ..contract.carry import Carry
-from ..methods.registry import make_method
-from ..recipe import parse_cl
-
-
-if TYPE_CHECKING:
-    from ..host.media import DataUse
-
-
-def split(raw: Mapping[str, Any]) -> tuple[dict[str, Any], CLConfig]:
-    """The host's keys and the checked ``cl:`` block of a recipe.
-
-    Raises:
-        RecipeError: With every problem of keys, block, stream, method options, engine and data set names.
-    """
-    from ..host.facts import capability_problems, run_facts, setting_problems
-    from ..host.keys import check, check_overrides
-    from ..replay.checks import problems as replay_problems
-    from .backends import backend_problems
-
-    host_keys = {str(k): v for k, v in raw.items() if k != "cl"}
-    problems: list[Problem] = []
-    config: CLConfig | None = None
-    try:
-        config = parse_cl(raw.get("cl")).with_defaults(host_keys)
-    except RecipeError as error:
-        problems.extend(error.problems)
-    problems.extend(check(raw))
-    problems.extend(setting_problems(host_keys))
-    if config is not None:
-        method = make_method(config.method, config.method_options)
-        facts = run_facts(host_keys, config.stream)
-        problems.extend(capability_problems(config.method, method.capabilities, facts, method.penalised))
-        problems.extend(method.problems(facts))
-        problems.extend(replay_problems(config, method.capabilities, facts, ranks.launched()))
-        problems.extend(backend_problems(config, type(method), facts))
-        problems.extend(check_overrides(config.block.task_overrides))
-        problems.extend(_schedule_problems(host_keys, config, method.capabilities.schedule))
-        problems.extend(data_problems(host_keys, config))
-    if problems or config is None:
-        raise RecipeError(list(dict.fromkeys(problems)))
-    return host_keys, config
-
-
-def _schedule_problems(host_keys: Mapping[str, Any], config: CLConfig, schedule: str) -> list[Problem]:
-    found = []
-    per_task = sorted({key for task in config.stream.tasks for key in task.overrides})
-    if schedule == "joint" and per_task and not {"max_steps", "num_train_epochs"} & set(host_keys):
-        what = f"sets {', '.join(per_task)} for single tasks, which joint training cannot follow."
-        fix = "Say how long to train on all tasks together: `max_steps` or `num_train_epochs` at the top level."
-        found.append(Problem("cl.stream", what, fix))
-    if schedule == "joint" and config.block.only:
-        found.append(
-            Problem("cl.only", f"does not go with '{config.method}', which trains all tasks at once.", "Leave it out.")
-        )
-    if schedule == "joint" and config.block.task_overrides:
-        what = f"does not go with '{config.method}', which trains all tasks at once."
-        found.append(Problem("cl.task_overrides", what, "Set the keys at the top level."))
-    if config.block.only and schedule == "sequential" and not config.block.carry_from:
-        first = config.stream.task_names[0]
-        if config.block.only != first:
-            fix = (
-                f"Give `carry_from`, the directory of the run that trained the tasks before, or begin with '{first}'."
-            )
-            found.append(Problem("cl.only", f"task {config.block.only!r} is not the first of the stream.", fix))
-    return found
-
-
-def data_uses(host_keys: Mapping[str, Any], config: CLConfig) -> list[DataUse]:
-    """The data sets that the run reads, each with the folders and the limit that hold for its task."""
-    from ..host.media import DataUse
-
-    found: dict[str, DataUse] = {}
-    common = host_keys.get("dataset_dir", "data")
-    for task in config.stream.tasks:
-        keys = {**host_keys, **config.overrides_for(task.name)}
-        folder, media, limit = keys.get("dataset_dir", "data"), keys.get("media_dir"), keys.get("max_samples")
-        if not isinstance(folder, str):
-            continue  # a mapping, as the host also takes it
-        media = media if isinstance(media, str) else None
-        limit = limit if isinstance(limit, int) and limit > 0 else None
-        trained = config.block.only in (None, task.name)
-        uses = [(name, limit) for name in (task.train if trained else ())]
-        uses += [(name, None) for name in (task.test if config.eval.scope != "none" else ())]
-        for name, most in uses:
-            key = name if folder == common else f"{task.name}/{name}"
-            if key not in found or most is None:
-                found[key] = DataUse(name, folder, media, most, key)
-    return list(found.values())
-
-
-def data_problems(host_keys: Mapping[str, Any], config: CLConfig) -> list[Problem]:
-    """Data set names that do not exist, files that are missing or empty or not JSON, pictures that are missing."""
-    from ..host.media import inspect
-
-    found = [problem for use in data_uses(host_keys, config) for problem in inspect(use)[1]]
-    return list(dict.fromkeys(found))
-
-
-def data_hashes(host_keys: Mapping[str, Any], config: CLConfig) -> dict[str, Any]:
-    """Data set -> hashes of its files, and one over names and sizes of its pictures; independent of where they lie."""
-    from ..host.media import inspect
-
-    return {use.key: inspect(use)[0] for use in data_uses(host_keys, config)}
+from ..contract.host import same_base
 
 
 def move_aside(root: Path) -> None:
     """``cl.restart``: keep an old directory under another name, and begin with an empty one."""
-    kept = [p for p in root.iterdir() if p.name != ".lock"] if root.is_dir() else []
+    kept = [p for p in root.iterdir() if p.name not in lock.FILES] if root.is_dir() else []
     # A kill in between: without its journal nothing counts as finished, and a carry without a journal is refused, so the
     # journal goes first and the carry goes last.
     kept.sort(key=lambda path: {"journal.jsonl": 0, "carry": 2}.get(path.name, 1))
@@ -140,8 +37,6 @@ def earlier_carry(config: CLConfig, base: dict[str, Any]) -> Carry | None:
     Raises:
         RunStateError: If it is damaged, stands on another base, or was made by another method.
     """
-    from ..host.fingerprint import same_base
-
     if config.block.carry_from is None:
         return None
     path = Path(config.block.carry_from)

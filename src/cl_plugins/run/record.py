@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import Problem, RunStateError
+from ..base.secrets import is_secret, masked
 from ..config import CLConfig
 
 
@@ -78,25 +79,21 @@ def peak_memory() -> int:
 def identity(
     host_keys: Mapping[str, Any], config: CLConfig, base: dict[str, Any], data: dict[str, Any]
 ) -> dict[str, Any]:
-    """What makes a run this run: the resolved recipe, the stream, the base and the data."""
+    """What makes a run this run: the resolved recipe, the stream, the base and the data; credentials are masked."""
     block = {k: v for k, v in asdict(config.block).items() if k not in ("stream", "method", *HOW)}
-    shown = {
-        k: "***" if v and k.endswith(("_token", "_api_key", "_password")) else v for k, v in sorted(host_keys.items())
-    }
+    cl = {"stream": config.stream.name, "method": {"name": config.method, **config.method_options}, **block}
     return {
-        "recipe": {
-            **shown,
-            "cl": {"stream": config.stream.name, "method": {"name": config.method, **config.method_options}, **block},
-        },
-        "stream": asdict(config.stream),
+        "recipe": masked({**dict(sorted(host_keys.items())), "cl": cl}),
+        "stream": masked(asdict(config.stream)),
         "base": base,
         "data": data,
     }
 
 
 def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
-    recipe = {k: v for k, v in record["recipe"].items() if k not in (*FREE, *PATHS)}
-    stream = {k: v for k, v in record["stream"].items() if k not in ABOUT_STREAM}
+    # a credential is no part of what is computed, and an earlier version may have masked fewer keys
+    recipe = {k: masked(v, k) for k, v in record["recipe"].items() if k not in (*FREE, *PATHS) and not is_secret(k)}
+    stream = {k: v for k, v in masked(record["stream"]).items() if k not in ABOUT_STREAM}
     stream["tasks"] = [{k: v for k, v in task.items() if k not in ABOUT_TASK} for task in stream["tasks"]]
     base = {"sha256": record["base"].get("sha256")}
     return {"recipe": recipe, "stream": stream, "base": base, "data": dict(record["data"])}

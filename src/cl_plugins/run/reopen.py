@@ -5,7 +5,6 @@ Nothing here writes into the run's directory.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,8 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Problem, RecipeError, RunStateError
+from ..base.lock import holder
+from ..base.secrets import without_masked
 from ..config import CLConfig
 from ..contract.carry import FILE, Carry, CarryWriter, TaskUpdate, carry_directory
+from ..contract.export import LowRankSum
+from ..contract.host import same_base
 from ..recipe import parse_cl
 from ..records.run import RUN, read_run
 from ..training.handover import TENSORS, UPDATE, file_records
@@ -23,11 +26,10 @@ from .plan import JOINT, Step, make_plan
 
 
 if TYPE_CHECKING:
+    from ..contract.host import Host
     from .state import RunState
 
 
-# A finished run is looked at by one process, whatever engine trained it.
-ENGINE_KEYS = ("deepspeed", "fsdp", "fsdp_config", "ddp_backend", "ray_num_workers", "ray_init_kwargs")
 # In `run.json` the stream stands in the order in which it was learned.
 _ORDER_KEYS = ("order", "order_seed")
 
@@ -45,7 +47,7 @@ def read_record(root: Path) -> dict[str, Any]:
 
 
 def read_recipe(root: Path, record: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], CLConfig]:
-    """The host keys and the checked ``cl:`` block that a run was made with.
+    """The host keys and the checked ``cl:`` block that a run was made with, without credentials, which are not kept.
 
     Args:
         root: Its directory.
@@ -56,9 +58,10 @@ def read_recipe(root: Path, record: Mapping[str, Any] | None = None) -> tuple[di
         RecipeError: If the block no longer makes sense here (a method's package is gone).
     """
     record = record if record is not None else read_record(root)
-    host_keys = {key: value for key, value in record["recipe"].items() if key != "cl"}
-    block = {key: value for key, value in record["recipe"].get("cl", {}).items() if key not in _ORDER_KEYS}
-    block["stream"] = record["stream"]
+    recipe = without_masked(record["recipe"])
+    host_keys = {key: value for key, value in recipe.items() if key != "cl"}
+    block = {key: value for key, value in recipe.get("cl", {}).items() if key not in _ORDER_KEYS}
+    block["stream"] = without_masked(record["stream"])
     return {**host_keys, "output_dir": str(root)}, parse_cl(block)
 
 
@@ -85,29 +88,6 @@ def _earlier(root: Path, config: CLConfig) -> tuple[str, ...]:
     return ()
 
 
-def holder(root: Path) -> dict[str, Any] | None:
-    """Who works on a run at this moment: ``{"host", "pid", "started"}``, or None if nobody does.
-
-    Args:
-        root: The directory of the run.
-    """
-    import fcntl
-
-    path = root / ".lock"
-    if not path.is_file():
-        return None
-    with path.open(encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            try:
-                note = json.loads(file.read())
-            except ValueError:
-                note = {}
-            return note if isinstance(note, dict) else {}
-    return None
-
-
 def check_idle(root: Path) -> None:
     """Refuse to read a carry that is being replaced.
 
@@ -130,10 +110,11 @@ def check_target(out: Path) -> None:
         raise RunStateError(Problem(str(out), "is the directory of a run.", "Choose another directory for `--out`."))
 
 
-def reopen(root: Path, out: Path, host_keys: Mapping[str, Any], config: CLConfig) -> RunState:
+def reopen(host: Host, root: Path, out: Path, host_keys: Mapping[str, Any], config: CLConfig) -> RunState:
     """Put a run's tokenizer, base and method together again, to look at what it has learned.
 
     Args:
+        host: The host.
         root: The run's directory.
         out: Where results go; the run's own directory is only read.
         host_keys: Keys of the host, from `read_recipe`; engine keys are left out.
@@ -145,8 +126,7 @@ def reopen(root: Path, out: Path, host_keys: Mapping[str, Any], config: CLConfig
     Raises:
         RunStateError: If the base is missing, or is another one than the run's.
     """
-    from ..host.fingerprint import base_fingerprint, same_base
-    from ..methods.registry import make_method
+    from ..methods.registry import get_method
     from .interrupt import StopRequest
     from .state import RunState
 
@@ -155,30 +135,21 @@ def reopen(root: Path, out: Path, host_keys: Mapping[str, Any], config: CLConfig
     if Path(name).is_absolute() and not Path(name).exists():
         raise RunStateError(Problem(str(root), f"stands on the base {name}, which is not there.", fix))
     state = RunState(
+        host=host,
         root=out,
-        host_keys=_for_looking(host_keys),
+        host_keys=host.looking_keys(host_keys),
         config=config,
-        method=make_method(config.method, config.method_options),
+        method=get_method(config.method)(config.options),
         journal=Journal(out),
         stop=StopRequest(),
         callbacks=[],
     )
-    state.base_fingerprint = base_fingerprint(state.run_args.model)
+    state.base_fingerprint = host.fingerprint(state.run_args)
     recorded = read_record(root).get("base") or {}
     if not same_base(recorded, state.base_fingerprint):
         what = f"stands on another base ({recorded.get('name')}) than the one at {name}."
         raise RunStateError(Problem(str(root), what, fix))
     return state
-
-
-def _for_looking(host_keys: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys without engine; on a machine without an accelerator the host wants ``use_cpu`` for half precision."""
-    import torch
-
-    keys = {key: value for key, value in host_keys.items() if key not in ENGINE_KEYS}
-    if not torch.cuda.is_available() and keys.get("bf16"):
-        keys["use_cpu"] = True
-    return keys
 
 
 class _Pointer(CarryWriter):
@@ -237,7 +208,13 @@ def _update(source: RunState, latest: Carry, task: str) -> TaskUpdate:
         folder = source.directory(task)
         if all(os.path.lexists(folder / name) for name in (TENSORS, UPDATE)):
             return source.update(task)
-    kept = [update for update in source.method.updates(latest) if update.task == task]
+    part = source.method.export_task(latest, task)
+    whole = source.method.export(latest)
+    found = [
+        *(part.updates if isinstance(part, LowRankSum) else ()),
+        *(whole.updates if isinstance(whole, LowRankSum) else ()),
+    ]
+    kept = [update for update in found if update.task == task]
     if kept:
         return kept[0]
     what = f"the update of task '{task}' was not kept."

@@ -13,8 +13,7 @@ from .state import RunState
 
 
 if TYPE_CHECKING:
-    from ..host.task_args import HostArgs
-    from ..host.training_rows import TrainingRows
+    from ..contract.host import Rows, TaskArgs
     from ..training.terms import BatchTerms
 
 
@@ -33,11 +32,11 @@ class TrainingData:
     module: dict[str, Any]
     own: Any
     memory: Memory | None = None
-    rows: TrainingRows | None = None
+    rows: Rows | None = None
     term: BatchTerms | None = None
 
 
-def load(state: RunState, task: str, args: HostArgs) -> TrainingData:
+def load(state: RunState, task: str, args: TaskArgs) -> TrainingData:
     """Load a task's training set and, with replay, the buffer.
 
     Args:
@@ -50,20 +49,15 @@ def load(state: RunState, task: str, args: HostArgs) -> TrainingData:
     """
     session, replay = state.session, state.config.replay
     if not replay.enabled:
-        from ..host.data import load_training_set
-
-        module = load_training_set(task, args, session.template, session.tokenizer_module)
+        module, _ = session.training_set(task, args)
         return TrainingData(module, module["train_dataset"])
-    from ..host import training_rows
-
-    host = args, session.template, session.tokenizer_module
-    module, rows = training_rows.load_with_rows(task, *host)
+    module, rows = session.training_set(task, args, with_rows=True)
     own = module["train_dataset"]
     buffer = Buffer.open(state.carry)
     if buffer is None or not buffer.samples:
         return TrainingData(module, own, Memory(buffer, None, replay.batch), rows)
     buffer.check_description()
-    past = training_rows.load_buffer(task, buffer.path, buffer.datasets, *host)
+    past = session.stored_samples(task, args, buffer.path, buffer.datasets)
     if len(past) != len(buffer.samples):
         what = f"holds {len(buffer.samples)} samples, of which {len(past)} can be used with this task's keys."
         raise DataError(Problem(str(buffer.path), what, "Give the tasks the same keys for their data."))
@@ -71,5 +65,5 @@ def load(state: RunState, task: str, args: HostArgs) -> TrainingData:
     by_itself = state.method.capabilities.needs_replay
     again = mixing.behind(replay, by_itself, len(past), len(own), state.seed(task))
     if again:
-        module = {**module, "train_dataset": training_rows.joined(own, past, again)}
+        module = {**module, "train_dataset": session.joined(own, past, again)}
     return TrainingData(module, own, memory, rows, mixing.term(replay, by_itself, memory))

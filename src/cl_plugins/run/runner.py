@@ -9,10 +9,11 @@ from typing import Any
 from ..base import ranks
 from ..base.files import write_bytes
 from ..base.logs import logger
-from ..config import CLConfig
+from ..config import Recipe
 from ..contract.carry import Carry
+from ..contract.host import Host
 from ..evaluation.matrix import row_name
-from ..methods.registry import make_method
+from ..methods.registry import get_method
 from ..records.run import read_run, write_run
 from ..replay.keeping import candidate_files
 from . import parts, prepare, record
@@ -21,7 +22,7 @@ from .evaluate import build_matrix, evaluate, write_matrix
 from .finish import finish
 from .interrupt import Interrupted, StopRequest
 from .journal import Journal
-from .opening import begin, note_failure, open_directory
+from .opening import Opening, begin, note_failure, open_directory
 from .plan import JOINT, ZERO_SHOT, Step, make_plan
 from .progress import Progress, clock
 from .state import RunState
@@ -32,20 +33,21 @@ class Runner:
     """Carries out one recipe in one output directory.
 
     Args:
-        host_keys: The recipe without ``cl``.
-        config: The checked ``cl:`` block.
+        host: The library that has model, data and trainer.
+        recipe: The checked recipe.
         callbacks: The user's trainer callbacks.
         stop: Whether someone asked the run to stop.
     """
 
-    def __init__(self, host_keys: dict[str, Any], config: CLConfig, callbacks: list[Any], stop: StopRequest) -> None:
-        self._config = config
-        self._root = Path(str(host_keys["output_dir"]))
+    def __init__(self, host: Host, recipe: Recipe, callbacks: list[Any], stop: StopRequest) -> None:
+        self._config = config = recipe.config
+        self._root = Path(str(recipe.host_keys["output_dir"]))
         self._state = RunState(
+            host=host,
             root=self._root,
-            host_keys=host_keys,
+            host_keys=recipe.host_keys,
             config=config,
-            method=make_method(config.method, config.method_options),
+            method=get_method(config.method)(config.options),
             journal=Journal(Path("/nonexistent")),
             stop=stop,
             callbacks=callbacks,
@@ -53,10 +55,8 @@ class Runner:
 
     def run(self) -> None:
         """Do every step that is not finished yet."""
-        from ..host.fingerprint import base_fingerprint
-
         state = self._state
-        state.base_fingerprint = ranks.on_main(lambda: base_fingerprint(state.run_args.model))
+        state.base_fingerprint = ranks.on_main(lambda: state.host.fingerprint(state.run_args))
         earlier = ranks.on_main(lambda: prepare.earlier_carry(self._config, state.base_fingerprint))
         opening = ranks.on_main(lambda: open_directory(state))
         state.journal = Journal(self._root)
@@ -67,14 +67,14 @@ class Runner:
         state.carry = self._current_carry() or earlier
         todo = [step for step in plan if step.key not in state.journal]
         if not todo:
-            ranks.on_main(lambda: begin(self._root, opening))
+            ranks.on_main(lambda: self._begin(opening))
             logger.info("this run is finished; nothing to do")
             ranks.on_main(lambda: self._show(plan))
             return
         if state.carry is not None:
             ranks.on_main(state.carry.verify)
         self._read_tests(todo)
-        ranks.on_main(lambda: begin(self._root, opening))
+        ranks.on_main(lambda: self._begin(opening))
         state.progress = Progress(self._units(todo), visible=ranks.is_main())
         limit = self._config.block.stop_after
         try:
@@ -91,6 +91,10 @@ class Runner:
             state.progress.close()
             state.tracker.close()
         ranks.on_main(lambda: self._show(plan))
+
+    def _begin(self, opening: Opening) -> None:
+        begin(self._root, opening)
+        self._state.hashes.save()
 
     def _tidy_up(self, plan: list[Step]) -> None:
         """Do again what a kill right after a line of the journal may have left undone."""

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ..config import CLConfig
 from ..contract.carry import Carry, TaskUpdate
 from ..streams import Task
+from . import task_keys
+from .data_sets import FileHashes
 from .interrupt import StopRequest
 from .journal import Journal
 from .plan import JOINT
@@ -19,11 +21,10 @@ from .progress import Progress
 
 
 if TYPE_CHECKING:
+    from ..contract.backend import Backend
+    from ..contract.host import Host, Session, TaskArgs
+    from ..contract.method import Method, Route
     from ..contract.test_item import TestItem
-    from ..generation.backend import Backend
-    from ..host.session import Session
-    from ..host.task_args import HostArgs
-    from ..methods import Method
     from .trackers import StreamTracker
 
 
@@ -35,6 +36,7 @@ class RunState:
     """One run in this process.
 
     Attributes:
+        host: The library that has model, data and trainer.
         root: The output directory.
         host_keys: The recipe without ``cl``.
         config: The checked ``cl:`` block.
@@ -47,6 +49,7 @@ class RunState:
         carry: The latest carry, None before the first task.
     """
 
+    host: Host
     root: Path
     host_keys: dict[str, Any]
     config: CLConfig
@@ -73,16 +76,15 @@ class RunState:
 
     def position(self, task: str) -> int:
         """Number of a task in the stream, from 1; the joint training counts as 1."""
-        return 1 if task == JOINT else self.config.stream.task_names.index(task) + 1
+        return task_keys.position(self.config, task)
 
     def seed(self, task: str) -> int:
-        """The seed that a task trains with: the recipe's plus 1000 for every task before it."""
-        base = int(self.host_keys.get("seed", 42))
-        return base + 1000 * (self.position(task) - 1) if self.config.block.seed_per_task else base
+        """The seed that a task trains with."""
+        return task_keys.seed(self.config, self.host_keys, task)
 
     def directory(self, task: str) -> Path:
         """``tasks/01_path``."""
-        return self.root / "tasks" / f"{self.position(task):02d}_{task}"
+        return task_keys.directory(self.root, self.config, task)
 
     def update(self, task: str) -> TaskUpdate:
         """The update that a finished training left, compared with its hashes in journal and ``update.json``."""
@@ -93,32 +95,16 @@ class RunState:
         self.journal.verify(folder, (UPDATE, TENSORS, CANDIDATES))
         return read_update(folder, task)
 
-    def task_args(self, task: str) -> HostArgs:
+    def task_args(self, task: str) -> TaskArgs:
         """The host's arguments of one task; seeds every generator, as the host does."""
-        from ..base.logs import quieten_host
-        from ..host.task_args import parse, task_keys
-
-        stream = self.config.stream
-        if task == JOINT:
-            datasets = [name for t in stream.tasks for name in t.train]
-            overrides: dict[str, Any] = {}
-        else:
-            datasets, overrides = list(stream.task(task).train), self.config.overrides_for(task)
-        keys = task_keys(
-            self.host_keys,
-            datasets=datasets,
-            output_dir=self.directory(task),
-            seed=self.seed(task),
-            overrides=overrides,
-        )
-        args = parse(keys)
-        quieten_host()
+        keys = task_keys.keys_of(self.host, self.host_keys, self.config, task, self.directory(task))
+        args = self.host.task_args(keys)
         self._report_to = args.training.report_to or self._report_to
         args.training.report_to = []  # one tracker for the stream instead of one per task
         return args
 
     @cached_property
-    def run_args(self) -> HostArgs:
+    def run_args(self) -> TaskArgs:
         """The host's arguments for what does not belong to a single task."""
         first = self.config.block.only or next((t.name for t in self.config.stream.tasks if t.train), None)
         return self.task_args(JOINT if self.schedule == "joint" or first is None else first)
@@ -138,38 +124,28 @@ class RunState:
 
     @cached_property
     def session(self) -> Session:
-        """Tokenizer, template and base."""
-        from ..host.session import Session
+        """Tokenizer or processor, and base."""
+        return self.host.session(self.run_args)
 
-        return Session(self.run_args)
+    @cached_property
+    def hashes(self) -> FileHashes:
+        """Hashes of the data files, kept in the run's directory."""
+        return FileHashes(self.root / ".data_hashes.json")
 
     def tests(self, task: Task) -> list[TestItem]:
-        """The test items of a task, tokenised once."""
+        """The test items of a task, prepared once."""
         if task.name not in self._tests:
-            from ..host.test_sets import load_test_items
-
-            session = self.session
-            self._tests[task.name] = load_test_items(
+            self._tests[task.name] = self.session.test_items(
                 task,
-                self._test_args(task),
-                session.template,
-                session.tokenizer_module,
+                {**self.host_keys, **self.config.overrides_for(task.name)},
                 self.config.eval.max_items,
                 for_engine=self.config.eval.backend != "host",
             )
         return self._tests[task.name]
 
-    def _test_args(self, task: Task) -> HostArgs:
-        """The run's arguments with the task's own folders and ``cutoff_len``."""
-        import copy
-        import dataclasses
-
-        keys = {**self.host_keys, **self.config.overrides_for(task.name)}
-        data = copy.copy(self.run_args.data)
-        data.dataset_dir = keys.get("dataset_dir", type(data).dataset_dir)
-        data.media_dir = keys.get("media_dir") or data.dataset_dir
-        data.cutoff_len = int(keys.get("cutoff_len", type(data).cutoff_len))
-        return dataclasses.replace(self.run_args, data=data)
+    def route(self, carry: Carry | None, task: str) -> Route:
+        """What decides which model answers a task's questions, beside the carry."""
+        return self.method.route(carry, task) if self.method.answers == "by_task" else None
 
     def answering(self, carry: Carry | None, task: str | None = None) -> Any:
         """The model that answers with a carry; rebuilt only if another one is in memory.
@@ -178,7 +154,7 @@ class RunState:
             carry: The carry.
             task: The task whose questions it answers; None for the model that the next task starts from.
         """
-        route = self.method.route(carry, task) if task is not None else None
+        route = self.route(carry, task) if task is not None else None
         key = (carry.tasks if carry is not None else None, route)
         if self._model_of != key or self._model_of is _NOTHING:
             base = self.session.base

@@ -11,14 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..adapters.partitioned import forget_engine, gathered, size
+from ..adapters.partitioned import forget_engine, size
 from ..base import ranks
-from ..base.errors import Problem, RunStateError, TrainingError
+from ..base.errors import Problem, RunStateError
 from ..base.files import artefact
 from ..base.logs import logger
 from ..methods import TaskContext
 from ..replay import keeping
 from ..training.handover import write_update
+from ..training.task import TaskTraining
 from ..training.terms import TaskTerms
 from . import replaying
 from .interrupt import Interrupted
@@ -27,10 +28,10 @@ from .state import RunState
 
 
 if TYPE_CHECKING:
-    from ..host.task_args import HostArgs
+    from ..contract.host import Host, TaskArgs
 
 
-def planned_steps(args: HostArgs, samples: int) -> int:
+def planned_steps(args: TaskArgs, samples: int) -> int:
     """Optimizer steps of a task, as the trainer will count them."""
     training = args.training
     if training.max_steps > 0:
@@ -74,47 +75,43 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
         data.memory,
     )
     model = state.method.begin_task(context, model)
-    _check_trainable(task, model, args)
     _check_disk(state, model)
-    before = _marks(model)
+    terms = TaskTerms(state.method, context, model, data.term)
+    training = TaskTraining(terms, model, args.trained_modules)
 
     bridge = _bridge(state)
-    terms = TaskTerms(state.method, context, model, data.term)
     state.tracker.begin(task, state.steps_before(task))
     watchers = [*state.callbacks, bridge, state.tracker]
     trainer = session.trainer(args, model, module, watchers, terms, task)
-    checkpoint = _checkpoint(folder, args.training.world_size)
+    checkpoint = _checkpoint(state.host, folder, args.training.world_size)
     samples = len(module["train_dataset"]) if hasattr(module["train_dataset"], "__len__") else 0
     begin(planned_steps(args, samples))
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if bridge.stopped:
         raise Interrupted
-    _check_trained(task, trainer.state.global_step, before, _marks(model), args)
-    terms.check()
+    training.check(trainer.state.global_step)
 
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
     trainer.save_state()
-    if args.finetuning.plot_loss and ranks.is_main():
-        from ..host.session import plot_loss
-
-        plot_loss(args)
-    tensors = state.method.end_task(context, model)
-    meta = state.method.describe_update(context, model)
+    if ranks.is_main():
+        session.plot_loss(args)
     replay, rows = state.config.replay, data.rows
     picks = keeping.choose(replay, context, model, rows, ranks.gather) if rows is not None else []
-    statistics = state.method.statistics(context, model)
+    learned = training.leave()
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     trainer.accelerator.free_memory()
     forget_engine(model)
 
     def write() -> tuple[dict[str, Any], dict[str, Any]]:
         artefacts: dict[str, Any] = {}
-        for path in write_update(folder, tensors, meta, statistics):
+        for path in write_update(folder, learned):
             artefacts |= artefact(state.root, path)
         if rows is not None:
             artefacts |= artefact(state.root, keeping.write_candidates(folder, replay, context, rows, picks))
         details = {"optimizer_steps": trainer.state.global_step, "train_loss": result.metrics.get("train_loss")}
+        if learned.numbers:
+            details["numbers"] = learned.numbers
         return artefacts, details
 
     return ranks.on_main(write)
@@ -145,11 +142,9 @@ def _bridge(run: RunState) -> Any:
     return Bridge()
 
 
-def _checkpoint(folder: Path, world_size: int) -> Path | None:
-    from ..host.checkpoints import newest_complete
-
+def _checkpoint(host: Host, folder: Path, world_size: int) -> Path | None:
     def choose() -> str | None:
-        checkpoint, broken = newest_complete(folder, world_size)
+        checkpoint, broken = host.newest_checkpoint(folder, world_size)
         for path, reason in broken:
             logger.warning("%s is set aside: %s", path.name, reason)
             target = path.with_name(f"broken-{path.name}")
@@ -168,63 +163,6 @@ def _quiet_examples() -> Iterator[None]:
     """The host prints the tokens of an example at every load; that is once per task here."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
-
-
-def _check_trainable(task: str, model: Any, args: HostArgs) -> None:
-    names = [name for name, p in model.named_parameters() if p.requires_grad]
-    if not names:
-        what = "nothing is trainable: every tensor is frozen."
-        raise TrainingError(
-            Problem(f"task '{task}'", what, "Check `finetuning_type`, `lora_target` and the freeze_* keys.")
-        )
-    for module in _wanted_modules(args):
-        if not any(f".{module}." in f".{name}" for name in names):
-            what = f"'{module}' was asked to train (`additional_target`), but none of its tensors is trainable."
-            raise TrainingError(Problem(f"task '{task}'", what, "Check the module's name in this model."))
-
-
-def _wanted_modules(args: HostArgs) -> list[str]:
-    if args.finetuning.finetuning_type != "lora":
-        return []
-    target = args.finetuning.additional_target
-    return [target] if isinstance(target, str) else list(target or [])
-
-
-def _marks(model: Any) -> dict[str, tuple[float, float]]:
-    """Sum and sum of squares of every trainable tensor: enough to see whether training changed it."""
-    import torch
-
-    marks = {}
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                with gathered([parameter]):
-                    values = parameter.detach().double()
-                    marks[name] = (float(values.sum()), float(values.square().sum()))
-    return marks
-
-
-def _check_trained(task: str, steps: int, before: dict[str, Any], after: dict[str, Any], args: HostArgs) -> None:
-    where = f"task '{task}'"
-    if steps == 0:
-        raise TrainingError(
-            Problem(where, "not one optimizer step was made.", "Check `max_steps`, `num_train_epochs` and the data.")
-        )
-    broken = sorted(name for name, marks in after.items() if not all(map(math.isfinite, marks)))
-    if broken:
-        what = f"{len(broken)} tensors are not finite after training (e.g. {broken[0]})."
-        raise TrainingError(Problem(where, what, "Lower `learning_rate`, or look at this task's data and the base."))
-    changed = {name for name in after if before.get(name) != after[name]}
-    if not changed:
-        what = f"{steps} optimizer steps changed no weight."
-        raise TrainingError(Problem(where, what, "Check `learning_rate`, the labels and the freeze_* keys."))
-    for module in _wanted_modules(args):
-        own = [name for name in after if f".{module}." in f".{name}"]
-        if own and not changed.intersection(own):
-            what = f"'{module}' was asked to train, but {steps} optimizer steps left it as it was."
-            raise TrainingError(
-                Problem(where, what, "Check that pictures reach it: `<image>` in the data, and the template.")
-            )
 
 
 def _check_disk(state: RunState, model: Any) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .loader import builtin_streams, load_stream
+from .loader import builtin_streams, load_stream, stream_entries
 from .model import Stream, Task
 
 
-__all__ = ["Stream", "Task", "builtin_streams", "load_stream"]
+__all__ = ["Stream", "Task", "builtin_streams", "load_stream", "stream_entries"]

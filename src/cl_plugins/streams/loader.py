@@ -1,4 +1,7 @@
-"""Where a stream comes from: a built-in name, a stream file, or a mapping inside the recipe."""
+"""Load a stream: by a registered name, from a stream file, or from a mapping inside the recipe.
+
+The built-in streams are files of this package; other packages register theirs under ``cl_plugins.streams``.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,21 @@ from typing import Any
 import yaml
 
 from ..base.errors import Problem, RecipeError
-from ..base.schema import build, nearest
+from ..base.registry import Entry, NotUsable, Registry
+from ..base.schema import build
 from .model import Stream
 
 
-def builtin_streams() -> dict[str, str]:
-    """Name -> YAML text of every stream that ships with the package."""
+def _builtin() -> dict[str, Any]:
+    """Return the name and the file of every stream that ships with the package."""
     folder = resources.files(__package__) / "builtin"
-    found = {}
-    for entry in sorted(folder.iterdir(), key=lambda e: e.name):
-        if entry.name.endswith(".yaml"):
-            found[entry.name.removesuffix(".yaml")] = entry.read_text(encoding="utf-8")
-    return found
+    files = sorted(folder.iterdir(), key=lambda file: file.name)
+    return {file.name.removesuffix(".yaml"): file for file in files if file.name.endswith(".yaml")}
+
+
+def builtin_streams() -> dict[str, str]:
+    """Return the name and the YAML text of every stream that ships with the package."""
+    return {name: file.read_text(encoding="utf-8") for name, file in _builtin().items()}
 
 
 def read_mapping(text: str, where: str, problems: list[Problem]) -> Mapping[str, Any] | None:
@@ -38,50 +44,73 @@ def read_mapping(text: str, where: str, problems: list[Problem]) -> Mapping[str,
     return value
 
 
+def _check(name: str, value: Any, distribution: str) -> Stream:
+    """Accept a mapping, or a file (anything with ``read_text``) that holds one, if its stream has the registered name."""
+    problems: list[Problem] = []
+    mapping = value
+    if not isinstance(value, Mapping):
+        if not hasattr(value, "read_text"):
+            raise NotUsable(f"{type(value).__name__} is neither a mapping nor a file")
+        mapping = read_mapping(value.read_text(encoding="utf-8"), str(value), problems)
+    stream = build(Stream, mapping, name, problems) if mapping is not None else None
+    if problems or stream is None:
+        raise NotUsable(" ".join(map(str, problems)))
+    if stream.name != name:
+        raise NotUsable(f"the stream calls itself {stream.name!r}")
+    return stream
+
+
+#: Every stream that has a name.
+STREAMS: Registry[Stream] = Registry(
+    "cl_plugins.streams", "stream", _check, own=_builtin(), hint="Or give the path of a stream file."
+)
+
+
+def stream_entries() -> list[Entry[Stream]]:
+    """Return every registered stream with its distribution; broken ones carry their error.
+
+    Raises:
+        CompatibilityError: If two packages register the same name.
+    """
+    return STREAMS.entries()
+
+
 def load_stream(spec: str | Mapping[str, Any], *, where: str = "cl.stream") -> Stream:
     """Load a stream and check it.
 
     Args:
-        spec: Name of a built-in stream, path of a stream file, or the mapping itself.
+        spec: Name of a registered stream, path of a stream file, or the mapping itself.
         where: YAML path for the messages.
 
     Raises:
         RecipeError: With every problem of the stream.
+        CompatibilityError: If two packages register a stream of the same name.
     """
     problems: list[Problem] = []
-    mapping: Mapping[str, Any] | None
     if isinstance(spec, Mapping):
-        mapping = spec
+        mapping: Mapping[str, Any] | None = spec
+    elif Path(spec).suffix in {".yaml", ".yml", ".json"} or os.path.isfile(spec):
+        mapping = _read_file(str(spec), where, problems)
+        where = str(spec)
     else:
-        mapping = _find(str(spec), where, problems)
-        if mapping is not None and str(spec) not in builtin_streams():
-            where = str(spec)
+        return STREAMS.get(str(spec), where=where)
     stream = build(Stream, mapping, where, problems) if mapping is not None else None
-    if stream is not None:
-        problems.extend(stream.problems(where))
     if problems or stream is None:
         raise RecipeError(problems)
     return stream
 
 
-def _find(name: str, where: str, problems: list[Problem]) -> Mapping[str, Any] | None:
-    path = Path(name)
-    if path.suffix in {".yaml", ".yml", ".json"} or os.path.isfile(name):
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            fix = f"Paths are relative to the folder you start from ({Path.cwd()})."
-            problems.append(Problem(where, f"stream file {name!r} does not exist.", fix))
-            return None
-        except (OSError, ValueError) as error:  # a folder, no permission, not UTF-8, a name that no file can have
-            problems.append(
-                Problem(where, f"stream file {name!r} cannot be read ({error}).", "Mend the path or the file.")
-            )
-            return None
-        return read_mapping(text, name, problems)
-    known = builtin_streams()
-    if name in known:
-        return read_mapping(known[name], name, problems)
-    fix = f"{nearest(name, known)} Built-in streams: {', '.join(known) or 'none'}; or give the path of a stream file."
-    problems.append(Problem(where, f"there is no stream called {name!r}.", fix.strip()))
-    return None
+def _read_file(name: str, where: str, problems: list[Problem]) -> Mapping[str, Any] | None:
+    """Read a stream file; record a problem if that is not possible."""
+    try:
+        text = Path(name).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        fix = f"Paths are relative to the folder you start from ({Path.cwd()})."
+        problems.append(Problem(where, f"stream file {name!r} does not exist.", fix))
+        return None
+    except (OSError, ValueError) as error:  # a folder, no permission, not UTF-8, a name that no file can have
+        problems.append(
+            Problem(where, f"stream file {name!r} cannot be read ({error}).", "Correct the path or the file.")
+        )
+        return None
+    return read_mapping(text, name, problems)

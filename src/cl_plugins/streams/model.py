@@ -99,7 +99,7 @@ class Stream:
         random.Random(seed).shuffle(names)
         return self.reordered(tuple(names))
 
-    def problems(self, where: str) -> list[Problem]:
+    def value_problems(self, where: str) -> list[Problem]:
         """Names that clash, are reserved or cannot be file names; tasks with nothing to do."""
         found: list[Problem] = []
         seen: dict[str, int] = {}

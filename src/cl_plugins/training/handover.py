@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,27 +13,23 @@ from ..base.files import write_with
 from ..contract.carry import FILE, Carry, CarryWriter, TaskUpdate
 from ..records.carry import CarryRecord, UpdateRecord
 from ..records.files import record_of, table_problems
+from .guards import check_export
 
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..contract.method import Method
+    from .task import Learned
 
 
 UPDATE, TENSORS = "update.json", "update.safetensors"
 
 
-def write_update(
-    folder: Path, tensors: dict[str, Tensor], meta: dict[str, Any], statistics: Mapping[str, dict[str, Tensor]]
-) -> list[Path]:
+def write_update(folder: Path, learned: Learned) -> list[Path]:
     """Write ``update.safetensors``, one file for each of the statistics, and ``update.json``.
 
     Args:
         folder: The task's directory.
-        tensors: From `Method.end_task`.
-        meta: From `Method.describe_update`.
-        statistics: From `Method.statistics`.
+        learned: From `TaskTraining.leave`.
 
     Returns:
         The files.
@@ -41,11 +37,11 @@ def write_update(
     from safetensors.torch import save_file
 
     files = []
-    for name, values in {"update": tensors, **statistics}.items():
+    for name, values in {"update": learned.tensors, **learned.statistics}.items():
         files.append(folder / f"{name}.safetensors")
         write_with(files[-1], partial(save_file, values, metadata={"format": "pt"}))
     files.append(folder / UPDATE)
-    UpdateRecord.write(files[-1], {"meta": meta, "files": {p.name: record_of(p).plain() for p in files[:-1]}})
+    UpdateRecord.write(files[-1], {"meta": learned.meta, "files": {p.name: record_of(p).plain() for p in files[:-1]}})
     return files
 
 
@@ -85,6 +81,9 @@ def write_carry(
         update: What the task left.
         about: ``method``, ``stream``, ``tasks`` and ``base`` of ``carry.json``.
         fill: Writes the replay buffer.
+
+    Raises:
+        CompatibilityError: If the first carry is not what the method says that it is, see `Method.export`.
     """
 
     def produce(folder: Path) -> None:
@@ -94,8 +93,26 @@ def write_carry(
         if fill is not None:
             fill(writer)
         CarryRecord.write(folder / FILE, {**about, "meta": writer.meta, "files": file_records(writer)}, indent=2)
+        if previous is None:
+            check_export(method, Carry.open(folder))
 
     write_with(target, produce)
+
+
+def copy_carry(carry: Carry, folder: Path) -> None:
+    """Copy a carry without its replay buffer.
+
+    Args:
+        carry: The carry.
+        folder: A new directory.
+    """
+    folder.mkdir(parents=True)
+    writer = CarryWriter(folder)
+    for name in carry.files:
+        if not name.startswith("replay/"):
+            writer.link(carry.file(name), name)
+    about = {"method": carry.method, "stream": carry.stream, "tasks": list(carry.tasks), "base": carry.base}
+    CarryRecord.write(folder / FILE, {**about, "meta": carry.meta, "files": file_records(writer)}, indent=2)
 
 
 def file_records(writer: CarryWriter) -> dict[str, dict[str, Any]]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from ..base.errors import Problem, TrainingError
 from ..contract.task import Batch
+from .extras import load_extras, only_extras
 from .terms import TaskTerms, add_gradient
 
 
@@ -73,6 +76,32 @@ class ContinualTrainerMixin:
         processes = me.accelerator.num_processes if me.args.average_tokens_across_devices else 1
         return (labels != -100).sum() * processes / num_items
 
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's optimizer, with the method's factors on the learning rate."""
+        base: Any = super()
+        optimizer = base.create_optimizer(*args, **kwargs)
+        if self._terms is not None:
+            me: Any = self
+            _scale_learning_rates(optimizer, me.model, self._terms.learning_rates())
+        return optimizer
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Save the model; of one on which only a method's own tensors train, `save_extras` writes these alone."""
+        base, me = cast(Any, super()), cast(Any, self)
+        if not only_extras(me.accelerator.unwrap_model(me.model)):
+            base._save(output_dir, state_dict)
+        else:
+            Path(output_dir or me.args.output_dir).mkdir(parents=True, exist_ok=True)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Load a checkpoint, see `_save`."""
+        base, me = cast(Any, super()), cast(Any, self)
+        target = me.model if model is None else model
+        if only_extras(target):
+            load_extras(target, Path(resume_from_checkpoint))
+        else:
+            base._load_from_checkpoint(resume_from_checkpoint, model)
+
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One micro-batch; with the last one of an optimizer step the gradient of the penalties."""
         base: Any = super()
@@ -91,3 +120,27 @@ class ContinualTrainerMixin:
             logs = {**logs, **self._terms.logs}
         base: Any = super()
         base.log(logs, *args, **kwargs)
+
+
+def _scale_learning_rates(optimizer: Any, model: Any, factors: Mapping[str, float]) -> None:
+    """Give parameters whose names end in certain words a learning rate of their own, before there is a schedule.
+
+    Args:
+        optimizer: Without state.
+        model: The model in training.
+        factors: Ending of a name -> factor on the rate of the parameter's group.
+    """
+    if not factors:
+        return
+    names = {id(p): name for name, p in model.named_parameters()}
+    for group in list(optimizer.param_groups):
+        scaled: dict[float, list[Any]] = {}
+        for parameter in group["params"]:
+            endings = [e for e in factors if names.get(id(parameter), "").endswith(e)]
+            factor = factors[max(endings, key=len)] if endings else 1.0
+            scaled.setdefault(factor, []).append(parameter)
+        group["params"] = scaled.pop(1.0, [])
+        for factor, parameters in scaled.items():
+            options = {k: v for k, v in group.items() if k not in ("params", "lr", "initial_lr")}
+            optimizer.add_param_group({**options, "params": parameters, "lr": group["lr"] * factor})
+    optimizer.param_groups = [group for group in optimizer.param_groups if group["params"]]

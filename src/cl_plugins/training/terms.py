@@ -34,6 +34,7 @@ class TaskTerms:
         join: In a trainer of one's own: makes the data set that is trained on of the task's own (replay).
 
     Attributes:
+        method: The method.
         context: The task.
         in_loss: Whether a trainer with `ContinualTrainerMixin` looks after the terms.
         last: Name -> latest value.
@@ -47,7 +48,7 @@ class TaskTerms:
         more: BatchTerms | None = None,
         join: Callable[[Any, int], Any] | None = None,
     ) -> None:
-        self._method, self._model, self._more = method, model, more
+        self.method, self._model, self._more = method, model, more
         self.join = join
         self.context = context
         self.has_penalties = method.penalised
@@ -57,13 +58,17 @@ class TaskTerms:
         self._steps_seen: tuple[int, int] | None = None  # the first and the last
         self.last: dict[str, float] = {}
 
+    def learning_rates(self) -> dict[str, float]:
+        """The method's factors on the learning rate."""
+        return dict(self.method.learning_rates(self.context, self._model))
+
     def penalties(self, step: int) -> list[Tensor]:
         """The penalties of a step that can be learned from; checked and noted."""
-        return self._checked(self._method.penalties(self.context, self._model), step)
+        return self._checked(self.method.penalties(self.context, self._model), step)
 
     def batch(self, batch: Batch) -> list[Tensor]:
         """The terms of a micro-batch; checked and noted."""
-        terms = self._method.batch_terms(self.context, self._model, batch)
+        terms = self.method.batch_terms(self.context, self._model, batch)
         if self._more is not None:
             terms = {**terms, **self._more(self.context, self._model, batch)}
         return self._checked(terms, batch.step)
@@ -90,7 +95,7 @@ class TaskTerms:
         Raises:
             TrainingError: From task 2 on.
         """
-        if self._method.starts_at_zero and self._steps_seen is not None and len(set(self._steps_seen)) == 1:
+        if self.method.starts_at_zero and self._steps_seen is not None and len(set(self._steps_seen)) == 1:
             return  # a task of one step, where zero is right
         dead = [name for name, value in self._largest.items() if value == 0.0]
         if dead and self.context.index > 1:

@@ -104,7 +104,7 @@ def copy_base(target: Path) -> None:
             Problem(
                 str(source),
                 "the demo base is missing.",
-                "Reinstall cl-plugins, or run `python -m cl_plugins.data.demo.build_base --out DIR`.",
+                "Install cl-plugins again.",
             )
         )
     shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "*.py"))

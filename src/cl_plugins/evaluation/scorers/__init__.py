@@ -1,4 +1,6 @@
-"""Scorers, versioned by name: `get_scorer` finds one, `register` adds one.
+"""Scorers, versioned by name: `get_scorer` finds one.
+
+Other packages register a scorer under the entry-point group ``cl_plugins.scorers``; `register` adds one to this process.
 
 Names beginning with ``peer:`` (``peer:<library>[:<task>]``) reproduce another library's scoring; a resolver per
 library (`register_peer`) turns the rest of the name into a scorer.
@@ -8,13 +10,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from typing import Any
 
 from ...base.errors import Problem, RecipeError
+from ...base.registry import OWN, Entry, NotUsable, Registry
 from .base import BaseScorer, Scorer
 from .bleu import Bleu
 from .boxes import BoxAccuracy
 from .choice import ChoiceAccuracy
 from .f1 import TokenF1
+from .foreign import ForeignScorer
 from .lists import ListF1
 from .match import Contains, ExactMatch, StartsWith
 from .options import parse_options
@@ -31,12 +36,32 @@ __all__ = [
     "parse_options",
     "register",
     "register_peer",
+    "scorer_entries",
 ]
 
 #: From the task part of ``peer:<library>:<task>`` (None when it is left out) to a scorer; raises RecipeError.
 PeerResolver = Callable[[str | None], Scorer]
 
-_SCORERS: dict[str, Scorer] = {}
+
+def _check(name: str, value: Any, distribution: str) -> Scorer:
+    """Accept scorers, and classes of scorers that need no arguments, if they have the registered name."""
+    scorer = value() if isinstance(value, type) else value
+    missing = [part for part in ("name", "version", "key", "summary", "score") if not hasattr(scorer, part)]
+    if missing:
+        raise NotUsable(f"it is no scorer: it lacks {', '.join(missing)}")
+    if scorer.name != name:
+        raise NotUsable(f"the scorer calls itself {scorer.name!r}")
+    if not name or ":" in name or "@" in name:
+        raise NotUsable(f"{name!r} is no name for a scorer: leave out ':' and '@'")
+    if not isinstance(scorer.version, int) or isinstance(scorer.version, bool):
+        raise NotUsable(f"its version is {scorer.version!r}, not a whole number")
+    if scorer.key != f"{name}@{scorer.version}":
+        raise NotUsable(f"its key is {scorer.key!r}, not '{name}@{scorer.version}'")
+    return scorer if distribution == OWN else ForeignScorer(scorer, distribution)
+
+
+#: Every scorer but the peer scorers.
+SCORERS: Registry[Scorer] = Registry("cl_plugins.scorers", "scorer", _check)
 _PEERS: dict[str, PeerResolver] = {}
 
 
@@ -47,12 +72,12 @@ def register(scorer: Scorer) -> None:
         RecipeError: The name is taken, or holds ``:`` or ``@``, which have a meaning of their own.
     """
     name = scorer.name
-    if name in _SCORERS:
+    if name in SCORERS.names():
         what = f"a scorer named {name!r} is registered already."
         raise RecipeError(Problem("scorers", what, "Choose another name."))
     if not name or ":" in name or "@" in name:
         raise RecipeError(Problem("scorers", f"{name!r} is no name for a scorer.", "Leave out ':' and '@'."))
-    _SCORERS[name] = scorer
+    SCORERS.own[name] = scorer
 
 
 def register_peer(library: str, resolver: PeerResolver) -> None:
@@ -67,8 +92,21 @@ def register_peer(library: str, resolver: PeerResolver) -> None:
 
 
 def list_scorers() -> list[str]:
-    """The names of the registered scorers, sorted; ``get_scorer(name).summary`` describes one."""
-    return sorted(_SCORERS)
+    """Return the names of the registered scorers, sorted; ``get_scorer(name).summary`` describes one.
+
+    Raises:
+        CompatibilityError: If two packages register the same name.
+    """
+    return list(SCORERS.names())
+
+
+def scorer_entries() -> list[Entry[Scorer]]:
+    """Return every registered scorer with its distribution; broken ones carry their error.
+
+    Raises:
+        CompatibilityError: If two packages register the same name.
+    """
+    return SCORERS.entries()
 
 
 def list_peers() -> list[str]:
@@ -86,13 +124,11 @@ def get_scorer(name: str, *, where: str = "scorer", task: str | None = None) -> 
         task: Name of the stream's task; ``peer:<library>`` takes the rule of that name where the library has one.
 
     Raises:
-        RecipeError: There is no such scorer, or not in that version; the message names the nearest one.
+        RecipeError: There is no such scorer, or not in that version, or its package cannot be imported.
+        CompatibilityError: Two packages register the same name.
     """
     plain, _, version = name.partition("@")
-    scorer = _peer(plain, where, task) if plain.startswith("peer:") else _SCORERS.get(plain)
-    if scorer is None:
-        what = f"there is no scorer {plain!r}."
-        raise RecipeError(Problem(where, what, _suggest(plain, list_scorers(), "scorers")))
+    scorer = _peer(plain, where, task) if plain.startswith("peer:") else SCORERS.get(plain, where=where)
     if version and version != str(scorer.version):
         what = f"scorer {plain!r} has version {scorer.version} here, not {version!r}."
         raise RecipeError(Problem(where, what, f"Use {scorer.key!r}, or the package version that wrote the other."))
@@ -128,6 +164,6 @@ def _suggest(wrong: str, known: list[str], kind: str) -> str:
 
 
 for _scorer in (ChoiceAccuracy(), ExactMatch(), StartsWith(), Contains(), TokenF1(), ListF1(), Bleu(), BoxAccuracy()):
-    register(_scorer)
+    SCORERS.own[_scorer.name] = _scorer
 for _library in LIBRARIES.values():
     register_peer(_library.name, _library.resolve)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 from ...base.errors import CompatibilityError, DataError, Problem, RecipeError
 from ...base.schema import option
 from ...contract.capabilities import Capabilities, RunFacts
-from ...contract.task import Batch, TaskContext
-from ...replay.memory import Memory, memory_loss
+from ...contract.task import Batch, Memory, TaskContext
+from ...replay.memory import memory_loss
 from ...replay.scoring import CHUNK, answer_logits
 from ...training.modes import looking
 from ..seqlora import SeqLoRA

@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ...adapters.update import adapter_parameters
 from ...base.errors import CompatibilityError, Problem, RunStateError
 from ...base.schema import option
 from ...contract.capabilities import Capabilities
+from ...contract.names import trainable
 from ...contract.task import TaskContext
+from ..one_lora import ADAPTER
 from ..seqlora import SeqLoRA
 from .fisher import chosen_samples, fisher_diagonal
 from .penalty import quadratic_penalty
@@ -78,6 +79,7 @@ class EWC(SeqLoRA):
     def __init__(self, config: EWCConfig) -> None:
         super().__init__(config)
         self._cached: _Past | None = None
+        self._norm: float | None = None
 
     def penalties(self, context: TaskContext, model: Module) -> dict[str, Tensor]:
         """The quadratic penalty, from the second task on."""
@@ -101,12 +103,17 @@ class EWC(SeqLoRA):
         self._cached = None
         if self.config.weight == 0 or context.data is None:
             return {}
-        trained = {name: p for name, p in adapter_parameters(model).items() if p.requires_grad}
+        trained = trainable(model)
         chosen = chosen_samples(len(context.data), self.config.fisher_samples, context.seed)
         samples = context.data.batches(chosen[context.rank :: context.world_size], 1)
         by_likelihood = self.config.faithful == "mammoth"
         values = fisher_diagonal(model, list(trained.values()), samples, by_likelihood=by_likelihood)
+        self._norm = float(sum(value.double().sum() for value in values))
         return {"fisher": {name: value.cpu() for name, value in zip(trained, values, strict=True)}}
+
+    def numbers(self, context: TaskContext, model: Module) -> dict[str, float]:
+        """The sum of the task's Fisher values: next to 0, nothing is protected."""
+        return {} if self._norm is None else {"fisher_sum": self._norm}
 
     def consolidate(self, previous: Carry | None, update: TaskUpdate, writer: CarryWriter) -> None:
         """The adapter, which is theta* as well, and the Fisher values of all tasks so far."""
@@ -127,8 +134,8 @@ class EWC(SeqLoRA):
         """Read once per task, on the device of the model."""
         if self._cached is None or self._cached.context is not context:
             fisher = _fisher(carry)
-            anchors = carry.load(ANCHORS if self.config.faithful == "prism" else "adapter.safetensors")
-            live = {name: p for name, p in adapter_parameters(model).items() if p.requires_grad}
+            anchors = carry.load(ANCHORS if self.config.faithful == "prism" else ADAPTER)
+            live = trainable(model)
             missing = sorted(set(live) - set(fisher))
             if missing:
                 what = f"holds no Fisher values of {len(missing)} trained tensors (e.g. {missing[0]})."

@@ -6,24 +6,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from ...base.schema import option
 from ...contract.capabilities import Capabilities
-from ..chain import ChainConfig
-from ..mslora_cr.regulariser import RegularisedChain, Regulariser
+from ..chain import ChainConfig, LoRAChain
+
+
+_MOVED = "That is `name: mslora_cr` with `inference: all` and the same value."
 
 
 @dataclass(frozen=True)
 class IncLoRAConfig(ChainConfig):
     """Options of `IncLoRA`."""
 
-    alpha: float = option(
-        0.0, help="Weight of MSLoRA-CR's contrastive term; not 0: every task needs a modality label.", minimum=0.0
-    )
-    beta: float = option(0.0, help="Weight of MSLoRA-CR's orthonormality term.", minimum=0.0)
+    REMOVED: ClassVar[dict[str, str]] = {"alpha": _MOVED, "beta": _MOVED}
 
 
-class IncLoRA(RegularisedChain):
+class IncLoRA(LoRAChain):
     """A fresh LoRA per task on the consolidated model."""
 
     name = "inclora"
@@ -32,11 +31,8 @@ class IncLoRA(RegularisedChain):
     capabilities = Capabilities(
         quantised=("bnb",),
         zero_stages=(2, 3),
+        grows=True,
         carries="the LoRA of every past task and the latest projector",
         step_cost="as plain LoRA when merged; one extra pair of matrices of the summed rank on the stack",
         memory="as plain LoRA when merged; on the stack plus the summed rank",
     )
-
-    def __init__(self, config: IncLoRAConfig) -> None:
-        super().__init__(config)
-        self.regulariser = Regulariser(config.alpha, config.beta)

@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ...adapters.update import adapter_parameters
 from ...base.errors import CompatibilityError, Problem
 from ...base.schema import option
 from ...contract.capabilities import Capabilities
 from ...contract.low_rank import PREFIX
+from ...contract.names import saved_name
 from ...contract.task import Batch, TaskContext
 from ...training.modes import looking
+from ..one_lora import ADAPTER
 from ..seqlora import SeqLoRA
 from .distillation import distillation, echo_loss, unshifted_distillation
 
@@ -89,14 +90,13 @@ def teacher_tensors(carry: Carry, model: Module) -> dict[str, Tensor]:
     Raises:
         CompatibilityError: If something is trained that the carry does not hold.
     """
-    carried = carry.load("adapter.safetensors")
-    plain = {id(p): name for name, p in adapter_parameters(model).items()}
+    carried = carry.load(ADAPTER)
     found, missing = {}, []
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and plain.get(id(parameter)) not in carried:
+        if parameter.requires_grad and saved_name(name) not in carried:
             missing.append(name.removeprefix(PREFIX))
         elif parameter.requires_grad:
-            found[name] = carried[plain[id(parameter)]].to(parameter.device, parameter.dtype)
+            found[name] = carried[saved_name(name)].to(parameter.device, parameter.dtype)
     if missing:
         what = f"{len(missing)} trained tensors are not in the carried adapter (e.g. {missing[0]})."
         raise CompatibilityError(Problem("carry", what, "Train the same tensors in every task."))

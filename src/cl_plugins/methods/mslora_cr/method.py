@@ -6,18 +6,25 @@ at test, and since its model never changes again, nothing is forgotten by constr
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...base.errors import Problem
 from ...base.schema import nearest, option
-from ...contract.capabilities import Capabilities, RunFacts
-from ..chain import ChainConfig
-from .regulariser import RegularisedChain, Regulariser
+from ...contract.capabilities import Answers, Capabilities, RunFacts
+from ...contract.carry import TaskUpdate
+from ...contract.export import Export, LowRankSum
+from ...contract.method import Route
+from ...contract.task import TaskContext
+from ..chain import ChainConfig, LoRAChain
+from .regulariser import Regulariser
 
 
 if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
     from ...contract.carry import Carry
 
 
@@ -42,7 +49,7 @@ class MSLoRACRConfig(ChainConfig):
     )
 
 
-class MSLoRACR(RegularisedChain):
+class MSLoRACR(LoRAChain):
     """A LoRA per task with contrastive regularisation."""
 
     name = "mslora_cr"
@@ -50,6 +57,8 @@ class MSLoRACR(RegularisedChain):
     config_class = MSLoRACRConfig
     capabilities = Capabilities(
         quantised=("bnb",),
+        answers="by_task",
+        grows=True,
         needs="modality labels (unless `alpha: 0`); the task at test (with `inference: first_k`)",
         carries="the LoRA and the modality label of every past task, and the latest projector if it trains",
         reveals="weights and the names of the modalities, no training samples",
@@ -64,13 +73,47 @@ class MSLoRACR(RegularisedChain):
         )
 
     def problems(self, facts: RunFacts) -> list[Problem]:
-        """Also: a task for inference that does not exist."""
-        found = super().problems(facts)
+        """Also: modality labels that are missing, and a task for inference that does not exist."""
+        found = [*super().problems(facts), *self.regulariser.problems(facts, self.name)]
         chosen, names = self.config.inference, facts.stream.task_names
         if chosen not in ("first_k", "all", *names):
             fix = f"{nearest(chosen, ('first_k', 'all', *names))} Use first_k, all, or one of {', '.join(names)}.".strip()
             found.append(Problem("cl.method.inference", f"is {chosen!r}.", fix))
         return found
+
+    @property
+    def penalised(self) -> bool:
+        """Only with a weight that is not 0."""
+        return self.regulariser.active
+
+    def begin_task(self, context: TaskContext, model: Module) -> Module:
+        """A fresh LoRA, and the regulariser's own parameters."""
+        model = super().begin_task(context, model)
+        self.regulariser.prepare(context, model, self._past(context))
+        return model
+
+    def penalties(self, context: TaskContext, model: Module) -> dict[str, Tensor]:
+        """The regulariser's terms."""
+        return self.regulariser.terms(context, model, self._past(context))
+
+    def statistics(self, context: TaskContext, model: Module) -> dict[str, dict[str, Tensor]]:
+        """None; the past tensors are no longer needed."""
+        self.regulariser.forget()
+        return {}
+
+    def numbers(self, context: TaskContext, model: Module) -> dict[str, float]:
+        """The learnable weights as they ended."""
+        return {name.removeprefix("log_"): math.exp(value) for name, value in self.regulariser.learned(model).items()}
+
+    def describe(self, context: TaskContext, model: Module) -> dict[str, Any]:
+        """Also the modality, so that a later site can compare, and learned weights."""
+        meta = super().describe(context, model)
+        if context.task.modality:
+            meta["modality"] = context.task.modality
+        return {**meta, **self.regulariser.learned(model)}
+
+    def _past(self, context: TaskContext) -> list[TaskUpdate]:
+        return self.updates(context.carry) if context.carry is not None else []
 
     def notes(self) -> list[str]:
         """How the questions were answered."""
@@ -90,7 +133,12 @@ class MSLoRACR(RegularisedChain):
             "to it; what later tasks learned is not in the answers."
         ]
 
-    def route(self, carry: Carry | None, task: str) -> Hashable:
+    @property
+    def answers(self) -> Answers:
+        """With `inference: all` one model answers everything."""
+        return "alike" if self.config.inference == "all" else "by_task"
+
+    def route(self, carry: Carry | None, task: str) -> Route:
         """The number of LoRAs that answer; None for all there are."""
         if carry is None or self.config.inference == "all":
             return None
@@ -99,3 +147,13 @@ class MSLoRACR(RegularisedChain):
         if wanted not in names[:-1]:  # not learned yet, or the latest: all of them, which may be in memory already
             return None
         return names.index(wanted) + 1
+
+    def export_task(self, carry: Carry, task: str) -> Export | None:
+        """The LoRAs that answer a task's questions, alone on the base; with `inference: all` the task's own, a part."""
+        if self.answers == "alike":
+            return super().export_task(carry, task)
+        updates = self.updates(carry)
+        if task not in [update.task for update in updates]:
+            return None
+        count = self.route(carry, task)
+        return LowRankSum(tuple(updates if count is None else updates[: int(count)]))

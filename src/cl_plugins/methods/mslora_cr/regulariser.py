@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from ...base.errors import CompatibilityError, Problem, RecipeError, RunStateError
 from ...contract.capabilities import RunFacts
 from ...contract.task import TaskContext
-from ..chain import LoRAChain
 
 
 if TYPE_CHECKING:
@@ -195,43 +194,3 @@ class Regulariser:
             values = [orthonormality(list(u.a.values()), [u.b[name] for name in u.a]) for u in updates]
             self._frozen = torch.stack(values).sum().to(like)
         return self._frozen
-
-
-class RegularisedChain(LoRAChain):
-    """A chain of LoRAs with the regulariser; a subclass sets ``self.regulariser``."""
-
-    regulariser: Regulariser
-
-    @property
-    def penalised(self) -> bool:
-        """Only with a weight that is not 0."""
-        return self.regulariser.active
-
-    def problems(self, facts: RunFacts) -> list[Problem]:
-        """Also: modality labels that are missing."""
-        return [*super().problems(facts), *self.regulariser.problems(facts, self.name)]
-
-    def begin_task(self, context: TaskContext, model: Module) -> Module:
-        """A fresh LoRA, and the regulariser's own parameters."""
-        model = super().begin_task(context, model)
-        self.regulariser.prepare(context, model, self._past(context))
-        return model
-
-    def penalties(self, context: TaskContext, model: Module) -> dict[str, Tensor]:
-        """The regulariser's terms."""
-        return self.regulariser.terms(context, model, self._past(context))
-
-    def end_task(self, context: TaskContext, model: Module) -> dict[str, Tensor]:
-        """The adapter."""
-        self.regulariser.forget()
-        return super().end_task(context, model)
-
-    def describe_update(self, context: TaskContext, model: Module) -> dict[str, Any]:
-        """Also the modality, so that a later site can compare, and learned weights."""
-        meta = super().describe_update(context, model)
-        if context.task.modality:
-            meta["modality"] = context.task.modality
-        return {**meta, **self.regulariser.learned(model)}
-
-    def _past(self, context: TaskContext) -> list[TaskUpdate]:
-        return self.updates(context.carry) if context.carry is not None else []

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ...contract.capabilities import Capabilities
-from ...contract.method import Method
+from ..one_lora import OneLoRA
 
 
-class MultiTask(Method):
+class MultiTask(OneLoRA):
     """One LoRA, all tasks at once."""
 
     name = "multitask"

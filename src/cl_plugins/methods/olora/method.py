@@ -55,6 +55,7 @@ class OLoRA(LoRAChain):
     config_class = OLoRAConfig
     capabilities = Capabilities(
         quantised=("bnb",),
+        grows=True,
         carries="the LoRA of every past task and the latest projector",
         step_cost="as inclora, plus one product of the new A with all past A per module",
         memory="as inclora, plus the A of all past tasks beside the model",
@@ -101,10 +102,10 @@ class OLoRA(LoRAChain):
             found["norms"] = self.config.lambda_2 * norms([tensor for pair in pairs.values() for tensor in pair])
         return found
 
-    def end_task(self, context: TaskContext, model: Module) -> dict[str, Tensor]:
-        """The adapter."""
+    def statistics(self, context: TaskContext, model: Module) -> dict[str, dict[str, Tensor]]:
+        """None; the past rows are no longer needed."""
         self._rows = None
-        return super().end_task(context, model)
+        return {}
 
     def _past(self, context: TaskContext) -> list[TaskUpdate]:
         return self.updates(context.carry) if context.carry is not None else []

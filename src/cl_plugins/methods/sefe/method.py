@@ -62,6 +62,7 @@ class SEFE(LoRAChain):
     config_class = SEFEConfig
     capabilities = Capabilities(
         quantised=("bnb",),
+        grows=True,
         carries="the LoRA of every past task, the positions of its largest elements, and the latest projector",
         step_cost="as inclora plus three products of the size of B A for every module, once per optimizer step",
         memory="as inclora plus 4 bytes for every protected element (2 % of the weights for each task, shared ones once)",
@@ -71,6 +72,7 @@ class SEFE(LoRAChain):
     def __init__(self, config: SEFEConfig) -> None:
         super().__init__(config)
         self._cached: tuple[TaskContext, list[_Protected]] | None = None
+        self._count: int | None = None
 
     def penalties(self, context: TaskContext, model: Module) -> dict[str, Tensor]:
         """The mean magnitude of the new update where past updates are protected, from the second task on."""
@@ -91,7 +93,13 @@ class SEFE(LoRAChain):
         if self.config.weight == 0 or context.rank != 0:  # rank 0 writes
             return {}
         factors = trained_factors(model).items()
-        return {"positions": {name: top_positions(a, b, self.config.share).cpu() for name, (a, b) in factors}}
+        found = {name: top_positions(a, b, self.config.share).cpu() for name, (a, b) in factors}
+        self._count = sum(positions.numel() for positions in found.values())
+        return {"positions": found}
+
+    def numbers(self, context: TaskContext, model: Module) -> dict[str, float]:
+        """How many elements the task has added to the protected ones."""
+        return {} if self._count is None else {"protected_elements": float(self._count)}
 
     def consolidate(self, previous: Carry | None, update: TaskUpdate, writer: CarryWriter) -> None:
         """The chain, and each task's positions in a file of their own."""

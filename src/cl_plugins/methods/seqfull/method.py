@@ -6,18 +6,17 @@ frozen (Li et al. 2025, section 5.3 of the replay-free study).
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
-from ...adapters.partitioned import size, whole_on_main
+from ...adapters.partitioned import size
 from ...contract.base_model import BaseModel
 from ...contract.capabilities import Capabilities
-from ...contract.method import Method
+from ...contract.export import Export, Weights
+from ...contract.method import Method, Route
 from ...contract.task import TaskContext
 
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from torch.nn import Module
 
     from ...contract.carry import Carry, CarryWriter, TaskUpdate
@@ -44,11 +43,7 @@ class SeqFull(Method):
         """The weights as they are."""
         return model
 
-    def end_task(self, context: TaskContext, model: Module) -> dict[str, Tensor]:
-        """Every trainable tensor."""
-        return {n: whole_on_main(p) for n, p in model.named_parameters() if p.requires_grad}
-
-    def describe_update(self, context: TaskContext, model: Module) -> dict[str, Any]:
+    def describe(self, context: TaskContext, model: Module) -> dict[str, Any]:
         """How many weights were trained."""
         return {"parameters": sum(size(p) for p in model.parameters() if p.requires_grad)}
 
@@ -57,7 +52,7 @@ class SeqFull(Method):
         writer.link(update.tensors, WEIGHTS)
         writer.meta["weights"] = update.meta
 
-    def restore(self, base: BaseModel, carry: Carry | None, route: Hashable = None) -> Module:
+    def restore(self, base: BaseModel, carry: Carry | None, route: Route = None) -> Module:
         """The base with its trainable tensors replaced; a carry holds all of them, so nothing is put back before."""
         model = base.prepare_full()
         if carry is None:
@@ -67,6 +62,6 @@ class SeqFull(Method):
             base.replace(name, value)
         return model
 
-    def updates(self, carry: Carry) -> list[TaskUpdate]:
-        """There is no low-rank update."""
-        return []
+    def export(self, carry: Carry) -> Export:
+        """The model itself."""
+        return Weights()

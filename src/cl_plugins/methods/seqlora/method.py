@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...contract.capabilities import Capabilities
-from ...contract.method import Method
 from ...contract.task import TaskContext
+from ..one_lora import OneLoRA
 
 
 if TYPE_CHECKING:
     from torch.nn import Module
 
 
-class SeqLoRA(Method):
+class SeqLoRA(OneLoRA):
     """One LoRA for the whole stream."""
 
     name = "seqlora"
@@ -27,5 +27,5 @@ class SeqLoRA(Method):
     def begin_task(self, context: TaskContext, model: Module) -> Module:
         """The carried adapter goes on training; the first task starts a fresh one."""
         if context.carry is None:
-            return context.base.new_adapter(context.seed)
+            return super().begin_task(context, model)
         return model

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ...contract.capabilities import Capabilities
-from ...contract.method import Method
+from ..one_lora import OneLoRA
 
 
-class SingleTask(Method):
+class SingleTask(OneLoRA):
     """An independent LoRA per task."""
 
     name = "single_task"

@@ -1,0 +1,292 @@
+"""The experts of a linear layer: a sum of low-rank terms in its forward, each of which may be weighted or off.
+
+``y = W x + sum_e g_e s_e B_e A_t(e) x``, computed as two matrix products however many experts there are: ``z = A x`` with
+all A below each other, the ranks of z weighted by the gate, ``B z`` with all B beside each other. ``t(e)`` is the trunk that
+expert e reads: its own, or one that several share. Exact for every base: nothing is added to the weights, so nothing is
+rounded away, and a quantised weight stays as it is. Without a gate and with frozen experts only, this is the frozen past of
+a chain of LoRAs (`past_updates`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ..base.errors import Problem, RunStateError
+from .merge import factors, modules
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..contract.base_model import BaseModel
+    from ..contract.low_rank import LowRankUpdate
+
+
+#: Names of the tensors on a layer: the frozen trunks and experts (buffers), the trained ones (parameters).
+FROZEN_A, FROZEN_B, A, B = "cl_past_a", "cl_past_b", "cl_a", "cl_b"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A one-hot gate: each row of the batch is computed by one expert.
+
+    Attributes:
+        experts: (rows,), the expert of each row; int64. A negative number turns the experts off for a row.
+    """
+
+    experts: Tensor
+
+
+#: Weights of the experts: (rows, length, experts) by token, (rows, experts) by row, one expert per row, or None for all 1.
+Weights: TypeAlias = "Tensor | Chosen | None"
+#: Gets the layer's input, (rows, length, in).
+Gate: TypeAlias = "Callable[[Tensor], Weights]"
+
+
+@dataclass(frozen=True)
+class Expert:
+    """One expert of a layer.
+
+    Attributes:
+        b: (out, rank).
+        trunk: Number of the trunk it reads.
+        scaling: Factor on its term.
+        trained: Whether ``b`` is a parameter; else it is frozen.
+    """
+
+    b: Tensor
+    trunk: int
+    scaling: float = 1.0
+    trained: bool = False
+
+
+@dataclass(frozen=True)
+class Experts:
+    """All experts of one layer.
+
+    Attributes:
+        trunks: For each trunk its A, (rank, in).
+        trained_trunks: For each trunk whether it is a parameter.
+        experts: The experts, in the order of the gate's weights.
+        gate: The gate; None weights every expert with 1.
+        dropout: Probability with which elements of the input are dropped in training, one mask for all experts; frozen
+            trunks read the whole input.
+    """
+
+    trunks: Sequence[Tensor]
+    experts: Sequence[Expert]
+    trained_trunks: Sequence[bool] = ()
+    gate: Gate | None = None
+    dropout: float = 0.0
+
+
+@dataclass
+class _Layout:
+    """Where ranks and experts lie in the concatenated matrices; frozen ones come first."""
+
+    gate: Gate | None
+    dropout: float
+    frozen: int
+    """Number of experts that are frozen."""
+    order: list[int]
+    """For each expert in the concatenated order, its number in the gate's weights."""
+    ranks: list[int]
+    """Ranks of the experts in the concatenated order."""
+    columns: list[int] | None
+    """For each rank of the experts, the row of the trunks that it reads; None where that is its own place."""
+    scales: list[float]
+    """Scalings of the trained experts; those of the frozen ones are folded into B."""
+    index: dict[Any, Tensor] = field(default_factory=dict)
+
+
+def attach(base: BaseModel, layers: dict[str, Experts]) -> None:
+    """Put experts on layers of the base; `BaseModel.reset` takes them off.
+
+    Frozen tensors are buffers in fp32, which no optimizer sees; trained ones are fp32 parameters called ``cl_a`` and
+    ``cl_b`` on their layer.
+
+    Args:
+        base: The base; an adapter may be put on it afterwards.
+        layers: Name of a linear layer -> its experts.
+
+    Raises:
+        RunStateError: If a layer does not exist.
+    """
+    known = dict(base.model.named_modules())
+    for name, experts in layers.items():
+        if name not in known:
+            what = f"names the module '{name}', which this base lacks."
+            raise RunStateError(Problem("carry", what, "Use the base it was made with."))
+        module: Any = known[name]
+        base.hook(name, partial(_forward, _place(base, name, module, experts)))
+
+
+def past_updates(updates: Sequence[LowRankUpdate]) -> dict[str, Experts]:
+    """The sum of past updates as one frozen expert per layer, which has no gate.
+
+    Args:
+        updates: The updates in order.
+
+    Returns:
+        Layer -> one trunk of shape (R, in) and one expert of shape (out, R), R being the sum of the ranks.
+    """
+    found = {}
+    for name in modules(updates):
+        pair = factors(updates, name)
+        if pair is not None:
+            found[name] = Experts([pair[0]], [Expert(pair[1], 0)])
+    return found
+
+
+def _place(base: BaseModel, name: str, module: Any, experts: Experts) -> _Layout:
+    """Register the tensors on the layer."""
+    import torch
+
+    device = next(module.parameters()).device
+    trained_trunks = list(experts.trained_trunks) or [False] * len(experts.trunks)
+    trunk_order = sorted(range(len(experts.trunks)), key=lambda t: (trained_trunks[t], t))
+    order = sorted(range(len(experts.experts)), key=lambda e: (experts.experts[e].trained, e))
+    starts, at = {}, 0
+    for t in trunk_order:
+        starts[t] = at
+        at += len(experts.trunks[t])
+    chosen = [experts.experts[e] for e in order]
+    ranks = [int(expert.b.shape[1]) for expert in chosen]
+    columns = [starts[x.trunk] + i for x, rank in zip(chosen, ranks, strict=True) for i in range(rank)]
+    frozen = sum(not expert.trained for expert in chosen)
+    parts = {
+        FROZEN_A: ([experts.trunks[t] for t in trunk_order if not trained_trunks[t]], 0, False),
+        A: ([experts.trunks[t] for t in trunk_order if trained_trunks[t]], 0, True),
+        FROZEN_B: ([x.b.float() * x.scaling for x in chosen[:frozen]], 1, False),
+        B: ([x.b for x in chosen[frozen:]], 1, True),
+    }
+    for kind, (tensors, dim, trained) in parts.items():
+        if tensors:
+            value = torch.cat([t.detach().float() for t in tensors], dim=dim).to(device)
+            base.register(f"{name}.{kind}", value, trained=trained)
+    return _Layout(
+        experts.gate,
+        experts.dropout,
+        frozen,
+        order,
+        ranks,
+        None if columns == list(range(at)) else columns,
+        [expert.scaling for expert in chosen[frozen:]],
+    )
+
+
+def _forward(layout: _Layout, module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """Forward hook: the layer's output plus its experts, in the precision in which PEFT computes a LoRA term."""
+    weights = layout.gate(args[0]) if layout.gate is not None else None
+    if isinstance(weights, Chosen):
+        return _one_each(layout, module, args[0], output, weights.experts)
+    hidden = _read(layout, module, args[0])
+    if weights is not None:
+        hidden = hidden * _by_rank(layout, weights, hidden)
+    return (output + _write(layout, module, hidden)).to(output.dtype)
+
+
+def _read(layout: _Layout, module: Any, inputs: Tensor) -> Tensor:
+    """``A x`` of every trunk, a column for each rank of the experts: (..., R)."""
+    import torch
+    from torch.nn.functional import dropout, linear
+
+    frozen, trained = getattr(module, FROZEN_A, None), getattr(module, A, None)
+    parts = []
+    if frozen is not None:
+        parts.append(linear(inputs.to(frozen.dtype), frozen))
+    if trained is not None:
+        x = inputs.to(trained.dtype)
+        if layout.dropout and module.training:
+            x = dropout(x, layout.dropout)
+        parts.append(linear(x, trained))
+    hidden = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+    if layout.columns is None:
+        return hidden
+    return hidden.index_select(-1, _index(layout, "columns", layout.columns, hidden.device))
+
+
+def _write(layout: _Layout, module: Any, hidden: Tensor) -> Tensor:
+    """``B z``: (..., out)."""
+    import torch
+    from torch.nn.functional import linear
+
+    frozen: Any = getattr(module, FROZEN_B, None)
+    trained: Any = getattr(module, B, None)
+    if trained is None:
+        return linear(hidden, frozen)
+    trained = _scaled(layout, trained)
+    return linear(hidden, trained if frozen is None else torch.cat([frozen, trained], dim=1))
+
+
+def _scaled(layout: _Layout, trained: Tensor) -> Tensor:
+    scales = layout.scales
+    if len(set(scales)) == 1:
+        return trained if scales[0] == 1.0 else trained * scales[0]
+    import torch
+
+    spread = [s for s, rank in zip(scales, layout.ranks[layout.frozen :], strict=True) for _ in range(rank)]
+    return trained * torch.tensor(spread, dtype=trained.dtype, device=trained.device)
+
+
+def _by_rank(layout: _Layout, weights: Tensor, hidden: Tensor) -> Tensor:
+    """The gate's weights, one for each rank: (rows, length or 1, R)."""
+    if weights.dim() == hidden.dim() - 1:
+        weights = weights.unsqueeze(-2)
+    ranks = [e for e, rank in zip(layout.order, layout.ranks, strict=True) for _ in range(rank)]
+    return weights.to(hidden.dtype).index_select(-1, _index(layout, "ranks", ranks, hidden.device))
+
+
+def _index(layout: _Layout, what: str, values: list[int], device: Any) -> Tensor:
+    """Index tensors, made once per device."""
+    import torch
+
+    key = (what, device)
+    if key not in layout.index:
+        layout.index[key] = torch.tensor(values, device=device)
+    return layout.index[key]
+
+
+def _one_each(layout: _Layout, module: Any, inputs: Tensor, output: Tensor, experts: Tensor) -> Tensor:
+    """Each row through the ranks of its own expert; rows of one expert are computed together."""
+    found = sorted(set(experts.tolist()))
+    if found == [-1]:
+        return output
+    if len(found) == 1:
+        return (output + _single(layout, module, inputs, found[0])).to(output.dtype)
+    total = output.clone()
+    for number in found:
+        if number < 0:
+            continue
+        rows = (experts == number).nonzero().reshape(-1).to(output.device)
+        term = _single(layout, module, inputs.index_select(0, rows), number)
+        total = total.index_add(0, rows, term.to(total.dtype))
+    return total
+
+
+def _single(layout: _Layout, module: Any, inputs: Tensor, number: int) -> Tensor:
+    """The term of one expert: two thin products of its own rank."""
+    from torch.nn.functional import dropout, linear
+
+    place = layout.order.index(number)
+    start = sum(layout.ranks[:place])
+    rank = layout.ranks[place]
+    rows = list(range(start, start + rank)) if layout.columns is None else layout.columns[start : start + rank]
+    frozen_a: Any = getattr(module, FROZEN_A, None)
+    trained_a: Any = getattr(module, A, None)
+    known = 0 if frozen_a is None else len(frozen_a)
+    trained = rows[0] >= known
+    a = trained_a[rows[0] - known : rows[0] - known + rank] if trained else frozen_a[rows[0] : rows[0] + rank]
+    x = inputs.to(a.dtype)
+    if trained and layout.dropout and module.training:
+        x = dropout(x, layout.dropout)
+    if place < layout.frozen:
+        b, scale = getattr(module, FROZEN_B)[:, start : start + rank], 1.0
+    else:
+        before = sum(layout.ranks[layout.frozen : place])
+        b, scale = getattr(module, B)[:, before : before + rank], layout.scales[place - layout.frozen]
+    term: Tensor = linear(linear(x, a), b)
+    return term if scale == 1.0 else term * scale

@@ -1,0 +1,92 @@
+"""The shape of a model in memory: modules, hooks, buffers, parameters and dtypes, to see whether everything was taken off."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..base.errors import Problem, RunStateError
+
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+# Trainers and engines keep hooks of their own on a model from one training to the next.
+_LIBRARIES = ("accelerate", "deepspeed", "llamafactory", "peft", "swanlab", "torch", "transformers", "trl", "wandb")
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What a model consists of.
+
+    Attributes:
+        modules: Name -> class.
+        tensors: Name of a parameter or buffer -> dtype.
+        hooks: (module, id) of every hook that no library has registered, with the function.
+    """
+
+    modules: dict[str, type]
+    tensors: dict[str, Any]
+    hooks: dict[tuple[str, str, int], Any]
+
+    @classmethod
+    def of(cls, model: Module) -> Structure:
+        """Look at a model; reads no values.
+
+        Args:
+            model: The model without adapters.
+        """
+        modules = {name: type(module) for name, module in model.named_modules(remove_duplicate=False)}
+        tensors = {name: p.dtype for name, p in model.named_parameters(remove_duplicate=False)}
+        tensors |= {name: b.dtype for name, b in model.named_buffers(remove_duplicate=False)}
+        hooks = {}
+        for name, module in model.named_modules():
+            for kind in _HOOKS:
+                for number, function in getattr(module, kind).items():
+                    if not _of_a_library(function):
+                        hooks[(name, kind, number)] = function
+        return cls(modules, tensors, hooks)
+
+    def check(self, model: Module) -> None:
+        """Compare with a model from which everything should have been taken off.
+
+        Raises:
+            RunStateError: Naming what was left behind or is missing.
+        """
+        now = Structure.of(model)
+        found = [
+            *_differences("module", self.modules, now.modules),
+            *_differences("tensor", self.tensors, now.tensors),
+        ]
+        for key in now.hooks.keys() - self.hooks.keys():
+            found.append(f"the hook {_name(now.hooks[key])} is still on '{key[0]}'")
+        for key in self.hooks.keys() - now.hooks.keys():
+            found.append(f"the hook {_name(self.hooks[key])} of '{key[0]}' is gone")
+        if found:
+            what = f"is not as it was loaded after `reset`: {'; '.join(sorted(found)[:5])}."
+            fix = (
+                "A method puts things on the base with `BaseModel.register`, `wrap` and `hook`, which `reset` undoes."
+            )
+            raise RunStateError(Problem("the base model", what, fix))
+
+
+def _differences(kind: str, before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    found = [f"the {kind} '{name}' was added" for name in after.keys() - before.keys()]
+    found += [f"the {kind} '{name}' is gone" for name in before.keys() - after.keys()]
+    for name in before.keys() & after.keys():
+        if before[name] != after[name]:
+            found.append(f"the {kind} '{name}' is {_name(after[name])} instead of {_name(before[name])}")
+    return found
+
+
+def _of_a_library(function: Any) -> bool:
+    inner = getattr(function, "func", function)
+    inner = getattr(inner, "__func__", inner)
+    return str(getattr(inner, "__module__", "")).partition(".")[0] in _LIBRARIES
+
+
+def _name(value: Any) -> str:
+    inner = getattr(value, "func", value)
+    return str(getattr(inner, "__qualname__", inner))

@@ -1,0 +1,170 @@
+"""Several runs in one table and one picture: files, and the table for the terminal."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import tables, text, writing
+from .groups import METRICS, Comparison, Summary, as_json, latest_score, read_comparison
+from .run_data import METRIC_LABELS
+from .tables import Entry, Table
+
+
+def compare(
+    run_dirs: Sequence[Path],
+    out_dir: Path,
+    names: Sequence[str] | None = None,
+    write: writing.Write | None = None,
+) -> list[Path]:
+    """Write the comparison of several runs: one table in five forms, and one picture.
+
+    Args:
+        run_dirs: The ``output_dir`` of each run; they have the same tasks, in any order.
+        out_dir: Where the files go.
+        names: A name per run; runs of equal name form one row. By default rows are methods, told apart by their recipes.
+        write: Called with path and bytes for each file; by default each file is replaced in one step.
+
+    Returns:
+        The files: ``compare.png``, ``.csv``, ``.tex``, ``.json``, ``.md`` and ``.html``.
+
+    Raises:
+        RunStateError: A run cannot be read, or the runs cannot be compared; lists every problem.
+    """
+    from .comparison_picture import compare_picture
+
+    comparison = read_comparison(run_dirs, names)
+    picture = compare_picture(comparison)
+    streams = text.listing(dict.fromkeys(member.run.stream for member in comparison.members))
+    page = {
+        "title": f"Comparison on {streams}",
+        "comparison": comparison,
+        "groups": group_table(comparison),
+        "runs": run_table(comparison),
+        "interval": any(entry.half_width is not None for entry in _summaries(comparison)),
+        "picture": writing.data_uri(picture),
+    }
+    files = {
+        "compare.png": picture,
+        "compare.csv": compare_csv(comparison),
+        "compare.tex": compare_tex(comparison, streams).encode("utf-8"),
+        "compare.json": (json.dumps(as_json(comparison), indent=1, ensure_ascii=False) + "\n").encode("utf-8"),
+        "compare.md": writing.render("compare.md.j2", page),
+        "compare.html": writing.render("compare.html.j2", page),
+    }
+    return writing.write_all(Path(out_dir), files, write)
+
+
+def compare_table(
+    run_dirs: Sequence[Path],
+    names: Sequence[str] | None = None,
+    width: int | None = None,
+    colour: bool = False,
+    ascii: bool = False,
+) -> str:
+    """The comparison for the terminal: metrics first, then the final score of each task.
+
+    Args:
+        run_dirs: The ``output_dir`` of each run.
+        names: A name per run; runs of equal name form one row.
+        width: Columns of the terminal; by default those of the terminal at hand, else 80.
+        colour: Whether to use ANSI bold and dim.
+        ascii: Whether to keep to ASCII.
+
+    Returns:
+        Several lines, without a final newline.
+
+    Raises:
+        RunStateError: A run cannot be read, or the runs cannot be compared.
+    """
+    comparison = read_comparison(run_dirs, names)
+    width = width or shutil.get_terminal_size().columns
+    parts = [tables.to_terminal(group_table(comparison, decimals=1), width, colour, ascii)]
+    if any(member.run.unfinished for member in comparison.members):
+        parts.append(tables.to_terminal(run_table(comparison, only_unfinished=True), width, colour, ascii))
+    if any(entry.half_width is not None for entry in _summaries(comparison)):
+        parts.append("± is half the 95 % t-interval over runs.")
+    parts.append("\n".join([*comparison.remarks, *(f"Note: {note}" for note in comparison.notes)]))
+    whole = "\n\n".join(part for part in parts if part)
+    return text.plain_ascii(whole) if ascii else whole
+
+
+def group_table(comparison: Comparison, decimals: int = 2) -> Table:
+    """One row per group: number of runs, metrics, final score of each task."""
+    rows = []
+    for group in comparison.groups:
+        count = group.finished
+        unfinished = len(group.members) - count
+        entries = [Entry(group.label), Entry(str(count), detail=f"+ {unfinished} †" if unfinished else "")]
+        entries += [_entry(group.metrics[key], count, decimals) for key in METRICS]
+        entries += [_entry(group.final[task], count, decimals) for task in comparison.tasks]
+        rows.append(tuple(entries))
+    return Table(("method", "runs", *(METRIC_LABELS[key] for key in METRICS), *comparison.tasks), tuple(rows))
+
+
+def run_table(comparison: Comparison, only_unfinished: bool = False) -> Table:
+    """One row per run: seed, task order where orders differ, metrics and scores with what an unfinished run has."""
+    members = [member for member in comparison.members if member.run.unfinished or not only_unfinished]
+    orders = len({member.run.tasks for member in comparison.members}) > 1
+    rows = []
+    for member in members:
+        run = member.run
+        entries = [Entry(member.name + (" †" if run.unfinished else "")), Entry(member.label)]
+        entries += [Entry(" → ".join(run.tasks))] if orders else []
+        entries.append(Entry(str(run.seed) if run.seed is not None else text.MISSING))
+        entries += [Entry(text.number(run.metrics[key].value if key in run.metrics else None)) for key in METRICS]
+        entries += [Entry(text.number(latest_score(run, task))) for task in comparison.tasks]
+        rows.append(tuple(entries))
+    head = ["run", "method", *(["order"] if orders else []), "seed"]
+    note = "† Not complete: the latest score of each task is shown." if any(m.run.unfinished for m in members) else ""
+    return Table(
+        (*head, *(METRIC_LABELS[key] for key in METRICS), *comparison.tasks),
+        tuple(rows),
+        left=3 if orders else 2,
+        note=note,
+    )
+
+
+def compare_csv(comparison: Comparison) -> bytes:
+    """One line per group; for each quantity its mean, half width and number of runs, unrounded."""
+    columns = [*METRICS, *(f"final:{task}" for task in comparison.tasks)]
+    parts = ("mean", "half_width_95", "n")
+    rows: list[list[object]] = [["method", "runs", *(f"{name}:{part}" for name in columns for part in parts)]]
+    for group in comparison.groups:
+        entries = [group.metrics[key] for key in METRICS] + [group.final[task] for task in comparison.tasks]
+        line: list[object] = [group.label, group.finished]
+        for entry in entries:
+            line += [entry.mean, entry.half_width, len(entry.values)]
+        rows.append(line)
+    return writing.csv_bytes(rows)
+
+
+def compare_tex(comparison: Comparison, streams: str) -> str:
+    """The table of groups for LaTeX; wide tables are set small."""
+    caption = (
+        f"Continual metrics and final scores (0--100) on {text.tex(streams)}. "
+        r"Mean over runs $\pm$ half the 95\,\% $t$-interval."
+    )
+    table = group_table(comparison, decimals=1)
+    unfinished = (
+        "† Runs that did not finish are left out."
+        if any(not member.run.stream_trained for member in comparison.members)
+        else ""
+    )
+    return tables.to_tex(Table(table.head, table.rows, note=unfinished), caption, text.slug(("compare", streams)))
+
+
+def _entry(summary: Summary, runs: int, decimals: int) -> Entry:
+    """``mean ± half width``; the number of runs where only some of them have the quantity."""
+    if summary.mean is None:
+        return Entry(text.MISSING)
+    half = f" ± {text.number(summary.half_width, decimals)}" if summary.half_width is not None else ""
+    count = len(summary.values)
+    return Entry(f"{text.number(summary.mean, decimals)}{half}", detail=f"(n = {count})" if count != runs else "")
+
+
+def _summaries(comparison: Comparison) -> list[Summary]:
+    """Every summary of the comparison."""
+    return [entry for group in comparison.groups for entry in (*group.metrics.values(), *group.final.values())]

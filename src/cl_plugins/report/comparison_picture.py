@@ -1,0 +1,186 @@
+"""``compare.png``: single runs, mean and interval of every group, one panel per metric."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from . import style
+from .groups import METRICS, Comparison, Summary
+from .run_data import METRIC_LABELS
+from .text import number
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_LOWER_IS_BETTER = frozenset({"forgetting"})
+_DIFFERENCES = frozenset({"bwt", "forgetting"})
+
+
+def compare_picture(comparison: Comparison) -> bytes:
+    """Draw the comparison.
+
+    One row per group and one panel per metric that any group has: an open dot for each run, the mean as a filled
+    diamond with its 95 % t-interval over runs, its number beside it.
+
+    Args:
+        comparison: The runs; where no metric is defined, the final scores of the tasks take the panels.
+
+    Returns:
+        A PNG.
+    """
+    with style.picture_style():
+        return _draw(comparison)
+
+
+def _draw(comparison: Comparison) -> bytes:
+    panels = [
+        (key, METRIC_LABELS[key], [group.metrics[key] for group in comparison.groups])
+        for key in METRICS
+        if any(group.metrics[key].values for group in comparison.groups)
+    ]
+    if not panels:
+        shown = style.names(comparison.tasks)
+        panels = [
+            (task, f"{name}, final", [group.final[task] for group in comparison.groups])
+            for task, name in zip(comparison.tasks, shown, strict=True)
+        ]
+    labels = [_label(label) for label in style.names([group.label for group in comparison.groups], 44, "method")]
+    lines = max(label.count("\n") + 1 for label in labels)
+    row = 0.34 + 0.13 * lines
+    height, panel, gap = row * len(labels) + 0.15, 1.45, 0.22
+    figure = style.new_figure(2.0 + len(panels) * (panel + gap), height + 1.4)
+    across, down = figure.get_figwidth(), figure.get_figheight()
+    for place, (key, title, entries) in enumerate(panels):
+        box = ((1.9 + place * (panel + gap)) / across, 0.6 / down, panel / across, height / down)
+        axes = figure.add_axes(box)
+        _panel(axes, key, entries)
+        axes.set_title(title, fontsize=9.5, pad=14)
+        if key in METRICS:
+            better = "lower is better" if key in _LOWER_IS_BETTER else "higher is better"
+            axes.text(0, 1.0, better, transform=axes.transAxes, fontsize=7, color=style.SOFT, va="bottom")
+        axes.set_ylim(len(labels) - 0.5, -0.5)
+        axes.set_yticks(range(len(labels)), labels if place == 0 else [""] * len(labels))
+        axes.tick_params(axis="y", length=0, pad=6)
+        axes.tick_params(axis="x", length=2, labelsize=7.5)
+        for index in range(len(labels) - 1):
+            axes.axhline(index + 0.5, color=style.GRID, linewidth=0.7, zorder=0)
+    _legend(figure, comparison, 1.9 / across, 0.12 / down)
+    return style.png(figure)
+
+
+def _panel(axes: Axes, key: str, entries: list[Summary]) -> None:
+    """One metric: runs, means and intervals of all groups."""
+    for index, entry in enumerate(entries):
+        colour = style.COLOURS[index % len(style.COLOURS)]
+        if entry.mean is None:
+            axes.text(
+                0.5,
+                index,
+                "not defined",
+                transform=axes.get_yaxis_transform(),
+                ha="center",
+                va="center",
+                fontsize=7.5,
+                color=style.SOFT,
+            )
+            continue
+        if len(entry.values) > 1:
+            # Runs are spread a little, in their order, so that equal scores do not hide each other.
+            count = len(entry.values)
+            offsets = [index + 0.2 + 0.12 * (rank / (count - 1) - 0.5) for rank in range(count)]
+            axes.plot(
+                entry.values,
+                offsets,
+                linestyle="",
+                marker="o",
+                markersize=3.6,
+                markerfacecolor="none",
+                markeredgecolor=colour,
+                markeredgewidth=0.9,
+                alpha=0.9,
+                zorder=2,
+            )
+        if entry.half_width is not None:
+            least, most = _scale(key)
+            ends = [max(entry.mean - entry.half_width, least), min(entry.mean + entry.half_width, most)]
+            axes.plot(ends, [index, index], color=colour, linewidth=1.8, solid_capstyle="butt", zorder=3)
+        axes.plot(
+            [entry.mean],
+            [index],
+            "D",
+            color=colour,
+            markersize=5.5,
+            markeredgecolor="white",
+            markeredgewidth=0.7,
+            zorder=4,
+        )
+        axes.text(entry.mean, index - 0.17, number(entry.mean, 1), ha="center", va="bottom", fontsize=7.5, zorder=5)
+    low, high = _range(key, entries)
+    axes.set_xlim(low, high)
+    axes.xaxis.grid(True, color=style.GRID, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.locator_params(axis="x", nbins=4, steps=[1, 2, 5, 10])
+    if key in _DIFFERENCES and low < 0 < high:
+        axes.axvline(0, color=style.SOFT, linewidth=0.9, zorder=1)
+
+
+def _range(key: str, entries: list[Summary]) -> tuple[float, float]:
+    """What the axis shows: all runs, means and intervals with room for the numbers; zero where it is the reference.
+
+    Intervals of two or three runs can be much wider than the scale of the scores; they are cut at 0 and 100.
+    """
+    found = [value for entry in entries for value in entry.values]
+    found += [
+        entry.mean + sign * entry.half_width
+        for entry in entries
+        if entry.mean is not None and entry.half_width is not None
+        for sign in (-1, 1)
+    ]
+    least, most = _scale(key)
+    found = [min(max(value, least), most) for value in found] or [least, most]
+    if key in _DIFFERENCES:
+        found.append(0.0)
+    room = max(0.14 * (max(found) - min(found)), 2.0)
+    return min(found) - room, max(found) + room
+
+
+def _scale(key: str) -> tuple[float, float]:
+    """The least and the greatest value there can be."""
+    return (-100.0, 100.0) if key in _DIFFERENCES else (0.0, 100.0)
+
+
+def _label(label: str) -> str:
+    """A group's label on two lines where its recipe is named."""
+    return label.replace(" (", "\n(", 1)
+
+
+def _legend(figure: object, comparison: Comparison, left: float, bottom: float) -> None:
+    """What dots, diamonds and lines mean."""
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    if not isinstance(figure, Figure):
+        return
+    entries = [entry for group in comparison.groups for entry in (*group.metrics.values(), *group.final.values())]
+    several = any(len(entry.values) > 1 for entry in entries)
+    handles = [Line2D([], [], color=style.SOFT, marker="D", markersize=5.5, linestyle="")]
+    words = ["mean" if several else "the run"]
+    if several:
+        handles.append(Line2D([], [], color=style.SOFT, linewidth=1.8))
+        words.append("95 % t-interval over runs")
+        ring: dict[str, Any] = {"markerfacecolor": "none", "markersize": 3.8, "linestyle": ""}
+        handles.append(Line2D([], [], color=style.SOFT, marker="o", **ring))
+        words.append("single runs")
+    figure.legend(
+        handles,
+        words,
+        loc="lower left",
+        bbox_to_anchor=(left, bottom),
+        ncols=len(handles),
+        frameon=False,
+        fontsize=7.5,
+        borderaxespad=0,
+        handletextpad=0.5,
+        columnspacing=1.4,
+    )

@@ -1,0 +1,363 @@
+"""Several runs as groups with means and intervals: what the comparison's tables and picture are made of."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..base.errors import Problem, RunStateError
+from ..base.secrets import is_secret, masked
+from .environment import Environment, environments
+from .run_data import Run, read_run
+from .text import listing
+
+
+SHOWN_KEYS = 3
+METRICS = ("last", "average", "bwt", "forgetting", "mft")
+# Keys that say where and how a run was carried out, or which repetition it is, but not what was trained.
+_REPETITION = frozenset(
+    "seed data_seed output_dir overwrite_output_dir overwrite_cache logging_dir logging_steps run_name report_to plot_loss "
+    "save_steps save_strategy save_total_limit disable_tqdm cache_dir dataset dataset_dir media_dir log_level "
+    "preprocessing_num_workers dataloader_num_workers ddp_timeout".split()
+)
+_REPETITION_CL = frozenset("stream order order_seed restart stop_after keep".split())
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean and interval of one quantity over the runs that have it.
+
+    Attributes:
+        values: The single runs, in the order given.
+        mean: Their mean, or ``None`` without any.
+        half_width: Half the 95 % t-interval, or ``None`` for fewer than two runs.
+    """
+
+    values: tuple[float, ...]
+    mean: float | None
+    half_width: float | None
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a comparison.
+
+    Attributes:
+        run: The run.
+        name: Its directory, as short as tells it from the others.
+        label: The group it belongs to.
+    """
+
+    run: Run
+    name: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that repeat each other: one method and one recipe, other seeds or task orders.
+
+    Attributes:
+        label: The method, and what sets its recipe apart; or the name the user gave.
+        members: The runs.
+        metrics: Key to summary.
+        final: Task to the summary of its final score.
+    """
+
+    label: str
+    members: tuple[Member, ...]
+    metrics: Mapping[str, Summary]
+    final: Mapping[str, Summary]
+
+    @property
+    def finished(self) -> int:
+        """How many runs trained the whole stream."""
+        return sum(member.run.stream_trained for member in self.members)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs over the same tasks.
+
+    Attributes:
+        tasks: The tasks, in the order of the first run.
+        groups: In the order in which their methods were given; groups of one method side by side.
+        members: All runs.
+        notes: What the runs themselves want every reader to know.
+        remarks: What else a reader has to know.
+        environments: The versions and machines, and which runs were made with each.
+    """
+
+    tasks: tuple[str, ...]
+    groups: tuple[Group, ...]
+    members: tuple[Member, ...]
+    notes: tuple[str, ...]
+    remarks: tuple[str, ...]
+    environments: tuple[Environment, ...]
+
+
+def read_comparison(run_dirs: Sequence[Path], names: Sequence[str] | None = None) -> Comparison:
+    """Read several runs and group them.
+
+    Runs of one method whose recipes differ in nothing but seed, task order, places and logging form a group. Runs of
+    one method with other differences form several, named by what differs. With ``names``, equal names form a group.
+
+    Args:
+        run_dirs: The directories; one that is given twice counts once.
+        names: A name per directory.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        RunStateError: A run cannot be read, or the runs have other tasks or scorers; lists every problem.
+        ValueError: ``names`` has another length than ``run_dirs``.
+    """
+    if names is not None and len(names) != len(run_dirs):
+        raise ValueError(f"{len(names)} names for {len(run_dirs)} runs")
+    runs, given, remarks = _read(run_dirs, names)
+    _check_comparable(runs)
+    labels = list(given) if names is not None else _labels(runs)
+    short = _short_names([run.path for run in runs])
+    members = tuple(Member(run, name, label) for run, name, label in zip(runs, short, labels, strict=True))
+    tasks = runs[0].tasks
+    groups = []
+    methods = [run.method for run in runs]
+    for label in sorted(dict.fromkeys(labels), key=lambda label: methods.index(methods[labels.index(label)])):
+        group = tuple(member for member in members if member.label == label)
+        # A run that stopped half-way has no final scores, and its metrics are of another stream.
+        whole = [member.run for member in group if member.run.stream_trained]
+        metrics = {key: summarise([_metric(run, key) for run in whole]) for key in METRICS}
+        final = {task: summarise([run.final[run.tasks.index(task)].score for run in whole]) for task in tasks}
+        groups.append(Group(label, group, metrics, final))
+    notes = tuple(dict.fromkeys(note for run in runs for note in run.notes))
+    made_with = environments((member.name, member.run) for member in members)
+    remarks += _remarks(tuple(groups), members)
+    return Comparison(tasks, tuple(groups), members, notes, tuple(remarks), made_with)
+
+
+def summarise(values: Sequence[float | None]) -> Summary:
+    """Mean and half the 95 % interval ``t_{0.975, n-1} · s / sqrt(n)`` of the values that are there.
+
+    Args:
+        values: One per run; ``None`` where a run has none.
+
+    Returns:
+        The summary; no interval for fewer than two values.
+    """
+    found = tuple(value for value in values if value is not None)
+    count = len(found)
+    if not count:
+        return Summary((), None, None)
+    mean = math.fsum(found) / count
+    if count < 2:
+        return Summary(found, mean, None)
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in found) / (count - 1))
+    return Summary(found, mean, t_quantile(count - 1) * deviation / math.sqrt(count))
+
+
+def t_quantile(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t (`scipy.stats.t`).
+
+    Args:
+        freedom: Degrees of freedom, at least 1.
+    """
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, freedom))
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as plain JSON types, unrounded."""
+
+    def summary(entry: Summary) -> dict[str, Any]:
+        return {
+            "n": len(entry.values),
+            "mean": entry.mean,
+            "half_width": entry.half_width,
+            "values": list(entry.values),
+        }
+
+    return {
+        "format": 1,
+        "interval": "95 % t-interval over runs; half_width is null for fewer than two",
+        "tasks": list(comparison.tasks),
+        "groups": [
+            {
+                "label": group.label,
+                "methods": sorted({member.run.method for member in group.members}),
+                "runs": [member.name for member in group.members],
+                "finished": group.finished,
+                "metrics": {key: summary(entry) for key, entry in group.metrics.items()},
+                "final": {task: summary(entry) for task, entry in group.final.items()},
+            }
+            for group in comparison.groups
+        ],
+        "runs": [
+            {
+                "name": member.name,
+                "label": member.label,
+                "method": member.run.method,
+                "seed": member.run.seed,
+                "order": list(member.run.tasks),
+                "unfinished": member.run.unfinished or None,
+                "seconds": member.run.info.get("seconds"),
+                "metrics": {key: _metric(member.run, key) for key in METRICS},
+                "final": {task: latest_score(member.run, task) for task in comparison.tasks},
+            }
+            for member in comparison.members
+        ],
+        "notes": list(comparison.notes),
+        "remarks": list(comparison.remarks),
+        "environments": [
+            {"versions": dict(made.versions), "hardware": dict(made.hardware), "runs": list(made.runs)}
+            for made in comparison.environments
+        ],
+    }
+
+
+def latest_score(run: Run, task: str) -> float | None:
+    """The final score of a task, or the latest measured one of a run that has not finished."""
+    column = run.tasks.index(task)
+    if run.stream_trained:
+        return run.final[column].score
+    scores = [row.cells[column].score for row in run.trained_rows]
+    return next((score for score in reversed(scores) if score is not None), None)
+
+
+def _metric(run: Run, key: str) -> float | None:
+    """A metric of a run, or ``None``."""
+    return run.metrics[key].value if key in run.metrics else None
+
+
+def _read(run_dirs: Sequence[Path], names: Sequence[str] | None) -> tuple[list[Run], list[str], list[str]]:
+    """Every run once, with its name; all problems at once."""
+    if not run_dirs:
+        raise RunStateError(Problem("compare", "no runs were given.", "Name at least one output_dir."))
+    runs: list[Run] = []
+    given: list[str] = []
+    remarks: list[str] = []
+    problems: list[Problem] = []
+    seen: set[Path] = set()
+    for index, directory in enumerate(run_dirs):
+        place = Path(directory).resolve()
+        if place in seen:
+            remarks.append(f"{Path(directory).name} was given more than once and counts once.")
+            continue
+        seen.add(place)
+        try:
+            runs.append(read_run(Path(directory)))
+            given.append(names[index] if names is not None else "")
+        except RunStateError as error:
+            problems += error.problems
+    if problems:
+        raise RunStateError(problems)
+    return runs, given, remarks
+
+
+def _check_comparable(runs: Sequence[Run]) -> None:
+    """Raise if the runs were not tested on the same tasks with the same scorers."""
+    first = runs[0]
+    problems = []
+    for run in runs[1:]:
+        fix = "Compare runs of the same tasks; their order may differ."
+        if set(run.tasks) != set(first.tasks):
+            lacks = [task for task in first.tasks if task not in run.tasks]
+            adds = [task for task in run.tasks if task not in first.tasks]
+            parts = [f"{word} {listing(tasks)}" for word, tasks in (("lacks", lacks), ("adds", adds)) if tasks]
+            problems.append(Problem(str(run.path), f"has other tasks than {first.path}: it {', '.join(parts)}.", fix))
+            continue
+        for task in first.tasks:
+            mine, theirs = run.scorers.get(task), first.scorers.get(task)
+            if mine != theirs:
+                what = f"scores {task} with {mine}, {first.path} with {theirs}."
+                problems.append(Problem(str(run.path), what, "Score one of them anew: `cl-plugins report --scorer`."))
+    if problems:
+        raise RunStateError(problems, "These runs cannot be compared:")
+
+
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """A group's name for each run: the method, and the recipe keys in which runs of the method differ."""
+    recipes = [dict(_recipe(run.info.get("recipe"))) for run in runs]
+    labels: dict[tuple[str, str], str] = {}
+    found = []
+    for run, recipe in zip(runs, recipes, strict=True):
+        peers = [other for one, other in zip(runs, recipes, strict=True) if one.method == run.method]
+        known = [other for other in peers if other]
+        keys = sorted({key for one in known for key in one})
+        differing = [key for key in keys if len({repr(one.get(key)) for one in known}) > 1]
+        if not recipe and known:
+            label = f"{run.method} (recipe not recorded)"
+        elif differing:
+            told = [f"{key.removeprefix('cl.')}={_brief(recipe.get(key))}" for key in differing[:SHOWN_KEYS]]
+            told += [f"{len(differing) - SHOWN_KEYS} more"] if len(differing) > SHOWN_KEYS else []
+            label = f"{run.method} ({', '.join(told)})"
+        else:
+            label = run.method
+        # Two recipes that differ only in what the label leaves out are numbered apart.
+        whole = (run.method, repr([bool(recipe), *((key, recipe.get(key)) for key in differing)]))
+        if whole not in labels:
+            taken = sum(other == label or other.startswith(f"{label} #") for other in labels.values())
+            labels[whole] = f"{label} #{taken + 1}" if taken else label
+        found.append(labels[whole])
+    return found
+
+
+def _recipe(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The keys that shape what is trained, flat; a key that is null is as good as absent."""
+    for key, value in content.items() if isinstance(content, Mapping) else ():
+        if is_secret(str(key)) or (not prefix and key in _REPETITION) or (prefix == "cl." and key in _REPETITION_CL):
+            continue
+        if isinstance(value, Mapping):
+            yield from _recipe(value, f"{prefix}{key}.")
+        elif value is not None:
+            yield f"{prefix}{key}", masked(value)
+
+
+def _brief(value: Any) -> str:
+    """A recipe's value in a label; of a path its last part."""
+    return value.rstrip("/").rsplit("/", 1)[-1] if isinstance(value, str) else str(value)
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """The directories without what they have in common, never empty."""
+    places = [path.resolve() for path in paths]
+    if len(places) == 1:
+        return [places[0].name]
+    common = Path(os.path.commonpath([str(place.parent) for place in places]))
+    return [place.relative_to(common).as_posix() for place in places]
+
+
+def _remarks(groups: tuple[Group, ...], members: tuple[Member, ...]) -> Iterator[str]:
+    """What keeps the numbers from saying what they seem to say."""
+    for member in members:
+        if member.run.unfinished:
+            left_out = "" if member.run.stream_trained else "; left out of the means"
+            yield f"† {member.name} is not complete: {member.run.unfinished}{left_out}."
+    orders = {member.run.tasks for member in members}
+    if len(orders) > 1:
+        yield f"The runs learn the tasks in {len(orders)} orders; means are taken over them."
+    if len({member.run.stream for member in members}) > 1:
+        yield f"The streams have different names: {listing(sorted({member.run.stream for member in members}))}."
+    tasks = members[0].run.tasks
+    if any(member.run.n.get(task) != members[0].run.n.get(task) for member in members for task in tasks):
+        yield "The runs were tested on different numbers of items."
+    limited = sorted({task for member in members for task in member.run.limits}, key=tasks.index)
+    if limited:
+        yield f"Tests limited by cl.eval.max_items in some or all runs: {listing(limited)}."
+    hashes = {tuple(sorted(map(str, (member.run.info.get("data") or {}).values()))) for member in members}
+    if len(hashes - {()}) > 1:
+        yield "The runs recorded different data hashes."
+    for group in groups:
+        repeated = [(member.run.seed, member.run.tasks) for member in group.members if member.run.seed is not None]
+        if len(set(repeated)) < len(repeated):
+            yield f"{group.label}: runs of equal seed and task order are not independent; the interval is too narrow."
+        methods = sorted({member.run.method for member in group.members})
+        if len(methods) > 1:
+            yield f"{group.label}: one name for runs of several methods ({listing(methods)})."
+    if any(member.run.joint is not None or member.run.independent for member in members):
+        yield "Joint and independent models see no stream of tasks, so metrics over the stream are not defined for them."

@@ -1,0 +1,76 @@
+"""Trainable tensors that a trainer's checkpoints would leave out: those a method put on the model itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..base.errors import Problem, RunStateError
+from ..contract.names import is_own, is_peft
+
+
+if TYPE_CHECKING:
+    from torch.nn import Module, Parameter
+
+
+FILE = "cl_parameters.safetensors"
+
+
+def extras(model: Module) -> dict[str, Parameter]:
+    """Name -> trainable parameter that a checkpoint must hold beside what the trainer saves.
+
+    Args:
+        model: The model in training. Of one with an adapter PEFT saves the adapter; one without, on which a method trains
+            tensors of its own, is not saved by the trainer at all (`only_extras`); any other is saved whole.
+    """
+    if not hasattr(model, "peft_config") and not only_extras(model):
+        return {}
+    return {name: p for name, p in model.named_parameters() if p.requires_grad and not is_peft(name)}
+
+
+def only_extras(model: Module) -> bool:
+    """Whether all that trains is a method's own: a checkpoint then holds these tensors and not the frozen base."""
+    if hasattr(model, "peft_config"):
+        return False
+    return any(p.requires_grad and is_own(name) for name, p in model.named_parameters())
+
+
+def save_extras(model: Module, folder: Path) -> None:
+    """Write them into a checkpoint; nothing is written if there are none.
+
+    Args:
+        model: The model in training.
+        folder: ``checkpoint-<step>``.
+    """
+    from safetensors.torch import save_file
+
+    found = {name: p.detach().cpu().contiguous() for name, p in extras(model).items()}
+    if found:
+        save_file(found, folder / FILE, metadata={"format": "pt"})
+
+
+def load_extras(model: Module, folder: Path) -> None:
+    """Put the values of a checkpoint back, all of them.
+
+    Args:
+        model: The model in training.
+        folder: ``checkpoint-<step>``.
+
+    Raises:
+        RunStateError: If the checkpoint lacks one of them or holds others.
+    """
+    import torch
+
+    from ..contract.carry import read_tensors
+
+    own = extras(model)
+    if not own:
+        return
+    values = read_tensors(folder / FILE)
+    wrong = sorted(set(own) ^ set(values))
+    if wrong:
+        what = f"does not hold the tensors that this method trains (e.g. {wrong[0]})."
+        raise RunStateError(Problem(str(folder / FILE), what, "Delete the checkpoint and train the task anew."))
+    with torch.no_grad():
+        for name, value in values.items():
+            own[name].copy_(value)

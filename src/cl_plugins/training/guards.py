@@ -1,0 +1,170 @@
+"""What must hold before and after the training of a task, in every trainer; each breach is an error and not a warning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ..adapters.partitioned import gathered
+from ..base.errors import CompatibilityError, Problem, TrainingError
+from ..contract.export import LowRankSum
+from ..contract.names import trainable
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+    from ..contract.carry import Carry
+    from ..contract.method import Method
+    from ..contract.task import TaskContext
+
+
+Marks = dict[str, tuple[float, float]]
+
+
+def check_trainable(where: str, model: Module, wanted: Sequence[str]) -> None:
+    """Something trains, and so does every module that was asked to.
+
+    Args:
+        where: The task, for the messages.
+        model: What will be trained.
+        wanted: Names of modules that were asked to train as a whole (``additional_target``, ``modules_to_save``).
+
+    Raises:
+        TrainingError: If not.
+    """
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    if not names:
+        what = "nothing is trainable: every tensor is frozen."
+        raise TrainingError(Problem(where, what, "Check `finetuning_type`, `lora_target` and the freeze_* keys."))
+    for module in wanted:
+        if not any(f".{module}." in f".{name}" for name in names):
+            what = f"'{module}' was asked to train, but none of its tensors is trainable."
+            raise TrainingError(Problem(where, what, "Check the module's name in this model."))
+
+
+def check_saved(method: Method, context: TaskContext, model: Module) -> None:
+    """Every trainable tensor is among what the method saves, so that nothing is learned and lost.
+
+    Args:
+        method: The method.
+        context: The task.
+        model: What will be trained.
+
+    Raises:
+        CompatibilityError: Naming the tensors that would be lost.
+    """
+    saved = method.learned(context, model)
+    lost = sorted(set(trainable(model)) - set(saved))
+    if lost:
+        shown = ", ".join(lost[:3]) + (", ..." if len(lost) > 3 else "")
+        what = f"trains {len(lost)} tensors that its `learned` does not give, so that they would be lost: {shown}."
+        fix = "Return every trainable tensor under its saved name, or freeze what is not learned."
+        raise CompatibilityError(Problem(f"method '{method.name}'", what, fix))
+
+
+def marks(model: Module) -> Marks:
+    """Sum and sum of squares of every trainable tensor: enough to see whether training changed it."""
+    import torch
+
+    found = {}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                with gathered([parameter]):
+                    values = parameter.detach().double()
+                    found[name] = (float(values.sum()), float(values.square().sum()))
+    return found
+
+
+def check_trained(where: str, steps: int, before: Marks, after: Marks, wanted: Sequence[str]) -> None:
+    """The training made steps, changed weights, and left them finite.
+
+    Args:
+        where: The task, for the messages.
+        steps: Optimizer steps that were made.
+        before: `marks` of before the first step; of a resumed training, of when the task began.
+        after: `marks` of now.
+        wanted: As for `check_trainable`.
+
+    Raises:
+        TrainingError: If not.
+    """
+    if steps == 0:
+        what = "not one optimizer step was made."
+        raise TrainingError(Problem(where, what, "Check `max_steps`, `num_train_epochs` and the data."))
+    broken = sorted(name for name, values in after.items() if not all(map(math.isfinite, values)))
+    if broken:
+        what = f"{len(broken)} tensors are not finite after training (e.g. {broken[0]})."
+        raise TrainingError(Problem(where, what, "Lower `learning_rate`, or look at this task's data and the base."))
+    changed = {name for name in after if before.get(name) != after[name]}
+    if not changed:
+        what = f"{steps} optimizer steps changed no weight."
+        raise TrainingError(Problem(where, what, "Check `learning_rate`, the labels and the freeze_* keys."))
+    for module in wanted:
+        own = [name for name in after if f".{module}." in f".{name}"]
+        if own and not changed.intersection(own):
+            what = f"'{module}' was asked to train, but {steps} optimizer steps left it as it was."
+            fix = "Check that pictures reach it: `<image>` in the data, and the template."
+            raise TrainingError(Problem(where, what, fix))
+
+
+def check_loss(where: str, loss: float, step: int) -> None:
+    """The loss is finite.
+
+    Raises:
+        TrainingError: If not.
+    """
+    if not math.isfinite(loss):
+        fix = "Lower `learning_rate`, or look at this task's data; the last checkpoint is still good."
+        raise TrainingError(Problem(where, f"the loss is {loss} at step {step}.", fix))
+
+
+def check_numbers(method: Method, numbers: Mapping[str, float]) -> dict[str, float]:
+    """The numbers that a method reports are finite.
+
+    Raises:
+        TrainingError: If not.
+    """
+    bad = {name: value for name, value in numbers.items() if not math.isfinite(value)}
+    if bad:
+        name, value = next(iter(bad.items()))
+        raise TrainingError(
+            Problem(f"method '{method.name}'", f"reports {name} = {value}.", "Look at the task's data.")
+        )
+    return {name: float(value) for name, value in numbers.items()}
+
+
+def check_export(method: Method, carry: Carry) -> None:
+    """What ``final/`` is can be made out of the carry; asked when the first task is consolidated, before others train.
+
+    Args:
+        method: The method.
+        carry: What it has just written.
+
+    Raises:
+        CompatibilityError: If the method says that its model is a sum of low-rank updates and it is not.
+    """
+    export = method.export(carry)
+    if not isinstance(export, LowRankSum):
+        return
+    if method.answers == "by_sample":
+        what = "chooses its parts for every sample, and says that its model is one sum of low-rank updates."
+        raise CompatibilityError(Problem(f"method '{method.name}'", what, "Let `export` give `Routed()`."))
+    for update in export.updates:
+        update.low_rank()
+
+
+def check_statistics(method: Method, statistics: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Names of statistics are file names, and none is that of the update.
+
+    Raises:
+        CompatibilityError: If not.
+    """
+    bad = [name for name in statistics if not name.replace("_", "").isalnum() or name.startswith("update")]
+    if bad:
+        what = f"gives a statistic the name {bad[0]!r}."
+        fix = "Use letters, digits and underscores; names that begin with `update` belong to the updates."
+        raise CompatibilityError(Problem(f"method '{method.name}'", what, fix))

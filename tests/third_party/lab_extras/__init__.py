@@ -1,0 +1,1 @@
+"""Extras of a laboratory for cl_plugins."""
