@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..base.errors import RunStateError
 from ..base.files import sha256, write_json
+from ..records.record import read_file
 
 
 if TYPE_CHECKING:

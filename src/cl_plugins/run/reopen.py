@@ -17,7 +17,7 @@ from ..base.secrets import without_masked
 from ..config import CLConfig
 from ..contract.carry import FILE, Carry, CarryWriter, TaskUpdate, carry_directory
 from ..contract.export import LowRankSum
-from ..contract.host import same_base
+from ..contract.host import same_base, same_tokenizer
 from ..recipe import parse_cl
 from ..records.run import RUN, read_run
 from ..training.handover import TENSORS, UPDATE, file_records
@@ -146,8 +146,9 @@ def reopen(host: Host, root: Path, out: Path, host_keys: Mapping[str, Any], conf
     )
     state.base_fingerprint = host.fingerprint(state.run_args)
     recorded = read_record(root).get("base") or {}
-    if not same_base(recorded, state.base_fingerprint):
-        what = f"stands on another base ({recorded.get('name')}) than the one at {name}."
+    same = same_base(recorded, state.base_fingerprint)
+    if not same or not same_tokenizer(recorded, state.base_fingerprint):
+        what = f"stands on another {'tokenizer' if same else 'base'} ({recorded.get('name')}) than the one at {name}."
         raise RunStateError(Problem(str(root), what, fix))
     return state
 

@@ -58,7 +58,7 @@ class Runner:
         state = self._state
         state.base_fingerprint = ranks.on_main(lambda: state.host.fingerprint(state.run_args))
         earlier = ranks.on_main(lambda: prepare.earlier_carry(self._config, state.base_fingerprint))
-        opening = ranks.on_main(lambda: open_directory(state))
+        opening = ranks.on_main(lambda: open_directory(state, earlier))
         state.journal = Journal(self._root)
         if opening.appended:
             state.journal.entries.pop("finish", None)
@@ -162,6 +162,7 @@ class Runner:
                 if ranks.is_main():
                     note_failure(self._root, step.key, error)
                 raise
+            details["processes"] = ranks.world_size()
         elif step.kind == "consolidate":
             artefacts = ranks.on_main(lambda: consolidate(state, step))
             state.carry = Carry.open(self._root / "carry")
