@@ -67,7 +67,7 @@ def write_with(path: Path, produce: Callable[[Path], None]) -> None:
 def recover_directory(path: Path) -> None:
     """Put back the old directory if a crash came between the two renames of `write_with`."""
     previous = path.with_name(f".{path.name}.old")
-    if previous.is_dir():
+    if previous.is_dir() and not previous.is_symlink():
         if path.exists():
             shutil.rmtree(previous)
         else:

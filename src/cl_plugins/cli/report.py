@@ -79,11 +79,12 @@ def rescore(root: Path, words: list[str], out: Path | None = None) -> Path:
     from ..evaluation.items import TaskScore, predictions_to_jsonl, read_predictions
     from ..evaluation.results import read_results
     from ..evaluation.scorers import get_scorer
-    from ..records.files import record_of
+    from ..records.files import check_folders, record_of
     from ..records.run import write_run
     from ..run.evaluate import write_matrix
     from ..run.reopen import check_target, read_record
 
+    check_folders(root)
     matrix = read_results(root).matrix
     scorers = _chosen(_with_peers(words, read_record(root)), matrix.tasks)
     out = out or root / "rescored" / _folder(words)

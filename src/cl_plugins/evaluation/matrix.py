@@ -9,6 +9,7 @@ from typing import Any
 
 from ..base.errors import DataError, Problem
 from ..records.record import dump, parse_json, read_file
+from ..records.results import JOINT as JOINT
 from ..records.results import ZERO_SHOT, MatrixRecord, row_name
 from .items import is_percentage
 

@@ -216,8 +216,8 @@ def _strict(root: Path, results: Results, evidence: _Evidence) -> Results:
         remarks.append(
             f"The last measurement ({behind[0]}, {behind[1]}) is not in the matrix yet; start the run again."
         )
-    metrics = results.metrics
-    if metrics and not _same(metrics, _metrics_of(matrix)):
+    metrics = results.metrics or _metrics_of(matrix)
+    if not _same(metrics, _metrics_of(matrix)):
         if last is None or not _same(metrics, _metrics_of(_without(matrix, last))):
             raise RunStateError(Problem(str(root / METRICS), "is not what matrix.json gives.", _AGAIN))
         metrics = _metrics_of(matrix)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from ..base.errors import Problem
+from ..base.errors import Problem, RunStateError
 from ..base.files import digest
 from .record import Count, Part, Sha256
 
@@ -71,6 +71,25 @@ def table_problems(root: Path, table: Mapping[str, FileRecord], fix: str, source
     """What is wrong with the files of a table ``name -> hash and size``."""
     checked = (file_problem(root, name, record, fix, source) for name, record in table.items())
     return [problem for problem in checked if problem is not None]
+
+
+def check_folders(root: Path) -> None:
+    """Refuse a run whose folders are symbolic links: what is written or deleted in them would lie outside.
+
+    Args:
+        root: The run's directory, which may itself be a link.
+
+    Raises:
+        RunStateError: Naming every link.
+    """
+    folders = [root / name for name in ("carry", "final", "predictions", "tasks", "rescored")]
+    inner = [
+        path for name in ("predictions", "tasks") if not (root / name).is_symlink() for path in (root / name).glob("*")
+    ]
+    found = [path for path in (*folders, *inner) if path.is_symlink()]
+    if found:
+        fix = "Put the folder itself there; `output_dir` as a whole may be a link."
+        raise RunStateError([Problem(str(path), "is a symbolic link, which is not followed.", fix) for path in found])
 
 
 def unlisted(root: Path, table: Mapping[str, FileRecord], besides: tuple[str, ...], source: str) -> list[Problem]:

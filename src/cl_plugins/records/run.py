@@ -205,7 +205,7 @@ def read_journal(root: Path) -> list[JournalLine]:
         return []
     found: dict[str, JournalLine] = {}
     previous = ""
-    for number, text in enumerate(read_file(path, _FIX).split(b"\n")[:-1] or [b""], start=1):
+    for number, text in enumerate(read_file(path, _FIX).removesuffix(b"\n").split(b"\n"), start=1):
         where = f"{path}:{number}"
         data = parse_json(text, where, _FIX)
         problems = JournalLine.problems(data, where, previous)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from ..base.files import recover_directory, remove_leftovers, write_with
 from ..base.lock import RunLock
 from ..contract.carry import FILE, Carry, CarryWriter
 from ..records.carry import CarryRecord
+from ..records.files import check_folders
 from ..replay import store
 from ..replay.keeping import remove_candidates
 from ..replay.store import CANDIDATES, FOLDER, Buffer, Sample
@@ -37,7 +39,8 @@ def kept_samples(root: Path) -> list[Sample]:
     """
     if not _of_a_trainer(root):
         read_record(root)
-    if not (root / "carry" / "carry.json").is_file():
+    check_folders(root)
+    if not _has_carry(root):
         return []
     buffer = Buffer.open(Carry.open(root / "carry"))
     return list(buffer.samples) if buffer is not None else []
@@ -61,6 +64,7 @@ def forget(root: Path, unwanted: Callable[[Sample], bool], reason: str) -> list[
         RunStateError: If it is no run, someone works on it, a file is damaged, or a task is between training and
             consolidation.
     """
+    check_folders(root)
     if _of_a_trainer(root):
         with RunLock(root):
             recover_directory(root / "carry")
@@ -88,9 +92,23 @@ def _of_a_trainer(root: Path) -> bool:
     return any((root / name).is_dir() for name in ("carry", "tasks")) and not (root / "run.json").exists()
 
 
+def _has_carry(root: Path) -> bool:
+    """Whether there is a carry, whole or damaged.
+
+    Raises:
+        RunStateError: If there is none though the journal names one.
+    """
+    if os.path.lexists(root / "carry"):
+        return True
+    if f"carry/{FILE}" in Journal(root).latest():
+        fix = "Restore it from a copy, or start again with `cl.restart: true`."
+        raise RunStateError(Problem(str(root / "carry"), "is missing though its step is finished.", fix))
+    return False
+
+
 def _forget(root: Path, unwanted: Callable[[Sample], bool], reason: str) -> list[Sample]:
     """Put a carry without the samples into its place."""
-    if not (root / "carry" / "carry.json").is_file():
+    if not _has_carry(root):
         return []
     carry = Carry.open(root / "carry")
     carry.verify()

@@ -18,6 +18,7 @@ from ..base.logs import logger
 from ..base.secrets import failure, masked
 from ..contract.carry import Carry
 from ..contract.host import Host
+from ..records.files import check_folders
 from ..records.run import RUN, read_run, write_run
 from . import prepare, record
 from .data_sets import data_records
@@ -59,6 +60,7 @@ def open_directory(state: RunState, earlier: Carry | None = None) -> Opening:
         RunStateError: If the directory was made with another recipe or from another carry, or a finished file is damaged.
     """
     root = state.root
+    check_folders(root)
     for name in ("carry", "final"):
         recover_directory(root / name)
     remove_leftovers(root)
