@@ -20,6 +20,11 @@ class EvalConfig:
     )
     zero_shot: bool = option(True, help="Test the base on every task before any training.")
     max_new_tokens: int = option(64, help="Longest answer in tokens, where the task does not say.", minimum=1)
+    too_long: Literal["error", "drop"] = option(
+        "error",
+        help="What happens to test items whose prompt is longer than `cutoff_len`: an error, or they are left out and "
+        "counted in every table.",
+    )
     max_items: int | None = option(None, help="Use only the first N test items; printed in every table.", minimum=1)
     backend: Literal["host", "vllm"] = option(
         "host", help="What generates the answers: the model in memory, or vLLM with the merged model (see Evaluation)."

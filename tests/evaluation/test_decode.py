@@ -45,8 +45,8 @@ def answered(model, tokenizer, prompts, batch_size, eos, max_new_tokens=12, pixe
     batches = length_sorted_batches([len(p) for p in prompts], batch_size)
     collator, found = Collator(tokenizer.pad_token_id), {}
 
-    def on_batch(position, texts):
-        found.update(zip(batches[position], texts, strict=True))
+    def on_batch(position, answers):
+        found.update(zip(batches[position], (one.text for one in answers), strict=True))
 
     generate(
         model,

@@ -114,6 +114,8 @@ def test_task_score_round_trip_with_and_without_item_scores():
         "interval_method": "wilson",
         "extra": {"signature": "x"},
         "max_items": 3,
+        "cut": None,
+        "dropped": 0,
     }
     assert TaskScore.from_dict(json.loads(json.dumps(score.to_dict(per_item=True)))) == score
     assert TaskScore.from_dict({**score.to_dict()}).items == ()

@@ -20,7 +20,7 @@ FEW = 12
 RECORDS = [
     "run.json", "journal.jsonl", "matrix.json", "metrics.json", "predictions/after_two/one.score.json",
     "predictions/after_two/one.jsonl", "tasks/01_one/update.json", "carry/carry.json", "carry/replay/manifest.json",
-    "carry/replay/dataset_info.json", "carry/replay/replay_one.json",
+    "carry/replay/dataset_info.json", "carry/replay/samples.jsonl",
 ]  # fmt: skip
 OTHERS = [
     "tasks/01_one/update.safetensors", "carry/updates/01_one.safetensors", "final/model.safetensors", "final/MANIFEST.json",
@@ -120,7 +120,7 @@ def test_bytes_and_kinds_of_files(name, count, place, expected):
 
 
 @pytest.mark.parametrize("count", [pytest.param(4, id="few"), pytest.param(None, id="all", marks=pytest.mark.fuzz)])
-@pytest.mark.parametrize("name", ["carry/carry.json", "carry/replay/manifest.json", "carry/replay/replay_one.json"])
+@pytest.mark.parametrize("name", ["carry/carry.json", "carry/replay/manifest.json", "carry/replay/samples.jsonl"])
 def test_deleting_samples_from_a_carry_that_cannot_be_trusted(name, count, place, tmp_path):
     """Deletion writes: it never writes outside, and an error leaves everything as it was."""
     root, outside = place

@@ -16,11 +16,9 @@ from cl_plugins.base.errors import ClPluginsError, RunStateError
 from cl_plugins.cli.report import rescore
 from cl_plugins.cli.status import collect
 from cl_plugins.contract.carry import Carry, carry_directory
-from cl_plugins.methods.registry import get_method
 from cl_plugins.replay.store import Buffer, tensor_names
 from cl_plugins.report import compare_table, terminal_table
 from cl_plugins.run.deletion import forget, kept_samples
-from cl_plugins.run.journal import Journal
 from cl_plugins.run.reopen import carry_after, planned, read_recipe
 from cl_plugins.run.state import RunState
 
@@ -78,8 +76,10 @@ def carried(root: Path) -> Any:
     found: list[Any] = [carry.tasks, carry.method, carry.meta, carry.base]
     found += [_digest(carry.load(name)) for name in sorted(carry.files) if name.endswith(".safetensors")]
     if buffer is not None:
-        buffer.check_description()
         found += [[asdict(sample), record] for sample, record in buffer.entries()]
+        found += [
+            buffer.medium(name).read_bytes().hex() for _, record in buffer.entries() for name in record["images"]
+        ]
         found += [_digest(buffer.tensors(name)) for name in tensor_names(buffer)]
     return found
 
@@ -94,10 +94,9 @@ def received(root: Path) -> Any:
 def after_the_first(root: Path) -> Any:
     """The carry as it was after the first task, made again from the task's update."""
     keys, config = read_recipe(root)
-    method = get_method(config.method)(config.options)
     with TemporaryDirectory() as scratch:
         out = Path(scratch) / "out"
-        state = RunState(None, out, keys, config, method, Journal(out), None, [])  # type: ignore[arg-type]
+        state = RunState.to_look(None, out, keys, config)  # type: ignore[arg-type]
         carry = carry_after(state, root, config.stream.task_names[0], Path(scratch))
         return [carry.tasks, carry.meta, [_digest(carry.load(name)) for name in sorted(carry.files)]]
 

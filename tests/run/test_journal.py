@@ -55,14 +55,20 @@ def test_the_same_bytes_at_another_time_are_the_same_file(journal, tmp_path):
     assert not journal.damaged()
 
 
-def test_a_change_behind_size_and_time_is_found_before_the_file_is_used(journal, tmp_path):
-    stat = (tmp_path / "one").stat()
-    (tmp_path / "one").write_bytes(b"ONE")
-    os.utime(tmp_path / "one", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+def test_a_change_behind_size_and_time_is_found_before_the_file_is_used(tmp_path):
+    journal = Journal(tmp_path)
+    for name in ("sub/one", "sub/two", "other/one"):
+        write_bytes(tmp_path / name, b"one")
+        journal.finish(f"train:{name.replace('/', '-')}", 1.5, artefact(tmp_path, tmp_path / name))
+    path = tmp_path / "sub" / "one"
+    stat = path.stat()
+    path.write_bytes(b"ONE")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert not journal.damaged()
-    assert [p.where for p in journal.damaged(full=True)] == [str(tmp_path / "one")]
+    assert [p.where for p in journal.damaged(full=True)] == [str(path)]
+    journal.verify(tmp_path / "other")
     with pytest.raises(RunStateError, match=r"one: differs from its hash in journal\.jsonl"):
-        journal.verify(tmp_path, ["two", "one", "not there"])
+        journal.verify(tmp_path / "sub")
 
 
 def test_a_change_of_a_json_file_behind_size_and_time_is_found_at_once(tmp_path):

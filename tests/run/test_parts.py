@@ -11,24 +11,35 @@ import pytest
 
 from cl_plugins.contract.carry import Carry
 from cl_plugins.contract.test_item import StoredMedia, TestItem
+from cl_plugins.generation.answers import Answer
 from cl_plugins.run import parts
 
 
 SIZES = [2, 2, 1]
 
 
+def of(*texts):
+    return [Answer(text) for text in texts]
+
+
 @pytest.fixture
 def written(tmp_path):
     writer = parts.Writer(tmp_path, 0, "key", SIZES)
-    writer.add(0, ["a", "b\nc"])
-    writer.add(2, ["\u00e9\ud800"])
+    writer.add(0, of("a", "b\nc"))
+    writer.add(2, of("\u00e9\ud800"))
     return tmp_path
 
 
 def test_what_was_added_is_read(written):
-    assert parts.read(written, "key", SIZES) == {0: ["a", "b\nc"], 2: ["\u00e9\ud800"]}
-    parts.Writer(written, 3, "key", SIZES).add(1, ["d", "e"])  # another rank
+    assert parts.read(written, "key", SIZES) == {0: of("a", "b\nc"), 2: of("\u00e9\ud800")}
+    parts.Writer(written, 3, "key", SIZES).add(1, of("d", "e"))  # another rank
     assert sorted(parts.read(written, "key", SIZES)) == [0, 1, 2]
+
+
+def test_which_answers_were_cut_is_kept(tmp_path):
+    answers = [Answer("long", cut=True), Answer("short")]
+    parts.Writer(tmp_path, 0, "key", SIZES).add(0, answers)
+    assert parts.read(tmp_path, "key", SIZES) == {0: answers}
 
 
 def test_nothing_there(tmp_path):
@@ -41,40 +52,40 @@ def test_a_line_torn_at_any_byte_is_dropped_and_the_next_one_counts(written):
     start = whole.index(b"\n", whole.index(b"\n") + 1) + 1  # the second batch
     for length in range(start, len(whole)):
         file.write_bytes(whole[:length])
-        assert parts.read(written, "key", SIZES) == {0: ["a", "b\nc"]}, length
-        parts.Writer(written, 0, "key", SIZES).add(1, ["x", "y"])
-        assert parts.read(written, "key", SIZES) == {0: ["a", "b\nc"], 1: ["x", "y"]}, length
+        assert parts.read(written, "key", SIZES) == {0: of("a", "b\nc")}, length
+        parts.Writer(written, 0, "key", SIZES).add(1, of("x", "y"))
+        assert parts.read(written, "key", SIZES) == {0: of("a", "b\nc"), 1: of("x", "y")}, length
 
 
 def test_a_torn_first_line_begins_anew(written):
     file = written / "rank0.jsonl"
     for length in range(len(file.read_bytes().split(b"\n")[0]) + 1):
-        parts.Writer(written, 0, "key", SIZES).add(0, ["a", "b"])
+        parts.Writer(written, 0, "key", SIZES).add(0, of("a", "b"))
         os.truncate(file, length)
-        parts.Writer(written, 0, "key", SIZES).add(1, ["x", "y"])
-        assert parts.read(written, "key", SIZES) == {1: ["x", "y"]}
+        parts.Writer(written, 0, "key", SIZES).add(1, of("x", "y"))
+        assert parts.read(written, "key", SIZES) == {1: of("x", "y")}
         file.unlink()
 
 
-@pytest.mark.parametrize("line", ["[]", "{}", '{"batch": 7, "texts": ["a"]}', '{"batch": 1, "texts": ["a"]}',
-                                  '{"batch": 1, "texts": [1, 2]}', '{"batch": "1", "texts": ["a", "b"]}', "\0\0\0"])  # fmt: skip
+@pytest.mark.parametrize("line", ["[]", "{}", '{"batch": 7, "texts": ["a"], "cut": []}', '{"batch": 1, "texts": ["a", "b"]}', '{"batch": 1, "texts": ["a", "b"], "cut": ["0"]}', '{"batch": 1, "texts": ["a"], "cut": []}',
+                                  '{"batch": 1, "texts": [1, 2], "cut": []}', '{"batch": "1", "texts": ["a", "b"], "cut": []}', "\0\0\0"])  # fmt: skip
 def test_lines_that_make_no_sense(written, line):
     with (written / "rank0.jsonl").open("a") as file:
         file.write(line + "\n")
     assert sorted(parts.read(written, "key", SIZES)) == [0, 2]
-    parts.Writer(written, 0, "key", SIZES).add(1, ["x", "y"])
+    parts.Writer(written, 0, "key", SIZES).add(1, of("x", "y"))
     assert sorted(parts.read(written, "key", SIZES)) == [0, 1, 2]
 
 
 def test_answers_of_something_else_are_deleted(written):
-    parts.Writer(written, 1, "other", SIZES).add(1, ["x", "y"])
-    assert parts.read(written, "other", SIZES) == {1: ["x", "y"]}
+    parts.Writer(written, 1, "other", SIZES).add(1, of("x", "y"))
+    assert parts.read(written, "other", SIZES) == {1: of("x", "y")}
     assert [p.name for p in written.iterdir()] == ["rank1.jsonl"]
 
 
 def test_a_rank_whose_own_file_belongs_to_something_else_begins_anew(written):
-    parts.Writer(written, 0, "other", SIZES).add(1, ["x", "y"])
-    assert parts.read(written, "other", SIZES) == {1: ["x", "y"]}
+    parts.Writer(written, 0, "other", SIZES).add(1, of("x", "y"))
+    assert parts.read(written, "other", SIZES) == {1: of("x", "y")}
 
 
 def item(tmp_path, number=0, **more):

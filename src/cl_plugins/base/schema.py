@@ -16,6 +16,7 @@ from .errors import Problem
 T = TypeVar("T")
 
 _MISSING = dataclasses.MISSING
+_SHOWN = 200  # characters of a value in a message
 
 
 def option(
@@ -51,6 +52,15 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"Did you mean '{close[0]}'?" if close else ""
 
 
+def shown(value: object) -> str:
+    """A value as messages show it: its ``repr``, cut where it is long; whole numbers may be too long to be written."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return f"a number of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+
+
 def unknown_key(where: str, key: object, known: Iterable[str]) -> Problem:
     """The problem of a key that does not exist, with the nearest one and all known ones."""
     known = sorted(known)
@@ -69,26 +79,25 @@ def check_value(value: Any, hint: Any, where: str, problems: list[Problem]) -> A
     if origin is Literal:
         if value not in args:
             names = ", ".join(map(repr, args))
-            problems.append(
-                Problem(where, f"is {value!r}.", f"{nearest(str(value), map(str, args))} Use one of {names}.".strip())
-            )
+            hint = nearest(value if isinstance(value, str) else shown(value), map(str, args))
+            problems.append(Problem(where, f"is {shown(value)}.", f"{hint} Use one of {names}.".strip()))
         return value
     if origin in (Union, types.UnionType):
         return _check_union(value, args, where, problems)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, Mapping):
-            problems.append(Problem(where, f"is {value!r}.", "Give a mapping of keys and values."))
+            problems.append(Problem(where, f"is {shown(value)}.", "Give a mapping of keys and values."))
             return value
         return build(hint, value, where, problems)
     if origin in (list, tuple):
         values = [value] if isinstance(value, str) else value
         if not isinstance(values, (list, tuple)):
-            problems.append(Problem(where, f"is {value!r}.", "Give a list."))
+            problems.append(Problem(where, f"is {shown(value)}.", "Give a list."))
             return value
         return origin(check_value(item, args[0], f"{where}[{i}]", problems) for i, item in enumerate(values))
     if origin is dict:
         if not isinstance(value, Mapping):
-            problems.append(Problem(where, f"is {value!r}.", "Give a mapping of keys and values."))
+            problems.append(Problem(where, f"is {shown(value)}.", "Give a mapping of keys and values."))
             return value
         return {str(key): check_value(item, args[1], f"{where}.{key}", problems) for key, item in value.items()}
     return _check_scalar(value, hint, where, problems)
@@ -114,16 +123,19 @@ def _check_scalar(value: Any, hint: Any, where: str, problems: list[Problem]) ->
     if hint is float and not isinstance(value, bool) and isinstance(value, (str, int, float)):
         try:
             number = float(value)  # YAML 1.1 reads 1e-4 as a string
-        except (ValueError, OverflowError):
+        except ValueError:
             pass
+        except OverflowError:
+            problems.append(Problem(where, f"is {shown(value)}.", "Give a smaller number."))
+            return value
         else:
             if not math.isfinite(number):
-                problems.append(Problem(where, f"is {value!r}.", "Give a finite number."))
+                problems.append(Problem(where, f"is {shown(value)}.", "Give a finite number."))
             return number
     if isinstance(value, hint) and not (hint is not bool and isinstance(value, bool)):
         return value
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "a mapping"}
-    problems.append(Problem(where, f"is {value!r}.", f"Give {names.get(hint, getattr(hint, '__name__', hint))}."))
+    problems.append(Problem(where, f"is {shown(value)}.", f"Give {names.get(hint, getattr(hint, '__name__', hint))}."))
     return value
 
 
@@ -188,9 +200,9 @@ def _outside(value: Any, metadata: Mapping[str, Any], where: str) -> list[Proble
     if not isinstance(value, (int, float)):
         return []
     if minimum is not None and value < minimum:
-        return [Problem(where, f"is {value!r}.", f"The smallest allowed value is {minimum}.")]
+        return [Problem(where, f"is {shown(value)}.", f"The smallest allowed value is {minimum}.")]
     if maximum is not None and value > maximum:
-        return [Problem(where, f"is {value!r}.", f"The largest allowed value is {maximum}.")]
+        return [Problem(where, f"is {shown(value)}.", f"The largest allowed value is {maximum}.")]
     return []
 
 

@@ -92,7 +92,14 @@ def evaluate_run(args: argparse.Namespace) -> dict[str, Any]:
         return config
 
     set_up()
-    with opened(args.run_dir, args.out, model=args.model, task=args.after, prepare=prepare) as (state, carry):
+    with opened(
+        args.run_dir,
+        args.out,
+        model=args.model,
+        task=args.after,
+        prepare=prepare,
+        trust_remote_code=args.trust_remote_code,
+    ) as (state, carry):
         row = row_of(carry)
         steps = [Step("evaluate", name, row) for name in tasks]
         for name in tasks:
@@ -187,13 +194,13 @@ def _configured(args: argparse.Namespace, host_keys: dict[str, Any], config: CLC
 
 
 def _check_backend(host_keys: dict[str, Any], config: CLConfig) -> None:
-    from ..methods.registry import make_method
+    from ..methods.registry import get_method
     from ..run.backends import backend_problems
     from .hosts import host
 
     own = host()
     facts = own.facts(own.looking_keys(host_keys), config.stream)
-    method = make_method(config.method, config.method_options)
+    method = get_method(config.method)(config.options)
     problems = backend_problems(own, config, method, facts, "--backend")
     if problems:
         raise RecipeError(problems)
@@ -214,7 +221,9 @@ def _new_task(test_set: str, taken: tuple[str, ...], changes: dict[str, Any]) ->
 
     data = tuple(part.strip() for part in test_set.split(",") if part.strip())
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", "_".join(data)).strip("._-") or "test"
-    while name in taken or name in ("zero_shot", "joint"):
+    if Task(name=name).name_problems(""):
+        name = f"test_{name}"
+    while name in taken:
         name += "_new"
     return Task(name=name, test=data, **changes)
 

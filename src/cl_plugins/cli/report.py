@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if args.scorer:
         root = rescore(root, args.scorer, args.out)
     write_report(root, write_bytes, beside=own)
-    output.emit(terminal_table(root, output.width(), output.colour(), output.plain(), beside=own))
+    output.show_styled(terminal_table(root, output.width(), output.colour(), output.plain(), beside=own))
     output.emit()
     output.emit(f"report: {root / 'report.html'}")
     return 0
@@ -105,9 +105,11 @@ def rescore(root: Path, words: list[str], out: Path | None = None) -> Path:
         items = read_predictions(source)
         old = source.with_suffix(".score.json")
         scorer = get_scorer(scorers.get(task, matrix.scorers[task]), task=task)
-        score = dataclasses.replace(
-            scorer.score(items), max_items=TaskScore.read(old).max_items if old.is_file() else None
-        )
+        kept: dict[str, Any] = {}
+        if old.is_file():
+            earlier = TaskScore.read(old)
+            kept = {"max_items": earlier.max_items, "cut": earlier.cut, "dropped": earlier.dropped}
+        score = dataclasses.replace(scorer.score(items), **kept)
         folder = out / "predictions" / row
         write_bytes(folder / f"{task}.jsonl", predictions_to_jsonl(items, score).encode())
         score.write(folder / f"{task}.score.json")

@@ -43,7 +43,10 @@ def run(args: argparse.Namespace) -> int:
 
     scorer = get_scorer(args.scorer, where="--scorer")
     by_row = getattr(scorer, "by_row", False)
-    score = scorer.score(read_answers(args.file, args.annotations, partial=args.partial, by_row=by_row))
+    # Other libraries score the whole text, and their numbers are to be met on their own terms.
+    theirs = scorer.key.startswith("peer:")
+    items = read_answers(args.file, args.annotations, partial=args.partial, by_row=by_row, keep_thoughts=theirs)
+    score = scorer.score(items)
     if args.format == "json":
         output.print_json(flat(score))
         return 0
@@ -55,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         ("items", str(score.n)),
         *((key.replace("_", " "), f"{v:.2f}" if isinstance(v, float) else str(v)) for key, v in entries.items()),
     ]
-    output.emit(f"{output.bold(score.scorer)}  {args.file}")
+    output.emit(output.bold(score.scorer) + f"  {args.file}")
     output.pairs(rows)
     return 0
 

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 
 if TYPE_CHECKING:
     from .test_item import TestItem
 
 
-OnBatch = Callable[[int, list[str]], None]
+class Answer(NamedTuple):
+    """One answer.
+
+    Attributes:
+        text: The text, special tokens removed.
+        cut: Whether ``max_new_tokens`` ended it, and not a token of the model.
+    """
+
+    text: str
+    cut: bool = False
+
+
+OnBatch = Callable[[int, list[Answer]], None]
 
 
 class Backend(Protocol):
@@ -38,7 +50,7 @@ class Backend(Protocol):
             items: The whole test set.
             batches: Numbers of the items that are answered together.
             max_new_tokens: Longest answer in tokens.
-            on_batch: Given the position of each batch and its texts, as soon as they are there; may raise to stop.
+            on_batch: Given the position of each batch and its answers, as soon as they are there; may raise to stop.
         """
 
     def close(self) -> None:

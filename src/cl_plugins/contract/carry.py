@@ -53,6 +53,10 @@ class TaskUpdate:
 
         return LowRankUpdate.from_state(self.load(), self.meta)
 
+    def phase(self, name: str) -> Path:
+        """The tensors of a further phase, see `cl_plugins.contract.phase.Phase`."""
+        return self.tensors.with_name(f"update_{name}.safetensors")
+
     def statistic(self, name: str) -> Path:
         """The file of one of `Method.statistics`, beside the tensors of a task that has just been trained."""
         return self.tensors.with_name(f"{name}.safetensors")

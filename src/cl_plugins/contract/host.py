@@ -18,10 +18,10 @@ from .base_model import BaseModel
 if TYPE_CHECKING:
     from ..base.errors import Problem
     from ..streams import Stream, Task
-    from .backend import Backend
+    from .backend import Answer, Backend
     from .capabilities import Capabilities, RunFacts
     from .task import TaskData
-    from .test_item import TestItem
+    from .test_item import TestItem, TestSet
 
 
 KeyKind = Literal["per_task", "per_run", "refused"]
@@ -133,6 +133,12 @@ class DataSet(Protocol):
     def files(self) -> list[Path]:
         """Its local files; empty for data on a hub."""
 
+    def samples(self) -> int | None:
+        """Number of training samples, told from its files before anything loads; None where they do not tell.
+
+        Samples that cannot be used still count. Only the display's estimate needs it.
+        """
+
     def record(self, sha256: Callable[[Path], str]) -> dict[str, Any]:
         """What identifies its content, for ``run.json``.
 
@@ -188,14 +194,14 @@ class Session(Protocol):
             DataError: If it is empty or cannot be used.
         """
 
-    def stored_samples(self, task: str, args: TaskArgs, folder: Path, names: Sequence[str]) -> Any:
+    def stored_samples(self, task: str, args: TaskArgs, buffer: Any, *, like: Any = None) -> Any:
         """The samples of a replay buffer, prepared as the task's own are.
 
         Args:
             task: The task that is about to be trained.
             args: Its arguments.
-            folder: The buffer's folder.
-            names: Its data sets.
+            buffer: The `replay.store.Buffer`.
+            like: The task's own samples, whose columns these will be joined with.
         """
 
     def joined(self, own: Any, memory: Any, indices: Sequence[int]) -> Any:
@@ -205,8 +211,14 @@ class Session(Protocol):
         """A training set for random access; None if the host streams it."""
 
     def test_items(
-        self, task: Task, keys: Mapping[str, Any], max_items: int | None, *, for_engine: bool = False
-    ) -> list[TestItem]:
+        self,
+        task: Task,
+        keys: Mapping[str, Any],
+        max_items: int | None,
+        *,
+        for_engine: bool = False,
+        drop_too_long: bool = False,
+    ) -> TestSet:
         """The test items of a task.
 
         Args:
@@ -214,6 +226,7 @@ class Session(Protocol):
             keys: The recipe's keys with the task's own.
             max_items: Keep the first so many items.
             for_engine: Also give `TestItem.engine_tokens`.
+            drop_too_long: Leave out items whose prompt is too long, instead of refusing them.
 
         Raises:
             DataError: With every problem of the test sets.
@@ -270,8 +283,8 @@ class Session(Protocol):
             DataError: If the item holds something that engines are not given.
         """
 
-    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
-        """Answer texts of token ids, special tokens removed. Asked for by engines only."""
+    def read_answers(self, ids: Sequence[Sequence[int]], max_new_tokens: int) -> list[Answer]:
+        """Answers of generated token ids, special tokens removed. Asked for by engines only."""
 
 
 class Host(Protocol):
@@ -339,6 +352,9 @@ class Host(Protocol):
             keys: The recipe's keys with the task's own.
             limit: Only the first so many records are used; None for all.
         """
+
+    def base_problems(self, keys: Mapping[str, Any]) -> list[Problem]:
+        """What the base's config says against the recipe's keys, weights not loaded; none where it cannot be had."""
 
     def sizes(self, keys: Mapping[str, Any]) -> ModelSizes:
         """Count what a recipe would train, without weights.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
@@ -49,6 +49,8 @@ class TestItem:
         picture_count: Number of its pictures.
         engine_tokens: Token ids with one token per picture, as vLLM takes them; only where they were asked for.
         fields: The record's columns that some scorers ask for (`cl_plugins.evaluation.items.FIELDS`).
+        reference_thought: The reasoning that the template teaches in front of the expected answer.
+        thought_words: What the template writes before and behind reasoning.
     """
 
     __test__ = False  # not a test class, whatever pytest thinks
@@ -63,6 +65,8 @@ class TestItem:
     picture_count: int = 0
     engine_tokens: np.ndarray | None = None
     fields: dict[str, Any] = field(default_factory=dict)
+    reference_thought: str = ""
+    thought_words: tuple[str, str] | None = None
 
     @property
     def feature(self) -> dict[str, Any]:
@@ -73,6 +77,26 @@ class TestItem:
         media = self.media.load() if isinstance(self.media, StoredMedia) else dict(self.media)
         ids = self.tokens.tolist()
         return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": [IGNORE_INDEX], **media}
+
+
+class TestSet(list[TestItem]):
+    """The items of a test set.
+
+    Attributes:
+        dropped: Number of items that were left out because their prompt is too long.
+    """
+
+    __test__ = False
+
+    def __init__(self, items: Iterable[TestItem] = (), dropped: int = 0) -> None:
+        """Set up.
+
+        Args:
+            items: The items, in the order of the data.
+            dropped: Number of items that were left out.
+        """
+        super().__init__(items)
+        self.dropped = dropped
 
 
 class Features(Sequence[dict[str, Any]]):

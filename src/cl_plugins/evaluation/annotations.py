@@ -13,6 +13,8 @@ from typing import Any
 
 from ..base.errors import DataError, Problem
 from .items import few
+from .option_lists import read_options
+from .scorers.text import normalise
 
 
 _IDS = ("question_id", "id")
@@ -125,8 +127,7 @@ def _annotation(record: Record, problems: list[Problem]) -> Annotation | None:
     """One record, or None after adding to `problems`."""
     value = record.value
     turns = _turns(value)
-    options = next((value[key] for key in ("options", "choices") if isinstance(value.get(key), list)), None)
-    texts = tuple(map(str, options)) if options else None
+    texts = _options(record, problems)
     question = next((str(value[key]) for key in ("text", "question", "prompt", "instruction") if key in value), None)
     if question is None:
         question = next((text for role, text in reversed(turns) if role not in _ASSISTANT), "")
@@ -134,6 +135,10 @@ def _annotation(record: Record, problems: list[Problem]) -> Annotation | None:
     if bad is not None:
         what = f"{bad!r} is {value[bad]!r}, which is no answer."
         problems.append(Problem(record.where, what, "Mend the record: the peers would compare with the word 'nan'."))
+        return None
+    meaning = _two_meanings(value, texts)
+    if meaning is not None:
+        problems.append(Problem(record.where, meaning, "Write the letter of the option, or its text in quotes."))
         return None
     reference, answers = _reference(value, turns, texts, pieces=STATES in question)
     if reference is None:
@@ -154,6 +159,31 @@ def _annotation(record: Record, problems: list[Problem]) -> Annotation | None:
     if answers is not None:
         fields["answers"] = answers
     return Annotation(record.where, None if identity is None else str(identity), question, reference, fields, texts)
+
+
+def _options(record: Record, problems: list[Problem]) -> tuple[str, ...] | None:
+    """The options of a record, or None after adding to `problems`."""
+    for key in ("options", "choices"):
+        try:
+            found = read_options(record.value.get(key))
+        except ValueError as error:
+            problems.append(Problem(record.where, f"{key!r}: {error}.", "Give the options as a list of texts."))
+            return None
+        if found is not None:
+            return found
+    return None
+
+
+def _two_meanings(value: Mapping[str, Any], options: tuple[str, ...] | None) -> str | None:
+    """What is wrong with a number as answer that is the place of one option (from 0) and the text of another."""
+    answer = next((value[key] for key in _ANSWERS if isinstance(value.get(key), int)), None)
+    if answer is None or isinstance(answer, bool) or not options or not 0 <= answer < len(options):
+        return None
+    texts = [place for place, text in enumerate(options) if normalise(text) == str(answer)]
+    if not texts or texts == [answer]:
+        return None
+    places = f"option {string.ascii_uppercase[answer]} by its place and option {string.ascii_uppercase[texts[0]]} by its text"
+    return f"the answer {answer} may be {places}."
 
 
 def most_frequent(answers: Sequence[str]) -> str:

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..base.errors import DataError, Problem
 from .annotations import Annotation, Record, not_finite, read_annotations, read_records
 from .items import Item, few, read_predictions
+from .thoughts import split_thought
 
 
 _TEXT = ("text", "prediction")
@@ -39,6 +40,8 @@ class _Answer:
         prediction: The answer.
         reference: The right answer, None if the file has none.
         fields: See `Item`.
+        thought: The reasoning in front of the answer.
+        reference_thought: The reasoning in front of the right answer.
     """
 
     where: str
@@ -47,10 +50,17 @@ class _Answer:
     prediction: str
     reference: str | None
     fields: dict[str, Any]
+    thought: str = ""
+    reference_thought: str = ""
 
 
 def read_answers(
-    path: str | Path, annotations: str | Path | None = None, *, partial: bool = False, by_row: bool = False
+    path: str | Path,
+    annotations: str | Path | None = None,
+    *,
+    partial: bool = False,
+    by_row: bool = False,
+    keep_thoughts: bool = False,
 ) -> list[Item]:
     """Read an answer file and, where the right answers stand elsewhere, join it with the annotations.
 
@@ -65,6 +75,8 @@ def read_answers(
         path: The answer file: JSON lines, or one JSON list.
         annotations: The test set.
         partial: Allow questions without an answer, and leave them out.
+        keep_thoughts: Leave reasoning in front of answers and references where it is, as other libraries score it; by
+            default it becomes `Item.thought` and `Item.reference_thought`.
         by_row: Join by row whatever the ids say, as the peers' ImageNet scripts do (`BaseScorer.by_row`).
 
     Returns:
@@ -87,9 +99,13 @@ def read_answers(
     problems: list[Problem] = []
     answers = [answer for record in records if (answer := _read(record, first, problems)) is not None]
     _stop(problems)
+    if not keep_thoughts:
+        answers = [_without_thoughts(answer) for answer in answers]
     if annotations is None:
         return _alone(answers, path)
     notes = read_annotations(Path(annotations))
+    if not keep_thoughts:
+        notes = [replace(note, reference=split_thought(note.reference)[1]) for note in notes]
     if notes and notes[0].captions_of is not None:
         pairs = _by_line(answers, notes)
     elif by_row or answers[0].id is None or _same_ids(answers, notes):
@@ -127,6 +143,14 @@ def _read(record: Record, first: Mapping[str, Any], problems: list[Problem]) -> 
     return _Answer(where, str(identity), prompt, prediction, reference, fields)
 
 
+def _without_thoughts(answer: _Answer) -> _Answer:
+    thought, prediction = split_thought(answer.prediction)
+    if answer.reference is None:
+        return replace(answer, prediction=prediction, thought=thought)
+    behind, reference = split_thought(answer.reference)
+    return replace(answer, prediction=prediction, thought=thought, reference=reference, reference_thought=behind)
+
+
 def _text(value: Mapping[str, Any], keys: tuple[str, ...], where: str, problems: list[Problem]) -> str | None:
     """The first of the keys that is there, as text; numbers are spelt as Python spells them."""
     key = next((key for key in keys if key in value), None)
@@ -148,7 +172,7 @@ def _alone(answers: list[_Answer], path: Path) -> list[Item]:
     items = []
     for key, unique, answer in zip(keys, _unique(keys), answers, strict=True):
         fields = answer.fields | ({} if answer.id is None else {"question_id": key})
-        items.append(Item(unique, answer.prompt, answer.prediction, str(answer.reference), None, fields))
+        items.append(_item(answer, unique, answer.prompt, str(answer.reference), None, fields))
     return items
 
 
@@ -247,8 +271,20 @@ def _joined(pairs: list[tuple[_Answer, Annotation]]) -> list[Item]:
     for identity, (answer, note) in zip(_unique(keys), pairs, strict=True):
         fields = answer.fields | dict(note.fields) | ({} if answer.id is None else {"question_id": answer.id})
         prompt = answer.prompt or note.question
-        items.append(Item(identity, prompt, answer.prediction, note.reference, note.options, fields))
+        items.append(_item(answer, identity, prompt, note.reference, note.options, fields))
     return items
+
+
+def _item(
+    answer: _Answer,
+    identity: str,
+    prompt: str,
+    reference: str,
+    options: tuple[str, ...] | None,
+    fields: dict[str, Any],
+) -> Item:
+    behind = answer.reference_thought
+    return Item(identity, prompt, answer.prediction, reference, options, fields, answer.thought, behind)
 
 
 def _plain(text: str) -> str:

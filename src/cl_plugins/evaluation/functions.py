@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..base.errors import DataError, Problem
-from .items import Item, TaskScore
+from .items import Item, TaskScore, few
+from .option_lists import read_options
 from .scorers import get_scorer
 
 
@@ -39,7 +40,7 @@ def score(
     predictions: Sequence[str],
     references: Sequence[str],
     *,
-    options: Sequence[Sequence[str] | None] | None = None,
+    options: Sequence[Any] | None = None,
     prompts: Sequence[str] | None = None,
     fields: Sequence[Mapping[str, Any]] | None = None,
     seed: int = 0,
@@ -50,7 +51,8 @@ def score(
         name: As `get_scorer` takes it.
         predictions: The answers, one per item.
         references: The right answers, one per item.
-        options: For multiple choice the texts of each item's options; else they are read from the prompts.
+        options: For multiple choice the texts of each item's options, in any form of `read_options`; else they are read
+            from the prompts.
         prompts: The user turn of each item.
         fields: What else some peer scorers ask of each item (`cl_plugins.evaluation.items.FIELDS`).
         seed: Seed of the bootstrap and of shuffled references.
@@ -70,19 +72,33 @@ def score(
     if wrong:
         raise DataError(wrong)
     items = []
+    listed = _options(options, n)
     for i, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
-        texts = options[i] if options is not None else None
         prompt = prompts[i] if prompts is not None else ""
         known = fields[i] if fields is not None else {}
-        items.append(Item(str(i), prompt, prediction, reference, None if texts is None else tuple(texts), known))
+        items.append(Item(str(i), prompt, prediction, reference, listed[i], known))
     return scorer.score(items, seed=seed)
+
+
+def _options(options: Sequence[Any] | None, n: int) -> list[tuple[str, ...] | None]:
+    """The options of each item."""
+    found: list[tuple[str, ...] | None] = []
+    problems = []
+    for i, value in enumerate([None] * n if options is None else options):
+        try:
+            found.append(read_options(value))
+        except ValueError as error:
+            problems.append(Problem(f"options[{i}]", f"{error}.", "Give the texts of the options as a list."))
+    if problems:
+        raise DataError(few(problems))
+    return found
 
 
 def choice_accuracy(
     predictions: Sequence[str],
     references: Sequence[str],
     *,
-    options: Sequence[Sequence[str] | None] | None = None,
+    options: Sequence[Any] | None = None,
     prompts: Sequence[str] | None = None,
 ) -> TaskScore:
     """Multiple choice: a letter, else the exact text of one option, else invalid. Arguments as for `score`."""

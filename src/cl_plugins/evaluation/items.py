@@ -31,6 +31,9 @@ class Item:
         options: The texts of the options of a multiple-choice item in the order A, B, C, ...; None when unknown.
         fields: What else is known of the item and some scorers of other libraries ask for, under the names of
             `FIELDS`; plain JSON values.
+        thought: The reasoning that the model wrote in front of its answer; it is kept and not scored.
+        reference_thought: The reasoning in front of the right answer.
+        cut: Whether ``max_new_tokens`` ended the answer.
     """
 
     id: str
@@ -39,6 +42,9 @@ class Item:
     reference: str
     options: tuple[str, ...] | None = None
     fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    thought: str = ""
+    reference_thought: str = ""
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,9 @@ class TaskScore:
         items: Score of each item, 0-100, in test-set order.
         extra: What else the scorer reports (baselines, invalid rate, signature), percentages 0-100.
         max_items: The limit ``cl.eval.max_items`` the test set was cut to; None when it was used in full.
+        cut: Number of answers that ``max_new_tokens`` ended; None where it is not known.
+        dropped: Number of items that were left out because their prompt is longer than ``cutoff_len``
+            (``cl.eval.too_long: drop``).
     """
 
     scorer: str
@@ -64,6 +73,8 @@ class TaskScore:
     items: tuple[float, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
     max_items: int | None = None
+    cut: int | None = None
+    dropped: int = 0
 
     def to_dict(self, *, per_item: bool = False) -> dict[str, Any]:
         """The score as plain JSON types.
@@ -79,6 +90,8 @@ class TaskScore:
             "interval_method": self.interval_method,
             "extra": dict(self.extra),
             "max_items": self.max_items,
+            "cut": self.cut,
+            "dropped": self.dropped,
         }
         if per_item:
             data["items"] = list(self.items)
@@ -106,6 +119,8 @@ class TaskScore:
             items=tuple(float(value) for value in record.items),
             extra=record.extra,
             max_items=record.max_items,
+            cut=record.cut,
+            dropped=record.dropped,
         )
 
     @classmethod
@@ -151,9 +166,9 @@ def require_items(items: Sequence[Item]) -> None:
 
 
 def read_predictions(path: str | Path) -> list[Item]:
-    """Read a predictions file: lines with ``id``, ``prompt``, ``prediction``, ``reference``, maybe ``options``, ``fields``.
+    """Read a predictions file: lines with ``id``, ``prompt``, ``prediction`` and ``reference``.
 
-    Other keys (``score`` among them) are ignored, and so are empty lines.
+    A line may also have ``options``, ``fields``, ``thought``, ``reference_thought`` and ``cut`` (see `Item`). Other keys (``score`` among them) are ignored, and so are empty lines.
 
     Raises:
         DataError: The file is missing or cannot be read, a line is not such a record, or an id occurs twice; each
@@ -192,9 +207,17 @@ def _read_line(line: bytes, where: str, problems: list[Problem]) -> Item | None:
     if found:
         problems += found
         return None
-    options = data.get("options")
-    options = None if options is None else tuple(options)
-    return Item(data["id"], data["prompt"], data["prediction"], data["reference"], options, data.get("fields", {}))
+    return Item(
+        data["id"],
+        data["prompt"],
+        data["prediction"],
+        data["reference"],
+        None if data.get("options") is None else tuple(data["options"]),
+        data.get("fields", {}),
+        data.get("thought", ""),
+        data.get("reference_thought", ""),
+        data.get("cut", False),
+    )
 
 
 def predictions_to_jsonl(items: Iterable[Item], score: TaskScore) -> str:
@@ -224,5 +247,7 @@ def predictions_to_jsonl(items: Iterable[Item], score: TaskScore) -> str:
             record["options"] = list(item.options)
         if item.fields:
             record["fields"] = dict(item.fields)
+        more = {"thought": item.thought, "reference_thought": item.reference_thought, "cut": item.cut}
+        record |= {key: value for key, value in more.items() if value}
         lines.append(dump(record) + "\n")
     return "".join(lines)

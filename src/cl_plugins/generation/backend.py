@@ -30,6 +30,7 @@ class ModelBackend:
         together: Whether all ranks must answer equally often (partitioned weights).
         eos_token_ids: Tokens that end an answer.
         media_token_ids: Tokens that stand for pictures, videos or sounds.
+        thought_words: What the template writes before and behind a thought.
         autocast_dtype: Compute in this dtype where the model mixes precisions.
         name: Its name under ``cl.eval.backend``.
     """
@@ -42,6 +43,7 @@ class ModelBackend:
     eos_token_ids: Sequence[int]
     media_token_ids: Sequence[int] = ()
     autocast_dtype: torch.dtype | None = None
+    thought_words: tuple[str, str] | None = None
     name: str = "host"
 
     def settings(self) -> dict[str, Any]:
@@ -69,6 +71,7 @@ class ModelBackend:
                 max_new_tokens=max_new_tokens,
                 eos_token_ids=self.eos_token_ids,
                 media_token_ids=self.media_token_ids,
+                thought_words=self.thought_words,
                 autocast_dtype=self.autocast_dtype,
                 synced=self.together,
                 on_batch=on_batch,

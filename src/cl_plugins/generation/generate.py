@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from .answers import Answer, read_answers
 from .decode import PREFILL_TOKENS, Decoder, Tokens, common_beginning, is_plain
 
 
@@ -74,9 +75,10 @@ def generate(
     max_new_tokens: int,
     eos_token_ids: Sequence[int],
     media_token_ids: Sequence[int] = (),
+    thought_words: tuple[str, str] | None = None,
     autocast_dtype: torch.dtype | None = None,
     synced: bool = False,
-    on_batch: Callable[[int, list[str]], None],
+    on_batch: Callable[[int, list[Answer]], None],
 ) -> None:
     """Answer every prompt greedily.
 
@@ -95,9 +97,10 @@ def generate(
         max_new_tokens: Longest answer in tokens.
         eos_token_ids: Tokens that end an answer.
         media_token_ids: Tokens that stand for pictures, videos or sounds.
+        thought_words: See `cl_plugins.generation.answers.decode`.
         autocast_dtype: Compute in this dtype where the model mixes precisions.
         synced: All ranks must take part in every forward (partitioned weights).
-        on_batch: Given the position of each batch and its texts, special tokens removed; may raise to stop.
+        on_batch: Given the position of each batch and its answers; may raise to stop.
     """
     import torch
 
@@ -141,7 +144,14 @@ def generate(
                         bos_token_id=tokenizer.bos_token_id,
                         use_cache=True,
                     )
-            on_batch(position, tokenizer.batch_decode(ids, skip_special_tokens=True))
+            found = read_answers(
+                ids,
+                tokenizer,
+                max_new_tokens=max_new_tokens,
+                eos_token_ids=eos_token_ids,
+                thought_words=thought_words,
+            )
+            on_batch(position, found)
 
 
 def _by_the_model(model: Any, inputs: dict[str, Any], synced: bool, **settings: Any) -> torch.Tensor:

@@ -73,7 +73,8 @@ class VllmBackend:
         for position, batch in enumerate(batches):
             prompts = [session.engine_prompt(items[i]) for i in batch]
             outputs = engine.generate(prompts, sampling_params=greedy, use_tqdm=False)
-            on_batch(position, session.decode([list(output.outputs[0].token_ids) for output in outputs]))
+            ids = [list(output.outputs[0].token_ids) for output in outputs]
+            on_batch(position, session.read_answers(ids, max_new_tokens))
 
     def close(self) -> None:
         """End the engine, delete the model folder, put the base back on its device."""

@@ -96,7 +96,7 @@ def _training_parse(
     names.require()
     if not isinstance(raw, Mapping):
         raise RecipeError(_not_on_a_command_line())
-    recipe = _checked(plain(raw), megatron or names.env_enabled("USE_MCA"))
+    recipe = _checked(plain(raw), megatron)
     from .dispatch import ensure
 
     ensure()
@@ -114,17 +114,10 @@ def _checked(raw: Mapping[str, Any], megatron: bool) -> Recipe:
     from ..run.check import check
     from .llama_factory import LlamaFactoryHost
 
-    problems: list[Problem] = []
     if megatron:
-        what = "is set in the environment; Megatron has a trainer of its own."
-        problems.append(Problem("USE_MCA", what, "Unset it."))
-    try:
-        recipe = check(LlamaFactoryHost(), raw, data=ranks.is_main())
-    except RecipeError as error:
-        raise RecipeError([*error.problems, *problems]) from error
-    if problems:
-        raise RecipeError(problems)
-    return recipe
+        what = "is the parser of Megatron, which has a trainer of its own."
+        raise RecipeError(Problem("USE_MCA", what, "Unset the variable USE_MCA."))
+    return check(LlamaFactoryHost(), raw, data=ranks.is_main())
 
 
 def _refusing_parse(

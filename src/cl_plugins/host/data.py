@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import DataError, Problem
+from ..base.outside import read_json
 
 
 if TYPE_CHECKING:
@@ -28,11 +28,11 @@ def local_files(dataset_dir: str, names: Sequence[str]) -> tuple[list[Path], lis
         return [], []
     info_file = Path(dataset_dir) / "dataset_info.json"
     try:
-        info = json.loads(info_file.read_text(encoding="utf-8"))
+        info = read_json(info_file)
     except FileNotFoundError:
         fix = f"Set `dataset_dir` to the folder that holds dataset_info.json (you start from {Path.cwd()})."
         return [], [Problem("dataset_dir", f"there is no {info_file}.", fix)]
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         return [], [Problem(str(info_file), f"is not valid JSON ({error}).", "Mend the file.")]
     if not isinstance(info, dict):
         return [], [Problem(str(info_file), "does not hold an object.", "Give a mapping of names to data sets.")]
@@ -49,14 +49,19 @@ def local_files(dataset_dir: str, names: Sequence[str]) -> tuple[list[Path], lis
             continue
         path = info_file.parent / entry["file_name"]
         if path.is_dir():
-            files.extend(sorted(p for p in path.iterdir() if p.is_file()))
+            inside = sorted(path.iterdir())
+            files.extend(p for p in inside if p.is_file())
+            for other in (p for p in inside if p.exists() and not p.is_file() and not p.is_dir()):
+                what = f"{other} is no regular file; the host would wait for it."
+                problems.append(Problem(f"{info_file}: {name}", what, "Take it out of the folder."))
         elif path.is_file():
             files.append(path)
         else:
+            what = "is not a regular file" if path.exists() else "does not exist"
             problems.append(
                 Problem(
                     f"{info_file}: {name}",
-                    f"the file {path} does not exist.",
+                    f"the file {path} {what}.",
                     "Correct `file_name` or put the file there.",
                 )
             )

@@ -46,6 +46,12 @@ class LocalDataSet:
         """``dataset_info.json`` and the files that it names."""
         return local_files(self.use.dataset_dir, [self.use.name])[0]
 
+    def samples(self) -> int | None:
+        """See `cl_plugins.contract.host.DataSet.samples`."""
+        from .row_counts import row_count
+
+        return row_count(self.use)
+
     def record(self, sha256: Callable[[Path], str] = sha256) -> dict[str, Any]:
         """Hashes of its files, and one over names and sizes of its media; independent of where they lie."""
         return inspect(self.use, sha256)[0]
@@ -100,6 +106,12 @@ class LlamaFactoryHost:
         folder, media = keys.get("dataset_dir", "data"), keys.get("media_dir")
         folder = folder if isinstance(folder, str) else "ONLINE"  # a mapping, as the host also takes it: nothing local
         return LocalDataSet(DataUse(name, folder, media if isinstance(media, str) else None, limit))
+
+    def base_problems(self, keys: Mapping[str, Any]) -> list[Problem]:
+        """See `Host.base_problems`."""
+        from .meta_model import adapter_problems
+
+        return adapter_problems(keys)
 
     def sizes(self, keys: Mapping[str, Any]) -> ModelSizes:
         """See `Host.sizes`."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import Problem
+from ..base.outside import is_regular, parse_json
 from .data import local_files
 
 
@@ -137,10 +138,7 @@ def _records(path: Path) -> Iterator[Any]:
 
 
 def _value(data: bytes) -> Any:
-    try:
-        return json.loads(data)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+    return parse_json(data)
 
 
 def _paths(value: Any) -> Iterator[str]:
@@ -167,7 +165,8 @@ def _media_digest(folder: Path, names: list[str]) -> tuple[dict[str, Any], list[
 
 
 def _size(path: Path) -> int | None:
+    """Size of a regular file; a pipe or a device is as good as missing, since the host would wait for it."""
     try:
-        return os.stat(path).st_size
+        return os.stat(path).st_size if is_regular(path) else None
     except (OSError, ValueError):
         return None

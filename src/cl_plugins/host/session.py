@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import DataError, Problem
+from ..base.outside import without_ghostscript
+from ..contract.test_item import MEDIA
+from ..generation.answers import read_answers
 from ..generation.backend import ModelBackend
 from ..training.collated import CollatedData
 from . import saving, test_sets, training_rows
@@ -25,8 +28,10 @@ if TYPE_CHECKING:
     import torch
     from transformers import TrainerCallback
 
+    from ..contract.backend import Answer
     from ..contract.host import Rows, TaskArgs
-    from ..contract.test_item import TestItem
+    from ..contract.test_item import TestItem, TestSet
+    from ..replay.store import Buffer
     from ..streams import Task
     from ..training.terms import TaskTerms
     from .trainer import ContinualTrainer
@@ -43,6 +48,7 @@ class Session:
         from llamafactory.data import get_template_and_fix_tokenizer
         from llamafactory.model import load_tokenizer
 
+        without_ghostscript()
         self.args = args
         self.tokenizer_module: dict[str, Any] = dict(load_tokenizer(args.model))
         self.tokenizer = self.tokenizer_module["tokenizer"]
@@ -74,13 +80,14 @@ class Session:
 
         args = self.args
         fields = {field.name for field in dataclasses.fields(SFTDataCollatorWith4DAttentionMask)}
-        since_0_9_5 = {"neat_packing": args.data.neat_packing} if "neat_packing" in fields else {}
+        packed = training and args.data.neat_packing  # answers are never packed: their mask is (batch, length)
+        since_0_9_5 = {"neat_packing": packed} if "neat_packing" in fields else {}
         return SFTDataCollatorWith4DAttentionMask(
             template=self.template,
             model=model if training else None,
             pad_to_multiple_of=8 if training else None,
             label_pad_token_id=IGNORE_INDEX if args.data.ignore_pad_token_for_loss else self.tokenizer.pad_token_id,
-            block_diag_attn=args.model.block_diag_attn,
+            block_diag_attn=training and args.model.block_diag_attn,
             attn_implementation=getattr(model.config, "_attn_implementation", None),
             compute_dtype=args.model.compute_dtype,
             **since_0_9_5,
@@ -114,25 +121,59 @@ class Session:
     ) -> tuple[dict[str, Any], Rows | None]:
         """The host's training set of one task, checked, and the records behind it."""
         own = own_args(args)
-        if with_rows:
-            return training_rows.load_with_rows(task, own, self.template, self.tokenizer_module)
-        return load_training_set(task, own, self.template, self.tokenizer_module), None
+        module, rows = (
+            training_rows.load_with_rows(task, own, self.template, self.tokenizer_module)
+            if with_rows
+            else (load_training_set(task, own, self.template, self.tokenizer_module), None)
+        )
+        idle = self._idle_projectors(own, module["train_dataset"])
+        if idle and not with_rows:  # memory samples may have pictures
+            what = (
+                f"has no picture, video or sound, so that {', '.join(idle)} (`additional_target`) would learn nothing."
+            )
+            fix = "Leave this task out, give it data with pictures, or leave the projector out of `additional_target`."
+            raise DataError(Problem(f"task '{task}'", what, fix))
+        return module, rows
 
-    def stored_samples(self, task: str, args: TaskArgs, folder: Path, names: Sequence[str]) -> Any:
+    def _idle_projectors(self, args: HostArgs, dataset: Any) -> list[str]:
+        """Projectors that are trained, where no sample has anything to project."""
+        from llamafactory.model import load_config
+        from llamafactory.model.model_utils.visual import COMPOSITE_MODELS
+
+        trained = args.trained_modules
+        if not trained or not hasattr(dataset, "__len__"):
+            return []
+        known = COMPOSITE_MODELS.get(getattr(load_config(args.model), "model_type", None) or "")
+        projectors = [name for name in trained if known and any(name in key for key in known.projector_keys)]
+        return projectors if projectors and not _has_media(dataset) else []
+
+    def stored_samples(self, task: str, args: TaskArgs, buffer: Buffer, *, like: Any = None) -> Any:
         """The samples of a replay buffer, tokenised."""
-        return training_rows.load_buffer(task, folder, names, own_args(args), self.template, self.tokenizer_module)
+        return training_rows.load_buffer(task, buffer, own_args(args), self.template, self.tokenizer_module, like)
 
     def joined(self, own: Any, memory: Any, indices: Sequence[int]) -> Any:
         """A training set with memory samples behind the new ones."""
         return training_rows.joined(own, memory, indices)
 
     def test_items(
-        self, task: Task, keys: Mapping[str, Any], max_items: int | None, *, for_engine: bool = False
-    ) -> list[TestItem]:
+        self,
+        task: Task,
+        keys: Mapping[str, Any],
+        max_items: int | None,
+        *,
+        for_engine: bool = False,
+        drop_too_long: bool = False,
+    ) -> TestSet:
         """The test items of a task, tokenised."""
         args = for_tests(self.args, keys)
         return test_sets.load_test_items(
-            task, args, self.template, self.tokenizer_module, max_items, for_engine=for_engine
+            task,
+            args,
+            self.template,
+            self.tokenizer_module,
+            max_items,
+            for_engine=for_engine,
+            drop_too_long=drop_too_long,
         )
 
     def backend(self, model: Any) -> ModelBackend:
@@ -146,6 +187,7 @@ class Session:
             eos_token_ids=self.eos_token_ids(),
             media_token_ids=test_sets.media_token_ids(self.template, self.tokenizer),
             autocast_dtype=self.autocast_dtype(),
+            thought_words=self.template.thought_words,
         )
 
     def engine_prompt(self, item: TestItem) -> dict[str, Any]:
@@ -166,9 +208,15 @@ class Session:
             prompt["multi_modal_data"] = {"image": found}
         return prompt
 
-    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
-        """Texts of token ids, special tokens removed."""
-        return list(self.tokenizer.batch_decode(ids, skip_special_tokens=True))
+    def read_answers(self, ids: Sequence[Sequence[int]], max_new_tokens: int) -> list[Answer]:
+        """Texts of token ids, special tokens removed, and whether they were cut."""
+        return read_answers(
+            ids,
+            self.tokenizer,
+            max_new_tokens=max_new_tokens,
+            eos_token_ids=self.eos_token_ids(),
+            thought_words=self.template.thought_words,
+        )
 
     def save_model(self, model: Any, folder: Path, tensors: dict[str, Any] | None = None) -> None:
         """Save a plain model with the base's own ``use_cache``."""
@@ -224,6 +272,21 @@ class Session:
             **data,
             **self.tokenizer_module,
         )
+
+
+def _has_media(dataset: Any) -> bool:
+    """Whether a sample of a tokenised training set has a picture, video or sound."""
+    from pyarrow.compute import list_value_length
+    from pyarrow.compute import max as largest
+
+    for column in (name for name in MEDIA if name in dataset.column_names):
+        for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=1000):
+            try:
+                if largest(list_value_length(table[column])).as_py():
+                    return True
+            except NotImplementedError:  # a column of nothing has no lists
+                continue
+    return False
 
 
 def _host_callbacks(args: HostArgs) -> list[Any]:

@@ -9,11 +9,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import DataError, Problem
-from ..contract.test_item import MEDIA, StoredMedia, TestItem
+from ..base.logs import logger
+from ..contract.test_item import MEDIA, StoredMedia, TestItem, TestSet
 from ..evaluation.items import FIELDS
+from ..evaluation.option_lists import read_options
+from ..evaluation.thoughts import split_thought
+from ..generation.answers import decode
 
 
 if TYPE_CHECKING:
@@ -51,8 +56,12 @@ def load_test_items(
     max_items: int | None,
     *,
     for_engine: bool = False,
-) -> list[TestItem]:
+    drop_too_long: bool = False,
+) -> TestSet:
     """Load and tokenise the test sets of a task.
+
+    Prompt and reference are what the host encodes for training, not what stands in the record: templates rewrite answers
+    (thoughts, tool calls). A thought in front of the reference is kept apart (`TestItem.reference_thought`).
 
     Args:
         task: The task.
@@ -61,110 +70,227 @@ def load_test_items(
         tokenizer_module: The host's tokenizer and processor.
         max_items: Keep the first so many items.
         for_engine: Also give `TestItem.engine_tokens`.
+        drop_too_long: Leave out items whose prompt is longer than ``cutoff_len``, instead of refusing them.
 
     Raises:
-        DataError: With every problem: duplicate ids, prompts longer than ``cutoff_len``, an empty set, bad records.
+        DataError: With every problem: duplicate ids, prompts longer than ``cutoff_len``, an empty set, bad records, records
+            without an answer.
     """
     data_args = copy.copy(args.data)
     data_args.max_samples = None
     data_args.streaming = False
     data_args.cutoff_len = 2**30  # nothing is cut here; what would be is an error below
-    items: list[TestItem] = []
     problems: list[Problem] = []
+    loader = _Loader(task, args, data_args, template, tokenizer_module, for_engine, problems)
+    items: list[TestItem] = []
     for name in task.test:
-        items.extend(
-            _load_one(name, task, args, data_args, template, tokenizer_module, len(items), problems, for_engine)
-        )
+        items.extend(loader.load(name, len(items)))
     if not items and not problems:
         problems.append(
             Problem(f"task '{task.name}'", "its test set holds no usable item.", "Check the file and the `columns`.")
         )
     problems.extend(_duplicates(task, items))
-    problems.extend(_too_long(task, items, args.data.cutoff_len))
+    fitting = [item for item in items if len(item.tokens) <= args.data.cutoff_len] if drop_too_long else items
+    if items and not fitting:
+        what = f"all {len(items)} test prompts are longer than `cutoff_len: {args.data.cutoff_len}`."
+        problems.append(Problem(f"task '{task.name}'", what, "Raise `cutoff_len`."))
+    problems.extend(_too_long(task, fitting, args.data.cutoff_len))
     if problems:
         raise DataError(problems)
-    return items[:max_items]
-
-
-def _load_one(
-    name: str,
-    task: Task,
-    args: HostArgs,
-    data_args: Any,
-    template: Any,
-    module: dict[str, Any],
-    first: int,
-    problems: list[Problem],
-    for_engine: bool,
-) -> list[TestItem]:
-    import numpy as np
-    from datasets.exceptions import DatasetsError
-    from llamafactory.data.converter import align_dataset
-    from llamafactory.data.processor import UnsupervisedDatasetProcessor
-
-    try:
-        raw, attributes = _load_raw(name, args, data_args)
-    except (ValueError, OSError, DatasetsError) as error:
-        what = f"cannot be loaded ({error.__cause__ or error})."
-        problems.append(Problem(f"data set '{name}'", what, "Check the file behind it."))
-        return []
-    if len(raw) == 0:
-        problems.append(Problem(f"data set '{name}'", "is empty.", "Check the file behind it."))
-        return []
-    with args.training.main_process_first(desc="load test set", local=not args.data.data_shared_file_system):
-        aligned = align_dataset(raw, attributes, data_args, args.training)
-    processor = UnsupervisedDatasetProcessor(template=template, data_args=data_args, **module)
-    wanted = dict.fromkeys(("id", *FIELDS, task.options_column))
-    keep = [column for column in wanted if column and column in raw.column_names and not _decoded(raw, column)]
-    if task.options_column and task.options_column not in raw.column_names:
-        fix = f"Columns: {', '.join(raw.column_names)}."
-        problems.append(
-            Problem(
-                f"task '{task.name}'.options_column", f"data set '{name}' has no column {task.options_column!r}.", fix
-            )
-        )
-    records = raw.select_columns(keep) if keep else None
-    items: list[TestItem] = []
-    dropped = []
-    for row, example in enumerate(aligned):
-        batch = {key: [value] for key, value in example.items()}
-        try:
-            encoded = processor.preprocess_dataset(batch)
-            short = _with_short_media(processor, template, batch) if for_engine and encoded else None
-        except (ValueError, OSError) as error:
-            problems.append(
-                Problem(f"data set '{name}', record {row}", f"cannot be used ({error}).", "Mend or remove the record.")
-            )
-            continue
-        if not encoded or len(example["_response"]) != 1:
-            dropped.append(row)
-            continue
-        record = records[row] if records is not None else {}
-        identity = next(
-            (record[c] for c in ("id", "question_id") if record.get(c) not in (None, "")), f"{task.name}/{first + row}"
-        )
-        options = record.get(task.options_column) if task.options_column else None
-        items.append(
-            TestItem(
-                id=str(identity),
-                prompt=str(example["_prompt"][-1]["content"]),
-                reference=str(example["_response"][0]["content"]),
-                options=tuple(map(str, options)) if options else None,
-                tokens=np.asarray(encoded["input_ids"][0], dtype=np.int32),
-                media=_media(example, aligned, row),
-                kinds=tuple(kind for kind in MEDIA if example.get(f"_{kind}")),
-                picture_count=len(example.get("_images") or ()),
-                engine_tokens=None if short is None else np.asarray(short, dtype=np.int32),
-                fields=_fields(record),
-            )
-        )
+    dropped = len(items) - len(fitting)
     if dropped:
-        shown = ", ".join(map(str, dropped[:5]))
-        what = f"{len(dropped)} records are not a question with one answer (first: {shown})."
-        problems.append(
-            Problem(f"data set '{name}'", what, "Mend or remove them; tests are never shortened silently.")
+        logger.warning(
+            "task '%s': %d of %d test items are left out, because their prompts are longer than cutoff_len: %d",
+            *(task.name, dropped, len(items), args.data.cutoff_len),
         )
-    return items
+    return TestSet(fitting[:max_items], dropped)
+
+
+@dataclass
+class _Loader:
+    """Loads the data sets of one task.
+
+    Attributes:
+        task: The task.
+        args: The host's arguments.
+        data_args: Those for tests.
+        template: The host's template.
+        module: The host's tokenizer and processor.
+        for_engine: Whether `TestItem.engine_tokens` are wanted.
+        problems: What is wrong; added to.
+    """
+
+    task: Task
+    args: HostArgs
+    data_args: Any
+    template: Any
+    module: dict[str, Any]
+    for_engine: bool
+    problems: list[Problem]
+
+    def load(self, name: str, first: int) -> list[TestItem]:
+        """The items of one data set.
+
+        Args:
+            name: Its name.
+            first: Number of the first record among all data sets of the task.
+        """
+        from datasets.exceptions import DatasetsError
+        from llamafactory.data.converter import align_dataset
+        from llamafactory.data.processor import UnsupervisedDatasetProcessor
+
+        where = f"data set '{name}'"
+        try:
+            raw, attributes = _load_raw(name, self.args, self.data_args)
+        except (ValueError, OSError, DatasetsError) as error:
+            what = f"cannot be loaded ({error.__cause__ or error})."
+            self.problems.append(Problem(where, what, "Check the file behind it."))
+            return []
+        if attributes.num_samples is not None:
+            self.problems.append(num_samples_problem(where))
+            return []
+        if len(raw) == 0:
+            self.problems.append(Problem(where, "is empty.", "Check the file behind it."))
+            return []
+        training = self.args.training
+        with training.main_process_first(desc="load test set", local=not self.args.data.data_shared_file_system):
+            aligned = align_dataset(raw, attributes, self.data_args, training)
+        processor = UnsupervisedDatasetProcessor(template=self.template, data_args=self.data_args, **self.module)
+        records = self._records(raw, where)
+        id_columns = _id_columns(records)
+        items: list[TestItem] = []
+        dropped: list[int] = []
+        unanswered: list[int] = []
+        for row, example in enumerate(aligned):
+            batch = {key: [value] for key, value in example.items()}
+            try:
+                encoded = processor.preprocess_dataset(batch)
+                short = _with_short_media(processor, self.template, batch) if self.for_engine and encoded else None
+            except (ValueError, OSError, ImportError, RuntimeError) as error:
+                fix = "Mend or remove the record."
+                self.problems.append(Problem(f"{where}, record {row}", f"cannot be used ({error}).", fix))
+                continue
+            if not encoded or len(example["_response"]) != 1:
+                dropped.append(row)
+                continue
+            record = records[row] if records is not None else {}
+            try:
+                item = self._item(example, aligned, row, encoded, short, record)
+            except ValueError as error:
+                what = f"its column {self.task.options_column!r}: {error}."
+                fix = "Give the options as a list of texts, as a mapping of letters to texts, or as lines `A. text`."
+                self.problems.append(Problem(f"{where}, record {row}", what, fix))
+                continue
+            if not item.reference.strip():
+                unanswered.append(row)
+            identity = next((record[c] for c in id_columns if record.get(c) not in (None, "")), None)
+            items.append(
+                replace(item, id=str(identity if identity is not None else f"{self.task.name}/{first + row}"))
+            )
+        if dropped:
+            what = f"{len(dropped)} records are not a question with one answer (first: {_first(dropped)})"
+            why = _why_dropped(raw, attributes, dropped[0])
+            fix = "Mend or remove them; tests are never shortened silently."
+            self.problems.append(Problem(where, f"{what}{why}.", fix))
+        if unanswered:
+            what = f"the answer of {len(unanswered)} records is empty (first: {_first(unanswered)})."
+            self.problems.append(Problem(where, what, "Give the right answer, or remove the records."))
+        return items
+
+    def _records(self, raw: Any, where: str) -> Any:
+        """The columns of the raw records that scoring needs; None if there are none."""
+        column = self.task.options_column
+        if column and column not in raw.column_names:
+            what = f"{where} has no column {column!r}."
+            fix = f"Columns: {', '.join(raw.column_names)}."
+            self.problems.append(Problem(f"task '{self.task.name}'.options_column", what, fix))
+        wanted = dict.fromkeys(("id", *FIELDS, column))
+        keep = [name for name in wanted if name and name in raw.column_names and not _decoded(raw, name)]
+        return raw.select_columns(keep) if keep else None
+
+    def _item(
+        self,
+        example: Mapping[str, Any],
+        aligned: Any,
+        row: int,
+        encoded: Mapping[str, Any],
+        short: list[int] | None,
+        record: Mapping[str, Any],
+    ) -> TestItem:
+        """One item, still without its id; ValueError if its options cannot be read."""
+        import numpy as np
+
+        column = self.task.options_column
+        thought, reference = self._reference(str(example["_response"][0]["content"]), encoded["labels"][0])
+        return TestItem(
+            id="",
+            prompt=str(example["_prompt"][-1]["content"]),
+            reference=reference,
+            options=read_options(record.get(column)) if column else None,
+            tokens=np.asarray(encoded["input_ids"][0], dtype=np.int32),
+            media=_media(example, aligned, row),
+            kinds=tuple(kind for kind in MEDIA if example.get(f"_{kind}")),
+            picture_count=len(example.get("_images") or ()),
+            engine_tokens=None if short is None else np.asarray(short, dtype=np.int32),
+            fields=_fields(record),
+            reference_thought=thought,
+            thought_words=self.template.thought_words,
+        )
+
+    def _reference(self, written: str, labels: Sequence[int]) -> tuple[str, str]:
+        """Thought and answer as the host teaches them.
+
+        The text of the record is kept where the template teaches that very answer, since tokens may not give back every
+        character.
+
+        Args:
+            written: The answer in the record.
+            labels: The tokens that the host trains on.
+        """
+        words, tokenizer = self.template.thought_words, self.module["tokenizer"]
+        plain = split_thought(written, words)[1]
+        tokens = tokenizer.encode(plain, add_special_tokens=False)
+        taught, again = decode([labels, tokens], tokenizer, words)
+        thought, answer = split_thought(taught, words)
+        return thought, plain if answer.strip() == again.strip() else answer.strip()
+
+
+def num_samples_problem(where: str) -> Problem:
+    """A test set that the host would draw anew at every start.
+
+    Args:
+        where: The data set, for the message.
+    """
+    what = "is a test set with `num_samples`: the host would draw other items at every start."
+    fix = "Remove `num_samples`; `cl.eval.max_items` limits tests to the same first items."
+    return Problem(where, what, fix)
+
+
+def _first(rows: Sequence[int]) -> str:
+    return ", ".join(map(str, rows[:5]))
+
+
+def _why_dropped(raw: Any, attributes: Any, row: int) -> str:
+    """What the host did not like about a record, as far as it can be told."""
+    if attributes.formatting != "alpaca" or not attributes.response or attributes.response not in raw.column_names:
+        return ": turns of user and assistant must alternate and end with one answer"
+    value = raw.select_columns([attributes.response])[row][attributes.response]
+    if value is None:
+        return f": the answer of record {row} is missing (empty, null, or a CSV cell such as None or NA)"
+    if isinstance(value, bool | int | float):
+        return f": the answer of record {row} is the number {value!r}; write it as text, in quotes"
+    return f": the answer of record {row} is {type(value).__name__}" if not isinstance(value, str) else ""
+
+
+def _id_columns(records: Any) -> tuple[str, ...]:
+    """Where ids are looked for: ``question_id`` goes first if ``id`` is repeated and it is not."""
+    columns = ("id", "question_id")
+    if records is None or not set(columns) <= set(records.column_names):
+        return columns
+    ids, questions = ([value for value in records[name] if value not in (None, "")] for name in columns)
+    repeated = len(set(map(str, ids))) < len(ids)
+    unique = len(questions) == len(records) and len(set(map(str, questions))) == len(questions)
+    return columns[::-1] if repeated and unique else columns
 
 
 def _decoded(raw: Any, column: str) -> bool:
@@ -185,7 +311,8 @@ def _fields(record: Mapping[str, Any]) -> dict[str, Any]:
         if name == "image" and isinstance(value, str):
             value = value.replace("\\", "/").rsplit("/", 1)[-1]
         listed = isinstance(value, list) and all(isinstance(entry, plain) for entry in value)
-        if value not in (None, "", []) and (isinstance(value, plain) or listed):
+        empty = value is None or (value in ("", []) and name != "answer_type")  # an empty type is a type of its own
+        if not empty and (isinstance(value, plain) or listed):
             found[name] = value
     return found
 

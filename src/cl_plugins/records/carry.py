@@ -12,11 +12,10 @@ from pydantic import ConfigDict, Field, field_validator
 
 from ..base.errors import Problem
 from .files import FileRecord
-from .names import MEDIUM, CarryFile, TaskName
+from .names import CarryFile, TaskName
 from .record import Count, Part, Record, shown
 
 
-_ADDRESSES = ("http://", "https://", "ftp://", "s3://", "gs://", "oss://", "hf://")
 _COPY = "Copy the whole carry directory again from its source."
 
 
@@ -203,10 +202,3 @@ class CandidatesRecord(Record):
     FIX: ClassVar[str] = "Restore the file from a copy, or start again with `cl.restart: true`."
 
     samples: list[CandidatePart]
-
-
-def is_medium(value: object) -> bool:
-    """Whether a record of the buffer may name this medium: a file in its ``media/``, or an address of the web."""
-    if not isinstance(value, str):
-        return False
-    return MEDIUM.fullmatch(value) is not None or value.startswith(_ADDRESSES)

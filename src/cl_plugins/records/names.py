@@ -13,11 +13,10 @@ TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 #: One component of a path inside a carry or a run.
 _COMPONENT = r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}"
 _TENSORS = rf"(?:{_COMPONENT}/)?{_COMPONENT}\.(?:safetensors|json)"
-_REPLAY = rf"replay/(?:manifest|dataset_info|replay_{TASK.pattern})\.json|replay/{_COMPONENT}\.safetensors"
+_REPLAY = rf"replay/(?:manifest|dataset_info)\.json|replay/samples\.jsonl|replay/{_COMPONENT}\.safetensors"
 #: Name of a medium inside the replay buffer.
 MEDIUM = re.compile(r"media/[0-9a-f]{32}(?:\.[a-z0-9]{1,16})?")
 _CARRY_FILE = re.compile(rf"(?:{_REPLAY}|replay/{MEDIUM.pattern}|(?!replay/){_TENSORS})")
-_SUFFIX = re.compile(r"[^a-z0-9]")
 
 
 def is_carry_file(name: str) -> bool:
@@ -33,12 +32,6 @@ def is_run_file(name: str) -> bool:
     """Whether a name is one that the journal may give to a file of a run: relative, without ``..`` and hidden parts."""
     parts = name.split("/")
     return name.isprintable() and "\\" not in name and not any(part == "" or part.startswith(".") for part in parts)
-
-
-def media_suffix(suffix: str) -> str:
-    """The suffix of a file name as the buffer writes it: ``.jpg``; empty where nothing usable is left."""
-    kept = _SUFFIX.sub("", suffix.lower())[:16]
-    return f".{kept}" if kept else ""
 
 
 def _task(value: str) -> str:

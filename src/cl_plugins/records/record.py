@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..base import outside
 from ..base.errors import DataError, Problem, RunStateError
 from ..base.files import write_bytes
 
@@ -211,26 +210,11 @@ def read_file(
     Raises:
         RunStateError: If it is missing, a link, a pipe, a device, or too large.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     try:
-        if not links and path.is_symlink():
-            raise error(Problem(str(path), "is a symbolic link, which is not followed.", fix))
-        handle = os.open(path, flags | (0 if links else getattr(os, "O_NOFOLLOW", 0)))
+        return outside.read_bytes(path, MAX_BYTES, follow=links)
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or str(problem)
         raise error(Problem(str(path), f"cannot be read ({reason}).", fix)) from problem
-    try:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise error(Problem(str(path), "is not a regular file.", fix))
-        if status.st_size > MAX_BYTES:
-            raise error(Problem(str(path), f"is larger than {MAX_BYTES // 1024**2} MB.", fix))
-        with os.fdopen(os.dup(handle), "rb") as file:
-            return file.read(MAX_BYTES + 1)
-    except OSError as problem:
-        raise error(Problem(str(path), f"cannot be read ({problem.strerror}).", fix)) from problem
-    finally:
-        os.close(handle)
 
 
 def parse_json(
@@ -242,8 +226,8 @@ def parse_json(
         RunStateError: If it is none, is nested too deeply, or holds a number with thousands of digits.
     """
     try:
-        return json.loads(raw if isinstance(raw, str) else raw.decode("utf-8"))
-    except (ValueError, RecursionError) as problem:
+        return outside.parse_json(raw if isinstance(raw, str) else raw.decode("utf-8"))
+    except ValueError as problem:
         raise error(Problem(where, f"is not JSON in UTF-8 ({shown(str(problem), 200)}).", fix)) from problem
 
 

@@ -36,6 +36,9 @@ class PredictionLine(Record):
     reference: str
     options: list[str] | None = None
     fields: dict[str, Any] = {}
+    thought: str = ""
+    reference_thought: str = ""
+    cut: bool = False
 
     @classmethod
     def problems(cls, data: object, where: str) -> list[Problem]:
@@ -58,6 +61,8 @@ class ScoreRecord(Record):
     interval_method: str
     extra: dict[str, Any] = {}
     max_items: Count | None = None
+    cut: Count | None = None
+    dropped: Count = 0
     items: list[Score] = []
 
 

@@ -1,12 +1,15 @@
 """The buffer on disk, ``carry/replay/``: a plain LLaMA-Factory data set with a manifest.
 
 ```
-dataset_info.json      replay_<task> for every task with samples; `dataset_dir` of an ordinary recipe may point here
-replay_<task>.json     the records, in ShareGPT's form; those of a trainer of one's own as `rows` has them, without an info
+samples.jsonl          the records, one a line, in the manifest's order; their form: `samples`
 media/<hash>.png       copies of their pictures, videos and sounds, named by content
 manifest.json          where each sample comes from, when and why it was kept, under which terms
-<name>.safetensors     what a method stores per sample (DER: logits), tensors named <sample>/<what>
+memory_<x>.safetensors what a method stores per sample (DER: logits), tensors named <sample>/<what>
+dataset_info.json      the data set `replay`; `dataset_dir` of an ordinary recipe may point here
 ```
+
+A buffer may come from another site. Only these files are read, `dataset_info.json` is not one of them, and nothing in
+them names code or a file elsewhere.
 """
 
 from __future__ import annotations
@@ -19,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Problem, RunStateError
-from ..records.carry import BufferRecord, CandidatesRecord, is_medium
-from ..records.record import few, parse_json, read_file, shown
+from ..records.carry import BufferRecord, CandidatesRecord
+from . import samples
 from .media import KINDS, map_media, media_names, take_in
 
 
@@ -31,7 +34,8 @@ if TYPE_CHECKING:
 
 
 IDS = ("id", "question_id")  # where the id of a record is looked for
-FOLDER, MANIFEST, INFO = "replay", "manifest.json", "dataset_info.json"
+FOLDER, MANIFEST, INFO, RECORDS = "replay", "manifest.json", "dataset_info.json", "samples.jsonl"
+DATASET = "replay"  # name of the buffer in `dataset_info.json`
 TENSORS = "memory_"  # statistics with this prefix belong to samples of the buffer
 CANDIDATES = "replay.json"  # what the training of a task leaves for the buffer, beside its update
 NOTE = "Training samples of past tasks. Their terms of use go with them; `cl-plugins replay` lists and deletes them."
@@ -106,56 +110,39 @@ class Buffer:
         if strange:
             what = f"holds samples of tasks that are not in the carry: {', '.join(strange)}."
             raise RunStateError(Problem(str(carry.path / manifest), what, BufferRecord.FIX))
-        samples = tuple(Sample(**vars(sample)) for sample in record.samples)
-        return cls(carry.path / FOLDER, samples, record.settings, carry)
+        kept = tuple(Sample(**vars(sample)) for sample in record.samples)
+        return cls(carry.path / FOLDER, kept, record.settings, carry)
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """Tasks that have samples, in order."""
         return tuple(dict.fromkeys(sample.task for sample in self.samples))
 
-    @property
-    def datasets(self) -> list[str]:
-        """Names in ``dataset_info.json``; loaded in this order they give the samples in theirs."""
-        return [dataset_name(task) for task in self.tasks]
-
     def records(self, task: str) -> list[dict[str, Any]]:
-        """The records of a task, in the order of its samples.
-
-        Raises:
-            RunStateError: If the file is damaged, or a record names a medium outside of the buffer.
-        """
-        path = self._file(f"{dataset_name(task)}.json")
-        records = parse_json(read_file(path, BufferRecord.FIX), str(path), BufferRecord.FIX)
-        count = sum(sample.task == task for sample in self.samples)
-        if not isinstance(records, list) or len(records) != count:
-            what = f"does not hold the {count} records that {MANIFEST} describes."
-            raise RunStateError(Problem(str(path), what, BufferRecord.FIX))
-        problems = [p for n, record in enumerate(records) for p in _record_problems(record, f"{path}, record {n}")]
-        if problems:
-            raise RunStateError(few(problems))
-        return records
-
-    def check_description(self) -> None:
-        """Refuse a buffer whose ``dataset_info.json`` says anything else than this package writes.
-
-        The host reads that file: it could name scripts, addresses or files outside.
-
-        Raises:
-            RunStateError: If it differs.
-        """
-        written = {task: self.records(task) for task in self.tasks}
-        path = self._file(INFO)
-        if parse_json(read_file(path, BufferRecord.FIX), str(path), BufferRecord.FIX) != _info(written):
-            raise RunStateError(Problem(str(path), "is not the description of this buffer.", BufferRecord.FIX))
-
-    def _file(self, name: str) -> Path:
-        return self.carry.file(f"{FOLDER}/{name}") if self.carry is not None else self.path / name
+        """The records of a task, in the order of its samples."""
+        return [record for sample, record in self.entries() if sample.task == task]
 
     def entries(self) -> list[tuple[Sample, dict[str, Any]]]:
-        """Every sample with its record."""
-        records = {task: iter(self.records(task)) for task in self.tasks}
-        return [(sample, next(records[sample.task])) for sample in self.samples]
+        """Every sample with its record, checked; media are names in the buffer.
+
+        Raises:
+            RunStateError: If samples and records do not belong together, or a record is of no known form.
+        """
+        found = samples.read(self._file(RECORDS))
+        if len(found) != len(self.samples):
+            what = f"holds {len(found)} records for the {len(self.samples)} samples of {MANIFEST}."
+            raise RunStateError(Problem(str(self.path / RECORDS), what, "Restore the carry from a copy."))
+        return list(zip(self.samples, found, strict=True))
+
+    def medium(self, name: str) -> Path:
+        """The file of a medium that a record names; see `samples.medium`."""
+        if samples.is_medium(name):
+            self._file(name)
+        return samples.medium(self.path, name)
+
+    def _file(self, name: str) -> Path:
+        """A file of the buffer, whose hash was compared first."""
+        return self.carry.file(f"{FOLDER}/{name}") if self.carry is not None else self.path / name
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """What a method stored beside the samples: ``<sample>/<what>`` -> tensor."""
@@ -165,11 +152,6 @@ class Buffer:
             return self.carry.load(key) if (key := f"{FOLDER}/{name}.safetensors") in self.carry.files else {}
         path = self.path / f"{name}.safetensors"
         return read_tensors(path) if path.is_file() else {}
-
-
-def dataset_name(task: str) -> str:
-    """Name of a task's part of the buffer in ``dataset_info.json``."""
-    return f"replay_{task}"
 
 
 def now() -> str:
@@ -196,13 +178,11 @@ def write(
     """
     folder = writer.path / FOLDER
     folder.mkdir(parents=True)
-    written: dict[str, list[dict[str, Any]]] = {}
-    for sample, record in entries:
-        placed = map_media(record, lambda value: take_in(value, folder, media_from))
-        written.setdefault(sample.task, []).append(placed)
-    for task, records in written.items():
-        _write_json(folder / f"{dataset_name(task)}.json", records)
-    _write_json(folder / INFO, _info(written))
+    placed = [map_media(record, lambda value: take_in(value, folder, media_from)) for _, record in entries]
+    lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in placed)
+    (folder / RECORDS).write_text("".join(lines), encoding="utf-8")
+    readable = placed and all("messages" in record for record in placed)
+    _write_json(folder / INFO, {DATASET: _description(placed)} if readable else {})
     samples = [asdict(sample) for sample, _ in entries]
     BufferRecord.write(folder / MANIFEST, {"note": NOTE, "settings": dict(settings), "samples": samples})
     alive = {sample.uid for sample, _ in entries}
@@ -216,10 +196,9 @@ def tensor_names(buffer: Buffer | None) -> list[str]:
     """Names of what methods have stored beside the samples."""
     if buffer is None:
         return []
-    if buffer.carry is None:
-        return sorted(path.stem for path in buffer.path.glob("*.safetensors"))
-    names = (Path(name) for name in buffer.carry.files)
-    return sorted(name.stem for name in names if name.parent == Path(FOLDER) and name.suffix == ".safetensors")
+    names = [Path(name) for name in buffer.carry.files] if buffer.carry is not None else buffer.path.glob("*")
+    own = [name.stem for name in names if name.parent.name == FOLDER and name.suffix == ".safetensors"]
+    return sorted(name for name in own if name.startswith(TENSORS))
 
 
 def without(writer: CarryWriter, buffer: Buffer, unwanted: Callable[[Sample], bool]) -> list[Sample]:
@@ -251,29 +230,11 @@ def read_candidates(path: Path) -> list[tuple[Sample, dict[str, Any]]]:
     return [(Sample(**vars(entry.sample)), entry.record) for entry in CandidatesRecord.read(path).samples]
 
 
-def _info(written: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """The content of ``dataset_info.json``: an entry for every task whose records the host can read."""
-    return {
-        (name := dataset_name(task)): _description(f"{name}.json", records)
-        for task, records in written.items()
-        if all("messages" in record for record in records)
-    }
-
-
-def _record_problems(record: Any, where: str) -> list[Problem]:
-    """What is wrong with a record of the buffer: its form, and media that lie elsewhere."""
-    if not isinstance(record, dict):
-        return [Problem(where, "is not a JSON object.", BufferRecord.FIX)]
-    wrong = [name for name in media_names(record) if not is_medium(name)]
-    what = f"names {shown(repr(wrong[0]))}, which is not a file of the buffer." if wrong else ""
-    return [Problem(where, what, BufferRecord.FIX)] if wrong else []
-
-
-def _description(file: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """An entry of ``dataset_info.json``."""
+def _description(placed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The entry of ``dataset_info.json``."""
     columns = {"messages": "messages", "system": "system", "tools": "tools"}
-    columns |= {kind: kind for kind in KINDS if any(next(media_names(r, kind), None) for r in records)}
-    return {"file_name": file, "formatting": "sharegpt", "columns": columns, "tags": _TAGS}
+    columns |= {kind: kind for kind in KINDS if any(next(media_names(r, kind), None) for r in placed)}
+    return {"file_name": RECORDS, "formatting": "sharegpt", "columns": columns, "tags": _TAGS}
 
 
 def _write_json(path: Path, value: Any) -> None:

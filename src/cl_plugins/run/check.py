@@ -28,7 +28,7 @@ def check(host: Host, raw: Mapping[str, Any], *, data: bool = True) -> Recipe:
     Args:
         host: The host that the recipe is written for.
         raw: The recipe: host keys and ``cl``, plain dicts and lists.
-        data: Whether to look at the data files as well; one process of a run is enough.
+        data: Whether to look at the files of data and base as well; one process of a run is enough.
 
     Returns:
         The host's keys and the ``cl:`` block, ``~`` expanded in all paths.
@@ -58,6 +58,7 @@ def check(host: Host, raw: Mapping[str, Any], *, data: bool = True) -> Recipe:
     if config is not None:
         problems += _config_problems(host, keys, config)
         if data:
+            problems += host.base_problems(keys)
             problems += data_problems(host, keys, config)
     if problems or config is None:
         raise RecipeError(list(dict.fromkeys(problems)))

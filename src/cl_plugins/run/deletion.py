@@ -46,6 +46,26 @@ def kept_samples(root: Path) -> list[Sample]:
     return list(buffer.samples) if buffer is not None else []
 
 
+def kept_entries(root: Path) -> list[tuple[Sample, dict[str, Any]]]:
+    """The samples in the replay buffer of a run, with their records.
+
+    Args:
+        root: The run's directory, or that of a `ContinualLearner`.
+
+    Raises:
+        RunStateError: As `kept_samples`, and if the records are damaged.
+    """
+    if not kept_samples(root):
+        return []
+    buffer = Buffer.open(Carry.open(root / "carry"))
+    return buffer.entries() if buffer is not None else []
+
+
+def host_keys(root: Path) -> dict[str, Any]:
+    """The host keys that a run was made with; none for the directory of a `ContinualLearner`."""
+    return {} if _of_a_trainer(root) else dict(read_record(root)["recipe"])
+
+
 def forget(root: Path, unwanted: Callable[[Sample], bool], reason: str) -> list[Sample]:
     """Delete samples from a run: records, media, what a method stored beside them, and their lines of the manifest.
 
@@ -151,10 +171,13 @@ def _write(
 
 
 def older_than(text: str, now: datetime | None = None) -> Callable[[Sample], bool]:
-    """A test for samples that were stored before a moment.
+    """A test for samples of at least an age.
+
+    A sample whose date cannot be read, or lies more than a day ahead, has an age that nobody knows: it counts as older
+    than any, since a purge is there to leave nothing that is too old. Clocks of two sites may differ by less.
 
     Args:
-        text: An age such as ``30d``, ``12h`` or ``4w``.
+        text: An age such as ``30d``, ``12h`` or ``4w``; ``0h`` for all samples.
         now: The present.
 
     Raises:
@@ -163,5 +186,17 @@ def older_than(text: str, now: datetime | None = None) -> Callable[[Sample], boo
     number, unit = text[:-1], text[-1:]
     if unit not in _UNITS or not number.replace(".", "", 1).isdigit():
         raise ValueError(f"{text!r} is not an age such as 30d, 12h or 4w")
-    moment = (now or datetime.now(UTC)) - timedelta(days=float(number) * _UNITS[unit])
-    return lambda sample: datetime.fromisoformat(sample.stored) < moment
+    try:
+        present, age = now or datetime.now(UTC), timedelta(days=float(number) * _UNITS[unit])
+    except OverflowError as error:
+        raise ValueError(f"{text[:20]!r} is longer than any age") from error
+
+    def old(sample: Sample) -> bool:
+        try:
+            stored = datetime.fromisoformat(sample.stored)
+        except (TypeError, ValueError):
+            return True
+        stored = stored if stored.tzinfo is not None else stored.replace(tzinfo=UTC)
+        return stored > present + timedelta(days=1) or max(present - stored, timedelta()) >= age
+
+    return old

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from ..evaluation.items import Item, TaskScore, predictions_to_jsonl
 from ..evaluation.matrix import ScoreMatrix
 from ..evaluation.metrics import continual_metrics, metrics_to_json
 from ..evaluation.scorers import get_scorer
+from ..evaluation.thoughts import split_thought
+from ..generation.answers import Answer
 from ..generation.generate import length_sorted_batches
 from ..methods.registry import get_method
 from . import parts
@@ -42,30 +45,55 @@ def evaluate(state: RunState, step: Step, plan: list[Step]) -> tuple[dict[str, A
     """
     task = state.config.stream.task(str(step.task))
     tests = state.tests(task)
-    texts = answer(state, step, tests, backend_for(state, step))
+    answers = answer(state, step, tests, backend_for(state, step))
 
     def write() -> tuple[dict[str, Any], dict[str, Any]]:
-        items = [
-            Item(t.id, t.prompt, text, t.reference, t.options, t.fields) for t, text in zip(tests, texts, strict=True)
-        ]
-        score = score_items(items, task.scorer, state.config.eval.max_items, task.name)
+        items = [item_of(test, found) for test, found in zip(tests, answers, strict=True)]
+        cut = sum(item.cut for item in items)
+        score = dataclasses.replace(
+            score_items(items, task.scorer, state.config.eval.max_items, task.name), cut=cut, dropped=tests.dropped
+        )
+        if cut:
+            limit = state.config.max_new_tokens(task.name)
+            logger.warning("%s: %d of %d answers were cut at max_new_tokens: %d", step.key, cut, len(items), limit)
         folder = state.root / "predictions" / str(step.row)
         predictions, summary = folder / f"{task.name}.jsonl", folder / f"{task.name}.score.json"
         write_bytes(predictions, predictions_to_jsonl(items, score).encode())
         score.write(summary)
         artefacts = artefact(state.root, predictions) | artefact(state.root, summary)
-        return artefacts, {"score": score.score, "n": score.n}
+        return artefacts, {"score": score.score, "n": score.n, "cut": cut, "dropped": tests.dropped}
 
     result = ranks.on_main(write)
     return result
+
+
+def item_of(test: TestItem, found: Answer) -> Item:
+    """A test item with its answer, the reasoning in front of the answer taken off.
+
+    Args:
+        test: The test item.
+        found: The answer.
+    """
+    thought, text = split_thought(found.text, test.thought_words)
+    return Item(
+        test.id,
+        test.prompt,
+        text,
+        test.reference,
+        test.options,
+        test.fields,
+        thought=thought,
+        reference_thought=test.reference_thought,
+        cut=found.cut,
+    )
 
 
 class _Stop(Exception):
     """This rank was asked to stop."""
 
 
-def answer(state: RunState, step: Step, tests: Sequence[TestItem], backend: Backend) -> list[str]:
-    """The texts of all items; what was answered before a kill is read from the disk.
+def answer(state: RunState, step: Step, tests: Sequence[TestItem], backend: Backend) -> list[Answer]:
+    """The answers to all items; what was answered before a kill is read from the disk.
 
     A test set of a single batch leaves nothing on the disk.
 
@@ -85,7 +113,7 @@ def answer(state: RunState, step: Step, tests: Sequence[TestItem], backend: Back
     folder = parts.folder(state.root, row, task)
     kept = len(batches) > 1
 
-    def begin() -> tuple[str, dict[int, list[str]]]:
+    def begin() -> tuple[str, dict[int, list[Answer]]]:
         key = answers_key(state, step, tests, backend)
         return key, parts.read(folder, key, sizes)
 
@@ -98,15 +126,15 @@ def answer(state: RunState, step: Step, tests: Sequence[TestItem], backend: Back
     alike = len({t.kinds for t in tests}) <= 1
     mine = share(left, ranks.rank(), ranks.world_size(), equal=backend.together, alike=alike)
     writer = parts.Writer(folder, ranks.rank(), key, sizes) if kept and mine else None
-    answered: dict[int, list[str]] = {}
+    answered: dict[int, list[Answer]] = {}
 
-    def on_batch(position: int, texts: list[str]) -> None:
+    def on_batch(position: int, found: list[Answer]) -> None:
         number = mine[position]
         if number not in answered:
-            answered[number] = texts
+            answered[number] = found
             if writer is not None:
-                writer.add(number, texts)
-            state.progress.advance(len(texts))
+                writer.add(number, found)
+            state.progress.advance(len(found))
         if state.stop.asked and not (backend.together and ranks.world_size() > 1):
             raise _Stop
 
@@ -116,12 +144,12 @@ def answer(state: RunState, step: Step, tests: Sequence[TestItem], backend: Back
         pass
     if ranks.any_true(state.stop.asked):
         raise Interrupted
-    texts = [""] * len(tests)
+    answers = [Answer("")] * len(tests)
     for part in [done, *ranks.gather(answered)]:
         for number, found in part.items():
-            for i, text in zip(batches[number], found, strict=True):
-                texts[i] = text
-    return texts
+            for i, one in zip(batches[number], found, strict=True):
+                answers[i] = one
+    return answers
 
 
 def share(numbers: Sequence[int], rank: int, world_size: int, *, equal: bool, alike: bool = True) -> list[int]:
@@ -148,8 +176,6 @@ def share(numbers: Sequence[int], rank: int, world_size: int, *, equal: bool, al
 
 def score_items(items: list[Item], scorer: str, max_items: int | None, task: str | None = None) -> TaskScore:
     """Score items and note how far the test set was cut; the task's name picks the rule of a peer's scorer."""
-    import dataclasses
-
     score = get_scorer(scorer, task=task).score(items)
     return dataclasses.replace(score, max_items=max_items)
 

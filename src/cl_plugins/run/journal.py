@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -106,18 +105,16 @@ class Journal:
                 return None
         return file_problem(self._root, name, record, _FIX, JOURNAL)
 
-    def verify(self, folder: Path, names: Iterable[str]) -> None:
-        """Compare files of a finished step with their hashes, before they are used.
+    def verify(self, folder: Path) -> None:
+        """Compare the files of finished steps in a folder with their hashes, before they are used.
 
         Args:
-            folder: Where they lie, inside the run.
-            names: Their names; those that the journal does not know are left alone.
+            folder: Inside the run.
 
         Raises:
             RunStateError: Naming every file that is missing or differs.
         """
-        latest = self.latest()
-        wanted = [str((folder / name).relative_to(self._root)) for name in names]
-        problems = [self._problem(name, latest[name], full=True) for name in wanted if name in latest]
-        if found := [problem for problem in problems if problem is not None]:
-            raise RunStateError(found)
+        own = str(folder.relative_to(self._root))
+        found = [self._problem(n, r, full=True) for n, r in self.latest().items() if n.startswith(f"{own}/")]
+        if problems := [problem for problem in found if problem is not None]:
+            raise RunStateError(problems)

@@ -194,7 +194,7 @@ def _read(root: Path) -> dict[str, Any]:
 
 def _failed_task(old: dict[str, Any], journal: Journal) -> str | None:
     step = str((old.get("failed") or {}).get("step", ""))
-    return step.removeprefix("train:") if step.startswith("train:") and step not in journal else None
+    return step.split(":")[1] if step.startswith("train:") and step not in journal else None
 
 
 def _open_keys(host: Host, journal: Journal) -> frozenset[str]:

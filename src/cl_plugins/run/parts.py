@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base import files
 from ..base.errors import RunStateError
+from ..generation.answers import Answer
 from ..records.record import read_file
 
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from ..contract.test_item import TestItem
 
 
-FORMAT = 1
+FORMAT = 2
 
 
 def folder(root: Path, row: str, task: str) -> Path:
@@ -88,7 +89,7 @@ def _stat(name: str) -> bytes:
     return f"{Path(name).name} {stat.st_size} {stat.st_mtime_ns}".encode()
 
 
-def read(path: Path, key: str, sizes: Sequence[int]) -> dict[int, list[str]]:
+def read(path: Path, key: str, sizes: Sequence[int]) -> dict[int, list[Answer]]:
     """The answers that are there for this very test set and model; everything else in the folder is deleted.
 
     Args:
@@ -97,9 +98,9 @@ def read(path: Path, key: str, sizes: Sequence[int]) -> dict[int, list[str]]:
         sizes: Number of items of every batch.
 
     Returns:
-        Number of the batch -> texts.
+        Number of the batch -> answers.
     """
-    found: dict[int, list[str]] = {}
+    found: dict[int, list[Answer]] = {}
     for file in sorted(path.glob("*.jsonl")) if path.is_dir() and not path.is_symlink() else []:
         answers, _ = _usable(file, key, sizes)
         if answers is None:
@@ -109,7 +110,7 @@ def read(path: Path, key: str, sizes: Sequence[int]) -> dict[int, list[str]]:
     return found
 
 
-def _usable(file: Path, key: str, sizes: Sequence[int]) -> tuple[dict[int, list[str]] | None, int]:
+def _usable(file: Path, key: str, sizes: Sequence[int]) -> tuple[dict[int, list[Answer]] | None, int]:
     """The answers in one file and the bytes that they take; None if it belongs to something else."""
     try:
         lines = read_file(file).splitlines(keepends=True)
@@ -117,20 +118,22 @@ def _usable(file: Path, key: str, sizes: Sequence[int]) -> tuple[dict[int, list[
         return None, 0
     if not lines or _parsed(lines[0]) != {"format": FORMAT, "answers_of": key}:
         return None, 0
-    found: dict[int, list[str]] = {}
+    found: dict[int, list[Answer]] = {}
     length = len(lines[0])
     for line in lines[1:]:
         value = _parsed(line)
         if not isinstance(value, dict):
             break
-        number, texts = value.get("batch"), value.get("texts")
-        if isinstance(number, bool) or not (
-            isinstance(number, int) and 0 <= number < len(sizes) and isinstance(texts, list)
-        ):
+        number, texts, cut = value.get("batch"), value.get("texts"), value.get("cut")
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(sizes):
+            break
+        if not isinstance(texts, list):
+            break
+        if not isinstance(cut, list) or not all(isinstance(place, int) for place in cut):
             break
         if len(texts) != sizes[number] or not all(isinstance(text, str) for text in texts):
             break
-        found[number] = texts
+        found[number] = [Answer(text, place in cut) for place, text in enumerate(texts)]
         length += len(line)
     return found, length
 
@@ -168,6 +171,7 @@ class Writer:
         if usable is None:
             files.append_line(self._file, json.dumps({"format": FORMAT, "answers_of": key}))
 
-    def add(self, number: int, texts: list[str]) -> None:
+    def add(self, number: int, answers: Sequence[Answer]) -> None:
         """Make the answers of one batch durable."""
-        files.append_line(self._file, json.dumps({"batch": number, "texts": texts}))
+        texts, cut = [one.text for one in answers], [place for place, one in enumerate(answers) if one.cut]
+        files.append_line(self._file, json.dumps({"batch": number, "texts": texts, "cut": cut}))

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Problem, RecipeError, RunStateError
 from ..base.lock import holder
+from ..base.logs import logger
+from ..base.outside import read_json
 from ..base.secrets import without_masked
 from ..config import CLConfig
 from ..contract.carry import FILE, Carry, CarryWriter, TaskUpdate, carry_directory
@@ -30,6 +32,13 @@ if TYPE_CHECKING:
     from .state import RunState
 
 
+TRUST, TRUST_OPTION = "trust_remote_code", "--trust-remote-code"
+# Options of vLLM that say how much of the machine it takes. Others name classes, formats and files.
+PLAIN_OPTIONS = frozenset(
+    "tensor_parallel_size pipeline_parallel_size data_parallel_size gpu_memory_utilization max_model_len max_num_seqs "
+    "max_num_batched_tokens enforce_eager swap_space cpu_offload_gb kv_cache_dtype block_size enable_prefix_caching "
+    "enable_chunked_prefill disable_custom_all_reduce dtype seed limit_mm_per_prompt disable_log_stats".split()
+)
 # In `run.json` the stream stands in the order in which it was learned.
 _ORDER_KEYS = ("order", "order_seed")
 
@@ -74,7 +83,7 @@ def planned(root: Path, config: CLConfig) -> list[Step]:
     """
     from ..methods.registry import get_method
 
-    return make_plan(config, get_method(config.method).capabilities.schedule, _earlier(root, config))
+    return make_plan(config, get_method(config.method)(config.options), _earlier(root, config))
 
 
 def _earlier(root: Path, config: CLConfig) -> tuple[str, ...]:
@@ -110,8 +119,18 @@ def check_target(out: Path) -> None:
         raise RunStateError(Problem(str(out), "is the directory of a run.", "Choose another directory for `--out`."))
 
 
-def reopen(host: Host, root: Path, out: Path, host_keys: Mapping[str, Any], config: CLConfig) -> RunState:
+def reopen(
+    host: Host,
+    root: Path,
+    out: Path,
+    host_keys: Mapping[str, Any],
+    config: CLConfig,
+    *,
+    trust_remote_code: bool = False,
+) -> RunState:
     """Put a run's tokenizer, base and method together again, to look at what it has learned.
+
+    The run may come from somebody else, so its record is not obeyed where it asks for code to be run (`distrusted`).
 
     Args:
         host: The host.
@@ -119,31 +138,26 @@ def reopen(host: Host, root: Path, out: Path, host_keys: Mapping[str, Any], conf
         out: Where results go; the run's own directory is only read.
         host_keys: Keys of the host, from `read_recipe`; engine keys are left out.
         config: The block, from `read_recipe`.
+        trust_remote_code: Whether the user's own command says that code which comes with the base may be run.
 
     Returns:
         A state with the fingerprint of the base, and without a carry.
 
     Raises:
-        RunStateError: If the base is missing, or is another one than the run's.
+        RunStateError: If the base is missing, or is another one than the run's, or the record asks for code to be run
+            and the command does not.
     """
-    from ..methods.registry import get_method
-    from .interrupt import StopRequest
     from .state import RunState
 
     name = str(host_keys.get("model_name_or_path", ""))
     fix = "Say where it is now: `--model PATH`."
     if Path(name).is_absolute() and not Path(name).exists():
         raise RunStateError(Problem(str(root), f"stands on the base {name}, which is not there.", fix))
-    state = RunState(
-        host=host,
-        root=out,
-        host_keys=host.looking_keys(host_keys),
-        config=config,
-        method=get_method(config.method)(config.options),
-        journal=Journal(out),
-        stop=StopRequest(),
-        callbacks=[],
-    )
+    if not trust_remote_code:
+        host_keys, config = distrusted(root, host_keys, config)
+    else:
+        host_keys = {**host_keys, TRUST: True}
+    state = RunState.to_look(host, out, host.looking_keys(host_keys), config)
     state.base_fingerprint = host.fingerprint(state.run_args)
     recorded = read_record(root).get("base") or {}
     same = same_base(recorded, state.base_fingerprint)
@@ -151,6 +165,56 @@ def reopen(host: Host, root: Path, out: Path, host_keys: Mapping[str, Any], conf
         what = f"stands on another {'tokenizer' if same else 'base'} ({recorded.get('name')}) than the one at {name}."
         raise RunStateError(Problem(str(root), what, fix))
     return state
+
+
+def distrusted(root: Path, host_keys: Mapping[str, Any], config: CLConfig) -> tuple[dict[str, Any], CLConfig]:
+    """Keys and block of a run without what would run code: only the user's own command can ask for that.
+
+    Args:
+        root: The run's directory, for the message.
+        host_keys: Keys of the host.
+        config: The block.
+
+    Raises:
+        RunStateError: If the run cannot be opened without it: the base has code of its own and the record asks to run
+            it, or an option of vLLM is not one of `PLAIN_OPTIONS`.
+    """
+    stream, block = config.stream, config.block
+    recorded = bool(host_keys.get(TRUST)) or any(config.overrides_for(name).get(TRUST) for name in stream.task_names)
+    fix = f"If you trust where it comes from, add `{TRUST_OPTION}`."
+    problems = []
+    base = Path(str(host_keys.get("model_name_or_path", "")))
+    if recorded and _has_code(base):
+        what = f"asks to run the code that comes with the base {base} (`trust_remote_code: true`)."
+        problems.append(Problem(str(root / "run.json"), what, f"Look at the .py files there. {fix}"))
+    strange = sorted(set(block.eval.backend_options) - PLAIN_OPTIONS)
+    if strange and block.eval.backend == "vllm":
+        what = f"sets `cl.eval.backend_options` {', '.join(strange)}, which may make vLLM load code."
+        problems.append(Problem(str(root / "run.json"), what, f"Use `--backend host`. {fix}"))
+    if problems:
+        raise RunStateError(problems)
+    if recorded:
+        logger.warning("the run's recipe says `trust_remote_code: true`, which is not obeyed here. %s", fix)
+
+    def plain(keys: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in keys.items() if key != TRUST}
+
+    tasks = tuple(replace(t, overrides=plain(t.overrides), defaults=plain(t.defaults)) for t in stream.tasks)
+    overrides = {name: plain(keys) for name, keys in block.task_overrides.items()}
+    config = replace(config, stream=replace(stream, tasks=tasks), block=replace(block, task_overrides=overrides))
+    return {**plain(host_keys), TRUST: False}, config
+
+
+def _has_code(base: Path) -> bool:
+    """Whether a local checkpoint names classes of its own, which Transformers imports if it is told to."""
+    for path in sorted(base.glob("*config.json")) if base.is_dir() else ():
+        try:
+            value = read_json(path)
+        except (OSError, ValueError):
+            continue  # whoever loads it says what is wrong with it
+        if isinstance(value, dict) and "auto_map" in value:
+            return True
+    return False
 
 
 class _Pointer(CarryWriter):

@@ -48,16 +48,14 @@ def load(state: RunState, task: str, args: TaskArgs) -> TrainingData:
         DataError: If a data set is empty or broken, or the buffer no longer gives the samples that it holds.
     """
     session, replay = state.session, state.config.replay
-    if not replay.enabled:
-        module, _ = session.training_set(task, args)
-        return TrainingData(module, module["train_dataset"])
-    module, rows = session.training_set(task, args, with_rows=True)
+    module, rows = state.training_set(task, args)
     own = module["train_dataset"]
+    if not replay.enabled:
+        return TrainingData(module, own)
     buffer = Buffer.open(state.carry)
     if buffer is None or not buffer.samples:
         return TrainingData(module, own, Memory(buffer, None, replay.batch), rows)
-    buffer.check_description()
-    past = session.stored_samples(task, args, buffer.path, buffer.datasets)
+    past = session.stored_samples(task, args, buffer, like=own)
     if len(past) != len(buffer.samples):
         what = f"holds {len(buffer.samples)} samples, of which {len(past)} can be used with this task's keys."
         raise DataError(Problem(str(buffer.path), what, "Give the tasks the same keys for their data."))

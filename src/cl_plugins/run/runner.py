@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from .journal import Journal
 from .opening import Opening, begin, note_failure, open_directory
 from .plan import JOINT, ZERO_SHOT, Step, make_plan
 from .progress import Progress, clock
+from .reading import read_data
 from .state import RunState
-from .train import planned_steps, remove_checkpoints, train
+from .train import remove_checkpoints, train
+from .units import units
 
 
 class Runner:
@@ -62,7 +65,7 @@ class Runner:
         state.journal = Journal(self._root)
         if opening.appended:
             state.journal.entries.pop("finish", None)
-        plan = make_plan(self._config, self._state.method.capabilities.schedule, earlier.tasks if earlier else ())
+        plan = make_plan(self._config, self._state.method, earlier.tasks if earlier else ())
         ranks.on_main(lambda: self._tidy_up(plan))
         state.carry = self._current_carry() or earlier
         todo = [step for step in plan if step.key not in state.journal]
@@ -73,9 +76,9 @@ class Runner:
             return
         if state.carry is not None:
             ranks.on_main(state.carry.verify)
-        self._read_tests(todo)
+        self._read(todo, opening.appended)
         ranks.on_main(lambda: self._begin(opening))
-        state.progress = Progress(self._units(todo), visible=ranks.is_main())
+        state.progress = Progress(units(state, todo), visible=ranks.is_main())
         limit = self._config.block.stop_after
         try:
             for count, step in enumerate(todo, start=1):
@@ -101,7 +104,7 @@ class Runner:
         done = [step for step in plan if step.key in self._state.journal]
         for step in done:
             if step.kind == "train":
-                remove_checkpoints(self._state, str(step.task))
+                remove_checkpoints(self._state, str(step.task), step.phase)
             elif step.kind == "evaluate":
                 parts.remove(self._root, str(step.row), str(step.task))
         consolidated = [str(step.task) for step in done if step.kind == "consolidate"]
@@ -113,34 +116,13 @@ class Runner:
         path = self._root / "carry"
         return Carry.open(path) if (path / "carry.json").is_file() else None
 
-    def _read_tests(self, todo: list[Step]) -> None:
-        """Tokenise every test set that is needed, before the model loads; report everything that is wrong."""
-        from ..base.errors import DataError, Problem
-
-        problems: list[Problem] = []
-        for name in dict.fromkeys(step.task for step in todo if step.kind == "evaluate" and step.task):
-            try:
-                self._state.tests(self._config.stream.task(name))
-            except DataError as error:
-                problems.extend(error.problems or [Problem(f"task '{name}'", str(error), "")])
-        if problems:
-            raise DataError(problems)
-
-    def _units(self, todo: list[Step]) -> dict[str, tuple[str, int]]:
-        units: dict[str, tuple[str, int]] = {}
-        steps = planned_steps(self._state.run_args, 1000)
-        for step in todo:
-            if step.kind == "evaluate" and step.task:
-                count = len(self._state.tests(self._config.stream.task(step.task)))
-                units[step.key] = ("evaluate", max(1, count // ranks.world_size()))
-            elif step.kind == "train":
-                overrides = (
-                    self._config.overrides_for(step.task) if step.task in self._config.stream.task_names else {}
-                )
-                units[step.key] = ("train", int(overrides.get("max_steps") or steps))
-            else:
-                units[step.key] = (step.kind, 1)
-        return units
+    def _read(self, todo: list[Step], appended: Sequence[str]) -> None:
+        """Read what is still needed; the training sets of tasks that were there at an earlier start were checked then."""
+        tests = dict.fromkeys(step.task for step in todo if step.kind == "evaluate" and step.task)
+        trainings = list(dict.fromkeys(step.task for step in todo if step.kind == "train" and step.task))
+        if any(step.startswith("train:") for step in self._state.journal.entries):
+            trainings = [task for task in trainings if task in appended]
+        read_data(self._state, list(tests), trainings)
 
     def _do(self, step: Step, plan: list[Step]) -> None:
         state, number = self._state, plan.index(step) + 1
@@ -193,7 +175,7 @@ class Runner:
             self._state.tracker.score(str(step.row), task, details["score"])
         elif step.kind == "train":
             logger.info("%s: %d optimizer steps in %s", step.key, details["optimizer_steps"], clock(seconds))
-            remove_checkpoints(self._state, task)
+            remove_checkpoints(self._state, task, step.phase)
         elif step.kind == "consolidate":
             self._tidy(task)
 

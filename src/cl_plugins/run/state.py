@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import CLConfig
 from ..contract.carry import Carry, TaskUpdate
+from ..methods.registry import get_method
 from ..streams import Task
 from . import task_keys
 from .data_sets import FileHashes
@@ -18,13 +19,15 @@ from .interrupt import StopRequest
 from .journal import Journal
 from .plan import JOINT
 from .progress import Progress
+from .reading import TrainingSets
 
 
 if TYPE_CHECKING:
     from ..contract.backend import Backend
-    from ..contract.host import Host, Session, TaskArgs
+    from ..contract.host import Host, Rows, Session, TaskArgs
     from ..contract.method import Method, Route
-    from ..contract.test_item import TestItem
+    from ..contract.phase import Phase
+    from ..contract.test_item import TestSet
     from .trackers import StreamTracker
 
 
@@ -64,10 +67,24 @@ class RunState:
     def __post_init__(self) -> None:
         self._model: Any = None
         self._model_of: object = _NOTHING
-        self._tests: dict[str, list[TestItem]] = {}
+        self._tests: dict[str, TestSet] = {}
         self._backend: tuple[object, Backend] | None = None
         self._report_to: Any = None
+        self._training_sets = TrainingSets()
         self.restore_seconds: float | None = None
+
+    @classmethod
+    def to_look(cls, host: Host, root: Path, host_keys: Mapping[str, Any], config: CLConfig) -> RunState:
+        """A state that trains nothing: for checks, and for a look at a finished run.
+
+        Args:
+            host: The host.
+            root: Where results go.
+            host_keys: The recipe without ``cl``.
+            config: The checked ``cl:`` block.
+        """
+        method = get_method(config.method)(config.options)
+        return cls(host, root, dict(host_keys), config, method, Journal(root), StopRequest(), [])
 
     @property
     def schedule(self) -> str:
@@ -82,22 +99,28 @@ class RunState:
         """The seed that a task trains with."""
         return task_keys.seed(self.config, self.host_keys, task)
 
-    def directory(self, task: str) -> Path:
-        """``tasks/01_path``."""
-        return task_keys.directory(self.root, self.config, task)
+    def directory(self, task: str, phase: str = "") -> Path:
+        """``tasks/01_path``; of a further phase ``tasks/01_path.router``, for what its trainer writes."""
+        folder = task_keys.directory(self.root, self.config, task)
+        return folder.with_name(f"{folder.name}.{phase}") if phase else folder
+
+    def phase(self, name: str | None) -> Phase | None:
+        """A further phase of the method's tasks; None for the first."""
+        return next((phase for phase in self.method.phases if phase.name == name), None) if name else None
 
     def update(self, task: str) -> TaskUpdate:
         """The update that a finished training left, compared with its hashes in journal and ``update.json``."""
-        from ..replay.store import CANDIDATES
-        from ..training.handover import TENSORS, UPDATE, read_update
+        from ..training.handover import read_update
 
         folder = self.directory(task)
-        self.journal.verify(folder, (UPDATE, TENSORS, CANDIDATES))
+        self.journal.verify(folder)
         return read_update(folder, task)
 
-    def task_args(self, task: str) -> TaskArgs:
-        """The host's arguments of one task; seeds every generator, as the host does."""
-        keys = task_keys.keys_of(self.host, self.host_keys, self.config, task, self.directory(task))
+    def task_args(self, task: str, phase: Phase | None = None) -> TaskArgs:
+        """The host's arguments of one training of a task; seeds every generator, as the host does."""
+        folder = self.directory(task, phase.name if phase else "")
+        keys = task_keys.keys_of(self.host, self.host_keys, self.config, task, folder)
+        keys |= phase.keys if phase else {}
         args = self.host.task_args(keys)
         self._report_to = args.training.report_to or self._report_to
         args.training.report_to = []  # one tracker for the stream instead of one per task
@@ -132,7 +155,7 @@ class RunState:
         """Hashes of the data files, kept in the run's directory."""
         return FileHashes(self.root / ".data_hashes.json")
 
-    def tests(self, task: Task) -> list[TestItem]:
+    def tests(self, task: Task) -> TestSet:
         """The test items of a task, prepared once."""
         if task.name not in self._tests:
             self._tests[task.name] = self.session.test_items(
@@ -140,8 +163,19 @@ class RunState:
                 {**self.host_keys, **self.config.overrides_for(task.name)},
                 self.config.eval.max_items,
                 for_engine=self.config.eval.backend != "host",
+                drop_too_long=self.config.eval.too_long == "drop",
             )
         return self._tests[task.name]
+
+    def keep_training_set(self, task: str, args: TaskArgs) -> None:
+        """Prepare and check the training set of a task ahead of its training."""
+        found = self.session.training_set(task, args, with_rows=self.config.replay.enabled)
+        self._training_sets.add(task, args, found)
+
+    def training_set(self, task: str, args: TaskArgs) -> tuple[dict[str, Any], Rows | None]:
+        """The training set of a task that begins, and with replay the records behind it."""
+        kept = self._training_sets.take(task)
+        return kept or self.session.training_set(task, args, with_rows=self.config.replay.enabled)
 
     def route(self, carry: Carry | None, task: str) -> Route:
         """What decides which model answers a task's questions, beside the carry."""

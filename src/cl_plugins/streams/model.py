@@ -14,6 +14,7 @@ from ..records.names import TASK as NAME
 
 
 RESERVED = ("zero_shot", "joint")  # names of rows of the score matrix
+ROW_PREFIX = "after_"  # and so are these
 LENGTH = frozenset({"max_steps", "num_train_epochs"})  # either says how long to train
 
 
@@ -49,9 +50,13 @@ class Task:
 
     def name_problems(self, where: str) -> list[Problem]:
         """A name that can be no file name, or is taken."""
-        if NAME.fullmatch(self.name) and self.name not in RESERVED:
+        plain = self.name.casefold()  # some file systems know no capitals
+        if NAME.fullmatch(self.name) and plain not in RESERVED and not plain.startswith(ROW_PREFIX):
             return []
-        fix = f"Use letters, digits, '_', '.' and '-', and none of {', '.join(RESERVED)}."
+        fix = (
+            f"Use letters, digits, '_', '.' and '-'; not {' or '.join(RESERVED)}, and no '{ROW_PREFIX}' at the beginning: "
+            "rows of the matrix are called so."
+        )
         return [Problem(where, f"is {self.name!r}.", fix)]
 
     def with_defaults(self, keys: Collection[str]) -> Task:

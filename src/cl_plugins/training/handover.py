@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 UPDATE, TENSORS = "update.json", "update.safetensors"
 
 
-def write_update(folder: Path, learned: Learned) -> list[Path]:
+def write_update(folder: Path, learned: Learned, phase: str = "") -> list[Path]:
     """Write ``update.safetensors``, one file for each of the statistics, and ``update.json``.
 
     Args:
         folder: The task's directory.
         learned: From `TaskTraining.leave`.
+        phase: Name of a further phase; its files are ``update_<phase>.safetensors`` and ``update_<phase>.json``.
 
     Returns:
         The files.
@@ -37,10 +38,11 @@ def write_update(folder: Path, learned: Learned) -> list[Path]:
     from safetensors.torch import save_file
 
     files = []
-    for name, values in {"update": learned.tensors, **learned.statistics}.items():
+    own = f"update_{phase}" if phase else "update"
+    for name, values in {own: learned.tensors, **learned.statistics}.items():
         files.append(folder / f"{name}.safetensors")
         write_with(files[-1], partial(save_file, values, metadata={"format": "pt"}))
-    files.append(folder / UPDATE)
+    files.append(folder / f"{own}.json")
     UpdateRecord.write(files[-1], {"meta": learned.meta, "files": {p.name: record_of(p).plain() for p in files[:-1]}})
     return files
 

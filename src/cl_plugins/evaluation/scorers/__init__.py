@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from ...base.errors import Problem, RecipeError
 from ...base.registry import OWN, Entry, NotUsable, Registry
@@ -119,7 +119,8 @@ def get_scorer(name: str, *, where: str = "scorer", task: str | None = None) -> 
     """Find a scorer.
 
     Args:
-        name: ``choice_accuracy``, ``choice_accuracy@1`` (only that version), or ``peer:<library>[:<task>]``.
+        name: ``choice_accuracy``, ``choice_accuracy@1`` (only that version), ``bleu:zh`` (how texts are split, where a
+            scorer has `BaseScorer.variants`; else the references decide), or ``peer:<library>[:<task>]``.
         where: YAML path for error messages.
         task: Name of the stream's task; ``peer:<library>`` takes the rule of that name where the library has one.
 
@@ -128,11 +129,30 @@ def get_scorer(name: str, *, where: str = "scorer", task: str | None = None) -> 
         CompatibilityError: Two packages register the same name.
     """
     plain, _, version = name.partition("@")
-    scorer = _peer(plain, where, task) if plain.startswith("peer:") else SCORERS.get(plain, where=where)
+    scorer: Scorer
+    if plain.startswith("peer:"):
+        scorer = _peer(plain, where, task)
+    else:
+        plain, _, variant = plain.partition(":")
+        scorer = SCORERS.get(plain, where=where)
+        if variant:
+            scorer = _variant(scorer, variant, where)
     if version and version != str(scorer.version):
         what = f"scorer {plain!r} has version {scorer.version} here, not {version!r}."
         raise RecipeError(Problem(where, what, f"Use {scorer.key!r}, or the package version that wrote the other."))
     return scorer
+
+
+def _variant(scorer: Scorer, variant: str, where: str) -> Scorer:
+    """A scorer with the part of its name behind the colon."""
+    known = scorer.variants if isinstance(scorer, BaseScorer) else ()
+    if not isinstance(scorer, BaseScorer) or variant not in known:
+        what = f"scorer {scorer.name!r} has no variant {variant!r}."
+        raise RecipeError(Problem(where, what, _suggest(variant, list(known), f"variants of {scorer.name}")))
+    try:
+        return cast(Scorer, scorer.as_variant(variant))
+    except RecipeError as error:
+        raise RecipeError([Problem(where, f"{p.where} {p.what}", p.fix) for p in error.problems]) from None
 
 
 def _peer(name: str, where: str, hint: str | None) -> Scorer:

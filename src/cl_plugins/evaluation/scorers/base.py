@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from ..intervals import bootstrap_mean, wilson
 from ..items import Item, TaskScore
+from .segmentation import SEGMENTATIONS, Segmentation, segmentation
 
 
 @runtime_checkable
@@ -47,29 +49,58 @@ class BaseScorer:
 
     Attributes:
         by_row: Whether answers of other programs belong to the annotations by row, whatever their ids (`read_answers`).
+        variants: What may follow the name behind a colon (``bleu:zh``), where a scorer has several ways to split text.
+        variant: The one that was asked for; None lets the references decide.
     """
 
     name: str
     version: int
     summary: str
     by_row: bool = False
+    variants: tuple[str, ...] = ()
+    variant: str | None = None
+
+    def as_variant(self, variant: str) -> BaseScorer:
+        """The scorer with one of its `variants`, whatever the references are."""
+        found = copy.copy(self)
+        found.variant = variant
+        return found
 
     @property
     def key(self) -> str:
-        """``name@version``."""
-        return f"{self.name}@{self.version}"
+        """``name@version``, with a variant that was asked for ``name:variant@version``."""
+        return self._key_of(self.variant)
+
+    def _key_of(self, variant: str | None) -> str:
+        return f"{self.name}:{variant}@{self.version}" if variant else f"{self.name}@{self.version}"
 
     def __repr__(self) -> str:
         return f"<scorer {self.key}>"
 
-    def _rate(self, hits: Sequence[bool], extra: dict[str, Any]) -> TaskScore:
+    def _rate(self, hits: Sequence[bool], extra: dict[str, Any], key: str | None = None) -> TaskScore:
         """The share of hits in percent, with Wilson's interval."""
         n, right = len(hits), sum(hits)
         items = tuple(100.0 if hit else 0.0 for hit in hits)
-        return TaskScore(self.key, 100 * right / n, n, wilson(right, n), "wilson", items, extra)
+        return TaskScore(key or self.key, 100 * right / n, n, wilson(right, n), "wilson", items, extra)
 
-    def _mean(self, values: Sequence[float], extra: dict[str, Any], seed: int) -> TaskScore:
+    def _mean(self, values: Sequence[float], extra: dict[str, Any], seed: int, key: str | None = None) -> TaskScore:
         """The mean of item scores, with a bootstrap interval."""
         n = len(values)
         interval = bootstrap_mean(values, seed=seed)
-        return TaskScore(self.key, math.fsum(values) / n, n, interval, "bootstrap", tuple(values), extra)
+        return TaskScore(key or self.key, math.fsum(values) / n, n, interval, "bootstrap", tuple(values), extra)
+
+
+class SegmentingScorer(BaseScorer):
+    """A scorer that looks at words, or at characters where the references are written without spaces.
+
+    The key of a score names the segmentation (``contains:characters@1``) unless the references decided for words.
+    """
+
+    variants = SEGMENTATIONS
+
+    def _segmentation(self, items: Sequence[Item]) -> tuple[Segmentation, str]:
+        """How the texts of a test set are split, and the key of its score."""
+        if self.variant is not None:
+            return next(known for known in SEGMENTATIONS if known == self.variant), self.key
+        found = segmentation(item.reference for item in items)
+        return found, self.key if found == "words" else self._key_of(found)

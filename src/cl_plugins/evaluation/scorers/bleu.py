@@ -6,19 +6,35 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
+from ...base.errors import Problem, RecipeError
 from ..intervals import bootstrap
 from ..items import Item, TaskScore, require_items
 from .base import BaseScorer
 from .baselines import best_constant, candidates
+from .segmentation import bleu_tokenizer
 
 
 ORDER = 4
+#: The tokenisers of sacrebleu that may be named, with the module and the package that they need.
+TOKENIZERS: dict[str, tuple[str, str] | None] = {
+    "13a": None,
+    "intl": None,
+    "zh": None,
+    "char": None,
+    "ja-mecab": ("MeCab", "'sacrebleu[ja]'"),
+    "ko-mecab": ("mecab_ko", "'sacrebleu[ko]'"),
+}
 
 
 class Bleu(BaseScorer):
-    """Corpus BLEU by sacrebleu with its defaults (tokeniser 13a, order 4, exponential smoothing), 0-100.
+    """Corpus BLEU by sacrebleu with its defaults (order 4, exponential smoothing), 0-100.
+
+    The tokeniser is sacrebleu's default ``13a``, ``zh`` for Chinese references and ``char`` for other scripts without
+    spaces (`bleu_tokenizer`), or the one behind the name (``bleu:ja-mecab``). It stands in the signature, and unless the
+    references decided for ``13a`` in the key of the score (``bleu:zh@1``).
 
     Papineni et al. 2002; Post 2018, "A Call for Clarity in Reporting BLEU Scores". The score of an item is its
     sentence BLEU (effective order); the corpus score is not their mean. The interval resamples items and sums their
@@ -32,24 +48,41 @@ class Bleu(BaseScorer):
 
     name = "bleu"
     version = 1
-    summary = "corpus BLEU (sacrebleu, 13a), with a shuffled-reference floor and the best constant answer"
+    summary = "corpus BLEU (sacrebleu; 13a, zh or char by the references), with a shuffled-reference floor and the best constant answer"
+
+    variants = tuple(TOKENIZERS)
+
+    def as_variant(self, variant: str) -> BaseScorer:
+        """See `BaseScorer.as_variant`.
+
+        Raises:
+            RecipeError: The tokeniser needs a package that is not installed.
+        """
+        package = TOKENIZERS[variant]
+        if package is not None and find_spec(package[0]) is None:
+            what = f"needs the package {package[1]}, which is not installed."
+            fix = f"pip install {package[1]}, or take `bleu:char`."
+            raise RecipeError(Problem(f"bleu:{variant}", what, fix))
+        return super().as_variant(variant)
 
     def score(self, items: Sequence[Item], *, seed: int = 0) -> TaskScore:
         """Score a test set; see `Scorer.score`."""
         from sacrebleu.metrics.bleu import BLEU
 
         require_items(items)
+        name = self.variant or bleu_tokenizer(item.reference for item in items)
+        key = self.key if name == "13a" else self._key_of(name)
         predictions = [item.prediction for item in items]
         references = [item.reference for item in items]
-        corpus = BLEU(force=True)
+        corpus = BLEU(force=True, tokenize=name)
         score = _percent(corpus.corpus_score(predictions, [references]).score)
-        sentence = BLEU(force=True, effective_order=True)
+        sentence = BLEU(force=True, tokenize=name, effective_order=True)
         results = [sentence.sentence_score(p, [r]) for p, r in zip(predictions, references, strict=True)]
         counts = [[r.sys_len, r.ref_len, *r.counts, *r.totals] for r in results]
         floor = None
         if len(items) > 1:
             shuffled = [references[index] for index in derangement(len(items), seed)]
-            floor = _percent(BLEU(force=True).corpus_score(predictions, [shuffled]).score)
+            floor = _percent(BLEU(force=True, tokenize=name).corpus_score(predictions, [shuffled]).score)
         values = tuple(_percent(result.score) for result in results)
         extra: dict[str, Any] = {
             "signature": str(corpus.get_signature()),
@@ -58,7 +91,7 @@ class Bleu(BaseScorer):
         }
         extra |= best_constant(candidates(references, limit=None), _constant_value(references, corpus.tokenizer))
         return TaskScore(
-            self.key,
+            key,
             score,
             len(items),
             bootstrap(counts, _from_counts, seed=seed),

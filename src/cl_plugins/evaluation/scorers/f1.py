@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from ..items import Item, TaskScore, require_items
-from .base import BaseScorer
+from .base import SegmentingScorer
 from .baselines import best_constant, candidates
+from .segmentation import Segmentation
 from .text import tokens
 
 
@@ -26,9 +27,10 @@ def clipped_f1(prediction: Counter[str], reference: Counter[str]) -> float:
     return 2 * overlap / size
 
 
-class TokenF1(BaseScorer):
+class TokenF1(SegmentingScorer):
     """Mean over items of the clipped multiset F1 of tokens (`clipped_f1`), in percent.
 
+    Tokens are words, and single characters where the references are written without spaces (`segmentation`).
     This is the mean of the items' F1, not the F1 of mean precision and recall. ``extra``: ``constant_baseline`` and
     ``constant_answer``, the best constant answer among the `MAX_CANDIDATES` most frequent references.
     """
@@ -40,16 +42,17 @@ class TokenF1(BaseScorer):
     def score(self, items: Sequence[Item], *, seed: int = 0) -> TaskScore:
         """Score a test set; see `Scorer.score`."""
         require_items(items)
-        references = [Counter(tokens(item.reference)) for item in items]
+        way, key = self._segmentation(items)
+        references = [Counter(tokens(item.reference, way)) for item in items]
         values = [
-            100 * clipped_f1(Counter(tokens(item.prediction)), right)
+            100 * clipped_f1(Counter(tokens(item.prediction, way)), right)
             for item, right in zip(items, references, strict=True)
         ]
-        extra = best_constant(candidates([item.reference for item in items]), _constant_value(references))
-        return self._mean(values, extra, seed)
+        extra = best_constant(candidates([item.reference for item in items]), _constant_value(references, way))
+        return self._mean(values, extra, seed, key)
 
 
-def _constant_value(references: Sequence[Counter[str]]) -> Callable[[str], float]:
+def _constant_value(references: Sequence[Counter[str]], way: Segmentation) -> Callable[[str], float]:
     """The mean F1 of a constant answer against all references, 0-100, looking only where tokens are shared."""
     sizes = [bag.total() for bag in references]
     holders: dict[str, list[tuple[int, int]]] = {}
@@ -58,7 +61,7 @@ def _constant_value(references: Sequence[Counter[str]]) -> Callable[[str], float
             holders.setdefault(token, []).append((index, count))
 
     def value(answer: str) -> float:
-        bag = Counter(tokens(answer))
+        bag = Counter(tokens(answer, way))
         size = bag.total()
         if not size:
             return 100 * sizes.count(0) / len(sizes)

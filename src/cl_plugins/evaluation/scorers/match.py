@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from ..items import Item, TaskScore, require_items
-from .base import BaseScorer
+from .base import BaseScorer, SegmentingScorer
 from .baselines import best_constant, candidates
+from .segmentation import Segmentation
 from .text import contains_words, normalise, starts_with_words
 
 
@@ -32,24 +33,28 @@ class ExactMatch(BaseScorer):
         return self._rate(hits, extra)
 
 
-class _Inside(BaseScorer):
+class _Inside(SegmentingScorer):
     """Share of items whose normalised reference stands in the normalised prediction, where ``_holds`` looks for it."""
 
-    _holds: Callable[[str, str], bool]
+    _holds: Callable[[str, str, Segmentation], bool]
 
     def score(self, items: Sequence[Item], *, seed: int = 0) -> TaskScore:
         """Score a test set; see `Scorer.score`."""
         require_items(items)
+        way, key = self._segmentation(items)
         references = [normalise(item.reference) for item in items]
-        hits = [self._holds(normalise(item.prediction), right) for item, right in zip(items, references, strict=True)]
+        hits = [
+            self._holds(normalise(item.prediction), right, way) for item, right in zip(items, references, strict=True)
+        ]
         counts = Counter(references)
 
         def value(answer: str) -> float:
             text = normalise(answer)
-            right = sum(count for reference, count in counts.items() if self._holds(text, reference))
+            right = sum(count for reference, count in counts.items() if self._holds(text, reference, way))
             return 100 * right / len(items)
 
-        return self._rate(hits, best_constant(candidates([item.reference for item in items]), value))
+        extra = best_constant(candidates([item.reference for item in items]), value)
+        return self._rate(hits, extra, key)
 
 
 class StartsWith(_Inside):

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from collections.abc import Sequence
 
 from .text import normalise
 
 
-#: An answer that begins with a letter: ``B``, ``B.``, ``(B)``, ``B: red``.
-LETTER = re.compile(r"^\s*\(?([A-Z])\)?(?:[.):,\s]|$)")
+#: An answer that begins with a letter (after NFKC): ``B``, ``B.``, ``(B)``, ``B: red``, ``B、``.
+LETTER = re.compile(r"^\s*\(?([A-Z])\)?(?:[.):,。、\s]|$)")
+#: Nothing but a letter.
+_BARE = re.compile(r"\s*\(?([A-Z])\)?[.):,。、]?\s*")
+#: A letter that is also a word, with a word behind it on the same line: "A white cell", "I see". What makes it a letter
+#: again is a verb that cannot follow the article or the pronoun.
+_WORD = re.compile(r"^\s*[AI][^\S\n]+(?!(?:is|because|since|would|seems|matches)\b)\w")
 _REFERENCE = re.compile(r"\(?([A-Z])\)?[.):]?")
 
 # One pattern per style, because the options of one item are all written in the same style.
@@ -100,9 +106,10 @@ def _texts(prompt: str, chain: Sequence[re.Match[str]], own_lines: bool) -> tupl
 def parse_choice(prediction: str, options: Sequence[str] | None) -> str | None:
     """Read the letter that an answer chooses.
 
-    A leading letter counts (`LETTER`) if it names an option; else the whole answer, normalised, must equal the text of
-    exactly one option. A sentence that merely mentions an option is no choice: "no sign of a tumour" does not
-    choose "tumour".
+    A letter alone (``B``, ``(B)``, ``B.``) counts if it names an option; else the whole answer, normalised, counts if it
+    equals the text of exactly one option; else a leading letter (`LETTER`) counts. The words "A" and "I" at the beginning
+    of a sentence are no letters ("A benign tumour."), unless what follows is the text of that option. A sentence that
+    merely mentions an option is no choice: "no sign of a tumour" does not choose "tumour".
 
     Args:
         prediction: The answer.
@@ -111,10 +118,25 @@ def parse_choice(prediction: str, options: Sequence[str] | None) -> str | None:
     Returns:
         The letter, or None when the answer is invalid.
     """
-    match = LETTER.match(prediction)
-    if match and (options is None or _position(match[1]) < len(options)):
-        return match[1]
-    return _by_text(prediction, options)
+    text = unicodedata.normalize("NFKC", prediction)
+    bare = _BARE.fullmatch(text)
+    if bare and _names(bare[1], options):
+        return bare[1]
+    by_text = _by_text(text, options)
+    if by_text is not None:
+        return by_text
+    match = LETTER.match(text)
+    if match is None or not _names(match[1], options):
+        return None
+    if _WORD.match(text):
+        following = text[match.end() :].split("\n", 1)[0]
+        return match[1] if options and normalise(following) == normalise(options[_position(match[1])]) else None
+    return match[1]
+
+
+def _names(letter: str, options: Sequence[str] | None) -> bool:
+    """Whether there is an option with this letter."""
+    return options is None or _position(letter) < len(options)
 
 
 def parse_reference(reference: str, options: Sequence[str] | None) -> str | None:

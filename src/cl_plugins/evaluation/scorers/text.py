@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from .segmentation import Segmentation, is_unsegmented
 
-#: Punctuation that may end an answer without being part of it (after NFKC; the last two are CJK).
-TERMINAL = ".,;:!?。、"
-_TOKEN = re.compile(r"\d+(?:[.,]\d+)+|\w+")
+
+#: Punctuation that may end an answer without being part of it (after NFKC): Latin, CJK, Arabic, Devanagari, Khmer,
+#: Myanmar and Tibetan.
+TERMINAL = ".,;:!?。、؟،؛।॥។៕၊။།"
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)+")
 
 
 def normalise(text: str) -> str:
@@ -23,33 +26,55 @@ def normalise(text: str) -> str:
     return collapsed.rstrip(TERMINAL + " ") or collapsed
 
 
-def tokens(text: str) -> list[str]:
+def tokens(text: str, segmentation: Segmentation = "words") -> list[str]:
     """Words and numbers of the normalised text; ``3.5`` is one token.
 
     A text without any (``"+"``) is one token itself, so that different signs differ; the empty text has none.
+
+    Args:
+        text: The text.
+        segmentation: With ``characters`` every character of an unsegmented script is a token: ``CT显示`` has three.
     """
     normal = normalise(text)
-    return _TOKEN.findall(normal) or ([normal] if normal else [])
+    found: list[str] = []
+    start, end = 0, len(normal)
+    while start < end:
+        if not _is_word(normal[start]):
+            start += 1
+            continue
+        number = _NUMBER.match(normal, start)
+        stop = number.end() if number else start + 1
+        single = segmentation == "characters" and is_unsegmented(normal[start])
+        while not number and stop < end and _is_word(normal[stop]):
+            if not _is_mark(normal[stop]) and (
+                single or (segmentation == "characters" and is_unsegmented(normal[stop]))
+            ):
+                break
+            stop += 1
+        found.append(normal[start:stop])
+        start = stop
+    return found or ([normal] if normal else [])
 
 
-def contains_words(text: str, part: str) -> bool:
+def contains_words(text: str, part: str, segmentation: Segmentation = "words") -> bool:
     """Whether `part` occurs in `text` as whole words; both already normalised.
 
     ``no`` is not in ``not visible`` and ``1`` is neither in ``10`` nor in ``1.5``. An empty part is contained only
-    in an empty text.
+    in an empty text. With ``characters`` a word ends at every character of an unsegmented script: ``有肺炎`` holds
+    ``肺炎``.
     """
     if not part:
         return not text
     start = text.find(part)
     while start >= 0:
         end = start + len(part)
-        if _is_edge(text, start - 1, start, -1) and _is_edge(text, end, end - 1, 1):
+        if _is_edge(text, start - 1, start, -1, segmentation) and _is_edge(text, end, end - 1, 1, segmentation):
             return True
         start = text.find(part, start + 1)
     return False
 
 
-def starts_with_words(text: str, part: str) -> bool:
+def starts_with_words(text: str, part: str, segmentation: Segmentation = "words") -> bool:
     """Whether `text` begins with `part`, and a word ends there; both already normalised.
 
     ``no`` begins ``no, yes`` but neither ``not visible`` nor ``there is no tumour``. Only an empty text begins with an
@@ -57,15 +82,17 @@ def starts_with_words(text: str, part: str) -> bool:
     """
     if not part:
         return not text
-    return text.startswith(part) and _is_edge(text, len(part), len(part) - 1, 1)
+    return text.startswith(part) and _is_edge(text, len(part), len(part) - 1, 1, segmentation)
 
 
-def _is_edge(text: str, outside: int, inside: int, step: int) -> bool:
+def _is_edge(text: str, outside: int, inside: int, step: int, segmentation: Segmentation) -> bool:
     """Whether a word ends between the neighbouring positions `inside` and `outside` (which lies in direction `step`)."""
     if not 0 <= outside < len(text) or not _is_word(text[inside]):
         return True
+    if _is_mark(text[max(outside, inside)]):
+        return False  # a combining mark belongs to the character before it
     if _is_word(text[outside]):
-        return False
+        return segmentation == "characters" and (is_unsegmented(text[outside]) or is_unsegmented(text[inside]))
     beyond = outside + step
     # A dot or comma between digits belongs to the number.
     inside_number = text[inside].isdigit() and text[outside] in ".," and 0 <= beyond < len(text)
@@ -73,4 +100,9 @@ def _is_edge(text: str, outside: int, inside: int, step: int) -> bool:
 
 
 def _is_word(character: str) -> bool:
-    return character.isalnum() or character == "_"
+    return character.isalnum() or character == "_" or _is_mark(character)
+
+
+def _is_mark(character: str) -> bool:
+    """Whether a character is a combining mark, such as a Thai or Devanagari vowel sign."""
+    return not character.isascii() and unicodedata.category(character)[0] == "M"

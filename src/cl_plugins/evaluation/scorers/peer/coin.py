@@ -90,7 +90,10 @@ def scienceqa(last_resort: Callable[[str], str | None]) -> Callable[[Item], floa
 
 
 def _right_letter(item: Item) -> str:
+    """The reference's letter; a reference that is a letter of the options is that letter, whatever their texts are."""
     right = item.reference.strip()
+    if len(right) == 1 and right in SCIENCEQA_LETTERS[: len(item.options or SCIENCEQA_LETTERS)]:
+        return right
     if item.options and right in item.options:
         return string.ascii_uppercase[item.options.index(right)]
     return right

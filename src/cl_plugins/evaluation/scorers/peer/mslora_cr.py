@@ -110,11 +110,12 @@ def judge(item: Item, default: str = "OPEN") -> Judged:
 
     Args:
         item: The item.
-        default: The answer type of an item that names none; the peer takes it for OPEN.
+        default: The answer type of an item without the key; the peer takes it for OPEN. An empty type is neither OPEN
+            nor CLOSED: only ``exact_match`` applies.
     """
     answer, right = prepared(item)
     values = {"exact_match": float(answer == right)}
-    kind = text_field(item, "answer_type") or default
+    kind = text_field(item, "answer_type") if "answer_type" in item.fields else default
     if kind == "OPEN":
         values |= dict(zip(("f1", "precision", "recall"), calculate_f1score(answer, right), strict=True))
         values |= {name: sentence_bleu(answer, right, weights) for name, weights in BLEU_WEIGHTS.items()}
