@@ -37,7 +37,7 @@ def test_two_processes_learn_what_one_learns(case, llama, text_data, tmp_path):
         ours, theirs = logged(double, name), logged(single, name)
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-9)
         assert max(map(abs, ours)) > 0
-    one, two = (json.loads((out / "tasks" / "02_two" / "update.json").read_text()) for out in (single, double))
+    one, two = (json.loads((out / "tasks" / "02_two" / "update.json").read_text())["meta"] for out in (single, double))
     assert one.keys() == two.keys()
     if case.method.get("learnable"):
         assert two["log_alpha"] == pytest.approx(one["log_alpha"], rel=1e-4)

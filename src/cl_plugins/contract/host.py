@@ -74,6 +74,12 @@ def same_base(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     return bool(a.get("sha256") == b.get("sha256"))
 
 
+def same_tokenizer(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two fingerprints (`Host.fingerprint`) are of tokenizers that give equal ids, as far as both are known."""
+    ours, theirs = a.get("tokenizer"), b.get("tokenizer")
+    return ours is None or theirs is None or ours == theirs
+
+
 class TaskArgs(Protocol):
     """The host's arguments of one task; a run reads these fields and nothing else."""
 
@@ -405,7 +411,10 @@ class Host(Protocol):
     # --- the run
 
     def fingerprint(self, args: TaskArgs) -> dict[str, Any]:
-        """Which base this is, in a form that another machine can check: ``{"name", "sha256", "commit"}``."""
+        """Which base this is, in a form that another machine can check: ``{"name", "sha256", "commit"}``.
+
+        ``tokenizer``, where it is known, is one hash over the ids that its tokenizer gives.
+        """
 
     def session(self, args: TaskArgs) -> Session:
         """What the run loads once.

@@ -7,7 +7,7 @@ from typing import Literal
 
 from ..config import CLConfig
 from ..contract.method import Method
-from ..evaluation.matrix import JOINT, ZERO_SHOT, row_name
+from ..records.results import JOINT, ZERO_SHOT, row_name
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ..base import ranks
-from ..base.files import write_bytes, write_json
+from ..base.files import write_bytes
 from ..base.logs import logger
 from ..config import Recipe
 from ..contract.carry import Carry
 from ..contract.host import Host
 from ..evaluation.matrix import row_name
 from ..methods.registry import get_method
+from ..records.run import read_run, write_run
 from ..replay.keeping import candidate_files
 from . import parts, prepare, record
 from .consolidate import consolidate
@@ -60,7 +61,7 @@ class Runner:
         state = self._state
         state.base_fingerprint = ranks.on_main(lambda: state.host.fingerprint(state.run_args))
         earlier = ranks.on_main(lambda: prepare.earlier_carry(self._config, state.base_fingerprint))
-        opening = ranks.on_main(lambda: open_directory(state))
+        opening = ranks.on_main(lambda: open_directory(state, earlier))
         state.journal = Journal(self._root)
         if opening.appended:
             state.journal.entries.pop("finish", None)
@@ -143,6 +144,7 @@ class Runner:
                 if ranks.is_main():
                     note_failure(self._root, step.key, error)
                 raise
+            details["processes"] = ranks.world_size()
         elif step.kind == "consolidate":
             artefacts = ranks.on_main(lambda: consolidate(state, step))
             state.carry = Carry.open(self._root / "carry")
@@ -203,12 +205,9 @@ class Runner:
 
     def _write_report(self, plan: list[Step]) -> None:
         """Bring ``run.json`` up to date and write matrix, metrics, tables, pictures and pages."""
-        import json
-
         from ..report import write_report
 
-        path = self._root / "run.json"
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_run(self._root)
         entries = self._state.journal.entries
         value["seconds"] = round(sum(entry.seconds for entry in entries.values()), 1)
         value["peak_memory_bytes"] = max(record.peak_memory(), int(value.get("peak_memory_bytes") or 0))
@@ -218,7 +217,7 @@ class Runner:
         }
         if "finish" in entries:
             value["merge_error"] = entries["finish"].details.get("merge_error")
-        write_json(path, value)
+        write_run(self._root, value)
         if self._config.eval.scope != "none":
             self._write_matrix(plan)
             write_report(self._root, write_bytes)

@@ -109,12 +109,12 @@ class RunState:
         return next((phase for phase in self.method.phases if phase.name == name), None) if name else None
 
     def update(self, task: str) -> TaskUpdate:
-        """The update that a finished training left."""
-        import json
+        """The update that a finished training left, compared with its hashes in journal and ``update.json``."""
+        from ..training.handover import read_update
 
         folder = self.directory(task)
-        meta = json.loads((folder / "update.json").read_text(encoding="utf-8"))
-        return TaskUpdate(folder / "update.safetensors", meta, task)
+        self.journal.verify(folder)
+        return read_update(folder, task)
 
     def task_args(self, task: str, phase: Phase | None = None) -> TaskArgs:
         """The host's arguments of one training of a task; seeds every generator, as the host does."""
