@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import sealed
 import tiny
 import transformers
 from running import go, recipe
@@ -46,9 +47,7 @@ def foreign(llama, text_data, tmp_path_factory):
     # Without the key, Transformers takes its own class. The last step would copy the code.
     go(recipe(base, text_data, folder / "run", "seqlora", ("one",), cl={"stop_after": 4}))
     assert not (folder / "ran").exists()
-    record = json.loads((folder / "run" / "run.json").read_text())
-    record["recipe"]["trust_remote_code"] = True
-    (folder / "run" / "run.json").write_text(json.dumps(record))
+    sealed.edit(folder / "run" / "run.json", lambda record: record["recipe"].update(trust_remote_code=True))
     return folder
 
 

@@ -105,9 +105,9 @@ def plain_ascii(text: str) -> str:
 
 def columns(text: str) -> int:
     """How many columns a terminal needs for the text (wide characters take two, combining ones none)."""
-    return sum(
-        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
-    )
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
 def shorten(text: str, width: int) -> str:

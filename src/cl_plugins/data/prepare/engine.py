@@ -73,7 +73,7 @@ def prepare(request: Request, progress: Callable[[str, int | None], Any] | None 
     Args:
         request: What to do.
         progress: Called with the name of a data set and its number of units (None if unknown); gives an object with
-            ``update(n)``, ``set_postfix_str(text)`` and ``close()``, such as a tqdm bar.
+            ``update(n)``, ``set_postfix_str(text)`` and ``close()``, such as `cl_plugins.base.status_line.Bar`.
 
     Returns:
         Data set -> its entry of the manifest, for every data set asked for.
