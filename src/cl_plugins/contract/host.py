@@ -241,6 +241,7 @@ class Session(Protocol):
         callbacks: Sequence[Any],
         terms: Any,
         task: str,
+        recipe: str,
     ) -> Any:
         """The trainer of one task, a `transformers.Trainer` with `training.mixin.ContinualTrainerMixin`.
 
@@ -251,6 +252,7 @@ class Session(Protocol):
             callbacks: The user's and the run's.
             terms: The `training.terms.TaskTerms` that join the loss.
             task: Name of the task.
+            recipe: What the training depends on, as one hash; its checkpoints keep it.
         """
 
     def backend(self, model: Any) -> Backend:
@@ -400,12 +402,15 @@ class Host(Protocol):
     def looking_keys(self, keys: Mapping[str, Any]) -> dict[str, Any]:
         """The keys for one process that looks at a finished run: without engine, on whatever device there is."""
 
-    def newest_checkpoint(self, folder: Path, world_size: int) -> tuple[Path | None, list[tuple[Path, str]]]:
+    def newest_checkpoint(
+        self, folder: Path, world_size: int, recipe: str
+    ) -> tuple[Path | None, list[tuple[Path, str]]]:
         """The newest complete checkpoint of a task, and the newer ones that are not, with the reason.
 
         Args:
             folder: The task's directory.
             world_size: Number of ranks now.
+            recipe: What the training depends on, as `trainer` was told.
         """
 
     # --- the run

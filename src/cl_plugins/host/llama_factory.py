@@ -145,11 +145,13 @@ class LlamaFactoryHost:
             found["use_cpu"] = True
         return found
 
-    def newest_checkpoint(self, folder: Path, world_size: int) -> tuple[Path | None, list[tuple[Path, str]]]:
+    def newest_checkpoint(
+        self, folder: Path, world_size: int, recipe: str
+    ) -> tuple[Path | None, list[tuple[Path, str]]]:
         """See `Host.newest_checkpoint`."""
         from .checkpoints import newest_complete
 
-        return newest_complete(folder, world_size)
+        return newest_complete(folder, world_size, recipe)
 
     def fingerprint(self, args: TaskArgs) -> dict[str, Any]:
         """See `Host.fingerprint`."""
