@@ -174,12 +174,17 @@ def stream(tasks: tuple[str, ...] = ("one", "two", "three")) -> dict:
     }
 
 
-def checked(keys: dict):
+def checked(keys: dict, *, data: bool = True):
     """The checked recipe, as a run starts from it; `RecipeError` with every problem."""
     from cl_plugins.host.llama_factory import LlamaFactoryHost
     from cl_plugins.run.check import check
 
-    return check(LlamaFactoryHost(), keys)
+    return check(LlamaFactoryHost(), keys, data=data)
+
+
+def checked_block(keys: dict):
+    """As `checked`, without a look at any file."""
+    return checked(keys, data=False)
 
 
 def recipe(
