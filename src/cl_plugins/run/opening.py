@@ -18,6 +18,7 @@ from ..contract.host import Host
 from . import record
 from .data_sets import data_records
 from .journal import Journal
+from .open_settings import batch_changes, measured_tasks
 from .recover import adopt_carry, adopt_deletions
 from .state import RunState
 
@@ -68,8 +69,11 @@ def open_directory(state: RunState) -> Opening:
         if not journal.entries and not checkpoints:
             pass  # nothing is finished: whatever the recipe says now is what the directory is made for
         else:
-            appended = record.compare(old, now, root, failed, _open_keys(state.host, journal))
-            if failed and not appended and record.changed(old, now):
+            measured = measured_tasks(journal.entries)
+            appended = record.compare(old, now, root, failed, _open_keys(state.host, journal), measured)
+            for line in batch_changes(old["recipe"], now["recipe"], measured):
+                logger.warning("%s", line)
+            if failed and not appended and record.changed(old, now, measured):
                 anew = checkpoints
                 logger.info("task '%s', whose training failed, begins anew with what was changed", failed)
         for line in record.version_changes(old.get("versions", {}), record.versions()):
