@@ -65,6 +65,8 @@ class LlamaFactoryHost:
     engines: tuple[str, ...] = ("vllm",)
     path_keys = key_rules.PATH_KEYS
     engine_keys = key_rules.ENGINE_KEYS
+    data_keys = key_rules.DATA_KEYS
+    sample_keys = key_rules.SAMPLE_KEYS
 
     def require(self) -> None:
         """See `Host.require`."""
