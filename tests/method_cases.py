@@ -25,6 +25,8 @@ CASES = [
     MethodCase("lwf", {"name": "lwf"}, boundary=0.0),
     MethodCase("sefe-merge", {"name": "sefe", "consolidate": "merge"}),
     MethodCase("sefe-stack", {"name": "sefe", "consolidate": "stack"}),
+    MethodCase("moelora", {"name": "moelora", "experts": 2}, boundary=0.0),
+    MethodCase("moelora-peer", {"name": "moelora", "experts": 4, "faithful": "peer"}, boundary=0.0),
     MethodCase("seqlora-replay", {"name": "seqlora"}, block={"replay": {"capacity_per_task": 5}}, boundary=0.0),
     MethodCase("der", {"name": "der", "beta": 0.0}, block={"replay": {"capacity_per_task": 5}}, boundary=0.0),
     MethodCase("der++", {"name": "der"}, block={"replay": {"capacity_total": 8, "batch": 2}}, boundary=0.0),
@@ -47,5 +49,6 @@ HALF_CASES = [
     _half("ewc"),
     _half("lwf"),
     _half("sefe-stack", STACKED),
+    _half("moelora"),
     _half("der++"),
 ]
