@@ -36,7 +36,7 @@ def row_count(use: DataUse) -> int | None:
         if path == info:
             continue
         try:
-            count = _file_rows(path, info, use)
+            count = _file_rows(path, entry, use)
         except (ValueError, OSError, csv.Error, ImportError):
             return None
         if count is None:
@@ -49,11 +49,11 @@ def _limited(count: int, limit: int | None) -> int:
     return count if limit is None else min(count, limit)
 
 
-def _file_rows(path: Path, info: Path, use: DataUse) -> int | None:
+def _file_rows(path: Path, entry: Any, use: DataUse) -> int | None:
     kind = path.suffix.lower()
     if kind in (".json", ".jsonl"):
         stat = path.stat()
-        return _read(str(path), stat.st_mtime_ns, stat.st_size, _media_columns(info, use.name), use.limit)[0]
+        return _read(str(path), stat.st_mtime_ns, stat.st_size, _media_columns(entry), use.limit)[0]
     if kind == ".parquet":
         from pyarrow.parquet import read_metadata
 
