@@ -195,6 +195,25 @@ def test_what_a_scorer_of_another_package_returns_is_checked(install, result, re
     assert reason in str(caught.value)
 
 
+VARIANTS = """
+from cl_plugins.evaluation import TaskScore
+from cl_plugins.evaluation.scorers import BaseScorer
+class Mine(BaseScorer):
+    name, version, summary, variants = "mine", 1, "mine", ("strict", "kind")
+    def score(self, items, *, seed=0):
+        variant = self.variant or "kind"
+        return TaskScore(f"mine:{variant}@1", 50.0 + (variant == "kind"), len(items), (0.0, 100.0), "wilson")
+"""
+
+
+def test_a_scorer_of_another_package_may_have_variants(install):
+    install("scorers", "mine", "Mine", VARIANTS)
+    assert score("mine", ["a"], ["a"]).scorer == "mine:kind@1"
+    assert score("mine:strict@1", ["a"], ["a"]).score == 50.0
+    with pytest.raises(RecipeError, match="variant 'strikt'"):
+        score("mine:strikt", ["a"], ["a"])
+
+
 def test_a_file_that_holds_no_yaml_is_broken(install, tmp_path):
     (tmp_path / "bad.yaml").write_text("name: [")
     install("streams", "mine", "Mine", f"from pathlib import Path\nMine = Path({str(tmp_path / 'bad.yaml')!r})")

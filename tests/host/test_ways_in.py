@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +19,7 @@ from typing import Any
 import pytest
 import tiny
 import yaml
+from launch import environment, execute
 
 
 FAKE_RUNNER = """
@@ -230,26 +230,18 @@ def _start(way: Way, out: Path, recipe: dict[str, Any], plain: dict[str, Any] | 
     (out / "site" / "sitecustomize.py").write_text(FAKE_RUNNER)
     recipe = {**recipe, "output_dir": str(out / "run")}
     (out / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
-    unwanted = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "CL_PLUGINS_AUTOLOAD", "USE_MCA")
-    env = {key: value for key, value in os.environ.items() if key not in unwanted}
+    python_path = [str(out / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = environment(PYTHONPATH=os.pathsep.join(python_path), CL_TEST_OUT=str(out))
+    env = {k: v for k, v in env.items() if k not in ("CL_PLUGINS_AUTOLOAD", "USE_MCA")} | dict(way.env)
     bin_dir = str(Path(sys.executable).parent)
-    python_path = [str(out / "site"), *filter(None, [env.get("PYTHONPATH")])]
-    env.update(
-        PATH=os.pathsep.join([bin_dir, env.get("PATH", "")]),
-        PYTHONPATH=os.pathsep.join(python_path),
-        CL_TEST_OUT=str(out),
-        OMP_NUM_THREADS="1",
-        CUDA_VISIBLE_DEVICES="",
-        **dict(way.env),
-    )
     if way.script is None:
         words = [str(out / "recipe.yaml") if word == "RECIPE" else word for word in way.words]
         command = [str(Path(bin_dir) / "llamafactory-cli"), *words]
     else:
         (out / "way.py").write_text(HEAD + way.script)
         command = [sys.executable, str(out / "way.py")]
-    done = subprocess.run(command, env=env, cwd=out, capture_output=True, text=True, timeout=300, check=False)
-    return Outcome(out, recipe, done.returncode, done.stdout + done.stderr)
+    done = execute(command, lambda: env, cwd=out, check=False)
+    return Outcome(out, recipe, done.returncode, done.stdout)
 
 
 @pytest.fixture(scope="module")
