@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .data import local_files
+from .data import local_files, source_of
 from .media import DataUse, _media_columns, _read
 
 
@@ -28,6 +28,8 @@ def row_count(use: DataUse) -> int | None:
     if problems or info is None or len(files) < 2:
         return None
     entry = json.loads(info.read_text(encoding="utf-8"))[use.name]
+    if source_of(entry) != "file_name":  # a hub's form has splits, and the host knows which file is of which
+        return None
     wanted = entry.get("num_samples") if isinstance(entry, Mapping) else None
     if isinstance(wanted, int) and wanted > 0:  # the host draws so many, with repetition if need be
         return _limited(wanted, use.limit)
