@@ -65,6 +65,8 @@ class LlamaFactoryHost:
     engines: tuple[str, ...] = ("vllm",)
     path_keys = key_rules.PATH_KEYS
     engine_keys = key_rules.ENGINE_KEYS
+    data_keys = key_rules.DATA_KEYS
+    sample_keys = key_rules.SAMPLE_KEYS
 
     def require(self) -> None:
         """See `Host.require`."""
@@ -145,11 +147,13 @@ class LlamaFactoryHost:
             found["use_cpu"] = True
         return found
 
-    def newest_checkpoint(self, folder: Path, world_size: int) -> tuple[Path | None, list[tuple[Path, str]]]:
+    def newest_checkpoint(
+        self, folder: Path, world_size: int, recipe: str
+    ) -> tuple[Path | None, list[tuple[Path, str]]]:
         """See `Host.newest_checkpoint`."""
         from .checkpoints import newest_complete
 
-        return newest_complete(folder, world_size)
+        return newest_complete(folder, world_size, recipe)
 
     def fingerprint(self, args: TaskArgs) -> dict[str, Any]:
         """See `Host.fingerprint`."""
