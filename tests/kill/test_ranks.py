@@ -12,6 +12,8 @@ import killed_runs as runs
 import pytest
 from launch import PATIENCE, TRIES, command, environment, unreached
 
+from cl_plugins.run.interrupt import EXIT_RUN_AGAIN
+
 
 pytestmark = pytest.mark.kill
 
@@ -174,13 +176,30 @@ def test_ranks_that_outlive_their_launcher_finish(method, victims, material, two
     assert runs.tree(launched.out / "final") == before
 
 
-def test_sigterm_to_one_rank_stops_all_of_them_cleanly(material, two_ranks, tmp_path):
+@pytest.mark.parametrize(
+    ("victims", "number"),
+    [
+        (("rank1",), signal.SIGTERM),
+        (("rank0",), signal.SIGINT),
+        (("torchrun",), signal.SIGTERM),
+        (("cli",), signal.SIGTERM),
+        (("cli", "torchrun", "rank0", "rank1"), signal.SIGINT),  # Ctrl-C in a terminal
+        (("cli", "torchrun", "rank0", "rank1"), signal.SIGTERM),  # a cluster that ends every process of a job
+    ],
+)
+def test_a_signal_stops_all_ranks_cleanly(victims, number, material, two_ranks, tmp_path):
     keys = recipe(material, tmp_path / "out", "inclora")
     launched = Launched(keys, tmp_path)
     launched.until("tasks/01_one/checkpoint-5/cl_complete.json")
-    os.kill(launched.family()["rank1"], signal.SIGTERM)
-    assert launched.wait() != 0
-    assert "exitcode  : 75" in launched.output
+    family = launched.family()
+    for victim in victims:
+        os.kill(family[victim], number)
+    assert launched.wait() == EXIT_RUN_AGAIN == 75, launched.output[-4000:]
+    assert all(gone(pid) for pid in family.values())
+    assert "train:one" not in runs.journal(launched.out)
+    assert max(runs.whole_checkpoints(launched.out, "one")) > 5
+    if len(victims) > 1:
+        return
     resumed = Launched(keys, tmp_path)
     assert resumed.wait() == 0, resumed.output[-4000:]
     assert "\n".join(runs.differences(launched.out, two_ranks("inclora"))) == ""

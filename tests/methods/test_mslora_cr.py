@@ -414,15 +414,15 @@ def test_the_peers_mean_halves_the_gradient_at_the_second_task(train):
 def test_learnable_weights(train):
     """They start at exp(-4.6) and go down; a weight of 0 stays off; the learned values stand beside the update."""
     out = train("learn", {"name": "mslora_cr", "learnable": True})
-    first = json.loads((out / "tasks" / "01_one" / "update.json").read_text())
-    second = json.loads((out / "tasks" / "02_two" / "update.json").read_text())
+    first = json.loads((out / "tasks" / "01_one" / "update.json").read_text())["meta"]
+    second = json.loads((out / "tasks" / "02_two" / "update.json").read_text())["meta"]
     assert "log_alpha" not in first
     assert first["modality"] == "one"
     assert -5 < second["log_alpha"] < -4.6
     assert -5 < second["log_beta"] < -4.6
     assert not any("cl_" in name for name in load_file(out / "tasks" / "02_two" / "update.safetensors"))
     half = train("learn-alpha", {"name": "mslora_cr", "learnable": True, "beta": 0})
-    assert "log_beta" not in json.loads((half / "tasks" / "02_two" / "update.json").read_text())
+    assert "log_beta" not in json.loads((half / "tasks" / "02_two" / "update.json").read_text())["meta"]
     assert logged(half, "orthonormality") == []
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import marked
 import pytest
+import sealed
 from marked import holding, manifest, mark
 from running import copy_of, go, journal
 from safetensors.torch import load_file
@@ -131,15 +132,13 @@ def test_purging_by_age(out, monkeypatch, capsys):
 
 def _write_and_rehash(out, path, value):
     """Change a file of the carry as the run itself would have written it."""
-    from cl_plugins.base.files import artefact, sha256, write_json
+    from cl_plugins.base.files import artefact
     from cl_plugins.run.journal import Journal
 
-    write_json(path, value)
-    carry = json.loads((out / "carry" / "carry.json").read_text())
-    carry["files"]["replay/manifest.json"] = {"sha256": sha256(path), "bytes": path.stat().st_size}
-    write_json(out / "carry" / "carry.json", carry)
+    sealed.edit(path, lambda _: value)
+    sealed.rehash(out / "carry")
     log = Journal(out)
-    log.add("test", 0.0, artefact(out, out / "carry" / "carry.json"))
+    log.add("replay-delete:0", 0.0, artefact(out, out / "carry" / "carry.json"))
     log.rewrite()
 
 
@@ -246,7 +245,7 @@ def test_killed_while_deleting(moment, llava, pictures, out, tmp_path, monkeypat
     first = manifest(out)[0]
     with monkeypatch.context() as patch:
         if moment == "before":
-            patch.setattr(deletion, "write_json", die)
+            patch.setattr(deletion.CarryRecord, "write", die)
         else:
             patch.setattr(deletion.Journal, "rewrite", die)
         with pytest.raises(Killed):

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import marked
 import pytest
+import sealed
 from marked import manifest
 from running import go
 
 from cl_plugins.base.errors import DataError, RunStateError
-from cl_plugins.base.files import sha256
 from cl_plugins.replay import media, samples
 
 
@@ -175,12 +175,7 @@ def received(sender, llama, tmp_path):
 
 def rehash(carry: Path) -> None:
     """As a sender would who means harm: hashes fit, and everything is listed."""
-    value = json.loads((carry / "carry.json").read_text())
-    for path in (carry / "replay").rglob("*"):
-        if path.is_file() and path.suffix != ".py":
-            name = str(path.relative_to(carry))
-            value["files"][name] = {"sha256": sha256(path), "bytes": path.stat().st_size}
-    (carry / "carry.json").write_text(json.dumps(value))
+    sealed.rehash(carry)
 
 
 def test_a_received_description_is_not_read(sender, llama, tmp_path):
@@ -191,6 +186,10 @@ def test_a_received_description_is_not_read(sender, llama, tmp_path):
     (carry / "replay" / "evil.py").write_text(script)
     info = {"replay": {"script_url": "evil.py"}, "one_train": {"file_name": "../../../etc/passwd"}}
     (carry / "replay" / "dataset_info.json").write_text(json.dumps(info))
+    rehash(carry)
+    with pytest.raises(RunStateError, match=r"'files.replay/evil\.py' is"):
+        go(keys)
+    (carry / "replay" / "evil.py").unlink()
     rehash(carry)
     go(keys)
     assert not mark.exists()

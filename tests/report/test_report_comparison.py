@@ -168,7 +168,7 @@ def test_an_unfinished_run_is_shown_and_kept_out_of_the_means(tmp_path):
     assert "† seed9 is not complete: 2 of 4 tasks trained; left out of the means." in comparison.remarks
     shown = compare_table(runs, width=100)
     assert [line.split() for line in shown.splitlines() if line.startswith("seed9 †")] == [
-        ["seed9", "†", "inclora", "│", "9", "–", "–", "–", "–", "–", "63.33", "75.83", "–", "–"]
+        ["seed9", "†", "inclora", "9", "–", "–", "–", "–", "–", "63.33", "75.83", "–", "–"]
     ]
     compare(runs, tmp_path / "out")
     assert "| inclora | 2 + 1 † |" in (tmp_path / "out/compare.md").read_text()

@@ -108,7 +108,8 @@ def read_bytes(path: Path, limit: int, *, follow: bool = True) -> bytes:
         OSError: If it is missing or must not be read.
     """
     with open_regular(path, follow=follow) as file:
-        data = file.read(limit + 1)
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(min(size, limit) + 1)  # a reader reserves what it is asked for
     if len(data) > limit:
         raise OutsideError(f"it is larger than {limit / MIB:g} MiB")
     return data

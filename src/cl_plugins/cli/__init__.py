@@ -113,7 +113,9 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as leave:  # argparse's, and a run that asks to be run again
         if leave.code is None or isinstance(leave.code, int):
             return leave.code or 0
-        print(leave.code, file=sys.stderr)
+        from ..base.printable import printable
+
+        print(printable(str(leave.code)), file=sys.stderr)
         return EXIT_FAILURE
 
 

@@ -74,6 +74,7 @@ def evaluate_run(args: argparse.Namespace) -> dict[str, Any]:
         RunStateError: If the run has no carry, or base or files differ from it.
     """
     from ..base.logs import set_up
+    from ..evaluation.items import TaskScore
     from ..run import parts
     from ..run.evaluate import evaluate
     from ..run.plan import Step
@@ -115,7 +116,9 @@ def evaluate_run(args: argparse.Namespace) -> dict[str, Any]:
                 state.progress.begin(step, number, len(steps))
                 evaluate(state, step, [])
                 state.progress.end()
-                scores[str(step.task)] = _read_score(args.out / "predictions" / row / f"{step.task}.score.json")
+                scores[str(step.task)] = TaskScore.read(
+                    args.out / "predictions" / row / f"{step.task}.score.json"
+                ).to_dict()
         finally:
             state.close_backend()
             state.progress.close()
@@ -225,20 +228,15 @@ def _new_task(test_set: str, taken: tuple[str, ...], changes: dict[str, Any]) ->
     return Task(name=name, test=data, **changes)
 
 
-def _read_score(path: Path) -> dict[str, Any]:
-    import json
-
-    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return value
-
-
 def _recorded(root: Path, row: str, task: str, score: dict[str, Any]) -> float | None:
     """The score that the run itself wrote for the same row, task, scorer and number of items."""
+    from ..evaluation.items import TaskScore
+
     path = root / "predictions" / row / f"{task}.score.json"
     if not path.is_file():
         return None
-    own = _read_score(path)
-    return own.get("score") if all(own.get(key) == score[key] for key in ("scorer", "n")) else None
+    own = TaskScore.read(path)
+    return own.score if (own.scorer, own.n) == (score["scorer"], score["n"]) else None
 
 
 def show(value: dict[str, Any], out: Path) -> None:

@@ -59,10 +59,13 @@ def opened(
         RunStateError: As `reopen`, and if the base cannot be loaded without code of its own.
     """
     from ..base.errors import Problem, RunStateError
+    from ..evaluation.results import result_problems
     from ..run.reopen import carry_after, check_idle, read_recipe, reopen
     from .hosts import host
 
     host_keys, config = read_recipe(root)
+    if found := result_problems(root):
+        raise RunStateError(found)
     check_idle(root)
     if model is not None:
         host_keys["model_name_or_path"] = model

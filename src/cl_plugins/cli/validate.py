@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         return 2 if bad else 0
     for file, (problems, notes) in results.items():
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}" if problems else "ok"
-        output.emit(f"{output.bold(count) if problems else count}  {file}")
+        output.emit((output.bold(count) if problems else count) + f"  {file}")
         output.show_problems(problems, indent=4)
         for note in notes:
             for line in output.wrap(f"note: {note}", output.width() - 4):
@@ -110,7 +110,7 @@ def _prepared(host: Host, recipe: Recipe, read: bool) -> tuple[list[Problem], li
 
     # the host refuses a directory that holds an adapter; the run handles that itself
     state = RunState.to_look(host, Path("no-such-directory"), recipe.host_keys, recipe.config)
-    steps = make_plan(recipe.config, state.method.capabilities.schedule)
+    steps = make_plan(recipe.config, state.method)
     trainings = [step.task for step in steps if step.kind == "train" and step.task]
     tests = dict.fromkeys(step.task for step in steps if step.kind == "evaluate" and step.task)
     _, refusals = parse_all(state, trainings)

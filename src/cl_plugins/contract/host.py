@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..streams import Stream, Task
     from .backend import Answer, Backend
     from .capabilities import Capabilities, RunFacts
+    from .method import Method
     from .task import TaskData
     from .test_item import TestItem, TestSet
 
@@ -71,6 +72,12 @@ class ModelSizes:
 def same_base(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     """Whether two fingerprints (`Host.fingerprint`) are of the same base."""
     return bool(a.get("sha256") == b.get("sha256"))
+
+
+def same_tokenizer(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two fingerprints (`Host.fingerprint`) are of tokenizers that give equal ids, as far as both are known."""
+    ours, theirs = a.get("tokenizer"), b.get("tokenizer")
+    return ours is None or theirs is None or ours == theirs
 
 
 class TaskArgs(Protocol):
@@ -126,6 +133,12 @@ class DataSet(Protocol):
 
     def files(self) -> list[Path]:
         """Its local files; empty for data on a hub."""
+
+    def samples(self) -> int | None:
+        """Number of training samples, told from its files before anything loads; None where they do not tell.
+
+        Samples that cannot be used still count. Only the display's estimate needs it.
+        """
 
     def record(self, sha256: Callable[[Path], str]) -> dict[str, Any]:
         """What identifies its content, for ``run.json``.
@@ -228,6 +241,7 @@ class Session(Protocol):
         callbacks: Sequence[Any],
         terms: Any,
         task: str,
+        recipe: str,
     ) -> Any:
         """The trainer of one task, a `transformers.Trainer` with `training.mixin.ContinualTrainerMixin`.
 
@@ -238,6 +252,7 @@ class Session(Protocol):
             callbacks: The user's and the run's.
             terms: The `training.terms.TaskTerms` that join the loss.
             task: Name of the task.
+            recipe: What the training depends on, as one hash; its checkpoints keep it.
         """
 
     def backend(self, model: Any) -> Backend:
@@ -344,8 +359,13 @@ class Host(Protocol):
     def base_problems(self, keys: Mapping[str, Any]) -> list[Problem]:
         """What the base's config says against the recipe's keys, weights not loaded; none where it cannot be had."""
 
-    def sizes(self, keys: Mapping[str, Any]) -> ModelSizes:
-        """Count what a recipe would train, without weights.
+    def sizes(self, keys: Mapping[str, Any], method: Method, task: Task) -> ModelSizes:
+        """Count what a recipe would train, without weights: what the method makes trainable for its first task.
+
+        Args:
+            keys: The recipe's keys.
+            method: The method.
+            task: The first task.
 
         Raises:
             CompatibilityError: If the base's config cannot be had.
@@ -382,18 +402,24 @@ class Host(Protocol):
     def looking_keys(self, keys: Mapping[str, Any]) -> dict[str, Any]:
         """The keys for one process that looks at a finished run: without engine, on whatever device there is."""
 
-    def newest_checkpoint(self, folder: Path, world_size: int) -> tuple[Path | None, list[tuple[Path, str]]]:
+    def newest_checkpoint(
+        self, folder: Path, world_size: int, recipe: str
+    ) -> tuple[Path | None, list[tuple[Path, str]]]:
         """The newest complete checkpoint of a task, and the newer ones that are not, with the reason.
 
         Args:
             folder: The task's directory.
             world_size: Number of ranks now.
+            recipe: What the training depends on, as `trainer` was told.
         """
 
     # --- the run
 
     def fingerprint(self, args: TaskArgs) -> dict[str, Any]:
-        """Which base this is, in a form that another machine can check: ``{"name", "sha256", "commit"}``."""
+        """Which base this is, in a form that another machine can check: ``{"name", "sha256", "commit"}``.
+
+        ``tokenizer``, where it is known, is one hash over the ids that its tokenizer gives.
+        """
 
     def session(self, args: TaskArgs) -> Session:
         """What the run loads once.

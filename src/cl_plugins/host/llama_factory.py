@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from ..base.errors import Problem
     from ..contract.capabilities import Capabilities, RunFacts
     from ..contract.host import KeyInfo, ModelSizes, TaskArgs
-    from ..streams import Stream
+    from ..contract.method import Method
+    from ..streams import Stream, Task
     from .session import Session
 
 
@@ -45,6 +46,12 @@ class LocalDataSet:
     def files(self) -> list[Path]:
         """``dataset_info.json`` and the files that it names."""
         return local_files(self.use.dataset_dir, [self.use.name])[0]
+
+    def samples(self) -> int | None:
+        """See `cl_plugins.contract.host.DataSet.samples`."""
+        from .row_counts import row_count
+
+        return row_count(self.use)
 
     def record(self, sha256: Callable[[Path], str] = sha256) -> dict[str, Any]:
         """Hashes of its files, and one over names and sizes of its media; independent of where they lie."""
@@ -107,11 +114,11 @@ class LlamaFactoryHost:
 
         return adapter_problems(keys)
 
-    def sizes(self, keys: Mapping[str, Any]) -> ModelSizes:
+    def sizes(self, keys: Mapping[str, Any], method: Method, task: Task) -> ModelSizes:
         """See `Host.sizes`."""
         from .meta_model import measure
 
-        return measure(keys)
+        return measure(keys, method, task)
 
     def task_keys(
         self,
@@ -138,11 +145,13 @@ class LlamaFactoryHost:
             found["use_cpu"] = True
         return found
 
-    def newest_checkpoint(self, folder: Path, world_size: int) -> tuple[Path | None, list[tuple[Path, str]]]:
+    def newest_checkpoint(
+        self, folder: Path, world_size: int, recipe: str
+    ) -> tuple[Path | None, list[tuple[Path, str]]]:
         """See `Host.newest_checkpoint`."""
         from .checkpoints import newest_complete
 
-        return newest_complete(folder, world_size)
+        return newest_complete(folder, world_size, recipe)
 
     def fingerprint(self, args: TaskArgs) -> dict[str, Any]:
         """See `Host.fingerprint`."""

@@ -247,6 +247,7 @@ class Session:
         callbacks: Sequence[TrainerCallback],
         terms: TaskTerms | None,
         task: str,
+        recipe: str,
     ) -> ContinualTrainer:
         """The trainer of one task, with the callbacks that the host would build for it.
 
@@ -257,6 +258,7 @@ class Session:
             callbacks: The user's and the run's.
             terms: Terms that join the loss.
             task: Name of the task.
+            recipe: What the training depends on, as one hash; its checkpoints keep it.
         """
         from .trainer import ContinualTrainer
 
@@ -269,6 +271,7 @@ class Session:
             callbacks=[*callbacks, *_host_callbacks(own)],
             terms=terms,
             task=task,
+            recipe=recipe,
             **data,
             **self.tokenizer_module,
         )

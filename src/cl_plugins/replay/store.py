@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Problem, RunStateError
-from ..base.outside import read_json
+from ..records.carry import BufferRecord, CandidatesRecord
 from . import samples
 from .media import KINDS, map_media, media_names, take_in
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from ..contract.carry import Carry, CarryWriter
 
 
-FORMAT = 1
 IDS = ("id", "question_id")  # where the id of a record is looked for
 FOLDER, MANIFEST, INFO, RECORDS = "replay", "manifest.json", "dataset_info.json", "samples.jsonl"
 DATASET = "replay"  # name of the buffer in `dataset_info.json`
@@ -88,11 +87,13 @@ class Buffer:
         path: The directory ``replay/``.
         samples: The samples, task by task, the most valuable of each task first.
         settings: Capacity, policy and selection that it was filled with.
+        carry: The carry, whose hashes are compared before a file is used; None for a buffer that is being made.
     """
 
     path: Path
     samples: tuple[Sample, ...]
     settings: dict[str, Any] = field(default_factory=dict)
+    carry: Carry | None = None
 
     @classmethod
     def open(cls, carry: Carry | None) -> Buffer | None:
@@ -101,16 +102,16 @@ class Buffer:
         Raises:
             RunStateError: If the manifest is damaged.
         """
-        path = carry.path / FOLDER if carry is not None else None
-        if path is None or not (path / MANIFEST).is_file():
+        manifest = f"{FOLDER}/{MANIFEST}"
+        if carry is None or manifest not in carry.files:
             return None
-        try:
-            value = read_json(path / MANIFEST, follow=False)
-            samples = tuple(Sample(**entry) for entry in value["samples"])
-            return cls(path, samples, dict(value["settings"]))
-        except (ValueError, KeyError, TypeError) as error:
-            what = f"is damaged ({error!r})."
-            raise RunStateError(Problem(str(path / MANIFEST), what, "Restore it from a copy.")) from error
+        record = BufferRecord.read(carry.file(manifest))
+        strange = sorted({sample.task for sample in record.samples} - set(carry.tasks))
+        if strange:
+            what = f"holds samples of tasks that are not in the carry: {', '.join(strange)}."
+            raise RunStateError(Problem(str(carry.path / manifest), what, BufferRecord.FIX))
+        kept = tuple(Sample(**vars(sample)) for sample in record.samples)
+        return cls(carry.path / FOLDER, kept, record.settings, carry)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -127,7 +128,7 @@ class Buffer:
         Raises:
             RunStateError: If samples and records do not belong together, or a record is of no known form.
         """
-        found = samples.read(self.path / RECORDS)
+        found = samples.read(self._file(RECORDS))
         if len(found) != len(self.samples):
             what = f"holds {len(found)} records for the {len(self.samples)} samples of {MANIFEST}."
             raise RunStateError(Problem(str(self.path / RECORDS), what, "Restore the carry from a copy."))
@@ -135,12 +136,20 @@ class Buffer:
 
     def medium(self, name: str) -> Path:
         """The file of a medium that a record names; see `samples.medium`."""
+        if samples.is_medium(name):
+            self._file(name)
         return samples.medium(self.path, name)
+
+    def _file(self, name: str) -> Path:
+        """A file of the buffer, whose hash was compared first."""
+        return self.carry.file(f"{FOLDER}/{name}") if self.carry is not None else self.path / name
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """What a method stored beside the samples: ``<sample>/<what>`` -> tensor."""
         from ..contract.carry import read_tensors
 
+        if self.carry is not None:
+            return self.carry.load(key) if (key := f"{FOLDER}/{name}.safetensors") in self.carry.files else {}
         path = self.path / f"{name}.safetensors"
         return read_tensors(path) if path.is_file() else {}
 
@@ -175,7 +184,7 @@ def write(
     readable = placed and all("messages" in record for record in placed)
     _write_json(folder / INFO, {DATASET: _description(placed)} if readable else {})
     samples = [asdict(sample) for sample, _ in entries]
-    _write_json(folder / MANIFEST, {"format": FORMAT, "note": NOTE, "settings": dict(settings), "samples": samples})
+    BufferRecord.write(folder / MANIFEST, {"note": NOTE, "settings": dict(settings), "samples": samples})
     alive = {sample.uid for sample, _ in entries}
     for name, values in (tensors or {}).items():
         kept = {key: value for key, value in values.items() if key.rpartition("/")[0] in alive}
@@ -185,7 +194,11 @@ def write(
 
 def tensor_names(buffer: Buffer | None) -> list[str]:
     """Names of what methods have stored beside the samples."""
-    return sorted(path.stem for path in buffer.path.glob(f"{TENSORS}*.safetensors")) if buffer is not None else []
+    if buffer is None:
+        return []
+    names = [Path(name) for name in buffer.carry.files] if buffer.carry is not None else buffer.path.glob("*")
+    own = [name.stem for name in names if name.parent.name == FOLDER and name.suffix == ".safetensors"]
+    return sorted(name for name in own if name.startswith(TENSORS))
 
 
 def without(writer: CarryWriter, buffer: Buffer, unwanted: Callable[[Sample], bool]) -> list[Sample]:
@@ -208,15 +221,13 @@ def without(writer: CarryWriter, buffer: Buffer, unwanted: Callable[[Sample], bo
 
 def write_candidates(path: Path, entries: Iterable[tuple[Sample, dict[str, Any]]]) -> None:
     """Write what a training leaves for the buffer: samples and records that name their media where they lie."""
-    from ..base.files import write_json
-
     listed = [{"sample": asdict(sample), "record": record} for sample, record in entries]
-    write_json(path, {"format": FORMAT, "samples": listed})
+    CandidatesRecord.write(path, {"samples": listed})
 
 
 def read_candidates(path: Path) -> list[tuple[Sample, dict[str, Any]]]:
     """What `write_candidates` wrote."""
-    return [(Sample(**entry["sample"]), entry["record"]) for entry in _read_json(path)["samples"]]
+    return [(Sample(**vars(entry.sample)), entry.record) for entry in CandidatesRecord.read(path).samples]
 
 
 def _description(placed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -228,10 +239,3 @@ def _description(placed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return read_json(path)
-    except (OSError, ValueError) as error:
-        raise RunStateError(Problem(str(path), f"cannot be read ({error}).", "Restore it from a copy.")) from error

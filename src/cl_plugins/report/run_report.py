@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ..base.printable import printable
 from . import content, tables, text, writing
 from .run_data import Run, read_run
 
@@ -43,6 +44,7 @@ def write_report(run_dir: Path, write: writing.Write | None = None, beside: Path
         "beside": _beside(beside),
         "tasks": content.task_table(run),
         "invalid": content.invalid_table(run),
+        "numbers": content.numbers_table(run),
         "metrics": content.metric_table(run) if run.metrics else None,
         "facts": content.facts(run),
         "recipe": content.recipe_yaml(run),
@@ -86,17 +88,17 @@ def terminal_table(
     width = width or shutil.get_terminal_size().columns
     seed = f", seed {run.seed}" if run.seed is not None else ""
     table = content.matrix_table(run, intervals=False)
-    lines = [f"{run.method} on {run.stream}{seed}: score on each task, 0-100", ""]
+    lines = [printable(f"{run.method} on {run.stream}{seed}: score on each task, 0-100"), ""]
     lines += [tables.to_terminal(table, width, colour, ascii), ""]
     metrics = [f"{label} {value}" for label, value, _ in content.headline(run)]
     lines += _wrapped(metrics, width)
     if run.unfinished:
-        lines.append(f"Not complete: {run.unfinished}.")
+        lines.append(printable(f"Not complete: {run.unfinished}."))
     other = _beside(beside)
     if other is not None:
-        lines += ["", f"The same answers by {other['scorers']}:", ""]
+        lines += ["", printable(f"The same answers by {other['scorers']}:"), ""]
         lines += [tables.to_terminal(other["plain"], width, colour, ascii), ""]
-    lines += [f"Note: {note}" for note in run.notes]
+    lines += [printable(f"Note: {note}") for note in run.notes]
     return "\n".join(text.plain_ascii(line) if ascii else line for line in lines).rstrip("\n")
 
 

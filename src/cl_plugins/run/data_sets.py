@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..base.errors import RunStateError
 from ..base.files import sha256, write_json
+from ..records.record import read_file
 
 
 if TYPE_CHECKING:
@@ -74,9 +76,9 @@ class FileHashes:
         self._known: dict[str, list[Any]] = {}
         self._new = False
         try:
-            value = json.loads(file.read_text(encoding="utf-8"))
+            value = json.loads(read_file(file)) if file.exists() else {}
             self._known = {str(name): list(entry) for name, entry in value.items()}
-        except (OSError, ValueError, TypeError, AttributeError):
+        except (RunStateError, ValueError, TypeError, AttributeError, RecursionError):
             pass
 
     def __call__(self, path: Path) -> str:

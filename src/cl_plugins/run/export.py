@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from ..adapters.concatenate import write_peft_adapter
 from ..adapters.merge import MergeError, merged_weight, modules, replaced
 from ..base.errors import ExportError, Problem
-from ..base.files import write_json, write_with
+from ..base.files import write_with
 from ..contract.export import Export, LowRankSum, Routed
+from ..records.carry import ModelManifest
 from .finish import manifest, merge_into_base
 from .state import RunState
 
@@ -69,7 +70,7 @@ def export_adapter(state: RunState, carry: Carry, out: Path) -> dict[str, int]:
     def produce(folder: Path) -> None:
         found.update(write_peft_adapter(folder, updates, state.run_args.base_name, names))
         state.session.save_processor(folder)
-        write_json(folder / "MANIFEST.json", manifest(state, carry, "peft", None))
+        ModelManifest.write(folder / "MANIFEST.json", manifest(state, carry, "peft", None))
 
     _write(out, produce)
     return found
@@ -123,7 +124,7 @@ def export_tasks(state: RunState, carry: Carry, out: Path) -> list[dict[str, Any
             "model, and each was trained on top of the ones before."
         )
         about = {**manifest(state, carry, "tasks", None), "meaning": meaning, "adapters": adapters}
-        write_json(folder / "MANIFEST.json", about)
+        ModelManifest.write(folder / "MANIFEST.json", about)
 
     _write(out, produce)
     return adapters
@@ -171,7 +172,7 @@ def export_merged(state: RunState, carry: Carry, out: Path, dtype_name: str) -> 
     def produce(folder: Path) -> None:
         state.session.save_model(base.model, folder)
         state.session.save_processor(folder)
-        write_json(folder / "MANIFEST.json", manifest(state, carry, "merged" if updates else "full", error))
+        ModelManifest.write(folder / "MANIFEST.json", manifest(state, carry, "merged" if updates else "full", error))
 
     _write(out, produce)
     return error

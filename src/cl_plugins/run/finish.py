@@ -10,9 +10,10 @@ from ..adapters.concatenate import write_peft_adapter
 from ..adapters.merge import MergeError, MergeMeter, merge_into
 from ..adapters.partitioned import whole_on_main
 from ..base import ranks
-from ..base.files import artefact, write_json, write_with
+from ..base.files import artefact, write_with
 from ..base.logs import logger
 from ..contract.export import LowRankSum, Routed
+from ..records.carry import ModelManifest
 from ..training.handover import copy_carry
 from .state import RunState
 
@@ -63,7 +64,7 @@ def finish(state: RunState) -> tuple[dict[str, Any], dict[str, Any]]:
                 write_peft_adapter(folder, updates, state.run_args.base_name, targets)
                 kind = "peft"
             state.session.save_processor(folder)
-            write_json(folder / "MANIFEST.json", manifest(state, carry, kind, error))
+            ModelManifest.write(folder / "MANIFEST.json", manifest(state, carry, kind, error))
 
         write_with(target, produce)
         found: dict[str, Any] = {}
@@ -83,7 +84,7 @@ def _write_routed(state: RunState, carry: Carry) -> tuple[dict[str, Any], dict[s
         folder.mkdir(parents=True)
         copy_carry(carry, folder / "carry")
         state.session.save_processor(folder)
-        write_json(folder / "MANIFEST.json", manifest(state, carry, "routed", None))
+        ModelManifest.write(folder / "MANIFEST.json", manifest(state, carry, "routed", None))
 
     write_with(target, produce)
     found: dict[str, Any] = {}
@@ -114,7 +115,6 @@ def _whole_state(base: HostBase) -> dict[str, Any]:
 def manifest(state: RunState, carry: Carry, kind: str, error: MergeError | None) -> dict[str, Any]:
     """What ``final/`` is and what it stands on."""
     return {
-        "format": 1,
         "kind": kind,
         "method": state.config.method,
         "stream": state.config.stream.name,

@@ -11,8 +11,8 @@ from ..base import lock
 from ..base.errors import Problem, RunStateError
 from ..base.logs import logger
 from ..config import CLConfig
-from ..contract.carry import Carry
-from ..contract.host import same_base
+from ..contract.carry import Carry, carry_directory
+from ..contract.host import same_base, same_tokenizer
 
 
 def move_aside(root: Path) -> None:
@@ -35,12 +35,13 @@ def earlier_carry(config: CLConfig, base: dict[str, Any]) -> Carry | None:
     """The carry that ``carry_from`` names, verified.
 
     Raises:
-        RunStateError: If it is damaged, stands on another base, or was made by another method.
+        RunStateError: If it is damaged, stands on another base or tokenizer, was made by another method, or holds tasks
+            that this stream does not have.
     """
     if config.block.carry_from is None:
         return None
     path = Path(config.block.carry_from)
-    carry = Carry.open(path / "carry" if (path / "carry").is_dir() else path)
+    carry = Carry.open(carry_directory(path))
     carry.verify()
     where = f"cl.carry_from: {path}"
     problems = []
@@ -51,6 +52,13 @@ def earlier_carry(config: CLConfig, base: dict[str, Any]) -> Carry | None:
     if not same_base(carry.base, base):
         names = f"{carry.base.get('name')} there, {base.get('name')} here"
         problems.append(Problem(where, f"stands on another base ({names}).", "Use the very same base model."))
+    elif not same_tokenizer(carry.base, base):
+        what = "was made with a tokenizer that gives other ids, though the weights of the base are the same."
+        problems.append(Problem(where, what, "Use the tokenizer files that belong to the base."))
+    unknown = [task for task in carry.tasks if task not in config.stream.task_names]
+    if unknown:
+        what = f"contains tasks that the stream '{config.stream.name}' does not have: {', '.join(unknown)}."
+        problems.append(Problem(where, what, "Name every task of the carry in the stream, in the order of learning."))
     if config.block.only in carry.tasks:
         problems.append(
             Problem(where, f"already contains task {config.block.only!r}.", "Train a task that it does not contain.")
@@ -71,6 +79,20 @@ def earlier_carry(config: CLConfig, base: dict[str, Any]) -> Carry | None:
         listing,
     )
     return carry
+
+
+def skipped_tasks(config: CLConfig, carry: Carry | None) -> list[str]:
+    """Tasks that come before ``cl.only`` in the stream and that the model has not learned.
+
+    Args:
+        config: The ``cl:`` block.
+        carry: The carry that the run starts from.
+    """
+    names = list(config.stream.task_names)
+    if config.block.only not in names:
+        return []
+    learned = carry.tasks if carry is not None else ()
+    return [name for name in names[: names.index(config.block.only)] if name not in learned]
 
 
 def check_room(root: Path) -> None:

@@ -18,7 +18,6 @@ from ..base.secrets import is_secret, masked
 from ..config import CLConfig
 
 
-FORMAT = 1
 PACKAGES = (
     "cl-plugins",
     "llamafactory",
@@ -96,8 +95,10 @@ def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
     recipe = {k: masked(v, k) for k, v in record["recipe"].items() if k not in (*FREE, *PATHS) and not is_secret(k)}
     stream = {k: v for k, v in masked(record["stream"]).items() if k not in ABOUT_STREAM}
     stream["tasks"] = [{k: v for k, v in task.items() if k not in ABOUT_TASK} for task in stream["tasks"]]
-    base = {"sha256": record["base"].get("sha256")}
-    return {"recipe": recipe, "stream": stream, "base": base, "data": dict(record["data"])}
+    recipe["cl"] = {k: v for k, v in recipe["cl"].items() if k != "carry_from"}  # its content decides: `began_with`
+    origin = record["recipe"]["cl"].get("carry_from") is not None
+    base = {k: record["base"].get(k) for k in ("sha256", "tokenizer")}
+    return {"recipe": recipe, "stream": stream, "base": base, "data": dict(record["data"]), "carry_from": origin}
 
 
 def _without_tasks(record: dict[str, Any], tasks: set[str], data: set[str]) -> dict[str, Any]:
@@ -130,7 +131,16 @@ def _without_training_of(record: dict[str, Any], task: str, keys: frozenset[str]
 
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Whether two identities differ in anything that counts."""
-    return _comparable(json.loads(json.dumps(old))) != _comparable(json.loads(json.dumps(new)))
+    before, after = _pair(old, new)
+    return before != after
+
+
+def _pair(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What counts of two identities; a fingerprint of the tokenizer counts where both have one."""
+    before, after = _comparable(json.loads(json.dumps(old))), _comparable(json.loads(json.dumps(new)))
+    if before["base"]["tokenizer"] is None or after["base"]["tokenizer"] is None:
+        before["base"]["tokenizer"] = after["base"]["tokenizer"] = None
+    return before, after
 
 
 def compare(
@@ -155,7 +165,7 @@ def compare(
     Raises:
         RunStateError: If anything but appended tasks differs; the message is a diff.
     """
-    before, after = _comparable(json.loads(json.dumps(old))), _comparable(json.loads(json.dumps(new)))
+    before, after = _pair(old, new)
     if before == after:
         return ()
     old_tasks = [t["name"] for t in before["stream"]["tasks"]]

@@ -17,10 +17,13 @@ from ..base.logs import logger
 from ..base.outside import read_json
 from ..base.secrets import without_masked
 from ..config import CLConfig
-from ..contract.carry import Carry, CarryWriter, TaskUpdate
+from ..contract.carry import FILE, Carry, CarryWriter, TaskUpdate, carry_directory
 from ..contract.export import LowRankSum
-from ..contract.host import same_base
+from ..contract.host import same_base, same_tokenizer
 from ..recipe import parse_cl
+from ..records.run import RUN, read_run
+from ..training.handover import TENSORS, UPDATE, file_records
+from .journal import Journal
 from .plan import JOINT, Step, make_plan
 
 
@@ -46,21 +49,10 @@ def read_record(root: Path) -> dict[str, Any]:
     Raises:
         RunStateError: If there is none, or it is damaged.
     """
-    path = root / "run.json"
-    try:
-        record = read_json(path)
-    except FileNotFoundError as error:
+    if not os.path.lexists(root / RUN):
         what = "is not the directory of a run: it holds no run.json."
-        raise RunStateError(Problem(str(root), what, "Give the `output_dir` of the recipe.")) from error
-    except (OSError, ValueError) as error:
-        raise RunStateError(Problem(str(path), f"cannot be read ({error}).", "Restore it from a copy.")) from error
-    wanted = {"recipe": dict, "stream": dict, "method": str}
-    wrong = [
-        key for key, kind in wanted.items() if not isinstance(record, dict) or not isinstance(record.get(key), kind)
-    ]
-    if wrong:
-        raise RunStateError(Problem(str(path), f"lacks {', '.join(wrong)}.", "Restore it from a copy."))
-    return dict(record)
+        raise RunStateError(Problem(str(root), what, "Give the `output_dir` of the recipe."))
+    return read_run(root)
 
 
 def read_recipe(root: Path, record: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], CLConfig]:
@@ -91,7 +83,7 @@ def planned(root: Path, config: CLConfig) -> list[Step]:
     """
     from ..methods.registry import get_method
 
-    return make_plan(config, get_method(config.method).capabilities.schedule, _earlier(root, config))
+    return make_plan(config, get_method(config.method)(config.options), _earlier(root, config))
 
 
 def _earlier(root: Path, config: CLConfig) -> tuple[str, ...]:
@@ -99,8 +91,8 @@ def _earlier(root: Path, config: CLConfig) -> tuple[str, ...]:
     if config.block.carry_from is None:
         return ()
     source = Path(config.block.carry_from)
-    for path in (source / "carry", source, root / "carry"):
-        if (path / "carry.json").is_file():
+    for path in (carry_directory(source), root / "carry"):
+        if (path / FILE).is_file():
             return tuple(task for task in Carry.open(path).tasks if task != config.block.only)
     return ()
 
@@ -168,8 +160,9 @@ def reopen(
     state = RunState.to_look(host, out, host.looking_keys(host_keys), config)
     state.base_fingerprint = host.fingerprint(state.run_args)
     recorded = read_record(root).get("base") or {}
-    if not same_base(recorded, state.base_fingerprint):
-        what = f"stands on another base ({recorded.get('name')}) than the one at {name}."
+    same = same_base(recorded, state.base_fingerprint)
+    if not same or not same_tokenizer(recorded, state.base_fingerprint):
+        what = f"stands on another {'tokenizer' if same else 'base'} ({recorded.get('name')}) than the one at {name}."
         raise RunStateError(Problem(str(root), what, fix))
     return state
 
@@ -229,9 +222,7 @@ class _Pointer(CarryWriter):
 
     def link(self, source: Path, name: str) -> None:
         """A symbolic link instead of the file."""
-        target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.symlink(source.resolve(), target)
+        os.symlink(source.resolve(), self._target(name))
 
 
 def carry_after(state: RunState, root: Path, task: str | None, scratch: Path) -> Carry:
@@ -250,7 +241,7 @@ def carry_after(state: RunState, root: Path, task: str | None, scratch: Path) ->
         RunStateError: If there is no carry, it is damaged, or the updates that are needed were not kept.
         RecipeError: If the run has not learned such a task.
     """
-    latest = Carry.open(root / "carry")
+    latest = Carry.open(carry_directory(root))
     latest.verify()
     if task is None or task == latest.tasks[-1]:
         return latest
@@ -262,13 +253,15 @@ def carry_after(state: RunState, root: Path, task: str | None, scratch: Path) ->
     wanted = list(latest.tasks[: latest.tasks.index(task) + 1])
     if state.schedule != "sequential":
         wanted = [task]
-    source = replace(state, root=root)
+    source = replace(state, root=root, journal=Journal(root))
     carry: Carry | None = None
     for number, name in enumerate(wanted, start=1):
         writer = _Pointer(scratch / f"{number:02d}")
         writer.path.mkdir(parents=True)
         state.method.consolidate(carry, _update(source, latest, name), writer)
-        carry = Carry(writer.path, tuple(wanted[:number]), latest.method, writer.meta, latest.base, {})
+        files = file_records(writer)
+        tasks = tuple(wanted[:number])
+        carry = Carry(writer.path, tasks, latest.method, writer.meta, latest.base, files, latest.stream, linked=True)
     if carry is None:
         raise RunStateError(Problem(str(root), "holds no carry.", "Give the directory of a run that finished a task."))
     return carry
@@ -278,7 +271,7 @@ def _update(source: RunState, latest: Carry, task: str) -> TaskUpdate:
     """A task's update: its own file, or the copy that the carry keeps."""
     if task in source.config.stream.task_names:
         folder = source.directory(task)
-        if (folder / "update.safetensors").is_file() and (folder / "update.json").is_file():
+        if all(os.path.lexists(folder / name) for name in (TENSORS, UPDATE)):
             return source.update(task)
     part = source.method.export_task(latest, task)
     whole = source.method.export(latest)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..contract.backend import Backend
     from ..contract.host import Host, Rows, Session, TaskArgs
     from ..contract.method import Method, Route
+    from ..contract.phase import Phase
     from ..contract.test_item import TestSet
     from .trackers import StreamTracker
 
@@ -98,21 +99,28 @@ class RunState:
         """The seed that a task trains with."""
         return task_keys.seed(self.config, self.host_keys, task)
 
-    def directory(self, task: str) -> Path:
-        """``tasks/01_path``."""
-        return task_keys.directory(self.root, self.config, task)
+    def directory(self, task: str, phase: str = "") -> Path:
+        """``tasks/01_path``; of a further phase ``tasks/01_path.router``, for what its trainer writes."""
+        folder = task_keys.directory(self.root, self.config, task)
+        return folder.with_name(f"{folder.name}.{phase}") if phase else folder
+
+    def phase(self, name: str | None) -> Phase | None:
+        """A further phase of the method's tasks; None for the first."""
+        return next((phase for phase in self.method.phases if phase.name == name), None) if name else None
 
     def update(self, task: str) -> TaskUpdate:
-        """The update that a finished training left."""
-        import json
+        """The update that a finished training left, compared with its hashes in journal and ``update.json``."""
+        from ..training.handover import read_update
 
         folder = self.directory(task)
-        meta = json.loads((folder / "update.json").read_text(encoding="utf-8"))
-        return TaskUpdate(folder / "update.safetensors", meta, task)
+        self.journal.verify(folder)
+        return read_update(folder, task)
 
-    def task_args(self, task: str) -> TaskArgs:
-        """The host's arguments of one task; seeds every generator, as the host does."""
-        keys = task_keys.keys_of(self.host, self.host_keys, self.config, task, self.directory(task))
+    def task_args(self, task: str, phase: Phase | None = None) -> TaskArgs:
+        """The host's arguments of one training of a task; seeds every generator, as the host does."""
+        folder = self.directory(task, phase.name if phase else "")
+        keys = task_keys.keys_of(self.host, self.host_keys, self.config, task, folder)
+        keys |= phase.keys if phase else {}
         args = self.host.task_args(keys)
         self._report_to = args.training.report_to or self._report_to
         args.training.report_to = []  # one tracker for the stream instead of one per task

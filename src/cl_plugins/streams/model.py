@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import random
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from ..base.errors import Problem
 from ..base.schema import option
+from ..records.names import TASK as NAME
 
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 RESERVED = ("zero_shot", "joint")  # names of rows of the score matrix
 ROW_PREFIX = "after_"  # and so are these
 LENGTH = frozenset({"max_steps", "num_train_epochs"})  # either says how long to train
