@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import DataError, Problem
+from .sample_counts import SampleCounts, aligned_records, count_samples, full_rows
 
 
 if TYPE_CHECKING:
@@ -64,7 +65,11 @@ def local_files(dataset_dir: str, names: Sequence[str]) -> tuple[list[Path], lis
 
 
 def load_training_set(
-    task_name: str, args: HostArgs, template: Any, tokenizer_module: dict[str, Any]
+    task_name: str,
+    args: HostArgs,
+    template: Any,
+    tokenizer_module: dict[str, Any],
+    counts: list[SampleCounts] | None = None,
 ) -> dict[str, Any]:
     """The host's training set of one task, checked.
 
@@ -73,21 +78,24 @@ def load_training_set(
         args: The host's arguments of the task.
         template: The host's template.
         tokenizer_module: The host's tokenizer and processor.
+        counts: Gets how many records were dropped or cut, unless the host streams the data.
 
     Returns:
         The host's dataset module, ``{"train_dataset": ...}``.
 
     Raises:
-        DataError: If it is empty, broken, or pictures are cut off by ``cutoff_len``.
+        DataError: If it is empty, broken, or pictures or questions are cut off by ``cutoff_len``.
     """
     from datasets.exceptions import DatasetsError
     from llamafactory.data import get_dataset
 
     where = f"task '{task_name}'"
+    aligned: list[Any] = []
     try:
-        module: dict[str, Any] = get_dataset(
-            template, args.model, args.data, args.training, stage="sft", **tokenizer_module
-        )
+        with aligned_records(aligned):
+            module: dict[str, Any] = get_dataset(
+                template, args.model, args.data, args.training, stage="sft", **tokenizer_module
+            )
     except (ValueError, RuntimeError, OSError, KeyError, StopIteration, IndexError, DatasetsError) as error:
         cause = error.__cause__ or error
         what = f"its training set {args.data.dataset} cannot be prepared ({type(cause).__name__}: {cause})."
@@ -104,6 +112,11 @@ def load_training_set(
     problem = _cut_samples(where, dataset, args, template, tokenizer_module)
     if problem is not None:
         raise DataError(problem)
+    found, problems = count_samples(where, aligned[0], dataset, args, template, tokenizer_module)
+    if problems:
+        raise DataError(problems)
+    if counts is not None:
+        counts.append(found)
     return module
 
 
@@ -116,7 +129,7 @@ def _cut_samples(where: str, dataset: Any, args: HostArgs, template: Any, module
     limit = args.data.cutoff_len
     token = getattr(template.mm_plugin, "image_token", None)
     token_id = module["tokenizer"].convert_tokens_to_ids(token) if token is not None else None
-    for row in _full_rows(dataset, limit):
+    for row in full_rows(dataset, limit):
         sample = dataset[row]
         if token_id is not None and sample.get("images"):
             whole = _picture_tokens(sample, template, module)
@@ -127,17 +140,6 @@ def _cut_samples(where: str, dataset: Any, args: HostArgs, template: Any, module
             what = f"`cutoff_len: {limit}` leaves nothing of the answer of sample {row}."
             return Problem(where, what, "Raise `cutoff_len`, or remove the sample.")
     return None
-
-
-def _full_rows(dataset: Any, limit: int) -> Iterator[int]:
-    """Numbers of the samples that fill ``cutoff_len``, the only ones of which something may be missing."""
-    from pyarrow.compute import list_value_length
-
-    start = 0
-    for table in dataset.select_columns(["input_ids"]).with_format("arrow").iter(batch_size=1000):
-        lengths = list_value_length(table["input_ids"]).to_pylist()
-        yield from (start + i for i, length in enumerate(lengths) if length >= limit)
-        start += len(lengths)
 
 
 def _picture_tokens(sample: dict[str, Any], template: Any, module: dict[str, Any]) -> int:

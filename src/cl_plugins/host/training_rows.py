@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..base.errors import DataError, Problem
 from ..replay.media import KINDS, map_media, outside
 from ..replay.store import IDS
+from .sample_counts import SampleCounts, kept_rows
 
 
 if TYPE_CHECKING:
@@ -35,17 +36,8 @@ class TrainingRows:
     """
 
     def __init__(self, aligned: Any, dataset: Any, encode: Any, task: str) -> None:
-        from pyarrow.compute import list_value_length
-
         self._aligned, self._dataset, self._encode, self._task = aligned, dataset, encode, task
-        self._kept: list[int] = []
-        start = 0
-        for table in aligned.select_columns(["_prompt", "_response"]).with_format("arrow").iter(batch_size=1000):
-            prompts, answers = (list_value_length(table[name]).to_pylist() for name in ("_prompt", "_response"))
-            for i, (turns, count) in enumerate(zip(prompts, answers, strict=True)):
-                if turns % 2 == 1 and count == 1:  # the host drops the others
-                    self._kept.append(start + i)
-            start += len(prompts)
+        self._kept = kept_rows(aligned)
         if len(self._kept) != len(dataset):
             raise DataError(self._mismatch(f"{len(dataset)} samples were made of {len(self._kept)} usable records."))
 
@@ -122,7 +114,11 @@ def _noting(names: Sequence[str], found: list[Any]) -> Iterator[None]:
 
 
 def load_with_rows(
-    task_name: str, args: HostArgs, template: Any, tokenizer_module: dict[str, Any]
+    task_name: str,
+    args: HostArgs,
+    template: Any,
+    tokenizer_module: dict[str, Any],
+    counts: list[SampleCounts] | None = None,
 ) -> tuple[dict[str, Any], TrainingRows]:
     """`load_training_set`, and which record each of its samples was made of.
 
@@ -131,6 +127,7 @@ def load_with_rows(
         args: The host's arguments of the task.
         template: The host's template.
         tokenizer_module: The host's tokenizer and processor.
+        counts: As for `load_training_set`.
 
     Raises:
         DataError: As `load_training_set`, and if records and samples do not belong together.
@@ -141,7 +138,7 @@ def load_with_rows(
 
     found: list[Any] = []
     with _noting(args.data.dataset or [], found):
-        module = load_training_set(task_name, args, template, tokenizer_module)
+        module = load_training_set(task_name, args, template, tokenizer_module, counts)
     processor = SupervisedDatasetProcessor(template=template, data_args=args.data, **tokenizer_module)
     return module, TrainingRows(found[0], module["train_dataset"], processor.preprocess_dataset, task_name)
 

@@ -49,6 +49,8 @@ class Cell:
         interval_method: ``wilson`` or ``bootstrap``.
         n: Number of test items.
         max_items: The limit that ``cl.eval.max_items`` set, or ``None``.
+        cut: Number of answers that ``max_new_tokens`` ended; ``None`` where it is not known.
+        dropped: Number of items left out because their prompt exceeds ``cutoff_len``.
         extra: What the scorer says beside the score: baselines and the invalid rate, 0-100.
     """
 
@@ -57,6 +59,8 @@ class Cell:
     interval_method: str = ""
     n: int | None = None
     max_items: int | None = None
+    cut: int | None = None
+    dropped: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -171,6 +175,14 @@ class Run:
                     found[task] = cell.max_items
         # A test set that is smaller than the limit was used in full.
         return {task: limit for task, limit in found.items() if self.n.get(task, limit) >= limit}
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Task to the number of test items that ``cl.eval.too_long: drop`` left out, where it left out any."""
+        found: dict[str, int] = {}
+        for row in self.rows:
+            found |= {task: cell.dropped for task, cell in zip(self.tasks, row.cells, strict=True) if cell.dropped}
+        return found
 
     @property
     def final(self) -> tuple[Cell, ...]:
@@ -346,13 +358,15 @@ def _cell(
         return Cell(score=score, n=n)
     interval = saved.get("interval")
     good = isinstance(interval, list) and len(interval) == 2 and all(_is_number(end) for end in interval)
-    limit = saved.get("max_items")
+    limit, cut, dropped = saved.get("max_items"), saved.get("cut"), saved.get("dropped")
     return Cell(
         score=score,
         interval=(float(interval[0]), float(interval[1])) if good and isinstance(interval, list) else None,
         interval_method=str(saved.get("interval_method") or ""),
         n=saved.get("n", n),
         max_items=limit if isinstance(limit, int) else None,
+        cut=cut if isinstance(cut, int) else None,
+        dropped=dropped if isinstance(dropped, int) else 0,
         extra=saved.get("extra") or {},
     )
 

@@ -19,7 +19,13 @@ from .recover import adopt_carry, adopt_deletions
 from .state import RunState
 
 
-KEPT = ("peak_memory_bytes", "seconds", "sizes", "merge_error")  # of the last start, until this one is done
+KEPT = (
+    "peak_memory_bytes",
+    "seconds",
+    "sizes",
+    "merge_error",
+    "training_data",
+)  # of the last start, until this one is done
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import DataError, Problem
@@ -13,6 +14,7 @@ from .state import RunState
 
 
 if TYPE_CHECKING:
+    from ..host.sample_counts import SampleCounts
     from ..host.task_args import HostArgs
     from ..host.training_rows import TrainingRows
     from ..training.terms import BatchTerms
@@ -28,6 +30,7 @@ class TrainingData:
         memory: The buffer; None without replay.
         rows: The records behind the own samples; None without replay.
         term: A term of every micro-batch (``mixing: separate``).
+        counts: Records that the host read and dropped, and samples that it cut, for the journal.
     """
 
     module: dict[str, Any]
@@ -35,6 +38,7 @@ class TrainingData:
     memory: Memory | None = None
     rows: TrainingRows | None = None
     term: BatchTerms | None = None
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 def load(state: RunState, task: str, args: HostArgs) -> TrainingData:
@@ -49,19 +53,20 @@ def load(state: RunState, task: str, args: HostArgs) -> TrainingData:
         DataError: If a data set is empty or broken, or the buffer no longer gives the samples that it holds.
     """
     session, replay = state.session, state.config.replay
+    counted: list[SampleCounts] = []
     if not replay.enabled:
         from ..host.data import load_training_set
 
-        module = load_training_set(task, args, session.template, session.tokenizer_module)
-        return TrainingData(module, module["train_dataset"])
+        module = load_training_set(task, args, session.template, session.tokenizer_module, counted)
+        return TrainingData(module, module["train_dataset"], counts=_details(counted))
     from ..host import training_rows
 
     host = args, session.template, session.tokenizer_module
-    module, rows = training_rows.load_with_rows(task, *host)
+    module, rows = training_rows.load_with_rows(task, *host, counted)
     own = module["train_dataset"]
     buffer = Buffer.open(state.carry)
     if buffer is None or not buffer.samples:
-        return TrainingData(module, own, Memory(buffer, None, replay.batch), rows)
+        return TrainingData(module, own, Memory(buffer, None, replay.batch), rows, counts=_details(counted))
     past = training_rows.load_buffer(task, buffer.path, buffer.datasets, *host)
     if len(past) != len(buffer.samples):
         what = f"holds {len(buffer.samples)} samples, of which {len(past)} can be used with this task's keys."
@@ -71,4 +76,8 @@ def load(state: RunState, task: str, args: HostArgs) -> TrainingData:
     again = mixing.behind(replay, by_itself, len(past), len(own), state.seed(task))
     if again:
         module = {**module, "train_dataset": training_rows.joined(own, past, again)}
-    return TrainingData(module, own, memory, rows, mixing.term(replay, by_itself, memory))
+    return TrainingData(module, own, memory, rows, mixing.term(replay, by_itself, memory), _details(counted))
+
+
+def _details(counted: Sequence[SampleCounts]) -> dict[str, int]:
+    return counted[0].details() if counted else {}
