@@ -29,10 +29,17 @@ def local_files(dataset_dir: str, names: Sequence[str]) -> tuple[list[Path], lis
         return [], []
     info_file = Path(dataset_dir) / "dataset_info.json"
     try:
-        info = json.loads(info_file.read_text(encoding="utf-8"))
+        text = info_file.read_text(encoding="utf-8")
     except FileNotFoundError:
         fix = f"Set `dataset_dir` to the folder that holds dataset_info.json (you start from {Path.cwd()})."
         return [], [Problem("dataset_dir", f"there is no {info_file}.", fix)]
+    except ValueError as error:
+        return [], [Problem(str(info_file), f"is not UTF-8 ({error}).", "Mend the file.")]
+    if text.startswith("\ufeff"):
+        what = "begins with a byte order mark (BOM), which LLaMA-Factory does not read."
+        return [], [Problem(str(info_file), what, "Save the file as UTF-8 without BOM.")]
+    try:
+        info = json.loads(text)
     except ValueError as error:
         return [], [Problem(str(info_file), f"is not valid JSON ({error}).", "Mend the file.")]
     if not isinstance(info, dict):
@@ -50,7 +57,15 @@ def local_files(dataset_dir: str, names: Sequence[str]) -> tuple[list[Path], lis
             continue
         path = info_file.parent / entry["file_name"]
         if path.is_dir():
-            files.extend(sorted(p for p in path.iterdir() if p.is_file()))
+            found = sorted(path.iterdir())
+            files.extend(p for p in found if p.is_file())
+            folders = [p.name for p in found if p.is_dir()]
+            if folders:
+                what = (
+                    f"the folder {path} holds folders ({', '.join(folders[:3])}), which LLaMA-Factory does not read."
+                )
+                fix = "Put the data files into the folder itself, and nothing else beside them."
+                problems.append(Problem(f"{info_file}: {name}", what, fix))
         elif path.is_file():
             files.append(path)
         else:
@@ -62,6 +77,17 @@ def local_files(dataset_dir: str, names: Sequence[str]) -> tuple[list[Path], lis
                 )
             )
     return files, problems
+
+
+def num_samples_problem(where: str) -> Problem:
+    """A test set that the host would draw anew at every start.
+
+    Args:
+        where: The data set, for the message.
+    """
+    what = "is a test set with `num_samples`: the host would draw other items at every start."
+    fix = "Remove `num_samples`; `cl.eval.max_items` limits tests to the same first items."
+    return Problem(where, what, fix)
 
 
 def load_training_set(

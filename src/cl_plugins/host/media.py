@@ -11,11 +11,14 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ..base.errors import Problem
-from .data import local_files
+from ..base.hashes import cached_hashes
+from .data import local_files, num_samples_problem
 
 
 KINDS = ("images", "videos", "audios")  # columns of `dataset_info.json` that name files
@@ -32,6 +35,7 @@ class DataUse:
         media_dir: The host's ``media_dir``; None for ``dataset_dir``.
         limit: Only the first so many records are used; None for all.
         key: What stands for it in ``run.json``.
+        test: Whether it is a test set.
     """
 
     name: str
@@ -39,58 +43,136 @@ class DataUse:
     media_dir: str | None = None
     limit: int | None = None
     key: str = ""
+    test: bool = False
 
 
-def inspect(use: DataUse) -> tuple[dict[str, Any], list[Problem]]:
+def inspect(use: DataUse) -> list[Problem]:
     """Look at the files of one data set; media files are only asked for their size.
 
-    Returns:
-        ``{"files": {name: sha256}, "media": {"count", "sha256"}}``, the latter over names and sizes (both empty for
-        data sets on a hub), and problems: unknown name, missing file, not JSON, no record, missing media.
-    """
-    from ..base.files import sha256
+    Args:
+        use: The data set.
 
+    Returns:
+        Problems: unknown name, missing file, not JSON, no record, missing media, ``num_samples`` of a test set.
+    """
+    return _look(use)[2]
+
+
+def fingerprint(use: DataUse) -> dict[str, Any]:
+    """What of a data set decides a number: its entry in ``dataset_info.json``, its files, and its media, by their bytes.
+
+    Args:
+        use: The data set.
+
+    Returns:
+        ``{"entry": {...}, "files": {name: sha256}, "media": {"count", "sha256"}}``, the last over names and contents; of
+        data sets on a hub the entry alone (`content_digest` is for their rows).
+    """
+    data, names, _ = _look(use)
+    files, _ = local_files(use.dataset_dir, [use.name])
+    info = next((path for path in files if path.name == "dataset_info.json"), None)
+    if info is None:
+        return {"entry": {"hub": use.name}}  # ONLINE, or a dataset_info.json that lies on a hub itself
+    entry = {key: value for key, value in _entry(info, use.name).items() if key != "file_name"}
+    found: dict[str, Any] = {"entry": entry} if entry else {}
+    found["files"] = dict(zip((path.name for path in data), cached_hashes(data), strict=True))
+    if names:
+        found["media"] = _media_digest(Path(use.media_dir or use.dataset_dir), names)
+    return found
+
+
+def _look(use: DataUse) -> tuple[list[Path], list[str], list[Problem]]:
+    """The data files, the media they name, and what is wrong."""
     files, problems = local_files(use.dataset_dir, [use.name])
     info = next((path for path in files if path.name == "dataset_info.json"), None)
     if problems or info is None:
-        return {}, problems
+        return [], [], problems
+    where = f"data set '{use.name}'"
     data = [path for path in files if path != info]
-    found: dict[str, Any] = {"files": {path.name: sha256(path) for path in data}}
-    columns = _media_columns(info, use.name)
+    entry = _entry(info, use.name)
+    if use.test and entry.get("num_samples") is not None:
+        problems.append(num_samples_problem(f"{info}: {use.name}"))
+    problems += _sound_problems(where, entry)
+    columns = _media_columns(entry)
     names: list[str] = []
     count = 0
     for path in data:
         if path.suffix not in {".json", ".jsonl"}:
             count += 1  # not read here; the host says what is wrong with it
             continue
+        if _has_mark(path):
+            what = f"{path} begins with a byte order mark (BOM), which the reader of JSON lists does not take."
+            problems.append(Problem(where, what, "Save the file as UTF-8 without BOM."))
+            continue
         stat = path.stat()
         try:
             rows, named = _read(str(path), stat.st_mtime_ns, stat.st_size, columns, use.limit)
         except ValueError as error:
-            problems.append(Problem(f"data set '{use.name}'", f"{path} is not JSON ({error}).", "Mend the file."))
+            problems.append(Problem(where, f"{path} is not JSON ({error}).", "Mend the file."))
             continue
         names += named
         count += rows
-    if not count and not problems:
-        where = f"data set '{use.name}'"
-        problems.append(
-            Problem(where, f"holds no record ({', '.join(map(str, data))}).", "Put records into the file.")
-        )
+    if not count and not problems and not on_hub(entry):
+        what = f"holds no record ({', '.join(map(str, data))})."
+        problems.append(Problem(where, what, "Put records into the file."))
     folder = Path(use.media_dir or use.dataset_dir)
-    digest, missing = _media_digest(folder, names)
-    if names:
-        found["media"] = digest
+    missing = [name for name in sorted(set(names)) if _media_path(folder, name) is None]
     if missing:
         some = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
         what = f"{len(missing)} of the {len(set(names))} media files it names do not exist (e.g. {some})."
         fix = f"Put them below {folder}, or set `media_dir` to the folder that the names start from."
-        problems.append(Problem(f"data set '{use.name}'", what, fix))
-    return found, problems
+        problems.append(Problem(where, what, fix))
+    return data, names, problems
 
 
-def _media_columns(info: Path, name: str) -> tuple[str, ...]:
+def on_hub(entry: Mapping[str, Any]) -> bool:
+    """Whether the records of a data set are not in a local file.
+
+    Args:
+        entry: Its entry in ``dataset_info.json``.
+    """
+    return any(
+        key in entry for key in ("hub", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
+    )
+
+
+def _has_mark(path: Path) -> bool:
+    """Whether a JSON list begins with a byte order mark; in JSON lines the host's reader skips it."""
+    with path.open("rb") as file:
+        return file.read(64).startswith(b"\xef\xbb\xbf") and _first_value(path) == "["
+
+
+def _first_value(path: Path) -> str:
+    with path.open("rb") as file:
+        for line in file:
+            text = line.decode("utf-8-sig", errors="replace").strip()
+            if text:
+                return text[0]
+    return ""
+
+
+def _sound_problems(where: str, entry: Mapping[str, Any]) -> list[Problem]:
+    """Sounds are read by torchaudio, which since 2.9 asks TorchCodec to do it."""
+    columns = entry.get("columns")
+    if not (isinstance(columns, Mapping) and columns.get("audios")):
+        return []
+    try:
+        newest = tuple(int(part) for part in version("torchaudio").split(".")[:2]) >= (2, 9)
+    except (PackageNotFoundError, ValueError):
+        return []  # the host says that it needs torchaudio
+    if not newest or find_spec("torchcodec") is not None:
+        return []
+    what = "has sounds, which torchaudio reads with the package torchcodec; that is not installed."
+    return [Problem(where, what, "pip install torchcodec (it needs FFmpeg's libraries as well).")]
+
+
+def _entry(info: Path, name: str) -> Mapping[str, Any]:
     entry = json.loads(info.read_text(encoding="utf-8"))[name]
-    columns = entry.get("columns") if isinstance(entry, Mapping) else None
+    return entry if isinstance(entry, Mapping) else {}
+
+
+def _media_columns(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    columns = entry.get("columns")
     return tuple(str(columns[k]) for k in KINDS if columns.get(k)) if isinstance(columns, Mapping) else ()
 
 
@@ -153,21 +235,24 @@ def _paths(value: Any) -> Iterator[str]:
             yield from _paths(item)
 
 
-def _media_digest(folder: Path, names: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Hash over the names and sizes of media files, and those that do not exist."""
+def _media_digest(folder: Path, names: list[str]) -> dict[str, Any]:
+    """Hash over the names and contents of media files; a folder of frames counts by its name."""
     digest = hashlib.sha256()
-    missing = []
     unique = sorted(set(names))
-    for name in unique:
-        size = next((s for s in (_size(folder / name), _size(Path(name))) if s is not None), None)
-        if size is None:
-            missing.append(name)
-        digest.update(f"{name}\0{size}\n".encode())
-    return {"count": len(unique), "sha256": digest.hexdigest()}, missing
+    paths = [_media_path(folder, name) for name in unique]
+    hashes = cached_hashes([path for path in paths if path is not None and path.is_file()])
+    for name, path in zip(unique, paths, strict=True):
+        content = next(hashes) if path is not None and path.is_file() else ""
+        digest.update(f"{name}\0{content}\n".encode())
+    return {"count": len(unique), "sha256": digest.hexdigest()}
 
 
-def _size(path: Path) -> int | None:
-    try:
-        return os.stat(path).st_size
-    except (OSError, ValueError):
-        return None
+def _media_path(folder: Path, name: str) -> Path | None:
+    """Where a media file is; None if it does not exist."""
+    for path in (folder / name, Path(name)):
+        try:
+            os.stat(path)
+        except (OSError, ValueError):
+            continue
+        return path
+    return None

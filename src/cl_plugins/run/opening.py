@@ -57,7 +57,7 @@ def open_directory(state: RunState) -> Opening:
         recover_directory(root / name)
     remove_leftovers(root)
     journal = Journal(root)
-    hashes = prepare.data_hashes(state.host_keys, state.config)
+    hashes = prepare.data_hashes(state.host_keys, state.config, lambda: state.run_args)
     now = record.identity(state.host_keys, state.config, state.base_fingerprint, hashes)
     old = _read(root / "run.json")
     if not old and journal.entries:

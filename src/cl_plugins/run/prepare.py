@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from ..recipe import parse_cl
 
 if TYPE_CHECKING:
     from ..host.media import DataUse
+    from ..host.task_args import HostArgs
 
 
 def split(raw: Mapping[str, Any]) -> tuple[dict[str, Any], CLConfig]:
@@ -94,12 +95,13 @@ def data_uses(host_keys: Mapping[str, Any], config: CLConfig) -> list[DataUse]:
         media = media if isinstance(media, str) else None
         limit = limit if isinstance(limit, int) and limit > 0 else None
         trained = config.block.only in (None, task.name)
-        uses = [(name, limit) for name in (task.train if trained else ())]
-        uses += [(name, None) for name in (task.test if config.eval.scope != "none" else ())]
-        for name, most in uses:
+        uses = [(name, limit, False) for name in (task.train if trained else ())]
+        uses += [(name, None, True) for name in (task.test if config.eval.scope != "none" else ())]
+        for name, most, test in uses:
             key = name if folder == common else f"{task.name}/{name}"
             if key not in found or most is None:
-                found[key] = DataUse(name, folder, media, most, key)
+                test = test or (key in found and found[key].test)
+                found[key] = DataUse(name, folder, media, most, key, test)
     return list(found.values())
 
 
@@ -107,15 +109,21 @@ def data_problems(host_keys: Mapping[str, Any], config: CLConfig) -> list[Proble
     """Data set names that do not exist, files that are missing or empty or not JSON, pictures that are missing."""
     from ..host.media import inspect
 
-    found = [problem for use in data_uses(host_keys, config) for problem in inspect(use)[1]]
+    found = [problem for use in data_uses(host_keys, config) for problem in inspect(use)]
     return list(dict.fromkeys(found))
 
 
-def data_hashes(host_keys: Mapping[str, Any], config: CLConfig) -> dict[str, Any]:
-    """Data set -> hashes of its files, and one over names and sizes of its pictures; independent of where they lie."""
-    from ..host.media import inspect
+def data_hashes(host_keys: Mapping[str, Any], config: CLConfig, args: Callable[[], HostArgs]) -> dict[str, Any]:
+    """Data set -> what decides its numbers (`fingerprint`), independent of where it lies; rows of hubs by their content."""
+    from ..host.hub import hub_digest
+    from ..host.media import fingerprint, on_hub
 
-    return {use.key: inspect(use)[0] for use in data_uses(host_keys, config)}
+    found = {}
+    for use in data_uses(host_keys, config):
+        found[use.key] = fingerprint(use)
+        if on_hub(found[use.key].get("entry", {})):
+            found[use.key]["rows"] = hub_digest(use, args())
+    return found
 
 
 def move_aside(root: Path) -> None:

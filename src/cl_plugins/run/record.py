@@ -99,7 +99,7 @@ def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
     recipe = {k: v for k, v in record["recipe"].items() if k not in (*FREE, *PATHS)}
     stream = {k: v for k, v in record["stream"].items() if k not in ABOUT_STREAM}
     stream["tasks"] = [{k: v for k, v in task.items() if k not in ABOUT_TASK} for task in stream["tasks"]]
-    base = {"sha256": record["base"].get("sha256")}
+    base = {key: record["base"].get(key) for key in ("sha256", "processor")}
     return {"recipe": recipe, "stream": stream, "base": base, "data": dict(record["data"])}
 
 
