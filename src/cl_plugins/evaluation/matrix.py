@@ -40,6 +40,7 @@ class ScoreMatrix:
         rows: Names of the rows in `scores`; None when they are the first tasks of the stream in order. ``["joint"]`` for
             a model trained on all tasks at once, some ``after_<task>`` for a run of single tasks.
         independent: Whether every row is another model, trained on its own task alone.
+        test_only: Tasks without training data: columns of the matrix, and no part of the continual metrics.
     """
 
     stream: str
@@ -51,6 +52,7 @@ class ScoreMatrix:
     scores: list[Row] = field(default_factory=list)
     rows: list[str] | None = None
     independent: bool = False
+    test_only: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if isinstance(self.tasks, list | tuple) and not self.zero_shot:
@@ -121,6 +123,23 @@ class ScoreMatrix:
         empty: Row = [None] * len(self.tasks)
         return [list(by_name.get(row_name(task), empty)) for task in self.tasks]
 
+    def of_trained(self) -> ScoreMatrix:
+        """The matrix without the columns of tasks that are only tested."""
+        columns = [index for index, task in enumerate(self.tasks) if task not in self.test_only]
+        tasks = [self.tasks[index] for index in columns]
+        names = self.row_names()
+        return ScoreMatrix(
+            self.stream,
+            self.method,
+            tasks,
+            {task: self.scorers[task] for task in tasks if task in self.scorers},
+            {task: self.n[task] for task in tasks if task in self.n},
+            [self.zero_shot[index] for index in columns],
+            [[row[index] for index in columns] for row in self.scores],
+            None if names == [row_name(task) for task in tasks] else names,
+            self.independent,
+        )
+
     def _column(self, task: str) -> int:
         if task not in self.tasks:
             raise DataError(Problem("score matrix", f"there is no task {task!r}.", f"Tasks: {', '.join(self.tasks)}."))
@@ -152,6 +171,8 @@ class ScoreMatrix:
             data["rows"] = list(self.rows)
         if self.independent:
             data["independent"] = True
+        if self.test_only:
+            data["test_only"] = list(self.test_only)
         return data
 
     def to_json(self) -> str:
@@ -183,6 +204,7 @@ class ScoreMatrix:
             raise DataError([Problem(where, f"the key {key!r} is missing.", fix) for key in missing])
         fields = {key: data[key] for key in _REQUIRED} | {"rows": data.get("rows")}
         fields["independent"] = data.get("independent", False)
+        fields["test_only"] = data.get("test_only", [])
         _check(SimpleNamespace(**fields), where)
         return cls(**fields)
 
@@ -240,6 +262,9 @@ class _Checker:
                 self.add(f"{key!r} is {value!r}.", "It must be a name.")
         if not isinstance(matrix.independent, bool):
             self.add(f"'independent' is {matrix.independent!r}.", "It must be true or false.")
+        only = matrix.test_only
+        if not isinstance(only, list) or not all(isinstance(name, str) for name in only):
+            self.add(f"'test_only' is {only!r}.", "It must be a list of names of tasks.")
         tasks: object = matrix.tasks
         if not isinstance(tasks, list | tuple) or not tasks or not all(isinstance(task, str) for task in tasks):
             self.add(f"'tasks' is {tasks!r}.", "It must be a list of at least one task name.")

@@ -175,4 +175,35 @@ def joined(own: Any, memory: Any, indices: Sequence[int]) -> Any:
     """
     from datasets import concatenate_datasets
 
-    return concatenate_datasets([own, memory.select(list(indices))])
+    return concatenate_datasets([own, _alike(memory, own).select(list(indices))])
+
+
+def _alike(memory: Any, own: Any) -> Any:
+    """The buffer's samples with media in the form of the task's own: the buffer has paths, tables may hold bytes.
+
+    Args:
+        memory: The buffer's samples, tokenised.
+        own: The task's.
+    """
+    from datasets import Features, Image, List, Value
+
+    for kind in KINDS:
+        if kind not in own.column_names or kind not in memory.column_names:
+            continue
+        wanted, given = own.features[kind], memory.features[kind]
+        inner = getattr(wanted, "feature", None)
+        if (
+            wanted == given
+            or getattr(given, "feature", None) != Value("string")
+            or not isinstance(inner, Image | dict)
+        ):
+            continue
+        struct = {"bytes": Value("binary"), "path": Value("string")}
+        features = Features({**memory.features, kind: List(struct)})
+        memory = memory.map(lambda row, kind=kind: {kind: _structs(row[kind])}, features=features)
+        memory = memory.cast_column(kind, wanted)
+    return memory
+
+
+def _structs(names: list[str] | None) -> list[dict[str, Any]] | None:
+    return None if names is None else [{"bytes": None, "path": name} for name in names]

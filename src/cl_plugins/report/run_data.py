@@ -123,6 +123,7 @@ class Run:
         info: ``run.json``, empty where there is none.
         remarks: What does not fit together, for the reader of the report.
         independent: Whether every row is another model, trained on its own task alone.
+        test_only: Tasks that are only tested.
     """
 
     path: Path
@@ -136,6 +137,7 @@ class Run:
     info: Mapping[str, Any]
     remarks: tuple[str, ...] = ()
     independent: bool = False
+    test_only: tuple[str, ...] = ()
 
     @property
     def zero_shot(self) -> Row | None:
@@ -192,19 +194,24 @@ class Run:
         by_task = {row.trained: row for row in self.trained_rows}
         if self.independent:
             return tuple(by_task[j].cells[j] if j in by_task else Cell() for j in range(len(self.tasks)))
-        last = by_task.get(len(self.tasks) - 1)
+        last = by_task.get(max(self._to_train, default=-1))
         return last.cells if last is not None else tuple(Cell() for _ in self.tasks)
+
+    @property
+    def _to_train(self) -> set[int]:
+        """Columns of the tasks that have training data."""
+        return {index for index, task in enumerate(self.tasks) if task not in self.test_only}
 
     @property
     def stream_trained(self) -> bool:
         """Whether every task of the stream has been trained."""
-        return self.joint is not None or {row.trained for row in self.trained_rows} == set(range(len(self.tasks)))
+        return self.joint is not None or {row.trained for row in self.trained_rows} == self._to_train
 
     @property
     def unfinished(self) -> str:
         """What is missing, in words; empty for a run that measured all it needs for its metrics."""
         if not self.stream_trained:
-            return f"{len(self.trained_rows)} of {len(self.tasks)} tasks trained"
+            return f"{len(self.trained_rows)} of {len(self._to_train)} tasks trained"
         missing = 0
         for row in self.trained_rows:
             if row.trained is None:
@@ -267,6 +274,7 @@ def read_run(run_dir: Path) -> Run:
         info=info,
         remarks=tuple(remarks),
         independent=matrix.get("independent") is True,
+        test_only=tuple(str(task) for task in matrix.get("test_only") or ()),
     )
 
 
