@@ -32,7 +32,7 @@ DEMO := CUDA_VISIBLE_DEVICES= $(RUN)
 DEMO_DATA := demo_data
 DEMO_RUN := saves/demo/inclora
 
-FAST_TESTS := not slow and not engines and not kill
+FAST_TESTS := not slow and not engines and not kill and not fuzz
 
 define make_venv
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -76,6 +76,10 @@ test-slow: venv ## the long tests
 .PHONY: test-kill
 test-kill: venv ## runs that are killed and must go on as if nothing had happened
 	$(RUN) python -m pytest -m "kill and not engines" $(ARGS)
+
+.PHONY: test-fuzz
+test-fuzz: venv ## every file of a run and a carry, edited in every way: an equal result or one clear error
+	OMP_NUM_THREADS=1 $(RUN) python -m pytest -m fuzz $(ARGS)
 
 $(STAMP_ENGINES): pyproject.toml
 	$(call make_venv,$(VENV_ENGINES))

@@ -1,62 +1,161 @@
-"""The one list of method cases. A new method gets a line here and is in every shared test."""
+"""The one list of method cases. A new method gets a line here and is in every suite that its flags name."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cl_plugins.testing import case as shared
+from cl_plugins.testing.suite import STACKED
+
 
 @dataclass(frozen=True)
-class MethodCase:
-    """One method with options, as it stands in a recipe.
+class Kill:
+    """A run that is killed where the method's files are written and read.
+
+    Attributes:
+        file: What the method writes after a task, below the task's folder.
+        options: Options of the method beside those of the case.
+        always: Whether `make test` does it as well, and not only `make test-kill`.
+    """
+
+    file: str = "update.safetensors"
+    options: dict[str, Any] = field(default_factory=dict)
+    always: bool = False
+
+
+@dataclass(frozen=True)
+class MethodCase(shared.MethodCase):
+    """A method with options, and which suites it is in beside the shared tests.
+
+    Attributes:
+        term: Whether something joins the loss from the second task on, and is logged.
+        kill: The kill suite; None leaves it out.
+        kill_everywhere: Killed at every point of a run, also under DeepSpeed.
+        ranks: Two processes against one: options with which a term is felt in few steps; None leaves it out.
+        learner: A learner in a custom trainer against a recipe: options as in ``ranks``.
+        run_exp: Whether a callback under LLaMA-Factory's own `run_exp` is enough, without a loss of its own.
+        without: The case that is left of this one without its term.
+        goes_on: Whether task 2 goes on training the LoRA of task 1.
+        stages: ZeRO stages that it is tested with.
+        nf4: With a 4-bit base: the rank of ``final/`` after two tasks of rank 4; 0 leaves it out.
+    """
+
+    term: bool = False
+    kill: Kill | None = None
+    kill_everywhere: bool = False
+    ranks: dict[str, Any] | None = None
+    learner: dict[str, Any] | None = None
+    run_exp: bool = True
+    without: str | None = None
+    goes_on: bool = False
+    stages: tuple[int, ...] = ()
+    nf4: int = 0
+
+    def given(self, options: dict[str, Any] | None) -> dict[str, Any]:
+        """``cl.method`` with further options."""
+        return {**self.method, **(options or {})}
+
+
+REPLAY = {"replay": {"capacity_per_task": 5}}
+_STACK = {"consolidate": "stack"}
+
+CASES = [
+    MethodCase("seqlora", {"name": "seqlora"}, boundary=0.0, learner={}, goes_on=True, stages=(2,), nf4=4),
+    MethodCase("inclora-merge", {"name": "inclora", "consolidate": "merge"}, learner={}, kill_everywhere=True, ranks={}),
+    MethodCase("inclora-stack", {"name": "inclora", **_STACK}, stages=(2, 3), nf4=8),
+    MethodCase("seqfull", {"name": "seqfull"}, boundary=0.0, kill_everywhere=True, ranks={}, stages=(2, 3)),
+    MethodCase("single_task", {"name": "single_task"}, boundary=0.0, stages=(2,), nf4=4),
+    MethodCase("multitask", {"name": "multitask"}, boundary=0.0, stages=(2,), nf4=4),
+    MethodCase("mslora_cr-all", {"name": "mslora_cr", "inference": "all"}, term=True),
+    MethodCase(
+        "mslora_cr-merge", {"name": "mslora_cr", "consolidate": "merge"}, term=True, ranks={}, without="inclora-merge",
+        learner={"alpha": 1.0, "beta": 1.0},
+    ),
+    MethodCase("mslora_cr-stack", {"name": "mslora_cr", **_STACK}, term=True, kill=Kill(), nf4=8),
+    MethodCase(
+        "mslora_cr-learnable", {"name": "mslora_cr", "learnable": True}, term=True, kill=Kill("update.json"), ranks={}
+    ),
+    MethodCase(
+        "olora-merge", {"name": "olora", "consolidate": "merge"}, term=True, kill=Kill(options={"lambda_2": 0.01}),
+        ranks={}, learner={}, without="inclora-merge",
+    ),
+    MethodCase("olora-stack", {"name": "olora", **_STACK}, term=True, nf4=8),
+    MethodCase(
+        "ewc", {"name": "ewc", "fisher_samples": 6}, boundary=0.0, term=True, without="seqlora", goes_on=True, nf4=4,
+        kill=Kill("fisher.safetensors", {"weight": 1e3}, always=True), learner={"weight": 1e6},
+    ),
+    MethodCase(
+        "lwf", {"name": "lwf"}, boundary=0.0, term=True, without="seqlora", run_exp=False, stages=(2,), nf4=4,
+        kill=Kill(options={"alpha": 5.0}, always=True), ranks={"alpha": 5.0}, learner={"alpha": 5.0},
+    ),
+    MethodCase(
+        "sefe-merge", {"name": "sefe", "consolidate": "merge"}, term=True, without="inclora-merge",
+        kill=Kill("positions.safetensors", {"weight": 20.0}, always=True), ranks={"weight": 20.0}, learner={"weight": 1e4},
+    ),
+    MethodCase("sefe-stack", {"name": "sefe", **_STACK}, term=True, nf4=8),
+    MethodCase("seqlora-replay", {"name": "seqlora"}, block=REPLAY, boundary=0.0),
+    MethodCase("inclora-replay", {"name": "inclora"}, block=REPLAY, kill=Kill("replay.json")),
+    MethodCase("der", {"name": "der", "beta": 0.0}, block=REPLAY, boundary=0.0, term=True),
+    MethodCase(
+        "der++", {"name": "der"}, block={"replay": {"capacity_total": 8, "batch": 2}}, boundary=0.0, term=True,
+        kill=Kill("memory_logits.safetensors"), stages=(2,), nf4=4,
+    ),
+]  # fmt: skip
+
+
+def case_of(name: str) -> MethodCase:
+    """The case with this id."""
+    return next(case for case in CASES if case.id == name)
+
+
+@dataclass(frozen=True)
+class ReplayCase:
+    """A way of replaying, under a method, and which suites it is in.
 
     Attributes:
         id: Name of the case.
         method: The mapping under ``cl.method``.
-        keys: Further LLaMA-Factory keys.
-        block: Further keys of the ``cl:`` block.
-        boundary: Allowed |logit change| at a boundary, relative to the largest logit.
-        half: Whether the base is held in bf16, and trained with ``bf16: true``.
+        replay: The mapping under ``cl.replay``.
+        learner: A learner in a custom trainer against a recipe.
+        resume: Killed and started again.
+        ranks: Two processes against one.
     """
 
     id: str
     method: dict[str, Any]
-    keys: dict[str, Any] = field(default_factory=dict)
-    block: dict[str, Any] = field(default_factory=dict)
-    boundary: float = 1e-5
-    half: bool = False
+    replay: dict[str, Any]
+    learner: bool = False
+    resume: bool = False
+    ranks: bool = False
 
 
-CASES = [
-    MethodCase("seqlora", {"name": "seqlora"}, boundary=0.0),
-    MethodCase("inclora-merge", {"name": "inclora", "consolidate": "merge"}),
-    MethodCase("inclora-stack", {"name": "inclora", "consolidate": "stack"}),
-    MethodCase("seqfull", {"name": "seqfull"}, boundary=0.0),
-    MethodCase("single_task", {"name": "single_task"}, boundary=0.0),
-    MethodCase("multitask", {"name": "multitask"}, boundary=0.0),
-    MethodCase("mslora_cr-all", {"name": "mslora_cr", "inference": "all"}),
-    MethodCase("mslora_cr-merge", {"name": "mslora_cr", "consolidate": "merge"}),
-    MethodCase("mslora_cr-stack", {"name": "mslora_cr", "consolidate": "stack"}),
-    MethodCase("mslora_cr-learnable", {"name": "mslora_cr", "learnable": True}),
-    MethodCase("olora-merge", {"name": "olora", "consolidate": "merge"}),
-    MethodCase("olora-stack", {"name": "olora", "consolidate": "stack"}),
-    MethodCase("ewc", {"name": "ewc", "fisher_samples": 6}, boundary=0.0),
-    MethodCase("lwf", {"name": "lwf"}, boundary=0.0),
-    MethodCase("sefe-merge", {"name": "sefe", "consolidate": "merge"}),
-    MethodCase("sefe-stack", {"name": "sefe", "consolidate": "stack"}),
-    MethodCase("seqlora-replay", {"name": "seqlora"}, block={"replay": {"capacity_per_task": 5}}, boundary=0.0),
-    MethodCase("der", {"name": "der", "beta": 0.0}, block={"replay": {"capacity_per_task": 5}}, boundary=0.0),
-    MethodCase("der++", {"name": "der"}, block={"replay": {"capacity_total": 8, "batch": 2}}, boundary=0.0),
+def _replay(name: str, method: str | dict[str, Any], suites: str, **replay: Any) -> ReplayCase:
+    spec = {"name": method} if isinstance(method, str) else method
+    return ReplayCase(name, spec, replay, **dict.fromkeys(suites.split(), True))
+
+
+REPLAY_CASES = [
+    _replay("concatenate", "seqlora", "learner resume", capacity_per_task=3),
+    _replay("ratio", "inclora", "learner", capacity_per_task=3, mixing="ratio", ratio=0.4),
+    _replay("separate", "olora", "learner", capacity_per_task=3, mixing="separate", batch=2),
+    _replay("separate_loss", "inclora", "resume", capacity_total=5, mixing="separate", selection="highest_loss"),
+    _replay("separate_herding", "seqlora", "ranks", capacity_total=7, mixing="separate", selection="herding"),
+    _replay(
+        "class_balanced", {"name": "ewc", "weight": 10.0}, "learner", capacity_total=4, selection="class_balanced"
+    ),
+    _replay("highest_loss", "lwf", "learner", capacity_per_task=3, selection="highest_loss"),
+    _replay("herding", "mslora_cr", "learner", capacity_per_task=3, selection="herding", candidates=None),
+    _replay("reservoir", "sefe", "learner", capacity_total=5, policy="reservoir"),
+    _replay("full", "seqfull", "resume", capacity_total=6, policy="reservoir"),
+    _replay("der", "der", "learner resume", capacity_per_task=3, batch=2),
+    _replay("der_five", "der", "ranks", capacity_per_task=5),
+    _replay("der_full", {"name": "der", "store": "full"}, "learner", capacity_per_task=3),
 ]
 
 
-# What is rebuilt tensor by tensor gives the very same logits also in bf16. On the stack the past is one pair of matrices:
-# a few of the steps of bf16 (2^-8), for additions in another order.
-STACKED = 2e-2
-
-
 def _half(case: str, boundary: float = 0.0) -> MethodCase:
-    fp32 = next(c for c in CASES if c.id == case)
+    fp32 = case_of(case)
     return replace(fp32, id=f"{case}-bf16", keys={**fp32.keys, "bf16": True}, boundary=boundary, half=True)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cl_plugins.base.errors import RecipeError
 from cl_plugins.config import CLConfig
-from cl_plugins.recipe import first_dataset, parse_cl
+from cl_plugins.recipe import parse_cl
 from cl_plugins.streams import load_stream
 
 
@@ -38,10 +38,10 @@ def test_a_data_set_or_a_list_of_them():
     task = parse_cl(block()).stream.task("a")
     assert task.train == ("a_train",)
     assert task.test == ("a_test", "a_hard")
-    assert first_dataset(block()) == "a_train"
+    assert parse_cl(block()).first_datasets == ("a_train",)
     both = {"name": "s", "tasks": [{"name": "t", "train": ["x", "y"]}]}
-    assert first_dataset(block(stream=both)) == "x,y"
-    assert first_dataset(block(only="c", carry_from="x")) == "c_train"
+    assert parse_cl(block(stream=both)).first_datasets == ("x", "y")
+    assert parse_cl(block(only="c", carry_from="x")).first_datasets == ("c_train",)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_order_and_order_seed():
     assert parse_cl(block(order_seed=2)).stream.task_names == ("c", "b", "d", "e", "a")
     orders = {parse_cl(block(order_seed=seed)).stream.task_names for seed in range(20)}
     assert len(orders) > 10
-    assert first_dataset(block(order_seed=1)) == "c_train"
+    assert parse_cl(block(order_seed=1)).first_datasets == ("c_train",)
 
 
 def test_overrides_of_recipe_win_over_those_of_the_stream():

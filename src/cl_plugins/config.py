@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from .base.errors import Problem
 from .base.schema import option
 from .streams import Stream
 
@@ -73,6 +74,26 @@ class ReplayConfig:
         """Whether anything is kept."""
         return bool(self.capacity_per_task or self.capacity_total)
 
+    def value_problems(self, where: str) -> list[Problem]:
+        """Settings that contradict each other.
+
+        Args:
+            where: YAML path for the messages.
+        """
+        found = []
+        if self.capacity_per_task and self.capacity_total is not None:
+            fix = "Keep one of the two."
+            found.append(Problem(f"{where}.capacity_total", "is given together with capacity_per_task.", fix))
+        if self.policy == "reservoir" and not self.capacity_total:
+            fix = "Give `capacity_total`, or use `policy: task_balanced`."
+            found.append(Problem(f"{where}.policy", "is 'reservoir', which shares one capacity among all tasks.", fix))
+        if self.policy == "reservoir" and self.selection != "random":
+            what = f"is {self.selection!r}, but a reservoir draws at random by itself."
+            found.append(Problem(f"{where}.selection", what, "Use `policy: task_balanced`."))
+        if not 0 < self.ratio < 1:
+            found.append(Problem(f"{where}.ratio", f"is {self.ratio}.", "Give a number between 0 and 1."))
+        return found
+
 
 @dataclass(frozen=True)
 class CLBlock:
@@ -96,6 +117,20 @@ class CLBlock:
     stop_after: int | None = option(None, help="End cleanly after so many steps of the run.", minimum=1)
     restart: bool = option(False, help="Move an existing output directory aside and begin anew.")
 
+    def value_problems(self, where: str) -> list[Problem]:
+        """Keys that contradict each other.
+
+        Args:
+            where: YAML path for the messages.
+        """
+        found = []
+        if self.order is not None and self.order_seed is not None:
+            found.append(Problem(f"{where}.order", "is given together with order_seed.", "Keep one of the two."))
+        if self.carry_from is not None and self.only is None:
+            fix = "Say which task to train: `only: NAME`."
+            found.append(Problem(f"{where}.carry_from", "is given without `only`.", fix))
+        return found
+
 
 @dataclass(frozen=True)
 class CLConfig:
@@ -104,14 +139,16 @@ class CLConfig:
     Attributes:
         stream: The stream in the order in which it is learned.
         method: Name of the method.
-        method_options: Options of the method, as given, but for aliases (the method's own dataclass checks them).
+        method_options: Options of the method, as given, but for aliases.
         block: The remaining keys.
+        options: The method's own dataclass with all of its options.
     """
 
     stream: Stream
     method: str
     method_options: dict[str, Any]
     block: CLBlock
+    options: Any = None
 
     @property
     def eval(self) -> EvalConfig:
@@ -140,3 +177,22 @@ class CLConfig:
     def max_new_tokens(self, task: str) -> int:
         """Longest answer for one task, in tokens."""
         return self.stream.task(task).max_new_tokens or self.eval.max_new_tokens
+
+    @property
+    def first_datasets(self) -> tuple[str, ...]:
+        """Training sets of the first task that is trained."""
+        first = next(task for task in self.stream.tasks if task.train)
+        return self.stream.task(self.block.only).train if self.block.only else first.train
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe, from the parser's hook to the report.
+
+    Attributes:
+        host_keys: The recipe without ``cl``, ``~`` expanded in its paths.
+        config: The checked ``cl:`` block.
+    """
+
+    host_keys: dict[str, Any]
+    config: CLConfig

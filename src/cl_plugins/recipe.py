@@ -2,47 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from .base.errors import Problem, RecipeError
-from .base.schema import build, nearest, unknown_key
+from .base.schema import build, nearest, resolve_aliases, unknown_key
 from .config import CLBlock, CLConfig
+from .evaluation.scorers import get_scorer
+from .methods.registry import get_method
 from .streams import Stream, load_stream
 
 
-def parse_cl(cl: Any, *, where: str = "cl") -> CLConfig:
+def expanded(keys: Mapping[str, Any], path_keys: Collection[str]) -> dict[str, Any]:
+    """Keys of a host with ``~`` expanded in those that hold paths.
+
+    Args:
+        keys: Keys of a recipe or of one task.
+        path_keys: Which of them hold paths (`Host.path_keys`).
+    """
+    return {key: _path(value) if key in path_keys else value for key, value in keys.items()}
+
+
+def _path(value: Any) -> Any:
+    return os.path.expanduser(value) if isinstance(value, str) else value
+
+
+def parse_cl(cl: Any, *, where: str = "cl", path_keys: Collection[str] = ()) -> CLConfig:
     """Check a ``cl:`` block.
 
     Args:
         cl: What stands under ``cl:`` in the YAML.
         where: YAML path for the messages.
+        path_keys: Keys of the host that hold paths, for the tasks' own keys.
 
     Raises:
         RecipeError: With every problem found in the block, in the stream and in the method's options.
     """
-    from .base.schema import check_value, resolve_aliases
-    from .methods.registry import get_method
-
     if not isinstance(cl, Mapping):
-        raise RecipeError(Problem(where, f"is {cl!r}.", "Give a mapping with at least `stream` and `method`."))
+        what = "is empty." if cl is None else f"is {cl!r}."
+        fix = "Give a mapping with at least `stream` and `method`, or remove the key to train without cl_plugins."
+        raise RecipeError(Problem(where, what, fix))
     problems: list[Problem] = []
+    cl = {**cl, **{key: _path(cl[key]) for key in ("stream", "carry_from") if key in cl}}
     block = build(CLBlock, cl, where, problems)
     stream = _stream(cl, where, problems)
-    name, options = _method(cl, where, problems)
-    if name is not None:
-        try:
-            method = get_method(name, where=f"{where}.method.name")
-            options = resolve_aliases(method.config_class, options)
-            check_value(options, method.config_class, f"{where}.method", problems)
-        except RecipeError as error:
-            problems.extend(error.problems)
+    name, given, options = _method(cl, where, problems)
     if block is not None and stream is not None:
         stream = _ordered(stream, block, where, problems)
         problems.extend(_cross_checks(stream, block, where))
     if problems or block is None or stream is None or name is None:
         raise RecipeError(problems)
-    return CLConfig(stream=stream, method=name, method_options=options, block=block)
+    own = {task: expanded(keys, path_keys) for task, keys in block.task_overrides.items()}
+    tasks = tuple(
+        replace(t, overrides=expanded(t.overrides, path_keys), defaults=expanded(t.defaults, path_keys))
+        for t in stream.tasks
+    )
+    return CLConfig(
+        stream=replace(stream, tasks=tasks),
+        method=name,
+        method_options=given,
+        block=replace(block, task_overrides=own),
+        options=options,
+    )
 
 
 def _stream(cl: Mapping[str, Any], where: str, problems: list[Problem]) -> Stream | None:
@@ -56,36 +79,36 @@ def _stream(cl: Mapping[str, Any], where: str, problems: list[Problem]) -> Strea
         return None
 
 
-def _method(cl: Mapping[str, Any], where: str, problems: list[Problem]) -> tuple[str | None, dict[str, Any]]:
+def _method(cl: Mapping[str, Any], where: str, problems: list[Problem]) -> tuple[str | None, dict[str, Any], Any]:
+    """Name of the method, its options as given, and its dataclass."""
     spec = cl.get("method")
     if not isinstance(spec, Mapping):
-        return None, {}
-    options = {str(key): value for key, value in spec.items()}
-    name = options.pop("name", None)
+        return None, {}, None
+    given = {str(key): value for key, value in spec.items()}
+    name = given.pop("name", None)
     if not isinstance(name, str):
         problems.append(Problem(f"{where}.method.name", "is missing.", "Name a method; `cl-plugins list` shows them."))
-        return None, {}
-    return name, options
+        return None, {}, None
+    try:
+        method = get_method(name, where=f"{where}.method.name")
+    except RecipeError as error:
+        problems.extend(error.problems)
+        return name, given, None
+    given = resolve_aliases(method.config_class, given)
+    return name, given, build(method.config_class, given, f"{where}.method", problems)
 
 
 def _ordered(stream: Stream, block: CLBlock, where: str, problems: list[Problem]) -> Stream:
-    if block.order is not None and block.order_seed is not None:
-        problems.append(Problem(f"{where}.order", "is given together with order_seed.", "Keep one of the two."))
-    elif block.order is not None:
+    if block.order is not None:
         if sorted(block.order) != sorted(stream.task_names):
             fix = f"List each of these once: {', '.join(stream.task_names)}."
             problems.append(Problem(f"{where}.order", f"is {list(block.order)!r}.", fix))
-        else:
-            return stream.reordered(tuple(block.order))
-    elif block.order_seed is not None:
-        return stream.shuffled(block.order_seed)
-    return stream
+            return stream
+        return stream.reordered(tuple(block.order))
+    return stream.shuffled(block.order_seed) if block.order_seed is not None else stream
 
 
 def _cross_checks(stream: Stream, block: CLBlock, where: str) -> list[Problem]:
-    from .evaluation.scorers import get_scorer
-    from .replay.checks import setting_problems
-
     found: list[Problem] = []
     names = stream.task_names
     for name in block.task_overrides:
@@ -94,11 +117,6 @@ def _cross_checks(stream: Stream, block: CLBlock, where: str) -> list[Problem]:
     if block.only is not None and block.only not in names:
         fix = f"{nearest(block.only, names)} Tasks: {', '.join(names)}.".strip()
         found.append(Problem(f"{where}.only", f"there is no task {block.only!r}.", fix))
-    if block.carry_from is not None and block.only is None:
-        found.append(
-            Problem(f"{where}.carry_from", "is given without `only`.", "Say which task to train: `only: NAME`.")
-        )
-    found.extend(setting_problems(block.replay, f"{where}.replay"))
     for i, task in enumerate(stream.tasks):
         for key, scorer in (("scorer", task.scorer), ("peer_scorer", task.peer_scorer)):
             try:
@@ -112,15 +130,3 @@ def _cross_checks(stream: Stream, block: CLBlock, where: str) -> list[Problem]:
     if not any(task.train for task in stream.tasks):
         found.append(Problem(f"{where}.stream.tasks", "none has training data.", "Name a training set (`train`)."))
     return found
-
-
-def first_dataset(cl: Any) -> str:
-    """The training sets of the first task to be trained, as LLaMA-Factory's comma-separated string.
-
-    Raises:
-        RecipeError: With every problem of the block.
-    """
-    config = parse_cl(cl)
-    first = next(task for task in config.stream.tasks if task.train)
-    task = config.stream.task(config.block.only) if config.block.only else first
-    return ",".join(task.train)

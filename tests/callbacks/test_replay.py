@@ -11,6 +11,7 @@ import pytest
 import tiny
 import torch
 from datasets import Dataset
+from method_cases import REPLAY_CASES
 from own_trainer import LORA, alone, learn
 from peft import LoraConfig
 from regularised import gap
@@ -33,17 +34,6 @@ from cl_plugins.replay.store import CANDIDATES, Buffer
 
 
 TASKS = ("one", "two")
-CASES = {  # method, options, replay
-    "concatenate": ("seqlora", {}, {"capacity_per_task": 3}),
-    "ratio": ("inclora", {}, {"capacity_per_task": 3, "mixing": "ratio", "ratio": 0.4}),
-    "separate": ("olora", {}, {"capacity_per_task": 3, "mixing": "separate", "batch": 2}),
-    "class_balanced": ("ewc", {"weight": 10.0}, {"capacity_total": 4, "selection": "class_balanced"}),
-    "highest_loss": ("lwf", {}, {"capacity_per_task": 3, "selection": "highest_loss"}),
-    "herding": ("mslora_cr", {}, {"capacity_per_task": 3, "selection": "herding", "candidates": None}),
-    "reservoir": ("sefe", {}, {"capacity_total": 5, "policy": "reservoir"}),
-    "der": ("der", {}, {"capacity_per_task": 3, "batch": 2}),
-    "der_full": ("der", {"store": "full"}, {"capacity_per_task": 3}),
-}
 
 
 class MyTrainer(ContinualTrainerMixin, Trainer):
@@ -54,9 +44,10 @@ def buffer(out):
     return Buffer.open(Carry.open(out / "carry"))
 
 
-@pytest.mark.parametrize("case", list(CASES))
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in REPLAY_CASES if case.learner])
 def test_samples_and_weights_are_those_of_a_recipe(case, llama, tmp_path):
-    method, options, replay = CASES[case]
+    options, replay = dict(case.method), dict(case.replay)
+    method = options.pop("name")
     data = tiny.build_data(tmp_path / "texts", TASKS, train=8, test=1, text_only=True)
 
     def keys(out):
@@ -330,7 +321,7 @@ def test_samples_that_a_kill_left_outside_the_buffer_are_taken_away(stream, tmp_
     state = tmp_path / "state"
     torn = state / ".carry.x.tmp" / "replay"
     torn.mkdir(parents=True)
-    (torn / "replay_one.json").write_text("one-red one-green one-blue one-grey")
+    (torn / "samples.jsonl").write_text("one-red one-green one-blue one-grey")
     gone = buffer(state).samples[0].id
     assert [path for path in state.rglob(CANDIDATES) if gone in path.read_text()]
     if who == "learner":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
+import method_cases
 import pytest
 import tiny
 from own_trainer import LORA, alone, learn
@@ -18,16 +19,9 @@ from cl_plugins.streams import Task
 
 
 TASKS = ("one", "two")
-OPTIONS = {
-    "seqlora": {},
-    "ewc": {"weight": 1e6, "fisher_samples": 6},
-    "lwf": {"alpha": 5.0},
-    "inclora": {},
-    "olora": {},
-    "mslora_cr": {"alpha": 1.0, "beta": 1.0},
-    "sefe": {"weight": 1e4},
-}
-UNREGULARISED = {"ewc": "seqlora", "lwf": "seqlora", "olora": "inclora", "mslora_cr": "inclora", "sefe": "inclora"}
+CASES = {case.name: case for case in method_cases.CASES if case.learner is not None}
+OPTIONS = {name: {k: v for k, v in case.given(case.learner).items() if k != "name"} for name, case in CASES.items()}
+GO_ON = [name for name, case in CASES.items() if case.goes_on]
 
 
 def updates(out):
@@ -67,13 +61,13 @@ def plain(keys, out, method, number):
 def check(method, got, ours):
     assert gap(got[0], ours(method)[0]) < 1e-6
     assert gap(got[1], ours(method)[1]) < 1e-6
-    if method in UNREGULARISED:  # the term acts, and in the second task only
-        without = ours(UNREGULARISED[method])
+    if CASES[method].without:  # the term acts, and in the second task only
+        without = ours(method_cases.case_of(CASES[method].without).name)
         assert gap(got[0], without[0]) < 1e-6
         assert gap(got[1], without[1]) > 1e-2
 
 
-@pytest.mark.parametrize("method", [name for name in OPTIONS if name != "lwf"])
+@pytest.mark.parametrize("method", [name for name in OPTIONS if CASES[name].run_exp])
 def test_under_run_exp_with_a_callback(keys, ours, tmp_path, method):
     """One LoRA goes on with `adapter_name_or_path`; a chain of LoRAs starts task 2 from an export."""
     from llamafactory.train.tuner import export_model, run_exp
@@ -84,7 +78,7 @@ def test_under_run_exp_with_a_callback(keys, ours, tmp_path, method):
 
     first = plain(keys, tmp_path / "first", method, 1)
     run_exp(dict(first), callbacks=[callback(1)])
-    if method in ("seqlora", "ewc"):
+    if method in GO_ON:
         start = {"adapter_name_or_path": str(tmp_path / "first")}
     else:
         start = {"model_name_or_path": str(tmp_path / "merged")}
@@ -97,7 +91,7 @@ def test_under_run_exp_with_a_callback(keys, ours, tmp_path, method):
     check(method, updates(tmp_path / "state"), ours)
 
 
-@pytest.mark.parametrize("method", ["seqlora", "ewc"])
+@pytest.mark.parametrize("method", GO_ON)
 def test_a_second_task_without_the_first_ones_adapter_is_refused(keys, tmp_path, method):
     from llamafactory.train.tuner import run_exp
 

@@ -104,14 +104,27 @@ def test_no_progress_ends_with_an_error(tmp_path):
     assert len(calls) == PATIENCE
 
 
-def test_sigterm_ends_it_with_run_again(tmp_path):
-    def start(command):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return EXIT_RUN_AGAIN
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("code", [EXIT_RUN_AGAIN, 0, -signal.SIGTERM])
+def test_a_signal_ends_it_with_run_again(number, code, tmp_path):
+    starts = []
 
-    before = signal.getsignal(signal.SIGTERM)
+    def start(command):
+        starts.append(command)
+        os.kill(os.getpid(), number)
+        return code
+
+    before = signal.getsignal(number)
     assert run_isolated(["launch"], tmp_path, start=start) == EXIT_RUN_AGAIN
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
+    assert len(starts) == 1
+
+
+def test_a_signal_between_two_starts_is_not_forgotten(tmp_path):
+    start = Launches(tmp_path, PLAN)
+    told = run_isolated(["launch"], tmp_path, start=start, tell=lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    assert told == EXIT_RUN_AGAIN
+    assert len(start.seen) == 1
 
 
 FAKE = """

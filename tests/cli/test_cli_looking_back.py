@@ -7,6 +7,7 @@ import re
 import shutil
 
 import pytest
+import sealed
 import torch
 from safetensors.torch import load_file
 
@@ -149,9 +150,7 @@ def test_another_base_is_refused_and_a_moved_one_found(cli, copied, llava, tmp_p
     assert code == 1
     assert "stands on another base" in err
     moved = shutil.copytree(llava, tmp_path / "moved")
-    record = json.loads((copied / "run.json").read_text())
-    record["recipe"]["model_name_or_path"] = str(tmp_path / "gone")
-    (copied / "run.json").write_text(json.dumps(record))
+    sealed.edit(copied / "run.json", lambda record: record["recipe"].update(model_name_or_path=str(tmp_path / "gone")))
     code, _, err = cli("evaluate", copied, "--task", "one", "--out", tmp_path / "x")
     assert code == 1
     assert "--model PATH" in err
@@ -384,7 +383,7 @@ def test_a_half_precision_run_is_merged_from_the_truth(cli, tmp_path, data):
     assert f"{error['relative']:.2e}" in text
     updates = []
     for task in ("01_one", "02_two"):
-        meta = json.loads((root / "tasks" / task / "update.json").read_text())
+        meta = json.loads((root / "tasks" / task / "update.json").read_text())["meta"]
         updates.append(LowRankUpdate.from_state(load_file(root / "tasks" / task / "update.safetensors"), meta))
     merged, before = load(tmp_path / "bf16", dtype="auto").state_dict(), load(base, dtype="auto").state_dict()
     for module in updates[0].a:

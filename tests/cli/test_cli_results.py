@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+import sealed
 
 from cl_plugins.evaluation.items import read_predictions
 from cl_plugins.evaluation.scorers import get_scorer
+from cl_plugins.run.journal import Journal
 
 
 def test_status_of_a_finished_run(cli, inclora, runs, monkeypatch):
@@ -37,9 +39,9 @@ def test_status_of_an_interrupted_run(cli, copied):
 
 
 def test_cells_that_the_carry_has_passed_by(cli, copied):
-    journal = copied / "journal.jsonl"
-    lines = [line for line in journal.read_text().splitlines() if '"evaluate:after_one:one"' not in line]
-    journal.write_text("\n".join(lines) + "\n")
+    journal = Journal(copied)
+    del journal.entries["evaluate:after_one:one"]
+    journal.rewrite()
     value = json.loads(cli("status", copied, "--json")[1])
     assert {s["step"] for s in value["steps"] if s["state"] == "not measured"} == {"evaluate:after_one:one"}
 
@@ -82,9 +84,10 @@ def test_status_verifies_the_carry(cli, copied):
 
 
 def test_status_without_the_methods_package(cli, copied):
-    record = json.loads((copied / "run.json").read_text())
-    record["method"] = record["recipe"]["cl"]["method"]["name"] = "somebodys_method"
-    (copied / "run.json").write_text(json.dumps(record))
+    def change(record):
+        record["method"] = record["recipe"]["cl"]["method"]["name"] = "somebodys_method"
+
+    sealed.edit(copied / "run.json", change)
     code, out, _ = cli("status", copied)
     assert code == 0
     assert "16 of 16 steps finished" in out

@@ -116,9 +116,9 @@ def test_lists_name_the_package(lab, cli):
 
 
 def test_without_the_package_the_names_are_unknown():
-    with pytest.raises(RecipeError, match="there is no scorer 'last_number'"):
+    with pytest.raises(RecipeError, match="there is no scorer called 'last_number'"):
         get_scorer("last_number")
-    with pytest.raises(RecipeError, match=r"there is no stream 'two_sites'.*path of a stream file"):
+    with pytest.raises(RecipeError, match=r"there is no stream called 'two_sites'.*path of a stream file"):
         load_stream("two_sites")
 
 
@@ -193,6 +193,25 @@ def test_what_a_scorer_of_another_package_returns_is_checked(install, result, re
     with pytest.raises(DataError, match="other-lab") as caught:
         score("mine", ["a", "b"], ["a", "c"])
     assert reason in str(caught.value)
+
+
+VARIANTS = """
+from cl_plugins.evaluation import TaskScore
+from cl_plugins.evaluation.scorers import BaseScorer
+class Mine(BaseScorer):
+    name, version, summary, variants = "mine", 1, "mine", ("strict", "kind")
+    def score(self, items, *, seed=0):
+        variant = self.variant or "kind"
+        return TaskScore(f"mine:{variant}@1", 50.0 + (variant == "kind"), len(items), (0.0, 100.0), "wilson")
+"""
+
+
+def test_a_scorer_of_another_package_may_have_variants(install):
+    install("scorers", "mine", "Mine", VARIANTS)
+    assert score("mine", ["a"], ["a"]).scorer == "mine:kind@1"
+    assert score("mine:strict@1", ["a"], ["a"]).score == 50.0
+    with pytest.raises(RecipeError, match="variant 'strikt'"):
+        score("mine:strikt", ["a"], ["a"])
 
 
 def test_a_file_that_holds_no_yaml_is_broken(install, tmp_path):

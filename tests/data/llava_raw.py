@@ -214,7 +214,7 @@ def ucit(raw: Path) -> Path:
                 for row in range(1, 5)
                 for k, text in enumerate(("red", "plain", "small"))
             ]
-            images = [{"id": row, "file_name": f"{row}.png"} for row in range(1, 5)]
+            images = [{"id": row, "file_name": f"{row + 3}.png"} for row in range(1, 5)]
             (folder / "val_coco_type_3000.json").write_text(json.dumps({"images": images, "annotations": found}))
     return raw
 

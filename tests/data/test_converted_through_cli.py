@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ import llava_raw
 import pytest
 import tiny
 import yaml
-from launch import environment, launch
+from launch import execute, launch
 from raw_medical_cl import miniature
 
 from cl_plugins.cli import main
@@ -61,14 +60,7 @@ def test_from_raw_files_to_a_matrix(case: str, tmp_path: Path) -> None:
     name, build = RAW[case]
     model, data, out = tiny.build_llava(tmp_path / "llava"), tmp_path / "data", tmp_path / "out"
     words = ["data", "prepare", name, "--raw", str(build(tmp_path / "raw")), "--out", str(data), "--workers", "1"]
-    prepared = subprocess.run(
-        [str(Path(sys.executable).with_name("cl-plugins")), *words],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert prepared.returncode == 0, prepared.stdout + prepared.stderr
+    execute([str(Path(sys.executable).with_name("cl-plugins")), *words])
 
     stream = yaml.safe_load(builtin_streams()[name])
     for task in stream["tasks"]:
@@ -79,7 +71,6 @@ def test_from_raw_files_to_a_matrix(case: str, tmp_path: Path) -> None:
         tiny.recipe(model, data, out, "inclora", max_steps=2, per_device_eval_batch_size=8, cl=block),
         tmp_path,
         processes=1,
-        timeout=600,
     )
 
     matrix = json.loads((out / "matrix.json").read_text())

@@ -121,7 +121,7 @@ def test_colliding_ids_are_kept_beside_unique_ones(tmp_path: Path) -> None:
     assert [record["question_id"] for record in records] == ["4", "5", "6", "7", "4"]
     assert len({record["id"] for record in records}) == 5
     for name in ("mslora_cr_slake_vqarad_test", "mslora_cr_ham_test"):
-        assert any("repeated question_ids in the file: 1" in remark for remark in made[name]["remarks"])
+        assert any("repeated question_ids in test.jsonl: 1;" in remark for remark in made[name]["remarks"])
 
 
 def test_answers_as_distributed_commas_and_closed_lists(tmp_path: Path) -> None:
@@ -270,6 +270,137 @@ def test_captions_come_from_their_own_file_by_row(tmp_path: Path) -> None:
     path.write_text(json.dumps({"annotations": [{"caption": "no number"}]}))
     with pytest.raises(DataError, match="not in COCO's layout"):
         convert("ucit", raw, tmp_path / "other", tasks=("flickr30k",))
+
+
+def captions_of(raw: Path) -> tuple[Path, dict[str, Any]]:
+    path = raw / "instructions" / "Flickr30k" / "val_coco_type_3000.json"
+    return path, json.loads(path.read_text())
+
+
+def test_captions_of_other_pictures_are_refused(tmp_path: Path) -> None:
+    """Shifted by one, every picture would get its neighbour's captions, which still look like captions."""
+    raw = llava_raw.ucit(tmp_path / "raw")
+    path, captions = captions_of(raw)
+    for image in captions["images"]:
+        image["id"] += 1
+    for annotation in captions["annotations"]:
+        annotation["image_id"] += 1
+    path.write_text(json.dumps(captions))
+    with pytest.raises(DataError, match=r"3 rows differ \(row 2 is 5.png, captions 2 are of 4.png"):
+        convert("ucit", raw, tmp_path / "out", tasks=("flickr30k",))
+    for number, image in enumerate(captions["images"]):
+        image["file_name"] = f"folder/{number + 5}.png"  # as if the pictures had been shifted with them
+    path.write_text(json.dumps(captions))
+    made = convert("ucit", raw, tmp_path / "out", tasks=("flickr30k",))
+    assert made["ucit_flickr30k_test"]["records"] == 3
+
+
+def test_captions_that_name_no_pictures_are_joined_by_row_only_if_asked(tmp_path: Path) -> None:
+    raw, out = llava_raw.ucit(tmp_path / "raw"), tmp_path / "out"
+    path, captions = captions_of(raw)
+    path.write_text(json.dumps({**captions, "images": [{"id": 1}]}))
+    with pytest.raises(DataError, match=r"does not name the pictures of 4 of its 4.*flickr30k.captions=by_row"):
+        convert("ucit", raw, out, tasks=("flickr30k",))
+    out = tmp_path / "by_row"
+    made = convert("ucit", raw, out, tasks=("flickr30k",), settings={"flickr30k.captions": "by_row"})
+    assert answers(out, "ucit_flickr30k_test") == ["a red picture"] * 4
+    assert any("without comparing" in remark for remark in made["ucit_flickr30k_test"]["remarks"])
+
+
+def test_answers_that_captions_replace_are_counted(tmp_path: Path) -> None:
+    raw, out = llava_raw.ucit(tmp_path / "raw"), tmp_path / "out"
+    path = raw / "instructions" / "Flickr30k" / "test_3000.json"
+    records = json.loads(path.read_text())
+    records[0]["answer"], records[1]["answer"] = "Two zebras.", "A red picture."
+    llava_raw.write(path, records)
+    made = convert("ucit", raw, out, tasks=("flickr30k",))
+    assert [r for r in made["ucit_flickr30k_test"]["remarks"] if "none of their captions" in r] == [
+        "1 records have an answer of their own that is none of their captions; it is not used"
+    ]
+
+
+def textvqa(raw: Path, change: Any = None) -> None:
+    """TextVQA's own annotations of the toy's pictures."""
+    data = [
+        {
+            "question_id": 100 + n,
+            "image_id": str(n),
+            "question": "What colour is this picture?",
+            "answers": [f"a{n}"] * 10,
+        }
+        for n in range(4, 8)
+    ]
+    if change is not None:
+        change(data)
+    path = raw / "cl_dataset" / "TextVQA" / "TextVQA_0.5.1_val.json"
+    path.write_text(json.dumps({"dataset_type": "val", "data": data}))
+
+
+def without_lists(raw: Path) -> None:
+    """The test file as CoIN distributes it: one answer per question."""
+    path = raw / "Instruction_Original" / "TextVQA" / "val.json"
+    records = json.loads(path.read_text())
+    for record in records:
+        record["answer"] = "red"
+        record["text"] += "\nAnswer the question using a single word or phrase."
+    llava_raw.write(path, records)
+
+
+def test_the_answers_of_ten_annotators_come_from_textvqas_own_file(tmp_path: Path) -> None:
+    raw, out = llava_raw.coin(tmp_path / "raw"), tmp_path / "out"
+    without_lists(raw)
+    textvqa(raw)
+    made = convert("coin", raw, out, tasks=("textvqa",))
+    assert [record["answers"] for record in lines(out, "coin_textvqa_test")] == [[f"a{n}"] * 10 for n in range(4, 8)]
+    assert answers(out, "coin_textvqa_test") == ["red"] * 4
+    assert not any("annotators" in remark for remark in made["coin_textvqa_test"]["remarks"])
+    assert any(entry["file"].endswith("TextVQA_0.5.1_val.json") for entry in made["coin_textvqa_test"]["raw"])
+
+
+def test_annotators_of_another_question_are_not_taken(tmp_path: Path) -> None:
+    raw, out = llava_raw.coin(tmp_path / "raw"), tmp_path / "out"
+    without_lists(raw)
+
+    def change(data: list[dict[str, Any]]) -> None:
+        data[0]["question"] = "what is written here?"
+        data[1]["image_id"] = "another"
+
+    textvqa(raw, change)
+    made = convert("coin", raw, out, tasks=("textvqa",))
+    assert [len(record["answers"]) for record in lines(out, "coin_textvqa_test")] == [0, 0, 10, 10]
+    assert any("2 of 4 items have no answers" in remark for remark in made["coin_textvqa_test"]["remarks"])
+    (raw / "cl_dataset" / "TextVQA" / "TextVQA_0.5.1_val.json").unlink()
+    made = convert("coin", raw, tmp_path / "other", tasks=("textvqa",))
+    assert any("which is not there" in remark for remark in made["coin_textvqa_test"]["remarks"])
+
+
+def test_boxes_on_pictures_that_are_not_square_are_remarked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cl_plugins.cli import main
+
+    raw = llava_raw.coin(tmp_path / "raw")
+    command = ["data", "prepare", "coin", "--raw", str(raw), "--task", "grounding", "--workers", "1", "--out"]
+    assert main([*command, str(tmp_path / "plain")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Note on coin_grounding_train, coin_grounding_test: its boxes are fractions of pictures padded" in said
+    assert main([*command, str(tmp_path / "square"), "--pad-square"]) == 0
+    assert "--pad-square" not in capsys.readouterr().out
+
+
+def test_a_file_of_another_form_says_which_keys_it_has(tmp_path: Path) -> None:
+    raw = llava_raw.mslora_cr(tmp_path / "raw")
+    slake = [{"img_id": 1, "img_name": "xmlab1/source.jpg", "question": "?", "answer": "MRI", "q_lang": "en"}] * 50
+    llava_raw.write(raw / "Slake-VQARad" / "train.json", slake)
+    with pytest.raises(DataError) as caught:
+        convert("mslora_cr_8", raw, tmp_path / "out", tasks=("slake_vqarad",))
+    said = str(caught.value)
+    assert "names no picture: 50" in said
+    assert "no `image` or `images`; the record has img_id, img_name, question, answer, q_lang" in said
+    test = [{"image": "Slake_images/0.png", "question": "?", "answer": "MRI"}]
+    llava_raw.write(raw / "Slake-VQARad" / "train.json", test)
+    with pytest.raises(DataError, match="no `text` or `conversations`; the record has image, question, answer"):
+        convert("mslora_cr_8", raw, tmp_path / "out", tasks=("slake_vqarad",))
 
 
 def test_a_placeholder_in_front_of_a_test_question_is_not_doubled(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from cl_plugins.base.errors import DataError
 from cl_plugins.cli import main
-from cl_plugins.data.prepare.archives import Limits, inside, picture_names, read_member, unpack
+from cl_plugins.data.prepare.archives import Limits, _write, inside, picture_names, read_member, unpack
 
 
 def make_zip(path, members):
@@ -136,9 +136,24 @@ def test_a_zip_that_lies_about_its_size(tmp_path):
     for at in (data.index(b"PK\x03\x04") + 22, data.index(b"PK\x01\x02") + 24):
         data[at : at + 4] = (10).to_bytes(4, "little")
     archive.write_bytes(data)
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match="cannot be unpacked"):
         unpack(archive, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="CRC"):
+        read_member(archive, "a")
+
+
+@pytest.mark.parametrize(("size", "budget", "fits"), [(100, 100, True), (99, 200, False), (200, 99, False)])
+def test_what_comes_out_of_a_member_is_counted(tmp_path, size, budget, fits):
+    """Python's own readers stop at the size that an archive states; ours does not rely on it."""
+    left = [budget]
+    if fits:
+        _write(tmp_path / "x.zip", io.BytesIO(b"x" * 100), tmp_path / "a", size, left)
+        assert ((tmp_path / "a").read_bytes(), left) == (b"x" * 100, [0])
+        return
+    with pytest.raises(DataError, match="more than it states, or than the limit allows"):
+        _write(tmp_path / "x.zip", io.BytesIO(b"x" * 100), tmp_path / "a", size, left)
+    assert (tmp_path / "a").read_bytes() == b""
 
 
 @pytest.mark.parametrize("cut", [0.3, 0.9])

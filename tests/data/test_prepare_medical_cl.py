@@ -436,6 +436,18 @@ def test_rad_records(tmp_path, raw):
         assert by_place[4] == "C0040405;C1996865"
 
 
+def test_rad_concepts_are_joined_by_id_in_any_order(tmp_path, raw):
+    """A file that somebody has sorted otherwise lost its concepts without a word."""
+    shutil.copytree(raw / "rad", tmp_path / "raw")
+    path = tmp_path / "raw" / "train_concepts.csv"
+    head, *rows = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([head, *reversed(rows)]))
+    go(tmp_path / "raw", tmp_path / "out", "rad")
+    go(raw, tmp_path / "sorted", "rad")
+    name = "medical_cl_rad_train.jsonl"
+    assert digests(tmp_path / "out")[name] == digests(tmp_path / "sorted")[name]
+
+
 def test_rad_unpacked_folders_and_long_names(tmp_path, raw):
     shutil.copytree(raw / "rad", tmp_path / "raw")
     for split in ("train", "valid", "test"):

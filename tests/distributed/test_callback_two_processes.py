@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 import pytest
-from launch import environment, free_port
+from launch import execute, free_port
+from running import difference
 from safetensors.torch import load_file
 
 from cl_plugins.contract.carry import Carry
@@ -72,24 +72,13 @@ def test_two_processes_learn_what_one_learns(llama, tmp_path, method, options, r
     single, double = tmp_path / "single", tmp_path / "double"
     given = json.dumps([method, options, replay])
     alone = [sys.executable, str(script), str(llama), str(single), "4", "2", given]
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "--master_port",
-        str(free_port()),
-    ]
-    both = [*launcher, str(script), str(llama), str(double), "4", "1", given]
-    for command in (alone, both):
-        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port"]
+    execute(alone)
+    execute(lambda: [*launcher, str(free_port()), str(script), str(llama), str(double), "4", "1", given])
     for task in ("01_one", "02_two"):
         for name in {"update", statistic}:
             a, b = (load_file(out / "tasks" / task / f"{name}.safetensors") for out in (single, double))
-            difference = sum(float((a[n] - b[n]).double().square().sum()) for n in a) ** 0.5
-            assert difference <= 1e-3 * sum(float(a[n].double().square().sum()) for n in a) ** 0.5, (task, name)
+            assert difference(a, b) <= 1e-3, (task, name)
     plain = load_file(single / "tasks" / "02_two" / "update.safetensors")
     first = load_file(single / "tasks" / "01_one" / "update.safetensors")
     assert any(plain[n].ne(first[n]).any() for n in plain)

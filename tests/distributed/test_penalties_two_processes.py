@@ -7,27 +7,21 @@ import json
 import pytest
 import tiny
 from launch import launch
+from method_cases import CASES
 from regularised import logged
-from running import NO_TESTS, go
+from running import NO_TESTS, difference, go
 
 
-METHODS = {
-    "learnable": {"name": "mslora_cr", "learnable": True},
-    "mslora_cr": {"name": "mslora_cr"},
-    "olora": {"name": "olora"},
-    "sefe": {"name": "sefe", "weight": 20.0},
-    "lwf": {"name": "lwf", "alpha": 5.0},
-}
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_two_processes_learn_what_one_learns(llama, text_data, tmp_path, method):
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=case.id) for case in CASES if case.ranks is not None and case.term]
+)
+def test_two_processes_learn_what_one_learns(case, llama, text_data, tmp_path):
     """Same global batch, accumulated on one side and split on the other; answers of one token."""
     from safetensors.torch import load_file
 
     def keys(out, **layout):
         return tiny.recipe(
-            llama, text_data, out, METHODS[method], ("one", "two"), text_only=True, cl=dict(NO_TESTS), **layout
+            llama, text_data, out, case.given(case.ranks), ("one", "two"), text_only=True, cl=dict(NO_TESTS), **layout
         )
 
     single, double = tmp_path / "single", tmp_path / "double"
@@ -35,8 +29,7 @@ def test_two_processes_learn_what_one_learns(llama, text_data, tmp_path, method)
     launch(keys(double, per_device_train_batch_size=4), tmp_path)
     for task in ("01_one", "02_two"):
         a, b = (load_file(out / "tasks" / task / "update.safetensors") for out in (single, double))
-        difference = sum(float((a[n] - b[n]).double().square().sum()) for n in a) ** 0.5
-        assert difference <= 1e-4 * sum(float(a[n].double().square().sum()) for n in a) ** 0.5
+        assert difference(a, b) <= 1e-4
     history = json.loads((single / "tasks" / "02_two" / "trainer_state.json").read_text())["log_history"]
     names = {key.removeprefix("penalty/") for entry in history for key in entry if key.startswith("penalty/")}
     assert names
@@ -44,8 +37,8 @@ def test_two_processes_learn_what_one_learns(llama, text_data, tmp_path, method)
         ours, theirs = logged(double, name), logged(single, name)
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-9)
         assert max(map(abs, ours)) > 0
-    one, two = (json.loads((out / "tasks" / "02_two" / "update.json").read_text()) for out in (single, double))
+    one, two = (json.loads((out / "tasks" / "02_two" / "update.json").read_text())["meta"] for out in (single, double))
     assert one.keys() == two.keys()
-    if method == "learnable":
+    if case.method.get("learnable"):
         assert two["log_alpha"] == pytest.approx(one["log_alpha"], rel=1e-4)
         assert two["log_beta"] < -4.6

@@ -7,18 +7,17 @@ import json
 import pytest
 import tiny
 from launch import launch
+from method_cases import REPLAY_CASES
+from running import difference
 from safetensors.torch import load_file
 
 
 TASKS = ("one", "two")
-CASES = {
-    "der": {"capacity_per_task": 5},
-    "seqlora": {"capacity_total": 7, "selection": "herding", "mixing": "separate"},
-}
+CASES = [pytest.param(case, id=case.id) for case in REPLAY_CASES if case.ranks]
 
 
-def keys(model, data, out, method, per_device):
-    block = {"replay": CASES[method], "eval": {"scope": "none"}}
+def keys(model, data, out, case, per_device):
+    block = {"replay": dict(case.replay), "eval": {"scope": "none"}}
     # plain gradient descent: Adam's first step makes a full step of any gradient, also of one that is rounding alone
     plain = {
         "optim": "sgd",
@@ -29,7 +28,15 @@ def keys(model, data, out, method, per_device):
     }
     plain["use_reentrant_gc"] = False  # two forwards under DDP
     return tiny.recipe(
-        model, data, out, method, TASKS, text_only=True, cl=block, per_device_train_batch_size=per_device, **plain
+        model,
+        data,
+        out,
+        dict(case.method),
+        TASKS,
+        text_only=True,
+        cl=block,
+        per_device_train_batch_size=per_device,
+        **plain,
     )
 
 
@@ -38,7 +45,7 @@ def both(request, llama, text_data, tmp_path_factory):
     """The same recipe at the same global batch, in one process and in two."""
     from llamafactory.train.tuner import run_exp
 
-    folder = tmp_path_factory.mktemp(f"two-{request.param}")
+    folder = tmp_path_factory.mktemp(f"two-{request.param.id}")
     single, double = folder / "single", folder / "double"
     run_exp(keys(llama, text_data, single, request.param, 8))
     launch(keys(llama, text_data, double, request.param, 4), folder)
@@ -56,9 +63,7 @@ def test_the_same_weights(both):
     single, double = both
     for task in ("01_one", "02_two"):
         a, b = (load_file(out / "tasks" / task / "update.safetensors") for out in (single, double))
-        difference = sum(float((a[n] - b[n]).double().square().sum()) for n in a) ** 0.5
-        size = sum(float(a[n].double().square().sum()) for n in a) ** 0.5
-        assert difference <= 1e-4 * size
+        assert difference(a, b) <= 1e-4
 
 
 def test_the_same_logits(both):

@@ -60,13 +60,12 @@ def test_the_table_is_the_configuration():
 def test_every_package_has_a_layer_and_a_rule_on_llamafactory():
     assert set(table()) == PACKAGES
     assert {module.removeprefix("cl_plugins.") for module in CONTRACTS["llamafactory"]["source_modules"]} == (
-        PACKAGES - {"host"}
+        PACKAGES - {"host", "testing"}
     )
 
 
 def test_the_exceptions_are_those_of_the_configuration():
-    listed = names(part("kept")) + names(part("temporary"))
-    assert listed == CONTRACTS["layers"]["ignore_imports"]
+    assert names(part("exceptions")) == CONTRACTS["layers"]["ignore_imports"]
     assert not any("ignore_imports" in contract for key, contract in CONTRACTS.items() if key != "layers")
 
 

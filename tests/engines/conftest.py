@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tiny
 import watched
-from launch import environment
+from launch import PATIENCE, environment
 
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -43,6 +43,6 @@ def carry_out(inputs, tmp_path_factory):
             json.dumps([{"inputs": str(inputs), "processes": 2, "watched": watched, **job} for job in jobs])
         )
         env = environment(DS_ACCELERATOR="cpu", PYTHONPATH=os.pathsep.join(sys.path))
-        subprocess.run([sys.executable, str(WORKER), str(file)], env=env, check=True, timeout=400 * len(jobs))
+        subprocess.run([sys.executable, str(WORKER), str(file)], env=env, check=True, timeout=PATIENCE * len(jobs))
 
     return go

@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import json
 
+import method_cases
 import tiny
+from running import difference
 
 
 TASKS = ("one", "two")
+KILLED_METHODS = {case.name for case in method_cases.CASES if case.kill_everywhere}
 # method, stage; `single_task` and `multitask` train the same kind of adapter as `seqlora`, started otherwise
-CASES = [
-    ("inclora", 2),
-    ("inclora", 3),
-    ("seqfull", 2),
-    ("seqfull", 3),
-    ("seqlora", 2),
-    ("single_task", 2),
-    ("multitask", 2),
-    ("lwf", 2),
-    ("der", 2),
-]
-KILLED = [case for case in CASES if case[0] in ("inclora", "seqfull")]  # and started again
+BY_NAME = {case.name: case for case in method_cases.CASES if case.stages}
+CASES = [(name, stage) for name, case in BY_NAME.items() for stage in case.stages]
+TERMS = [name for name, case in BY_NAME.items() if case.term]
+KILLED = [(name, stage) for name, stage in CASES if name in KILLED_METHODS]  # and started again
 STATELESS = ("single_task", "multitask")  # hand nothing from task to task
 
 
 def keys(llava, data, out, method, **more):
     """A recipe; its per-device batch of 4 on two ranks is 8 on one."""
-    options = {"name": method, **({"consolidate": "stack"} if method == "inclora" else {})}
-    if method == "der":  # a second forward does not go with reentrant checkpoints under several processes
-        more = {"cl": {"replay": {"capacity_per_task": 5}}, "use_reentrant_gc": False, **more}
-    return tiny.recipe(llava, data, out, options, TASKS, **{"use_cpu": False, **more})
+    case = BY_NAME[method]
+    if case.block:  # a second forward does not go with reentrant checkpoints under several processes
+        more = {"cl": dict(case.block), "use_reentrant_gc": False, **more}
+    return tiny.recipe(llava, data, out, dict(case.method), TASKS, **{"use_cpu": False, **more})
 
 
 def jobs_of(llava, data, root, method, stage, engine, kills):
@@ -48,13 +43,6 @@ def tensors(out, task):
     from safetensors.torch import load_file
 
     return load_file(out / "tasks" / task / "update.safetensors")
-
-
-def difference(a, b):
-    """Distance of two sets of tensors, relative to the first."""
-    assert a.keys() == b.keys()
-    size = sum(float(a[n].double().square().sum()) for n in a) ** 0.5
-    return sum(float((a[n].double() - b[n].double()).square().sum()) for n in a) ** 0.5 / size
 
 
 def error(a, b):

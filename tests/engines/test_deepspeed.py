@@ -8,6 +8,7 @@ import pytest
 from deepspeed_runs import (
     CASES,
     KILLED,
+    TERMS,
     check_boundaries,
     check_resumed,
     codes,
@@ -85,7 +86,7 @@ class TestCase:
         assert error(got, seen(runs, f"{method}-{stage}")["after"][-1]) <= BOUNDARY
 
 
-@pytest.mark.parametrize("method", ["lwf", "der"])
+@pytest.mark.parametrize("method", TERMS)
 def test_terms_in_the_loss_reach_the_split_gradients(runs, method):
     """They start from the same first task as plain sequential LoRA, and end elsewhere."""
     plain, term = runs / "seqlora-2", runs / f"{method}-2"

@@ -65,7 +65,7 @@ def runs(place, llava, data, carry_out, tmp_path_factory):
     """Every case, and some killed inside the first task and started again."""
     root = tmp_path_factory.mktemp(f"bf16-{place}")
     jobs = []
-    for method in ("inclora", "seqfull"):
+    for method in dict(KILLED):
         more = {"bf16": True, "use_cpu": True, "per_device_train_batch_size": 8}
         single = keys(llava, data, root / method, method, **more)
         jobs.append({"keys": single, "observe": str(root / f"{method}-seen"), "processes": 1})

@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import json
 
+import method_cases
 import pytest
 import tiny
+
+from cl_plugins.methods import get_method
 
 
 pytest.importorskip("bitsandbytes")
 pytestmark = pytest.mark.engines
 
 TASKS = ("one", "two")
-CHAINS = ("inclora", "mslora_cr", "olora", "sefe")  # one update per task
-ONE_LORA = ("seqlora", "ewc", "lwf", "der")  # that keeps training
-METHODS = (*CHAINS, *ONE_LORA, "single_task", "multitask")
+CASES = [pytest.param(case, id=case.name) for case in method_cases.CASES if case.nf4]
 BOUNDARY = 1e-5  # of the largest logit; the quantised weights are the same, the low-rank terms are in fp32
 
 PACKED = 2e-2  # of plain bitsandbytes, which computes in bf16 on CPUs that can
 
 
 def keys(model, data, out, method, **more):
-    if method == "der":  # a second forward does not go with reentrant checkpoints under a launcher
-        more = {"cl": {"replay": {"capacity_per_task": 5}}, "use_reentrant_gc": False, **more}
+    if isinstance(method, method_cases.MethodCase):
+        more, method = {"cl": dict(method.block), **more}, dict(method.method)
+    if "replay" in more.get("cl", {}):  # a second forward does not go with reentrant checkpoints under a launcher
+        more = {"use_reentrant_gc": False, **more}
     return tiny.recipe(model, data, out, method, TASKS, quantization_bit=4, **more)
 
 
-@pytest.fixture(scope="module", params=METHODS)
+@pytest.fixture(scope="module", params=CASES)
 def observed(request, wide_llava, data, inputs, carry_out, tmp_path_factory):
     import torch
 
-    root = tmp_path_factory.mktemp(f"nf4-{request.param}")
+    root = tmp_path_factory.mktemp(f"nf4-{request.param.name}")
     out, seen = root / "run", root / "seen"
     carry_out([{"keys": keys(wide_llava, data, out, request.param), "observe": str(seen), "processes": 1}])
     assert json.loads((seen / "exit.json").read_text()) == [0], (seen / "rank0.log").read_text()[-4000:]
@@ -46,11 +49,11 @@ def test_the_whole_stream_runs(observed):
 
 
 def test_boundary_identity(observed):
-    method, _, seen = observed
+    case, _, seen = observed
     assert len(seen["before"]) == len(seen["after"]) >= 1
     for before, after in zip(seen["before"], seen["after"], strict=True):
         assert (before - after).abs().max() <= BOUNDARY * before.abs().max()
-    if method in (*CHAINS, *ONE_LORA):
+    if get_method(case.name).capabilities.schedule == "sequential":
         assert (seen["fresh"][1] - seen["after"][0]).abs().max() <= BOUNDARY * seen["after"][0].abs().max()
 
 
@@ -61,11 +64,11 @@ def test_final_is_one_adapter_for_plain_peft_on_the_quantised_base(observed, wid
 
     from cl_plugins.host.quantised import is_quantised
 
-    method, out, seen = observed
+    case, out, seen = observed
     manifest = json.loads((out / "final" / "MANIFEST.json").read_text())
     config = json.loads((out / "final" / "adapter_config.json").read_text())
     assert manifest["kind"] == "peft"
-    assert config["r"] == (8 if method in CHAINS else 4)
+    assert config["r"] == case.nf4
     assert config["modules_to_save"] == ["multi_modal_projector"]
     quantisation = BitsAndBytesConfig.from_dict(manifest["quantization"])
     assert quantisation.load_in_4bit

@@ -10,10 +10,9 @@ import tiny
 
 def refused(model, data, out, method, **more):
     from cl_plugins.base.errors import RecipeError
-    from cl_plugins.run.prepare import split
 
     try:
-        split(tiny.recipe(model, data, out, method, **more))
+        tiny.checked(tiny.recipe(model, data, out, method, **more))
     except RecipeError as error:
         return str(error)
     return ""

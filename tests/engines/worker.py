@@ -11,14 +11,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sys
 import traceback
 from contextlib import nullcontext
 from pathlib import Path
 
-
-LIMIT = 300  # seconds for one job
+from launch import PATIENCE, TRIES, free_port, unreached
 
 
 def watch(job, rank):
@@ -89,7 +87,7 @@ def rank_main(job, rank, port):
     count = job["processes"]
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    signal.alarm(LIMIT)
+    signal.alarm(int(PATIENCE))
     log = open(Path(job["observe"]) / f"rank{rank}.log", "a")
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
@@ -102,11 +100,12 @@ def rank_main(job, rank, port):
     run_exp(dict(job["keys"]), callbacks=[killer(job)] if job.get("kill_at") else None)
 
 
-def start(job):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    Path(job["observe"]).mkdir(parents=True, exist_ok=True)
+def start(job, tries=TRIES):
+    """Run a job; once more if its ranks did not find each other."""
+    port, folder = free_port(), Path(job["observe"])
+    folder.mkdir(parents=True, exist_ok=True)
+    logs = [folder / f"rank{rank}.log" for rank in range(job["processes"])]
+    written = [log.stat().st_size if log.exists() else 0 for log in logs]
     children = []
     for rank in range(job["processes"]):
         child = os.fork()
@@ -123,7 +122,10 @@ def start(job):
                 os._exit(code)
         children.append(child)
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    (Path(job["observe"]) / "exit.json").write_text(json.dumps(codes))
+    said = [log.read_bytes()[size:].decode(errors="replace") for log, size in zip(logs, written, strict=True)]
+    if any(codes) and any(map(unreached, said)) and tries > 1:
+        return start(job, tries - 1)
+    (folder / "exit.json").write_text(json.dumps(codes))
 
 
 def main():

@@ -220,7 +220,7 @@ def test_shapes_that_are_no_score_matrix_are_refused(R):
 
 def test_the_file_format():
     data = json.loads(M.metrics_to_json(M.continual_metrics(matrix(INCLORA, zero_shot=ZERO_SHOT))))
-    assert data["format"] == 1
+    assert data["format"] == 2
     assert list(data["metrics"]) == list(M.NAMES)
     for name, entry in data["metrics"].items():
         assert list(entry) == ["values" if name == "a_k" else "value", "reason", "divisor", "formula"]

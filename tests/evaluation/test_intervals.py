@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -23,6 +26,16 @@ from cl_plugins.evaluation.intervals import bootstrap, bootstrap_mean, wilson
 )
 def test_wilson_against_values_by_hand(successes, n, low, high):
     assert wilson(successes, n) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_wilson_follows_the_formula():
+    z = NormalDist().inv_cdf(0.975)
+    for n in (1, 2, 7, 50, 1234):
+        for successes in {0, 1, n // 3, n - 1, n}:
+            p = successes / n
+            centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+            ends = [100 * (centre + sign * half) / (1 + z * z / n) for sign in (-1, 1)]
+            assert wilson(successes, n) == pytest.approx(ends, abs=1e-6)
 
 
 @pytest.mark.parametrize("n", range(1, 200))

@@ -391,7 +391,7 @@ def test_predictions_of_a_run_are_read_as_ever(score, tmp_path):
     test = lines(tmp_path / "t.jsonl", question("a", "x"))
     assert "holds its references already" in score(file, "--scorer", "exact_match", "--annotations", test)[2]
     lines(file, own | {"fields": 3})
-    assert "line 1 'fields' must be an object, found 3" in score(file, "--scorer", "exact_match")[2]
+    assert "line 1 'fields' is 3" in score(file, "--scorer", "exact_match")[2]
 
 
 def test_a_peer_without_its_task_is_refused(score, tmp_path):

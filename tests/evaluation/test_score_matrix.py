@@ -27,8 +27,10 @@ CELL = st.none() | st.floats(0, 100)
 
 
 def test_the_format_is_the_documented_one():
-    assert json.loads(matrix().to_json()) == {
-        "format": 1,
+    content = json.loads(matrix().to_json())
+    assert len(content.pop("checksum")) == 64
+    assert content == {
+        "format": 2,
         "stream": "two_sites",
         "method": "inclora",
         "tasks": ["path", "rad"],
@@ -103,12 +105,12 @@ def test_unknown_tasks_are_named():
         ({"stream": None}, "'stream' is None"),
         ({"zero_shot": [1.0]}, "row 'zero_shot' has 1 cells for 2 tasks"),
         ({"scores": [[1.0, 2.0, 3.0]]}, "row 'after_path' has 3 cells for 2 tasks"),
-        ({"scores": [[1.0, 101.0]]}, r"cell \[after_path\]\[rad\]: 101.0 is no score"),
+        ({"scores": [[1.0, 101.0]]}, r"cell \[after_path\]\[rad\] is 101.0"),
         ({"scores": [[1.0, None]] * 3}, "3 rows of scores for 2 tasks"),
         ({"scores": 3}, "'scores' is 3"),
         ({"scores": [3]}, "row 'after_path' is 3"),
         ({"scorers": {"cell": "bleu@1"}}, "'scorers' names the unknown task 'cell'"),
-        ({"n": {"path": -1}}, "'n' of task 'path' is -1"),
+        ({"n": {"path": -1}}, r"'n\.path' is -1"),
         ({"n": []}, "'n' is"),
         ({"rows": ["after_cell"], "scores": []}, "'rows' holds 'after_cell'"),
         ({"rows": ["joint", "after_rad"], "scores": []}, "'rows' holds 'joint'"),
@@ -127,7 +129,10 @@ def test_bad_matrices_are_refused_when_made_and_when_read(changes, message):
 
 def test_everything_wrong_is_reported_at_once():
     with pytest.raises(DataError) as caught:
-        matrix(zero_shot=[1.0], scores=[[1.0, 200.0]], n={"x": 1})
+        matrix(zero_shot=[1.0, "1"], scores=[[1.0, 200.0]], n={"x": -1})
+    assert len(caught.value.problems) == 3
+    with pytest.raises(DataError) as caught:
+        matrix(zero_shot=[1.0], scores=[[1.0]], n={"x": 1})
     assert len(caught.value.problems) == 3
 
 
@@ -142,7 +147,7 @@ def test_texts_that_are_no_matrix(text, message):
 
 def test_missing_keys_are_all_named():
     with pytest.raises(DataError) as caught:
-        ScoreMatrix.from_dict({"format": 1, "stream": "s", "tasks": ["a"]})
+        ScoreMatrix.from_dict({"format": 2, "stream": "s", "tasks": ["a"]})
     assert {"'method'", "'scorers'", "'n'", "'zero_shot'", "'scores'"} == {
-        problem.what.split()[2] for problem in caught.value.problems
+        problem.what.split()[0] for problem in caught.value.problems
     }

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import copy
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import tiny
 
 
 RECIPE: dict[str, Any] = {
@@ -33,9 +35,14 @@ RECIPE: dict[str, Any] = {
 
 
 @pytest.fixture(scope="session")
-def base_recipe() -> dict[str, Any]:
-    """A recipe that passes every check of the host; nothing is loaded from its model path."""
-    return copy.deepcopy(RECIPE)
+def base_recipe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A recipe that passes every check before a run; nothing is loaded from its model path."""
+    folder = tmp_path_factory.mktemp("data")
+    tiny.build_data(folder, ("path", "rad"), train=2, test=2, text_only=True)
+    info = json.loads((folder / "dataset_info.json").read_text())
+    info |= dict.fromkeys(("path_a", "path_b"), info["path_train"])
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    return {**copy.deepcopy(RECIPE), "dataset_dir": str(folder)}
 
 
 @pytest.fixture
@@ -52,10 +59,10 @@ def plain_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, Any], list[Any]]]:
-    """What our runner was called with; the real one is replaced."""
-    seen: list[tuple[dict[str, Any], list[Any]]] = []
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any, list[Any]]]:
+    """What our runner was called with: host, recipe and callbacks; the real one is replaced."""
+    seen: list[tuple[Any, Any, list[Any]]] = []
     fake = ModuleType("cl_plugins.run.entry")
-    fake.run_stream = lambda raw, callbacks: seen.append((raw, callbacks))
+    fake.run_stream = lambda host, recipe, callbacks: seen.append((host, recipe, callbacks))
     monkeypatch.setitem(sys.modules, fake.__name__, fake)
     return seen

@@ -143,7 +143,7 @@ def test_installing_imports_neither_the_host_nor_anything_heavy():
         "assert not heavy, heavy\n"
         "assert sum(hasattr(f, 'cl_plugins_finder') for f in sys.meta_path) == 1\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("value", ["0", "false", "No", "off"])

@@ -32,12 +32,29 @@ def test_cl_is_accepted_and_the_recipe_is_kept(parser, recipe):
     _, data_args, training_args, _, _ = parser.get_train_args(recipe)
     assert recipe == before
     assert data_args.cl == before["cl"]
-    assert data_args.cl_raw_args == before
+    kept = data_args.cl_recipe
+    assert {**kept.host_keys, "cl": before["cl"]} == before
     assert data_args.dataset == ["path_a", "path_b"]
     assert training_args.learning_rate == 1e-4
     data_args.cl["method"]["name"] = "changed"
-    assert data_args.cl_raw_args == before
+    assert kept.config.method == "seqlora"
     assert recipe == before
+
+
+def test_the_block_is_parsed_once(parser, recipe, monkeypatch):
+    from cl_plugins.run import check
+
+    calls, parse = [], check.parse_cl
+    monkeypatch.setattr(check, "parse_cl", lambda *args, **kwargs: calls.append(args) or parse(*args, **kwargs))
+    parser.get_train_args(recipe)
+    assert len(calls) == 1
+
+
+def test_one_rank_looks_at_the_data_for_all(parser, recipe, monkeypatch):
+    recipe["dataset_dir"] = "/nowhere"
+    assert list(_refused(parser, recipe)) == ["dataset_dir"]
+    monkeypatch.setenv("RANK", "1")
+    assert parser._parse_train_args(recipe)[1].cl_recipe.config.method == "seqlora"
 
 
 def test_the_class_behaves_like_the_hosts(parser, recipe):
@@ -50,10 +67,10 @@ def test_the_class_behaves_like_the_hosts(parser, recipe):
     assert cls is arguments.ContinualDataArguments
     copied = pickle.loads(pickle.dumps(data_args))
     assert copied == data_args
-    assert copied.cl_raw_args == data_args.cl_raw_args
+    assert copied.cl_recipe == data_args.cl_recipe
     as_dict = data_args.to_dict()
     assert as_dict["cl"] == recipe["cl"]
-    assert "cl_raw_args" not in as_dict
+    assert "cl_recipe" not in as_dict
     assert repr(data_args).startswith("ContinualDataArguments(template='llama3'")
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         arguments.Nothing  # noqa: B018
@@ -71,11 +88,12 @@ def test_containers_of_omegaconf_arrive_as_plain_ones(parser, recipe):
 
     wrapped = {**recipe, "cl": OmegaConf.create(recipe["cl"])}
     _, data_args, *_ = parser.get_train_args(wrapped)
-    assert data_args.cl_raw_args == recipe
-    tasks = data_args.cl_raw_args["cl"]["stream"]["tasks"]
+    assert data_args.cl == recipe["cl"]
+    tasks = data_args.cl["stream"]["tasks"]
     assert type(tasks) is list
     assert type(tasks[0]) is dict
     assert type(tasks[0]["train"]) is list
+    assert type(data_args.cl_recipe.config.block.stream["tasks"]) is list
 
 
 def test_dotted_overrides_of_the_shell(parser, recipe, tmp_path, monkeypatch):
@@ -86,11 +104,11 @@ def test_dotted_overrides_of_the_shell(parser, recipe, tmp_path, monkeypatch):
     words = ["cl.method.name=inclora", "cl.eval.max_new_tokens=8", "cl.task_overrides.rad.max_steps=7", "lora_rank=4"]
     monkeypatch.setattr(sys, "argv", ["llamafactory-cli", str(path), *words])
     _, data_args, _, finetuning_args, _ = parser.get_train_args()
-    cl = data_args.cl_raw_args["cl"]
-    assert cl["method"] == {"name": "inclora"}
-    assert cl["eval"] == {"max_new_tokens": 8}
-    assert cl["task_overrides"] == {"rad": {"max_steps": 7}}
-    assert finetuning_args.lora_rank == data_args.cl_raw_args["lora_rank"] == 4
+    config = data_args.cl_recipe.config
+    assert config.method == "inclora"
+    assert config.eval.max_new_tokens == 8
+    assert config.block.task_overrides == {"rad": {"max_steps": 7}}
+    assert finetuning_args.lora_rank == data_args.cl_recipe.host_keys["lora_rank"] == 4
 
 
 def test_without_cl_the_hosts_own_class_and_values_come_back(parser, plain_recipe):
@@ -159,9 +177,9 @@ def test_overrides_in_the_stream_are_checked_too(parser, recipe):
     assert list(_refused(parser, recipe)) == ["cl.stream.tasks.rad.template"]
 
 
-def test_an_optimizer_that_no_test_has_run_is_refused_also_with_full_fine_tuning(recipe):
-    raw = {**recipe, "finetuning_type": "full", "use_galore": True}
-    assert "use_galore" in {problem.where for problem in arguments.problems_of(raw)}
+def test_an_optimizer_that_no_test_has_run_is_refused_also_with_full_fine_tuning(parser, recipe):
+    recipe["cl"]["method"] = {"name": "seqfull"}
+    assert list(_refused(parser, {**recipe, "finetuning_type": "full", "use_galore": True})) == ["use_galore"]
 
 
 def test_megatron_by_environment_is_refused(parser, recipe, monkeypatch):
@@ -200,11 +218,3 @@ def test_extra_keys_do_not_let_a_refusal_slip(parser, recipe, monkeypatch):
     assert list(_refused(parser, {**recipe, "stage": "pt"})) == ["stage"]
     with pytest.raises(RecipeError):
         parser.get_infer_args(recipe)
-
-
-def test_the_field_alone_sets_the_data_set_and_refuses_a_second_one(parser, recipe):
-    cls = arguments.ContinualDataArguments
-    assert cls(cl=recipe["cl"]).dataset == ["path_a", "path_b"]
-    assert cls(dataset="x").dataset == ["x"]
-    with pytest.raises(RecipeError, match="beside `cl`"):
-        cls(cl=recipe["cl"], dataset="x")

@@ -41,12 +41,16 @@ def test_without_cl_the_original_gets_the_very_same_arguments(toy, runs):
 
 def test_with_cl_our_runner_gets_the_recipe_and_the_callbacks(toy, runs):
     dispatch.install(toy.module)
-    data_args = SimpleNamespace(cl={"stream": "x"}, cl_raw_args={"cl": {"stream": "x"}, "seed": 1})
+    data_args = SimpleNamespace(cl={"stream": "x"}, cl_recipe=object())
     callback = object()
     toy.module.run_sft(None, data_args, None, None, None, [callback])
     toy.module.run_sft(None, data_args, None, None, generating_args=None)
     assert toy.calls == []
-    assert runs == [(data_args.cl_raw_args, [callback]), (data_args.cl_raw_args, [])]
+    assert [(recipe, callbacks) for _, recipe, callbacks in runs] == [
+        (data_args.cl_recipe, [callback]),
+        (data_args.cl_recipe, []),
+    ]
+    assert {host.name for host, _, _ in runs} == {"LLaMA-Factory"}
 
 
 def test_references_taken_earlier_are_replaced_and_others_are_not(toy):
@@ -83,10 +87,10 @@ def test_run_exp_reaches_our_runner_with_the_users_callbacks(recipe, runs):
     activation.activate()
     mine = TrainerCallback()
     tuner.run_exp(recipe, [mine])
-    ((raw, callbacks),) = runs
-    assert raw == recipe
-    assert callbacks[0] is mine
-    assert [type(c).__name__ for c in callbacks[1:]] == ["LogCallback", "ReporterCallback"]
+    ((_, checked, callbacks),) = runs
+    assert {**checked.host_keys, "cl": recipe["cl"]} == recipe
+    assert checked.config.stream.task_names == ("path", "rad")
+    assert callbacks == [mine]  # those of the host's launcher are made anew for every task
 
 
 def test_a_reference_that_escaped_is_caught_when_the_recipe_is_parsed(recipe, runs, monkeypatch):

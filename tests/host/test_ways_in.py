@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,13 +19,22 @@ from typing import Any
 import pytest
 import tiny
 import yaml
+from launch import environment, execute
 
 
 FAKE_RUNNER = """
 import json, os, sys, types
 
-def run_stream(raw_args, callbacks):
-    line = json.dumps({"raw": raw_args, "callbacks": [type(c).__name__ for c in callbacks]})
+def run_stream(host, recipe, callbacks):
+    config = recipe.config
+    block = {
+        "stream": config.stream.name,
+        "tasks": config.stream.task_names,
+        "method": config.method,
+        "max_new_tokens": config.eval.max_new_tokens,
+        "task_overrides": config.block.task_overrides,
+    }
+    line = json.dumps({"host": host.name, "keys": recipe.host_keys, "cl": block, "callbacks": len(callbacks)})
     with open(os.path.join(os.environ["CL_TEST_OUT"], "ran_%s.jsonl" % os.environ.get("RANK", "0")), "a") as file:
         file.write(line + "\\n")
 
@@ -84,7 +92,7 @@ with open(os.path.join(OUT, "data_args.pickle"), "wb") as file:
     pickle.dump(first, file)
 report(
     same_class=type(first) is type(again) is type(reloaded),
-    kept=first.cl_raw_args == again.cl_raw_args == reloaded.cl_raw_args == recipe(),
+    kept=first.cl_recipe == again.cl_recipe == reloaded.cl_recipe,
     loader=type(parser.__loader__).__name__,
 )
 tuner.run_exp(recipe())
@@ -222,26 +230,18 @@ def _start(way: Way, out: Path, recipe: dict[str, Any], plain: dict[str, Any] | 
     (out / "site" / "sitecustomize.py").write_text(FAKE_RUNNER)
     recipe = {**recipe, "output_dir": str(out / "run")}
     (out / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
-    unwanted = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "CL_PLUGINS_AUTOLOAD", "USE_MCA")
-    env = {key: value for key, value in os.environ.items() if key not in unwanted}
+    python_path = [str(out / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = environment(PYTHONPATH=os.pathsep.join(python_path), CL_TEST_OUT=str(out))
+    env = {k: v for k, v in env.items() if k not in ("CL_PLUGINS_AUTOLOAD", "USE_MCA")} | dict(way.env)
     bin_dir = str(Path(sys.executable).parent)
-    python_path = [str(out / "site"), *filter(None, [env.get("PYTHONPATH")])]
-    env.update(
-        PATH=os.pathsep.join([bin_dir, env.get("PATH", "")]),
-        PYTHONPATH=os.pathsep.join(python_path),
-        CL_TEST_OUT=str(out),
-        OMP_NUM_THREADS="1",
-        CUDA_VISIBLE_DEVICES="",
-        **dict(way.env),
-    )
     if way.script is None:
         words = [str(out / "recipe.yaml") if word == "RECIPE" else word for word in way.words]
         command = [str(Path(bin_dir) / "llamafactory-cli"), *words]
     else:
         (out / "way.py").write_text(HEAD + way.script)
         command = [sys.executable, str(out / "way.py")]
-    done = subprocess.run(command, env=env, cwd=out, capture_output=True, text=True, timeout=300, check=False)
-    return Outcome(out, recipe, done.returncode, done.stdout + done.stderr)
+    done = execute(command, lambda: env, cwd=out, check=False)
+    return Outcome(out, recipe, done.returncode, done.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -268,29 +268,34 @@ def outcome(started: dict[str, Future[Outcome]], request: pytest.FixtureRequest)
     return started[request.node.name.removeprefix("test_")].result()
 
 
-def _with_overrides(recipe: dict[str, Any]) -> dict[str, Any]:
-    cl = {**recipe["cl"], "method": {"name": "inclora"}, "eval": {"max_new_tokens": 8}}
-    return {**recipe, "cl": cl, "learning_rate": 0.0003}
-
-
-HOST_CALLBACKS = ["LogCallback", "ReporterCallback"]
+def _seen(recipe: dict[str, Any], method: str = "seqlora", length: int = 64, **keys: Any) -> dict[str, Any]:
+    """What the runner must be given for a recipe; the callbacks of the host's launcher are left out."""
+    block = {
+        "stream": "two_sites",
+        "tasks": ["path", "rad"],
+        "method": method,
+        "max_new_tokens": length,
+        "task_overrides": {"rad": {"max_steps": 400}},
+    }
+    keys = {key: value for key, value in recipe.items() if key != "cl"} | keys
+    return {"host": "LLaMA-Factory", "keys": keys, "cl": block, "callbacks": 0}
 
 
 def test_torchrun(outcome):
     assert outcome.code == 0, outcome.log
-    expected = [{"raw": _with_overrides(outcome.recipe), "callbacks": HOST_CALLBACKS}]
+    expected = [_seen(outcome.recipe, "inclora", 8, learning_rate=0.0003)]
     assert outcome.ran(0) == expected
     assert outcome.ran(1) == expected
 
 
 def test_cli(outcome):
     assert outcome.code == 0, outcome.log
-    assert outcome.ran() == [{"raw": _with_overrides(outcome.recipe), "callbacks": HOST_CALLBACKS}]
+    assert outcome.ran() == [_seen(outcome.recipe, "inclora", 8, learning_rate=0.0003)]
 
 
 def test_tuner_first(outcome):
     assert outcome.code == 0, outcome.log
-    assert outcome.ran() == [{"raw": outcome.recipe, "callbacks": HOST_CALLBACKS}]
+    assert outcome.ran() == [_seen(outcome.recipe)]
 
 
 def test_sft_first(outcome):
@@ -300,17 +305,17 @@ def test_sft_first(outcome):
         "spec": ["ModuleSpec", "ModuleSpec"],
         "loader": ["SourceFileLoader", "SourceFileLoader"],
     }
-    assert [run["raw"] for run in outcome.ran()] == [outcome.recipe]
+    assert outcome.ran() == [_seen(outcome.recipe)]
 
 
 def test_hparams_first(outcome):
     assert outcome.report == {"same_class": True, "kept": True, "loader": "SourceFileLoader"}
-    assert [run["raw"] for run in outcome.ran()] == [outcome.recipe]
+    assert outcome.ran() == [_seen(outcome.recipe)]
 
 
 def test_torch_first(outcome):
     assert outcome.report == {"loaded": [], "finders": 1, "copied": True}
-    assert [run["raw"] for run in outcome.ran()] == [outcome.recipe]
+    assert outcome.ran() == [_seen(outcome.recipe)]
 
 
 def test_late(outcome):
@@ -319,7 +324,7 @@ def test_late(outcome):
     assert report["ran_before"] is False
     assert report["copy_replaced"] is True
     assert report["wrapped_once"] is True
-    assert [run["raw"] for run in outcome.ran()] == [outcome.recipe]
+    assert outcome.ran() == [_seen(outcome.recipe)]
 
 
 def test_moved(outcome):

@@ -14,6 +14,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from launch import PATIENCE, environment
+
 
 @dataclass
 class Ended:
@@ -44,14 +46,8 @@ class ForkServer:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._count = 0
-        env = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "HF_DATASETS_CACHE": str(folder / "datasets"),
-            "CUDA_VISIBLE_DEVICES": "",
-        }
-        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-            env.pop(name, None)
+        path = os.pathsep.join(sys.path)  # the server finds the modules of the tests
+        env = environment(HF_DATASETS_CACHE=str(folder / "datasets"), PYTHONPATH=path)
         self._errors = (folder / "server.log").open("w")
         self._process = subprocess.Popen(
             [sys.executable, __file__],
@@ -97,6 +93,12 @@ class ForkServer:
                 ended.steps.append(rest[0])
         return ended
 
+    def until(self, started: tuple[int, Path], lines: int) -> None:
+        """Wait until a run has logged so many lines, or has ended."""
+        pid, log = started
+        while log.read_bytes().count(b"\n") < lines and not _zombie(pid):
+            time.sleep(0.001)
+
     def run(self, keys: dict, at: int | str = 0, action: str = "kill", seen: Path | None = None) -> Ended:
         """A run, until it ends or is ended."""
         return self.wait(self.start(keys, at, action, seen))
@@ -107,8 +109,12 @@ class ForkServer:
 
     def close(self) -> None:
         self._process.stdin.close()
-        self._process.wait(timeout=60)
+        self._process.wait(timeout=PATIENCE)
         self._errors.close()
+
+
+def _zombie(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def _child(request: dict) -> None:
@@ -143,7 +149,7 @@ def _child(request: dict) -> None:
     os._exit(code)
 
 
-def _wait(pid: int, seconds: float = 180.0) -> int:
+def _wait(pid: int, seconds: float = PATIENCE) -> int:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found, status = os.waitpid(pid, os.WNOHANG)

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import tiny
 from fork_server import Ended
+from method_cases import CASES
 
 
 TASKS = ("one", "two")
 SAVE_STEPS, MAX_STEPS = 2, 5
-METHODS = ("inclora", "seqfull")
+METHODS = tuple(case.name for case in CASES if case.kill_everywhere)
 
 
 def build(folder: Path) -> tuple[Path, Path]:

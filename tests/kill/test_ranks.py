@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import killed_runs as runs
 import pytest
-import yaml
+from launch import PATIENCE, TRIES, command, environment, unreached
+
+from cl_plugins.run.interrupt import EXIT_RUN_AGAIN
 
 
 pytestmark = pytest.mark.kill
-
-PATIENCE = 300.0  # seconds until a test gives up waiting
 
 
 class Launched:
@@ -24,40 +23,42 @@ class Launched:
 
     def __init__(self, keys: dict, folder: Path) -> None:
         self.out = Path(keys["output_dir"])
-        recipe, self._log = folder / f"{self.out.name}.yaml", folder / f"{self.out.name}.{time.monotonic_ns()}.log"
-        recipe.write_text(yaml.safe_dump(keys))
-        env = {
-            **os.environ,
-            "FORCE_TORCHRUN": "1",
-            "NPROC_PER_NODE": "2",
-            "OMP_NUM_THREADS": "1",
-            "CUDA_VISIBLE_DEVICES": "",
-        }
-        scripts = str(Path(sys.executable).parent)
-        env["PATH"] = scripts + os.pathsep + env.get("PATH", "")
-        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"):
-            env.pop(name, None)
+        self._words, self._log = command(keys, folder), folder / f"{self.out.name}.{time.monotonic_ns()}.log"
+        self._tries = 0
+        self._start()
+
+    def _start(self) -> None:
+        self._tries += 1
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
-                [f"{scripts}/llamafactory-cli", "train", str(recipe)],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=env,
-                start_new_session=True,
+                self._words, stdout=log, stderr=subprocess.STDOUT, env=environment(2), start_new_session=True
             )
+
+    def _ended(self) -> int | None:
+        """The exit code; None while it runs. A launch whose ranks did not find each other is begun again."""
+        code = self.process.poll()
+        if code and unreached(self.output) and self._tries < TRIES:
+            self._start()
+            return None
+        return code
 
     @property
     def output(self) -> str:
         return self._log.read_text(errors="replace")
 
     def wait(self) -> int:
-        return self.process.wait(timeout=PATIENCE)
+        """Wait for the end; the exit code."""
+        deadline = time.monotonic() + PATIENCE
+        while (code := self._ended()) is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return code
 
     def until(self, name: str) -> None:
         """Wait for a file of the run."""
         deadline = time.monotonic() + PATIENCE
         while not (self.out / name).exists():
-            assert self.process.poll() is None, self.output[-4000:]
+            assert self._ended() is None, self.output[-4000:]
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
@@ -175,13 +176,30 @@ def test_ranks_that_outlive_their_launcher_finish(method, victims, material, two
     assert runs.tree(launched.out / "final") == before
 
 
-def test_sigterm_to_one_rank_stops_all_of_them_cleanly(material, two_ranks, tmp_path):
+@pytest.mark.parametrize(
+    ("victims", "number"),
+    [
+        (("rank1",), signal.SIGTERM),
+        (("rank0",), signal.SIGINT),
+        (("torchrun",), signal.SIGTERM),
+        (("cli",), signal.SIGTERM),
+        (("cli", "torchrun", "rank0", "rank1"), signal.SIGINT),  # Ctrl-C in a terminal
+        (("cli", "torchrun", "rank0", "rank1"), signal.SIGTERM),  # a cluster that ends every process of a job
+    ],
+)
+def test_a_signal_stops_all_ranks_cleanly(victims, number, material, two_ranks, tmp_path):
     keys = recipe(material, tmp_path / "out", "inclora")
     launched = Launched(keys, tmp_path)
     launched.until("tasks/01_one/checkpoint-5/cl_complete.json")
-    os.kill(launched.family()["rank1"], signal.SIGTERM)
-    assert launched.wait() != 0
-    assert "exitcode  : 75" in launched.output
+    family = launched.family()
+    for victim in victims:
+        os.kill(family[victim], number)
+    assert launched.wait() == EXIT_RUN_AGAIN == 75, launched.output[-4000:]
+    assert all(gone(pid) for pid in family.values())
+    assert "train:one" not in runs.journal(launched.out)
+    assert max(runs.whole_checkpoints(launched.out, "one")) > 5
+    if len(victims) > 1:
+        return
     resumed = Launched(keys, tmp_path)
     assert resumed.wait() == 0, resumed.output[-4000:]
     assert "\n".join(runs.differences(launched.out, two_ranks("inclora"))) == ""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
+import sealed
 import tiny
 import torch
 from launch import launch
@@ -254,17 +253,10 @@ def carry(tmp_path):
     """A carry of a model with one LoRA tensor."""
 
     def make(fisher, files=("fisher.safetensors",)):
-        record = {
-            "format": 1,
-            "tasks": ["one"],
-            "method": "ewc",
-            "meta": {},
-            "base": {},
-            "files": {n: {} for n in files},
-        }
-        (tmp_path / "carry.json").write_text(json.dumps(record))
         save_file({"x.lora_A.weight": torch.ones(2, 3)}, tmp_path / "adapter.safetensors")
-        save_file(fisher, tmp_path / "fisher.safetensors")
+        if files:
+            save_file(fisher, tmp_path / "fisher.safetensors")
+        sealed.make_carry(tmp_path, ["one"], "ewc")
         return Carry.open(tmp_path)
 
     return make

@@ -174,15 +174,13 @@ def unlabelled(stream):
     ],
 )
 def test_missing_labels_are_said_before_anything_loads(llama, text_data, tmp_path, method, refused):
-    from cl_plugins.run.prepare import split
-
     keys = tiny.recipe(llama, text_data, tmp_path / "run", method, text_only=True)
     keys["cl"]["stream"] = unlabelled(keys["cl"]["stream"])
     if not refused:
-        split(keys)
+        tiny.checked(keys)
         return
     with pytest.raises(RecipeError) as caught:
-        split(keys)
+        tiny.checked(keys)
     assert [p.where for p in caught.value.problems] == [f"cl.stream.tasks[{i}].modality" for i in range(3)]
 
 
@@ -201,11 +199,9 @@ def test_a_carry_without_labels(llama, text_data, tmp_path):
 
 @pytest.mark.parametrize("chosen", ["first", "on", "All"])
 def test_an_unknown_way_to_answer(llama, text_data, tmp_path, chosen):
-    from cl_plugins.run.prepare import split
-
     keys = tiny.recipe(llama, text_data, tmp_path, {"name": "mslora_cr", "inference": chosen}, text_only=True)
     with pytest.raises(RecipeError, match=r"cl\.method\.inference"):
-        split({**keys, "output_dir": str(tmp_path / "run")})
+        tiny.checked({**keys, "output_dir": str(tmp_path / "run")})
 
 
 # --- which LoRAs answer -----------------------------------------------------------------------------------------------
@@ -255,10 +251,11 @@ def test_nothing_is_forgotten_by_construction(first_k):
 
 def test_a_task_not_yet_learned_is_answered_by_all_loras(first_k, llava, data, tmp_path):
     """The row after `one`: `two` and `three` are answered by the same model as `one`."""
+    from cl_plugins.host.llama_factory import LlamaFactoryHost
     from cl_plugins.run.reopen import carry_after, read_recipe, reopen
 
     keys, config = read_recipe(first_k)
-    state = reopen(first_k, tmp_path / "out", keys, config)
+    state = reopen(LlamaFactoryHost(), first_k, tmp_path / "out", keys, config)
     carry = carry_after(state, first_k, "two", tmp_path / "scratch")
     assert [state.method.route(carry, t) for t in TASKS] == [1, None, None]
     models = [
@@ -331,10 +328,8 @@ def test_the_regulariser_does_something(train):
 
 @pytest.mark.parametrize("key", ["alpha", "beta"])
 def test_inclora_names_the_method_that_has_the_terms(llama, text_data, tmp_path, key):
-    from cl_plugins.run.prepare import split
-
     with pytest.raises(RecipeError, match="mslora_cr") as caught:
-        split(tiny.recipe(llama, text_data, tmp_path, {"name": "inclora", key: 0.1}, text_only=True))
+        tiny.checked(tiny.recipe(llama, text_data, tmp_path, {"name": "inclora", key: 0.1}, text_only=True))
     assert [p.where for p in caught.value.problems] == [f"cl.method.{key}"]
 
 
@@ -419,15 +414,15 @@ def test_the_peers_mean_halves_the_gradient_at_the_second_task(train):
 def test_learnable_weights(train):
     """They start at exp(-4.6) and go down; a weight of 0 stays off; the learned values stand beside the update."""
     out = train("learn", {"name": "mslora_cr", "learnable": True})
-    first = json.loads((out / "tasks" / "01_one" / "update.json").read_text())
-    second = json.loads((out / "tasks" / "02_two" / "update.json").read_text())
+    first = json.loads((out / "tasks" / "01_one" / "update.json").read_text())["meta"]
+    second = json.loads((out / "tasks" / "02_two" / "update.json").read_text())["meta"]
     assert "log_alpha" not in first
     assert first["modality"] == "one"
     assert -5 < second["log_alpha"] < -4.6
     assert -5 < second["log_beta"] < -4.6
     assert not any("cl_" in name for name in load_file(out / "tasks" / "02_two" / "update.safetensors"))
     half = train("learn-alpha", {"name": "mslora_cr", "learnable": True, "beta": 0})
-    assert "log_beta" not in json.loads((half / "tasks" / "02_two" / "update.json").read_text())
+    assert "log_beta" not in json.loads((half / "tasks" / "02_two" / "update.json").read_text())["meta"]
     assert logged(half, "orthonormality") == []
 
 

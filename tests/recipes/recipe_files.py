@@ -7,8 +7,11 @@ from typing import Any
 
 import yaml
 
+from cl_plugins.base.errors import RecipeError
 from cl_plugins.config import CLConfig
+from cl_plugins.host.llama_factory import LlamaFactoryHost
 from cl_plugins.recipe import parse_cl
+from cl_plugins.run.check import check
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,3 +48,12 @@ def host_keys(path: Path) -> dict[str, Any]:
 def continual(path: Path) -> CLConfig:
     """The recipe's checked ``cl:`` block, with what its stream adds for it."""
     return parse_cl(read(path)["cl"]).with_defaults(host_keys(path))
+
+
+def problems_of(recipe: dict[str, Any]) -> list[str]:
+    """What is wrong with a recipe, its data files left out: those of the papers are not here."""
+    try:
+        check(LlamaFactoryHost(), recipe, data=False)
+    except RecipeError as error:
+        return str(error).splitlines()
+    return []

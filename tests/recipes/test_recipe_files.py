@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recipe_files import PAPER, ROOT, continual, host_keys, paper_recipes, read, recipes, yaml_files
+from recipe_files import PAPER, ROOT, continual, host_keys, paper_recipes, problems_of, read, recipes, yaml_files
 
-from cl_plugins.host.arguments import problems_of
 from cl_plugins.host.facts import capability_problems, run_facts
 from cl_plugins.methods import get_method
 from cl_plugins.streams import load_stream

@@ -14,9 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from recipe_files import ROOT, continual, read
-
-from cl_plugins.host.arguments import problems_of
+from recipe_files import ROOT, continual, problems_of, read
 
 
 README = (ROOT / "examples" / "yaml" / "README.md").read_text(encoding="utf-8")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import marked
 import pytest
+import sealed
 from marked import holding, manifest, mark
 from running import copy_of, go, journal
 from safetensors.torch import load_file
@@ -99,9 +100,8 @@ def test_a_finished_run_stays_finished(llava, pictures, out):
     go(recipe(llava, pictures, out))
     assert len(journal(out)) == before
     assert (out / "final" / "model.safetensors").read_bytes() == model
-    info = json.loads((out / "carry" / "replay" / "dataset_info.json").read_text())
-    assert list(info) == ["replay_one", "replay_three"]
-    assert not (out / "carry" / "replay" / "replay_two.json").exists()
+    kept = (out / "carry" / "replay" / "samples.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in kept] == [s["id"] for s in manifest(out)]
 
 
 def test_all_samples_may_go(llava, pictures, out):
@@ -123,22 +123,22 @@ def test_purging_by_age(out, monkeypatch, capsys):
     assert main(["replay", "purge", str(out), "--older-than", "32d"]) == 0
     assert "No sample was deleted" in capsys.readouterr().out
     assert main(["replay", "purge", str(out), "--older-than", "30d", "--json"]) == 0
-    assert [entry["id"] for entry in json.loads(capsys.readouterr().out)] == [e["id"] for e in value["samples"][:2]]
+    printed = json.loads(capsys.readouterr().out)
+    assert [entry["id"] for entry in printed["deleted"]] == [e["id"] for e in value["samples"][:2]]
+    assert printed["remains"][-1]["where"] == "elsewhere"
     assert manifest(out) == value["samples"][2:]
     assert main(["replay", "purge", str(out), "--older-than", "soon"]) == 2
 
 
 def _write_and_rehash(out, path, value):
     """Change a file of the carry as the run itself would have written it."""
-    from cl_plugins.base.files import artefact, sha256, write_json
+    from cl_plugins.base.files import artefact
     from cl_plugins.run.journal import Journal
 
-    write_json(path, value)
-    carry = json.loads((out / "carry" / "carry.json").read_text())
-    carry["files"]["replay/manifest.json"] = {"sha256": sha256(path), "bytes": path.stat().st_size}
-    write_json(out / "carry" / "carry.json", carry)
+    sealed.edit(path, lambda _: value)
+    sealed.rehash(out / "carry")
     log = Journal(out)
-    log.add("test", 0.0, artefact(out, out / "carry" / "carry.json"))
+    log.add("replay-delete:0", 0.0, artefact(out, out / "carry" / "carry.json"))
     log.rewrite()
 
 
@@ -154,9 +154,33 @@ def test_ages(age, days):
     assert not older_than(age, now)(At(-0.01))
 
 
-@pytest.mark.parametrize("age", ["", "d", "30", "30y", "-3d", "1e3d", "nand"])
+@pytest.mark.parametrize("stored", ["2030-01-03T00:00:00+00:00", "2999-01-01T00:00:00", "", "yesterday", None])
+def test_a_date_ahead_or_none_is_older_than_any_age(stored):
+    now = datetime(2030, 1, 1, tzinfo=UTC)
+
+    class At:
+        pass
+
+    At.stored = stored
+    assert older_than("0h", now)(At)
+    assert older_than("30d", now)(At)
+
+
+@pytest.mark.parametrize("stored", ["2030-01-01T00:00:00+00:00", "2030-01-01T06:00:00+00:00", "2030-01-01T00:00:00"])
+def test_clocks_may_differ_by_hours(stored):
+    now = datetime(2030, 1, 1, tzinfo=UTC)
+
+    class At:
+        pass
+
+    At.stored = stored
+    assert older_than("0h", now)(At)
+    assert not older_than("1h", now)(At)
+
+
+@pytest.mark.parametrize("age", ["", "d", "30", "30y", "-3d", "1e3d", "nand", "9" * 400 + "d"])
 def test_what_is_not_an_age(age):
-    with pytest.raises(ValueError, match="is not an age"):
+    with pytest.raises(ValueError, match=r"is not an age|longer than any age"):
         older_than(age)
 
 
@@ -221,7 +245,7 @@ def test_killed_while_deleting(moment, llava, pictures, out, tmp_path, monkeypat
     first = manifest(out)[0]
     with monkeypatch.context() as patch:
         if moment == "before":
-            patch.setattr(deletion, "write_json", die)
+            patch.setattr(deletion.CarryRecord, "write", die)
         else:
             patch.setattr(deletion.Journal, "rewrite", die)
         with pytest.raises(Killed):
@@ -233,6 +257,58 @@ def test_killed_while_deleting(moment, llava, pictures, out, tmp_path, monkeypat
     go(recipe(llava, pictures, out))
     assert main(["status", str(out), "--verify"]) == 0
     assert (holding(out, first["id"].encode() + b'"') == []) == (moment == "swapped")
+
+
+def test_every_place_where_a_sample_can_still_be_is_named(out, pictures, tmp_path, monkeypatch, capsys):
+    """Caches, predictions and directories moved aside are looked into; nothing of them is touched."""
+    import shutil
+
+    from datasets import load_dataset
+
+    first, other = manifest(out)[0], manifest(out)[1]
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(cache))
+    load_dataset("json", data_files=[str(pictures / "one_train.json")], cache_dir=str(cache))
+    load_dataset("json", data_files=[str(pictures / "two_train.json")], cache_dir=str(cache))
+    (out / "predictions" / "after_one").mkdir(parents=True)
+    line = {"id": "x", "prompt": "p", "prediction": "", "reference": "A", "score": 0.0}
+    item = json.dumps(line) + "\n" + json.dumps({**line, "id": first["id"]}) + "\n"
+    (out / "predictions" / "after_one" / "one.jsonl").write_text(item)
+    aside = Path(shutil.copytree(out, out.with_name("run.before-2030")))
+    shutil.copytree(out, out.with_name("unrelated"))
+    checkpoint = out / "tasks" / "03_three" / "checkpoint-1"
+    checkpoint.mkdir(parents=True)
+    capsys.readouterr()
+    assert main(["replay", "delete", str(out), "--id", first["id"], "--json"]) == 0
+    places = {place["where"]: place for place in json.loads(capsys.readouterr().out)["remains"]}
+    named = [where for where in places if where.startswith(str(cache))]
+    assert len(named) == 1
+    assert [path for path in Path(named[0]).glob("*.arrow") if mark("one", 0)[:3].encode() in path.read_bytes()]
+    assert {str(aside), str(checkpoint), str(out / "predictions" / "after_one" / "one.jsonl")} <= set(places)
+    assert f"one_train in {pictures}" in places
+    assert "elsewhere" in places
+    assert str(out.with_name("unrelated")) not in places
+    assert holding(aside, f'"{first["id"]}"'.encode())
+    assert main(["replay", "delete", str(out), "--id", other["id"]]) == 0
+    text = capsys.readouterr().out
+    assert "Where they can still be" in text
+    assert "after_one" not in text
+
+
+def test_replayed_samples_are_in_no_cache(llava, pictures, tmp_path, monkeypatch):
+    """What the host loads it caches; the buffer does not go that way, so that deleting it reaches all copies."""
+    cache = tmp_path / "cache"
+    keys = marked.recipe(
+        llava, pictures, tmp_path / "run", "seqlora", TASKS, replay={"capacity_per_task": 3}, pictures=True
+    )
+    go({**keys, "cl": {**keys["cl"], "stop_after": 2}})
+    go({**keys, "cache_dir": str(cache)})
+    written = [path for path in cache.rglob("*") if path.is_file()]
+    assert [path for path in written if mark("two", 0)[:3].encode() in path.read_bytes()]
+    for sample in manifest(tmp_path / "run"):
+        if sample["task"] == "one":
+            word = mark("one", int(sample["id"].rsplit("-")[-1])).encode()
+            assert [path for path in written if word in path.read_bytes()] == []
 
 
 def test_listing(out, capsys):

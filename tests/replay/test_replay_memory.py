@@ -34,6 +34,13 @@ def test_no_sample_comes_again_before_all_have_been_seen(count, size):
     assert max(times) - min(times) <= 1
 
 
+def test_every_lap_of_a_step_has_an_order_of_its_own():
+    laps = [draw(20, 20, seed=0, step=1, slot=lap, purpose="x") for lap in range(3)]
+    assert all(sorted(lap) == list(range(20)) for lap in laps)
+    assert len(set(map(tuple, laps))) == 3
+    assert draw(20, 60, seed=0, step=1, slot=0, purpose="x") == [*laps[0], *laps[1], *laps[2]]
+
+
 def test_a_draw_depends_on_seed_step_slot_and_purpose_and_on_nothing_else():
     base = {"seed": 1, "step": 1, "slot": 0, "purpose": "x"}
     one = draw(50, 8, **base)

@@ -7,16 +7,12 @@ import json
 import marked
 import pytest
 from marked import manifest
+from method_cases import REPLAY_CASES
 from running import go, half_written
 
 
 TASKS = ("one", "two")
-CASES = {
-    "concatenate": ("seqlora", {"capacity_per_task": 3}),
-    "separate": ("inclora", {"capacity_total": 5, "mixing": "separate", "selection": "highest_loss"}),
-    "full": ("seqfull", {"capacity_total": 6, "policy": "reservoir"}),
-    "der": ("der", {"capacity_per_task": 3, "batch": 2}),
-}
+CASES = {case.id: case for case in REPLAY_CASES if case.resume}
 
 
 class Killed(BaseException):
@@ -35,7 +31,7 @@ def clock(monkeypatch):
 
 
 def recipe(model, data, out, case):
-    method, replay = CASES[case]
+    method, replay = CASES[case].method["name"], CASES[case].replay
     return marked.recipe(
         model, data, out, method, TASKS, replay=replay, max_steps=4, save_strategy="steps", save_steps=2,
         lora_dropout=0.0 if method == "seqfull" else 0.1, gradient_accumulation_steps=2, per_device_train_batch_size=2,
@@ -145,7 +141,7 @@ def test_keep_leaves_no_sample_beside_the_buffer(keep, llama, texts, tmp_path):
     go(marked.recipe(llama, texts, out, "der", TASKS, replay={"capacity_per_task": 3}, cl={"keep": keep}))
     for sample in manifest(out):
         word = marked.mark(sample["task"], int(sample["id"].rsplit("-")[-1])).encode()
-        assert marked.holding(out, word) == [f"carry/replay/replay_{sample['task']}.json"]
+        assert marked.holding(out, word) == ["carry/replay/samples.jsonl"]
     assert not list(out.glob("tasks/*/memory_*"))
 
 

@@ -62,9 +62,10 @@ def test_a_buffer_is_a_plain_data_set_of_the_rows_that_were_trained_on(llama, te
     out = run(llama, texts, tmp_path / "run", replay={"capacity_per_task": 4})
     samples = manifest(out)
     assert [s["task"] for s in samples] == [t for t in TASKS for _ in range(4)]
+    buffer = tokens(out / "carry" / "replay", "replay", llama, text_only=True)
     for task in TASKS:
         own = [s for s in samples if s["task"] == task]
-        kept = tokens(out / "carry" / "replay", f"replay_{task}", llama, text_only=True)
+        kept = [buffer[i] for i, s in enumerate(samples) if s["task"] == task]
         trained = tokens(texts, f"{task}_train", llama, text_only=True)
         usable = [row for row in range(14) if row not in (0, 3)]
         for sample, tokenised in zip(own, kept, strict=True):
@@ -92,7 +93,8 @@ def test_pictures_are_copied_and_named_by_content(llava, pictures, tmp_path):
         assert path.stem == hashlib.sha256(path.read_bytes()).hexdigest()[:32]
         assert path.stat().st_ino not in {p.stat().st_ino for p in (pictures / "images").iterdir()}
     trained = tokens(pictures, "two_train", llava)
-    kept = tokens(folder, "replay_two", llava)
+    buffer = tokens(folder, "replay", llava)
+    kept = [buffer[i] for i, s in enumerate(manifest(out)) if s["task"] == "two"]
     rows = [s["row"] for s in manifest(out) if s["task"] == "two"]
     assert [k["input_ids"] for k in kept] == [trained[row]["input_ids"] for row in rows]
     assert all(k["images"] for k in kept)
@@ -298,9 +300,9 @@ def test_a_damaged_buffer_is_found_before_training(llama, texts, tmp_path):
 
     keys = marked.recipe(llama, texts, tmp_path / "run", replay={"capacity_per_task": 2}, cl={"stop_after": 2})
     go(keys)
-    path = tmp_path / "run" / "carry" / "replay" / "replay_one.json"
+    path = tmp_path / "run" / "carry" / "replay" / "samples.jsonl"
     path.write_text(path.read_text().replace(mark("one", 0)[:3], "xyz"))
-    with pytest.raises(RunStateError, match=r"replay_one.json: differs from its hash"):
+    with pytest.raises(RunStateError, match=r"samples.jsonl: differs from its hash"):
         go(keys)
 
 
@@ -341,13 +343,11 @@ def test_reentrant_checkpoints_under_a_launcher_are_refused(method, launched, ll
 
     With one process under torchrun, where DDP has nothing to average, it stops at the first step.
     """
-    from cl_plugins.run.prepare import split
-
     replay = {"capacity_per_task": 2} | ({"mixing": "separate"} if method == "seqlora" else {})
     keys = marked.recipe(llama, texts, tmp_path / "run", method, replay=replay)
-    split(keys)
+    tiny.checked(keys)
     monkeypatch.setenv(*launched)
     with pytest.raises(RecipeError, match="`use_reentrant_gc: false`"):
-        split(keys)
-    split({**keys, "use_reentrant_gc": False})
-    split({**keys, "disable_gradient_checkpointing": True})
+        tiny.checked(keys)
+    tiny.checked({**keys, "use_reentrant_gc": False})
+    tiny.checked({**keys, "disable_gradient_checkpointing": True})

@@ -25,6 +25,12 @@ def unit(rows):
     return [row / np.linalg.norm(row) for row in rows]
 
 
+def earliest(numbers, cost):
+    """Of samples whose costs differ by rounding only, the first."""
+    costs = [cost(i) for i in numbers]
+    return next(i for i, own in zip(numbers, costs, strict=True) if own <= min(costs) + 1e-9)
+
+
 def naive_herding(rows, count):
     rows = unit(rows)
     mean, order = sum(rows) / len(rows), []
@@ -35,17 +41,17 @@ def naive_herding(rows, count):
             return np.linalg.norm(mean - sum(chosen) / len(chosen))
 
         left = [i for i in range(len(rows)) if i not in order]
-        order.append(min(left, key=distance))
+        order.append(earliest(left, distance))
     return order
 
 
 def naive_k_center(rows, count):
     rows = unit(rows)
     mean = sum(rows) / len(rows)
-    order = [min(range(len(rows)), key=lambda i: np.linalg.norm(rows[i] - mean))]
+    order = [earliest(range(len(rows)), lambda i: np.linalg.norm(rows[i] - mean))]
     while len(order) < min(count, len(rows)):
         left = [i for i in range(len(rows)) if i not in order]
-        order.append(max(left, key=lambda i: min(np.linalg.norm(rows[i] - rows[j]) for j in order)))
+        order.append(earliest(left, lambda i: -min(np.linalg.norm(rows[i] - rows[j]) for j in order)))
     return order[:count]
 
 
@@ -66,6 +72,22 @@ def test_equal_features_are_each_taken_once(select, rows, count):
     order = select(rows, count)
     assert len(set(order)) == len(order) == min(count, len(rows))
     assert order == select(rows, len(rows))[:count]  # a prefix is a selection of its own
+
+
+@given(st.floats(0, 2 * np.pi), st.permutations(range(4)), st.sampled_from([1, 2, 4]), st.floats(0.1, 10))
+@pytest.mark.parametrize("select", [herding, k_center])
+def test_of_equally_good_samples_the_earliest_is_taken(select, angle, places, used, length):
+    """Corners of a square or both ends of a line, turned: all are equally far from the mean but for rounding."""
+    corners = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]], dtype=float)[:used] * length
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    mixed = np.array([place for place in places if place < used])
+    order = select((corners @ turn.T)[mixed], used)
+    assert order[0] == 0
+    opposite = {0: 1, 1: 0, 2: 3, 3: 2}
+    if used > 1:  # herding brings the mean back at once, k_center goes as far away as it can
+        assert mixed[order[1]] == opposite[mixed[0]]
+    if used > 2:  # the last two are equally good
+        assert order[2] < order[3]
 
 
 def test_k_center_covers_and_herding_stays_in_the_middle():

@@ -85,7 +85,7 @@ def make_run(
         "scorers": scorers,
         "n": n,
     }
-    matrix |= {"zero_shot": zero_shot, "scores": scores} | ({"rows": rows} if rows else {})
+    matrix |= {"zero_shot": zero_shot or [None] * len(tasks), "scores": scores} | ({"rows": rows} if rows else {})
     matrix |= {"independent": True} if independent else {}
     dump(directory / "matrix.json", matrix)
     if metrics:
@@ -102,6 +102,7 @@ def make_run(
                 "hf_hub_token": "hf_verysecret",
                 "cl": {"stream": stream, "method": {"name": method}, "eval": {"scope": "seen", "max_new_tokens": 16}},
             },
+            "stream": {"name": stream, "tasks": []},
             "method": method,
             "seed": seed,
             "base": {"model_type": "llava", "sha256": "ab" * 32},

@@ -18,7 +18,7 @@ import pytest
 from made_runs import DEMO_SCORES, DEMO_TASKS, DEMO_ZERO, demo_run, dump, make_run
 
 from cl_plugins.base.errors import RunStateError
-from cl_plugins.report import read_run, write_report
+from cl_plugins.report import compare, read_run, write_report
 
 
 FILES = ["matrix.png", "forgetting.png", "matrix.csv", "cells.csv", "matrix.tex", "report.md", "report.html"]
@@ -125,10 +125,12 @@ def test_the_same_input_gives_the_same_bytes_in_any_process_and_style(tmp_path):
 def test_drawing_leaves_no_trace_in_matplotlib(tmp_path):
     import matplotlib
 
-    before = dict(matplotlib.rcParams)
     pyplot_was_there = "matplotlib.pyplot" in sys.modules
-    report_of(demo_run(tmp_path / "run"))
-    assert dict(matplotlib.rcParams) == before
+    with matplotlib.rc_context({"font.size": 17, "savefig.dpi": 30, "text.parse_math": True, "axes.grid": True}):
+        before = dict(matplotlib.rcParams)  # neither the defaults nor what an earlier test may have left
+        report_of(demo_run(tmp_path / "run"))
+        compare([tmp_path / "run"], tmp_path / "compared")
+        assert dict(matplotlib.rcParams) == before
     assert ("matplotlib.pyplot" in sys.modules) == pyplot_was_there
 
 
@@ -332,15 +334,15 @@ def test_everything_that_is_wrong_with_a_run_is_said_at_once(tmp_path):
     ("change", "message"),
     [
         ({"tasks": ["a", "a"]}, "names a task twice"),
-        ({"tasks": []}, "is not a list of names"),
-        ({"scores": [[1.0]]}, "needs 2 numbers or nulls"),
-        ({"scores": [[1.0, 101.0]]}, "101.0 is not a score from 0 to 100"),
-        ({"scores": [[1.0, True]]}, "True is not a score"),
-        ({"scores": [[1.0, float("nan")]]}, "nan is not a score"),
-        ({"scores": [[1.0, "2"]]}, "'2' is not a score"),
-        ({"scores": [[1, 2], [1, 2], [1, 2]]}, "has 3 rows for 2 names"),
-        ({"rows": ["after_c"], "scores": [[1.0, 2.0]]}, "'after_c' is neither a task nor 'joint'"),
-        ({"zero_shot": [1.0]}, "needs 2 numbers or nulls"),
+        ({"tasks": []}, "'tasks' is []"),
+        ({"scores": [[1.0]]}, "row 'after_a' has 1 cells for 2 tasks"),
+        ({"scores": [[1.0, 101.0]]}, "cell [after_a][b] is 101.0"),
+        ({"scores": [[1.0, True]]}, "cell [after_a][b] is True"),
+        ({"scores": [[1.0, float("nan")]]}, "cell [after_a][b] is nan"),
+        ({"scores": [[1.0, "2"]]}, "cell [after_a][b] is '2'"),
+        ({"scores": [[1, 2], [1, 2], [1, 2]]}, "3 rows of scores for 2 tasks"),
+        ({"rows": ["after_c"], "scores": [[1.0, 2.0]]}, "'rows' holds 'after_c'"),
+        ({"zero_shot": [1.0]}, "row 'zero_shot' has 1 cells for 2 tasks"),
     ],
 )
 def test_a_damaged_matrix_is_refused(tmp_path, change, message):

@@ -93,7 +93,7 @@ def test_the_scaling_that_is_carried_is_the_one_that_peft_computes_with(rslora, 
 
     monkeypatch.setattr(IncLoRA, "describe", note)
     go(make(tmp_path / "run", MERGE, use_rslora=rslora, lora_alpha=3, max_steps=1))
-    metas = [json.loads(p.read_text()) for p in sorted((tmp_path / "run" / "tasks").glob("*/update.json"))]
+    metas = [json.loads(p.read_text())["meta"] for p in sorted((tmp_path / "run" / "tasks").glob("*/update.json"))]
     assert [{meta["scaling"]} for meta in metas] == found
     assert found == [{3 / 2 if rslora else 3 / 4}] * 2  # alpha / sqrt(4), alpha / 4
 

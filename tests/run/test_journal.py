@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
@@ -43,7 +44,7 @@ def test_missing_shortened_and_changed_files_are_found(journal, tmp_path):
     (tmp_path / "one").unlink()
     (tmp_path / "two").write_bytes(b"TWO")
     found = journal.damaged()
-    assert [(p.where.rsplit("/", 1)[1], p.what.split()[0]) for p in found] == [("one", "is"), ("two", "has")]
+    assert [(p.where.rsplit("/", 1)[1], p.what.split()[0]) for p in found] == [("one", "is"), ("two", "differs")]
     assert all(p.fix for p in found)
     (tmp_path / "two").write_bytes(b"tw")
     assert len(journal.damaged()) == 2
@@ -54,12 +55,63 @@ def test_the_same_bytes_at_another_time_are_the_same_file(journal, tmp_path):
     assert not journal.damaged()
 
 
-def test_a_change_behind_size_and_time_is_found_by_the_full_check_only(journal, tmp_path):
-    stat = (tmp_path / "one").stat()
-    (tmp_path / "one").write_bytes(b"ONE")
-    os.utime(tmp_path / "one", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+def test_a_change_behind_size_and_time_is_found_before_the_file_is_used(tmp_path):
+    journal = Journal(tmp_path)
+    for name in ("sub/one", "sub/two", "other/one"):
+        write_bytes(tmp_path / name, b"one")
+        journal.finish(f"train:{name.replace('/', '-')}", 1.5, artefact(tmp_path, tmp_path / name))
+    path = tmp_path / "sub" / "one"
+    stat = path.stat()
+    path.write_bytes(b"ONE")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert not journal.damaged()
-    assert [p.where for p in journal.damaged(full=True)] == [str(tmp_path / "one")]
+    assert [p.where for p in journal.damaged(full=True)] == [str(path)]
+    journal.verify(tmp_path / "other")
+    with pytest.raises(RunStateError, match=r"one: differs from its hash in journal\.jsonl"):
+        journal.verify(tmp_path / "sub")
+
+
+def test_a_change_of_a_json_file_behind_size_and_time_is_found_at_once(tmp_path):
+    path = tmp_path / "a.score.json"
+    path.write_text("12")
+    journal = Journal(tmp_path)
+    journal.finish("train:one", 1.0, artefact(tmp_path, path))
+    stat = path.stat()
+    path.write_text("99")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert [p.where for p in journal.damaged()] == [str(path)]
+
+
+def lines(tmp_path):
+    return (tmp_path / "journal.jsonl").read_text().splitlines(keepends=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: [text[0].replace("1.5", "9.5"), text[1]],
+        lambda text: [text[0].replace('"loss": 0.5', '"loss": 0.1'), text[1]],
+        lambda text: text[1:],
+        lambda text: text[::-1],
+        lambda text: [text[0], text[0], text[1]],
+    ],
+    ids=["seconds", "details", "first line gone", "swapped", "twice"],
+)
+def test_lines_that_were_edited_moved_or_taken_out_are_found(journal, tmp_path, change):
+    (tmp_path / "journal.jsonl").write_text("".join(change(lines(tmp_path))))
+    with pytest.raises(RunStateError, match=r"journal\.jsonl:\d: "):
+        Journal(tmp_path)
+
+
+def test_a_journal_of_the_earlier_format_is_read_and_extended(journal, tmp_path):
+    def older(text):
+        return json.dumps({k: v for k, v in json.loads(text).items() if k not in ("format", "checksum")}) + "\n"
+
+    (tmp_path / "journal.jsonl").write_text("".join(map(older, lines(tmp_path))))
+    again = Journal(tmp_path)
+    assert again.entries == journal.entries
+    again.finish("finish", 0.0, {})
+    assert list(Journal(tmp_path).entries) == ["train:one", "train:two", "finish"]
 
 
 def test_a_file_that_a_later_step_wrote_anew_counts_with_its_latest_record(journal, tmp_path):

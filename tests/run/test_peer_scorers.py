@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import sealed
 import tiny
 
 from cl_plugins.cli import main
@@ -90,9 +91,7 @@ def test_peer_alone_takes_what_the_stream_names(finished, report, tmp_path):
 
     record = finished / "run.json"
     text = record.read_text()
-    value = json.loads(text)
-    value["stream"]["tasks"][0]["peer_scorer"] = "peer:mslora_cr"
-    record.write_text(json.dumps(value))
+    sealed.edit(record, lambda value: value["stream"]["tasks"][0].update(peer_scorer="peer:mslora_cr"))
     try:
         code, _, err, new = report("peer")
     finally:

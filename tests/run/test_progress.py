@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pytest
 
 from cl_plugins.run import progress
 from cl_plugins.run.plan import Step
@@ -67,6 +75,101 @@ def test_other_ranks_show_nothing(monkeypatch, caplog):
     with caplog.at_level(logging.INFO, logger="cl_plugins"):
         shown.begin(STEPS[0], 1, 3)
     assert not [record for record in caplog.records if record.name == "cl_plugins"]
+
+
+def test_trainings_of_unknown_length_are_said_to_be_unknown(monkeypatch):
+    shown, now = make(monkeypatch)
+    shown = progress.Progress({STEPS[0].key: ("evaluate", 10), STEPS[1].key: ("train", None)}, visible=False)
+    assert shown.eta() == "? + 1 of unknown length"
+    shown.begin(STEPS[0], 1, 2)
+    now["t"] = 10.0
+    shown.advance(5)
+    assert shown.eta() == "00:10 + 1 of unknown length"
+    shown.end()
+    shown.begin(STEPS[1], 2, 2)
+    shown.advance(3)  # its length is still unknown
+    shown.begin(STEPS[1], 2, 2, 20)
+    now["t"] = 30.0
+    shown.advance(10)
+    assert shown.eta() == "00:15"  # 13 steps in 20 s, ten to go
+
+
+TERMINAL = r"""
+import logging, sys
+from cl_plugins.base.logs import logger, set_up
+from cl_plugins.run.plan import Step
+from cl_plugins.run.progress import Progress
+
+host = logging.getLogger("host")
+host.addHandler(logging.StreamHandler(sys.stdout))
+host.setLevel("INFO")
+set_up()
+step = Step("train", "evil\x1b]0;title\x07\x9b31m")
+shown = Progress({step.key: ("train", 4)})
+shown.begin(step, 1, 1)
+for number in range(4):
+    shown.advance()
+    print("a printed line", number)
+    host.info("a line of the host \x1b]0;title\x07")
+    sys.stderr.write("\rbar %d" % number)
+logger.info("a line about %s", step.task)
+shown.close()
+assert sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__
+assert host.handlers[0].stream is sys.__stdout__
+print("done")
+"""
+
+
+def run_in(kind: str) -> str:
+    """What a program writes, on a terminal of 80 columns or into a pipe."""
+    words = [sys.executable, "-c", TERMINAL]
+    env = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "24", "PYTHONIOENCODING": "utf-8"}
+    env.pop("RANK", None)
+    if kind == "pipe":
+        return subprocess.run(
+            words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env, check=True
+        ).stdout.decode()
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(words, stdout=theirs, stderr=theirs, stdin=theirs, env=env) as running:
+        os.close(theirs)
+        written = b""
+        with contextlib.suppress(OSError):  # the end of a terminal is an error on Linux
+            while chunk := os.read(ours, 65536):
+                written += chunk
+    os.close(ours)
+    assert running.returncode == 0, written.decode()
+    return written.decode()
+
+
+def screen(written: str) -> list[str]:
+    """The lines that are left when the status line has been erased."""
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written).replace("\r\n", "\n").split("\n")
+    return [line.rpartition("\r")[2] for line in lines]
+
+
+def test_on_a_terminal_the_log_stands_above_one_status_line():
+    written = run_in("terminal")
+    assert "[1/1] train evil" in written
+    assert "ETA 00:0" in written
+    left = screen(written)
+    for number in range(4):
+        assert any(line.startswith(f"a printed line {number}") for line in left)
+    assert sum("a line of the host" in line for line in left) == 4
+    assert any("a line about evil" in line for line in left)
+    assert not any("bar" in line for line in left[:-1])  # the bars of others are not drawn
+    assert left[-2] == "done"
+
+
+@pytest.mark.parametrize("kind", ["terminal", "pipe"])
+def test_escape_sequences_of_names_never_reach_the_terminal(kind):
+    written = run_in(kind)
+    assert "a line about evil\\x1b]0;title\\x07\\x9b31m" in written
+    if kind == "pipe":
+        ours = [line for line in written.splitlines() if "a line of the host" not in line]
+        assert not any(char in "".join(ours) for char in "\x1b\x07\x9b")
+    else:
+        assert "\x1b]0" not in written
+        assert not any(char in written for char in "\x07\x9b")
 
 
 def test_clock():

@@ -9,7 +9,8 @@ from running import go, load, recipe, steps
 from cl_plugins.base.errors import RecipeError
 from cl_plugins.evaluation.matrix import ScoreMatrix
 from cl_plugins.evaluation.metrics import continual_metrics
-from cl_plugins.recipe import first_dataset, parse_cl
+from cl_plugins.methods.registry import make_method
+from cl_plugins.recipe import parse_cl
 from cl_plugins.report.run_data import read_run
 from cl_plugins.run.plan import make_plan
 
@@ -27,7 +28,7 @@ def block(*without, **more):
 
 
 def test_a_task_without_training_data_is_tested_after_every_task():
-    plan = [step.key for step in make_plan(parse_cl(block("one")), "sequential")]
+    plan = [step.key for step in make_plan(parse_cl(block("one")), make_method("seqlora", {}))]
     assert plan == [
         *(f"evaluate:zero_shot:{name}" for name in ("one", "two", "three")),
         *("train:two", "consolidate:two", "evaluate:after_two:one", "evaluate:after_two:two"),
@@ -35,7 +36,7 @@ def test_a_task_without_training_data_is_tested_after_every_task():
         *(f"evaluate:after_three:{name}" for name in ("one", "two", "three")),
         "finish",
     ]
-    assert first_dataset(block("one")) == "two_train"
+    assert parse_cl(block("one")).first_datasets == ("two_train",)
 
 
 def test_a_stream_without_any_training_data_and_an_only_without_are_refused():

@@ -59,7 +59,8 @@ def test_a_stream_of_videos(run, qwen2_vl, videos, tmp_path):
 
     kept = {path.read_bytes() for path in (out / "carry" / "replay" / "media").iterdir()}
     assert kept <= {path.read_bytes() for path in (videos / "videos").iterdir()}
-    samples = json.loads((out / "carry" / "replay" / "replay_one.json").read_text())
+    kept_records = (out / "carry" / "replay" / "samples.jsonl").read_text().splitlines()
+    samples = [json.loads(line) for line in kept_records]
     assert all(sample["videos"][0].endswith(".mp4") for sample in samples)
     assert len(samples) == 3
     steps = {line["step"]: line["details"].get("optimizer_steps") for line in journal(out)}

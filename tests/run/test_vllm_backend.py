@@ -80,7 +80,7 @@ def test_evaluating_a_finished_run(llava, data, vllm, by_the_host, tmp_path, cap
 
 
 def test_large_test_sets_are_given_in_large_pieces(llava, data, vllm, by_the_host, tmp_path, monkeypatch, capsys):
-    from cl_plugins.run.vllm_backend import VllmBackend
+    from cl_plugins.generation.vllm import VllmBackend
 
     monkeypatch.setattr(VllmBackend, "batch_size", 4)
     root = by_the_host("inclora")
@@ -93,16 +93,17 @@ def test_large_test_sets_are_given_in_large_pieces(llava, data, vllm, by_the_hos
 
 
 def test_a_merged_model_that_a_kill_left_is_used_again(llava, data, vllm, by_the_host, tmp_path, monkeypatch, capsys):
-    from cl_plugins.run import vllm_backend
+    from cl_plugins.generation.vllm import VllmBackend
+    from cl_plugins.run import backends
 
     root, out, written = by_the_host("inclora"), tmp_path / "out", []
-    export = vllm_backend.export_merged
-    monkeypatch.setattr(vllm_backend, "export_merged", lambda *a: written.append(a[2]) or export(*a))
-    close = vllm_backend.VllmBackend.close
-    monkeypatch.setattr(vllm_backend.VllmBackend, "close", lambda self: None)
+    export = backends.export_merged
+    monkeypatch.setattr(backends, "export_merged", lambda *a: written.append(a[2]) or export(*a))
+    close = VllmBackend.close
+    monkeypatch.setattr(VllmBackend, "close", lambda self: None)
     words = ["evaluate", str(root), "--backend", "vllm", "--task", "one", "--out", str(out), "--json"]
     assert main(words) == 0
-    monkeypatch.setattr(vllm_backend.VllmBackend, "close", close)
+    monkeypatch.setattr(VllmBackend, "close", close)
     assert written[0].is_dir()
     assert main(words) == 0
     assert len(written) == 1
@@ -114,10 +115,8 @@ def test_a_merged_model_that_a_kill_left_is_used_again(llava, data, vllm, by_the
 
 
 def refused(keys, monkeypatch=None):
-    from cl_plugins.run.prepare import split
-
     with pytest.raises(RecipeError) as error:
-        split(keys)
+        tiny.checked(keys)
     return str(error.value)
 
 
@@ -168,20 +167,18 @@ def test_an_unknown_backend(llava, data, tmp_path):
 
 
 def test_nothing_is_refused_where_nothing_is_tested(llava, data, tmp_path):
-    from cl_plugins.run.prepare import split
-
-    split(recipe(llava, data, tmp_path, backend="vllm", scope="none"))
+    tiny.checked(recipe(llava, data, tmp_path, backend="vllm", scope="none"))
 
 
 def test_videos_are_refused():
     import numpy as np
 
     from cl_plugins.contract.test_item import TestItem
-    from cl_plugins.run.vllm_backend import VllmBackend
+    from cl_plugins.host.session import Session
 
     item = TestItem(
         "a", "p", "r", None, np.zeros(1, np.int32), {}, ("images", "videos"), engine_tokens=np.zeros(1, np.int32)
     )
-    backend = VllmBackend.__new__(VllmBackend)
+    session = Session.__new__(Session)
     with pytest.raises(DataError, match="videos"):
-        backend._prompt(item)
+        session.engine_prompt(item)

@@ -26,6 +26,9 @@ class HeldBase:
         model: The model without adapters.
     """
 
+    #: Whether nobody but a method puts hooks on the model.
+    hooks_are_ours = True
+
     def __init__(self, model: Any) -> None:
         self._model = model
         self._adapted: Any = None
@@ -81,7 +84,7 @@ class HeldBase:
         for name in sorted(self._touched):
             self._set(name, self.original(name).to(self._dtypes[name]))
         self._touched.clear()
-        self._structure.check(self._model)
+        self._structure.check(self._model, hooks=self.hooks_are_ours)
 
     def register(self, name: str, value: Tensor, *, trained: bool) -> None:
         """Put a tensor of a method's own on a module, see `BaseModel.register`."""
@@ -121,12 +124,15 @@ class HeldBase:
 
         if self._targets is None:
             own, adapted = self._adapted is None, self._adapted
+            flags = [(p, p.requires_grad) for p in self._model.parameters()]
             with torch.random.fork_rng():
                 adapted = self.new_adapter() if own else adapted
             names = [n for n, m in adapted.named_modules() if "lora_A" in m._modules]
             self._targets = tuple(name.removeprefix(PREFIX) for name in names)
             if own:
                 self._take_off_adapter()
+                for parameter, trained in flags:  # PEFT freezes the base
+                    parameter.requires_grad_(trained)
         return self._targets
 
     def prepare_frozen(self) -> Any:
@@ -237,6 +243,8 @@ class HeldBase:
             return
         parameter = self._model.get_parameter(name)
         self._dtypes[name] = parameter.dtype
+        if parameter.is_meta:  # counted only, see `cl-plugins plan`
+            return
         if name not in self._locations() or not self._same(name, parameter):
             self._copies[name] = whole(parameter)
 

@@ -49,8 +49,12 @@ class Structure:
                         hooks[(name, kind, number)] = function
         return cls(modules, tensors, hooks)
 
-    def check(self, model: Module) -> None:
+    def check(self, model: Module, *, hooks: bool = True) -> None:
         """Compare with a model from which everything should have been taken off.
+
+        Args:
+            model: The model.
+            hooks: Whether hooks count. In a custom trainer the user may have some of their own.
 
         Raises:
             RunStateError: Naming what was left behind or is missing.
@@ -60,10 +64,10 @@ class Structure:
             *_differences("module", self.modules, now.modules),
             *_differences("tensor", self.tensors, now.tensors),
         ]
-        for key in now.hooks.keys() - self.hooks.keys():
-            found.append(f"the hook {_name(now.hooks[key])} is still on '{key[0]}'")
-        for key in self.hooks.keys() - now.hooks.keys():
-            found.append(f"the hook {_name(self.hooks[key])} of '{key[0]}' is gone")
+        if hooks:
+            added, gone = now.hooks.keys() - self.hooks.keys(), self.hooks.keys() - now.hooks.keys()
+            found += [f"the hook {_name(now.hooks[key])} is still on '{key[0]}'" for key in added]
+            found += [f"the hook {_name(self.hooks[key])} of '{key[0]}' is gone" for key in gone]
         if found:
             what = f"is not as it was loaded after `reset`: {'; '.join(sorted(found)[:5])}."
             fix = (

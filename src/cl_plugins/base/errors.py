@@ -16,10 +16,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from .printable import printable
+from .secrets import redact, redact_about
+
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong.
+    """One thing that is wrong. Credentials in it are masked, see `secrets`; control characters become escapes.
 
     Attributes:
         where: YAML path (``cl.method.name``), or file and line.
@@ -30,6 +33,13 @@ class Problem:
     where: str
     what: str
     fix: str
+
+    def __post_init__(self) -> None:
+        """Mask credentials and control characters: messages go to terminals, logs and files."""
+        where, what = str(self.where), str(self.what)
+        object.__setattr__(self, "what", printable(redact_about(where, what)))
+        object.__setattr__(self, "where", printable(redact(where)))
+        object.__setattr__(self, "fix", printable(str(self.fix)))
 
     def __str__(self) -> str:
         """One line: ``where: what. fix``."""
@@ -53,13 +63,13 @@ class _WithProblems(ClPluginsError):
     def __init__(self, problems: Iterable[Problem] | Problem | str, headline: str | None = None) -> None:
         if isinstance(problems, str):
             self.problems: list[Problem] = []
-            super().__init__(problems)
+            super().__init__(printable(problems))
             return
         self.problems = [problems] if isinstance(problems, Problem) else list(problems)
         if len(self.problems) == 1 and headline is None:
             super().__init__(str(self.problems[0]))
         else:
-            head = headline or self.headline
+            head = printable(headline or self.headline)
             super().__init__("\n".join([head, *(f"  - {problem}" for problem in self.problems)]))
 
 

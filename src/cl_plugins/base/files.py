@@ -7,10 +7,13 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from .lock import check_held
 
 
 def _sync_directory(path: Path) -> None:
@@ -30,7 +33,11 @@ def write_with(path: Path, produce: Callable[[Path], None]) -> None:
     Args:
         path: The final name.
         produce: Is given the temporary name.
+
+    Raises:
+        RunStateError: If this process has lost the lock of the directory (see `check_held`).
     """
+    check_held(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -60,7 +67,7 @@ def write_with(path: Path, produce: Callable[[Path], None]) -> None:
 def recover_directory(path: Path) -> None:
     """Put back the old directory if a crash came between the two renames of `write_with`."""
     previous = path.with_name(f".{path.name}.old")
-    if previous.is_dir():
+    if previous.is_dir() and not previous.is_symlink():
         if path.exists():
             shutil.rmtree(previous)
         else:
@@ -111,7 +118,11 @@ def append_line(path: Path, line: str) -> None:
     Args:
         path: The file; made if it is missing.
         line: ASCII text without a line end.
+
+    Raises:
+        RunStateError: If this process has lost the lock of the directory (see `check_held`).
     """
+    check_held(path)
     new = not path.exists()
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     try:
@@ -136,7 +147,23 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+_HASHES: dict[tuple[int, ...], str] = {}
+_SETTLED_NS = 100_000_000  # a file that was changed less than this ago may change again within one tick of its clock
+
+
+def digest(path: Path) -> str:
+    """As `sha256`, but computed once per process as long as nothing touches the file."""
+    status = path.stat()
+    key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    if key in _HASHES:
+        return _HASHES[key]
+    found = sha256(path)
+    if time.time_ns() - status.st_ctime_ns > _SETTLED_NS:
+        _HASHES[key] = found
+    return found
+
+
 def artefact(root: Path, path: Path) -> dict[str, dict[str, Any]]:
     """``{relative name: {"sha256", "bytes", "mtime_ns"}}`` of one finished file."""
     stat = path.stat()
-    return {str(path.relative_to(root)): {"sha256": sha256(path), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}}
+    return {str(path.relative_to(root)): {"sha256": digest(path), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}}

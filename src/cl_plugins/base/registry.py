@@ -110,7 +110,7 @@ class Registry(Generic[T]):
         known = self.names()
         listed = f"Known {self.kind}s: {', '.join(known) or f'none (is {OWN} installed?)'}."
         fix = " ".join(part for part in (nearest(name, known), listed, self.hint) if part)
-        return Problem(where, f"there is no {self.kind} {name!r}.", fix)
+        return Problem(where, f"there is no {self.kind} called {name!r}.", fix)
 
     def _entry_points(self) -> dict[str, EntryPoint]:
         """Name to entry point; found once."""

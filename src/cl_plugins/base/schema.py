@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,7 @@ from .errors import Problem
 T = TypeVar("T")
 
 _MISSING = dataclasses.MISSING
+_SHOWN = 200  # characters of a value in a message
 
 
 def option(
@@ -23,6 +25,7 @@ def option(
     help: str,
     factory: Any = _MISSING,
     minimum: float | None = None,
+    maximum: float | None = None,
     aliases: Mapping[str, str] | None = None,
 ) -> Any:
     """A dataclass field with the text that the docs and the errors show.
@@ -32,9 +35,10 @@ def option(
         help: One sentence on what the key does and when to change it.
         factory: A default factory, for mutable defaults.
         minimum: The smallest allowed number.
+        maximum: The largest allowed number.
         aliases: Other words for a value; records show the value itself (`resolve_aliases`).
     """
-    metadata = {"help": help, "minimum": minimum, "aliases": aliases or {}}
+    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "aliases": aliases or {}}
     if factory is not _MISSING:
         return dataclasses.field(default_factory=factory, metadata=metadata)
     if default is _MISSING:
@@ -46,6 +50,15 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """``Did you mean 'x'?`` or an empty string."""
     close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
     return f"Did you mean '{close[0]}'?" if close else ""
+
+
+def shown(value: object) -> str:
+    """A value as messages show it: its ``repr``, cut where it is long; whole numbers may be too long to be written."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return f"a number of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 
 def unknown_key(where: str, key: object, known: Iterable[str]) -> Problem:
@@ -66,26 +79,25 @@ def check_value(value: Any, hint: Any, where: str, problems: list[Problem]) -> A
     if origin is Literal:
         if value not in args:
             names = ", ".join(map(repr, args))
-            problems.append(
-                Problem(where, f"is {value!r}.", f"{nearest(str(value), map(str, args))} Use one of {names}.".strip())
-            )
+            hint = nearest(value if isinstance(value, str) else shown(value), map(str, args))
+            problems.append(Problem(where, f"is {shown(value)}.", f"{hint} Use one of {names}.".strip()))
         return value
     if origin in (Union, types.UnionType):
         return _check_union(value, args, where, problems)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, Mapping):
-            problems.append(Problem(where, f"is {value!r}.", "Give a mapping of keys and values."))
+            problems.append(Problem(where, f"is {shown(value)}.", "Give a mapping of keys and values."))
             return value
         return build(hint, value, where, problems)
     if origin in (list, tuple):
         values = [value] if isinstance(value, str) else value
         if not isinstance(values, (list, tuple)):
-            problems.append(Problem(where, f"is {value!r}.", "Give a list."))
+            problems.append(Problem(where, f"is {shown(value)}.", "Give a list."))
             return value
         return origin(check_value(item, args[0], f"{where}[{i}]", problems) for i, item in enumerate(values))
     if origin is dict:
         if not isinstance(value, Mapping):
-            problems.append(Problem(where, f"is {value!r}.", "Give a mapping of keys and values."))
+            problems.append(Problem(where, f"is {shown(value)}.", "Give a mapping of keys and values."))
             return value
         return {str(key): check_value(item, args[1], f"{where}.{key}", problems) for key, item in value.items()}
     return _check_scalar(value, hint, where, problems)
@@ -108,17 +120,22 @@ def _check_union(value: Any, args: tuple[Any, ...], where: str, problems: list[P
 
 
 def _check_scalar(value: Any, hint: Any, where: str, problems: list[Problem]) -> Any:
-    if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as a string
+    if hint is float and not isinstance(value, bool) and isinstance(value, (str, int, float)):
         try:
-            return float(value)
+            number = float(value)  # YAML 1.1 reads 1e-4 as a string
         except ValueError:
             pass
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        except OverflowError:
+            problems.append(Problem(where, f"is {shown(value)}.", "Give a smaller number."))
+            return value
+        else:
+            if not math.isfinite(number):
+                problems.append(Problem(where, f"is {shown(value)}.", "Give a finite number."))
+            return number
     if isinstance(value, hint) and not (hint is not bool and isinstance(value, bool)):
         return value
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "a mapping"}
-    problems.append(Problem(where, f"is {value!r}.", f"Give {names.get(hint, getattr(hint, '__name__', hint))}."))
+    problems.append(Problem(where, f"is {shown(value)}.", f"Give {names.get(hint, getattr(hint, '__name__', hint))}."))
     return value
 
 
@@ -138,6 +155,8 @@ def resolve_aliases(cls: type[Any], mapping: Mapping[str, Any]) -> dict[str, Any
 
 def build(cls: type[T], mapping: Mapping[str, Any], where: str, problems: list[Problem]) -> T | None:
     """Build dataclass ``cls`` from a mapping; everything that is wrong is appended to ``problems``.
+
+    A dataclass with a method ``value_problems(where)`` is asked for what its values say together.
 
     Args:
         cls: A dataclass whose fields were made with `option`. A class attribute ``REMOVED`` maps keys that it had once to
@@ -161,15 +180,30 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str, problems: list[P
             continue
         found = len(problems)
         values[key] = check_value(value, hints[key], f"{where}.{key}", problems)
-        minimum = fields[key].metadata.get("minimum")
-        if len(problems) == found and minimum is not None and values[key] is not None and values[key] < minimum:
-            problems.append(Problem(f"{where}.{key}", f"is {value!r}.", f"The smallest allowed value is {minimum}."))
+        if len(problems) == found:
+            problems.extend(_outside(values[key], fields[key].metadata, f"{where}.{key}"))
     for name, field in fields.items():
         if name not in mapping and field.default is _MISSING and field.default_factory is _MISSING:
             problems.append(Problem(f"{where}.{name}", "is missing.", str(field.metadata.get("help", ""))))
     if len(problems) > before:
         return None
-    return cls(**values)
+    made = cls(**values)
+    own = getattr(made, "value_problems", None)
+    if callable(own):
+        problems.extend(own(where))
+    return made if len(problems) == before else None
+
+
+def _outside(value: Any, metadata: Mapping[str, Any], where: str) -> list[Problem]:
+    """A number beyond the bounds of its key."""
+    minimum, maximum = metadata.get("minimum"), metadata.get("maximum")
+    if not isinstance(value, (int, float)):
+        return []
+    if minimum is not None and value < minimum:
+        return [Problem(where, f"is {shown(value)}.", f"The smallest allowed value is {minimum}.")]
+    if maximum is not None and value > maximum:
+        return [Problem(where, f"is {shown(value)}.", f"The largest allowed value is {maximum}.")]
+    return []
 
 
 def describe(cls: type[Any], prefix: str = "") -> list[tuple[str, str, str, str]]:

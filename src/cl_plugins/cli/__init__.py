@@ -88,9 +88,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         takes_overrides = hasattr(args, "overrides")
         wrong = [word for word in rest if not takes_overrides or word.startswith("-") or "=" not in word]
         if wrong:
-            parser.error(
-                f"unknown: {' '.join(wrong)} (see `cl-plugins {args.command or ''} --help`)".replace("  ", " ")
-            )
+            from ..base.secrets import redact
+
+            message = f"unknown: {' '.join(wrong)} (see `cl-plugins {args.command or ''} --help`)".replace("  ", " ")
+            parser.error(redact(message))
         args.overrides = [*args.overrides, *rest]
     return args
 
@@ -112,7 +113,9 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as leave:  # argparse's, and a run that asks to be run again
         if leave.code is None or isinstance(leave.code, int):
             return leave.code or 0
-        print(leave.code, file=sys.stderr)
+        from ..base.printable import printable
+
+        print(printable(str(leave.code)), file=sys.stderr)
         return EXIT_FAILURE
 
 

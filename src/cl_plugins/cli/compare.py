@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     table = compare_table(
         args.runs, names=args.names, width=output.width(), colour=output.colour(), ascii=output.plain()
     )
-    output.emit(table)
+    output.show_styled(table)
     output.emit()
     for line in output.wrap(f"{', '.join(path.name for path in files)} in {args.out}", output.width()):
         output.emit(line)

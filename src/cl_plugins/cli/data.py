@@ -119,6 +119,7 @@ def _sources(args: argparse.Namespace) -> int:
 def _prepare(args: argparse.Namespace) -> int:
     """Convert the raw files."""
     from ..base.errors import DataError, Problem
+    from ..base.status_line import Bar
     from ..data.prepare.engine import Request, prepare
     from ..data.prepare.images import ImageRules
     from . import output
@@ -148,24 +149,21 @@ def _prepare(args: argparse.Namespace) -> int:
         settings=settings,
         restart=args.restart,
     )
-    made = prepare(request, None if args.json else _bar)
+    made = prepare(request, None if args.json else Bar)
     if args.json:
         output.print_json(made)
         return 0
     rows = [(name, str(entry["records"]), _dropped(entry["dropped"])) for name, entry in made.items()]
     output.columns(("data set", "records", "dropped"), rows, right=(1,))
     output.emit(f"In {args.out}: dataset_info.json, manifest.json. Recipes read it with `dataset_dir: {args.out}`.")
-    for remark in dict.fromkeys(remark for entry in made.values() for remark in entry["remarks"]):
-        for line in output.wrap(f"Note: {remark}", output.width()):
+    named: dict[str, list[str]] = {}
+    for name, entry in made.items():
+        for remark in entry["remarks"]:
+            named.setdefault(remark, []).append(name)
+    for remark, names in named.items():
+        for line in output.wrap(f"Note on {', '.join(names)}: {remark}", output.width()):
             output.emit(line)
     return 0
-
-
-def _bar(name: str, total: int | None) -> Any:
-    """A progress bar on standard error; silent where nobody looks."""
-    from tqdm import tqdm
-
-    return tqdm(total=total, desc=name, unit="part", disable=None, dynamic_ncols=True)
 
 
 def _dropped(dropped: dict[str, Any]) -> str:

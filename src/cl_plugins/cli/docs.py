@@ -22,6 +22,16 @@ keys below `cl.stream`. `cl.method` holds `name` and the options of that method.
 """
 
 
+_EPILOG = """\
+keys, reveals and methods are pages in Markdown. schema is a JSON schema of a
+recipe, stream-schema one of a stream file: an editor with yaml-language-server
+completes and checks the `cl:` block of a recipe that begins with the line
+
+  # yaml-language-server: $schema=recipe.schema.json
+
+  cl-plugins docs schema > recipe.schema.json
+"""
+
 _TYPES = (
     ("dict[str, dict[str, Any]]", "mapping of mappings"),
     ("dict[str, Any]", "mapping"),
@@ -33,11 +43,12 @@ _TYPES = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
+    parser.epilog = _EPILOG
     parser.add_argument("page", choices=tuple(_PAGES), help="which page")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a page in Markdown."""
+    """Print a page in Markdown, or a JSON schema."""
     print(_PAGES[args.page](), end="")
     return 0
 
@@ -127,4 +138,30 @@ def methods_tables() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-_PAGES = {"keys": keys_page, "reveals": reveals_table, "methods": methods_tables}
+def schema_page() -> str:
+    """The JSON schema of a recipe, for editors."""
+    from .json_schema import recipe_schema
+
+    return _json(recipe_schema())
+
+
+def stream_schema_page() -> str:
+    """The JSON schema of a stream file, for editors."""
+    from .json_schema import stream_schema
+
+    return _json(stream_schema())
+
+
+def _json(value: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+_PAGES = {
+    "keys": keys_page,
+    "reveals": reveals_table,
+    "methods": methods_tables,
+    "schema": schema_page,
+    "stream-schema": stream_schema_page,
+}

@@ -74,6 +74,7 @@ def evaluate_run(args: argparse.Namespace) -> dict[str, Any]:
         RunStateError: If the run has no carry, or base or files differ from it.
     """
     from ..base.logs import set_up
+    from ..evaluation.items import TaskScore
     from ..run import parts
     from ..run.evaluate import evaluate
     from ..run.plan import Step
@@ -91,7 +92,14 @@ def evaluate_run(args: argparse.Namespace) -> dict[str, Any]:
         return config
 
     set_up()
-    with opened(args.run_dir, args.out, model=args.model, task=args.after, prepare=prepare) as (state, carry):
+    with opened(
+        args.run_dir,
+        args.out,
+        model=args.model,
+        task=args.after,
+        prepare=prepare,
+        trust_remote_code=args.trust_remote_code,
+    ) as (state, carry):
         row = row_of(carry)
         steps = [Step("evaluate", name, row) for name in tasks]
         for name in tasks:
@@ -108,7 +116,9 @@ def evaluate_run(args: argparse.Namespace) -> dict[str, Any]:
                 state.progress.begin(step, number, len(steps))
                 evaluate(state, step, [])
                 state.progress.end()
-                scores[str(step.task)] = _read_score(args.out / "predictions" / row / f"{step.task}.score.json")
+                scores[str(step.task)] = TaskScore.read(
+                    args.out / "predictions" / row / f"{step.task}.score.json"
+                ).to_dict()
         finally:
             state.close_backend()
             state.progress.close()
@@ -127,7 +137,7 @@ def evaluate_run(args: argparse.Namespace) -> dict[str, Any]:
 def _configured(args: argparse.Namespace, host_keys: dict[str, Any], config: CLConfig) -> tuple[CLConfig, list[str]]:
     """The block with what the options change, and the names of the tasks to test."""
     from ..base.schema import nearest
-    from ..host.data import local_files
+    from .hosts import host
 
     if args.dataset_dir is not None:
         host_keys["dataset_dir"] = args.dataset_dir
@@ -172,7 +182,7 @@ def _configured(args: argparse.Namespace, host_keys: dict[str, Any], config: CLC
         tasks = tuple(dataclasses.replace(t, **changes) if t.name in wanted else t for t in stream.tasks)
         stream = dataclasses.replace(stream, tasks=tasks)
     used = [data for name in wanted for data in stream.task(name).test]
-    problems = local_files(str(host_keys.get("dataset_dir", "data")), used)[1]
+    problems = [problem for name in used for problem in host().data_set(name, host_keys).problems()]
     if problems:
         raise RecipeError(problems)
     settings = config.block.eval
@@ -184,15 +194,14 @@ def _configured(args: argparse.Namespace, host_keys: dict[str, Any], config: CLC
 
 
 def _check_backend(host_keys: dict[str, Any], config: CLConfig) -> None:
-    from ..host.facts import run_facts
-    from ..methods.registry import make_method
+    from ..methods.registry import get_method
     from ..run.backends import backend_problems
-    from ..run.reopen import ENGINE_KEYS
+    from .hosts import host
 
-    keys = {key: value for key, value in host_keys.items() if key not in ENGINE_KEYS}
-    problems = backend_problems(
-        config, make_method(config.method, config.method_options), run_facts(keys, config.stream), "--backend"
-    )
+    own = host()
+    facts = own.facts(own.looking_keys(host_keys), config.stream)
+    method = get_method(config.method)(config.options)
+    problems = backend_problems(own, config, method, facts, "--backend")
     if problems:
         raise RecipeError(problems)
 
@@ -212,25 +221,22 @@ def _new_task(test_set: str, taken: tuple[str, ...], changes: dict[str, Any]) ->
 
     data = tuple(part.strip() for part in test_set.split(",") if part.strip())
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", "_".join(data)).strip("._-") or "test"
-    while name in taken or name in ("zero_shot", "joint"):
+    if Task(name=name).name_problems(""):
+        name = f"test_{name}"
+    while name in taken:
         name += "_new"
     return Task(name=name, test=data, **changes)
 
 
-def _read_score(path: Path) -> dict[str, Any]:
-    import json
-
-    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return value
-
-
 def _recorded(root: Path, row: str, task: str, score: dict[str, Any]) -> float | None:
     """The score that the run itself wrote for the same row, task, scorer and number of items."""
+    from ..evaluation.items import TaskScore
+
     path = root / "predictions" / row / f"{task}.score.json"
     if not path.is_file():
         return None
-    own = _read_score(path)
-    return own.get("score") if all(own.get(key) == score[key] for key in ("scorer", "n")) else None
+    own = TaskScore.read(path)
+    return own.score if (own.scorer, own.n) == (score["scorer"], score["n"]) else None
 
 
 def show(value: dict[str, Any], out: Path) -> None:

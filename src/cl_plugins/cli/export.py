@@ -65,7 +65,14 @@ def run(args: argparse.Namespace) -> int:
     rows: list[tuple[str, str]]
     with (
         quiet_host(),
-        opened(args.run_dir, args.out, model=args.model, task=args.task, prepare=prepare) as (state, carry),
+        opened(
+            args.run_dir,
+            args.out,
+            model=args.model,
+            task=args.task,
+            prepare=prepare,
+            trust_remote_code=args.trust_remote_code,
+        ) as (state, carry),
     ):
         tasks = " → ".join(carry.tasks)
         if args.to == "adapter":

@@ -195,7 +195,7 @@ def _show_methods(entries: list[dict[str, Any]]) -> None:
         if entry["error"] is not None:
             _broken(entry)
             continue
-        output.emit(f"  {output.bold(entry['name'])}  {entry['title']}")
+        output.emit(output.bold(f"  {entry['name']}") + f"  {entry['title']}")
         rows = [(name, text) for name, text in declared(entry).items() if (name, text) != ("needs", "nothing")]
         rows += [
             (f"{o['key']}:", f"{o['help']} ({o['type']}; default {o['default']})".replace("\\|", "|"))
@@ -208,7 +208,7 @@ def _broken(entry: dict[str, Any]) -> None:
     """What cannot be used, its package and the reason."""
     from . import output
 
-    output.emit(f"  {output.bold(entry['name'])}  BROKEN")
+    output.emit(output.bold(f"  {entry['name']}") + "  BROKEN")
     output.pairs([("package", entry["distribution"]), ("why", entry["error"])], indent=4)
 
 
@@ -242,7 +242,7 @@ def _name(entry: dict[str, Any]) -> None:
     from . import output
 
     first, *rest = output.wrap(entry["title"] or "", output.width() - len(entry["name"]) - 4)
-    output.emit(f"  {output.bold(entry['name'])}  {first}".rstrip())
+    output.emit(output.bold(f"  {entry['name']}") + f"  {first}".rstrip())
     for line in rest:
         output.emit(" " * (len(entry["name"]) + 4) + line)
 

@@ -20,16 +20,27 @@ Prepare = Callable[[dict[str, Any], "CLConfig"], "CLConfig"]
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments ``RUN`` and ``--model``."""
+    """Add the arguments ``RUN``, ``--model`` and ``--trust-remote-code``."""
     parser.add_argument("run_dir", metavar="RUN", type=Path, help="the `output_dir` of a run")
     parser.add_argument(
         "--model", metavar="PATH", help="where the base is now, if it was moved (its hash is compared)"
+    )
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run the code that comes with the base, if the model needs it; what the run's recipe says is not obeyed",
     )
 
 
 @contextmanager
 def opened(
-    root: Path, out: Path, *, model: str | None = None, task: str | None = None, prepare: Prepare | None = None
+    root: Path,
+    out: Path,
+    *,
+    model: str | None = None,
+    task: str | None = None,
+    prepare: Prepare | None = None,
+    trust_remote_code: bool = False,
 ) -> Iterator[tuple[RunState, Carry]]:
     """A run opened for looking, with one of its carries.
 
@@ -39,18 +50,34 @@ def opened(
         model: Another place of the base.
         task: The carry as it stood after this task; None for the latest.
         prepare: Changes keys and block before the run is put together.
+        trust_remote_code: Whether the command allows code that comes with the base.
 
     Yields:
         State and carry, both verified against hashes and base.
+
+    Raises:
+        RunStateError: As `reopen`, and if the base cannot be loaded without code of its own.
     """
+    from ..base.errors import Problem, RunStateError
+    from ..evaluation.results import result_problems
     from ..run.reopen import carry_after, check_idle, read_recipe, reopen
+    from .hosts import host
 
     host_keys, config = read_recipe(root)
+    if found := result_problems(root):
+        raise RunStateError(found)
     check_idle(root)
     if model is not None:
         host_keys["model_name_or_path"] = model
     if prepare is not None:
         config = prepare(host_keys, config)
-    state = reopen(root, out, host_keys, config)
-    with TemporaryDirectory(prefix="cl-plugins-") as scratch:
-        yield state, carry_after(state, root, task, Path(scratch))
+    try:
+        state = reopen(host(), root, out, host_keys, config, trust_remote_code=trust_remote_code)
+        with TemporaryDirectory(prefix="cl-plugins-") as scratch:
+            yield state, carry_after(state, root, task, Path(scratch))
+    except (ValueError, OSError) as error:  # Transformers' word for a model whose classes come with it
+        if trust_remote_code or "trust_remote_code" not in str(error):
+            raise
+        what = f"cannot be loaded without the code that comes with it ({' '.join(str(error).split())[:300]})."
+        fix = "If you trust where it comes from, add `--trust-remote-code`."
+        raise RunStateError(Problem(f"base {host_keys.get('model_name_or_path')}", what, fix)) from error

@@ -8,10 +8,14 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
+from ..base.printable import printable, printable_json
 from ..report import tables, text
 
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 WIDEST = 100  # longer lines are hard to read
 
@@ -37,26 +41,43 @@ def plain(stream: IO[str] | None = None) -> bool:
     return False
 
 
-def emit(line: str = "", stream: IO[str] | None = None) -> None:
-    """Print text, in ASCII if need be."""
+def emit(line: str | Text = "", stream: IO[str] | None = None) -> None:
+    """Print text: control characters as escapes, in ASCII if need be, styles only on a terminal."""
     stream = stream or sys.stdout
-    print(text.plain_ascii(line.replace("→", "->")) if plain(stream) and not line.isascii() else line, file=stream)
+    if plain(stream) and not str(line).isascii():
+        line = text.plain_ascii(printable(str(line)))
+    if not colour(stream):
+        print(printable(str(line)), file=stream)
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    safe = printable(str(line))
+    shown = line if isinstance(line, Text) and line.plain == safe else Text(safe)
+    Console(file=stream, highlight=False, soft_wrap=True, force_terminal=True).print(shown)
 
 
-def bold(line: str, stream: IO[str] | None = None) -> str:
-    """Bold on a terminal."""
-    return f"\x1b[1m{line}\x1b[0m" if colour(stream) else line
+def bold(line: str) -> Text:
+    """Text that is bold on a terminal; ``+`` joins it with more."""
+    from rich.text import Text
+
+    return Text().append(printable(line), style="bold")
 
 
 def heading(title: str, detail: str = "") -> None:
     """An empty line, a title in bold, and what belongs beside it."""
     emit()
-    emit(bold(title) + (f"  {detail}" if detail else ""))
+    emit(bold(title) + (printable(f"  {detail}") if detail else ""))
+
+
+def show_styled(lines: str) -> None:
+    """Print what `report` made for the terminal: already safe, with styles where `colour` allowed them."""
+    print(lines)
 
 
 def numbers(table: tables.Table) -> None:
     """Print a table of texts on the left and numbers on the right."""
-    emit(tables.to_terminal(table, width(), colour(), plain()))
+    show_styled(tables.to_terminal(table, width(), colour(), plain()))
 
 
 def pairs(items: Iterable[tuple[str, str]], indent: int = 2) -> None:
@@ -82,25 +103,24 @@ def columns(head: Sequence[str], rows: Sequence[Sequence[str]], indent: int = 2,
     flush = set(right)
     count = len(head)
     limit = max(8, (width() - indent) // 3)
-    cut = [[text.shorten(str(v), limit) if i < count - 1 else str(v) for i, v in enumerate(row)] for row in rows]
+    ascii = plain()
+
+    def shown(value: str) -> str:
+        value = printable(str(value))
+        return text.plain_ascii(value) if ascii else value
+
+    head = [shown(name) for name in head]
+    cut = [[text.shorten(shown(v), limit) if i < count - 1 else shown(v) for i, v in enumerate(row)] for row in rows]
     widths = [max([text.columns(head[i]), *(text.columns(row[i]) for row in cut)]) for i in range(count - 1)]
     last = max(16, width() - indent - sum(w + 2 for w in widths))
-    lines: list[tuple[Sequence[str], bool]] = [(row, False) for row in cut]
-    if any(head):
-        lines.insert(0, (list(head), True))
-    for row, strong in lines:
-        cells = [text.pad(row[i], widths[i], right=i in flush) for i in range(count - 1)]
-        wrapped = wrap(row[-1], last)
-        first = "  ".join([*cells, wrapped[0]]).rstrip()
-        emit(" " * indent + (bold(first) if strong else first))
-        for more in wrapped[1:]:
-            emit(" " * (indent + sum(w + 2 for w in widths)) + more)
+    cells = [[*row[:-1], "\n".join(wrap(row[-1], last))] for row in cut]
+    show_styled(tables.grid(head, cells, indent=indent, right=flush, colour=colour()))
 
 
 def wrap(value: str, columns_: int) -> list[str]:
     """Lines of at most ``columns_`` columns; line breaks in the text stay, and words are not torn apart."""
     lines: list[str] = []
-    for line in value.splitlines() or [""]:
+    for line in printable(value).rstrip("\n").split("\n"):
         start = line[: len(line) - len(line.lstrip())]
         lines += textwrap.wrap(
             line, max(16, columns_), subsequent_indent=start, break_long_words=False, break_on_hyphens=False
@@ -120,7 +140,7 @@ def show_error(command: str, error: Exception) -> None:
             emit(f"  {line}", stream)
         return
     count = len(problems)
-    emit(bold(f"cl-plugins {command}: {'a problem' if count == 1 else f'{count} problems'}", stream), stream)
+    emit(bold(f"cl-plugins {command}: {'a problem' if count == 1 else f'{count} problems'}"), stream)
     show_problems(problems, stream)
 
 
@@ -140,7 +160,7 @@ def show_problems(problems: Iterable[Any], stream: IO[str] | None = None, indent
 
 def print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
     """Print JSON and nothing else."""
-    print(json.dumps(value, indent=2, ensure_ascii=plain(), allow_nan=False))
+    print(printable_json(json.dumps(value, indent=2, ensure_ascii=plain(), allow_nan=False)))
 
 
 def size(count: float) -> str:

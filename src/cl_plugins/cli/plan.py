@@ -6,10 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..base.secrets import masked
+
 
 if TYPE_CHECKING:
     from ..config import CLConfig
-    from ..host.meta_model import MetaModel
+    from ..contract.host import Host, ModelSizes
     from ..run.estimate import DiskNeed
     from ..run.plan import Step
 
@@ -60,22 +62,25 @@ def make(recipe: dict[str, Any], *, all_keys: bool = False) -> dict[str, Any]:
         RecipeError: With everything that is wrong with the recipe.
     """
     from ..methods.registry import get_method
+    from ..run.check import check
     from ..run.journal import Journal
-    from ..run.prepare import split
     from ..run.reopen import planned
+    from .hosts import host as the_host
 
-    host_keys, config = split(recipe)
+    host = the_host()
+    checked = check(host, recipe)
+    host_keys, config = checked.host_keys, checked.config
     root = Path(str(host_keys["output_dir"]))
     steps = planned(root, config)
     finished = Journal(root).entries
     warnings: list[str] = []
-    model, disk = _sizes(host_keys, config, root, steps, warnings)
+    model, disk = _sizes(host, host_keys, config, root, steps, warnings)
     able = get_method(config.method).capabilities
     return {
         "format": 1,
         "stream": config.stream.name,
         "method": config.method,
-        "method_options": config.method_options,
+        "method_options": masked(config.method_options),
         "carries": able.carries,
         "reveals": able.reveals + _kept_samples(config),
         "seed": int(host_keys.get("seed", 42)),
@@ -83,8 +88,8 @@ def make(recipe: dict[str, Any], *, all_keys: bool = False) -> dict[str, Any]:
         "steps": [
             {"key": s.key, "kind": s.kind, "task": s.task, "row": s.row, "finished": s.key in finished} for s in steps
         ],
-        "tasks": _tasks(host_keys, config, root, steps),
-        "keys": _keys(host_keys, all_keys),
+        "tasks": _tasks(host, host_keys, config, root, steps),
+        "keys": _keys(host, host_keys, all_keys),
         "model": model,
         "disk": disk,
         "warnings": warnings,
@@ -100,30 +105,23 @@ def _kept_samples(config: CLConfig) -> str:
     return f"; with replay: training samples, up to {many}"
 
 
-def _tasks(host_keys: dict[str, Any], config: CLConfig, root: Path, steps: list[Step]) -> list[dict[str, Any]]:
+def _tasks(
+    host: Host, host_keys: dict[str, Any], config: CLConfig, root: Path, steps: list[Step]
+) -> list[dict[str, Any]]:
     """For every task that is trained: what the host is given that the top level of the recipe does not say."""
-    from ..host.task_args import task_keys
     from ..run.plan import JOINT
+    from ..run.task_keys import directory, keys_of
 
-    names = config.stream.task_names
     found = []
     for name in [step.task for step in steps if step.kind == "train" and step.task]:
         joint = name == JOINT
-        position = 1 if joint else names.index(name) + 1
         tasks = config.stream.tasks if joint else (config.stream.task(name),)
-        base = int(host_keys.get("seed", 42))
-        keys = task_keys(
-            host_keys,
-            datasets=[data for task in tasks for data in task.train],
-            output_dir=root / "tasks" / f"{position:02d}_{name}",
-            seed=base + 1000 * (position - 1) if config.block.seed_per_task else base,
-            overrides={} if joint else config.overrides_for(name),
-        )
+        keys = keys_of(host, host_keys, config, name, directory(root, config, name))
         differs = {key: value for key, value in keys.items() if key not in host_keys or host_keys[key] != value}
         entry: dict[str, Any] = {
             "task": name,
-            "keys": differs,
-            "instead_of": {key: host_keys[key] for key in differs if key in host_keys},
+            "keys": masked(differs),
+            "instead_of": masked({key: host_keys[key] for key in differs if key in host_keys}),
             "test": [] if joint else list(tasks[0].test),
             "scorer": None if joint else tasks[0].scorer,
             "max_new_tokens": config.eval.max_new_tokens if joint else config.max_new_tokens(name),
@@ -132,38 +130,35 @@ def _tasks(host_keys: dict[str, Any], config: CLConfig, root: Path, steps: list[
     return found
 
 
-def _keys(host_keys: dict[str, Any], all_keys: bool) -> list[dict[str, Any]]:
-    from ..host.keys import key_table, kind_of
-
-    table = key_table() if all_keys else [kind_of(key) for key in host_keys]
+def _keys(host: Host, host_keys: dict[str, Any], all_keys: bool) -> list[dict[str, Any]]:
+    table = host.key_table() if all_keys else [host.key_info(key) for key in host_keys]
     return [
         {"key": info.key, "kind": info.kind, "reason": info.reason}
-        | ({"value": host_keys[info.key]} if info.key in host_keys else {})
+        | ({"value": masked(host_keys[info.key], info.key)} if info.key in host_keys else {})
         for info in table
     ]
 
 
 def _sizes(
-    host_keys: dict[str, Any], config: CLConfig, root: Path, steps: list[Step], warnings: list[str]
+    host: Host, host_keys: dict[str, Any], config: CLConfig, root: Path, steps: list[Step], warnings: list[str]
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """Model and disk; None with a warning where the base's config cannot be had."""
     from ..base.errors import CompatibilityError
-    from ..host.facts import run_facts
-    from ..host.meta_model import measure
     from ..methods.registry import get_method
     from ..run.estimate import disk_need, free_space, used_space
 
     try:
-        model = measure(host_keys)
+        method = get_method(config.method)(config.options)
+        model = host.sizes(host_keys, method, next(t for t in config.stream.tasks if t.train))
     except CompatibilityError as error:
         warnings.append(f"Sizes are not known: {error}")
         return None, None
-    facts = run_facts(host_keys, config.stream)
+    facts = host.facts(host_keys, config.stream)
     need = disk_need(
         model,
         host_keys,
-        get_method(config.method).capabilities,
-        sum(step.kind == "train" for step in steps),
+        method.capabilities,
+        sum(step.kind == "train" and step.phase is None for step in steps),
         config.block.keep,
         quantised=facts.quantisation is not None,
         zero_stage=facts.zero_stage,
@@ -174,7 +169,7 @@ def _sizes(
     return _model_json(model), _disk_json(need, free, used)
 
 
-def _image_warning(model: MetaModel, host_keys: dict[str, Any], warnings: list[str]) -> None:
+def _image_warning(model: ModelSizes, host_keys: dict[str, Any], warnings: list[str]) -> None:
     limit = int(host_keys.get("cutoff_len", 2048))
     if model.image_tokens is not None and model.image_tokens >= limit:
         warnings.append(
@@ -183,7 +178,7 @@ def _image_warning(model: MetaModel, host_keys: dict[str, Any], warnings: list[s
         )
 
 
-def _model_json(model: MetaModel) -> dict[str, Any]:
+def _model_json(model: ModelSizes) -> dict[str, Any]:
     return {
         "type": model.model_type,
         "parameters": model.parameters,

@@ -15,12 +15,14 @@ _NAME = "LLAMAFACTORY_VERBOSITY"
 def quiet_host() -> Iterator[None]:
     """Only errors of the host are shown inside, unless the user set ``LLAMAFACTORY_VERBOSITY``.
 
-    Transformers is asked the same through its own variable, which it reads when it is first imported.
+    Transformers is asked the same through its own variable, which it reads when it is first imported. Both variables
+    are as before afterwards, so that processes that are started later are not quiet.
     """
     if _NAME in os.environ:
         yield
         return
     os.environ[_NAME] = "ERROR"
+    added = "TRANSFORMERS_VERBOSITY" not in os.environ
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logger = logging.getLogger("llamafactory")
     level = logger.level
@@ -28,5 +30,7 @@ def quiet_host() -> Iterator[None]:
     try:
         yield
     finally:
-        del os.environ[_NAME]
+        os.environ.pop(_NAME, None)
+        if added:
+            os.environ.pop("TRANSFORMERS_VERBOSITY", None)
         logger.setLevel(level)

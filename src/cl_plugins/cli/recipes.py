@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +42,8 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
+    from ..base.outside import YAML_LIMIT, OutsideError, parse_json, parse_yaml, read_text
+
     path = Path(path)
     problems = [
         Problem(word, "is not of the form key=value.", "Write for example `max_steps=10`.")
@@ -55,16 +56,18 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
     if problems:
         raise RecipeError(problems)
     try:
-        content = path.read_text(encoding="utf-8")
-        recipe = OmegaConf.create(json.loads(content) if path.suffix == ".json" else content)
+        content = read_text(path, YAML_LIMIT)
+        if path.suffix != ".json":
+            parse_yaml(content)  # OmegaConf writes aliases out, however much they stand for
+        recipe = OmegaConf.create(parse_json(content) if path.suffix == ".json" else content)
         merged: Any = None
         if OmegaConf.is_dict(recipe):
             merged = OmegaConf.to_container(OmegaConf.merge(recipe, OmegaConf.from_cli(list(overrides))))
     except FileNotFoundError as error:
         fix = f"Paths are relative to the folder you start from ({Path.cwd()})."
         raise RecipeError(Problem(str(path), "does not exist.", fix)) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(Problem(str(path), f"cannot be read ({error}).", "Check the path.")) from error
+    except (OSError, OutsideError) as error:
+        raise RecipeError(Problem(str(path), f"cannot be read ({error}).", "Check the file.")) from error
     except (ValueError, YAMLError, OmegaConfBaseException) as error:
         kind = "JSON" if path.suffix == ".json" else "YAML"
         raise RecipeError(Problem(str(path), f"is not valid {kind}: {error}", "Mend the file.")) from error

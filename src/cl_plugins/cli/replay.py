@@ -18,8 +18,10 @@ _EPILOG = """\
   cl-plugins replay purge RUN --older-than 30d      (h, d or w)
 
 Deleting rewrites the buffer, its manifest, the carry's hashes and the journal
-together; a run that goes on accepts the new carry. What was learned from the
-samples stays in the weights. A run that is being carried out is left alone.
+together; a run that goes on accepts the new carry. Then the places are named in
+which the samples can still be: predictions, caches of the `datasets` library,
+directories that `cl.restart` moved aside. What was learned from the samples
+stays in the weights. A run that is being carried out is left alone.
 """
 
 
@@ -47,17 +49,32 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """List or delete."""
-    from ..run.deletion import forget, kept_samples
+    from ..run.deletion import forget, host_keys, kept_entries, kept_samples
+    from ..run.remains import remains
     from . import output
 
     if args.action == "list":
         samples = kept_samples(args.run_dir)
-    else:
-        samples = forget(args.run_dir, _unwanted(args), args.action)
+        if args.json:
+            output.print_json([asdict(sample) for sample in samples])
+        else:
+            _show(samples, args.action)
+        return 0
+    unwanted = _unwanted(args)
+    entries = [entry for entry in kept_entries(args.run_dir) if unwanted(entry[0])]
+    samples = forget(args.run_dir, unwanted, args.action)
+    places = remains(args.run_dir, entries, host_keys(args.run_dir)) if samples else []
     if args.json:
-        output.print_json([asdict(sample) for sample in samples])
-    else:
-        _show(samples, args.action)
+        deleted = [asdict(sample) for sample in samples]
+        output.print_json({"deleted": deleted, "remains": [asdict(place) for place in places]})
+        return 0
+    _show(samples, args.action)
+    if places:
+        output.emit()
+        output.emit(output.bold("Where they can still be; this command leaves these places alone:"))
+        for place in places:
+            output.emit(f"  {place.where}")
+            output.emit(f"      {place.what}. {place.fix}")
     return 0
 
 

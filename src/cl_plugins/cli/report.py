@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if args.scorer:
         root = rescore(root, args.scorer, args.out)
     write_report(root, write_bytes, beside=own)
-    output.emit(terminal_table(root, output.width(), output.colour(), output.plain(), beside=own))
+    output.show_styled(terminal_table(root, output.width(), output.colour(), output.plain(), beside=own))
     output.emit()
     output.emit(f"report: {root / 'report.html'}")
     return 0
@@ -76,14 +75,17 @@ def rescore(root: Path, words: list[str], out: Path | None = None) -> Path:
     """
     import dataclasses
 
-    from ..base.files import write_bytes, write_json
-    from ..evaluation.items import predictions_to_jsonl, read_predictions
-    from ..evaluation.matrix import ScoreMatrix
+    from ..base.files import write_bytes
+    from ..evaluation.items import TaskScore, predictions_to_jsonl, read_predictions
+    from ..evaluation.results import read_results
     from ..evaluation.scorers import get_scorer
+    from ..records.files import check_folders, record_of
+    from ..records.run import write_run
     from ..run.evaluate import write_matrix
     from ..run.reopen import check_target, read_record
 
-    matrix = ScoreMatrix.from_json(_read(root / "matrix.json"), where=str(root / "matrix.json"))
+    check_folders(root)
+    matrix = read_results(root).matrix
     scorers = _chosen(_with_peers(words, read_record(root)), matrix.tasks)
     out = out or root / "rescored" / _folder(words)
     check_target(out)
@@ -97,16 +99,24 @@ def rescore(root: Path, words: list[str], out: Path | None = None) -> Path:
     if missing:
         fix = "Restore them from a copy; without them there is nothing to score."
         raise RunStateError([Problem(str(path), "is missing.", fix) for path in missing])
+    files: dict[str, Any] = {}
     for row, task in cells:
         source = root / "predictions" / row / f"{task}.jsonl"
         items = read_predictions(source)
-        old = _old_score(source.with_suffix(".score.json"))
+        old = source.with_suffix(".score.json")
         scorer = get_scorer(scorers.get(task, matrix.scorers[task]), task=task)
-        kept = {key: old[key] for key in ("max_items", "cut", "dropped") if key in old}
+        kept: dict[str, Any] = {}
+        if old.is_file():
+            earlier = TaskScore.read(old)
+            kept = {"max_items": earlier.max_items, "cut": earlier.cut, "dropped": earlier.dropped}
         score = dataclasses.replace(scorer.score(items), **kept)
         folder = out / "predictions" / row
         write_bytes(folder / f"{task}.jsonl", predictions_to_jsonl(items, score).encode())
-        write_json(folder / f"{task}.score.json", score.to_dict())
+        score.write(folder / f"{task}.score.json")
+        files |= {
+            f"predictions/{row}/{name}": dict(record_of(folder / name).plain())
+            for name in (f"{task}.jsonl", f"{task}.score.json")
+        }
         matrix.set(row, task, score.score)
         matrix.scorers[task], matrix.n[task] = score.scorer, score.n
     write_matrix(out, matrix)
@@ -117,7 +127,8 @@ def rescore(root: Path, words: list[str], out: Path | None = None) -> Path:
     )
     anew = f"Scored anew from the predictions of the run: {changed}."
     record["notes"] = [*(record.get("notes") or []), anew, *_as_printed(matrix)]
-    write_json(out / "run.json", record)
+    record["files"] = files  # there is no journal here that holds the hashes
+    write_run(out, record)
     return out
 
 
@@ -188,19 +199,3 @@ def _as_printed(matrix: ScoreMatrix) -> list[str]:
 def _folder(words: list[str]) -> str:
     """A name for the directory that says what was asked for."""
     return "+".join(re.sub(r"[^A-Za-z0-9_.-]+", "-", word).strip("-.") for word in words)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        fix = "The run must have finished at least one test."
-        raise RunStateError(Problem(str(path), f"cannot be read ({error.strerror}).", fix)) from error
-
-
-def _old_score(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         ("items", str(score.n)),
         *((key.replace("_", " "), f"{v:.2f}" if isinstance(v, float) else str(v)) for key, v in entries.items()),
     ]
-    output.emit(f"{output.bold(score.scorer)}  {args.file}")
+    output.emit(output.bold(score.scorer) + f"  {args.file}")
     output.pairs(rows)
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,9 @@ if TYPE_CHECKING:
 
 _EPILOG = """\
 `--verify` reads every file that the journal and the carry name, and compares
-its hash; without it, only what the journal says is shown. Exit code 1 if a file
-is missing or damaged.
+its hash, and computes matrix and metrics again from the score files; without
+it, only what the journal says is shown. Exit code 1 if a file is missing or
+damaged.
 """
 
 
@@ -51,8 +53,9 @@ def collect(root: Path, *, verify: bool = False) -> dict[str, Any]:
     Raises:
         RunStateError: If it is no run.
     """
+    from ..base.lock import holder
     from ..run.journal import Journal
-    from ..run.reopen import holder, planned, read_recipe, read_record
+    from ..run.reopen import planned, read_recipe, read_record
 
     record = read_record(root)
     journal = Journal(root)
@@ -93,18 +96,19 @@ def collect(root: Path, *, verify: bool = False) -> dict[str, Any]:
 
 
 def damaged(root: Path, journal: Journal) -> list[Problem]:
-    """Files of a run that differ from their hashes.
+    """Files of a run that differ from their hashes, and results that do not follow from the predictions.
 
     Args:
         root: The run's directory.
         journal: Its journal.
     """
-    from ..contract.carry import Carry
+    from ..contract.carry import Carry, carry_directory
+    from ..evaluation.results import result_problems
 
-    found = journal.damaged(full=True)
-    if (root / "carry" / "carry.json").is_file():
+    found = [*journal.damaged(full=True), *result_problems(root)]
+    if os.path.lexists(root / "carry"):
         try:
-            Carry.open(root / "carry").verify()
+            Carry.open(carry_directory(root)).verify()
         except RunStateError as error:
             found += error.problems
     return list(dict.fromkeys(found))

@@ -5,15 +5,21 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..base.errors import Problem, RecipeError
+from ..base.errors import DataError, Problem, RecipeError
 
+
+if TYPE_CHECKING:
+    from ..config import Recipe
+    from ..contract.host import Host
 
 _EPILOG = """\
 Checks the `cl:` block, the stream, the method with the engine and precision of
-the recipe, data set names and files, and lets LLaMA-Factory parse the arguments
-of every task. Words of the form key=value apply to all recipes:
+the recipe, data set names and files, lets LLaMA-Factory parse the arguments of
+every task, and prepares the training and test sets of all tasks as the run will
+(kept in the cache of the `datasets` library; `--quick` leaves this out). Words
+of the form key=value apply to all recipes:
 
   cl-plugins validate examples/yaml/demo/*.yaml
   cl-plugins validate recipe.yaml use_cpu=true     (on a machine without a GPU)
@@ -28,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("recipes", metavar="RECIPE", nargs="+", help="recipes, and key=value words for all of them")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--quick", action="store_true", help="leave out what takes the base's tokenizer")
     parser.set_defaults(overrides=[])
 
 
@@ -43,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     results: dict[str, tuple[list[Problem], list[str]]] = {}
     with quiet_host():
         for file in files:
-            results[file] = check_file(file, [*words, *args.overrides])
+            results[file] = check_file(file, [*words, *args.overrides], read=not args.quick)
     bad = sum(bool(problems) for problems, _ in results.values())
     if args.json:
         output.print_json(
@@ -52,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         return 2 if bad else 0
     for file, (problems, notes) in results.items():
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}" if problems else "ok"
-        output.emit(f"{output.bold(count) if problems else count}  {file}")
+        output.emit((output.bold(count) if problems else count) + f"  {file}")
         output.show_problems(problems, indent=4)
         for note in notes:
             for line in output.wrap(f"note: {note}", output.width() - 4):
@@ -62,76 +69,66 @@ def run(args: argparse.Namespace) -> int:
     return 2 if bad else 0
 
 
-def check_file(path: str, overrides: list[str]) -> tuple[list[Problem], list[str]]:
+def check_file(path: str, overrides: list[str], *, read: bool = True) -> tuple[list[Problem], list[str]]:
     """Problems and notes of one recipe.
 
     Args:
         path: The file.
         overrides: ``key=value`` words.
+        read: See `check_recipe`.
     """
     from .recipes import read_stream_recipe
 
     try:
-        return check(read_stream_recipe(path, overrides))
+        return check_recipe(read_stream_recipe(path, overrides), read=read)
     except RecipeError as error:
         return error.problems or [Problem(path, str(error), "")], []
 
 
-def check(recipe: Mapping[str, Any]) -> tuple[list[Problem], list[str]]:
+def check_recipe(recipe: Mapping[str, Any], *, read: bool = True) -> tuple[list[Problem], list[str]]:
     """Problems and notes of a recipe with ``cl``, as far as they can be seen without loading a model.
 
     Args:
         recipe: Host keys and ``cl``.
+        read: Whether to prepare the data of all tasks as a run does, if the base's tokenizer is here.
     """
-    from ..host.arguments import problems_of
-    from ..run.prepare import split
+    from ..run.check import check
+    from .hosts import host
 
+    found = host()
     try:
-        host_keys, config = split(recipe)
-    except RecipeError as error:
-        found = error.problems or [Problem("cl", str(error), "")]
-        return list(dict.fromkeys(found)), []
-    # `split` knows which keys the method refuses; this adds what only the parser of the host's arguments sees
-    found = [p for p in problems_of(recipe) if p.where.startswith(("cl.", "cl:"))]
-    if found:
-        return list(dict.fromkeys(found)), []
-    return _host_problems(host_keys, config)
+        return _prepared(found, check(found, recipe), read)
+    except (DataError, RecipeError) as error:
+        return error.problems or [Problem("cl", str(error), "")], []
 
 
-def _host_problems(host_keys: dict[str, Any], config: Any) -> tuple[list[Problem], list[str]]:
-    """What LLaMA-Factory says to the arguments of each task."""
-    from ..host.task_args import parse, task_keys
-    from ..methods.registry import get_method
+def _prepared(host: Host, recipe: Recipe, read: bool) -> tuple[list[Problem], list[str]]:
+    """What the host says to the arguments and the data of each training and test."""
+    from ..run.plan import make_plan
+    from ..run.reading import argument_problem, parse_all, read_data
+    from ..run.state import RunState
 
-    joint = get_method(config.method).capabilities.schedule == "joint"
-    trained = [config.block.only] if config.block.only else list(config.stream.task_names)
-    refusals: dict[str, list[str]] = {}
-    for name in trained[:1] if joint else trained:
-        overrides = {} if joint else config.overrides_for(name)
-        datasets = list(config.stream.task(name).train)
-        target = Path("no-such-directory")  # the host refuses one that holds an adapter; the run handles that itself
-        keys = task_keys(
-            host_keys, datasets=datasets, output_dir=target, seed=int(host_keys.get("seed", 42)), overrides=overrides
-        )
-        try:
-            parse(keys)
-        except Exception as error:  # the host raises whatever its libraries raise, from ValueError to ImportError
-            refusals.setdefault(str(error).strip() or type(error).__name__, []).append(name)
+    # the host refuses a directory that holds an adapter; the run handles that itself
+    state = RunState.to_look(host, Path("no-such-directory"), recipe.host_keys, recipe.config)
+    steps = make_plan(recipe.config, state.method)
+    trainings = [step.task for step in steps if step.kind == "train" and step.task]
+    tests = dict.fromkeys(step.task for step in steps if step.kind == "evaluate" and step.task)
+    _, refusals = parse_all(state, trainings)
     problems, notes = [], []
     for message, tasks in refusals.items():
         if _NEEDS_LAUNCHER in message:
             notes.append(
                 "LLaMA-Factory starts DeepSpeed only with FORCE_TORCHRUN=1, or under torchrun; what it checks after that was not seen."
             )
-            continue
-        where = (
-            "the recipe"
-            if len(tasks) == len(trained) or joint
-            else f"task{'s' if len(tasks) > 1 else ''} {', '.join(tasks)}"
-        )
-        fix = ""
-        if "use_cpu" in message or "bf16" in message.lower():
-            engine = host_keys.get("deepspeed")
-            fix = "Check it on a machine with a GPU" + ("." if engine else ", or add `use_cpu=true`.")
-        problems.append(Problem(where, f"LLaMA-Factory says: {message}", fix))
+        else:
+            problems.append(argument_problem(state, trainings, message, tasks))
+    if refusals or not read:
+        return problems, notes
+    try:
+        state.session  # noqa: B018
+    except Exception as error:  # whatever the host or the hub raises
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        notes.append(f"The data were not prepared: the base's tokenizer cannot be loaded here ({reason}).")
+    else:
+        read_data(state, list(tests), trainings)
     return problems, notes

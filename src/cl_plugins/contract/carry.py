@@ -1,8 +1,11 @@
-"""The carry on disk: ``carry.json`` and safetensors files, written beside and then renamed."""
+"""The carry on disk: ``carry.json`` and safetensors files, written beside and then renamed.
+
+A carry may come from somebody else. Its names are checked when it is opened, a file is used only if it is in ``files`` and
+has its hash, and no link is followed.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -10,6 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Problem, RunStateError
+from ..records.carry import CarryRecord
+from ..records.files import FileRecord, file_problem, table_problems, unlisted
+from ..records.names import is_carry_file
+from ..records.record import shown
 
 
 if TYPE_CHECKING:
@@ -18,7 +25,8 @@ if TYPE_CHECKING:
     from .low_rank import LowRankUpdate
 
 
-FORMAT = 1
+FORMAT = CarryRecord.FORMAT
+FILE = "carry.json"
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,10 @@ class TaskUpdate:
         from .low_rank import LowRankUpdate
 
         return LowRankUpdate.from_state(self.load(), self.meta)
+
+    def phase(self, name: str) -> Path:
+        """The tensors of a further phase, see `cl_plugins.contract.phase.Phase`."""
+        return self.tensors.with_name(f"update_{name}.safetensors")
 
     def statistic(self, name: str) -> Path:
         """The file of one of `Method.statistics`, beside the tensors of a task that has just been trained."""
@@ -77,6 +89,9 @@ class Carry:
         meta: What the method wrote beside the tensors.
         base: Fingerprint of the base.
         files: File name -> {"sha256", "bytes"}.
+        stream: Name of the stream it was made in; None where it is not known.
+        identity: One hash over what the next task starts from.
+        linked: Whether its files are symbolic links that this process has made, to files that it has verified.
     """
 
     path: Path
@@ -85,53 +100,82 @@ class Carry:
     meta: dict[str, Any]
     base: dict[str, Any]
     files: dict[str, dict[str, Any]]
+    stream: str | None = None
+    identity: str = ""
+    linked: bool = False
 
     @classmethod
     def open(cls, path: Path) -> Carry:
         """Read ``carry.json``.
 
         Raises:
-            RunStateError: If there is no carry, or one of another format.
+            RunStateError: If there is no carry, or one that is damaged or of another format.
         """
-        file = path / "carry.json"
-        try:
-            data = json.loads(file.read_text(encoding="utf-8"))
-            if data["format"] != FORMAT:
-                fix = "Update cl-plugins."
-                raise RunStateError(
-                    Problem(str(file), f"has format {data['format']}; this version reads {FORMAT}.", fix)
-                )
-            return cls(path, tuple(data["tasks"]), data["method"], data["meta"], data["base"], data["files"])
-        except FileNotFoundError as error:
+        if not (path / FILE).is_symlink() and not (path / FILE).exists():
             raise RunStateError(
                 Problem(str(path), "holds no carry.", "Give the directory of a run that finished a task.")
-            ) from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunStateError(Problem(str(file), f"is damaged ({error!r}).", "Restore it from a copy.")) from error
+            )
+        record = CarryRecord.read(path / FILE)
+        files: dict[str, dict[str, Any]] = {name: dict(entry.plain()) for name, entry in record.files.items()}
+        tasks = tuple(record.tasks)
+        return cls(path, tasks, record.method, record.meta, record.base, files, record.stream, record.identity())
 
-    def load(self, name: str) -> dict[str, Tensor]:
-        """The tensors of one file."""
-        return read_tensors(self.path / name)
+    def file(self, name: str) -> Path:
+        """The path of one file, whose hash was compared first.
 
-    def verify(self) -> None:
-        """Check every file against its hash.
+        Args:
+            name: A name in ``files``.
 
         Raises:
-            RunStateError: Naming every file that is missing or differs.
+            RunStateError: If the carry has no such file, or it is missing, a link, or differs from its hash.
         """
-        from ..base.files import sha256
+        if name not in self.files:
+            fix = "Copy the whole carry directory again from its source."
+            raise RunStateError(Problem(str(self.path / FILE), f"names no file {shown(repr(name))}.", fix))
+        if not self.linked:
+            problem = file_problem(self.path, name, self._record(name), CarryRecord.FIX, FILE)
+            if problem is not None:
+                raise RunStateError(problem)
+        return self.path / name
 
-        found = []
-        for name, record in self.files.items():
-            file = self.path / name
-            if not file.is_file():
-                found.append(Problem(str(file), "is missing.", "Copy the whole carry directory."))
-            elif sha256(file) != record["sha256"]:
-                found.append(
-                    Problem(str(file), "differs from its hash in carry.json.", "Copy it again from its source.")
-                )
+    def load(self, name: str) -> dict[str, Tensor]:
+        """The tensors of one file, whose hash was compared first."""
+        return read_tensors(self.file(name))
+
+    def verify(self) -> None:
+        """Check that the directory holds exactly the files of ``files``, each with its hash.
+
+        Raises:
+            RunStateError: Naming every file that is missing, differs, is not listed, or is no regular file.
+        """
+        if self.linked:
+            return
+        records = {name: self._record(name) for name in self.files}
+        found = table_problems(self.path, records, CarryRecord.FIX, FILE)
+        known = {problem.where for problem in found}
+        strange = unlisted(self.path, records, (FILE,), FILE)
+        found += [problem for problem in strange if problem.where not in known]
         if found:
             raise RunStateError(found)
+
+    def _record(self, name: str) -> FileRecord:
+        return FileRecord.model_validate(self.files[name])
+
+
+def carry_directory(path: Path) -> Path:
+    """Where the carry lies in the directory of a run, or in that of a carry itself.
+
+    Args:
+        path: Directory of a run or of a carry.
+
+    Raises:
+        RunStateError: If the run's ``carry`` is a symbolic link.
+    """
+    inner = path / "carry"
+    if inner.is_symlink():
+        fix = "Put the directory itself there, or name the directory that the link points to."
+        raise RunStateError(Problem(str(inner), "is a symbolic link, which is not followed.", fix))
+    return inner if inner.is_dir() else path
 
 
 @dataclass
@@ -148,8 +192,7 @@ class CarryWriter:
 
     def link(self, source: Path, name: str) -> None:
         """Take over a file without copying its bytes where the file system can."""
-        target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target = self._target(name)
         try:
             os.link(source, target)
         except OSError:  # another file system, or one without hard links
@@ -159,8 +202,7 @@ class CarryWriter:
         """Write tensors of the method's own."""
         from safetensors.torch import save_file
 
-        target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target = self._target(name)
         save_file(tensors, target, metadata={"format": "pt"})
 
     def file_names(self) -> list[str]:
@@ -168,3 +210,16 @@ class CarryWriter:
         return sorted(
             str(p.relative_to(self.path)) for p in self.path.rglob("*") if p.is_file() and p.name != "carry.json"
         )
+
+    def _target(self, name: str) -> Path:
+        """Where a file goes.
+
+        Raises:
+            RunStateError: If the name leads out of the carry, or is not one that `Carry.open` accepts.
+        """
+        if not is_carry_file(name):
+            fix = "Use `<name>.safetensors` or `<folder>/<name>.safetensors`, of letters, digits, '_', '.' and '-'."
+            raise RunStateError(Problem(str(self.path), f"{shown(repr(name))} is no name for a file of a carry.", fix))
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target

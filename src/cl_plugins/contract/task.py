@@ -101,6 +101,7 @@ class TaskContext:
         rank: Number of this process.
         world_size: Number of processes.
         memory: The replay buffer; None without replay. ``data`` holds the task's own samples only.
+        phase: Name of the phase that is trained, see `cl_plugins.contract.phase.Phase`; empty for the first.
     """
 
     task: Task
@@ -112,3 +113,4 @@ class TaskContext:
     rank: int = 0
     world_size: int = 1
     memory: Memory | None = None
+    phase: str = ""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 
@@ -16,7 +14,7 @@ RESAMPLES = 1000
 
 
 def wilson(successes: int, n: int, *, level: float = LEVEL) -> tuple[float, float]:
-    """Wilson's score interval of a rate.
+    """Wilson's score interval of a rate (`scipy.stats.binomtest`).
 
     With p = successes / n and z the normal quantile at (1 + level) / 2, the bounds are
     ``(p + z²/2n ± z·sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)`` (Wilson 1927, JASA 22:209). Unlike p ± z·se it stays
@@ -35,15 +33,10 @@ def wilson(successes: int, n: int, *, level: float = LEVEL) -> tuple[float, floa
     """
     if n <= 0 or not 0 <= successes <= n:
         raise ValueError(f"wilson needs 0 <= successes <= n and n > 0, found successes={successes}, n={n}")
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    p = successes / n
-    centre = p + z * z / (2 * n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    # The bounds are exactly 0 and 1 at the ends; rounding would leave 1e-17 there.
-    low = 0.0 if successes == 0 else (centre - half) / scale
-    high = 1.0 if successes == n else (centre + half) / scale
-    return 100 * low, 100 * high
+    from scipy.stats import binomtest
+
+    found = binomtest(successes, n).proportion_ci(level, method="wilson")
+    return 100 * float(found.low), 100 * float(found.high)
 
 
 def bootstrap(

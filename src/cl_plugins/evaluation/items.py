@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import DataError, Problem
+from ..base.files import write_bytes
+from ..records.record import dump, few, parse_json, read_file
+from ..records.results import PredictionLine, ScoreRecord
 
 
-#: Version of ``<task>.score.json``.
-FORMAT = 1
 #: Names that `Item.fields` may hold: the picture's file name, OPEN or CLOSED, several right answers, the category or
 #: dimension, the kind of task, the box and the size (width, height) of the picture it is drawn in, the original id.
 FIELDS = ("image", "answer_type", "answers", "type", "task", "answer_bbox", "size", "question_id")
-#: A file with one fault often has thousands; the first few say what is wrong.
-MAX_PROBLEMS = 10
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,6 @@ class TaskScore:
             per_item: Also give the score of each item under ``items``.
         """
         data: dict[str, Any] = {
-            "format": FORMAT,
             "scorer": self.scorer,
             "score": self.score,
             "n": self.n,
@@ -98,7 +95,7 @@ class TaskScore:
         }
         if per_item:
             data["items"] = list(self.items)
-        return data
+        return ScoreRecord.content(data)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, where: str = "score") -> TaskScore:
@@ -111,45 +108,36 @@ class TaskScore:
         Raises:
             DataError: A field is missing or has the wrong type, or the format is newer than this version knows.
         """
-        problems = []
-
-        def check(ok: bool, what: str) -> None:
-            if not ok:
-                problems.append(Problem(where, what, "Score the predictions again to write the file anew."))
-
-        interval = data.get("interval")
-        items = data.get("items", [])
-        max_items = data.get("max_items")
-        check(data.get("format") == FORMAT, f"format is {data.get('format')!r}, this version reads {FORMAT}.")
-        for key in ("scorer", "interval_method"):
-            check(isinstance(data.get(key), str), f"{key!r} must be a string, found {data.get(key)!r}.")
-        check(is_percentage(data.get("score")), f"'score' must be a number 0-100, found {data.get('score')!r}.")
-        check(is_count(data.get("n")), f"'n' must be a count of items, found {data.get('n')!r}.")
-        check(
-            isinstance(interval, list | tuple) and len(interval) == 2 and all(map(is_percentage, interval)),
-            f"'interval' must be two numbers 0-100, found {interval!r}.",
-        )
-        check(isinstance(items, list | tuple) and all(map(is_percentage, items)), "'items' must be numbers 0-100.")
-        check(isinstance(data.get("extra", {}), Mapping), f"'extra' must be a mapping, found {data.get('extra')!r}.")
-        cut, dropped = data.get("cut"), data.get("dropped", 0)
-        check(cut is None or is_count(cut), f"'cut' must be a count or null, found {cut!r}.")
-        check(is_count(dropped), f"'dropped' must be a count, found {dropped!r}.")
-        check(max_items is None or is_count(max_items), f"'max_items' must be a count or null, found {max_items!r}.")
-        if problems:
-            raise DataError(problems)
-        low, high = data["interval"]
+        record = ScoreRecord.of(data, where)
+        low, high = record.interval
         return cls(
-            scorer=data["scorer"],
-            score=float(data["score"]),
-            n=data["n"],
+            scorer=record.scorer,
+            score=float(record.score),
+            n=record.n,
             interval=(float(low), float(high)),
-            interval_method=data["interval_method"],
-            items=tuple(float(value) for value in items),
-            extra=dict(data.get("extra", {})),
-            max_items=max_items,
-            cut=cut,
-            dropped=dropped,
+            interval_method=record.interval_method,
+            items=tuple(float(value) for value in record.items),
+            extra=record.extra,
+            max_items=record.max_items,
+            cut=record.cut,
+            dropped=record.dropped,
         )
+
+    @classmethod
+    def read(cls, path: Path) -> TaskScore:
+        """Read ``<task>.score.json``.
+
+        Raises:
+            DataError: The file is missing, damaged, or was changed after it was written.
+        """
+        return cls.from_dict(
+            parse_json(read_file(path, ScoreRecord.FIX, DataError), str(path), ScoreRecord.FIX, DataError),
+            where=str(path),
+        )
+
+    def write(self, path: Path) -> None:
+        """Write ``<task>.score.json``."""
+        write_bytes(path, (dump(self.to_dict(), 2) + "\n").encode())
 
 
 def is_percentage(value: object) -> bool:
@@ -157,20 +145,6 @@ def is_percentage(value: object) -> bool:
     return (
         isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= 100
     )
-
-
-def is_count(value: object) -> bool:
-    """Whether a value read from JSON is a whole number that is not negative."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def few(problems: list[Problem]) -> list[Problem]:
-    """The first `MAX_PROBLEMS` problems, and a last one that counts the rest."""
-    rest = len(problems) - MAX_PROBLEMS
-    if rest <= 0:
-        return problems
-    last = problems[-1]
-    return [*problems[:MAX_PROBLEMS], Problem(last.where, f"the last of {rest} more problems: {last.what}", last.fix)]
 
 
 def require_items(items: Sequence[Item]) -> None:
@@ -201,11 +175,7 @@ def read_predictions(path: str | Path) -> list[Item]:
             problem names the file and the line number.
     """
     path = Path(path)
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise DataError(Problem(str(path), f"cannot be read: {reason}.", "Check the path.")) from error
+    raw = read_file(path, "Check the path.", DataError, links=True)
     items: list[Item] = []
     line_of: dict[str, int] = {}
     problems: list[Problem] = []
@@ -228,44 +198,25 @@ def read_predictions(path: str | Path) -> list[Item]:
 
 def _read_line(line: bytes, where: str, problems: list[Problem]) -> Item | None:
     """One record, or None after adding to `problems`."""
-    fix = "Evaluate again, or restore the file."
     try:
-        record = json.loads(line.decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        problems.append(Problem(where, f"is not JSON in UTF-8 ({error}).", fix))
+        data = parse_json(line, where, PredictionLine.FIX, DataError)
+    except DataError as error:
+        problems += error.problems
         return None
-    if not isinstance(record, dict):
-        problems.append(Problem(where, f"is {type(record).__name__}, not a JSON object.", fix))
-        return None
-    before = len(problems)
-    for key in ("id", "prompt", "prediction", "reference"):
-        if key not in record:
-            problems.append(Problem(where, f"the key {key!r} is missing.", fix))
-        elif not isinstance(record[key], str):
-            problems.append(Problem(where, f"{key!r} must be a string, found {record[key]!r}.", fix))
-    options = record.get("options")
-    if options is not None and not (isinstance(options, list) and all(isinstance(text, str) for text in options)):
-        problems.append(Problem(where, f"'options' must be a list of strings, found {options!r}.", fix))
-    fields = record.get("fields", {})
-    if not isinstance(fields, dict):
-        problems.append(Problem(where, f"'fields' must be an object, found {fields!r}.", fix))
-    for key in ("thought", "reference_thought"):
-        if not isinstance(record.get(key, ""), str):
-            problems.append(Problem(where, f"{key!r} must be a string, found {record[key]!r}.", fix))
-    if not isinstance(record.get("cut", False), bool):
-        problems.append(Problem(where, f"'cut' must be true or false, found {record['cut']!r}.", fix))
-    if len(problems) > before:
+    found = PredictionLine.problems(data, where)
+    if found:
+        problems += found
         return None
     return Item(
-        record["id"],
-        record["prompt"],
-        record["prediction"],
-        record["reference"],
-        None if options is None else tuple(options),
-        fields,
-        record.get("thought", ""),
-        record.get("reference_thought", ""),
-        record.get("cut", False),
+        data["id"],
+        data["prompt"],
+        data["prediction"],
+        data["reference"],
+        None if data.get("options") is None else tuple(data["options"]),
+        data.get("fields", {}),
+        data.get("thought", ""),
+        data.get("reference_thought", ""),
+        data.get("cut", False),
     )
 
 
@@ -298,15 +249,5 @@ def predictions_to_jsonl(items: Iterable[Item], score: TaskScore) -> str:
             record["fields"] = dict(item.fields)
         more = {"thought": item.thought, "reference_thought": item.reference_thought, "cut": item.cut}
         record |= {key: value for key, value in more.items() if value}
-        lines.append(_dump(record) + "\n")
+        lines.append(dump(record) + "\n")
     return "".join(lines)
-
-
-def _dump(record: dict[str, Any]) -> str:
-    """JSON that people can read in any script; escaped only where UTF-8 cannot hold it (a lone surrogate)."""
-    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return json.dumps(record, allow_nan=False)
-    return text

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from types import SimpleNamespace
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from ..base.errors import DataError, Problem
-from .items import is_count, is_percentage
+from ..records.record import dump, parse_json, read_file
+from ..records.results import JOINT as JOINT
+from ..records.results import ZERO_SHOT, MatrixRecord, row_name
+from .items import is_percentage
 
 
-FORMAT = 1
-ZERO_SHOT = "zero_shot"
-JOINT = "joint"
 Row = list[float | None]
-
-_REQUIRED = ("stream", "method", "tasks", "scorers", "n", "zero_shot", "scores")
-
-
-def row_name(task: str) -> str:
-    """The name of the row that holds the scores after training `task`."""
-    return f"after_{task}"
 
 
 @dataclass
@@ -70,7 +62,9 @@ class ScoreMatrix:
         Raises:
             DataError: Everything that is wrong with it.
         """
-        _check(self, "score matrix")
+        data = {"format": 1, **{f.name: getattr(self, f.name) for f in fields(self)}}
+        if found := MatrixRecord.problems({key: _plain(value) for key, value in data.items()}, "score matrix"):
+            raise DataError(found)
 
     def row_names(self) -> list[str]:
         """The names of the rows in `scores`, in order."""
@@ -158,7 +152,6 @@ class ScoreMatrix:
     def to_dict(self) -> dict[str, Any]:
         """The content of ``matrix.json`` as plain JSON types; ``rows`` and ``independent`` only where they say something."""
         data: dict[str, Any] = {
-            "format": FORMAT,
             "stream": self.stream,
             "method": self.method,
             "tasks": list(self.tasks),
@@ -173,7 +166,7 @@ class ScoreMatrix:
             data["independent"] = True
         if self.test_only:
             data["test_only"] = list(self.test_only)
-        return data
+        return MatrixRecord.content(data)
 
     def to_json(self) -> str:
         """The text of ``matrix.json``.
@@ -182,7 +175,7 @@ class ScoreMatrix:
             DataError: The matrix was changed by hand into one that cannot be read back.
         """
         self.check()
-        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return dump(self.to_dict(), 1) + "\n"
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, where: str = "matrix.json") -> ScoreMatrix:
@@ -195,18 +188,8 @@ class ScoreMatrix:
         Raises:
             DataError: Everything that is wrong with it.
         """
-        fix = "Write the matrix again from the run's predictions."
-        if data.get("format") != FORMAT:
-            what = f"format is {data.get('format')!r}, this version reads {FORMAT}."
-            raise DataError(Problem(where, what, fix))
-        missing = [key for key in _REQUIRED if key not in data]
-        if missing:
-            raise DataError([Problem(where, f"the key {key!r} is missing.", fix) for key in missing])
-        fields = {key: data[key] for key in _REQUIRED} | {"rows": data.get("rows")}
-        fields["independent"] = data.get("independent", False)
-        fields["test_only"] = data.get("test_only", [])
-        _check(SimpleNamespace(**fields), where)
-        return cls(**fields)
+        record = MatrixRecord.of(data, where)
+        return cls(**{f.name: getattr(record, f.name) for f in fields(cls)})
 
     @classmethod
     def from_json(cls, text: str | bytes, *, where: str = "matrix.json") -> ScoreMatrix:
@@ -219,118 +202,28 @@ class ScoreMatrix:
         Raises:
             DataError: It is not JSON, or everything that is wrong with the matrix.
         """
-        try:
-            data = json.loads(text)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise DataError(Problem(where, f"is not JSON ({error}).", "Restore the file.")) from error
-        if not isinstance(data, dict):
-            raise DataError(Problem(where, f"is {type(data).__name__}, not a JSON object.", "Restore the file."))
-        return cls.from_dict(data, where=where)
+        return cls.from_dict(parse_json(text, where, MatrixRecord.FIX, DataError), where=where)
+
+    @classmethod
+    def read(cls, path: Path) -> ScoreMatrix:
+        """Read ``matrix.json``.
+
+        Raises:
+            DataError: It is missing, damaged, or was changed after it was written.
+        """
+        return cls.from_json(read_file(path, MatrixRecord.FIX, DataError), where=str(path))
 
 
 def _numbers(row: Iterable[float | None]) -> Row:
     return [None if value is None else float(value) for value in row]
 
 
-def _check(matrix: Any, where: str) -> None:
-    """Refuse an object with the attributes of a matrix if anything is wrong with them."""
-    problems = _Checker(matrix, where).run()
-    if problems:
-        raise DataError(problems)
+def _plain(value: Any) -> Any:
+    """Tuples as lists, as JSON has them."""
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def _cell(row: str, task: str) -> str:
     return f"cell [{row}][{task}]"
-
-
-class _Checker:
-    """Collects everything that is wrong with a matrix, whose fields may hold anything."""
-
-    def __init__(self, matrix: Any, where: str) -> None:
-        self.matrix = matrix
-        self.where = where
-        self.problems: list[Problem] = []
-
-    def add(self, what: str, fix: str) -> None:
-        self.problems.append(Problem(self.where, what, fix))
-
-    def run(self) -> list[Problem]:
-        matrix = self.matrix
-        for key in ("stream", "method"):
-            value = getattr(matrix, key)
-            if not isinstance(value, str):
-                self.add(f"{key!r} is {value!r}.", "It must be a name.")
-        if not isinstance(matrix.independent, bool):
-            self.add(f"'independent' is {matrix.independent!r}.", "It must be true or false.")
-        only = matrix.test_only
-        if not isinstance(only, list) or not all(isinstance(name, str) for name in only):
-            self.add(f"'test_only' is {only!r}.", "It must be a list of names of tasks.")
-        tasks: object = matrix.tasks
-        if not isinstance(tasks, list | tuple) or not tasks or not all(isinstance(task, str) for task in tasks):
-            self.add(f"'tasks' is {tasks!r}.", "It must be a list of at least one task name.")
-            return self.problems
-        if len(set(tasks)) < len(tasks):
-            self.add(f"'tasks' names a task twice: {', '.join(tasks)}.", "Task names are unique.")
-        self.by_task("scorers", "a scorer's name@version", lambda value: isinstance(value, str))
-        self.by_task("n", "a number of items", is_count)
-        self.check_rows(len(tasks))
-        return self.problems
-
-    def by_task(self, key: str, kind: str, ok: Any) -> None:
-        """A mapping from task names to values."""
-        value = getattr(self.matrix, key)
-        if not isinstance(value, Mapping):
-            self.add(f"{key!r} is {value!r}.", f"It must map task names to {kind}.")
-            return
-        for task, entry in value.items():
-            if task not in self.matrix.tasks:
-                self.add(f"{key!r} names the unknown task {task!r}.", f"Tasks: {', '.join(self.matrix.tasks)}.")
-            elif not ok(entry):
-                self.add(f"{key!r} of task {task!r} is {entry!r}.", f"It must be {kind}.")
-
-    def check_rows(self, width: int) -> None:
-        """The shape and the numbers."""
-        matrix = self.matrix
-        scores: object = matrix.scores
-        if not isinstance(scores, list | tuple):
-            self.add(f"'scores' is {scores!r}.", "It must be a list of rows.")
-            return
-        names = self.names(len(scores), width)
-        self.check_row("zero_shot", matrix.zero_shot, width)
-        for index, row in enumerate(scores):
-            self.check_row(names[index] if index < len(names) else f"row {index + 1}", row, width)
-
-    def names(self, height: int, width: int) -> list[str]:
-        """The names of the rows, as far as they can be told."""
-        tasks, rows = self.matrix.tasks, self.matrix.rows
-        legal = [row_name(task) for task in tasks]
-        if rows is None:
-            if height > width:
-                self.add(f"{height} rows of scores for {width} tasks.", "There is one row per trained task.")
-            return legal
-        known = f"Rows are {JOINT!r} alone, or some of {', '.join(legal)}."
-        if not isinstance(rows, list | tuple) or not all(isinstance(row, str) for row in rows):
-            self.add(f"'rows' is {rows!r}.", known)
-            return []
-        if list(rows) != [JOINT]:
-            for row in rows:
-                if row not in legal:
-                    self.add(f"'rows' holds {row!r}.", known)
-        if len(set(rows)) < len(rows):
-            self.add(f"'rows' names a row twice: {', '.join(rows)}.", known)
-        if height > len(rows):
-            self.add(f"{height} rows of scores, but {len(rows)} names in 'rows'.", "Give every row a name.")
-        return list(rows)
-
-    def check_row(self, name: str, row: object, width: int) -> None:
-        """One row of cells."""
-        if not isinstance(row, list | tuple):
-            self.add(f"row {name!r} is {row!r}.", "It must be a list with one score or null per task.")
-            return
-        if len(row) != width:
-            self.add(f"row {name!r} has {len(row)} cells for {width} tasks.", "Give one score or null per task.")
-            return
-        for task, value in zip(self.matrix.tasks, row, strict=True):
-            if value is not None and not is_percentage(value):
-                fix = "A score is a finite number from 0 to 100, or null."
-                self.problems.append(Problem(f"{self.where}, {_cell(name, task)}", f"{value!r} is no score.", fix))

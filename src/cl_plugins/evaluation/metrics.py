@@ -13,17 +13,17 @@ Learning for Multimodal Large Language Models".
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..base.errors import DataError, Problem
-from .matrix import JOINT, ZERO_SHOT, ScoreMatrix
+from ..records.record import dump
+from ..records.results import JOINT, ZERO_SHOT, MetricsRecord
+from .matrix import ScoreMatrix
 
 
-FORMAT = 1
 Matrix = Sequence[Sequence[float | None]]
 #: (i, j), both from 1; i = 0 is the zero-shot row.
 Cell = tuple[int, int]
@@ -312,9 +312,9 @@ def _mean(R: Matrix, cells: Sequence[Cell]) -> float | None:
 
 def metrics_to_dict(metrics: dict[str, Metric]) -> dict[str, Any]:
     """The content of ``metrics.json`` as plain JSON types."""
-    return {"format": FORMAT, "metrics": {name: metric.to_dict() for name, metric in metrics.items()}}
+    return MetricsRecord.content({"metrics": {name: metric.to_dict() for name, metric in metrics.items()}})
 
 
 def metrics_to_json(metrics: dict[str, Metric]) -> str:
     """The text of ``metrics.json``."""
-    return json.dumps(metrics_to_dict(metrics), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return dump(metrics_to_dict(metrics), 1) + "\n"

@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-
-class Answer(NamedTuple):
-    """One answer.
-
-    Attributes:
-        text: The text, special tokens removed.
-        cut: Whether ``max_new_tokens`` ended it, and not a token of the model.
-    """
-
-    text: str
-    cut: bool = False
+from ..contract.backend import Answer
 
 
 def read_answers(

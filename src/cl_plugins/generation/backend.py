@@ -1,100 +1,78 @@
-"""What generates answers: the interface, and the model in memory behind it."""
+"""The model in memory as a backend: greedy generation of texts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from .answers import Answer
+from ..adapters.partitioned import forward_gathers
+from ..contract.test_item import Features
+from .generate import generate
 
 
 if TYPE_CHECKING:
+    import torch
+
+    from ..contract.backend import OnBatch
     from ..contract.test_item import TestItem
-    from ..host.session import Session
-
-
-OnBatch = Callable[[int, list[Answer]], None]
-
-
-class Backend(Protocol):
-    """Answers test items greedily.
-
-    Attributes:
-        name: Its name under ``cl.eval.backend``.
-        batch_size: How many items it wants to be given together.
-        together: Whether all ranks must answer equally often.
-    """
-
-    name: str
-    batch_size: int
-    together: bool
-
-    def settings(self) -> dict[str, Any]:
-        """What shapes its texts beside model, prompts and length, as plain JSON types."""
-
-    def answer(
-        self, items: Sequence[TestItem], batches: Sequence[Sequence[int]], max_new_tokens: int, on_batch: OnBatch
-    ) -> None:
-        """Answer some batches.
-
-        Args:
-            items: The whole test set.
-            batches: Numbers of the items that are answered together.
-            max_new_tokens: Longest answer in tokens.
-            on_batch: Given the position of each batch and its answers, as soon as they are there; may raise to stop.
-        """
-
-    def close(self) -> None:
-        """Give back memory and files. Called before anything else is done with the model."""
 
 
 @dataclass
-class HostBackend:
-    """The model in memory.
+class ModelBackend:
+    """Answers with a model in memory, see `cl_plugins.contract.backend.Backend`.
 
     Attributes:
-        model: What `RunState.answering` gave.
-        session: Tokenizer, template and base.
+        model: The model.
+        tokenizer: Its tokenizer.
+        collator: Makes a batch out of features.
+        batch_size: How many items are answered together.
+        together: Whether all ranks must answer equally often (partitioned weights).
+        eos_token_ids: Tokens that end an answer.
+        media_token_ids: Tokens that stand for pictures, videos or sounds.
+        thought_words: What the template writes before and behind a thought.
+        autocast_dtype: Compute in this dtype where the model mixes precisions.
+        name: Its name under ``cl.eval.backend``.
     """
 
     model: Any
-    session: Session
+    tokenizer: Any
+    collator: Callable[[list[dict[str, Any]]], Any]
+    batch_size: int
+    together: bool
+    eos_token_ids: Sequence[int]
+    media_token_ids: Sequence[int] = ()
+    autocast_dtype: torch.dtype | None = None
+    thought_words: tuple[str, str] | None = None
     name: str = "host"
 
-    def __post_init__(self) -> None:
-        self.batch_size = int(self.session.args.training.per_device_eval_batch_size)
-        self.together = self.session.base.partitioned
-
     def settings(self) -> dict[str, Any]:
-        """Precision and device."""
+        """Precision, device and the tokens that end an answer."""
         parameter = next(self.model.parameters())
-        autocast = self.session.autocast_dtype()
-        return {"dtype": str(parameter.dtype), "device": parameter.device.type, "autocast": str(autocast)}
+        return {
+            "dtype": str(parameter.dtype),
+            "device": parameter.device.type,
+            "autocast": str(self.autocast_dtype),
+            "eos": list(self.eos_token_ids),
+        }
 
     def answer(
         self, items: Sequence[TestItem], batches: Sequence[Sequence[int]], max_new_tokens: int, on_batch: OnBatch
     ) -> None:
         """See `Backend.answer`."""
-        from ..adapters.partitioned import forward_gathers
-        from ..contract.test_item import Features
-        from ..host.test_sets import media_token_ids
-        from .generate import generate
-
-        session = self.session
         with forward_gathers(self.model):
             generate(
                 self.model,
-                session.tokenizer,
-                session.collator(self.model, training=False),
+                self.tokenizer,
+                self.collator,
                 Features(items),
                 [item.tokens for item in items],
                 batches=batches,
                 max_new_tokens=max_new_tokens,
-                eos_token_ids=session.eos_token_ids(),
-                media_token_ids=media_token_ids(session.template, session.tokenizer),
-                thought_words=session.template.thought_words,
-                autocast_dtype=session.autocast_dtype(),
+                eos_token_ids=self.eos_token_ids,
+                media_token_ids=self.media_token_ids,
+                thought_words=self.thought_words,
+                autocast_dtype=self.autocast_dtype,
                 synced=self.together,
                 on_batch=on_batch,
             )

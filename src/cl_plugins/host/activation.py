@@ -32,6 +32,8 @@ HOOKS: dict[str, str] = {
     "llamafactory.train.sft.workflow": "dispatch",
     "llamafactory.train.sft": "dispatch",
     "llamafactory.train.tuner": "dispatch",
+    "llamafactory.launcher": "launching",
+    "torch.distributed.launcher.api": "launching",
 }
 
 _lock = threading.RLock()

@@ -15,10 +15,15 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..base import ranks
 from ..base.errors import CompatibilityError, Problem, RecipeError
 from . import names
+
+
+if TYPE_CHECKING:
+    from ..config import Recipe
 
 
 _HELP = (
@@ -82,47 +87,6 @@ def uses_cl(raw: Any) -> bool:
     return False
 
 
-def problems_of(raw: Mapping[str, Any]) -> list[Problem]:
-    """Everything that is wrong with a training recipe with ``cl`` and can be seen without loading anything.
-
-    Args:
-        raw: The recipe: host keys and ``cl``, plain dicts and lists.
-    """
-    from ..recipe import parse_cl
-    from . import keys
-
-    problems = keys.check(raw)
-    problems += [
-        Problem(
-            str(key),
-            "is not nested.",
-            f"Write it under `cl:` in the YAML, or as `{key}=...` behind the YAML on the shell.",
-        )
-        for key in raw
-        if str(key).startswith("cl.")
-    ]
-    if "cl" not in raw:
-        return problems
-    cl = raw["cl"]
-    if not isinstance(cl, Mapping):
-        what = "is empty." if cl is None else f"is {cl!r}."
-        fix = "Give a mapping with at least `stream` and `method`, or remove the key to train without cl_plugins."
-        return [*problems, Problem("cl", what, fix)]
-    overrides = [("cl.task_overrides", cl.get("task_overrides"))]
-    try:
-        config = parse_cl(cl, where="cl")
-    except RecipeError as error:
-        problems += error.problems or [Problem("cl", str(error), "")]
-    else:
-        overrides.append(("cl.stream.tasks", {task.name: task.overrides for task in config.stream.tasks}))
-        overrides.append(("cl.stream.tasks", {task.name: task.defaults for task in config.stream.tasks}))
-    for where, given in overrides:
-        if isinstance(given, Mapping):
-            # The method may let more keys vary from task to task; the runner asks it.
-            problems += keys.check_overrides(given, where=where, method_keys=keys.METHOD_DECIDES)
-    return problems
-
-
 def _training_parse(
     module: ModuleType, megatron: bool, original: Callable[..., Any], args: Any = None, *rest: Any, **kwargs: Any
 ) -> Any:
@@ -132,22 +96,28 @@ def _training_parse(
     names.require()
     if not isinstance(raw, Mapping):
         raise RecipeError(_not_on_a_command_line())
-    recipe = plain(raw)
-    problems = problems_of(recipe)
-    if megatron or names.env_enabled("USE_MCA"):
-        problems.append(
-            Problem("USE_MCA", "is set in the environment; Megatron has a trainer of its own.", "Unset it.")
-        )
-    if problems:
-        raise RecipeError(problems)
+    recipe = _checked(plain(raw), megatron)
     from .dispatch import ensure
 
     ensure()
-    parsed = original(plain(recipe), *rest, **kwargs)
+    # The host trains nothing without a `dataset`; a recipe with `cl` has none of its own.
+    own = {"dataset": ",".join(recipe.config.first_datasets), "cl": plain(raw["cl"])}
+    parsed = original({**plain(recipe.host_keys), **own}, *rest, **kwargs)
     for item in parsed:
         if hasattr(type(item), "__cl_plugins_base__"):
-            item.cl_raw_args = recipe
+            item.cl_recipe = recipe
     return parsed
+
+
+def _checked(raw: Mapping[str, Any], megatron: bool) -> Recipe:
+    """The one parse of a recipe with ``cl``; under a launcher, one process looks at the data files for all."""
+    from ..run.check import check
+    from .llama_factory import LlamaFactoryHost
+
+    if megatron:
+        what = "is the parser of Megatron, which has a trainer of its own."
+        raise RecipeError(Problem("USE_MCA", what, "Unset the variable USE_MCA."))
+    return check(LlamaFactoryHost(), raw, data=ranks.is_main())
 
 
 def _refusing_parse(
@@ -220,23 +190,12 @@ def _class_for(base: type) -> type:
     if known is not None and getattr(known, "__cl_plugins_base__", None) is base:
         return known
 
-    def __post_init__(self: Any) -> None:
-        if self.cl is not None:
-            from ..recipe import first_dataset
-
-            if self.dataset:
-                raise RecipeError(
-                    Problem("dataset", "stands beside `cl`.", "Remove it; the tasks of cl.stream name the data sets.")
-                )
-            self.dataset = first_dataset(self.cl)  # the host trains nothing without one
-        base.__post_init__(self)  # type: ignore[attr-defined]
-
     field: Any = dataclasses.field(default=None, metadata={"help": _HELP})
     cls = dataclasses.make_dataclass(
         _CLASS,
         [("cl", dict | None, field)],
         bases=(base,),
-        namespace={"__post_init__": __post_init__, "__cl_plugins_base__": base, "__doc__": base.__doc__},
+        namespace={"__cl_plugins_base__": base, "__doc__": base.__doc__},
     )
     cls.__module__, cls.__qualname__ = __name__, _CLASS  # pickled by name
     globals()[_CLASS] = cls

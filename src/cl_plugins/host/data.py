@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import DataError, Problem
+from ..base.outside import open_regular, read_json
 from .sample_counts import SampleCounts, aligned_records, count_samples, full_rows
 
 
@@ -29,18 +29,14 @@ def local_files(dataset_dir: str, names: Sequence[str]) -> tuple[list[Path], lis
         return [], []
     info_file = Path(dataset_dir) / "dataset_info.json"
     try:
-        text = info_file.read_text(encoding="utf-8")
+        if _has_mark(info_file):
+            what = "begins with a byte order mark (BOM), which LLaMA-Factory does not read."
+            return [], [Problem(str(info_file), what, "Save the file as UTF-8 without BOM.")]
+        info = read_json(info_file)
     except FileNotFoundError:
         fix = f"Set `dataset_dir` to the folder that holds dataset_info.json (you start from {Path.cwd()})."
         return [], [Problem("dataset_dir", f"there is no {info_file}.", fix)]
-    except ValueError as error:
-        return [], [Problem(str(info_file), f"is not UTF-8 ({error}).", "Mend the file.")]
-    if text.startswith("\ufeff"):
-        what = "begins with a byte order mark (BOM), which LLaMA-Factory does not read."
-        return [], [Problem(str(info_file), what, "Save the file as UTF-8 without BOM.")]
-    try:
-        info = json.loads(text)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         return [], [Problem(str(info_file), f"is not valid JSON ({error}).", "Mend the file.")]
     if not isinstance(info, dict):
         return [], [Problem(str(info_file), "does not hold an object.", "Give a mapping of names to data sets.")]
@@ -57,26 +53,34 @@ def local_files(dataset_dir: str, names: Sequence[str]) -> tuple[list[Path], lis
             continue
         path = info_file.parent / entry["file_name"]
         if path.is_dir():
-            found = sorted(path.iterdir())
-            files.extend(p for p in found if p.is_file())
-            folders = [p.name for p in found if p.is_dir()]
+            inside = sorted(path.iterdir())
+            files.extend(p for p in inside if p.is_file())
+            for other in (p for p in inside if p.exists() and not p.is_file() and not p.is_dir()):
+                what = f"{other} is no regular file; the host would wait for it."
+                problems.append(Problem(f"{info_file}: {name}", what, "Take it out of the folder."))
+            folders = [p.name for p in inside if p.is_dir()]
             if folders:
-                what = (
-                    f"the folder {path} holds folders ({', '.join(folders[:3])}), which LLaMA-Factory does not read."
-                )
+                shown = ", ".join(folders[:3])
+                what = f"the folder {path} holds folders ({shown}), which LLaMA-Factory does not read."
                 fix = "Put the data files into the folder itself, and nothing else beside them."
                 problems.append(Problem(f"{info_file}: {name}", what, fix))
         elif path.is_file():
             files.append(path)
         else:
+            what = "is not a regular file" if path.exists() else "does not exist"
             problems.append(
                 Problem(
                     f"{info_file}: {name}",
-                    f"the file {path} does not exist.",
+                    f"the file {path} {what}.",
                     "Correct `file_name` or put the file there.",
                 )
             )
     return files, problems
+
+
+def _has_mark(path: Path) -> bool:
+    with open_regular(path) as file:
+        return file.read(3) == b"\xef\xbb\xbf"
 
 
 def num_samples_problem(where: str) -> Problem:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from ..base.errors import RecipeError
+from ..base.errors import Problem, RecipeError
 from .activation import rebind
 from .names import HostName, incompatible
 
@@ -67,15 +67,16 @@ def _wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         data_args = given.get("data_args")
         if getattr(data_args, "cl", None) is None:
             return original(*args, **kwargs)
-        raw = getattr(data_args, "cl_raw_args", None)
-        if raw is None:
-            raise RecipeError(
-                "cl: these arguments were not made by LLaMA-Factory's get_train_args, "
-                "so the recipe behind them is unknown. Call get_train_args(recipe) or run_exp(recipe)."
-            )
+        recipe = getattr(data_args, "cl_recipe", None)
+        if recipe is None:
+            what = "these arguments were not made by LLaMA-Factory's get_train_args, so that the recipe is unknown."
+            raise RecipeError(Problem("cl", what, "Call get_train_args(recipe) or run_exp(recipe)."))
         from ..run.entry import run_stream
+        from .llama_factory import LlamaFactoryHost
 
-        return run_stream(raw, list(given.get("callbacks") or []))
+        # The callbacks of the host's launcher are made anew for every task.
+        own = [c for c in given.get("callbacks") or [] if not type(c).__module__.startswith("llamafactory.")]
+        return run_stream(LlamaFactoryHost(), recipe, own)
 
     run_sft.__cl_plugins__ = True  # type: ignore[attr-defined]
     return run_sft

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,23 @@ from ..base.errors import Problem
 from ..base.schema import nearest
 from ..contract.capabilities import Capabilities, RunFacts
 from ..streams import Stream
+from .names import env_enabled
 
 
+FSDP = "ACCELERATE_USE_FSDP"  # how `accelerate launch` asks for it
+#: Variables that choose an engine or a compiler behind the recipe's back.
+_ENGINES = {
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron is not tested with `cl`.",
+    "USE_MCA": "Megatron has a trainer of its own.",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor, context and sequence parallelism are not tested with `cl`.",
+}
+#: Value of `report_to` -> packages of which one must be there.
+_TRACKERS: dict[str, tuple[str, ...]] = {
+    "azure_ml": ("azureml",), "clearml": ("clearml",), "codecarbon": ("codecarbon",), "comet_ml": ("comet_ml",),
+    "dagshub": ("dagshub",), "dvclive": ("dvclive",), "flyte": ("flytekit",), "mlflow": ("mlflow",),
+    "neptune": ("neptune",), "swanlab": ("swanlab",), "tensorboard": ("tensorboard", "tensorboardX"),
+    "trackio": ("trackio",), "wandb": ("wandb",),
+}  # fmt: skip
 _OFFLOADS = {"offload_optimizer": "the optimizer", "offload_param": "the weights"}
 
 
@@ -78,7 +95,7 @@ def run_facts(keys: Mapping[str, Any], stream: Stream) -> RunFacts:
         stream=stream,
         quantisation=base_quantisation(keys, name),
         zero_stage=zero_stage(keys.get("deepspeed")),
-        fsdp=bool(keys.get("fsdp")),
+        fsdp=bool(keys.get("fsdp")) or env_enabled(FSDP),
         half_precision=bool(keys.get("bf16")),
         keys=keys,
     )
@@ -143,7 +160,7 @@ def capability_problems(name: str, able: Capabilities, facts: RunFacts, penalise
     if facts.fsdp:
         found.append(
             Problem(
-                "fsdp",
+                "fsdp" if facts.keys.get("fsdp") else FSDP,
                 "is not tested with any method.",
                 "Use DDP (torchrun), or DeepSpeed where the method allows it.",
             )
@@ -187,4 +204,44 @@ def setting_problems(keys: Mapping[str, Any]) -> list[Problem]:
     if template is not None and template not in TEMPLATES:
         fix = f"{nearest(str(template), TEMPLATES)} See the table of models in LLaMA-Factory's README.".strip()
         found.append(Problem("template", f"LLaMA-Factory has no template {template!r}.", fix))
+    return found + _tracker_problems(keys) + _environment_problems(keys)
+
+
+def _tracker_problems(keys: Mapping[str, Any]) -> list[Problem]:
+    """Trackers whose package is missing: the host finds out when the first training begins."""
+    given = keys.get("report_to")
+    names = [given] if isinstance(given, str) else given if isinstance(given, (list, tuple)) else []
+    found = []
+    for name in map(str, names):
+        if name in ("none", "all"):
+            continue
+        packages = _TRACKERS.get(name)
+        if packages is None:
+            known = ("none", *_TRACKERS)
+            fix = f"{nearest(name, known)} Use one of {', '.join(known)}.".strip()
+            found.append(Problem("report_to", f"names {name!r}, which Transformers does not know.", fix))
+        elif not any(find_spec(package) for package in packages):
+            what = f"names {name!r}, but its package is not installed."
+            found.append(Problem("report_to", what, f"`pip install {packages[0]}`, or write `report_to: none`."))
+    return found
+
+
+def _environment_problems(keys: Mapping[str, Any]) -> list[Problem]:
+    """What `accelerate launch` asks for by variables, unseen by whoever reads the recipe."""
+    found = [
+        Problem(name, f"is set in the environment: {why}", "Unset it; DDP works (torchrun).")
+        for name, why in _ENGINES.items()
+        if env_enabled(name)
+    ]
+    if env_enabled("ACCELERATE_USE_DEEPSPEED") and not keys.get("deepspeed"):
+        what = "is set in the environment, and the recipe does not name the configuration."
+        found.append(Problem("ACCELERATE_USE_DEEPSPEED", what, "Unset it, and give `deepspeed: FILE` in the recipe."))
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if precision not in ("no", "bf16" if keys.get("bf16") else "no"):
+        what = f"is {precision!r} in the environment, and the recipe does not say so."
+        fix = "Unset it, and write `bf16: true` in the recipe if that is wanted."
+        found.append(Problem("ACCELERATE_MIXED_PRECISION", what, fix))
+    if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no":
+        what = "is set in the environment; a compiled model is not tested with `cl`."
+        found.append(Problem("ACCELERATE_DYNAMO_BACKEND", what, "Unset it."))
     return found

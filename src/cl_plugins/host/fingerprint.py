@@ -16,56 +16,99 @@ if TYPE_CHECKING:
 
 
 READ_WHOLE = 256 * 1024**2  # bytes; of larger files the remembered hash goes into the fingerprint
-#: What decides how pictures, videos and sounds reach the model.
-PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+DESCRIPTIONS = (
+    "config.json",
+    "model.safetensors.index.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+)
+#: Vocabularies in other forms than ``tokenizer.json``.
+VOCABULARIES = (
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "spiece.model",
+    "qwen.tiktoken",
+    "tekken.json",
+)
+#: A text whose ids show merges and normalisation as well as the vocabulary.
+PROBE = "The patient's X-ray (2024-05-01) shows 3.5 cm  opacity.\n答案是B。 Ответ: да. ¿Qué?  é ﬁ"
 
 
 def base_fingerprint(args: ModelArguments) -> dict[str, Any]:
-    """Fingerprint of the base: hash of config, index and safetensors files, and one of the processor's settings.
+    """Fingerprint of the base.
 
     Args:
         args: The host's model arguments.
 
     Returns:
-        ``{"name", "sha256", "processor", "commit"}``; the name says nothing about identity and is not compared. A base
-        without a processor has None there.
+        ``{"name", "sha256", "tokenizer", "commit"}``. ``sha256`` covers configuration, processor and safetensors files,
+        all of their bytes, ``tokenizer`` the ids that it gives. The name says
+        nothing about identity and is not compared.
     """
-    from transformers.utils import cached_file, extract_commit_hash
+    from transformers.utils import extract_commit_hash
 
-    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    hub = {"cache_dir": args.cache_dir, "revision": args.model_revision}
     digest = hashlib.sha256()
     commit = None
-    for name in ("config.json", "model.safetensors.index.json"):
-        found = cached_file(args.model_name_or_path, name, **hub, **quiet)
+    for name in DESCRIPTIONS:
+        found = _file(args, name)
         if found is not None:
-            digest.update(Path(found).read_bytes())
-            commit = commit or extract_commit_hash(found, None)
-    for file in checkpoint_files(args.model_name_or_path, **hub):
-        if file.stat().st_size <= READ_WHOLE:
-            digest.update(file.read_bytes())
-        else:
-            digest.update(cached_sha256(file).encode())
-    return {
-        "name": str(args.model_name_or_path),
-        "sha256": digest.hexdigest(),
-        "processor": _processor(str(args.model_name_or_path), {**hub, **quiet}),
-        "commit": commit,
-    }
+            digest.update(found.read_bytes())
+            commit = commit or extract_commit_hash(str(found), None)
+    for file in checkpoint_files(args.model_name_or_path, cache_dir=args.cache_dir, revision=args.model_revision):
+        _update(digest, file)
+    about = {"name": str(args.model_name_or_path), "sha256": digest.hexdigest(), "commit": commit}
+    return {**about, "tokenizer": tokenizer_fingerprint(args)}
 
 
-def _processor(name: str, options: dict[str, Any]) -> str | None:
-    """Hash over the settings of the processor (size, mean, standard deviation, crops); None if there are none."""
+def tokenizer_fingerprint(args: ModelArguments) -> str | None:
+    """One hash over what a tokenizer turns text into: its vocabulary with ids, and the ids of a text.
+
+    How the files are written does not count, nor do templates and padding.
+
+    Args:
+        args: The host's model arguments.
+
+    Returns:
+        SHA-256, in hex; None if the base has no file that a vocabulary is known to lie in.
+    """
+    digest = hashlib.sha256()
+    seen = False
+    fast = _file(args, "tokenizer.json")
+    if fast is not None:
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(fast))
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        ids = [tokenizer.get_vocab(with_added_tokens=True), tokenizer.encode(PROBE).ids]
+        digest.update(json.dumps(ids, sort_keys=True).encode())
+        seen = True
+    for name in VOCABULARIES if fast is None else ():
+        found = _file(args, name)
+        if found is not None:
+            digest.update(name.encode() + found.read_bytes())
+            seen = True
+    return digest.hexdigest() if seen else None
+
+
+def _file(args: ModelArguments, name: str) -> Path | None:
+    """A file of the base, on this machine or from the hub; None if it has none of that name."""
     from transformers.utils import cached_file
 
-    settings = {}
-    for file in PROCESSOR_FILES:
-        found = cached_file(name, file, **options)
-        if found is not None:
-            settings[file] = json.loads(Path(found).read_text(encoding="utf-8"))
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest() if settings else None
+    found = cached_file(
+        args.model_name_or_path,
+        name,
+        cache_dir=args.cache_dir,
+        revision=args.model_revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return None if found is None else Path(found)
 
 
-def same_base(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    """Whether two fingerprints are of the same base, with the same settings of its processor."""
-    return all(a.get(key) == b.get(key) for key in ("sha256", "processor"))
+def _update(digest: hashlib._Hash, file: Path) -> None:
+    """Take in a safetensors file, whole; the hash of a large one is remembered."""
+    digest.update(file.read_bytes() if file.stat().st_size <= READ_WHOLE else cached_sha256(file).encode())

@@ -9,34 +9,15 @@ the host's dataclasses, so the table follows the installed version.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 from ..base.errors import Problem
 from ..base.schema import nearest
+from ..contract.host import KeyInfo, KeyKind
 from .names import env_enabled
-
-
-Kind = Literal["per_task", "per_run", "refused"]
-
-
-@dataclass(frozen=True)
-class KeyInfo:
-    """What is known about one key of the host.
-
-    Attributes:
-        key: The key as it stands in a recipe.
-        kind: ``per_task`` (may stand in ``task_overrides``), ``per_run``, or ``refused`` together with ``cl``.
-        reason: Why, in a few words.
-        home: The dataclass of the host that holds it; empty if the installed version does not know the key.
-    """
-
-    key: str
-    kind: Kind
-    reason: str
-    home: str = ""
 
 
 _PER_TASK: dict[str, str] = {
@@ -192,13 +173,24 @@ _RUN_RULES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("profile", "enable_torch_profiler"), "a run is profiled as one"),
 )
 
-_LISTED: dict[str, tuple[Kind, str]] = {
+_LISTED: dict[str, tuple[KeyKind, str]] = {
     **{key: ("per_task", reason) for reason, members in _PER_TASK.items() for key in members.split()},
     **{key: ("per_run", reason) for reason, members in _PER_RUN.items() for key in members.split()},
 }
 
 #: Per-run keys that a method may let vary from task to task; the method says so, the table does not.
 METHOD_DECIDES: frozenset[str] = frozenset(_PER_RUN["the updates of all tasks must fit together"].split())
+
+#: Keys whose values are paths of folders or files, or may be.
+PATH_KEYS: frozenset[str] = frozenset(
+    """model_name_or_path cache_dir dataset_dir media_dir output_dir logging_dir deepspeed fsdp_config accelerator_config
+    swanlab_logdir ray_storage_path""".split()
+)
+
+#: Keys of distributed engines; a finished run is looked at by one process, whatever engine trained it.
+ENGINE_KEYS: frozenset[str] = frozenset(
+    "deepspeed fsdp fsdp_config ddp_backend ray_num_workers ray_init_kwargs".split()
+)
 
 _HOMES = ("ModelArguments", "DataArguments", "TrainingArguments", "FinetuningArguments", "GeneratingArguments")
 _ABSENT = object()
@@ -242,6 +234,48 @@ def _optimizer_problems(where: str, value: object) -> list[Problem]:
     return [Problem(where, what, "Use `adamw_torch`, or another optimizer that steps once per batch.")]
 
 
+#: Smallest and largest value of number keys; the host accepts others and fails late, or trains nothing.
+_BOUNDS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(
+        """lora_rank oft_rank cutoff_len max_samples per_device_train_batch_size per_device_eval_batch_size
+        gradient_accumulation_steps preprocessing_batch_size preprocessing_num_workers lora_alpha""".split(),
+        (1, math.inf),
+    ),
+    **dict.fromkeys("learning_rate weight_decay max_grad_norm adam_epsilon warmup_ratio".split(), (0, math.inf)),
+    **dict.fromkeys("lora_dropout module_dropout label_smoothing_factor adam_beta1 adam_beta2".split(), (0, 1)),
+    **dict.fromkeys("seed data_seed".split(), (0, 2**32 - 1)),
+}
+
+
+def _value_problems(where: str, key: str, value: object) -> list[Problem]:
+    """Numbers that no training can be done with."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return []
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):  # a text; what is no number where one is wanted, the host says
+        return []
+    if not math.isfinite(number):
+        return [Problem(where, f"is {value!r}.", "Give a finite number.")] if key in _number_keys() else []
+    least, most = _BOUNDS.get(key, (-math.inf, math.inf))
+    if number < least:
+        return [Problem(where, f"is {value!r}.", f"The smallest allowed value is {least}.")]
+    if number > most:
+        return [Problem(where, f"is {value!r}.", f"The largest allowed value is {most}.")]
+    return []
+
+
+@cache
+def _number_keys() -> frozenset[str]:
+    """Keys whose default is a number, and those with bounds."""
+    numbers = {
+        key
+        for key, (_, default) in _host_fields().items()
+        if isinstance(default, (int, float)) and not isinstance(default, bool)
+    }
+    return frozenset(numbers | set(_BOUNDS))
+
+
 def check(raw: Mapping[str, Any]) -> list[Problem]:
     """What is wrong with the top level of a recipe that has ``cl``.
 
@@ -263,6 +297,7 @@ def check(raw: Mapping[str, Any]) -> list[Problem]:
             continue
         if key == "optim":
             problems += _optimizer_problems(key, value)
+        problems += _value_problems(str(key), str(key), value)
         info = kind_of(key)
         if info.kind != "refused" or _is_harmless(key, value):
             continue
@@ -298,6 +333,7 @@ def check_overrides(
             path = f"{where}.{task}.{key}"
             if key == "optim":
                 problems += _optimizer_problems(path, given[key])
+            problems += _value_problems(path, key, given.get(key))
             info = kind_of(key)
             if not info.home and key not in _REFUSED:
                 problems.append(_unknown(path, key))

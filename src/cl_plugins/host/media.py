@@ -6,9 +6,7 @@ The host warns once about a missing picture and fails when it comes to it, which
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import Problem
-from ..base.hashes import cached_hashes
+from ..base.hashes import cached_hashes, cached_sha256
+from ..base.outside import is_regular, open_regular, parse_json, read_json
 from .data import local_files, num_samples_problem
 
 
@@ -34,7 +33,6 @@ class DataUse:
         dataset_dir: The host's ``dataset_dir`` for this use.
         media_dir: The host's ``media_dir``; None for ``dataset_dir``.
         limit: Only the first so many records are used; None for all.
-        key: What stands for it in ``run.json``.
         test: Whether it is a test set.
     """
 
@@ -42,7 +40,6 @@ class DataUse:
     dataset_dir: str
     media_dir: str | None = None
     limit: int | None = None
-    key: str = ""
     test: bool = False
 
 
@@ -58,11 +55,12 @@ def inspect(use: DataUse) -> list[Problem]:
     return _look(use)[2]
 
 
-def fingerprint(use: DataUse) -> dict[str, Any]:
+def fingerprint(use: DataUse, hashed: Callable[[Path], str] = cached_sha256) -> dict[str, Any]:
     """What of a data set decides a number: its entry in ``dataset_info.json``, its files, and its media, by their bytes.
 
     Args:
         use: The data set.
+        hashed: Gives the hash of a data file.
 
     Returns:
         ``{"entry": {...}, "files": {name: sha256}, "media": {"count", "sha256"}}``, the last over names and contents; of
@@ -75,7 +73,7 @@ def fingerprint(use: DataUse) -> dict[str, Any]:
         return {"entry": {"hub": use.name}}  # ONLINE, or a dataset_info.json that lies on a hub itself
     entry = {key: value for key, value in _entry(info, use.name).items() if key != "file_name"}
     found: dict[str, Any] = {"entry": entry} if entry else {}
-    found["files"] = dict(zip((path.name for path in data), cached_hashes(data), strict=True))
+    found["files"] = {path.name: hashed(path) for path in data}
     if names:
         found["media"] = _media_digest(Path(use.media_dir or use.dataset_dir), names)
     return found
@@ -138,12 +136,12 @@ def on_hub(entry: Mapping[str, Any]) -> bool:
 
 def _has_mark(path: Path) -> bool:
     """Whether a JSON list begins with a byte order mark; in JSON lines the host's reader skips it."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return file.read(64).startswith(b"\xef\xbb\xbf") and _first_value(path) == "["
 
 
 def _first_value(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         for line in file:
             text = line.decode("utf-8-sig", errors="replace").strip()
             if text:
@@ -167,7 +165,7 @@ def _sound_problems(where: str, entry: Mapping[str, Any]) -> list[Problem]:
 
 
 def _entry(info: Path, name: str) -> Mapping[str, Any]:
-    entry = json.loads(info.read_text(encoding="utf-8"))[name]
+    entry = read_json(info)[name]
     return entry if isinstance(entry, Mapping) else {}
 
 
@@ -219,10 +217,7 @@ def _records(path: Path) -> Iterator[Any]:
 
 
 def _value(data: bytes) -> Any:
-    try:
-        return json.loads(data)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+    return parse_json(data)
 
 
 def _paths(value: Any) -> Iterator[str]:
@@ -248,11 +243,11 @@ def _media_digest(folder: Path, names: list[str]) -> dict[str, Any]:
 
 
 def _media_path(folder: Path, name: str) -> Path | None:
-    """Where a media file is; None if it does not exist."""
+    """Where a media file is, or a folder of frames; a pipe or a device is as good as missing: the host would wait for it."""
     for path in (folder / name, Path(name)):
         try:
-            os.stat(path)
+            if is_regular(path) or path.is_dir():
+                return path
         except (OSError, ValueError):
             continue
-        return path
     return None

@@ -2,74 +2,162 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+import dataclasses
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 from ..base.errors import CompatibilityError, Problem
-from .task_args import parse
+from ..contract.host import ModelSizes
+from ..contract.names import is_own
+from ..contract.task import TaskContext
+from .base import LoadedBase
 
 
-# Engine, precision and quantisation change where and how weights are held, not which are trained; without them a
-# recipe for eight GPUs can be measured on a laptop.
+if TYPE_CHECKING:
+    from ..contract.method import Method
+    from ..streams import Task
+
+
+# Where and how weights are held does not change which are trained; without these keys a recipe for eight GPUs can be
+# measured on a laptop.
 _LEFT_OUT = (
-    "deepspeed", "fsdp", "fsdp_config", "bf16", "fp16", "tf32", "quantization_bit", "quantization_method",
-    "quantization_type", "double_quantization", "quantization_device_map", "output_dir", "ray_num_workers",
+    "quantization_bit", "quantization_method", "quantization_type", "double_quantization", "quantization_device_map",
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class MetaModel:
-    """Sizes of a model and of what is trained in it.
+def _arguments(host_keys: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The host's model and fine-tuning arguments alone: nothing is seeded, and no process group is made."""
+    from llamafactory.hparams import parser
+    from transformers import HfArgumentParser
 
-    Attributes:
-        parameters: Parameters of the base.
-        trainable: Parameters that are trained.
-        parts: Kind of trained tensor (``LoRA``, a module's name, ``weights``) -> parameters.
-        targets: Names of the modules that carry a LoRA, without their places.
-        dtype: Dtype of the checkpoint according to its config, e.g. ``bfloat16``; empty if it does not say.
-        image_tokens: Tokens per picture where the config fixes them; None for text models and where it depends on the
-            picture.
-        model_type: The config's ``model_type``.
+    classes = (parser.ModelArguments, parser.FinetuningArguments)
+    known = {field.name for cls in classes for field in dataclasses.fields(cls) if field.init}
+    keys = {k: v for k, v in host_keys.items() if k in known and k not in _LEFT_OUT}
+    model, finetuning = HfArgumentParser(classes).parse_dict(keys)
+    return model, finetuning
+
+
+def _base(host_keys: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """The base without weights, and the host's arguments for it.
+
+    Raises:
+        CompatibilityError: If its config cannot be had; the message holds the reason.
     """
+    import torch
+    from llamafactory.model import load_config
 
-    parameters: int
-    trainable: int
-    parts: dict[str, int]
-    targets: tuple[str, ...]
-    dtype: str
-    image_tokens: int | None
-    model_type: str
+    try:
+        args, finetuning = _arguments(host_keys)
+        config = load_config(args)
+        with torch.device("meta"):
+            model = _model_class(config).from_config(config, trust_remote_code=args.trust_remote_code)
+    except Exception as error:  # whatever the host, the hub or a remote model's code raises
+        raise CompatibilityError(_not_built(host_keys, error)) from error
+    return model, args, finetuning
 
 
-def measure(host_keys: Mapping[str, Any]) -> MetaModel:
-    """Build the base from its config without weights, put the host's adapter on it, and count.
+@contextmanager
+def _aside() -> Iterator[None]:
+    """Whatever happens inside draws from no generator and prints nothing: it is not the training that was asked for."""
+    import torch
+
+    logger = logging.getLogger("llamafactory")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _not_built(host_keys: Mapping[str, Any], error: Exception) -> Problem:
+    what = f"cannot be built from its config ({_short(error)})."
+    return Problem(
+        f"model_name_or_path: {host_keys.get('model_name_or_path')}", what, "Check the name and the network."
+    )
+
+
+def adapter_problems(host_keys: Mapping[str, Any]) -> list[Problem]:
+    """What is wrong with the LoRA that a recipe asks for, seen on the base without weights.
 
     Args:
         host_keys: The recipe without ``cl``.
 
+    Returns:
+        The problems; none where the base's config cannot be had here.
+    """
+    from llamafactory.model.adapter import init_adapter
+
+    if host_keys.get("finetuning_type", "lora") != "lora":
+        return []
+    try:
+        with _aside():
+            base, args, finetuning = _base(host_keys)
+    except CompatibilityError:
+        return []
+    try:
+        with _aside():
+            model = init_adapter(base.config, base, args, finetuning, True)
+    except ValueError as error:
+        fix = "Compare `lora_target` and `additional_target` with the names of the model's modules."
+        return [Problem("lora_target", f"LLaMA-Factory cannot put a LoRA on this base ({_short(error)}).", fix)]
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    odd = sorted(
+        {
+            re.split(r"\.lora_(?:embedding_)?[AB]\.", name)[0].rpartition(".")[2]
+            for name, parameter in trained.items()
+            if ".lora_embedding_" in name or (".lora_A." in name and parameter.dim() != 2)
+        }
+    )
+    found = []
+    if odd:
+        what = f"puts a LoRA on {', '.join(odd)}: no linear layer, so that the update could not be merged or stacked."
+        fix = "Leave it out of `lora_target`; `additional_target` trains a module whole."
+        found.append(Problem("lora_target", what, fix))
+    for module in finetuning.additional_target or []:
+        if not any(f".{module}." in f".{name}" for name in trained):
+            what = f"names '{module}', and the base has no module of that name that could be trained."
+            found.append(Problem("additional_target", what, "Check the module's name in this model."))
+    return found
+
+
+class _NoSamples:
+    """An empty replay buffer."""
+
+    samples = chosen = ()
+
+    def __len__(self) -> int:
+        return 0
+
+
+def measure(host_keys: Mapping[str, Any], method: Method, task: Task) -> ModelSizes:
+    """Build the base from its config without weights, let the method begin its first task on it, and count.
+
+    Args:
+        host_keys: The recipe without ``cl``.
+        method: The method.
+        task: The first task.
+
     Raises:
         CompatibilityError: If config or adapter cannot be had; the message holds the reason.
     """
-    import torch
-    from llamafactory.model import load_config
-    from llamafactory.model.adapter import init_adapter
-
-    keys = {k: v for k, v in host_keys.items() if k not in _LEFT_OUT}
-    keys.update(use_cpu=True, dataset="none", output_dir="no-such-directory", report_to="none")
+    with _aside():
+        model, args, finetuning = _base(host_keys)
+    config = model.config
+    parameters = sum(p.numel() for p in model.parameters())
     try:
-        args = parse(keys)
-        config = load_config(args.model)
-        with torch.device("meta"):
-            model = _model_class(config).from_config(config, trust_remote_code=args.model.trust_remote_code)
-        parameters = sum(p.numel() for p in model.parameters())
-        model = init_adapter(config, model, args.model, args.finetuning, True)
-    except (
-        Exception
-    ) as error:  # whatever the host, the hub or a remote model's code raises: the plan is shown without it
-        name = keys.get("model_name_or_path")
-        what = f"cannot be built from its config ({_short(error)})."
-        raise CompatibilityError(Problem(f"model_name_or_path: {name}", what, "")) from error
+        with _aside():
+            base = LoadedBase(model, SimpleNamespace(model=args, finetuning=finetuning))  # type: ignore[arg-type]
+            memory: Any = _NoSamples()
+            context = TaskContext(task, 1, int(host_keys.get("seed", 42)), base, None, memory=memory)
+            model = method.begin_task(context, method.restore(base, None))
+    except Exception as error:  # the plan is shown without sizes
+        raise CompatibilityError(_not_built(host_keys, error)) from error
     parts: dict[str, int] = {}
     targets: set[str] = set()
     for name, parameter in model.named_parameters():
@@ -79,7 +167,7 @@ def measure(host_keys: Mapping[str, Any]) -> MetaModel:
         parts[kind] = parts.get(kind, 0) + parameter.numel()
         if ".lora_A." in name:
             targets.add(name.split(".lora_A.")[0].rpartition(".")[2])
-    return MetaModel(
+    return ModelSizes(
         parameters=parameters,
         trainable=sum(parts.values()),
         parts=parts,
@@ -105,7 +193,7 @@ def _kind(name: str) -> str:
         return "LoRA"
     if ".modules_to_save." in name:
         return name.split(".modules_to_save.")[0].rpartition(".")[2]
-    return "weights"
+    return "the method's own" if is_own(name) else "weights"
 
 
 def _short(error: Exception) -> str:

@@ -18,19 +18,13 @@ if TYPE_CHECKING:
     from .task_args import HostArgs
 
 
-def trained_modules(args: HostArgs) -> list[str]:
-    """Names of the modules that are trained whole (``additional_target``)."""
-    target = args.finetuning.additional_target
-    return [target] if isinstance(target, str) else list(target or [])
-
-
 @contextmanager
 def trained_modules_whole(args: HostArgs) -> Iterator[None]:
     """While the host loads a base, keep the modules that will be trained out of the quantisation."""
     from llamafactory.model import loader
 
     original = loader.patch_config
-    names = trained_modules(args)
+    names = args.trained_modules
 
     def patch_config(config: Any, tokenizer: Any, model_args: Any, init_kwargs: dict[str, Any], *rest: Any) -> None:
         original(config, tokenizer, model_args, init_kwargs, *rest)
@@ -79,7 +73,7 @@ def check_trained_modules(model: Any, args: HostArgs) -> None:
     bad = sorted(
         {
             name
-            for name in trained_modules(args)
+            for name in args.trained_modules
             for full, parameter in model.named_parameters()
             if f".{name}." in f".{full}" and is_quantised(parameter)
         }

@@ -7,22 +7,39 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ..base.errors import DataError, Problem
+from ..base.outside import without_ghostscript
+from ..contract.test_item import MEDIA
+from ..generation.answers import read_answers
+from ..generation.backend import ModelBackend
 from ..training.collated import CollatedData
+from . import saving, test_sets, training_rows
 from .base import LoadedBase
-from .quantised import check_trained_modules, keep_unpacked, trained_modules_whole
-from .task_args import HostArgs
+from .data import load_training_set
+from .quantised import check_trained_modules, keep_unpacked, quantisation_of, trained_modules_whole
+from .sample_counts import SampleCounts
+from .task_args import HostArgs, for_tests
+from .task_args import own as own_args
 
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     import torch
     from transformers import TrainerCallback
 
+    from ..contract.backend import Answer
+    from ..contract.host import Rows, TaskArgs
+    from ..contract.test_item import TestItem, TestSet
+    from ..replay.store import Buffer
+    from ..streams import Task
     from ..training.terms import TaskTerms
     from .trainer import ContinualTrainer
 
 
 class Session:
-    """Tokenizer, template and base of a run, each loaded once.
+    """Tokenizer, template and base of a run, each loaded once; see `cl_plugins.contract.host.Session`.
 
     Args:
         args: The host's arguments of the run (those of any task; only per-run keys are used).
@@ -32,10 +49,12 @@ class Session:
         from llamafactory.data import get_template_and_fix_tokenizer
         from llamafactory.model import load_tokenizer
 
+        without_ghostscript()
         self.args = args
         self.tokenizer_module: dict[str, Any] = dict(load_tokenizer(args.model))
         self.tokenizer = self.tokenizer_module["tokenizer"]
         self.template = get_template_and_fix_tokenizer(self.tokenizer, args.data)
+        self.sample_counts: dict[str, dict[str, int]] = {}
         self._base: LoadedBase | None = None
 
     @property
@@ -63,13 +82,14 @@ class Session:
 
         args = self.args
         fields = {field.name for field in dataclasses.fields(SFTDataCollatorWith4DAttentionMask)}
-        since_0_9_5 = {"neat_packing": args.data.neat_packing} if "neat_packing" in fields else {}
+        packed = training and args.data.neat_packing  # answers are never packed: their mask is (batch, length)
+        since_0_9_5 = {"neat_packing": packed} if "neat_packing" in fields else {}
         return SFTDataCollatorWith4DAttentionMask(
             template=self.template,
             model=model if training else None,
             pad_to_multiple_of=8 if training else None,
             label_pad_token_id=IGNORE_INDEX if args.data.ignore_pad_token_for_loss else self.tokenizer.pad_token_id,
-            block_diag_attn=args.model.block_diag_attn,
+            block_diag_attn=training and args.model.block_diag_attn,
             attn_implementation=getattr(model.config, "_attn_implementation", None),
             compute_dtype=args.model.compute_dtype,
             **since_0_9_5,
@@ -98,11 +118,136 @@ class Session:
         model = self.base.model
         return CollatedData(dataset, self.collator(model, training=True), next(model.parameters()).device)
 
+    def training_set(
+        self, task: str, args: TaskArgs, *, with_rows: bool = False
+    ) -> tuple[dict[str, Any], Rows | None]:
+        """The host's training set of one task, checked, and the records behind it."""
+        own = own_args(args)
+        counted: list[SampleCounts] = []
+        module, rows = (
+            training_rows.load_with_rows(task, own, self.template, self.tokenizer_module, counted)
+            if with_rows
+            else (load_training_set(task, own, self.template, self.tokenizer_module, counted), None)
+        )
+        self.sample_counts[task] = counted[0].details() if counted else {}
+        idle = self._idle_projectors(own, module["train_dataset"])
+        if idle and not with_rows:  # memory samples may have pictures
+            what = (
+                f"has no picture, video or sound, so that {', '.join(idle)} (`additional_target`) would learn nothing."
+            )
+            fix = "Leave this task out, give it data with pictures, or leave the projector out of `additional_target`."
+            raise DataError(Problem(f"task '{task}'", what, fix))
+        return module, rows
+
+    def _idle_projectors(self, args: HostArgs, dataset: Any) -> list[str]:
+        """Projectors that are trained, where no sample has anything to project."""
+        from llamafactory.model import load_config
+        from llamafactory.model.model_utils.visual import COMPOSITE_MODELS
+
+        trained = args.trained_modules
+        if not trained or not hasattr(dataset, "__len__"):
+            return []
+        known = COMPOSITE_MODELS.get(getattr(load_config(args.model), "model_type", None) or "")
+        projectors = [name for name in trained if known and any(name in key for key in known.projector_keys)]
+        return projectors if projectors and not _has_media(dataset) else []
+
+    def stored_samples(self, task: str, args: TaskArgs, buffer: Buffer, *, like: Any = None) -> Any:
+        """The samples of a replay buffer, tokenised."""
+        return training_rows.load_buffer(task, buffer, own_args(args), self.template, self.tokenizer_module, like)
+
+    def joined(self, own: Any, memory: Any, indices: Sequence[int]) -> Any:
+        """A training set with memory samples behind the new ones."""
+        return training_rows.joined(own, memory, indices)
+
+    def test_items(
+        self,
+        task: Task,
+        keys: Mapping[str, Any],
+        max_items: int | None,
+        *,
+        for_engine: bool = False,
+        drop_too_long: bool = False,
+    ) -> TestSet:
+        """The test items of a task, tokenised."""
+        args = for_tests(self.args, keys)
+        return test_sets.load_test_items(
+            task,
+            args,
+            self.template,
+            self.tokenizer_module,
+            max_items,
+            for_engine=for_engine,
+            drop_too_long=drop_too_long,
+        )
+
+    def backend(self, model: Any) -> ModelBackend:
+        """Greedy generation with a model in memory."""
+        return ModelBackend(
+            model,
+            self.tokenizer,
+            self.collator(model, training=False),
+            batch_size=int(self.args.training.per_device_eval_batch_size),
+            together=self.base.partitioned,
+            eos_token_ids=self.eos_token_ids(),
+            media_token_ids=test_sets.media_token_ids(self.template, self.tokenizer),
+            autocast_dtype=self.autocast_dtype(),
+            thought_words=self.template.thought_words,
+        )
+
+    def engine_prompt(self, item: TestItem) -> dict[str, Any]:
+        """Token ids with one token per picture, and the pictures as the host hands them to engines.
+
+        Raises:
+            DataError: If the item has videos or sounds.
+        """
+        if item.engine_tokens is None:
+            raise DataError(Problem(f"item {item.id!r}", "was not prepared for an engine.", "Use `backend: host`."))
+        other = [kind for kind in item.kinds if kind != "images"]
+        if other:
+            what = f"has {' and '.join(other)}; only pictures are handed to vLLM."
+            raise DataError(Problem(f"item {item.id!r}", what, "Use `backend: host`."))
+        prompt: dict[str, Any] = {"prompt_token_ids": item.engine_tokens.tolist()}
+        if item.kinds:
+            found = test_sets.pictures(item, self.template, self.tokenizer_module["processor"])
+            prompt["multi_modal_data"] = {"image": found}
+        return prompt
+
+    def read_answers(self, ids: Sequence[Sequence[int]], max_new_tokens: int) -> list[Answer]:
+        """Texts of token ids, special tokens removed, and whether they were cut."""
+        return read_answers(
+            ids,
+            self.tokenizer,
+            max_new_tokens=max_new_tokens,
+            eos_token_ids=self.eos_token_ids(),
+            thought_words=self.template.thought_words,
+        )
+
+    def save_model(self, model: Any, folder: Path, tensors: dict[str, Any] | None = None) -> None:
+        """Save a plain model with the base's own ``use_cache``."""
+        saving.save_model(model, folder, self.args, self.tokenizer, tensors)
+
+    def save_processor(self, folder: Path) -> None:
+        """Save tokenizer and processor."""
+        self.tokenizer.save_pretrained(folder)
+        if self.tokenizer_module["processor"] is not None:
+            self.tokenizer_module["processor"].save_pretrained(folder)
+
+    def quantisation(self) -> dict[str, Any] | None:
+        """The quantisation config of the base."""
+        return quantisation_of(self.base.model)
+
+    def plot_loss(self, args: TaskArgs) -> None:
+        """The host's own picture of a task's training loss, if the recipe asks for it."""
+        if own_args(args).finetuning.plot_loss:
+            from llamafactory.extras.ploting import plot_loss as draw
+
+            draw(args.training.output_dir, keys=["loss"])
+
     def trainer(
         self,
-        args: HostArgs,
+        args: TaskArgs,
         model: Any,
-        dataset_module: dict[str, Any],
+        data: dict[str, Any],
         callbacks: Sequence[TrainerCallback],
         terms: TaskTerms | None,
         task: str,
@@ -112,31 +257,40 @@ class Session:
         Args:
             args: The task's arguments.
             model: What is trained.
-            dataset_module: From `load_training_set`.
+            data: From `training_set`.
             callbacks: The user's and the run's.
             terms: Terms that join the loss.
             task: Name of the task.
         """
         from .trainer import ContinualTrainer
 
+        own = own_args(args)
         return ContinualTrainer(
             model=model,
             args=args.training,
-            finetuning_args=args.finetuning,
+            finetuning_args=own.finetuning,
             data_collator=self.collator(model, training=True),
-            callbacks=[*callbacks, *_host_callbacks(args)],
+            callbacks=[*callbacks, *_host_callbacks(own)],
             terms=terms,
             task=task,
-            **dataset_module,
+            **data,
             **self.tokenizer_module,
         )
 
 
-def plot_loss(args: HostArgs) -> None:
-    """The host's own picture of a task's training loss, beside its log."""
-    from llamafactory.extras.ploting import plot_loss as draw
+def _has_media(dataset: Any) -> bool:
+    """Whether a sample of a tokenised training set has a picture, video or sound."""
+    from pyarrow.compute import list_value_length
+    from pyarrow.compute import max as largest
 
-    draw(args.training.output_dir, keys=["loss"])
+    for column in (name for name in MEDIA if name in dataset.column_names):
+        for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=1000):
+            try:
+                if largest(list_value_length(table[column])).as_py():
+                    return True
+            except NotImplementedError:  # a column of nothing has no lists
+                continue
+    return False
 
 
 def _host_callbacks(args: HostArgs) -> list[Any]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..base.logs import quieten_host
 
 
 if TYPE_CHECKING:
     from llamafactory.hparams import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
     from llamafactory.hparams.training_args import TrainingArguments
+
+    from ..contract.host import TaskArgs
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,24 @@ class HostArgs:
     training: TrainingArguments
     finetuning: FinetuningArguments
     generating: GeneratingArguments
+
+    @property
+    def base_name(self) -> str:
+        """Folder or hub name of the base."""
+        return str(self.model.model_name_or_path)
+
+    @property
+    def trust_remote_code(self) -> bool:
+        """Whether the base may bring code of its own."""
+        return bool(self.model.trust_remote_code)
+
+    @property
+    def trained_modules(self) -> list[str]:
+        """Names of the modules that are trained whole besides a LoRA (``additional_target``)."""
+        if self.finetuning.finetuning_type != "lora":
+            return []
+        target = self.finetuning.additional_target
+        return [target] if isinstance(target, str) else list(target or [])
 
 
 def task_keys(
@@ -56,4 +79,30 @@ def parse(keys: dict[str, Any]) -> HostArgs:
 
     args = HostArgs(*get_train_args(keys))
     args.training.resume_from_checkpoint = None  # the host picks any checkpoint-N; the runner picks a complete one
+    quieten_host()
+    return args
+
+
+def for_tests(args: HostArgs, keys: Mapping[str, Any]) -> HostArgs:
+    """The arguments of a run with a task's own folders and ``cutoff_len``, for its test sets.
+
+    Args:
+        args: Any arguments of the run.
+        keys: The recipe's keys with the task's own.
+    """
+    data = copy.copy(args.data)
+    data.dataset_dir = keys.get("dataset_dir", type(data).dataset_dir)
+    data.media_dir = keys.get("media_dir") or data.dataset_dir
+    data.cutoff_len = int(keys.get("cutoff_len", type(data).cutoff_len))
+    return replace(args, data=data)
+
+
+def own(args: TaskArgs) -> HostArgs:
+    """Arguments that a run hands back, as `parse` made them.
+
+    Raises:
+        TypeError: If another host made them.
+    """
+    if not isinstance(args, HostArgs):
+        raise TypeError(f"not arguments of LLaMA-Factory: {type(args).__name__}")
     return args

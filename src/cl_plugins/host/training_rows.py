@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import DataError, Problem
 from ..replay.media import KINDS, map_media, outside
+from ..replay.samples import as_files
 from ..replay.store import IDS
 from .sample_counts import SampleCounts, kept_rows
 
 
 if TYPE_CHECKING:
+    from ..replay.store import Buffer, Sample
     from .task_args import HostArgs
 
 
+_MANY = 1000  # kept samples from which on worker processes pay
 _ID, _SOURCE = "_cl_id", "_cl_source"  # columns beside the host's own, gone when it has tokenised
 
 
@@ -144,25 +144,80 @@ def load_with_rows(
 
 
 def load_buffer(
-    task_name: str, folder: Path, names: Sequence[str], args: HostArgs, template: Any, module: dict[str, Any]
+    task_name: str, buffer: Buffer, args: HostArgs, template: Any, module: dict[str, Any], like: Any = None
 ) -> Any:
-    """The samples of a replay buffer, tokenised as the task's own are; ``max_samples`` does not count against them.
+    """The samples of a replay buffer, tokenised as the task's own are.
+
+    The buffer may come from another site. It is read here and handed to the host as rows: the host's own loading obeys
+    whatever ``dataset_info.json`` says, and caches what it has read outside of the run, where no deletion reaches it.
 
     Args:
         task_name: The task that is about to be trained.
-        folder: The buffer's folder.
-        names: Its data sets.
-        args: The host's arguments of the task.
+        buffer: The buffer.
+        args: The host's arguments of the task; ``max_samples`` does not count against kept samples.
         template: The host's template.
         module: The host's tokenizer and processor.
-    """
-    from .data import load_training_set
+        like: The task's own tokenised samples, whose columns these will be joined with.
 
-    data = copy.copy(args.data)
-    data.dataset, data.dataset_dir, data.media_dir = list(names), str(folder), str(folder)
-    data.max_samples, data.mix_strategy, data.interleave_probs = None, "concat", None
-    loaded = load_training_set(f"{task_name} (replayed samples)", replace(args, data=data), template, module)
-    return loaded["train_dataset"]
+    Raises:
+        DataError: If a sample cannot be prepared with the task's keys.
+        RunStateError: If the buffer is damaged.
+    """
+    from datasets import Dataset
+    from llamafactory.data.processor import SupervisedDatasetProcessor
+
+    from .data import _cut_samples
+
+    where = f"task '{task_name}' (replayed samples)"
+    rows = [_aligned(as_files(record, buffer.path), like) for _, record in _chats(buffer)]
+    aligned = Dataset.from_list(rows)
+    processor = SupervisedDatasetProcessor(template=template, data_args=args.data, **module)
+    try:
+        found = aligned.map(
+            processor.preprocess_dataset,
+            batched=True,
+            batch_size=args.data.preprocessing_batch_size,
+            remove_columns=aligned.column_names,
+            num_proc=args.data.preprocessing_num_workers if len(rows) >= _MANY else None,
+            keep_in_memory=True,  # nothing of the samples is written outside of the run
+            load_from_cache_file=False,
+        )
+    except (ValueError, RuntimeError, OSError, KeyError, IndexError) as error:
+        what = f"cannot be prepared ({type(error).__name__}: {error})."
+        raise DataError(Problem(where, what, "Give the tasks the same keys for their data.")) from error
+    problem = _cut_samples(where, found, args, template, module)
+    if problem is not None:
+        raise DataError(problem)
+    return found
+
+
+def _chats(buffer: Buffer) -> list[tuple[Sample, dict[str, Any]]]:
+    """The entries of a buffer that a recipe has filled."""
+    entries = buffer.entries()
+    if any("messages" not in record for _, record in entries):
+        what = "holds rows of a trainer of one's own; a recipe cannot read them."
+        raise DataError(Problem(str(buffer.path), what, "Go on with that trainer, or begin in another directory."))
+    return entries
+
+
+def _aligned(record: Mapping[str, Any], like: Any) -> dict[str, Any]:
+    """A stored record as the host's loader would give it."""
+    return {
+        "_prompt": record["messages"][:-1],
+        "_response": record["messages"][-1:],
+        "_system": record.get("system", ""),
+        "_tools": record.get("tools", ""),
+        **{f"_{kind}": _media_like(record.get(kind) or None, kind, like) for kind in KINDS},
+    }
+
+
+def _media_like(value: Any, kind: str, like: Any) -> Any:
+    """Paths, in the form that the task's own column has: a data set with pictures in it has ``{"path", "bytes"}``."""
+    feature = like.features.get(kind) if like is not None else None
+    inner = getattr(feature, "feature", feature[0] if isinstance(feature, list) and feature else None)
+    if value is None or not isinstance(inner, Mapping) or set(inner) != {"path", "bytes"}:
+        return value
+    return [{"path": path, "bytes": None} for path in value]
 
 
 def joined(own: Any, memory: Any, indices: Sequence[int]) -> Any:
@@ -176,6 +231,10 @@ def joined(own: Any, memory: Any, indices: Sequence[int]) -> Any:
     from datasets import concatenate_datasets
 
     return concatenate_datasets([own, _alike(memory, own).select(list(indices))])
+
+
+#: Nothing of kept samples is written outside of the run.
+_HERE: dict[str, Any] = {"keep_in_memory": True, "load_from_cache_file": False}
 
 
 def _alike(memory: Any, own: Any) -> Any:
@@ -200,7 +259,7 @@ def _alike(memory: Any, own: Any) -> Any:
             continue
         struct = {"bytes": Value("binary"), "path": Value("string")}
         features = Features({**memory.features, kind: List(struct)})
-        memory = memory.map(lambda row, kind=kind: {kind: _structs(row[kind])}, features=features)
+        memory = memory.map(lambda row, kind=kind: {kind: _structs(row[kind])}, features=features, **_HERE)
         memory = memory.cast_column(kind, wanted)
     return memory
 

@@ -16,28 +16,6 @@ if TYPE_CHECKING:
 _WHERE = "cl.replay"
 
 
-def setting_problems(replay: ReplayConfig, where: str = _WHERE) -> list[Problem]:
-    """Settings under ``cl.replay`` that contradict each other.
-
-    Args:
-        replay: The settings.
-        where: YAML path for the messages.
-    """
-    found = []
-    if replay.capacity_per_task and replay.capacity_total is not None:
-        fix = "Keep one of the two."
-        found.append(Problem(f"{where}.capacity_total", "is given together with capacity_per_task.", fix))
-    if replay.policy == "reservoir" and not replay.capacity_total:
-        fix = "Give `capacity_total`, or use `policy: task_balanced`."
-        found.append(Problem(f"{where}.policy", "is 'reservoir', which shares one capacity among all tasks.", fix))
-    if replay.policy == "reservoir" and replay.selection != "random":
-        what = f"is {replay.selection!r}, but a reservoir draws at random by itself."
-        found.append(Problem(f"{where}.selection", what, "Use `policy: task_balanced`."))
-    if not 0 < replay.ratio < 1:
-        found.append(Problem(f"{where}.ratio", f"is {replay.ratio}.", "Give a number between 0 and 1."))
-    return found
-
-
 def method_problems(replay: ReplayConfig, able: Capabilities, name: str, where: str = _WHERE) -> list[Problem]:
     """Why a method does not go with the buffer that is asked for, or without one.
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ..base.errors import DataError, Problem
 from ..contract.carry import Carry, CarryWriter, TaskUpdate, read_tensors
@@ -18,26 +18,8 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from ..config import ReplayConfig
+    from ..contract.host import Rows
     from ..contract.task import TaskContext
-
-
-class Rows(Protocol):
-    """The samples that a task trained on, as the buffer may keep them; numbered as in `TaskContext.data`."""
-
-    def __len__(self) -> int:
-        """Number of samples."""
-
-    def row(self, index: int) -> int:
-        """Row of a sample in the task's data."""
-
-    def answers(self, indices: Sequence[int]) -> list[str]:
-        """The answers, as classes for `class_balanced`."""
-
-    def origin(self, index: int) -> tuple[str, str]:
-        """Id of a sample and name of its data set."""
-
-    def record(self, index: int) -> dict[str, Any]:
-        """What is stored of a sample: JSON, with its media as `media.outside` gives them."""
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import DataError, Problem
+from ..base.outside import open_regular
 
 
 KINDS = ("images", "videos", "audios")
 MEDIA = "media"
+#: Suffixes that a medium may keep in a buffer. Readers look at what a file holds; one with another suffix loses it.
+SUFFIXES = frozenset(
+    ".png .jpg .jpeg .webp .gif .bmp .tif .tiff .ppm .pgm .jp2 .avif "
+    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .wmv "
+    ".wav .mp3 .flac .ogg .opus .m4a .aac".split()
+)
 
 
 def map_media(record: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
@@ -50,13 +57,16 @@ def outside(value: Any, where: str) -> Any:
         where: The sample, for the message.
 
     Returns:
-        ``{"path"}``, ``{"data", "suffix"}`` with base64, or the address as it is.
+        ``{"path"}``, or ``{"data", "suffix"}`` with base64.
 
     Raises:
-        DataError: If it is none of these.
+        DataError: If it is none of these, such as an address: what a buffer hands on must lie in it.
     """
     if isinstance(value, str):
-        return value if "://" in value else {"path": os.path.abspath(value)}
+        if "://" in value:
+            what = f"names {value!r}, which the buffer cannot store."
+            raise DataError(Problem(where, what, "Download it and name the file, or turn `cl.replay` off."))
+        return {"path": os.path.abspath(value)}
     if isinstance(value, Mapping):
         data, path = value.get("bytes"), value.get("path")
         if isinstance(data, bytes):
@@ -87,29 +97,33 @@ def take_in(value: Any, folder: Path, media_from: Path | None) -> str:
 
     Raises:
         DataError: If the file is gone.
+        RunStateError: If the earlier buffer has no such file.
     """
     if isinstance(value, str):
-        if "://" in value:
-            return value
+        from .samples import medium
+
         target = folder / value
+        source = medium(media_from or folder, value)
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            source = (media_from or folder) / value
             try:
                 os.link(source, target)
             except OSError:  # another file system, or one without hard links
                 shutil.copyfile(source, target)
         return value
     if "data" in value:
-        data, suffix = base64.b64decode(value["data"]), value["suffix"]
+        data, suffix = base64.b64decode(value["data"]), str(value["suffix"])
     else:
         path = Path(value["path"])
         try:
-            data, suffix = path.read_bytes(), path.suffix
-        except OSError as error:
-            what = f"cannot be copied into the replay buffer ({error.strerror})."
+            with open_regular(path) as file:
+                data, suffix = file.read(), path.suffix
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            what = f"cannot be copied into the replay buffer ({reason})."
             raise DataError(Problem(str(path), what, "Put it back and run the same command again.")) from error
-    name = f"{MEDIA}/{hashlib.sha256(data).hexdigest()[:32]}{suffix.lower()}"
+    suffix = suffix.lower() if suffix.lower() in SUFFIXES else ""
+    name = f"{MEDIA}/{hashlib.sha256(data).hexdigest()[:32]}{suffix}"
     target = folder / name
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import DataError, Problem
+from ..base.outside import open_picture
 from .store import IDS, TENSORS, Buffer
 
 
@@ -100,9 +101,7 @@ def _decode(value: Any, images: Sequence[Path], tensors: Mapping[str, Tensor]) -
     kind: str = next(iter(value), "")
     content: Any = value.get(kind)
     if kind == "$image":
-        from PIL import Image
-
-        with Image.open(images[content]) as picture:
+        with open_picture(images[content]) as picture:
             picture.load()
             return picture.copy()
     if kind == "$tensor":
@@ -147,7 +146,7 @@ class OwnRows:
 
 
 class TrainerRows:
-    """What the buffer asks about the samples of a task, see `keeping.Rows`.
+    """What the buffer asks about the samples of a task, see `contract.host.Rows`.
 
     Args:
         own: The samples.
@@ -231,5 +230,5 @@ class StoredRows:
     def __getitem__(self, index: int) -> Any:
         """One row."""
         record, sample = self._records[index], self._buffer.samples[index]
-        images = [self._buffer.path / name for name in record["images"]]
+        images = [self._buffer.medium(name) for name in record["images"]]
         return _decode(record["row"], images, self._tensors.get(sample.uid, {}))

@@ -1,6 +1,8 @@
 """Which samples of a task are worth keeping: pure functions that put them in order, the best one first.
 
-A buffer that shrinks keeps the beginning of each order, so every prefix is a selection of its own.
+A buffer that shrinks keeps the beginning of each order, so every prefix is a selection of its own. Of samples that are
+equally good the earliest is taken; distances of features closer than `TIE` count as equal, so that rounding, which
+differs between machines, does not choose.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 FEATURES = ("herding", "k_center")
 LOSSES = ("highest_loss", "lowest_loss")
+TIE = 1e-9  # rows have length 1; rounding is about 1e-15
 
 
 def random_order(keys: Sequence[float], count: int) -> list[int]:
@@ -50,6 +53,11 @@ def _unit_rows(features: Any) -> NDArray[Any]:
     return unit
 
 
+def _earliest(distances: NDArray[Any]) -> int:
+    """Index of the smallest distance; of equal ones the first."""
+    return int((distances <= distances.min() + TIE).argmax())
+
+
 def herding(features: Any, count: int) -> list[int]:
     """Greedily keep the mean of the kept samples close to the mean of all (Rebuffi et al., iCaRL, CVPR 2017, alg. 4).
 
@@ -68,7 +76,7 @@ def herding(features: Any, count: int) -> list[int]:
     for k in range(1, min(count, len(rows)) + 1):
         distance = np.linalg.norm(mean - (rows + total) / k, axis=1)
         distance[~left] = np.inf
-        best = int(distance.argmin())
+        best = _earliest(distance)
         order.append(best)
         left[best] = False
         total += rows[best]
@@ -87,13 +95,13 @@ def k_center(features: Any, count: int) -> list[int]:
     rows = _unit_rows(features)
     if not len(rows) or count < 1:
         return []
-    best = int(np.linalg.norm(rows - rows.mean(axis=0), axis=1).argmin())
+    best = _earliest(np.linalg.norm(rows - rows.mean(axis=0), axis=1))
     nearest = np.full(len(rows), np.inf)
     order = [best]
     while len(order) < min(count, len(rows)):
         nearest = np.minimum(nearest, np.linalg.norm(rows - rows[best], axis=1))
         nearest[order] = -1.0
-        best = int(nearest.argmax())
+        best = _earliest(-nearest)
         order.append(best)
     return order
 

@@ -1,12 +1,15 @@
 """The buffer on disk, ``carry/replay/``: a plain LLaMA-Factory data set with a manifest.
 
 ```
-dataset_info.json      replay_<task> for every task with samples; `dataset_dir` of an ordinary recipe may point here
-replay_<task>.json     the records, in ShareGPT's form; those of a trainer of one's own as `rows` has them, without an info
+samples.jsonl          the records, one a line, in the manifest's order; their form: `samples`
 media/<hash>.png       copies of their pictures, videos and sounds, named by content
 manifest.json          where each sample comes from, when and why it was kept, under which terms
-<name>.safetensors     what a method stores per sample (DER: logits), tensors named <sample>/<what>
+memory_<x>.safetensors what a method stores per sample (DER: logits), tensors named <sample>/<what>
+dataset_info.json      the data set `replay`; `dataset_dir` of an ordinary recipe may point here
 ```
+
+A buffer may come from another site. Only these files are read, `dataset_info.json` is not one of them, and nothing in
+them names code or a file elsewhere.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Problem, RunStateError
+from ..records.carry import BufferRecord, CandidatesRecord
+from . import samples
 from .media import KINDS, map_media, media_names, take_in
 
 
@@ -28,9 +33,9 @@ if TYPE_CHECKING:
     from ..contract.carry import Carry, CarryWriter
 
 
-FORMAT = 1
 IDS = ("id", "question_id")  # where the id of a record is looked for
-FOLDER, MANIFEST, INFO = "replay", "manifest.json", "dataset_info.json"
+FOLDER, MANIFEST, INFO, RECORDS = "replay", "manifest.json", "dataset_info.json", "samples.jsonl"
+DATASET = "replay"  # name of the buffer in `dataset_info.json`
 TENSORS = "memory_"  # statistics with this prefix belong to samples of the buffer
 CANDIDATES = "replay.json"  # what the training of a task leaves for the buffer, beside its update
 NOTE = "Training samples of past tasks. Their terms of use go with them; `cl-plugins replay` lists and deletes them."
@@ -82,11 +87,13 @@ class Buffer:
         path: The directory ``replay/``.
         samples: The samples, task by task, the most valuable of each task first.
         settings: Capacity, policy and selection that it was filled with.
+        carry: The carry, whose hashes are compared before a file is used; None for a buffer that is being made.
     """
 
     path: Path
     samples: tuple[Sample, ...]
     settings: dict[str, Any] = field(default_factory=dict)
+    carry: Carry | None = None
 
     @classmethod
     def open(cls, carry: Carry | None) -> Buffer | None:
@@ -95,48 +102,56 @@ class Buffer:
         Raises:
             RunStateError: If the manifest is damaged.
         """
-        path = carry.path / FOLDER if carry is not None else None
-        if path is None or not (path / MANIFEST).is_file():
+        manifest = f"{FOLDER}/{MANIFEST}"
+        if carry is None or manifest not in carry.files:
             return None
-        try:
-            value = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-            samples = tuple(Sample(**entry) for entry in value["samples"])
-            return cls(path, samples, dict(value["settings"]))
-        except (ValueError, KeyError, TypeError) as error:
-            what = f"is damaged ({error!r})."
-            raise RunStateError(Problem(str(path / MANIFEST), what, "Restore it from a copy.")) from error
+        record = BufferRecord.read(carry.file(manifest))
+        strange = sorted({sample.task for sample in record.samples} - set(carry.tasks))
+        if strange:
+            what = f"holds samples of tasks that are not in the carry: {', '.join(strange)}."
+            raise RunStateError(Problem(str(carry.path / manifest), what, BufferRecord.FIX))
+        kept = tuple(Sample(**vars(sample)) for sample in record.samples)
+        return cls(carry.path / FOLDER, kept, record.settings, carry)
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """Tasks that have samples, in order."""
         return tuple(dict.fromkeys(sample.task for sample in self.samples))
 
-    @property
-    def datasets(self) -> list[str]:
-        """Names in ``dataset_info.json``; loaded in this order they give the samples in theirs."""
-        return [dataset_name(task) for task in self.tasks]
-
     def records(self, task: str) -> list[dict[str, Any]]:
         """The records of a task, in the order of its samples."""
-        records: list[dict[str, Any]] = _read_json(self.path / f"{dataset_name(task)}.json")
-        return records
+        return [record for sample, record in self.entries() if sample.task == task]
 
     def entries(self) -> list[tuple[Sample, dict[str, Any]]]:
-        """Every sample with its record."""
-        records = {task: iter(self.records(task)) for task in self.tasks}
-        return [(sample, next(records[sample.task])) for sample in self.samples]
+        """Every sample with its record, checked; media are names in the buffer.
+
+        Raises:
+            RunStateError: If samples and records do not belong together, or a record is of no known form.
+        """
+        found = samples.read(self._file(RECORDS))
+        if len(found) != len(self.samples):
+            what = f"holds {len(found)} records for the {len(self.samples)} samples of {MANIFEST}."
+            raise RunStateError(Problem(str(self.path / RECORDS), what, "Restore the carry from a copy."))
+        return list(zip(self.samples, found, strict=True))
+
+    def medium(self, name: str) -> Path:
+        """The file of a medium that a record names; see `samples.medium`."""
+        if samples.is_medium(name):
+            self._file(name)
+        return samples.medium(self.path, name)
+
+    def _file(self, name: str) -> Path:
+        """A file of the buffer, whose hash was compared first."""
+        return self.carry.file(f"{FOLDER}/{name}") if self.carry is not None else self.path / name
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """What a method stored beside the samples: ``<sample>/<what>`` -> tensor."""
         from ..contract.carry import read_tensors
 
+        if self.carry is not None:
+            return self.carry.load(key) if (key := f"{FOLDER}/{name}.safetensors") in self.carry.files else {}
         path = self.path / f"{name}.safetensors"
         return read_tensors(path) if path.is_file() else {}
-
-
-def dataset_name(task: str) -> str:
-    """Name of a task's part of the buffer in ``dataset_info.json``."""
-    return f"replay_{task}"
 
 
 def now() -> str:
@@ -163,19 +178,13 @@ def write(
     """
     folder = writer.path / FOLDER
     folder.mkdir(parents=True)
-    info: dict[str, Any] = {}
-    written: dict[str, list[dict[str, Any]]] = {}
-    for sample, record in entries:
-        placed = map_media(record, lambda value: take_in(value, folder, media_from))
-        written.setdefault(sample.task, []).append(placed)
-    for task, records in written.items():
-        name = dataset_name(task)
-        _write_json(folder / f"{name}.json", records)
-        if all("messages" in record for record in records):
-            info[name] = _description(f"{name}.json", records)
-    _write_json(folder / INFO, info)
+    placed = [map_media(record, lambda value: take_in(value, folder, media_from)) for _, record in entries]
+    lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in placed)
+    (folder / RECORDS).write_text("".join(lines), encoding="utf-8")
+    readable = placed and all("messages" in record for record in placed)
+    _write_json(folder / INFO, {DATASET: _description(placed)} if readable else {})
     samples = [asdict(sample) for sample, _ in entries]
-    _write_json(folder / MANIFEST, {"format": FORMAT, "note": NOTE, "settings": dict(settings), "samples": samples})
+    BufferRecord.write(folder / MANIFEST, {"note": NOTE, "settings": dict(settings), "samples": samples})
     alive = {sample.uid for sample, _ in entries}
     for name, values in (tensors or {}).items():
         kept = {key: value for key, value in values.items() if key.rpartition("/")[0] in alive}
@@ -185,7 +194,11 @@ def write(
 
 def tensor_names(buffer: Buffer | None) -> list[str]:
     """Names of what methods have stored beside the samples."""
-    return sorted(path.stem for path in buffer.path.glob("*.safetensors")) if buffer is not None else []
+    if buffer is None:
+        return []
+    names = [Path(name) for name in buffer.carry.files] if buffer.carry is not None else buffer.path.glob("*")
+    own = [name.stem for name in names if name.parent.name == FOLDER and name.suffix == ".safetensors"]
+    return sorted(name for name in own if name.startswith(TENSORS))
 
 
 def without(writer: CarryWriter, buffer: Buffer, unwanted: Callable[[Sample], bool]) -> list[Sample]:
@@ -208,30 +221,21 @@ def without(writer: CarryWriter, buffer: Buffer, unwanted: Callable[[Sample], bo
 
 def write_candidates(path: Path, entries: Iterable[tuple[Sample, dict[str, Any]]]) -> None:
     """Write what a training leaves for the buffer: samples and records that name their media where they lie."""
-    from ..base.files import write_json
-
     listed = [{"sample": asdict(sample), "record": record} for sample, record in entries]
-    write_json(path, {"format": FORMAT, "samples": listed})
+    CandidatesRecord.write(path, {"samples": listed})
 
 
 def read_candidates(path: Path) -> list[tuple[Sample, dict[str, Any]]]:
     """What `write_candidates` wrote."""
-    return [(Sample(**entry["sample"]), entry["record"]) for entry in _read_json(path)["samples"]]
+    return [(Sample(**vars(entry.sample)), entry.record) for entry in CandidatesRecord.read(path).samples]
 
 
-def _description(file: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """An entry of ``dataset_info.json``."""
+def _description(placed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The entry of ``dataset_info.json``."""
     columns = {"messages": "messages", "system": "system", "tools": "tools"}
-    columns |= {kind: kind for kind in KINDS if any(next(media_names(r, kind), None) for r in records)}
-    return {"file_name": file, "formatting": "sharegpt", "columns": columns, "tags": _TAGS}
+    columns |= {kind: kind for kind in KINDS if any(next(media_names(r, kind), None) for r in placed)}
+    return {"file_name": RECORDS, "formatting": "sharegpt", "columns": columns, "tags": _TAGS}
 
 
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunStateError(Problem(str(path), f"cannot be read ({error}).", "Restore it from a copy.")) from error

@@ -13,7 +13,7 @@ from ..base.schema import build
 from ..config import ReplayConfig
 from ..training.collated import CollatedData
 from . import keeping, mixing
-from .checks import method_problems, setting_problems
+from .checks import method_problems
 from .memory import Memory
 from .rows import STATISTIC, OwnRows, StoredRows, TrainerRows
 from .store import IDS, Buffer
@@ -47,7 +47,8 @@ def replay_config(replay: Mapping[str, Any] | ReplayConfig | None, method: Metho
     problems: list[Problem] = []
     config = replay if isinstance(replay, ReplayConfig) else build(ReplayConfig, replay or {}, WHERE, problems)
     if config is not None:
-        problems += setting_problems(config, WHERE)
+        if isinstance(replay, ReplayConfig):  # else `build` has asked for them
+            problems += config.value_problems(WHERE)
         problems += method_problems(config, method.capabilities, method.name, WHERE)
     if problems or config is None:
         raise RecipeError(problems)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..base.printable import printable
 from . import tables, text, writing
 from .groups import METRICS, Comparison, Summary, as_json, latest_score, read_comparison
 from .run_data import METRIC_LABELS
@@ -86,7 +87,7 @@ def compare_table(
         parts.append(tables.to_terminal(run_table(comparison, only_unfinished=True), width, colour, ascii))
     if any(entry.half_width is not None for entry in _summaries(comparison)):
         parts.append("± is half the 95 % t-interval over runs.")
-    parts.append("\n".join([*comparison.remarks, *(f"Note: {note}" for note in comparison.notes)]))
+    parts.append(printable("\n".join([*comparison.remarks, *(f"Note: {note}" for note in comparison.notes)])))
     whole = "\n\n".join(part for part in parts if part)
     return text.plain_ascii(whole) if ascii else whole
 

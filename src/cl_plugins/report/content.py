@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..base.secrets import masked
 from . import text
 from .run_data import METRIC_MEANINGS, Cell, Run
 from .tables import Entry, Table
@@ -190,20 +191,20 @@ def remarks(run: Run) -> list[str]:
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
-    """How the run was made: seed, base, versions, hardware, time and memory, hashes; secrets are masked."""
+    """How the run was made: seed, base, versions, hardware, time and memory, hashes; credentials are masked."""
     info = run.info
     found = [
         ("stream", f"{run.stream}: {', '.join(run.tasks)}"),
         ("method", run.method),
         ("seed", str(run.seed) if run.seed is not None else "not recorded"),
     ]
-    found += [(f"method: {name}", str(value)) for name, value in _flat(info.get("method_options"))]
+    found += [(f"method: {name}", str(value)) for name, value in _flat(masked(info.get("method_options")))]
     if isinstance(info.get("seconds"), int | float):
         found.append(("time", text.duration(info["seconds"])))
     if isinstance(info.get("peak_memory_bytes"), int | float):
         found.append(("peak memory", text.size(info["peak_memory_bytes"])))
     for key in ("hardware", "versions", "base", "sizes", "merge_error", "data"):
-        for name, value in _flat(info.get(key)):
+        for name, value in _flat(masked(info.get(key))):
             if key == "sizes" and isinstance(value, int):
                 value = text.size(value)
             word = key.replace("_", " ")
@@ -218,7 +219,7 @@ def recipe_yaml(run: Run) -> str:
     recipe = run.info.get("recipe")
     if not isinstance(recipe, Mapping) or not recipe:
         return ""
-    return yaml.safe_dump(_masked(recipe), sort_keys=False, allow_unicode=True, width=100).rstrip()
+    return yaml.safe_dump(_plain(masked(recipe)), sort_keys=False, allow_unicode=True, width=100).rstrip()
 
 
 def citation(run: Run) -> tuple[str, str]:
@@ -235,7 +236,7 @@ def citation(run: Run) -> tuple[str, str]:
     sentence = "; ".join(part for part in parts if part) + "."
     lines = ["@software{cl_plugins,", "  title = {cl\\_plugins: continual learning for LLaMA-Factory},"]
     lines += ["  author = {{the cl\\_plugins developers}},"]
-    lines += [f"  version = {{{version}}},"] if version else []
+    lines += [f"  version = {{{text.tex(version)}}},"] if version else []
     return sentence, "\n".join([*lines, "}"])
 
 
@@ -254,7 +255,7 @@ def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Nested mappings and lists as dotted names and plain values."""
     if isinstance(content, Mapping):
         for key, value in content.items():
-            yield from _flat(_hidden(str(key), value), f"{prefix}.{key}" if prefix else str(key))
+            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
     elif isinstance(content, list) and any(isinstance(item, Mapping | list) for item in content):
         for index, item in enumerate(content):
             yield from _flat(item, f"{prefix}.{index}" if prefix else str(index))
@@ -264,15 +265,10 @@ def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, content
 
 
-def _masked(content: Any) -> Any:
-    """The recipe without what must not be published."""
+def _plain(content: Any) -> Any:
+    """The recipe in types that YAML has."""
     if isinstance(content, Mapping):
-        return {str(key): _masked(_hidden(str(key), value)) for key, value in content.items()}
+        return {str(key): _plain(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_masked(item) for item in content]
+        return [_plain(item) for item in content]
     return content if isinstance(content, str | int | float | bool | type(None)) else str(content)
-
-
-def _hidden(key: str, value: Any) -> Any:
-    """``***`` instead of a token or password."""
-    return "***" if text.secret(key) and isinstance(value, str) and value else value

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import Problem, RunStateError
+from ..base.secrets import is_secret, masked
 from .environment import Environment, environments
 from .run_data import Run, read_run
-from .text import listing, secret
+from .text import listing
 
 
 SHOWN_KEYS = 3
@@ -24,12 +25,6 @@ _REPETITION = frozenset(
     "preprocessing_num_workers dataloader_num_workers ddp_timeout".split()
 )
 _REPETITION_CL = frozenset("stream order order_seed restart stop_after keep".split())
-# 97.5 % quantiles of Student's t with 1 to 30 degrees of freedom.
-_T = (
-    *(12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157, 2.228139),
-    *(2.200985, 2.178813, 2.160369, 2.144787, 2.131450, 2.119905, 2.109816, 2.100922, 2.093024, 2.085963),
-    *(2.079614, 2.073873, 2.068658, 2.063899, 2.059539, 2.055529, 2.051831, 2.048407, 2.045230, 2.042272),
-)
 
 
 @dataclass(frozen=True)
@@ -166,23 +161,14 @@ def summarise(values: Sequence[float | None]) -> Summary:
 
 
 def t_quantile(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t.
-
-    A table up to 30 degrees of freedom; beyond, the Cornish-Fisher expansion around the normal quantile (Abramowitz
-    and Stegun 1964, 26.7.5), right to 1e-6 there.
+    """The 97.5 % quantile of Student's t (`scipy.stats.t`).
 
     Args:
         freedom: Degrees of freedom, at least 1.
     """
-    if freedom <= len(_T):
-        return _T[freedom - 1]
-    z = 1.959963984540054
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    return z + sum(term / freedom ** (power + 1) for power, term in enumerate(terms))
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, freedom))
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
@@ -324,12 +310,12 @@ def _labels(runs: Sequence[Run]) -> list[str]:
 def _recipe(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The keys that shape what is trained, flat; a key that is null is as good as absent."""
     for key, value in content.items() if isinstance(content, Mapping) else ():
-        if secret(key) or (not prefix and key in _REPETITION) or (prefix == "cl." and key in _REPETITION_CL):
+        if is_secret(str(key)) or (not prefix and key in _REPETITION) or (prefix == "cl." and key in _REPETITION_CL):
             continue
         if isinstance(value, Mapping):
             yield from _recipe(value, f"{prefix}{key}.")
         elif value is not None:
-            yield f"{prefix}{key}", value
+            yield f"{prefix}{key}", masked(value)
 
 
 def _brief(value: Any) -> str:

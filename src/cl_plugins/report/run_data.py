@@ -1,18 +1,17 @@
 """What the report reads of a run: the JSON files of its directory, checked and typed.
 
-The reader knows file formats only; it recomputes no score and no metric, so a report can never disagree with the run.
+`evaluation.results` compares each number with what it was computed from before anything is shown.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..base.errors import Problem, RunStateError
+from ..evaluation.results import Results, read_results
+from ..records.results import MetricPart
 
 
 METRIC_LABELS = {
@@ -245,166 +244,62 @@ def read_run(run_dir: Path) -> Run:
         The run.
 
     Raises:
-        RunStateError: A file is missing, damaged, of another format, or of the wrong shape. Lists every problem.
+        RunStateError: A file is missing, damaged, of another format, or was changed after it was written. Lists every
+            problem.
     """
     run_dir = Path(run_dir)
-    problems: list[Problem] = []
-    matrix = _read_json(run_dir / "matrix.json", problems, required=True)
-    metrics = _read_json(run_dir / "metrics.json", problems)
-    info = _read_json(run_dir / "run.json", problems)
-    cells = {
-        (path.parent.name, path.name.removesuffix(".score.json")): _read_json(path, problems)
-        for path in sorted((run_dir / "predictions").glob("*/*.score.json"))
-    }
-    remarks: list[str] = []
-    tasks = _tasks(matrix, run_dir / "matrix.json", problems) if not problems else ()
-    rows = _rows(matrix, tasks, cells, run_dir / "matrix.json", problems, remarks) if tasks else ()
-    read_metrics = _metrics(metrics, run_dir / "metrics.json", problems)
-    if problems:
-        raise RunStateError(problems)
+    results = read_results(run_dir)
+    matrix = results.matrix
     return Run(
         path=run_dir,
-        stream=str(matrix.get("stream") or "stream"),
-        method=str(matrix.get("method") or "method"),
-        tasks=tasks,
-        scorers={str(task): str(scorer) for task, scorer in (matrix.get("scorers") or {}).items()},
-        n={str(task): int(n) for task, n in (matrix.get("n") or {}).items() if _is_number(n)},
-        rows=rows,
-        metrics=read_metrics,
-        info=info,
-        remarks=tuple(remarks),
-        independent=matrix.get("independent") is True,
-        test_only=tuple(str(task) for task in matrix.get("test_only") or ()),
+        stream=matrix.stream,
+        method=matrix.method,
+        tasks=tuple(matrix.tasks),
+        scorers=dict(matrix.scorers),
+        n=dict(matrix.n),
+        rows=_rows(results),
+        metrics={key: _metric(key, part) for key, part in results.metrics.items()},
+        info=results.info,
+        remarks=results.remarks,
+        independent=matrix.independent,
+        test_only=tuple(matrix.test_only),
     )
 
 
-def _read_json(path: Path, problems: list[Problem], required: bool = False) -> dict[str, Any]:
-    """Read one JSON object; an optional file that is not there is an empty one."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if required:
-            fix = "Give the output_dir of a run that has evaluated at least one task."
-            problems.append(Problem(str(path), "there is no such file.", fix))
-        return {}
-    except (OSError, ValueError) as error:
-        problems.append(Problem(str(path), f"cannot be read ({error}).", "Run the recipe again to write it anew."))
-        return {}
-    if not isinstance(content, dict) or content.get("format", 1) != 1:
-        problems.append(Problem(str(path), "is not a JSON object of format 1.", "Use the version that wrote it."))
-        return {}
-    return content
-
-
-def _tasks(matrix: Mapping[str, Any], path: Path, problems: list[Problem]) -> tuple[str, ...]:
-    """The task names, checked."""
-    tasks = matrix.get("tasks")
-    if not isinstance(tasks, list) or not tasks or not all(isinstance(task, str) and task for task in tasks):
-        problems.append(Problem(f"{path}: tasks", "is not a list of names.", "Run the recipe again."))
-        return ()
-    if len(set(tasks)) != len(tasks):
-        problems.append(Problem(f"{path}: tasks", "names a task twice.", "Every task needs a name of its own."))
-        return ()
-    return tuple(tasks)
-
-
-def _rows(
-    matrix: Mapping[str, Any],
-    tasks: tuple[str, ...],
-    cells: Mapping[tuple[str, str], Mapping[str, Any]],
-    path: Path,
-    problems: list[Problem],
-    remarks: list[str],
-) -> tuple[Row, ...]:
+def _rows(results: Results) -> tuple[Row, ...]:
     """The rows with what the score files add to them."""
-    scores = matrix.get("scores") or []
-    names = matrix.get("rows") or [f"after_{task}" for task in tasks[: len(scores)]]
-    if not isinstance(scores, list) or len(names) != len(scores):
-        problems.append(Problem(f"{path}: scores", f"has {len(scores)} rows for {len(names)} names.", ""))
-        return ()
-    todo: list[tuple[str, str, int | None, Any]] = []
-    zero_shot = matrix.get("zero_shot")
-    if zero_shot is not None and any(value is not None for value in zero_shot):
-        todo.append(("zero_shot", "zero-shot", None, zero_shot))
-    for raw, row in zip(names, scores, strict=True):
-        name = str(raw)
-        task = name.removeprefix("after_") if name.removeprefix("after_") in tasks else name
-        if task in tasks:
-            todo.append((f"after_{task}", task, tasks.index(task), row))
-        elif name == "joint":
-            todo.append(("joint", "all tasks jointly", None, row))
-        else:
-            problems.append(Problem(f"{path}: rows", f"{name!r} is neither a task nor 'joint'.", ""))
-    found = []
-    for name, label, trained, values in todo:
-        if not isinstance(values, list) or len(values) != len(tasks):
-            problems.append(Problem(f"{path}: {name}", f"needs {len(tasks)} numbers or nulls.", ""))
-            continue
-        row_cells = []
-        for task, value in zip(tasks, values, strict=True):
-            if value is not None and not (_is_number(value) and -1e-6 <= value <= 100 + 1e-6):
-                problems.append(Problem(f"{path}: {name}, {task}", f"{value!r} is not a score from 0 to 100.", ""))
-            row_cells.append(_cell(name, task, value, matrix, cells.get((name, task), {}), remarks))
-        found.append(Row(name, label, trained, tuple(row_cells)))
-    return tuple(found)
+    matrix = results.matrix
+    rows = []
+    for name in ["zero_shot", *matrix.row_names()[: len(matrix.scores)]]:
+        task = name.removeprefix("after_")
+        trained = matrix.tasks.index(task) if name != task and task in matrix.tasks else None
+        label = {"zero_shot": "zero-shot", "joint": "all tasks jointly"}.get(name, task)
+        cells = tuple(_cell(results, name, column) for column in matrix.tasks)
+        if name != "zero_shot" or any(cell.score is not None for cell in cells):
+            rows.append(Row(name, label, trained, cells))
+    return tuple(rows)
 
 
-def _cell(
-    row: str, task: str, score: Any, matrix: Mapping[str, Any], saved: Mapping[str, Any], remarks: list[str]
-) -> Cell:
-    """One cell; what a score file says is used only if it speaks about the same score."""
-    n = (matrix.get("n") or {}).get(task)
-    if score is None or not saved or not _is_number(score):
+def _cell(results: Results, row: str, task: str) -> Cell:
+    """One cell, with interval and baselines where the score file is known."""
+    score, n = results.matrix.get(row, task), results.matrix.n.get(task)
+    saved = results.scores.get((row, task))
+    if score is None or saved is None:
         return Cell(score=score, n=n)
-    theirs = saved.get("score")
-    scorer = (matrix.get("scorers") or {}).get(task)
-    if not _is_number(theirs) or abs(theirs - score) > 1e-6 or saved.get("scorer", scorer) != scorer:
-        remarks.append(
-            f"predictions/{row}/{task}.score.json ({saved.get('scorer')}: {theirs}) is not what matrix.json holds "
-            f"({scorer}: {score}); its interval and baselines are left out."
-        )
-        return Cell(score=score, n=n)
-    interval = saved.get("interval")
-    good = isinstance(interval, list) and len(interval) == 2 and all(_is_number(end) for end in interval)
-    limit, cut, dropped = saved.get("max_items"), saved.get("cut"), saved.get("dropped")
     return Cell(
         score=score,
-        interval=(float(interval[0]), float(interval[1])) if good and isinstance(interval, list) else None,
-        interval_method=str(saved.get("interval_method") or ""),
-        n=saved.get("n", n),
-        max_items=limit if isinstance(limit, int) else None,
-        cut=cut if isinstance(cut, int) else None,
-        dropped=dropped if isinstance(dropped, int) else 0,
-        extra=saved.get("extra") or {},
+        interval=saved.interval,
+        interval_method=saved.interval_method,
+        n=saved.n,
+        max_items=saved.max_items,
+        cut=saved.cut,
+        dropped=saved.dropped,
+        extra=saved.extra,
     )
 
 
-def _metrics(content: Mapping[str, Any], path: Path, problems: list[Problem]) -> dict[str, Metric]:
-    """The metrics of ``metrics.json``."""
-    found: dict[str, Metric] = {}
-    for key, entry in (content.get("metrics") or {}).items():
-        if not isinstance(entry, dict):
-            problems.append(Problem(f"{path}: {key}", "is not an object.", "Run the recipe again."))
-            continue
-        found[str(key)] = Metric(
-            key=str(key),
-            value=_number(entry.get("value")),
-            values=tuple(_number(v) for v in entry.get("values") or []),
-            reason=str(entry.get("reason") or ""),
-            divisor=str(entry.get("divisor") or ""),
-            formula=str(entry.get("formula") or ""),
-        )
-    return found
-
-
-def _is_number(value: Any) -> bool:
-    """Whether a JSON value is a finite number (JSON booleans are not)."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _number(value: Any) -> float | None:
-    """A finite number, or ``None``."""
-    return float(value) if _is_number(value) else None
+def _metric(key: str, part: MetricPart) -> Metric:
+    return Metric(key, part.value, tuple(part.values or ()), part.reason or "", part.divisor, part.formula)
 
 
 def _dig(content: Any, *keys: str) -> Any:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ..base.printable import printable
 from . import content, tables, text, writing
 from .run_data import Run, read_run
 
@@ -86,17 +87,17 @@ def terminal_table(
     width = width or shutil.get_terminal_size().columns
     seed = f", seed {run.seed}" if run.seed is not None else ""
     table = content.matrix_table(run, intervals=False)
-    lines = [f"{run.method} on {run.stream}{seed}: score on each task, 0-100", ""]
+    lines = [printable(f"{run.method} on {run.stream}{seed}: score on each task, 0-100"), ""]
     lines += [tables.to_terminal(table, width, colour, ascii), ""]
     metrics = [f"{label} {value}" for label, value, _ in content.headline(run)]
     lines += _wrapped(metrics, width)
     if run.unfinished:
-        lines.append(f"Not complete: {run.unfinished}.")
+        lines.append(printable(f"Not complete: {run.unfinished}."))
     other = _beside(beside)
     if other is not None:
-        lines += ["", f"The same answers by {other['scorers']}:", ""]
+        lines += ["", printable(f"The same answers by {other['scorers']}:"), ""]
         lines += [tables.to_terminal(other["plain"], width, colour, ascii), ""]
-    lines += [f"Note: {note}" for note in run.notes]
+    lines += [printable(f"Note: {note}") for note in run.notes]
     return "\n".join(text.plain_ascii(line) if ascii else line for line in lines).rstrip("\n")
 
 

@@ -5,8 +5,12 @@ The HTML form is a macro in ``templates/base.html.j2``.
 
 from __future__ import annotations
 
+import io
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from ..base.printable import printable
 from . import text
 
 
@@ -50,23 +54,21 @@ class Table:
     wrap: frozenset[int] = frozenset()
 
 
-def to_markdown(table: Table) -> str:
+def to_markdown(table: Table) -> text.Markdown:
     """The table in GitHub's Markdown, names escaped."""
 
     def entry(cell: Entry) -> str:
         if cell.code and cell.text:
-            # Inside code spans only the column separator and the back-tick itself would break the table.
-            inner = text.one_line(cell.text).replace("|", "\\|").replace("`", "'")
-            return f"`{inner}`"
-        shown = text.markdown(cell.text)
+            return text.code(cell.text)
+        shown: str = text.markdown(cell.text)
         shown = f"**{shown}**" if cell.strong and shown else shown
         return f"{shown} {text.markdown(cell.detail)}".strip()
 
     marks = [":---" if index < table.left else "---:" for index in range(len(table.head))]
-    lines = [[text.markdown(name) for name in table.head], marks]
+    lines: list[list[str]] = [[text.markdown(name) for name in table.head], marks]
     lines += [[entry(cell) for cell in row] for row in table.rows]
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{body}\n\n{text.markdown(table.note)}" if table.note else body
+    return text.Markdown(f"{body}\n\n{text.markdown(table.note)}" if table.note else body)
 
 
 def to_tex(table: Table, caption: str, label: str) -> str:
@@ -125,6 +127,7 @@ def to_terminal(table: Table, width: int, colour: bool = False, ascii: bool = Fa
     """
 
     def shown(content: str, limit: int) -> str:
+        content = printable(text.one_line(content))
         if not ascii:
             return text.shorten(content, limit)
         # An escape is longer than what it stands for, and must not be cut in two.
@@ -140,38 +143,118 @@ def to_terminal(table: Table, width: int, colour: bool = False, ascii: bool = Fa
     widths = [
         max([text.columns(head[index]), *(text.columns(row[index]) for row in body)]) for index in range(len(head))
     ]
-    left = list(range(table.left))
+    fixed = sum(widths[index] + _GAP for index in range(table.left))
     blocks: list[list[int]] = [[]]
-    fixed = sum(widths[index] for index in left) + 2 * max(0, table.left - 1) + 3
     for index in range(table.left, len(head)):
-        used = fixed + sum(widths[other] + 2 for other in blocks[-1])
+        used = fixed + sum(widths[other] + _GAP for other in blocks[-1])
         if blocks[-1] and used + widths[index] > width:
             blocks.append([])
         blocks[-1].append(index)
-    bar, dash, cross = ("|", "-", "+") if ascii else ("│", "─", "┼")
-    lines: list[str] = []
+    parts = []
     for block in blocks:
-        left_width = fixed - 3
-        rule = dash * (left_width + 1) + cross + dash * (1 + sum(widths[i] + 2 for i in block) - 2)
-        rule = _style(rule, "2", colour)
-
-        def line(entries: list[str], styles: list[str], block: list[int] = block) -> str:
-            cells = [text.pad(entries[i], widths[i], right=i >= table.left) for i in [*left, *block]]
-            cells = [_style(cell, styles[i], colour) for cell, i in zip(cells, [*left, *block], strict=True)]
-            edge = _style(bar, "2", colour)
-            return ("  ".join(cells[: table.left]) + f" {edge} " + "  ".join(cells[table.left :])).rstrip()
-
-        lines += [line(head, ["1"] * len(head)), rule]
-        for index, row in enumerate(body):
-            lines.append(line(row, ["1" if cell.strong else "" for cell in table.rows[index]]))
-            if index in table.rules and index + 1 < len(body):
-                lines.append(rule)
-        lines.append("")
-    if table.note:
-        lines.append(text.plain_ascii(table.note) if ascii else table.note)
-    return "\n".join(lines).rstrip("\n")
+        chosen = [*range(table.left), *block]
+        parts.append(
+            _rendered(
+                [head[i] for i in chosen],
+                [[(row[i], table.rows[number][i].strong) for i in chosen] for number, row in enumerate(body)],
+                right={position for position, i in enumerate(chosen) if i >= table.left},
+                rules=table.rules,
+                colour=colour,
+                ascii=ascii,
+            )
+        )
+    note = printable(table.note)
+    parts.append(text.plain_ascii(note) if ascii else note)
+    return "\n\n".join(part for part in parts if part)
 
 
-def _style(content: str, code: str, colour: bool) -> str:
-    """Wrap in an ANSI style."""
-    return f"\x1b[{code}m{content}\x1b[0m" if colour and code else content
+_GAP = 2  # columns between two cells
+_END = re.compile(r"(?: |\x1b\[[\d;]*m)+$")
+
+
+def _rendered(
+    head: Sequence[str],
+    rows: Sequence[Sequence[tuple[str, bool]]],
+    *,
+    right: Collection[int] = (),
+    rules: Collection[int] = (),
+    colour: bool = False,
+    ascii: bool = False,
+    ruled: bool = True,
+) -> str:
+    """A `rich` table as text, as wide as its content needs.
+
+    Args:
+        head: Names of the columns; without any name there is no head.
+        rows: Texts, of one or several lines, and whether each is bold.
+        right: Columns that are set flush right.
+        rules: Rows that are followed by a rule.
+        colour: Whether styles are used.
+        ascii: Whether rules are drawn with hyphens.
+        ruled: Whether a rule follows the head.
+    """
+    from rich.box import Box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    lines = "    \n    \n ── \n    \n ── \n    \n    \n    \n"
+    box = Box(lines.replace("─", "-") if ascii else lines, ascii=ascii) if ruled else None
+    made = RichTable(
+        box=box,
+        show_header=any(head),
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, _GAP - 1 if ruled else _GAP, 0, 0),
+        border_style="dim",
+        header_style="",
+    )
+    for index, name in enumerate(head):
+        made.add_column(Text(name, style="bold"), justify="right" if index in right else "left", no_wrap=True)
+    for number, row in enumerate(rows):
+        cells = [Text(content, style="bold" if strong else "") for content, strong in row]
+        made.add_row(*cells, end_section=number in rules)
+    buffer = io.StringIO()
+    texts = [head, *([content for content, _ in row] for row in rows)]
+    needed = sum(
+        max(text.columns(line) for cell in column for line in cell.split("\n")) for column in zip(*texts, strict=True)
+    )
+    Console(
+        file=buffer,
+        width=needed + _GAP * len(head) + 1,
+        color_system="standard" if colour else None,
+        force_terminal=colour,
+        highlight=False,
+        emoji=False,
+        legacy_windows=False,
+        _environ={},
+    ).print(made)
+    # The last cells are padded with spaces, between which a style may end.
+    return "\n".join(
+        _END.sub(lambda end: end[0].replace(" ", ""), line) for line in buffer.getvalue().split("\n")[:-1]
+    )
+
+
+def grid(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    indent: int = 0,
+    right: Collection[int] = (),
+    colour: bool = False,
+) -> str:
+    """Columns of text for a terminal, without rules.
+
+    Args:
+        head: Names of the columns; without any name there is no head.
+        rows: The texts, safe to print, of one or several lines.
+        indent: Spaces before each line.
+        right: Columns that are set flush right.
+        colour: Whether the head may be bold.
+
+    Returns:
+        Lines without a final newline.
+    """
+    cells = [[(value, False) for value in row] for row in rows]
+    shown = _rendered(head, cells, right=right, colour=colour, ruled=False)
+    return "\n".join(" " * indent + line if line else line for line in shown.splitlines())

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 MISSING = "–"
 MINUS = "−"
 ELLIPSIS = "…"
+REPLACED = "�"  # stands for a character that shows nothing and does something
 
 _TEX = {
     "\\": r"\textbackslash{}",
@@ -29,7 +30,12 @@ _TEX = {
     ELLIPSIS: r"\dots{}",
     "±": r"$\pm$",
     "†": r"$\dagger$",
+    REPLACED: "?",
 }
+_UNSEEN = frozenset(
+    {"Cc", "Cs", "Co", "Cn"}
+)  # control characters, lone surrogates, and what Unicode has not given out
+_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # they turn around what follows
 _ASCII = {MINUS: "-", MISSING: "-", ELLIPSIS: "..", "±": "+-", "†": "!", "×": "x", "→": "->"}
 
 
@@ -49,13 +55,47 @@ def interval(ends: tuple[float, float] | None) -> str:
 
 
 def tex(text: str) -> str:
-    """Escape a name for LaTeX text mode."""
-    return "".join(_TEX.get(char, char) for char in one_line(text))
+    r"""Escape a name for LaTeX text mode.
+
+    A line that ends with ``\\\\`` takes ``[...]`` or ``*`` at the start of the next one for its argument.
+    """
+    escaped = "".join(_TEX.get(char, char) for char in one_line(text))
+    return f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped
 
 
-def markdown(text: str) -> str:
-    """Escape a name for a cell of a Markdown table."""
-    return re.sub(r"([\\`*_|<>\[\]~$])", r"\\\1", one_line(text))
+class Markdown(str):
+    """Text that is Markdown already; everything else is escaped where a template puts it in (`writing.render`)."""
+
+    __slots__ = ()
+
+
+def markdown(text: str) -> Markdown:
+    """Escape a name for Markdown: for a cell of a table, a heading or a line of text.
+
+    No HTML of it stays live, no entity is resolved, and no line becomes a heading, a list or a quotation.
+    """
+    escaped = re.sub(r"([\\`*_|<>\[\]~$])", r"\\\1", one_line(text))
+    escaped = re.sub(r"&(?=#?\w+;)", r"\\&", escaped)
+    escaped = re.sub(r"^(\s*)([#+=-])", r"\1\\\2", escaped)
+    return Markdown(re.sub(r"^(\s*\d+)([.)])(?=\s|$)", r"\1\\\2", escaped))
+
+
+def code(text: str) -> Markdown:
+    """A code span in Markdown, also for a cell of a table: the column separator and the back-tick would end it."""
+    inner = one_line(text).replace("|", "\\|").replace("`", "'")
+    return Markdown(f"`{inner}`")
+
+
+def fenced(text: str, language: str = "") -> Markdown:
+    """A block of code in Markdown, whose fence is longer than any row of back-ticks in it.
+
+    Args:
+        text: The code.
+        language: Its language, a word of ours.
+    """
+    longest = max(map(len, re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return Markdown(f"{fence}{language}\n{visible(text)}\n{fence}")
 
 
 def plain_ascii(text: str) -> str:
@@ -65,9 +105,9 @@ def plain_ascii(text: str) -> str:
 
 def columns(text: str) -> int:
     """How many columns a terminal needs for the text (wide characters take two, combining ones none)."""
-    return sum(
-        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
-    )
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
 def shorten(text: str, width: int) -> str:
@@ -126,11 +166,15 @@ def listing(words: Iterable[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
 
 
-def secret(key: str) -> bool:
-    """Whether a recipe's key may hold a credential; reports are passed on, credentials must not be."""
-    return key.lower().endswith(("_token", "secret", "password", "api_key"))
-
-
 def one_line(text: str) -> str:
-    """The text with every run of white space made one space."""
-    return re.sub(r"\s+", " ", text)
+    """The text with every run of white space made one space, and control characters made visible."""
+    return visible(re.sub(r"\s+", " ", text))
+
+
+def visible(text: str) -> str:
+    """The text with `REPLACED` for control characters; line ends and tabs stay."""
+    plain = text.replace("\r\n", "\n")
+    return "".join(
+        REPLACED if (unicodedata.category(char) in _UNSEEN and char not in "\n\t") or char in _TURNING else char
+        for char in plain
+    )

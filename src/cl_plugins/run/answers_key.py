@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING
 from . import parts
 from .plan import ZERO_SHOT, Step
 from .record import FREE, PATHS, versions
-from .reopen import ENGINE_KEYS
 from .state import RunState
 
 
 if TYPE_CHECKING:
+    from ..contract.backend import Backend
     from ..contract.test_item import TestItem
-    from ..generation.backend import Backend
 
 
 #: Keys that say where and how things are kept, or how fast; anything else may change an answer.
-_WITHOUT_EFFECT = {*FREE, *PATHS, *ENGINE_KEYS}
+_WITHOUT_EFFECT = {*FREE, *PATHS}
 
 
 def answers_key(state: RunState, step: Step, tests: Sequence[TestItem], backend: Backend) -> str:
@@ -42,9 +41,8 @@ def answers_key(state: RunState, step: Step, tests: Sequence[TestItem], backend:
         "base": state.base_fingerprint.get("sha256"),
         "carry": parts.identity_of(carry),
         "method": [config.method, config.method_options, str(state.route(carry, task.name))],
-        "keys": {k: v for k, v in state.host_keys.items() if k not in _WITHOUT_EFFECT},
+        "keys": {k: v for k, v in state.host_keys.items() if k not in _WITHOUT_EFFECT | state.host.engine_keys},
         "max_new_tokens": config.max_new_tokens(task.name),
-        "eos": state.session.eos_token_ids(),
         "backend": [backend.name, backend.batch_size, backend.settings()],
         "versions": {
             k: v for k, v in versions().items() if k in ("torch", "transformers", "llamafactory", "cl-plugins")
@@ -54,8 +52,6 @@ def answers_key(state: RunState, step: Step, tests: Sequence[TestItem], backend:
 
 
 def _data_files(state: RunState, task: str) -> list[Path]:
-    from ..host.data import local_files
-
     keys = {**state.host_keys, **state.config.overrides_for(task)}
-    folder = keys.get("dataset_dir", "data")
-    return local_files(folder, state.config.stream.task(task).test)[0] if isinstance(folder, str) else []
+    names = state.config.stream.task(task).test
+    return [path for name in names for path in state.host.data_set(name, keys).files()]

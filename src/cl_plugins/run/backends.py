@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from hashlib import sha256
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from ..base import ranks
 from ..base.errors import Problem
+from ..base.logs import logger
 from ..config import CLConfig
+from ..generation.vllm import VllmBackend
 from ..methods import Method
+from . import parts
+from .export import DTYPES, export_merged
 from .plan import ZERO_SHOT, Step
 from .state import RunState
 
 
 if TYPE_CHECKING:
+    from ..contract.backend import Backend
     from ..contract.capabilities import RunFacts
-    from ..generation.backend import Backend
+    from ..contract.carry import Carry
+    from ..contract.host import Host
 
 
 def backend_for(state: RunState, step: Step) -> Backend:
@@ -25,21 +35,55 @@ def backend_for(state: RunState, step: Step) -> Backend:
     """
     carry = None if step.row == ZERO_SHOT else state.carry
     if state.config.eval.backend == "vllm":
-        from .vllm_backend import VllmBackend
-
         key = ("vllm", carry.tasks if carry is not None else None)
-        return state.kept_backend(key, lambda: VllmBackend(state, carry))
-    from ..generation.backend import HostBackend
+        return state.kept_backend(key, lambda: _vllm(state, carry))
+    return state.session.backend(state.answering(carry, str(step.task)))
 
-    return HostBackend(state.answering(carry, str(step.task)), state.session)
+
+def _vllm(state: RunState, carry: Carry | None) -> VllmBackend:
+    """An engine for one model of a run; its base must be one that can be merged into, see `backend_problems`."""
+    scratch = state.root / "merged_for_vllm"
+
+    def arguments() -> dict[str, Any]:
+        most = state.most_pictures()
+        return {
+            "dtype": _dtype(state),  # vLLM's own choice for an fp32 model is fp16
+            "trust_remote_code": bool(state.run_args.trust_remote_code),
+            "seed": int(state.host_keys.get("seed", 42)),
+            **({"limit_mm_per_prompt": {"image": most}} if most else {}),
+        }
+
+    return VllmBackend(
+        state.session, lambda: _written(state, carry, scratch), arguments, state.config.eval.backend_options, scratch
+    )
+
+
+def _written(state: RunState, carry: Carry | None, scratch: Path) -> Path | str:
+    """The folder of the merged model; the base itself before the first task."""
+    if carry is None:
+        return state.run_args.base_name
+    identity = dumps([state.base_fingerprint.get("sha256"), parts.identity_of(carry)], sort_keys=True)
+    folder = scratch / sha256(identity.encode()).hexdigest()[:16]
+    if not folder.is_dir():  # written as a whole, so it is complete if it is there
+        name = next(short for short, long in DTYPES.items() if long == _dtype(state))
+        error = export_merged(state, carry, folder, name)
+        logger.info("merged model for vLLM: %s", error)
+    return folder
+
+
+def _dtype(state: RunState) -> str:
+    """The dtype in which the base is held, by PyTorch's name."""
+    model: Any = state.session.base.model
+    return str(model.get_input_embeddings().weight.dtype).removeprefix("torch.")
 
 
 def backend_problems(
-    config: CLConfig, method: Method, facts: RunFacts, where: str = "cl.eval.backend"
+    host: Host, config: CLConfig, method: Method, facts: RunFacts, where: str = "cl.eval.backend"
 ) -> list[Problem]:
     """Why ``cl.eval.backend`` cannot be used in a run.
 
     Args:
+        host: The host.
         config: The ``cl:`` block.
         method: The method.
         facts: What is known about the base.
@@ -55,10 +99,10 @@ def backend_problems(
         return []
     from importlib.util import find_spec
 
-    from ..base import ranks
-
     found = []
     stay = "Use `backend: host`."
+    if settings.backend not in host.engines:
+        found.append(Problem(where, f"{host.name} does not prepare prompts for {settings.backend}.", stay))
     if find_spec("vllm") is None:
         found.append(Problem(where, "vllm is not installed.", f"`pip install 'cl-plugins[vllm]'`. {stay}"))
     if facts.quantisation is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import Problem, RunStateError
-from ..base.files import recover_directory, remove_leftovers, write_json, write_with
+from ..base.files import recover_directory, remove_leftovers, write_with
 from ..base.lock import RunLock
-from ..contract.carry import Carry, CarryWriter
+from ..contract.carry import FILE, Carry, CarryWriter
+from ..records.carry import CarryRecord
+from ..records.files import check_folders
 from ..replay import store
 from ..replay.keeping import remove_candidates
 from ..replay.store import CANDIDATES, FOLDER, Buffer, Sample
@@ -37,10 +39,31 @@ def kept_samples(root: Path) -> list[Sample]:
     """
     if not _of_a_trainer(root):
         read_record(root)
-    if not (root / "carry" / "carry.json").is_file():
+    check_folders(root)
+    if not _has_carry(root):
         return []
     buffer = Buffer.open(Carry.open(root / "carry"))
     return list(buffer.samples) if buffer is not None else []
+
+
+def kept_entries(root: Path) -> list[tuple[Sample, dict[str, Any]]]:
+    """The samples in the replay buffer of a run, with their records.
+
+    Args:
+        root: The run's directory, or that of a `ContinualLearner`.
+
+    Raises:
+        RunStateError: As `kept_samples`, and if the records are damaged.
+    """
+    if not kept_samples(root):
+        return []
+    buffer = Buffer.open(Carry.open(root / "carry"))
+    return buffer.entries() if buffer is not None else []
+
+
+def host_keys(root: Path) -> dict[str, Any]:
+    """The host keys that a run was made with; none for the directory of a `ContinualLearner`."""
+    return {} if _of_a_trainer(root) else dict(read_record(root)["recipe"])
 
 
 def forget(root: Path, unwanted: Callable[[Sample], bool], reason: str) -> list[Sample]:
@@ -61,6 +84,7 @@ def forget(root: Path, unwanted: Callable[[Sample], bool], reason: str) -> list[
         RunStateError: If it is no run, someone works on it, a file is damaged, or a task is between training and
             consolidation.
     """
+    check_folders(root)
     if _of_a_trainer(root):
         with RunLock(root):
             recover_directory(root / "carry")
@@ -88,9 +112,23 @@ def _of_a_trainer(root: Path) -> bool:
     return any((root / name).is_dir() for name in ("carry", "tasks")) and not (root / "run.json").exists()
 
 
+def _has_carry(root: Path) -> bool:
+    """Whether there is a carry, whole or damaged.
+
+    Raises:
+        RunStateError: If there is none though the journal names one.
+    """
+    if os.path.lexists(root / "carry"):
+        return True
+    if f"carry/{FILE}" in Journal(root).latest():
+        fix = "Restore it from a copy, or start again with `cl.restart: true`."
+        raise RunStateError(Problem(str(root / "carry"), "is missing though its step is finished.", fix))
+    return False
+
+
 def _forget(root: Path, unwanted: Callable[[Sample], bool], reason: str) -> list[Sample]:
     """Put a carry without the samples into its place."""
-    if not (root / "carry" / "carry.json").is_file():
+    if not _has_carry(root):
         return []
     carry = Carry.open(root / "carry")
     carry.verify()
@@ -119,24 +157,27 @@ def _write(
     writer = CarryWriter(folder)
     for name in carry.files:
         if not name.startswith(f"{FOLDER}/"):
-            writer.link(carry.path / name, name)
+            writer.link(carry.file(name), name)
     gone = store.without(writer, buffer, unwanted)
-    content = json.loads((carry.path / "carry.json").read_text(encoding="utf-8"))
+    content = CarryRecord.read(carry.path / FILE).model_dump(exclude_none=True)
     entry: dict[str, Any] = {
         "key": f"replay-{reason}:{uuid.uuid4().hex[:12]}",
         "samples": dict(Counter(sample.task for sample in gone)),
     }
     content["files"] = file_records(writer)
     content["deletions"] = [*content.get("deletions", []), entry]
-    write_json(folder / "carry.json", content)
+    CarryRecord.write(folder / FILE, content, indent=2)
     return gone
 
 
 def older_than(text: str, now: datetime | None = None) -> Callable[[Sample], bool]:
-    """A test for samples that were stored before a moment.
+    """A test for samples of at least an age.
+
+    A sample whose date cannot be read, or lies more than a day ahead, has an age that nobody knows: it counts as older
+    than any, since a purge is there to leave nothing that is too old. Clocks of two sites may differ by less.
 
     Args:
-        text: An age such as ``30d``, ``12h`` or ``4w``.
+        text: An age such as ``30d``, ``12h`` or ``4w``; ``0h`` for all samples.
         now: The present.
 
     Raises:
@@ -145,5 +186,17 @@ def older_than(text: str, now: datetime | None = None) -> Callable[[Sample], boo
     number, unit = text[:-1], text[-1:]
     if unit not in _UNITS or not number.replace(".", "", 1).isdigit():
         raise ValueError(f"{text!r} is not an age such as 30d, 12h or 4w")
-    moment = (now or datetime.now(UTC)) - timedelta(days=float(number) * _UNITS[unit])
-    return lambda sample: datetime.fromisoformat(sample.stored) < moment
+    try:
+        present, age = now or datetime.now(UTC), timedelta(days=float(number) * _UNITS[unit])
+    except OverflowError as error:
+        raise ValueError(f"{text[:20]!r} is longer than any age") from error
+
+    def old(sample: Sample) -> bool:
+        try:
+            stored = datetime.fromisoformat(sample.stored)
+        except (TypeError, ValueError):
+            return True
+        stored = stored if stored.tzinfo is not None else stored.replace(tzinfo=UTC)
+        return stored > present + timedelta(days=1) or max(present - stored, timedelta()) >= age
+
+    return old

@@ -1,12 +1,12 @@
-"""Where LLaMA-Factory's dispatch hands over."""
+"""Where a host hands over."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..base import ranks
 from ..base.errors import Problem, RunStateError
@@ -17,26 +17,29 @@ from . import prepare
 from .interrupt import StopRequest
 
 
-def run_stream(raw_args: Mapping[str, Any], callbacks: list[Any] | None = None) -> None:
+if TYPE_CHECKING:
+    from ..config import Recipe
+    from ..contract.host import Host
+
+
+def run_stream(host: Host, recipe: Recipe, callbacks: Sequence[Any] = ()) -> None:
     """Carry out a recipe: every task of its stream, evaluated and reported.
 
     Args:
-        raw_args: The recipe as LLaMA-Factory read it, with ``cl``.
-        callbacks: Trainer callbacks; those that LLaMA-Factory's launcher made are replaced by new ones for every task.
+        host: The host that the recipe is written for.
+        recipe: The checked recipe.
+        callbacks: The user's trainer callbacks.
 
     Raises:
-        RecipeError: If the recipe cannot be carried out; with all problems.
         RunStateError: If the output directory is in use or belongs to another recipe.
         Interrupted: After SIGTERM; the process exits with code 75 and the same command goes on.
     """
-    from ..host.names import require
     from .runner import Runner
 
     set_up()
-    require(load=True)
-    host_keys, config = prepare.split(raw_args)
-    own = [c for c in callbacks or [] if not type(c).__module__.startswith("llamafactory.")]
-    root = Path(str(host_keys["output_dir"]))
+    host.require()
+    config = recipe.config
+    root = Path(str(recipe.host_keys["output_dir"]))
     ranks.on_main(lambda: prepare.check_room(root))
     lock = RunLock(root) if ranks.is_main() else nullcontext()
     with StopRequest() as stop:
@@ -45,7 +48,7 @@ def run_stream(raw_args: Mapping[str, Any], callbacks: list[Any] | None = None) 
             if config.block.restart:
                 ranks.on_main(lambda: prepare.move_aside(root))
             gc.freeze()  # the imported libraries hold 600,000 objects; walking them took a second at every task boundary
-            Runner(host_keys, config, own, stop).run()
+            Runner(host, recipe, list(callbacks), stop).run()
         except Exception as error:
             if not is_disk_full(error):
                 raise

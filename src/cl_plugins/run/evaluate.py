@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base import ranks
-from ..base.files import artefact, write_bytes, write_json
+from ..base.files import artefact, write_bytes
 from ..base.logs import logger
 from ..evaluation.items import Item, TaskScore, predictions_to_jsonl
 from ..evaluation.matrix import ScoreMatrix
@@ -29,8 +28,8 @@ from .state import RunState
 
 if TYPE_CHECKING:
     from ..config import CLConfig
+    from ..contract.backend import Backend
     from ..contract.test_item import TestItem
-    from ..generation.backend import Backend
 
 
 def evaluate(state: RunState, step: Step, plan: list[Step]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -60,7 +59,7 @@ def evaluate(state: RunState, step: Step, plan: list[Step]) -> tuple[dict[str, A
         folder = state.root / "predictions" / str(step.row)
         predictions, summary = folder / f"{task.name}.jsonl", folder / f"{task.name}.score.json"
         write_bytes(predictions, predictions_to_jsonl(items, score).encode())
-        write_json(summary, score.to_dict())
+        score.write(summary)
         artefacts = artefact(state.root, predictions) | artefact(state.root, summary)
         return artefacts, {"score": score.score, "n": score.n, "cut": cut, "dropped": tests.dropped}
 
@@ -214,7 +213,7 @@ def _row(root: Path, row: str, tasks: list[str]) -> dict[str, TaskScore]:
     for task in tasks:
         path = root / "predictions" / row / f"{task}.score.json"
         if path.is_file():
-            found[task] = TaskScore.from_dict(json.loads(path.read_text(encoding="utf-8")), where=str(path))
+            found[task] = TaskScore.read(path)
     return found
 
 

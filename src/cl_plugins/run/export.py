@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from ..adapters.concatenate import write_peft_adapter
 from ..adapters.merge import MergeError, merged_weight, modules, replaced
 from ..base.errors import ExportError, Problem
-from ..base.files import write_json, write_with
+from ..base.files import write_with
 from ..contract.export import Export, LowRankSum, Routed
-from .finish import manifest, merge_into_base, save_plain, save_tokenizer
+from ..records.carry import ModelManifest
+from .finish import manifest, merge_into_base
 from .state import RunState
 
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     import torch
 
     from ..contract.carry import Carry, TaskUpdate
+    from ..contract.host import HostBase
     from ..contract.low_rank import LowRankUpdate
-    from ..host.base import LoadedBase
 
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
@@ -67,9 +68,9 @@ def export_adapter(state: RunState, carry: Carry, out: Path) -> dict[str, int]:
     found: dict[str, int] = {}
 
     def produce(folder: Path) -> None:
-        found.update(write_peft_adapter(folder, updates, str(state.run_args.model.model_name_or_path), names))
-        save_tokenizer(state, folder)
-        write_json(folder / "MANIFEST.json", manifest(state, carry, "peft", None))
+        found.update(write_peft_adapter(folder, updates, state.run_args.base_name, names))
+        state.session.save_processor(folder)
+        ModelManifest.write(folder / "MANIFEST.json", manifest(state, carry, "peft", None))
 
     _write(out, produce)
     return found
@@ -109,7 +110,7 @@ def export_tasks(state: RunState, carry: Carry, out: Path) -> list[dict[str, Any
             for item in part.updates:
                 if item.tensors not in known:
                     known[item.tensors] = item.low_rank()
-            own, base = f"{number:02d}_{task}", str(state.run_args.model.model_name_or_path)
+            own, base = f"{number:02d}_{task}", state.run_args.base_name
             chosen = [known[item.tensors] for item in part.updates]
             ranks = write_peft_adapter(folder / own, chosen, base, _modules_to_save(part.updates))
             names = [item.task for item in part.updates]
@@ -123,7 +124,7 @@ def export_tasks(state: RunState, carry: Carry, out: Path) -> list[dict[str, Any
             "model, and each was trained on top of the ones before."
         )
         about = {**manifest(state, carry, "tasks", None), "meaning": meaning, "adapters": adapters}
-        write_json(folder / "MANIFEST.json", about)
+        ModelManifest.write(folder / "MANIFEST.json", about)
 
     _write(out, produce)
     return adapters
@@ -169,9 +170,9 @@ def export_merged(state: RunState, carry: Carry, out: Path, dtype_name: str) -> 
     state.forget_model()
 
     def produce(folder: Path) -> None:
-        save_plain(base.model, folder, state)
-        save_tokenizer(state, folder)
-        write_json(folder / "MANIFEST.json", manifest(state, carry, "merged" if updates else "full", error))
+        state.session.save_model(base.model, folder)
+        state.session.save_processor(folder)
+        ModelManifest.write(folder / "MANIFEST.json", manifest(state, carry, "merged" if updates else "full", error))
 
     _write(out, produce)
     return error
@@ -191,7 +192,7 @@ def _modules_to_save(updates: Sequence[TaskUpdate]) -> list[str]:
     return sorted({name for update in updates for name in update.meta["modules_to_save"]})
 
 
-def _check_range(base: LoadedBase, updates: list[Any], dtype: torch.dtype, out: Path) -> None:
+def _check_range(base: HostBase, updates: list[Any], dtype: torch.dtype, out: Path) -> None:
     """fp16 ends at 65504; a weight beyond it would become infinite without a word."""
     import torch
 
@@ -205,7 +206,7 @@ def _check_range(base: LoadedBase, updates: list[Any], dtype: torch.dtype, out: 
             )
 
 
-def _round_weights(base: LoadedBase, dtype: torch.dtype) -> MergeError:
+def _round_weights(base: HostBase, dtype: torch.dtype) -> MergeError:
     """What one rounding does to weights that were trained as a whole, against what training changed in them."""
     error = change = weight = 0.0
     for name, parameter in base.model.named_parameters():

@@ -10,10 +10,10 @@ from ..adapters.concatenate import write_peft_adapter
 from ..adapters.merge import MergeError, MergeMeter, merge_into
 from ..adapters.partitioned import whole_on_main
 from ..base import ranks
-from ..base.files import artefact, write_json, write_with
+from ..base.files import artefact, write_with
 from ..base.logs import logger
 from ..contract.export import LowRankSum, Routed
-from ..host.quantised import quantisation_of
+from ..records.carry import ModelManifest
 from ..training.handover import copy_carry
 from .state import RunState
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import torch
 
     from ..contract.carry import Carry
+    from ..contract.host import HostBase
     from ..contract.low_rank import LowRankUpdate
-    from ..host.base import LoadedBase
 
 
 def finish(state: RunState) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -57,14 +57,14 @@ def finish(state: RunState) -> tuple[dict[str, Any], dict[str, Any]]:
 
         def produce(folder: Path) -> None:
             if merges:
-                save_plain(base.model, folder, state, whole)
+                state.session.save_model(base.model, folder, whole)
                 kind = "merged" if updates else "full"
             else:
                 targets = sorted({m for item in items for m in item.meta["modules_to_save"]})
-                write_peft_adapter(folder, updates, str(state.run_args.model.model_name_or_path), targets)
+                write_peft_adapter(folder, updates, state.run_args.base_name, targets)
                 kind = "peft"
-            save_tokenizer(state, folder)
-            write_json(folder / "MANIFEST.json", manifest(state, carry, kind, error))
+            state.session.save_processor(folder)
+            ModelManifest.write(folder / "MANIFEST.json", manifest(state, carry, kind, error))
 
         write_with(target, produce)
         found: dict[str, Any] = {}
@@ -83,8 +83,8 @@ def _write_routed(state: RunState, carry: Carry) -> tuple[dict[str, Any], dict[s
     def produce(folder: Path) -> None:
         folder.mkdir(parents=True)
         copy_carry(carry, folder / "carry")
-        save_tokenizer(state, folder)
-        write_json(folder / "MANIFEST.json", manifest(state, carry, "routed", None))
+        state.session.save_processor(folder)
+        ModelManifest.write(folder / "MANIFEST.json", manifest(state, carry, "routed", None))
 
     write_with(target, produce)
     found: dict[str, Any] = {}
@@ -93,7 +93,7 @@ def _write_routed(state: RunState, carry: Carry) -> tuple[dict[str, Any], dict[s
     return found, {"merge_error": None}
 
 
-def merge_into_base(base: LoadedBase, updates: list[LowRankUpdate], dtype: torch.dtype | None = None) -> MergeError:
+def merge_into_base(base: HostBase, updates: list[LowRankUpdate], dtype: torch.dtype | None = None) -> MergeError:
     """Set the base's weights to the checkpoint's plus the updates, and measure the rounding.
 
     Args:
@@ -107,75 +107,20 @@ def merge_into_base(base: LoadedBase, updates: list[LowRankUpdate], dtype: torch
     return meter.result()
 
 
-def _whole_state(base: LoadedBase) -> dict[str, Any]:
+def _whole_state(base: HostBase) -> dict[str, Any]:
     """All tensors of a model that ZeRO-3 has split; every rank must call this."""
     return {name: whole_on_main(parameter) for name, parameter in base.model.named_parameters()}
-
-
-def save_plain(model: Any, folder: Path, state: RunState, tensors: dict[str, Any] | None = None) -> None:
-    """Save a model as Transformers does, with the base's own ``use_cache`` (the host turns it off for training)."""
-    import torch
-    from transformers import AutoConfig
-
-    args = state.run_args.model
-    base = AutoConfig.from_pretrained(
-        args.model_name_or_path,
-        cache_dir=args.cache_dir,
-        revision=args.model_revision,
-        trust_remote_code=args.trust_remote_code,
-    )
-    changed = []
-    for own, original in (
-        (model.config, base),
-        (getattr(model.config, "text_config", None), getattr(base, "text_config", None)),
-    ):
-        if own is not None and hasattr(own, "use_cache") and original is not None:
-            changed.append((own, own.use_cache))
-            own.use_cache = getattr(original, "use_cache", True)
-    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    if torch.float32 in dtypes:
-        model.config.dtype = torch.float32
-    _align_special_tokens(model, state.session.tokenizer)
-    try:
-        model.save_pretrained(folder, **({"state_dict": tensors} if tensors is not None else {}))
-    finally:
-        for own, value in changed:
-            own.use_cache = value
-
-
-def _align_special_tokens(model: Any, tokenizer: Any) -> None:
-    """Write the tokenizer's special tokens into the configs.
-
-    Trainer does so whenever it trains; a start that has only this step left to do has trained nothing.
-    """
-    from types import SimpleNamespace
-
-    from transformers import Trainer, trainer_utils
-
-    if hasattr(trainer_utils, "align_special_tokens"):
-        trainer_utils.align_special_tokens(model, tokenizer)
-    elif hasattr(Trainer, "_align_special_tokens"):  # transformers 4
-        Trainer._align_special_tokens(SimpleNamespace(model=model, processing_class=tokenizer))
-
-
-def save_tokenizer(state: RunState, folder: Path) -> None:
-    """Tokenizer and processor beside the weights, so that the folder opens by itself."""
-    module = state.session.tokenizer_module
-    module["tokenizer"].save_pretrained(folder)
-    if module["processor"] is not None:
-        module["processor"].save_pretrained(folder)
 
 
 def manifest(state: RunState, carry: Carry, kind: str, error: MergeError | None) -> dict[str, Any]:
     """What ``final/`` is and what it stands on."""
     return {
-        "format": 1,
         "kind": kind,
         "method": state.config.method,
         "stream": state.config.stream.name,
         "tasks": list(carry.tasks),
         "base": state.base_fingerprint,
-        "quantization": quantisation_of(state.session.base.model),
+        "quantization": state.session.quantisation(),
         "merge_error": error.to_dict() if error else None,
         "cl_plugins": __version__,
     }

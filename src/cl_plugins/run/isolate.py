@@ -43,7 +43,7 @@ def launch_command(launcher: str = LAUNCH) -> list[str]:
 
 
 class _Child:
-    """The process at work; a SIGTERM for us is handed on to it."""
+    """The process at work. A signal for this process becomes a SIGTERM for it, also where Ctrl-C reached both."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -52,7 +52,7 @@ class _Child:
     def handle(self, number: int, frame: FrameType | None) -> None:
         self.stopped = True
         if self._process is not None:
-            self._process.send_signal(number)
+            self._process.send_signal(signal.SIGTERM)
 
     def run(self, command: Sequence[str]) -> int:
         """Start the command and wait for it; its exit code."""
@@ -91,10 +91,12 @@ def run_isolated(
     """
     child = _Child()
     start = start or child.run
-    previous = _catch(child.handle)
+    previous = {number: _catch(number, child.handle) for number in (signal.SIGTERM, signal.SIGINT)}
     idle = skipped = number = 0
     try:
         while True:
+            if child.stopped:  # between two starts
+                return EXIT_RUN_AGAIN
             number += 1
             before = set() if restart and number == 1 else _finished(root)
             # Steps that can no longer be measured are passed over without an entry, so a start that finished nothing
@@ -104,7 +106,7 @@ def run_isolated(
             after = _finished(root)
             tell(f"start {number}: exit code {code}, {len(after)} steps finished")
             if child.stopped:
-                return EXIT_RUN_AGAIN if code in (0, EXIT_RUN_AGAIN, -signal.SIGTERM) else code
+                return EXIT_RUN_AGAIN if code in (0, EXIT_RUN_AGAIN, -signal.SIGTERM, -signal.SIGINT) else code
             if code not in (0, EXIT_RUN_AGAIN):
                 return code
             if code == 0 and any(step == "finish" for step, _ in after):
@@ -116,8 +118,9 @@ def run_isolated(
                 what = f"{PATIENCE} starts in a row finished no step, though the command reported no failure."
                 raise RunStateError(Problem(str(root), what, "Look at the messages of the last start."))
     finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
+        for signal_number, handler in previous.items():
+            if handler is not None:
+                signal.signal(signal_number, handler)
 
 
 def _finished(root: Path) -> set[tuple[str, str]]:
@@ -125,8 +128,8 @@ def _finished(root: Path) -> set[tuple[str, str]]:
     return {(entry.step, entry.time) for entry in Journal(root).entries.values()}
 
 
-def _catch(handler: Callable[[int, FrameType | None], None]) -> Any:
+def _catch(number: signal.Signals, handler: Callable[[int, FrameType | None], None]) -> Any:
     try:
-        return signal.signal(signal.SIGTERM, handler)
+        return signal.signal(number, handler)
     except ValueError:  # not the main thread
         return None

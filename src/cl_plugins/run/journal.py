@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ..base.errors import Problem, RunStateError
-from ..base.files import sha256, write_bytes
+from ..records.files import FileRecord, file_problem
+from ..records.run import JOURNAL, read_journal, write_journal
+
+
+_FIX = "Restore the file from a copy, or start again with `cl.restart: true`."
 
 
 @dataclass(frozen=True)
@@ -43,19 +46,10 @@ class Journal:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._path = root / "journal.jsonl"
         self.entries: dict[str, Entry] = {}
-        if not self._path.is_file():
-            return
-        for number, line in enumerate(self._path.read_text(encoding="utf-8").splitlines(), start=1):
-            try:
-                data = json.loads(line)
-                self.entries[data["step"]] = Entry(**data)
-            except (ValueError, KeyError, TypeError) as error:
-                fix = "Restore the file from a copy, or start again with `cl.restart: true`."
-                raise RunStateError(
-                    Problem(f"{self._path}:{number}", f"is not a journal line ({error}).", fix)
-                ) from error
+        for line in read_journal(root):
+            artefacts = {name: record.plain() for name, record in line.artefacts.items()}
+            self.entries[line.step] = Entry(line.step, line.seconds, artefacts, line.time, line.details)
 
     def __contains__(self, step: str) -> bool:
         """Whether the step is finished."""
@@ -73,8 +67,7 @@ class Journal:
 
     def rewrite(self) -> None:
         """Write the file anew from the entries in memory."""
-        lines = [json.dumps(vars(entry), ensure_ascii=False) for entry in self.entries.values()]
-        write_bytes(self._path, ("\n".join(lines) + "\n").encode())
+        write_journal(self._root, (vars(entry) for entry in self.entries.values()))
 
     def forget(self, name: str) -> None:
         """Drop a file from all entries, because it was deleted on purpose."""
@@ -83,26 +76,45 @@ class Journal:
                 kept = {k: v for k, v in entry.artefacts.items() if k != name}
                 self.entries[step] = Entry(entry.step, entry.seconds, kept, entry.time, entry.details)
 
+    def latest(self) -> dict[str, FileRecord]:
+        """The latest record of every file that a step has written."""
+        found: dict[str, FileRecord] = {}
+        for entry in self.entries.values():
+            found |= {name: FileRecord.model_validate(record) for name, record in entry.artefacts.items()}
+        return found
+
     def damaged(self, *, full: bool = False) -> list[Problem]:
         """Artefacts that are missing or differ from their record.
 
-        A file that a later step wrote anew counts with its latest record.
+        JSON files are compared by their hash. Tensors are compared by size and time unless ``full`` is set; whoever uses
+        them compares the hash then (`verify`).
 
         Args:
-            full: Compare hashes, and not only size and time.
+            full: Compare all hashes.
         """
-        latest: dict[str, dict[str, Any]] = {}
-        for entry in self.entries.values():
-            latest.update(entry.artefacts)
-        found = []
-        fix = "Restore the file from a copy, or start again with `cl.restart: true`."
-        for name, record in latest.items():
-            path = self._root / name
-            if not path.is_file():
-                found.append(Problem(str(path), "is missing though its step is finished.", fix))
-                continue
-            stat = path.stat()
-            same = stat.st_size == record["bytes"] and stat.st_mtime_ns == record.get("mtime_ns")
-            if stat.st_size != record["bytes"] or ((full or not same) and sha256(path) != record["sha256"]):
-                found.append(Problem(str(path), "has changed since its step was finished.", fix))
-        return found
+        found = [self._problem(name, record, full) for name, record in self.latest().items()]
+        return [problem for problem in found if problem is not None]
+
+    def _problem(self, name: str, record: FileRecord, full: bool) -> Problem | None:
+        path = self._root / name
+        if not (path.exists() or path.is_symlink()):
+            return Problem(str(path), "is missing though its step is finished.", _FIX)
+        if path.is_file() and not path.is_symlink() and not full and path.suffix not in (".json", ".jsonl"):
+            status = path.stat()
+            if status.st_size == record.bytes and status.st_mtime_ns == record.mtime_ns:
+                return None
+        return file_problem(self._root, name, record, _FIX, JOURNAL)
+
+    def verify(self, folder: Path) -> None:
+        """Compare the files of finished steps in a folder with their hashes, before they are used.
+
+        Args:
+            folder: Inside the run.
+
+        Raises:
+            RunStateError: Naming every file that is missing or differs.
+        """
+        own = str(folder.relative_to(self._root))
+        found = [self._problem(n, r, full=True) for n, r in self.latest().items() if n.startswith(f"{own}/")]
+        if problems := [problem for problem in found if problem is not None]:
+            raise RunStateError(problems)

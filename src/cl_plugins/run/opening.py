@@ -5,16 +5,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..base.errors import Problem, RunStateError
-from ..base.files import recover_directory, remove_leftovers, write_json
+from ..base import ranks
+from ..base.errors import ClPluginsError, Problem, RunStateError
+from ..base.files import recover_directory, remove_leftovers
 from ..base.logs import logger
+from ..base.secrets import failure, masked
+from ..contract.carry import Carry
+from ..contract.host import Host
+from ..records.files import check_folders
+from ..records.run import RUN, read_run, write_run
 from . import prepare, record
+from .data_sets import data_records
 from .journal import Journal
+from .plan import JOINT
 from .recover import adopt_carry, adopt_deletions
 from .state import RunState
 
@@ -43,23 +52,30 @@ class Opening:
     anew: tuple[str, ...] = ()
 
 
-def open_directory(state: RunState) -> Opening:
+def open_directory(state: RunState, earlier: Carry | None = None) -> Opening:
     """Recover from a crash and compare with what the directory was made for; writes nothing new.
 
     While no step is finished and no checkpoint is there, nothing can be lost, and the recipe may be mended freely.
     After a task's training has failed, its own keys and its own training data may be.
 
+    Args:
+        state: The run.
+        earlier: The carry that ``carry_from`` names.
+
     Raises:
-        RunStateError: If the directory was made with another recipe, or a finished file is damaged.
+        RunStateError: If the directory was made with another recipe or from another carry, or a finished file is damaged.
     """
     root = state.root
+    check_folders(root)
     for name in ("carry", "final"):
         recover_directory(root / name)
     remove_leftovers(root)
     journal = Journal(root)
-    hashes = prepare.data_hashes(state.host_keys, state.config, lambda: state.run_args)
+    hashes = data_records(state.host, state.host_keys, state.config, state.hashes)
     now = record.identity(state.host_keys, state.config, state.base_fingerprint, hashes)
-    old = _read(root / "run.json")
+    if earlier is not None:
+        now["began_with"] = {"sha256": earlier.identity, "tasks": list(earlier.tasks)}
+    old = _read(root)
     if not old and journal.entries:
         fix = "Restore the file from a copy, or start again with `cl.restart: true`."
         raise RunStateError(Problem(str(root / "run.json"), "is missing though steps are finished.", fix))
@@ -71,7 +87,8 @@ def open_directory(state: RunState) -> Opening:
         if not journal.entries and not checkpoints:
             pass  # nothing is finished: whatever the recipe says now is what the directory is made for
         else:
-            appended = record.compare(old, now, root, failed, _open_keys(journal))
+            _check_origin(state, old, now)
+            appended = record.compare(old, now, root, failed, _open_keys(state.host, journal))
             if failed and not appended and record.changed(old, now):
                 anew = checkpoints
                 logger.info("task '%s', whose training failed, begins anew with what was changed", failed)
@@ -87,17 +104,63 @@ def open_directory(state: RunState) -> Opening:
     if adopted:
         journal.rewrite()
     value = {
-        "format": record.FORMAT,
         **now,
         "method": state.config.method,
         "seed": int(state.host_keys.get("seed", 42)),
-        "method_options": _plain(state.method.config),
-        "notes": [*state.config.stream.notes, *state.method.notes()],
+        "method_options": masked(_plain(state.method.config)),
+        "notes": [*state.config.stream.notes, *state.method.notes(), *_remarks(state, journal, earlier)],
         "versions": record.versions(),
         "hardware": record.hardware(),
         **{k: old[k] for k in KEPT if k in old},
     }
     return Opening(value, appended, anew)
+
+
+def _check_origin(state: RunState, old: dict[str, Any], now: dict[str, Any]) -> None:
+    """A run that began with one site's carry cannot go on with another's.
+
+    Raises:
+        RunStateError: If ``carry_from`` names a carry with another content than at the first start.
+    """
+    before, after = old.get("began_with"), now.get("began_with")
+    if before is None or after is None or before["sha256"] == after["sha256"]:
+        return
+    what = f"is another carry (of {', '.join(after['tasks'])}) than the one that {state.root} began with (of {', '.join(before['tasks'])})."
+    fix = "Give the same carry, choose another `output_dir`, or begin anew with `cl.restart: true`."
+    raise RunStateError(Problem(f"cl.carry_from: {state.config.block.carry_from}", what, fix))
+
+
+def _remarks(state: RunState, journal: Journal, earlier: Carry | None) -> list[str]:
+    """What the reader of the results should know about how they came about; also logged."""
+    found = []
+    if skipped := prepare.skipped_tasks(state.config, earlier):
+        found.append(
+            f"The stream has {', '.join(skipped)} before {state.config.block.only}; the model has not learned "
+            f"{'it' if len(skipped) == 1 else 'them'}."
+        )
+    counts = {
+        key.removeprefix("train:"): int(entry.details["processes"])
+        for key, entry in journal.entries.items()
+        if key.startswith("train:") and isinstance(entry.details.get("processes"), int)
+    }
+    left = [task for task in trained_tasks(state) if f"train:{task}" not in journal]
+    planned = {**counts, **dict.fromkeys(left, ranks.world_size())}
+    if len(set(planned.values())) > 1:
+        found.append(
+            "The tasks were trained by different numbers of processes, so that their batches differ in size: "
+            f"{', '.join(f'{task} by {number}' for task, number in planned.items())}."
+        )
+    for line in found:
+        logger.warning("%s", line)
+    return found
+
+
+def trained_tasks(state: RunState) -> list[str]:
+    """The trainings that the recipe asks for, in order."""
+    if state.schedule == "joint":
+        return [JOINT]
+    only = state.config.block.only
+    return [only] if only is not None else list(state.config.stream.trained_names)
 
 
 def _plain(options: Any) -> dict[str, Any]:
@@ -118,38 +181,30 @@ def begin(root: Path, opening: Opening) -> None:
         journal = Journal(root)
         journal.entries.pop("finish", None)
         journal.rewrite()
-    write_json(root / "run.json", opening.value)
+    write_run(root, opening.value)
 
 
 def note_failure(root: Path, step: str, error: Exception) -> None:
-    """Keep in ``run.json`` which training failed, and why; the next start reads and drops it."""
-    with contextlib.suppress(OSError):  # the disk may be what failed
-        value = _read(root / "run.json")
+    """Keep in ``run.json`` which training failed, and why, without training data; the next start reads and drops it."""
+    with contextlib.suppress(OSError, RunStateError):  # the disk may be what failed
+        value = _read(root)
         if value:
-            value["failed"] = {"step": step, "error": f"{type(error).__name__}: {error}"[:2000]}
-            write_json(root / "run.json", value)
+            value["failed"] = {"step": step, "error": failure(error, own=ClPluginsError)}
+            write_run(root, value)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        fix = "Restore it from a copy, or start again with `cl.restart: true`."
-        raise RunStateError(Problem(str(path), f"cannot be read ({error}).", fix)) from error
-    return dict(value)
+def _read(root: Path) -> dict[str, Any]:
+    """``run.json`` of an earlier start; empty if there is none."""
+    return read_run(root) if os.path.lexists(root / RUN) else {}
 
 
 def _failed_task(old: dict[str, Any], journal: Journal) -> str | None:
     step = str((old.get("failed") or {}).get("step", ""))
-    return step.removeprefix("train:") if step.startswith("train:") and step not in journal else None
+    return step.split(":")[1] if step.startswith("train:") and step not in journal else None
 
 
-def _open_keys(journal: Journal) -> frozenset[str]:
+def _open_keys(host: Host, journal: Journal) -> frozenset[str]:
     """Host keys of single tasks, as long as none has been trained with them."""
-    from ..host.keys import key_table
-
     if any(step.startswith("train:") for step in journal.entries):
         return frozenset()
-    return frozenset(info.key for info in key_table() if info.kind == "per_task")
+    return frozenset(info.key for info in host.key_table() if info.kind == "per_task")

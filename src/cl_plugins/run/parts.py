@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base import files
+from ..base.errors import RunStateError
 from ..generation.answers import Answer
+from ..records.record import read_file
 
 
 if TYPE_CHECKING:
@@ -39,16 +41,10 @@ def remove(root: Path, row: str, task: str) -> None:
 
 
 def identity_of(carry: Carry | None) -> Any:
-    """What tells one carry from another: the hashes of its files, or, where it only points to files, their size and time."""
+    """What tells one carry from another: the hashes of its files."""
     if carry is None:
         return None
-    if carry.files:
-        return {"tasks": list(carry.tasks), "meta": carry.meta, "files": carry.files}
-    found = []
-    for path in sorted(p for p in carry.path.rglob("*") if p.is_file()):
-        stat = path.stat()
-        found.append([str(path.relative_to(carry.path)), stat.st_size, stat.st_mtime_ns])
-    return {"tasks": list(carry.tasks), "meta": carry.meta, "files": found}
+    return {"tasks": list(carry.tasks), "meta": carry.meta, "files": carry.files}
 
 
 def fingerprint(about: Mapping[str, Any], items: Sequence[TestItem], data_files: Sequence[Path] = ()) -> str:
@@ -105,7 +101,7 @@ def read(path: Path, key: str, sizes: Sequence[int]) -> dict[int, list[Answer]]:
         Number of the batch -> answers.
     """
     found: dict[int, list[Answer]] = {}
-    for file in sorted(path.glob("*.jsonl")) if path.is_dir() else []:
+    for file in sorted(path.glob("*.jsonl")) if path.is_dir() and not path.is_symlink() else []:
         answers, _ = _usable(file, key, sizes)
         if answers is None:
             file.unlink()
@@ -116,7 +112,10 @@ def read(path: Path, key: str, sizes: Sequence[int]) -> dict[int, list[Answer]]:
 
 def _usable(file: Path, key: str, sizes: Sequence[int]) -> tuple[dict[int, list[Answer]] | None, int]:
     """The answers in one file and the bytes that they take; None if it belongs to something else."""
-    lines = file.read_bytes().splitlines(keepends=True)
+    try:
+        lines = read_file(file).splitlines(keepends=True)
+    except RunStateError:  # a link, a pipe, or damaged
+        return None, 0
     if not lines or _parsed(lines[0]) != {"format": FORMAT, "answers_of": key}:
         return None, 0
     found: dict[int, list[Answer]] = {}
@@ -126,7 +125,9 @@ def _usable(file: Path, key: str, sizes: Sequence[int]) -> tuple[dict[int, list[
         if not isinstance(value, dict):
             break
         number, texts, cut = value.get("batch"), value.get("texts"), value.get("cut")
-        if not (isinstance(number, int) and 0 <= number < len(sizes) and isinstance(texts, list)):
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(sizes):
+            break
+        if not isinstance(texts, list):
             break
         if not isinstance(cut, list) or not all(isinstance(place, int) for place in cut):
             break
@@ -143,7 +144,7 @@ def _parsed(line: bytes) -> Any:
         return None
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -158,9 +159,11 @@ class Writer:
     """
 
     def __init__(self, path: Path, rank: int, key: str, sizes: Sequence[int]) -> None:
+        if path.is_symlink():
+            path.unlink()
         path.mkdir(parents=True, exist_ok=True)
         self._file = path / f"rank{rank}.jsonl"
-        usable, length = _usable(self._file, key, sizes) if self._file.is_file() else (None, 0)
+        usable, length = _usable(self._file, key, sizes) if os.path.lexists(self._file) else (None, 0)
         if usable is None:
             self._file.unlink(missing_ok=True)
         else:

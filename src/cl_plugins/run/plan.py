@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..config import CLConfig
-from ..contract.capabilities import Schedule
-from ..evaluation.matrix import JOINT, ZERO_SHOT, row_name
+from ..contract.method import Method
+from ..records.results import JOINT, ZERO_SHOT, row_name
 
 
 @dataclass(frozen=True)
@@ -18,44 +18,46 @@ class Step:
         kind: What is done.
         task: The task that is trained, consolidated or tested; None for ``finish``.
         row: For ``evaluate``: the row of the score matrix.
+        phase: For ``train``: a further phase of the task, see `cl_plugins.contract.phase.Phase`.
     """
 
     kind: Literal["evaluate", "train", "consolidate", "finish"]
     task: str | None = None
     row: str | None = None
+    phase: str | None = None
 
     @property
     def key(self) -> str:
         """Key in the journal, e.g. ``evaluate:after_path:sur``."""
-        return ":".join(part for part in (self.kind, self.row, self.task) if part)
+        return ":".join(part for part in (self.kind, self.row, self.task, self.phase) if part)
 
 
-def make_plan(config: CLConfig, schedule: Schedule, earlier: tuple[str, ...] = ()) -> list[Step]:
+def make_plan(config: CLConfig, method: Method, earlier: tuple[str, ...] = ()) -> list[Step]:
     """The steps of a run.
 
     Args:
         config: The checked ``cl:`` block.
-        schedule: The method's schedule.
+        method: The method: its schedule and the phases of its tasks.
         earlier: Tasks that went into the carry that this run starts from.
 
     Returns:
         Steps in order; the last one is ``finish``.
     """
-    stream, settings = config.stream, config.eval
+    stream, settings, schedule = config.stream, config.eval, method.capabilities.schedule
     tested = [task.name for task in stream.tasks if task.test]
     steps: list[Step] = []
     if settings.zero_shot and settings.scope != "none" and not config.block.only:
         steps += [Step("evaluate", name, ZERO_SHOT) for name in tested]
     if schedule == "joint":
-        steps += [Step("train", JOINT), Step("consolidate", JOINT)]
+        steps += _training(JOINT, method)
         if settings.scope != "none":
             steps += [Step("evaluate", name, JOINT) for name in tested]
         return [*steps, Step("finish")]
-    trained = [config.block.only] if config.block.only else [task.name for task in stream.tasks if task.train]
+    trained = [config.block.only] if config.block.only else list(stream.trained_names)
     probes = [task.name for task in stream.tasks if not task.train]  # tested after every task, never trained
     seen = [name for name in earlier if name in stream.task_names]
     for name in trained:
-        steps += [Step("train", name), Step("consolidate", name)]
+        steps += _training(name, method)
         seen = [*seen, name] if name not in seen else seen
         wanted = tested if settings.scope == "all" else [name] if schedule == "independent" else seen
         wanted = [*wanted, *probes]
@@ -66,6 +68,12 @@ def make_plan(config: CLConfig, schedule: Schedule, earlier: tuple[str, ...] = (
                 if other in wanted and other in tested
             ]
     return [*steps, Step("finish")]
+
+
+def _training(task: str, method: Method) -> list[Step]:
+    """The steps from the first training of a task to its carry."""
+    trained = [Step("train", task, phase=phase.name or None) for phase in method.phases]
+    return [*trained, Step("consolidate", task)]
 
 
 def rows(steps: list[Step]) -> list[str]:

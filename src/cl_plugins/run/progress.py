@@ -1,12 +1,15 @@
-"""How far the stream is, and when it will be done: a bar on a terminal, plain lines otherwise."""
+"""How far the stream is, and when it will be done: a status line on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from typing import Any
+from collections.abc import Mapping
 
 from ..base.logs import logger
+from ..base.printable import printable
+from ..base.status_line import StatusLine
 from .plan import Step
 
 
@@ -22,28 +25,26 @@ class Progress:
     """Counts units of work (optimizer steps, test items) over the whole stream.
 
     The time left is each kind's remaining units times its measured seconds per unit; kinds not yet measured count as
-    the average of the others, so the first estimate is rough and improves.
+    the average of the others, so the first estimate is rough and improves. Steps of unknown length are named beside
+    the estimate and are not part of it.
 
     Args:
-        units: Step key -> (kind, units), for every step still to be done.
+        units: Step key -> (kind, units), for every step still to be done; None for units that are not known yet.
         visible: Whether this process shows anything.
     """
 
-    def __init__(self, units: dict[str, tuple[str, int]], *, visible: bool = True) -> None:
+    def __init__(self, units: Mapping[str, tuple[str, int | None]], *, visible: bool = True) -> None:
         self._left = dict(units)
-        self._total = max(1, sum(n for _, n in units.values()))
         self._done = 0.0
         self._spent: dict[str, float] = {}
         self._worked: dict[str, float] = {}
         self._visible = visible
         self._started = time.monotonic()
-        self._bar: Any = None
-        self._current: tuple[str, str, int] | None = None
-        if visible and sys.stderr.isatty():
-            from tqdm import tqdm
-
-            layout = "{desc} {percentage:3.0f}%|{bar}| {postfix}"
-            self._bar = tqdm(total=self._total, bar_format=layout, leave=True, dynamic_ncols=True)
+        self._current: tuple[str, str] | None = None
+        self._label = ""
+        self._line: StatusLine | None = None
+        if visible and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+            self._line = StatusLine()
 
     def begin(self, step: Step, number: int, of: int, units: int | None = None) -> None:
         """A step starts.
@@ -55,17 +56,18 @@ class Progress:
             units: Its units, if they are known better now.
         """
         kind, planned = self._left.get(step.key, (step.kind, 1))
+        again = self._current is not None and self._current[0] == step.key
         units = units if units is not None else planned
         self._left[step.key] = (kind, units)
-        self._current = (step.key, kind, units)
+        self._current = (step.key, kind)
         self._step_started = time.monotonic()
         words = {"zero_shot": "zero-shot", None: ""}
         row = words.get(step.row, (step.row or "").replace("_", " "))
         label = " ".join(part for part in (step.kind, step.task or "", f"({row})" if row else "") if part)
-        if self._bar is not None:
-            self._bar.set_description(f"[{number}/{of}] {label}", refresh=False)
-            self._bar.set_postfix_str(f"ETA {self.eta()}")
-        elif self._visible:
+        self._label = printable(f"[{number}/{of}] {label}")
+        if self._line is not None:
+            self._show()
+        elif self._visible and not again:
             logger.info(
                 "step %d/%d: %s · %s elapsed · ETA %s",
                 number,
@@ -79,26 +81,27 @@ class Progress:
         """Some units of the current step were done by an earlier start; they say nothing about the speed."""
         if self._current is None:
             return
-        kind, left = self._left[self._current[0]]
-        self._left[self._current[0]] = (kind, max(0, left - units))
-        self._done += units
+        self._take(units)
         self._step_started = time.monotonic()
 
     def advance(self, units: int = 1) -> None:
         """Some units of the current step are done."""
         if self._current is None:
             return
-        key, kind, _ = self._current
+        kind = self._current[1]
         self._worked[kind] = self._worked.get(kind, 0) + units
         now = time.monotonic()
         self._spent[kind] = self._spent.get(kind, 0.0) + now - self._step_started
         self._step_started = now
-        _, left = self._left[key]
-        self._left[key] = (kind, max(0, left - units))
+        self._take(units)
+        self._show()
+
+    def _take(self, units: int) -> None:
+        if self._current is None:
+            return
+        kind, left = self._left[self._current[0]]
+        self._left[self._current[0]] = (kind, None if left is None else max(0, left - units))
         self._done += units
-        if self._bar is not None:
-            self._bar.n = min(self._done, self._total)
-            self._bar.set_postfix_str(f"{clock(now - self._started)} elapsed, ETA {self.eta()}")
 
     def end(self) -> None:
         """The current step is done."""
@@ -107,14 +110,26 @@ class Progress:
             self._current = None
 
     def eta(self) -> str:
-        """Time left, or ``?`` before anything has been measured."""
+        """Time left, or ``?`` before anything has been measured; how many trainings it does not count."""
+        unknown = sum(units is None for _, units in self._left.values())
+        more = f" + {unknown} of unknown length" if unknown else ""
         rates = {kind: self._spent[kind] / n for kind, n in self._worked.items() if n}
         if not rates:
-            return "?"
+            return f"?{more}"
         typical = sum(rates.values()) / len(rates)
-        return clock(sum(units * rates.get(kind, typical) for kind, units in self._left.values()))
+        left = sum(units * rates.get(kind, typical) for kind, units in self._left.values() if units is not None)
+        return clock(left) + more
+
+    def _show(self) -> None:
+        if self._line is None:
+            return
+        known = sum(units for _, units in self._left.values() if units is not None)
+        total = max(1.0, self._done + known)
+        elapsed = clock(time.monotonic() - self._started)
+        self._line.show(self._label, self._done, total, f"{elapsed} elapsed, ETA {self.eta()}")
 
     def close(self) -> None:
         """Leave the terminal as it was."""
-        if self._bar is not None:
-            self._bar.close()
+        if self._line is not None:
+            self._line.close()
+            self._line = None

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import Problem, RunStateError
+from ..base.secrets import is_secret, masked
 from ..config import CLConfig
 
 
-FORMAT = 1
 PACKAGES = (
     "cl-plugins",
     "llamafactory",
@@ -79,28 +79,26 @@ def peak_memory() -> int:
 def identity(
     host_keys: Mapping[str, Any], config: CLConfig, base: dict[str, Any], data: dict[str, Any]
 ) -> dict[str, Any]:
-    """What makes a run this run: the resolved recipe, the stream, the base and the data."""
+    """What makes a run this run: the resolved recipe, the stream, the base and the data; credentials are masked."""
     block = {k: v for k, v in asdict(config.block).items() if k not in ("stream", "method", *HOW)}
-    shown = {
-        k: "***" if v and k.endswith(("_token", "_api_key", "_password")) else v for k, v in sorted(host_keys.items())
-    }
+    cl = {"stream": config.stream.name, "method": {"name": config.method, **config.method_options}, **block}
     return {
-        "recipe": {
-            **shown,
-            "cl": {"stream": config.stream.name, "method": {"name": config.method, **config.method_options}, **block},
-        },
-        "stream": asdict(config.stream),
+        "recipe": masked({**dict(sorted(host_keys.items())), "cl": cl}),
+        "stream": masked(asdict(config.stream)),
         "base": base,
         "data": data,
     }
 
 
 def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
-    recipe = {k: v for k, v in record["recipe"].items() if k not in (*FREE, *PATHS)}
-    stream = {k: v for k, v in record["stream"].items() if k not in ABOUT_STREAM}
+    # a credential is no part of what is computed, and an earlier version may have masked fewer keys
+    recipe = {k: masked(v, k) for k, v in record["recipe"].items() if k not in (*FREE, *PATHS) and not is_secret(k)}
+    stream = {k: v for k, v in masked(record["stream"]).items() if k not in ABOUT_STREAM}
     stream["tasks"] = [{k: v for k, v in task.items() if k not in ABOUT_TASK} for task in stream["tasks"]]
-    base = {key: record["base"].get(key) for key in ("sha256", "processor")}
-    return {"recipe": recipe, "stream": stream, "base": base, "data": dict(record["data"])}
+    recipe["cl"] = {k: v for k, v in recipe["cl"].items() if k != "carry_from"}  # its content decides: `began_with`
+    origin = record["recipe"]["cl"].get("carry_from") is not None
+    base = {k: record["base"].get(k) for k in ("sha256", "tokenizer")}
+    return {"recipe": recipe, "stream": stream, "base": base, "data": dict(record["data"]), "carry_from": origin}
 
 
 def _without_tasks(record: dict[str, Any], tasks: set[str], data: set[str]) -> dict[str, Any]:
@@ -133,7 +131,16 @@ def _without_training_of(record: dict[str, Any], task: str, keys: frozenset[str]
 
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Whether two identities differ in anything that counts."""
-    return _comparable(json.loads(json.dumps(old))) != _comparable(json.loads(json.dumps(new)))
+    before, after = _pair(old, new)
+    return before != after
+
+
+def _pair(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What counts of two identities; a fingerprint of the tokenizer counts where both have one."""
+    before, after = _comparable(json.loads(json.dumps(old))), _comparable(json.loads(json.dumps(new)))
+    if before["base"]["tokenizer"] is None or after["base"]["tokenizer"] is None:
+        before["base"]["tokenizer"] = after["base"]["tokenizer"] = None
+    return before, after
 
 
 def compare(
@@ -158,7 +165,7 @@ def compare(
     Raises:
         RunStateError: If anything but appended tasks differs; the message is a diff.
     """
-    before, after = _comparable(json.loads(json.dumps(old))), _comparable(json.loads(json.dumps(new)))
+    before, after = _pair(old, new)
     if before == after:
         return ()
     old_tasks = [t["name"] for t in before["stream"]["tasks"]]

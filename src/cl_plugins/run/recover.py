@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from ..base.errors import Problem, RunStateError
 from ..base.files import artefact
 from ..contract.carry import Carry
+from ..records.carry import CarryRecord
 from .journal import Journal
 from .plan import Step
 
@@ -56,9 +56,7 @@ def adopt_deletions(root: Path, journal: Journal) -> bool:
     path = root / "carry" / "carry.json"
     if not path.is_file():
         return False
-    deletions = json.loads(path.read_text(encoding="utf-8")).get("deletions", [])
-    new = [entry for entry in deletions if entry["key"] not in journal]
+    new = [entry for entry in CarryRecord.read(path).deletions if entry.key not in journal]
     for entry in new:
-        details = {name: value for name, value in entry.items() if name != "key"}
-        journal.add(entry["key"], 0.0, artefact(root, path), **details)
+        journal.add(entry.key, 0.0, artefact(root, path), samples=dict(entry.samples))
     return bool(new)

@@ -5,7 +5,6 @@ Nothing here writes into the run's directory.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,19 +12,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Problem, RecipeError, RunStateError
+from ..base.lock import holder
+from ..base.logs import logger
+from ..base.outside import read_json
+from ..base.secrets import without_masked
 from ..config import CLConfig
-from ..contract.carry import Carry, CarryWriter, TaskUpdate
+from ..contract.carry import FILE, Carry, CarryWriter, TaskUpdate, carry_directory
 from ..contract.export import LowRankSum
+from ..contract.host import same_base, same_tokenizer
 from ..recipe import parse_cl
+from ..records.run import RUN, read_run
+from ..training.handover import TENSORS, UPDATE, file_records
+from .journal import Journal
 from .plan import JOINT, Step, make_plan
 
 
 if TYPE_CHECKING:
+    from ..contract.host import Host
     from .state import RunState
 
 
-# A finished run is looked at by one process, whatever engine trained it.
-ENGINE_KEYS = ("deepspeed", "fsdp", "fsdp_config", "ddp_backend", "ray_num_workers", "ray_init_kwargs")
+TRUST, TRUST_OPTION = "trust_remote_code", "--trust-remote-code"
+# Options of vLLM that say how much of the machine it takes. Others name classes, formats and files.
+PLAIN_OPTIONS = frozenset(
+    "tensor_parallel_size pipeline_parallel_size data_parallel_size gpu_memory_utilization max_model_len max_num_seqs "
+    "max_num_batched_tokens enforce_eager swap_space cpu_offload_gb kv_cache_dtype block_size enable_prefix_caching "
+    "enable_chunked_prefill disable_custom_all_reduce dtype seed limit_mm_per_prompt disable_log_stats".split()
+)
 # In `run.json` the stream stands in the order in which it was learned.
 _ORDER_KEYS = ("order", "order_seed")
 
@@ -36,25 +49,14 @@ def read_record(root: Path) -> dict[str, Any]:
     Raises:
         RunStateError: If there is none, or it is damaged.
     """
-    path = root / "run.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not os.path.lexists(root / RUN):
         what = "is not the directory of a run: it holds no run.json."
-        raise RunStateError(Problem(str(root), what, "Give the `output_dir` of the recipe.")) from error
-    except (OSError, ValueError) as error:
-        raise RunStateError(Problem(str(path), f"cannot be read ({error}).", "Restore it from a copy.")) from error
-    wanted = {"recipe": dict, "stream": dict, "method": str}
-    wrong = [
-        key for key, kind in wanted.items() if not isinstance(record, dict) or not isinstance(record.get(key), kind)
-    ]
-    if wrong:
-        raise RunStateError(Problem(str(path), f"lacks {', '.join(wrong)}.", "Restore it from a copy."))
-    return dict(record)
+        raise RunStateError(Problem(str(root), what, "Give the `output_dir` of the recipe."))
+    return read_run(root)
 
 
 def read_recipe(root: Path, record: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], CLConfig]:
-    """The host keys and the checked ``cl:`` block that a run was made with.
+    """The host keys and the checked ``cl:`` block that a run was made with, without credentials, which are not kept.
 
     Args:
         root: Its directory.
@@ -65,9 +67,10 @@ def read_recipe(root: Path, record: Mapping[str, Any] | None = None) -> tuple[di
         RecipeError: If the block no longer makes sense here (a method's package is gone).
     """
     record = record if record is not None else read_record(root)
-    host_keys = {key: value for key, value in record["recipe"].items() if key != "cl"}
-    block = {key: value for key, value in record["recipe"].get("cl", {}).items() if key not in _ORDER_KEYS}
-    block["stream"] = record["stream"]
+    recipe = without_masked(record["recipe"])
+    host_keys = {key: value for key, value in recipe.items() if key != "cl"}
+    block = {key: value for key, value in recipe.get("cl", {}).items() if key not in _ORDER_KEYS}
+    block["stream"] = without_masked(record["stream"])
     return {**host_keys, "output_dir": str(root)}, parse_cl(block)
 
 
@@ -80,7 +83,7 @@ def planned(root: Path, config: CLConfig) -> list[Step]:
     """
     from ..methods.registry import get_method
 
-    return make_plan(config, get_method(config.method).capabilities.schedule, _earlier(root, config))
+    return make_plan(config, get_method(config.method)(config.options), _earlier(root, config))
 
 
 def _earlier(root: Path, config: CLConfig) -> tuple[str, ...]:
@@ -88,33 +91,10 @@ def _earlier(root: Path, config: CLConfig) -> tuple[str, ...]:
     if config.block.carry_from is None:
         return ()
     source = Path(config.block.carry_from)
-    for path in (source / "carry", source, root / "carry"):
-        if (path / "carry.json").is_file():
+    for path in (carry_directory(source), root / "carry"):
+        if (path / FILE).is_file():
             return tuple(task for task in Carry.open(path).tasks if task != config.block.only)
     return ()
-
-
-def holder(root: Path) -> dict[str, Any] | None:
-    """Who works on a run at this moment: ``{"host", "pid", "started"}``, or None if nobody does.
-
-    Args:
-        root: The directory of the run.
-    """
-    import fcntl
-
-    path = root / ".lock"
-    if not path.is_file():
-        return None
-    with path.open(encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            try:
-                note = json.loads(file.read())
-            except ValueError:
-                note = {}
-            return note if isinstance(note, dict) else {}
-    return None
 
 
 def check_idle(root: Path) -> None:
@@ -139,56 +119,102 @@ def check_target(out: Path) -> None:
         raise RunStateError(Problem(str(out), "is the directory of a run.", "Choose another directory for `--out`."))
 
 
-def reopen(root: Path, out: Path, host_keys: Mapping[str, Any], config: CLConfig) -> RunState:
+def reopen(
+    host: Host,
+    root: Path,
+    out: Path,
+    host_keys: Mapping[str, Any],
+    config: CLConfig,
+    *,
+    trust_remote_code: bool = False,
+) -> RunState:
     """Put a run's tokenizer, base and method together again, to look at what it has learned.
 
+    The run may come from somebody else, so its record is not obeyed where it asks for code to be run (`distrusted`).
+
     Args:
+        host: The host.
         root: The run's directory.
         out: Where results go; the run's own directory is only read.
         host_keys: Keys of the host, from `read_recipe`; engine keys are left out.
         config: The block, from `read_recipe`.
+        trust_remote_code: Whether the user's own command says that code which comes with the base may be run.
 
     Returns:
         A state with the fingerprint of the base, and without a carry.
 
     Raises:
-        RunStateError: If the base is missing, or is another one than the run's.
+        RunStateError: If the base is missing, or is another one than the run's, or the record asks for code to be run
+            and the command does not.
     """
-    from ..host.fingerprint import base_fingerprint, same_base
-    from ..methods.registry import make_method
-    from .interrupt import StopRequest
-    from .journal import Journal
     from .state import RunState
 
     name = str(host_keys.get("model_name_or_path", ""))
     fix = "Say where it is now: `--model PATH`."
     if Path(name).is_absolute() and not Path(name).exists():
         raise RunStateError(Problem(str(root), f"stands on the base {name}, which is not there.", fix))
-    state = RunState(
-        root=out,
-        host_keys=_for_looking(host_keys),
-        config=config,
-        method=make_method(config.method, config.method_options),
-        journal=Journal(out),
-        stop=StopRequest(),
-        callbacks=[],
-    )
-    state.base_fingerprint = base_fingerprint(state.run_args.model)
+    if not trust_remote_code:
+        host_keys, config = distrusted(root, host_keys, config)
+    else:
+        host_keys = {**host_keys, TRUST: True}
+    state = RunState.to_look(host, out, host.looking_keys(host_keys), config)
+    state.base_fingerprint = host.fingerprint(state.run_args)
     recorded = read_record(root).get("base") or {}
-    if not same_base(recorded, state.base_fingerprint):
-        what = f"stands on another base ({recorded.get('name')}) than the one at {name}."
+    same = same_base(recorded, state.base_fingerprint)
+    if not same or not same_tokenizer(recorded, state.base_fingerprint):
+        what = f"stands on another {'tokenizer' if same else 'base'} ({recorded.get('name')}) than the one at {name}."
         raise RunStateError(Problem(str(root), what, fix))
     return state
 
 
-def _for_looking(host_keys: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys without engine; on a machine without an accelerator the host wants ``use_cpu`` for half precision."""
-    import torch
+def distrusted(root: Path, host_keys: Mapping[str, Any], config: CLConfig) -> tuple[dict[str, Any], CLConfig]:
+    """Keys and block of a run without what would run code: only the user's own command can ask for that.
 
-    keys = {key: value for key, value in host_keys.items() if key not in ENGINE_KEYS}
-    if not torch.cuda.is_available() and keys.get("bf16"):
-        keys["use_cpu"] = True
-    return keys
+    Args:
+        root: The run's directory, for the message.
+        host_keys: Keys of the host.
+        config: The block.
+
+    Raises:
+        RunStateError: If the run cannot be opened without it: the base has code of its own and the record asks to run
+            it, or an option of vLLM is not one of `PLAIN_OPTIONS`.
+    """
+    stream, block = config.stream, config.block
+    recorded = bool(host_keys.get(TRUST)) or any(config.overrides_for(name).get(TRUST) for name in stream.task_names)
+    fix = f"If you trust where it comes from, add `{TRUST_OPTION}`."
+    problems = []
+    base = Path(str(host_keys.get("model_name_or_path", "")))
+    if recorded and _has_code(base):
+        what = f"asks to run the code that comes with the base {base} (`trust_remote_code: true`)."
+        problems.append(Problem(str(root / "run.json"), what, f"Look at the .py files there. {fix}"))
+    strange = sorted(set(block.eval.backend_options) - PLAIN_OPTIONS)
+    if strange and block.eval.backend == "vllm":
+        what = f"sets `cl.eval.backend_options` {', '.join(strange)}, which may make vLLM load code."
+        problems.append(Problem(str(root / "run.json"), what, f"Use `--backend host`. {fix}"))
+    if problems:
+        raise RunStateError(problems)
+    if recorded:
+        logger.warning("the run's recipe says `trust_remote_code: true`, which is not obeyed here. %s", fix)
+
+    def plain(keys: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in keys.items() if key != TRUST}
+
+    tasks = tuple(replace(t, overrides=plain(t.overrides), defaults=plain(t.defaults)) for t in stream.tasks)
+    overrides = {name: plain(keys) for name, keys in block.task_overrides.items()}
+    config = replace(config, stream=replace(stream, tasks=tasks), block=replace(block, task_overrides=overrides))
+    return {**plain(host_keys), TRUST: False}, config
+
+
+def _has_code(base: Path) -> bool:
+    """Whether a local checkpoint names classes of its own, which Transformers imports if it is told to."""
+    for path in sorted(base.glob("*config.json")) if base.is_dir() else ():
+        try:
+            value = read_json(path)
+        except (OSError, ValueError):
+            continue  # whoever loads it says what is wrong with it
+        if isinstance(value, dict) and "auto_map" in value:
+            return True
+    return False
 
 
 class _Pointer(CarryWriter):
@@ -196,9 +222,7 @@ class _Pointer(CarryWriter):
 
     def link(self, source: Path, name: str) -> None:
         """A symbolic link instead of the file."""
-        target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.symlink(source.resolve(), target)
+        os.symlink(source.resolve(), self._target(name))
 
 
 def carry_after(state: RunState, root: Path, task: str | None, scratch: Path) -> Carry:
@@ -217,7 +241,7 @@ def carry_after(state: RunState, root: Path, task: str | None, scratch: Path) ->
         RunStateError: If there is no carry, it is damaged, or the updates that are needed were not kept.
         RecipeError: If the run has not learned such a task.
     """
-    latest = Carry.open(root / "carry")
+    latest = Carry.open(carry_directory(root))
     latest.verify()
     if task is None or task == latest.tasks[-1]:
         return latest
@@ -229,13 +253,15 @@ def carry_after(state: RunState, root: Path, task: str | None, scratch: Path) ->
     wanted = list(latest.tasks[: latest.tasks.index(task) + 1])
     if state.schedule != "sequential":
         wanted = [task]
-    source = replace(state, root=root)
+    source = replace(state, root=root, journal=Journal(root))
     carry: Carry | None = None
     for number, name in enumerate(wanted, start=1):
         writer = _Pointer(scratch / f"{number:02d}")
         writer.path.mkdir(parents=True)
         state.method.consolidate(carry, _update(source, latest, name), writer)
-        carry = Carry(writer.path, tuple(wanted[:number]), latest.method, writer.meta, latest.base, {})
+        files = file_records(writer)
+        tasks = tuple(wanted[:number])
+        carry = Carry(writer.path, tasks, latest.method, writer.meta, latest.base, files, latest.stream, linked=True)
     if carry is None:
         raise RunStateError(Problem(str(root), "holds no carry.", "Give the directory of a run that finished a task."))
     return carry
@@ -245,7 +271,7 @@ def _update(source: RunState, latest: Carry, task: str) -> TaskUpdate:
     """A task's update: its own file, or the copy that the carry keeps."""
     if task in source.config.stream.task_names:
         folder = source.directory(task)
-        if (folder / "update.safetensors").is_file() and (folder / "update.json").is_file():
+        if all(os.path.lexists(folder / name) for name in (TENSORS, UPDATE)):
             return source.update(task)
     part = source.method.export_task(latest, task)
     whole = source.method.export(latest)

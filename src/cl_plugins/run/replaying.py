@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,7 @@ from .state import RunState
 
 
 if TYPE_CHECKING:
-    from ..host.sample_counts import SampleCounts
-    from ..host.task_args import HostArgs
-    from ..host.training_rows import TrainingRows
+    from ..contract.host import Rows, TaskArgs
     from ..training.terms import BatchTerms
 
 
@@ -36,12 +34,12 @@ class TrainingData:
     module: dict[str, Any]
     own: Any
     memory: Memory | None = None
-    rows: TrainingRows | None = None
+    rows: Rows | None = None
     term: BatchTerms | None = None
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
-def load(state: RunState, task: str, args: HostArgs) -> TrainingData:
+def load(state: RunState, task: str, args: TaskArgs) -> TrainingData:
     """Load a task's training set and, with replay, the buffer.
 
     Args:
@@ -53,21 +51,15 @@ def load(state: RunState, task: str, args: HostArgs) -> TrainingData:
         DataError: If a data set is empty or broken, or the buffer no longer gives the samples that it holds.
     """
     session, replay = state.session, state.config.replay
-    counted: list[SampleCounts] = []
-    if not replay.enabled:
-        from ..host.data import load_training_set
-
-        module = load_training_set(task, args, session.template, session.tokenizer_module, counted)
-        return TrainingData(module, module["train_dataset"], counts=_details(counted))
-    from ..host import training_rows
-
-    host = args, session.template, session.tokenizer_module
-    module, rows = training_rows.load_with_rows(task, *host, counted)
+    module, rows = state.training_set(task, args)
     own = module["train_dataset"]
+    counts = session.sample_counts.get(task, {})
+    if not replay.enabled:
+        return TrainingData(module, own, counts=counts)
     buffer = Buffer.open(state.carry)
     if buffer is None or not buffer.samples:
-        return TrainingData(module, own, Memory(buffer, None, replay.batch), rows, counts=_details(counted))
-    past = training_rows.load_buffer(task, buffer.path, buffer.datasets, *host)
+        return TrainingData(module, own, Memory(buffer, None, replay.batch), rows, counts=counts)
+    past = session.stored_samples(task, args, buffer, like=own)
     if len(past) != len(buffer.samples):
         what = f"holds {len(buffer.samples)} samples, of which {len(past)} can be used with this task's keys."
         raise DataError(Problem(str(buffer.path), what, "Give the tasks the same keys for their data."))
@@ -75,9 +67,5 @@ def load(state: RunState, task: str, args: HostArgs) -> TrainingData:
     by_itself = state.method.capabilities.needs_replay
     again = mixing.behind(replay, by_itself, len(past), len(own), state.seed(task))
     if again:
-        module = {**module, "train_dataset": training_rows.joined(own, past, again)}
-    return TrainingData(module, own, memory, rows, mixing.term(replay, by_itself, memory), _details(counted))
-
-
-def _details(counted: Sequence[SampleCounts]) -> dict[str, int]:
-    return counted[0].details() if counted else {}
+        module = {**module, "train_dataset": session.joined(own, past, again)}
+    return TrainingData(module, own, memory, rows, mixing.term(replay, by_itself, memory), counts)

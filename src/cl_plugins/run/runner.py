@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..base import ranks
-from ..base.files import write_bytes, write_json
+from ..base.files import write_bytes
 from ..base.logs import logger
-from ..config import CLConfig
+from ..config import Recipe
 from ..contract.carry import Carry
+from ..contract.host import Host
 from ..evaluation.matrix import row_name
-from ..methods.registry import make_method
+from ..methods.registry import get_method
+from ..records.run import read_run, write_run
 from ..replay.keeping import candidate_files
 from . import parts, prepare, record
 from .consolidate import consolidate
@@ -20,31 +23,34 @@ from .evaluate import build_matrix, evaluate, write_matrix
 from .finish import finish
 from .interrupt import Interrupted, StopRequest
 from .journal import Journal
-from .opening import begin, note_failure, open_directory
+from .opening import Opening, begin, note_failure, open_directory
 from .plan import JOINT, ZERO_SHOT, Step, make_plan
 from .progress import Progress, clock
+from .reading import read_data
 from .state import RunState
-from .train import planned_steps, remove_checkpoints, train
+from .train import remove_checkpoints, train
+from .units import units
 
 
 class Runner:
     """Carries out one recipe in one output directory.
 
     Args:
-        host_keys: The recipe without ``cl``.
-        config: The checked ``cl:`` block.
+        host: The library that has model, data and trainer.
+        recipe: The checked recipe.
         callbacks: The user's trainer callbacks.
         stop: Whether someone asked the run to stop.
     """
 
-    def __init__(self, host_keys: dict[str, Any], config: CLConfig, callbacks: list[Any], stop: StopRequest) -> None:
-        self._config = config
-        self._root = Path(str(host_keys["output_dir"]))
+    def __init__(self, host: Host, recipe: Recipe, callbacks: list[Any], stop: StopRequest) -> None:
+        self._config = config = recipe.config
+        self._root = Path(str(recipe.host_keys["output_dir"]))
         self._state = RunState(
+            host=host,
             root=self._root,
-            host_keys=host_keys,
+            host_keys=recipe.host_keys,
             config=config,
-            method=make_method(config.method, config.method_options),
+            method=get_method(config.method)(config.options),
             journal=Journal(Path("/nonexistent")),
             stop=stop,
             callbacks=callbacks,
@@ -52,29 +58,27 @@ class Runner:
 
     def run(self) -> None:
         """Do every step that is not finished yet."""
-        from ..host.fingerprint import base_fingerprint
-
         state = self._state
-        state.base_fingerprint = ranks.on_main(lambda: base_fingerprint(state.run_args.model))
+        state.base_fingerprint = ranks.on_main(lambda: state.host.fingerprint(state.run_args))
         earlier = ranks.on_main(lambda: prepare.earlier_carry(self._config, state.base_fingerprint))
-        opening = ranks.on_main(lambda: open_directory(state))
+        opening = ranks.on_main(lambda: open_directory(state, earlier))
         state.journal = Journal(self._root)
         if opening.appended:
             state.journal.entries.pop("finish", None)
-        plan = make_plan(self._config, self._state.method.capabilities.schedule, earlier.tasks if earlier else ())
+        plan = make_plan(self._config, self._state.method, earlier.tasks if earlier else ())
         ranks.on_main(lambda: self._tidy_up(plan))
         state.carry = self._current_carry() or earlier
         todo = [step for step in plan if step.key not in state.journal]
         if not todo:
-            ranks.on_main(lambda: begin(self._root, opening))
+            ranks.on_main(lambda: self._begin(opening))
             logger.info("this run is finished; nothing to do")
             ranks.on_main(lambda: self._show(plan))
             return
         if state.carry is not None:
             ranks.on_main(state.carry.verify)
-        self._read_tests(todo)
-        ranks.on_main(lambda: begin(self._root, opening))
-        state.progress = Progress(self._units(todo), visible=ranks.is_main())
+        self._read(todo, opening.appended)
+        ranks.on_main(lambda: self._begin(opening))
+        state.progress = Progress(units(state, todo), visible=ranks.is_main())
         limit = self._config.block.stop_after
         try:
             for count, step in enumerate(todo, start=1):
@@ -91,12 +95,16 @@ class Runner:
             state.tracker.close()
         ranks.on_main(lambda: self._show(plan))
 
+    def _begin(self, opening: Opening) -> None:
+        begin(self._root, opening)
+        self._state.hashes.save()
+
     def _tidy_up(self, plan: list[Step]) -> None:
         """Do again what a kill right after a line of the journal may have left undone."""
         done = [step for step in plan if step.key in self._state.journal]
         for step in done:
             if step.kind == "train":
-                remove_checkpoints(self._state, str(step.task))
+                remove_checkpoints(self._state, str(step.task), step.phase)
             elif step.kind == "evaluate":
                 parts.remove(self._root, str(step.row), str(step.task))
         consolidated = [str(step.task) for step in done if step.kind == "consolidate"]
@@ -108,34 +116,13 @@ class Runner:
         path = self._root / "carry"
         return Carry.open(path) if (path / "carry.json").is_file() else None
 
-    def _read_tests(self, todo: list[Step]) -> None:
-        """Tokenise every test set that is needed, before the model loads; report everything that is wrong."""
-        from ..base.errors import DataError, Problem
-
-        problems: list[Problem] = []
-        for name in dict.fromkeys(step.task for step in todo if step.kind == "evaluate" and step.task):
-            try:
-                self._state.tests(self._config.stream.task(name))
-            except DataError as error:
-                problems.extend(error.problems or [Problem(f"task '{name}'", str(error), "")])
-        if problems:
-            raise DataError(problems)
-
-    def _units(self, todo: list[Step]) -> dict[str, tuple[str, int]]:
-        units: dict[str, tuple[str, int]] = {}
-        steps = planned_steps(self._state.run_args, 1000)
-        for step in todo:
-            if step.kind == "evaluate" and step.task:
-                count = len(self._state.tests(self._config.stream.task(step.task)))
-                units[step.key] = ("evaluate", max(1, count // ranks.world_size()))
-            elif step.kind == "train":
-                overrides = (
-                    self._config.overrides_for(step.task) if step.task in self._config.stream.task_names else {}
-                )
-                units[step.key] = ("train", int(overrides.get("max_steps") or steps))
-            else:
-                units[step.key] = (step.kind, 1)
-        return units
+    def _read(self, todo: list[Step], appended: Sequence[str]) -> None:
+        """Read what is still needed; the training sets of tasks that were there at an earlier start were checked then."""
+        tests = dict.fromkeys(step.task for step in todo if step.kind == "evaluate" and step.task)
+        trainings = list(dict.fromkeys(step.task for step in todo if step.kind == "train" and step.task))
+        if any(step.startswith("train:") for step in self._state.journal.entries):
+            trainings = [task for task in trainings if task in appended]
+        read_data(self._state, list(tests), trainings)
 
     def _do(self, step: Step, plan: list[Step]) -> None:
         state, number = self._state, plan.index(step) + 1
@@ -157,6 +144,7 @@ class Runner:
                 if ranks.is_main():
                     note_failure(self._root, step.key, error)
                 raise
+            details["processes"] = ranks.world_size()
         elif step.kind == "consolidate":
             artefacts = ranks.on_main(lambda: consolidate(state, step))
             state.carry = Carry.open(self._root / "carry")
@@ -187,7 +175,7 @@ class Runner:
             self._state.tracker.score(str(step.row), task, details["score"])
         elif step.kind == "train":
             logger.info("%s: %d optimizer steps in %s", step.key, details["optimizer_steps"], clock(seconds))
-            remove_checkpoints(self._state, task)
+            remove_checkpoints(self._state, task, step.phase)
         elif step.kind == "consolidate":
             self._tidy(task)
 
@@ -217,12 +205,9 @@ class Runner:
 
     def _write_report(self, plan: list[Step]) -> None:
         """Bring ``run.json`` up to date and write matrix, metrics, tables, pictures and pages."""
-        import json
-
         from ..report import write_report
 
-        path = self._root / "run.json"
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_run(self._root)
         entries = self._state.journal.entries
         value["seconds"] = round(sum(entry.seconds for entry in entries.values()), 1)
         value["peak_memory_bytes"] = max(record.peak_memory(), int(value.get("peak_memory_bytes") or 0))
@@ -230,7 +215,7 @@ class Runner:
             name: sum(p.stat().st_size for p in (self._root / name).rglob("*") if p.is_file())
             for name in ("carry", "final", "tasks")
         }
-        counted = {step.removeprefix("train:"): entry.details for step, entry in entries.items()}
+        counted = {step.split(":")[1]: entry.details for step, entry in entries.items() if step.startswith("train:")}
         value["training_data"] = {
             task: {key: details[key] for key in ("records", "dropped_records", "cut_samples")}
             for task, details in counted.items()
@@ -238,7 +223,7 @@ class Runner:
         }
         if "finish" in entries:
             value["merge_error"] = entries["finish"].details.get("merge_error")
-        write_json(path, value)
+        write_run(self._root, value)
         if self._config.eval.scope != "none":
             self._write_matrix(plan)
             write_report(self._root, write_bytes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,19 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import CLConfig
 from ..contract.carry import Carry, TaskUpdate
+from ..methods.registry import get_method
 from ..streams import Task
+from . import task_keys
+from .data_sets import FileHashes
 from .interrupt import StopRequest
 from .journal import Journal
 from .plan import JOINT
 from .progress import Progress
+from .reading import TrainingSets
 
 
 if TYPE_CHECKING:
+    from ..contract.backend import Backend
+    from ..contract.host import Host, Rows, Session, TaskArgs
     from ..contract.method import Method, Route
+    from ..contract.phase import Phase
     from ..contract.test_item import TestSet
-    from ..generation.backend import Backend
-    from ..host.session import Session
-    from ..host.task_args import HostArgs
     from .trackers import StreamTracker
 
 
@@ -35,6 +39,7 @@ class RunState:
     """One run in this process.
 
     Attributes:
+        host: The library that has model, data and trainer.
         root: The output directory.
         host_keys: The recipe without ``cl``.
         config: The checked ``cl:`` block.
@@ -47,6 +52,7 @@ class RunState:
         carry: The latest carry, None before the first task.
     """
 
+    host: Host
     root: Path
     host_keys: dict[str, Any]
     config: CLConfig
@@ -64,7 +70,21 @@ class RunState:
         self._tests: dict[str, TestSet] = {}
         self._backend: tuple[object, Backend] | None = None
         self._report_to: Any = None
+        self._training_sets = TrainingSets()
         self.restore_seconds: float | None = None
+
+    @classmethod
+    def to_look(cls, host: Host, root: Path, host_keys: Mapping[str, Any], config: CLConfig) -> RunState:
+        """A state that trains nothing: for checks, and for a look at a finished run.
+
+        Args:
+            host: The host.
+            root: Where results go.
+            host_keys: The recipe without ``cl``.
+            config: The checked ``cl:`` block.
+        """
+        method = get_method(config.method)(config.options)
+        return cls(host, root, dict(host_keys), config, method, Journal(root), StopRequest(), [])
 
     @property
     def schedule(self) -> str:
@@ -73,51 +93,41 @@ class RunState:
 
     def position(self, task: str) -> int:
         """Number of a task in the stream, from 1; the joint training counts as 1."""
-        return 1 if task == JOINT else self.config.stream.task_names.index(task) + 1
+        return task_keys.position(self.config, task)
 
     def seed(self, task: str) -> int:
-        """The seed that a task trains with: the recipe's plus 1000 for every task before it."""
-        base = int(self.host_keys.get("seed", 42))
-        return base + 1000 * (self.position(task) - 1) if self.config.block.seed_per_task else base
+        """The seed that a task trains with."""
+        return task_keys.seed(self.config, self.host_keys, task)
 
-    def directory(self, task: str) -> Path:
-        """``tasks/01_path``."""
-        return self.root / "tasks" / f"{self.position(task):02d}_{task}"
+    def directory(self, task: str, phase: str = "") -> Path:
+        """``tasks/01_path``; of a further phase ``tasks/01_path.router``, for what its trainer writes."""
+        folder = task_keys.directory(self.root, self.config, task)
+        return folder.with_name(f"{folder.name}.{phase}") if phase else folder
+
+    def phase(self, name: str | None) -> Phase | None:
+        """A further phase of the method's tasks; None for the first."""
+        return next((phase for phase in self.method.phases if phase.name == name), None) if name else None
 
     def update(self, task: str) -> TaskUpdate:
-        """The update that a finished training left."""
-        import json
+        """The update that a finished training left, compared with its hashes in journal and ``update.json``."""
+        from ..training.handover import read_update
 
         folder = self.directory(task)
-        meta = json.loads((folder / "update.json").read_text(encoding="utf-8"))
-        return TaskUpdate(folder / "update.safetensors", meta, task)
+        self.journal.verify(folder)
+        return read_update(folder, task)
 
-    def task_args(self, task: str) -> HostArgs:
-        """The host's arguments of one task; seeds every generator, as the host does."""
-        from ..base.logs import quieten_host
-        from ..host.task_args import parse, task_keys
-
-        stream = self.config.stream
-        if task == JOINT:
-            datasets = [name for t in stream.tasks for name in t.train]
-            overrides: dict[str, Any] = {}
-        else:
-            datasets, overrides = list(stream.task(task).train), self.config.overrides_for(task)
-        keys = task_keys(
-            self.host_keys,
-            datasets=datasets,
-            output_dir=self.directory(task),
-            seed=self.seed(task),
-            overrides=overrides,
-        )
-        args = parse(keys)
-        quieten_host()
+    def task_args(self, task: str, phase: Phase | None = None) -> TaskArgs:
+        """The host's arguments of one training of a task; seeds every generator, as the host does."""
+        folder = self.directory(task, phase.name if phase else "")
+        keys = task_keys.keys_of(self.host, self.host_keys, self.config, task, folder)
+        keys |= phase.keys if phase else {}
+        args = self.host.task_args(keys)
         self._report_to = args.training.report_to or self._report_to
         args.training.report_to = []  # one tracker for the stream instead of one per task
         return args
 
     @cached_property
-    def run_args(self) -> HostArgs:
+    def run_args(self) -> TaskArgs:
         """The host's arguments for what does not belong to a single task."""
         first = self.config.block.only or next((t.name for t in self.config.stream.tasks if t.train), None)
         return self.task_args(JOINT if self.schedule == "joint" or first is None else first)
@@ -137,39 +147,35 @@ class RunState:
 
     @cached_property
     def session(self) -> Session:
-        """Tokenizer, template and base."""
-        from ..host.session import Session
+        """Tokenizer or processor, and base."""
+        return self.host.session(self.run_args)
 
-        return Session(self.run_args)
+    @cached_property
+    def hashes(self) -> FileHashes:
+        """Hashes of the data files, kept in the run's directory."""
+        return FileHashes(self.root / ".data_hashes.json")
 
     def tests(self, task: Task) -> TestSet:
-        """The test items of a task, tokenised once."""
+        """The test items of a task, prepared once."""
         if task.name not in self._tests:
-            from ..host.test_sets import load_test_items
-
-            session = self.session
-            self._tests[task.name] = load_test_items(
+            self._tests[task.name] = self.session.test_items(
                 task,
-                self._test_args(task),
-                session.template,
-                session.tokenizer_module,
+                {**self.host_keys, **self.config.overrides_for(task.name)},
                 self.config.eval.max_items,
                 for_engine=self.config.eval.backend != "host",
                 drop_too_long=self.config.eval.too_long == "drop",
             )
         return self._tests[task.name]
 
-    def _test_args(self, task: Task) -> HostArgs:
-        """The run's arguments with the task's own folders and ``cutoff_len``."""
-        import copy
-        import dataclasses
+    def keep_training_set(self, task: str, args: TaskArgs) -> None:
+        """Prepare and check the training set of a task ahead of its training."""
+        found = self.session.training_set(task, args, with_rows=self.config.replay.enabled)
+        self._training_sets.add(task, args, found)
 
-        keys = {**self.host_keys, **self.config.overrides_for(task.name)}
-        data = copy.copy(self.run_args.data)
-        data.dataset_dir = keys.get("dataset_dir", type(data).dataset_dir)
-        data.media_dir = keys.get("media_dir") or data.dataset_dir
-        data.cutoff_len = int(keys.get("cutoff_len", type(data).cutoff_len))
-        return dataclasses.replace(self.run_args, data=data)
+    def training_set(self, task: str, args: TaskArgs) -> tuple[dict[str, Any], Rows | None]:
+        """The training set of a task that begins, and with replay the records behind it."""
+        kept = self._training_sets.take(task)
+        return kept or self.session.training_set(task, args, with_rows=self.config.replay.enabled)
 
     def route(self, carry: Carry | None, task: str) -> Route:
         """What decides which model answers a task's questions, beside the carry."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,16 +22,21 @@ from ..training.terms import TaskTerms
 from . import replaying
 from .interrupt import Interrupted
 from .plan import Step
+from .reading import quiet_examples
 from .state import RunState
 
 
 if TYPE_CHECKING:
-    from ..host.task_args import HostArgs
+    from ..contract.host import Host
 
 
-def planned_steps(args: HostArgs, samples: int) -> int:
-    """Optimizer steps of a task, as the trainer will count them."""
-    training = args.training
+def steps_of(training: Any, samples: int) -> int:
+    """Optimizer steps of a task, as the trainer will count them.
+
+    Args:
+        training: The task's `transformers.TrainingArguments`.
+        samples: Number of training samples.
+    """
     if training.max_steps > 0:
         return int(training.max_steps)
     per_step = training.per_device_train_batch_size * training.world_size * training.gradient_accumulation_steps
@@ -51,15 +54,15 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
     Returns:
         Artefacts and details for the journal.
     """
-    task = str(step.task)
-    folder = state.directory(task)
+    task, phase = str(step.task), state.phase(step.phase)
+    folder = state.directory(task, step.phase or "")
     session = state.session
     carry = state.carry if state.schedule == "sequential" else None
     model = state.answering(carry)
     state.forget_model()
 
-    args = state.task_args(task)
-    with _quiet_examples():
+    args = state.task_args(task, phase)
+    with quiet_examples():
         data = replaying.load(state, task, args)
     module = data.module
     described = state.config.stream.tasks[0] if state.schedule == "joint" else state.config.stream.task(task)
@@ -73,32 +76,35 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
         ranks.rank(),
         ranks.world_size(),
         data.memory,
+        step.phase or "",
     )
-    model = state.method.begin_task(context, model)
+    if phase is None:
+        model = state.method.begin_task(context, model)
+    else:
+        model = state.method.begin_phase(context, phase, state.update(task))
     _check_disk(state, model)
     terms = TaskTerms(state.method, context, model, data.term)
-    training = TaskTraining(terms, model, _wanted_modules(args))
+    training = TaskTraining(terms, model, args.trained_modules)
 
     bridge = _bridge(state)
     state.tracker.begin(task, state.steps_before(task))
     watchers = [*state.callbacks, bridge, state.tracker]
     trainer = session.trainer(args, model, module, watchers, terms, task)
-    checkpoint = _checkpoint(folder, args.training.world_size)
+    checkpoint = _checkpoint(state.host, folder, args.training.world_size)
     samples = len(module["train_dataset"]) if hasattr(module["train_dataset"], "__len__") else 0
-    begin(planned_steps(args, samples))
+    begin(steps_of(args.training, samples))
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if bridge.stopped:
+        ranks.barrier()  # no rank leaves, and has the others ended by its launcher, before the checkpoint is whole
         raise Interrupted
     training.check(trainer.state.global_step)
 
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
     trainer.save_state()
-    if args.finetuning.plot_loss and ranks.is_main():
-        from ..host.session import plot_loss
-
-        plot_loss(args)
-    replay, rows = state.config.replay, data.rows
+    if ranks.is_main():
+        session.plot_loss(args)
+    replay, rows = state.config.replay, data.rows if phase is None else None
     picks = keeping.choose(replay, context, model, rows, ranks.gather) if rows is not None else []
     learned = training.leave()
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
@@ -107,7 +113,7 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
 
     def write() -> tuple[dict[str, Any], dict[str, Any]]:
         artefacts: dict[str, Any] = {}
-        for path in write_update(folder, learned):
+        for path in write_update(state.directory(task), learned, step.phase or ""):
             artefacts |= artefact(state.root, path)
         if rows is not None:
             artefacts |= artefact(state.root, keeping.write_candidates(folder, replay, context, rows, picks))
@@ -120,9 +126,9 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
     return ranks.on_main(write)
 
 
-def remove_checkpoints(state: RunState, task: str) -> None:
+def remove_checkpoints(state: RunState, task: str, phase: str | None = None) -> None:
     """The trainer's checkpoints hold torch pickles and are of no more use once the step is in the journal."""
-    folder = state.directory(task)
+    folder = state.directory(task, phase or "")
     for checkpoint in (*folder.glob("checkpoint-*"), *folder.glob("broken-checkpoint-*")):
         shutil.rmtree(checkpoint, ignore_errors=True)
 
@@ -133,23 +139,33 @@ def _bridge(run: RunState) -> Any:
 
     class Bridge(TrainerCallback):  # type: ignore[misc]
         stopped = False
+        look_at = 0  # the optimizer step at which the ranks ask each other next
+        started = 0.0
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.started = time.monotonic()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             run.progress.advance()
             asked = run.stop.asked
             if ranks.world_size() > 1:
-                asked = state.global_step % 8 == 0 and ranks.any_true(asked)
+                asked = state.global_step >= self.look_at and self.ask(state.global_step)
             if asked:
                 self.stopped = control.should_training_stop = control.should_save = True
+
+        def ask(self, step: int) -> bool:
+            """Whether any rank was asked to stop; the ranks ask about once a second, and after 8 steps at most."""
+            found = ranks.gather((run.stop.asked, time.monotonic() - self.started))
+            slowest = max(seconds for _, seconds in found)
+            self.look_at = step + min(8, max(1, int(1 / max(slowest, 1e-3))))
+            return any(asked for asked, _ in found)
 
     return Bridge()
 
 
-def _checkpoint(folder: Path, world_size: int) -> Path | None:
-    from ..host.checkpoints import newest_complete
-
+def _checkpoint(host: Host, folder: Path, world_size: int) -> Path | None:
     def choose() -> str | None:
-        checkpoint, broken = newest_complete(folder, world_size)
+        checkpoint, broken = host.newest_checkpoint(folder, world_size)
         for path, reason in broken:
             logger.warning("%s is set aside: %s", path.name, reason)
             target = path.with_name(f"broken-{path.name}")
@@ -161,20 +177,6 @@ def _checkpoint(folder: Path, world_size: int) -> Path | None:
 
     chosen = ranks.on_main(choose)
     return Path(chosen) if chosen else None
-
-
-@contextmanager
-def _quiet_examples() -> Iterator[None]:
-    """The host prints the tokens of an example at every load; that is once per task here."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
-
-
-def _wanted_modules(args: HostArgs) -> list[str]:
-    if args.finetuning.finetuning_type != "lora":
-        return []
-    target = args.finetuning.additional_target
-    return [target] if isinstance(target, str) else list(target or [])
 
 
 def _check_disk(state: RunState, model: Any) -> None:

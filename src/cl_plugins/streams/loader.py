@@ -11,9 +11,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..base.errors import Problem, RecipeError
+from ..base.outside import YAML_LIMIT, parse_yaml, read_text
 from ..base.registry import Entry, NotUsable, Registry
 from ..base.schema import build
 from .model import Stream
@@ -33,9 +32,11 @@ def builtin_streams() -> dict[str, str]:
 
 def read_mapping(text: str, where: str, problems: list[Problem]) -> Mapping[str, Any] | None:
     """Parse YAML text that must hold a mapping; record a problem otherwise."""
+    from yaml import YAMLError
+
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that does not exist
+        value = parse_yaml(text)
+    except (YAMLError, ValueError) as error:  # ValueError: a date that does not exist, an alias bomb
         problems.append(Problem(where, f"is not valid YAML: {' '.join(str(error).split())}.", "Mend the file."))
         return None
     if not isinstance(value, Mapping):
@@ -53,8 +54,6 @@ def _check(name: str, value: Any, distribution: str) -> Stream:
             raise NotUsable(f"{type(value).__name__} is neither a mapping nor a file")
         mapping = read_mapping(value.read_text(encoding="utf-8"), str(value), problems)
     stream = build(Stream, mapping, name, problems) if mapping is not None else None
-    if stream is not None:
-        problems.extend(stream.problems(name))
     if problems or stream is None:
         raise NotUsable(" ".join(map(str, problems)))
     if stream.name != name:
@@ -97,8 +96,6 @@ def load_stream(spec: str | Mapping[str, Any], *, where: str = "cl.stream") -> S
     else:
         return STREAMS.get(str(spec), where=where)
     stream = build(Stream, mapping, where, problems) if mapping is not None else None
-    if stream is not None:
-        problems.extend(stream.problems(where))
     if problems or stream is None:
         raise RecipeError(problems)
     return stream
@@ -107,7 +104,7 @@ def load_stream(spec: str | Mapping[str, Any], *, where: str = "cl.stream") -> S
 def _read_file(name: str, where: str, problems: list[Problem]) -> Mapping[str, Any] | None:
     """Read a stream file; record a problem if that is not possible."""
     try:
-        text = Path(name).read_text(encoding="utf-8")
+        text = read_text(Path(name), YAML_LIMIT)
     except FileNotFoundError:
         fix = f"Paths are relative to the folder you start from ({Path.cwd()})."
         problems.append(Problem(where, f"stream file {name!r} does not exist.", fix))

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import random
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from ..base.errors import Problem
 from ..base.schema import option
+from ..records.names import TASK as NAME
 
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 RESERVED = ("zero_shot", "joint")  # names of rows of the score matrix
+ROW_PREFIX = "after_"  # and so are these
 LENGTH = frozenset({"max_steps", "num_train_epochs"})  # either says how long to train
 
 
@@ -50,9 +50,13 @@ class Task:
 
     def name_problems(self, where: str) -> list[Problem]:
         """A name that can be no file name, or is taken."""
-        if NAME.fullmatch(self.name) and self.name not in RESERVED:
+        plain = self.name.casefold()  # some file systems know no capitals
+        if NAME.fullmatch(self.name) and plain not in RESERVED and not plain.startswith(ROW_PREFIX):
             return []
-        fix = f"Use letters, digits, '_', '.' and '-', and none of {', '.join(RESERVED)}."
+        fix = (
+            f"Use letters, digits, '_', '.' and '-'; not {' or '.join(RESERVED)}, and no '{ROW_PREFIX}' at the beginning: "
+            "rows of the matrix are called so."
+        )
         return [Problem(where, f"is {self.name!r}.", fix)]
 
     def with_defaults(self, keys: Collection[str]) -> Task:
@@ -83,6 +87,11 @@ class Stream:
         """Names of the tasks in order."""
         return tuple(task.name for task in self.tasks)
 
+    @property
+    def trained_names(self) -> tuple[str, ...]:
+        """Names of the tasks that have training data, in order; the others are only tested."""
+        return tuple(task.name for task in self.tasks if task.train)
+
     def task(self, name: str) -> Task:
         """The task called ``name``; KeyError if there is none."""
         for task in self.tasks:
@@ -100,7 +109,7 @@ class Stream:
         random.Random(seed).shuffle(names)
         return self.reordered(tuple(names))
 
-    def problems(self, where: str) -> list[Problem]:
+    def value_problems(self, where: str) -> list[Problem]:
         """Names that clash, are reserved or cannot be file names; tasks with nothing to do."""
         found: list[Problem] = []
         seen: dict[str, int] = {}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..base.files import sha256, write_json, write_with
-from ..contract.carry import FORMAT, Carry, CarryWriter, TaskUpdate
+from ..base.errors import RunStateError
+from ..base.files import write_with
+from ..contract.carry import FILE, Carry, CarryWriter, TaskUpdate
+from ..records.carry import CarryRecord, UpdateRecord
+from ..records.files import record_of, table_problems
 from .guards import check_export
 
 
@@ -17,12 +21,16 @@ if TYPE_CHECKING:
     from .task import Learned
 
 
-def write_update(folder: Path, learned: Learned) -> list[Path]:
+UPDATE, TENSORS = "update.json", "update.safetensors"
+
+
+def write_update(folder: Path, learned: Learned, phase: str = "") -> list[Path]:
     """Write ``update.safetensors``, one file for each of the statistics, and ``update.json``.
 
     Args:
         folder: The task's directory.
         learned: From `TaskTraining.leave`.
+        phase: Name of a further phase; its files are ``update_<phase>.safetensors`` and ``update_<phase>.json``.
 
     Returns:
         The files.
@@ -30,12 +38,32 @@ def write_update(folder: Path, learned: Learned) -> list[Path]:
     from safetensors.torch import save_file
 
     files = []
-    for name, values in {"update": learned.tensors, **learned.statistics}.items():
+    own = f"update_{phase}" if phase else "update"
+    for name, values in {own: learned.tensors, **learned.statistics}.items():
         files.append(folder / f"{name}.safetensors")
         write_with(files[-1], partial(save_file, values, metadata={"format": "pt"}))
-    files.append(folder / "update.json")
-    write_json(files[-1], learned.meta)
+    files.append(folder / f"{own}.json")
+    UpdateRecord.write(files[-1], {"meta": learned.meta, "files": {p.name: record_of(p).plain() for p in files[:-1]}})
     return files
+
+
+def read_update(folder: Path, task: str) -> TaskUpdate:
+    """The update that a finished training left, compared with the hashes in ``update.json``.
+
+    Args:
+        folder: The task's directory.
+        task: Name of the task.
+
+    Raises:
+        RunStateError: Naming every file that is missing or differs.
+    """
+    record = UpdateRecord.read(folder / UPDATE)
+    there = {
+        n: r for n, r in record.files.items() if n == TENSORS or os.path.lexists(folder / n)
+    }  # some are tidied away
+    if found := table_problems(folder, there, UpdateRecord.FIX, UPDATE):
+        raise RunStateError(found)
+    return TaskUpdate(folder / TENSORS, record.meta, task)
 
 
 def write_carry(
@@ -66,8 +94,7 @@ def write_carry(
         method.consolidate(previous, update, writer)
         if fill is not None:
             fill(writer)
-        content = {"format": FORMAT, **about, "meta": writer.meta, "files": file_records(writer)}
-        write_json(folder / "carry.json", content)
+        CarryRecord.write(folder / FILE, {**about, "meta": writer.meta, "files": file_records(writer)}, indent=2)
         if previous is None:
             check_export(method, Carry.open(folder))
 
@@ -85,15 +112,11 @@ def copy_carry(carry: Carry, folder: Path) -> None:
     writer = CarryWriter(folder)
     for name in carry.files:
         if not name.startswith("replay/"):
-            writer.link(carry.path / name, name)
-    about = {"method": carry.method, "tasks": list(carry.tasks), "base": carry.base}
-    write_json(folder / "carry.json", {"format": FORMAT, **about, "meta": carry.meta, "files": file_records(writer)})
+            writer.link(carry.file(name), name)
+    about = {"method": carry.method, "stream": carry.stream, "tasks": list(carry.tasks), "base": carry.base}
+    CarryRecord.write(folder / FILE, {**about, "meta": carry.meta, "files": file_records(writer)}, indent=2)
 
 
 def file_records(writer: CarryWriter) -> dict[str, dict[str, Any]]:
     """Name -> ``{"sha256", "bytes"}`` of the files of a carry that is being made."""
-    files = {}
-    for name in writer.file_names():
-        path = writer.path / name
-        files[name] = {"sha256": sha256(path), "bytes": path.stat().st_size}
-    return files
+    return {name: dict(record_of(writer.path / name).plain()) for name in writer.file_names()}

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import bz2
 import glob
+import gzip
+import lzma
 import shutil
 import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from ...base.errors import DataError, Problem
 from ...base.files import write_with
+from ...base.outside import is_regular
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 PICTURE_LIMIT = 512 * 2**20  # bytes of one picture inside an archive
 _SMALL = 2**20
 _BLOCK = 2**20
+_HEADER = 2**20  # bytes of a tar header: long names and pax records lie in such
+_LZMA_MEMORY = 256 * 2**20  # what xz needs at its highest setting is 65 MiB
 
 
 def inside(root: Path, name: str) -> Path | None:
@@ -78,7 +85,7 @@ def unpack(archive: Path, target: Path, limits: Limits | None = None) -> int:
             beyond the limits. Nothing is left behind.
     """
     limits = limits or Limits()
-    if not archive.is_file():
+    if not is_regular(archive):
         raise DataError(Problem(str(archive), "is not a file.", "Check the path."))
     if target.exists():
         raise DataError(Problem(str(target), "exists already.", "Remove it, or name another folder."))
@@ -99,7 +106,12 @@ def unpack(archive: Path, target: Path, limits: Limits | None = None) -> int:
 
     try:
         write_with(target, produce)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+    except (
+        *(zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error),
+        *(EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError, OSError),
+    ) as error:
+        if isinstance(error, DataError):
+            raise
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
             raise  # a full disk is not the archive's fault
         raise DataError(
@@ -119,9 +131,7 @@ def _unpack(archive: Path, folder: Path, limits: Limits) -> int:
                     with source.open(member) as file:
                         _write(archive, file, _destination(archive, folder, member.filename), member.file_size, budget)
             return sum(not member.is_dir() for member in members)
-    if tarfile.is_tarfile(archive):
-        return _unpack_tar(archive, folder, limits)
-    raise DataError(Problem(str(archive), "is neither a zip nor a tar archive.", "Download it again."))
+    return _unpack_tar(archive, folder, limits)
 
 
 def _check_zip(archive: Path, members: list[zipfile.ZipInfo], limits: Limits) -> None:
@@ -160,9 +170,15 @@ def _wrong_with(member: zipfile.ZipInfo, limits: Limits) -> str:
 def _unpack_tar(archive: Path, folder: Path, limits: Limits) -> int:
     packed = archive.stat().st_size
     budget = [min(limits.total, max(packed * limits.ratio, 64 * _SMALL))]
-    count = 0
-    with tarfile.open(archive) as source:
+    count = files = 0
+    most = max(packed * limits.ratio, 64 * _SMALL)
+    with _unpacked(archive, most) as plain, _open_tar(archive, plain) as source:
         for member in source:
+            source.members.clear()  # type: ignore[attr-defined]  # it keeps all that it has read
+            plain.in_member()
+            count += 1
+            if count > limits.files:
+                raise DataError(Problem(str(archive), f"holds more than {limits.files} members.", ""))
             where = f"{archive}:{member.name!r}"
             if safe_parts(member.name) is None and member.name not in (".", "./"):
                 raise DataError(Problem(where, "leads out of the folder.", "The archive is not to be trusted."))
@@ -170,16 +186,100 @@ def _unpack_tar(archive: Path, folder: Path, limits: Limits) -> int:
                 continue
             if not member.isreg():
                 raise DataError(Problem(where, "is a link or a device.", "The archive is not to be trusted."))
-            count += 1
-            if count > limits.files:
-                raise DataError(Problem(str(archive), f"holds more than {limits.files} files.", ""))
+            files += 1
             if member.size > limits.member:
                 raise DataError(Problem(where, f"unpacks to {member.size} bytes; the limit is {limits.member}.", ""))
             file = source.extractfile(member)
             if file is not None:
                 with file:
                     _write(archive, file, _destination(archive, folder, member.name), member.size, budget)
-    return count
+            plain.in_header()
+    return files
+
+
+class _Unpacked:
+    """The bytes of a tar archive for `tarfile`, which trusts the sizes that headers state.
+
+    A header is read whole: a long name of four gigabytes takes two megabytes in the archive and four gigabytes in memory.
+    Sizes may also be negative, and lead back to where the reader has been, for ever.
+
+    Args:
+        archive: The archive, for messages.
+        file: Its bytes, unpacked.
+        most: So many of them are read.
+    """
+
+    def __init__(self, archive: Path, file: IO[bytes], most: int) -> None:
+        self._archive, self._file, self._most = archive, file, most
+        self._header, self._start = True, 0
+
+    def __enter__(self) -> _Unpacked:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def in_member(self) -> None:
+        """From here on a member is read, block by block."""
+        self._header = False
+
+    def in_header(self) -> None:
+        """From here on a header is read."""
+        self._header, self._start = True, self._file.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        """Read on."""
+        if not 0 <= size <= max(_HEADER, _BLOCK):
+            raise self._refused(f"has a header of {size} bytes")
+        if self._header and self._file.tell() - self._start > 16 * _HEADER:
+            raise self._refused("has headers without end")
+        if self._file.tell() > self._most:
+            raise self._refused("unpacks to more than any archive of its size, or than the limit allows")
+        return self._file.read(size)
+
+    def seek(self, position: int, whence: int = 0) -> int:
+        """Go to a place, never far back."""
+        if whence or position < self._file.tell() - tarfile.RECORDSIZE:
+            raise self._refused("has a header that leads back")
+        if position > self._most:
+            raise self._refused("unpacks to more than any archive of its size, or than the limit allows")
+        if self._header:
+            self._start = max(self._start, position)
+        return self._file.seek(position)
+
+    def tell(self) -> int:
+        """The place."""
+        return self._file.tell()
+
+    def _refused(self, what: str) -> DataError:
+        return DataError(Problem(str(self._archive), f"{what}.", "The archive is not to be trusted."))
+
+
+def _unpacked(archive: Path, most: int) -> _Unpacked:
+    """The first ``most`` bytes of a tar archive, whichever way it is packed."""
+    with archive.open("rb") as file:
+        start = file.read(6)
+        opener: Any = open
+        if start.startswith(b"\x1f\x8b"):
+            opener = gzip.open
+        elif start.startswith(b"BZh"):
+            opener = bz2.open
+        elif start.startswith(b"\xfd7zXZ"):
+            opener = lzma.open
+            file.seek(0)
+            try:  # the archive says how much memory it wants
+                lzma.LZMADecompressor(memlimit=_LZMA_MEMORY).decompress(file.read(65536), max_length=1)
+            except lzma.LZMAError as error:
+                raise DataError(Problem(str(archive), f"cannot be unpacked ({error}).", "Pack it anew.")) from error
+    return _Unpacked(archive, opener(archive, "rb"), most)
+
+
+def _open_tar(archive: Path, plain: _Unpacked) -> tarfile.TarFile:
+    try:
+        return tarfile.TarFile.taropen(None, "r", fileobj=plain)  # type: ignore[arg-type]
+    except (tarfile.ReadError, gzip.BadGzipFile, lzma.LZMAError) as error:
+        what = "is neither a zip nor a tar archive."
+        raise DataError(Problem(str(archive), what, "Download it again.")) from error
 
 
 def _destination(archive: Path, folder: Path, name: str) -> Path:

@@ -255,6 +255,7 @@ class Converter:
     settings: ClassVar[Mapping[str, Setting]] = {}
     columns: ClassVar[Mapping[str, type]] = {}  # name -> str, or list (of str)
     notes: ClassVar[tuple[str, ...]] = ()  # for the manifest: choices that are ours
+    square: ClassVar[bool] = False  # whether answers refer to pictures that are padded to a square
 
     def __init__(self, context: Context) -> None:
         self.context = context

@@ -12,6 +12,7 @@ from typing import Any
 from ...base.errors import DataError, Problem, RunStateError
 from ...base.files import remove_leftovers, write_json
 from ...base.lock import RunLock
+from ...base.outside import kind_of, parse_json
 from . import archives, manifest
 from .contract import Context, Converter, Source, Unit
 from .images import ImageRules
@@ -72,7 +73,7 @@ def prepare(request: Request, progress: Callable[[str, int | None], Any] | None 
     Args:
         request: What to do.
         progress: Called with the name of a data set and its number of units (None if unknown); gives an object with
-            ``update(n)``, ``set_postfix_str(text)`` and ``close()``, such as a tqdm bar.
+            ``update(n)``, ``set_postfix_str(text)`` and ``close()``, such as `cl_plugins.base.status_line.Bar`.
 
     Returns:
         Data set -> its entry of the manifest, for every data set asked for.
@@ -129,13 +130,24 @@ def _open(request: Request) -> list[tuple[Converter, Context]]:
         made.append((kind(context), context))
     for converter, _ in made:
         absent = converter.missing()
+        strange = [] if absent else _strange_files(converter)
         if absent:
             problems += _missing_problems(converter, absent)
         else:
-            problems += converter.check()
+            problems += strange or converter.check()
     if problems:
         raise DataError(problems, "The raw files are not complete:" if len(problems) > 1 else None)
     return made
+
+
+def _strange_files(converter: Converter) -> list[Problem]:
+    """Raw files that are pipes or devices: a reader would wait for them, or never come to their end."""
+    found = []
+    for path in dict.fromkeys(path for split in converter.splits for path in converter.inputs(split)):
+        kind = kind_of(path.stat().st_mode)
+        if kind is not None and not path.is_dir():
+            found.append(Problem(str(path), f"is {kind}, not a regular file.", "Put the downloaded file there."))
+    return found
 
 
 def _missing_problems(converter: Converter, absent: Sequence[Path]) -> list[Problem]:
@@ -262,6 +274,7 @@ def _make(part: _Part, request: Request, pool: Pool, progress: Callable[[str, in
         write_drops(out, name, (shard_path(out, name, number) for number in range(shards)))
         reasons = "; ".join(f"{reason}: {count}" for reason, count in tally.dropped.most_common(3))
         what = f"no usable record was found ({tally.dropped.total()} dropped{'; ' + reasons if reasons else ''})."
+        what += _example(out / "dropped" / f"{name}.jsonl")
         raise DataError(Problem(name, what, f"See {out / 'dropped'} and the raw files in {part.context.raw}."))
     made = assemble(out, name, shards, tally)
     described = manifest.entry(
@@ -269,6 +282,16 @@ def _make(part: _Part, request: Request, pool: Pool, progress: Callable[[str, in
     )
     manifest.add(out, name, described)
     shutil.rmtree(work, ignore_errors=True)
+
+
+def _example(path: Path) -> str:
+    """The first drop in words: with thousands of one kind, one says what all of them lack."""
+    try:
+        with path.open("rb") as file:
+            first = parse_json(file.readline())
+        return f" For example {first['id']}: {first['reason']}, {first['detail']}." if first["detail"] else ""
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _results(part: _Part, request: Request, pool: Pool) -> Iterator[Tally]:

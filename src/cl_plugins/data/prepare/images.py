@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...base.outside import OutsideError, open_picture, read_bytes
 from . import archives
 from .contract import Picture
 from .extras import library
@@ -105,7 +106,7 @@ def encode(picture: Picture, rules: ImageRules) -> tuple[bytes, str]:
         # Our own limit is checked before anything is decoded; warnings about EXIF blocks help nobody here.
         warnings.simplefilter("ignore")
         try:
-            with image_module.open(io.BytesIO(data)) as image:
+            with open_picture(data) as image:
                 _check_size(picture, image.size, rules)
                 form = str(image.format)
                 image.load()
@@ -117,7 +118,7 @@ def encode(picture: Picture, rules: ImageRules) -> tuple[bytes, str]:
                 return _save(flat, "JPEG" if form == "JPEG" else "PNG")
         except BadPicture:
             raise
-        except image_module.DecompressionBombError as error:
+        except (image_module.DecompressionBombError, OutsideError) as error:
             raise BadPicture("picture is too large", f"{picture.name!r}: {error}") from error
         except (
             OSError,
@@ -148,10 +149,10 @@ def _bytes(picture: Picture, rules: ImageRules) -> bytes:
         try:
             if path.stat().st_size > rules.max_bytes:
                 raise BadPicture("picture is too large", f"{picture.name!r} has {path.stat().st_size} bytes")
-            data = path.read_bytes()
+            data = read_bytes(path, rules.max_bytes)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise BadPicture("picture is missing", f"{picture.name!r}") from error
-        except OSError as error:
+        except (OSError, OutsideError) as error:
             raise BadPicture("picture cannot be read", f"{picture.name!r}: {error}") from error
     if len(data) > rules.max_bytes:
         raise BadPicture("picture is too large", f"{picture.name!r} has {len(data)} bytes")

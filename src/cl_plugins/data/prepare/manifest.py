@@ -12,6 +12,7 @@ from typing import Any
 
 from ...base.errors import DataError, Problem
 from ...base.files import sha256, write_json
+from ...base.outside import read_json
 from .contract import Context, Converter
 from .images import ImageRules
 from .options import VERSION as OPTIONS_VERSION
@@ -32,7 +33,7 @@ def read_object(path: Path) -> dict[str, Any]:
         DataError: The file holds something else.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -152,10 +153,16 @@ def entry(
         ],
         "raw": _raw_files(converter.inputs(split), context.raw),
         "notes": list(converter.notes),
-        "remarks": converter.remarks(split),
+        "remarks": [*converter.remarks(split), *_picture_remarks(converter, rules)],
         "versions": _versions(),
         "fingerprint": mark,
     }
+
+
+def _picture_remarks(converter: Converter, rules: ImageRules) -> list[str]:
+    if not converter.square or rules.pad_square:
+        return []
+    return ["its boxes are fractions of pictures padded to a square, and these are not: prepare it with --pad-square"]
 
 
 def _versions() -> dict[str, str]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import pickle
+import pickletools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...base.errors import DataError, Problem
+from ...base.outside import MIB, OutsideError, is_regular, open_regular, read_bytes, whole_number
 from .extras import library
 
 
@@ -27,16 +30,16 @@ def json_records(path: Path) -> Iterator[Any]:
         DataError: Not UTF-8, not JSON, or neither form; says at which character. Records before that have been given.
     """
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig") as file:
             yield from _values(file, path)
     except UnicodeDecodeError as error:
         raise _not_utf8(path, error) from error
-    except OSError as error:
+    except (OSError, OutsideError) as error:
         raise DataError(Problem(str(path), f"cannot be read ({error}).", "")) from error
 
 
 def _values(file: Any, path: Path) -> Iterator[Any]:
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(parse_int=whole_number)
     text, start, done, at_end = "", 0, 0, False
     in_array: bool | None = None  # None: not known yet
     expects = "value"  # inside an array: "value" or "comma"; afterwards "nothing"
@@ -82,6 +85,8 @@ def _values(file: Any, path: Path) -> Iterator[Any]:
             value, end = decoder.raw_decode(text, start)
         except RecursionError as error:
             raise bad("nested too deeply") from error
+        except OutsideError as error:
+            raise bad(str(error)) from error
         except json.JSONDecodeError as error:
             if len(text) - start > _LONGEST:
                 raise bad("a record is longer than any record may be") from error
@@ -95,6 +100,12 @@ def _values(file: Any, path: Path) -> Iterator[Any]:
         start = end
         expects = "comma"
         yield value
+
+
+def _check_regular(path: Path) -> None:
+    """Libraries would wait for a pipe, and read a device for ever."""
+    if path.exists() and not is_regular(path):
+        raise DataError(Problem(str(path), "is not a regular file.", "Is it the right file?"))
 
 
 def _not_utf8(path: Path, error: UnicodeDecodeError) -> DataError:
@@ -114,6 +125,7 @@ def csv_rows(path: Path, columns: Sequence[str], chunk: int = 2000) -> Iterator[
         DataError: Not UTF-8, no header, a column is missing, or the file is damaged.
     """
     pandas: Any = library("pandas")
+    _check_regular(path)
     try:
         # dtype=str and keep_default_na=False: a caption "NA" or "null" is a text, not a missing value.
         with pandas.read_csv(
@@ -182,6 +194,7 @@ def open_parquet(path: Path, columns: Sequence[str] = ()) -> Any:
     """
     pyarrow: Any = library("pyarrow")
     parquet: Any = library("pyarrow.parquet")
+    _check_regular(path)
     try:
         file = parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:
@@ -204,11 +217,19 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError("it refers to objects outside of the file")
 
 
+#: Operations that import, call, or refer to something outside of the file.
+_NO_PLAIN = frozenset(
+    "GLOBAL STACK_GLOBAL REDUCE BUILD INST OBJ NEWOBJ NEWOBJ_EX EXT1 EXT2 EXT4 PERSID BINPERSID "
+    "NEXT_BUFFER READONLY_BUFFER".split()
+)
+
+
 def plain_pickle(path: Path, limit: int = 2**30) -> Any:
     """Read a pickle that holds nothing but plain containers, such as PathVQA's.
 
-    No code of the file is run: a pickle that names any class or function is refused. The content is held in memory,
-    as the format allows nothing else.
+    No code of the file is run: a pickle that names any class or function is refused. So is one that asks for more memory
+    than its size explains: nine bytes can make the reader reserve gigabytes, and lists that hold one another many times
+    stand for more values than any memory holds. The content is held in memory, as the format allows nothing else.
 
     Args:
         path: The file.
@@ -217,19 +238,88 @@ def plain_pickle(path: Path, limit: int = 2**30) -> Any:
     Raises:
         DataError: Too large, damaged, or it holds anything else.
     """
+    fix = "Download it again; if it comes from elsewhere, do not trust it."
     try:
-        if path.stat().st_size > limit:
-            raise DataError(Problem(str(path), f"is larger than {limit} bytes.", "Is it the right file?"))
-        with path.open("rb") as file:
-            # Python 2 wrote PathVQA's pickles; its texts come as bytes with this encoding.
-            return _texts(_PlainUnpickler(file, encoding="bytes").load())
+        data = read_bytes(path, limit)
+        _check_pickle(data)
+        # Python 2 wrote PathVQA's pickles; its texts come as bytes with this encoding.
+        value = _PlainUnpickler(io.BytesIO(data), encoding="bytes").load()
+        most = max(MIB, 20 * len(data))
+        if _unfolded(value, {}, set(), most) > most:
+            raise pickle.UnpicklingError(
+                "its lists hold one another so often that they unfold to more than memory holds"
+            )
+        return _texts(value)
     except (pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
         if isinstance(error, DataError):
             raise
-        fix = "Download it again; if it comes from elsewhere, do not trust it."
         raise DataError(Problem(str(path), f"is no plain pickle ({error}).", fix)) from error
-    except (OSError, RecursionError, MemoryError, OverflowError) as error:
+    except RecursionError as error:
+        raise DataError(Problem(str(path), "is no plain pickle (it is nested too deeply).", fix)) from error
+    except (OSError, MemoryError, OverflowError) as error:
         raise DataError(Problem(str(path), f"cannot be read ({error}).", "Download it again.")) from error
+
+
+def _check_pickle(data: bytes) -> None:
+    """Read the operations of a pickle without carrying them out; lengths beyond its end are errors here already.
+
+    Raises:
+        pickle.UnpicklingError: An operation that no plain pickle needs, or a place in the memo beyond all operations.
+    """
+    texts: list[Any] = []  # the last two, which name a class in newer pickles
+    for count, (operation, argument) in enumerate(_operations(data), start=1):
+        if operation.name in _NO_PLAIN:
+            if operation.name in ("GLOBAL", "INST"):
+                name = str(argument).replace(" ", ".")
+            else:
+                name = ".".join(map(str, texts)) if operation.name == "STACK_GLOBAL" else operation.name
+            raise pickle.UnpicklingError(f"it asks for {name:.100}; only plain containers are read")
+        number = argument if isinstance(argument, int) else 0
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and number > count + 256:
+            raise pickle.UnpicklingError(f"it asks for a memo of {number} places")
+        if operation.name == "FRAME" and number > len(data):
+            raise pickle.UnpicklingError("it states a frame that is longer than the file")
+        if isinstance(argument, str):
+            texts = [*texts[-1:], argument]
+
+
+def _operations(data: bytes) -> Iterator[tuple[pickletools.OpcodeInfo, Any]]:
+    """Operations and arguments, as `pickletools.genops`, which cannot read Python 2's texts beyond ASCII."""
+    known = {operation.code: operation for operation in pickletools.opcodes}
+    file = io.BytesIO(data)
+    while True:
+        code = file.read(1).decode("latin-1")
+        operation = known.get(code)
+        if operation is None:
+            raise pickle.UnpicklingError("it ends too early" if not code else f"it has the unknown operation {code!r}")
+        if operation.name == "STRING":
+            yield operation, file.readline()
+        else:
+            yield operation, None if operation.arg is None else operation.arg.reader(file)
+        if operation.name == "STOP":
+            return
+
+
+def _unfolded(value: Any, known: dict[int, int], above: set[int], most: int) -> int:
+    """How many values and characters something would have if nothing in it were shared; more than ``most`` is enough."""
+    if isinstance(value, str | bytes):
+        return 1 + len(value) // 16
+    if not isinstance(value, dict | list | tuple | set | frozenset):
+        return 1
+    if id(value) in known:
+        return known[id(value)]
+    if id(value) in above:
+        raise pickle.UnpicklingError("a list in it contains itself")
+    above.add(id(value))
+    parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+    count = 1
+    for part in parts:
+        count += _unfolded(part, known, above, most)
+        if count > most:
+            break
+    above.discard(id(value))
+    known[id(value)] = count
+    return count
 
 
 def _texts(value: Any) -> Any:

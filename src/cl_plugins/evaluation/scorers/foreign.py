@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import cast
 
 from ...base.errors import ClPluginsError, DataError, Problem
 from ..items import Item, TaskScore, require_items
@@ -21,7 +22,15 @@ class ForeignScorer(BaseScorer):
     def __init__(self, scorer: Scorer, distribution: str) -> None:
         self.name, self.version, self.summary = scorer.name, scorer.version, scorer.summary
         self.by_row = bool(getattr(scorer, "by_row", False))
+        self.variants = tuple(getattr(scorer, "variants", ()))
+        self.variant = getattr(scorer, "variant", None)
         self._scorer, self._distribution = scorer, distribution
+
+    def as_variant(self, variant: str) -> ForeignScorer:
+        """Return the scorer with one of its `variants`."""
+        if not isinstance(self._scorer, BaseScorer):
+            raise DataError(self._problem("has variants, but no way to choose one."))
+        return ForeignScorer(cast(Scorer, self._scorer.as_variant(variant)), self._distribution)
 
     def score(self, items: Sequence[Item], *, seed: int = 0) -> TaskScore:
         """Score a test set; see `Scorer.score`.
@@ -55,7 +64,8 @@ class ForeignScorer(BaseScorer):
             faults += [problem.what for problem in error.problems]
         except (TypeError, ValueError) as error:
             faults.append(f"returned what JSON cannot hold ({error}).")
-        if found.scorer != self.key:
+        keys = {self._key_of(variant) for variant in (self.variant, *(() if self.variant else self.variants))}
+        if found.scorer not in keys:
             faults.append(f"signed its score with {found.scorer!r}.")
         if found.n != count:
             faults.append(f"returned n = {found.n!r} for {count} items.")

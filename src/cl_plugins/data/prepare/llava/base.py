@@ -106,12 +106,14 @@ class LlavaTask(Converter):
         if names is None:
             return Drop(name, "picture field is not a name", f"found {raw.get('image', raw.get('images'))!r:.80}")
         if not names and not self.text_only:
-            return Drop(name, "names no picture", "every item of this task has one")
+            return Drop(name, "names no picture", f"no `image` or `images`; {_keys(raw)}")
         used = names[:1] if self.first_picture_only else names
         pictures = [find_picture(self._roots[split], each) for each in used]
         extra = {"question_id": _identity(raw), "image": names[0] if names else ""}
         if self.question not in raw and "conversations" in raw:
             return Record.chat(name, raw["conversations"], pictures, **extra, **self.extra(split, raw))
+        if self.question not in raw:
+            return Drop(name, "question is missing", f"no `{self.question}` or `conversations`; {_keys(raw)}")
         answer, several = answer_of(self.answer_field(raw), self.separator)
         question = self.ask(split, without_leading_image(raw.get(self.question)), answer)
         return Record.ask(name, question, answer, pictures, answers=several, **extra, **self.extra(split, raw))
@@ -137,8 +139,14 @@ class LlavaTask(Converter):
         double = len(repeated(identity for identity in ids if identity))
         found = [] if path.name == Path(self.names(split)[0]).name else [f"the {split} file is {path.name}"]
         if double:
-            found.append(f"repeated question_ids in the file: {double}; the ids here are unique")
+            found.append(f"repeated question_ids in {path.name}: {double}; the ids here are unique")
         return found
+
+
+def _keys(raw: Mapping[str, Any]) -> str:
+    """Which keys a record has, in words: it may be of another release, or of another data set."""
+    names = ", ".join(map(str, list(raw)[:20]))
+    return f"the record has {names or 'no keys'}"
 
 
 def _identity(raw: Mapping[str, Any]) -> str:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
+from ....base.outside import read_json
 from ....evaluation.scorers.options import parse_options, parse_reference
 from ..contract import Drop, Record, Setting, Source
 from .base import LlavaTask, suffixed
+from .fields import picture_names
 
 
 WHERE = "https://huggingface.co/datasets/Zacks-Chen/CoIN"
@@ -61,9 +65,11 @@ class _Coin(LlavaTask):
         return absent
 
 
-def _sources(task: str, pictures: str, collections: Sequence[str], test: str = "test.json") -> tuple[Source, ...]:
+def _sources(
+    task: str, pictures: str, collections: Sequence[str], test: str = "test.json", *more: str
+) -> tuple[Source, ...]:
     """Instructions and pictures, which are two downloads."""
-    files = (f"Instruction_Original/{task}/train.json", f"Instruction_Original/{task}/{test}")
+    files = (f"Instruction_Original/{task}/train.json", f"Instruction_Original/{task}/{test}", *more)
     return (
         Source(
             f"CoIN {task}",
@@ -126,13 +132,87 @@ def letters(question: str, answer: str) -> tuple[str, ...] | None:
 
 
 class TextVQA(_Coin):
-    """Reading text in photographs. If the file lists ten answers, all are kept for the peers' soft accuracy."""
+    """Reading text in photographs.
+
+    The answers of all ten annotators, which the peers' soft accuracy needs, come from the record or from TextVQA's own
+    file, by picture and question. The reference stays the record's own answer.
+    """
 
     task = "textvqa"
+    version = 2
     places = ("TextVQA",)
     test_files = ("val.json", "test.json")
     collections = ("TextVQA",)
-    sources = _sources("TextVQA", "https://textvqa.org/dataset", collections, "val.json")
+    sources = _sources(
+        "TextVQA", "https://textvqa.org/dataset", collections, "val.json", "cl_dataset/TextVQA/TextVQA_0.5.1_val.json"
+    )
+
+    def _annotators_file(self) -> Path | None:
+        """TextVQA's own annotations; beside the pictures, as CoIN's README puts them."""
+        folder = self.picture_folder("test")
+        path = folder / "TextVQA" / "TextVQA_0.5.1_val.json" if folder is not None else None
+        return path if path is not None and path.is_file() else None
+
+    def inputs(self, split: str) -> list[Path]:
+        """Also TextVQA's own annotations."""
+        path = self._annotators_file() if split == "test" else None
+        return super().inputs(split) + ([path] if path is not None else [])
+
+    @cached_property
+    def _annotators(self) -> dict[tuple[str, str], list[str]]:
+        """(picture, question) -> the answers of all annotators.
+
+        Raises:
+            DataError: The file is not in TextVQA's layout.
+        """
+        path = self._annotators_file()
+        if path is None:
+            return {}
+        try:
+            entries = read_json(path)["data"]
+            return {
+                (str(entry["image_id"]), _question(str(entry["question"]))): [str(a) for a in entry["answers"]]
+                for entry in entries
+            }
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise self.unreadable(path, f"not in TextVQA's layout: {type(error).__name__}: {error}") from error
+
+    def _all_answers(self, raw: Mapping[str, Any]) -> list[str]:
+        """The annotators' answers to a test record; both its picture and its question have to be theirs."""
+        names = picture_names(raw)
+        if not names or not isinstance(raw.get(self.question), str):
+            return []
+        stem = PurePosixPath(names[0].replace("\\", "/")).stem
+        return self._annotators.get((stem, _question(raw[self.question])), [])
+
+    def record(self, split: str, name: str, raw: Any) -> Record | Drop:
+        """One record, with the annotators' answers."""
+        made = super().record(split, name, raw)
+        if split == "train" or isinstance(made, Drop) or made.extra.get("answers"):
+            return made
+        return replace(made, extra={**made.extra, "answers": self._all_answers(raw)})
+
+    def remarks(self, split: str) -> list[str]:
+        """Also how many test items have no annotators' answers."""
+        found = super().remarks(split)
+        if split == "train":
+            return found
+        rows = [raw for raw in self.raw_records(split) if isinstance(raw, Mapping)]
+        without = sum(not isinstance(raw.get(self.answer), list) and not self._all_answers(raw) for raw in rows)
+        if without:
+            where = "cl_dataset/TextVQA/TextVQA_0.5.1_val.json"
+            why = "which does not have their picture and question" if self._annotators_file() else "which is not there"
+            found.append(
+                f"{without} of {len(rows)} items have no answers of the ten annotators (from {where}, {why}); "
+                "`peer:coin:textvqa` compares them with one answer"
+            )
+        return found
+
+
+def _question(text: str) -> str:
+    """The question in a prompt: its first line, in lower case; the instructions follow behind it."""
+    lines = [line for line in text.replace("<image>", "").splitlines() if line.strip()]
+    return " ".join(lines[0].lower().split()) if lines else ""
 
 
 class ImageNet(_Coin):
@@ -171,7 +251,8 @@ class Grounding(_Coin):
     collections = ("COCO2014",)
     sources = _sources("Grounding", "http://images.cocodataset.org/zips/train2014.zip", collections)
     columns: ClassVar[Mapping[str, type]] = {**LlavaTask.columns, "answer_bbox": str, "size": list}
-    notes = ("Boxes refer to pictures padded to a square: prepare with --pad-square, else they do not fit.",)
+    notes = ("Boxes refer to pictures padded to a square.",)
+    square = True
 
     def answer_field(self, raw: Mapping[str, Any]) -> object:
         """The box, as text."""

@@ -1,17 +1,22 @@
 """UCIT: instructions from the authors of HiDe-LLaVA; pictures in part from them, in part from where they come from.
 
-Captions are tested against a COCO-style file whose picture numbers are the rows of the test file.
+Captions are tested against a COCO-style file whose picture numbers are the rows of the test file. The names of the
+pictures in both files are compared: a file that is shifted by one row would give every picture another one's captions.
 """
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-from ..contract import Source
+from ....base.errors import DataError, Problem
+from ....base.outside import read_json
+from ..contract import Setting, Source
 from .base import LlavaTask
+from .fields import picture_names
 from .files import first_existing
 
 
@@ -50,10 +55,32 @@ class _Ucit(LlavaTask):
     stream = "ucit"
 
 
-class _Captions(_Ucit):
-    """A caption task: if test records hold no answer, the captions of the COCO-style file are the answers."""
+@dataclass(frozen=True)
+class _Captioned:
+    """What the COCO-style file says of one picture.
 
+    Attributes:
+        captions: Its captions.
+        name: Its file name without folders; None if the file does not say.
+    """
+
+    captions: list[str]
+    name: str | None
+
+
+class _Captions(_Ucit):
+    """A caption task: the captions of the COCO-style file are the answers of the test records."""
+
+    version = 2
     captions: ClassVar[tuple[str, ...]]
+    settings: ClassVar[Mapping[str, Setting]] = {
+        "captions": Setting(
+            "checked",
+            ("checked", "by_row"),
+            "checked: the picture names of test file and captions must agree, row by row; by_row: join by row alone, for "
+            "captions without picture names",
+        )
+    }
     notes = ("The reference is the first of several captions; all of them are in the column `answers`.",)
 
     def inputs(self, split: str) -> list[Path]:
@@ -70,17 +97,41 @@ class _Captions(_Ucit):
         return absent if self._captions_file() is not None else [*absent, self.raw / self.captions[0]]
 
     def raw_records(self, split: str) -> Iterator[Any]:
-        """The records, each with its captions as the answer."""
+        """The records, each with its captions as the answer.
+
+        Raises:
+            DataError: The captions are of other pictures, or do not say of which.
+        """
         if split == "train":
             yield from super().raw_records(split)
             return
         captions = self._by_row()
+        if self.setting("captions") == "checked":
+            self._compare(captions)
         for row, raw in enumerate(super().raw_records(split), start=1):
             found = captions.get(row)
             # The list goes first: it is what the published score is computed against.
-            yield {**raw, self.answer: found} if found and isinstance(raw, Mapping) else raw
+            yield {**raw, self.answer: found.captions} if found and isinstance(raw, Mapping) else raw
 
-    def _by_row(self) -> dict[int, list[str]]:
+    def _compare(self, captions: Mapping[int, _Captioned]) -> None:
+        """Refuse captions that belong to other pictures than the rows that they are numbered by."""
+        path, fix = self._captions_file(), "Take test file and captions from one release; both are in the download."
+        unnamed = sum(entry.name is None for entry in captions.values())
+        if unnamed:
+            what = f"does not name the pictures of {unnamed} of its {len(captions)} numbers (`images[].file_name`)."
+            more = f"To join by row all the same: --set {self.task}.captions=by_row."
+            raise DataError(Problem(str(path), what, f"{fix} {more}"))
+        wrong: list[str] = []
+        for row, raw in enumerate(super().raw_records("test"), start=1):
+            names = picture_names(raw) if isinstance(raw, Mapping) else None
+            entry = captions.get(row)
+            if names and entry is not None and (own := _file_name(names[0])) != entry.name:
+                wrong.append(f"row {row} is {own}, captions {row} are of {entry.name}")
+        if wrong:
+            what = f"belongs to other pictures than the test file: {len(wrong)} rows differ ({'; '.join(wrong[:3])})."
+            raise DataError(Problem(str(path), what, fix))
+
+    def _by_row(self) -> dict[int, _Captioned]:
         """Row of the test file, from 1, to captions.
 
         Raises:
@@ -90,13 +141,45 @@ class _Captions(_Ucit):
         if path is None:
             return {}
         try:
-            annotations = json.loads(path.read_text(encoding="utf-8-sig"))["annotations"]
+            content = read_json(path)
             found: dict[int, list[str]] = {}
-            for annotation in annotations:
+            for annotation in content["annotations"]:
                 found.setdefault(int(annotation["image_id"]), []).append(str(annotation["caption"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            names = {int(image["id"]): image.get("file_name") for image in content.get("images") or ()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise self.unreadable(path, f"not in COCO's layout: {type(error).__name__}: {error}") from error
+        return {
+            number: _Captioned(
+                texts, _file_name(name) if isinstance(name := names.get(number), str) and name else None
+            )
+            for number, texts in found.items()
+        }
+
+    def remarks(self, split: str) -> list[str]:
+        """Also how many records have an answer of their own that is none of the captions."""
+        found = super().remarks(split)
+        if split != "test":
+            return found
+        captions = self._by_row()
+        other = 0
+        for row, raw in enumerate(super().raw_records(split), start=1):
+            own = raw.get(self.answer) if isinstance(raw, Mapping) else None
+            entry = captions.get(row)
+            if isinstance(own, str) and own.strip() and entry is not None:
+                other += _plain(own) not in {_plain(text) for text in entry.captions}
+        if other:
+            found.append(f"{other} records have an answer of their own that is none of their captions; it is not used")
+        if self.setting("captions") == "by_row":
+            found.append("captions were joined by row, without comparing the names of the pictures")
         return found
+
+
+def _file_name(name: str) -> str:
+    return PurePosixPath(name.replace("\\", "/")).name
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\W+", " ", text.casefold()).strip()
 
 
 class Renditions(_Ucit):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ....base.errors import DataError, Problem
+from ....base.outside import read_json
 from ..contract import Context, Converter, Drop, Picture, Record, Setting, Source, Unit
 from ..extras import library
 from ..options import build_options, rng_for, with_options
@@ -115,7 +115,7 @@ class Cells(Converter):
     def _known_channels(self) -> list[str]:
         path = self._files[0]
         try:
-            names = json.loads(path.read_text(encoding="utf-8"))["led_array"]["channel_names"]
+            names = read_json(path)["led_array"]["channel_names"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise self.unreadable(path, f"no led_array.channel_names: {error!r}") from error
         return [str(name) for name in names]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ....base.errors import DataError, Problem
+from ....base.outside import is_regular
 from ..extras import library
 from ..readers import csv_rows
 
@@ -45,6 +46,8 @@ INSTRUMENTS = {
     17: "surgical drill",
     18: "tissue glue",
 }
+#: FFmpeg looks at what a file holds: a playlist called video_01.mp4 would make it open other files and addresses.
+_ONLY_VIDEOS = {"protocol_whitelist": "file", "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts"}
 _ROW = ("int_time", "int_step", "int_instrument1", "int_instrument2")
 
 
@@ -137,8 +140,10 @@ def open_video(path: Path) -> tuple[Any, Any]:
         DataError: Damaged, or no video.
     """
     av: Any = library("av")
+    if not is_regular(path):
+        raise DataError(Problem(str(path), "is not a regular file.", "Is it the right file?"))
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), options=_ONLY_VIDEOS)
         stream = container.streams.video[0]
     except (OSError, ValueError, IndexError) as error:  # av.FFmpegError is an OSError or a ValueError
         raise DataError(Problem(str(path), f"cannot be read as a video ({error}).", "Download it again.")) from error

@@ -112,15 +112,14 @@ class Radiology(Converter):
                 yield Unit(f"{number:03d}-{first:07d}", (number, first, min(first + _ROWS, rows)))
 
     def _joined(self, split: str) -> Iterator[tuple[str, str, str]]:
-        """(id, caption, CUIs). Both files are sorted by id, with gaps of their own; neither is held."""
+        """(id, caption, CUIs), joined by id in whatever order the two files are.
+
+        The concepts are held: ROCOv2 has some eighty thousand lines of a hundred letters.
+        """
         concepts = self._file(split, "concepts.csv")
-        other = iter(csv_rows(concepts, ("ID", "CUIs"))) if concepts.is_file() else iter(())
-        row = next(other, None)
-        for caption in csv_rows(self._captions(split), ("ID", "Caption")):
-            while row is not None and row["ID"] < caption["ID"]:
-                row = next(other, None)
-            same = row is not None and row["ID"] == caption["ID"]
-            yield caption["ID"], caption["Caption"], row["CUIs"] if row is not None and same else ""
+        known = {r["ID"]: r["CUIs"] for r in csv_rows(concepts, ("ID", "CUIs"))} if concepts.is_file() else {}
+        for row in csv_rows(self._captions(split), ("ID", "Caption")):
+            yield row["ID"], row["Caption"], known.get(row["ID"], "")
 
     def convert(self, split: str, unit: Unit) -> Iterator[Record | Drop]:
         """The captions of a unit."""

@@ -1,0 +1,16 @@
+"""Which host the commands work for; the one place of ``cli`` that knows it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from ..contract.host import Host
+
+
+def host() -> Host:
+    """The host that recipes are written for."""
+    from ..host.llama_factory import LlamaFactoryHost
+
+    return LlamaFactoryHost()

@@ -1,0 +1,284 @@
+"""The results of a run as its directory holds them, and whether they follow from its predictions.
+
+The journal holds the hash of every predictions file and score file; the matrix must be what the score files give, and the
+metrics what the matrix gives. Whoever prints a number of a run reads it through `read_results`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..base.errors import DataError, Problem, RunStateError
+from ..records.files import FileRecord, file_problem
+from ..records.record import read_file
+from ..records.results import MetricPart, MetricsRecord
+from ..records.run import JOURNAL, RUN, read_journal, read_run
+from .items import TaskScore
+from .matrix import ScoreMatrix
+from .metrics import continual_metrics, metrics_to_dict
+
+
+MATRIX, METRICS, PREDICTIONS = "matrix.json", "metrics.json", "predictions"
+_RESTORE = "Restore the file from a copy; nothing is computed from a changed one."
+_AGAIN = "Start the run again: it writes matrix and metrics anew from its score files."
+Cell = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Matrix, metrics and scores of a run.
+
+    Attributes:
+        matrix: The accuracy matrix.
+        metrics: Name -> metric; empty where the run has not written them yet.
+        scores: (row, task) -> score, where a score file is known to belong to the cell.
+        info: ``run.json``; empty where there is none.
+        remarks: What the reader should know, such as a file that a killed process left one cell behind.
+    """
+
+    matrix: ScoreMatrix
+    metrics: dict[str, MetricPart] = field(default_factory=dict)
+    scores: dict[Cell, TaskScore] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """What the matrix is compared with.
+
+    Attributes:
+        cells: The measured cells in the order in which they were measured.
+        files: Hash of every file of theirs; None where the directory holds no hashes.
+        source: The file with the hashes.
+    """
+
+    cells: list[Cell]
+    files: dict[str, FileRecord] | None
+    source: str = ""
+
+
+def read_results(root: Path) -> Results:
+    """Read the results of a run, and compare each file with what it was computed from.
+
+    A directory without a journal (results that were copied out of a run, or made by another program) is read as it is.
+
+    Args:
+        root: The run's directory.
+
+    Raises:
+        RunStateError: A file is missing, damaged, or was changed after it was written. Lists every problem.
+    """
+    problems: list[Problem] = []
+    info: dict[str, Any] = _caught(problems, lambda: read_run(root) if os.path.lexists(root / RUN) else {}) or {}
+    evidence = _caught(problems, lambda: _evidence(root, info))
+    matrix = _caught(problems, lambda: _read_matrix(root))
+    metrics = _caught(problems, lambda: _read_metrics(root)) or {}
+    if evidence is not None and evidence.files is not None:
+        found = (file_problem(root, n, r, _RESTORE, evidence.source) for n, r in evidence.files.items())
+        problems += [problem for problem in found if problem is not None]
+    scores: dict[Cell, TaskScore] = {}
+    broken = {problem.where for problem in problems}
+    for cell in evidence.cells if evidence is not None else []:
+        path = _score_path(root, cell)
+        if str(path) not in broken:
+            score = _caught(problems, lambda path=path: TaskScore.read(path))  # type: ignore[misc]
+            if score is not None:
+                scores[cell] = score
+    if problems or matrix is None or evidence is None:
+        raise RunStateError(list(dict.fromkeys(problems)))
+    results = Results(matrix, metrics, scores, info)
+    if evidence.files is None:
+        return _loose(results)
+    return _strict(root, results, evidence)
+
+
+def result_problems(root: Path) -> list[Problem]:
+    """What is wrong with the results of a run; nothing where it has no matrix yet.
+
+    Args:
+        root: The run's directory.
+    """
+    if not os.path.lexists(root / MATRIX) and not os.path.lexists(root / METRICS):
+        return []
+    try:
+        read_results(root)
+    except RunStateError as error:
+        return error.problems
+    return []
+
+
+def _caught(problems: list[Problem], read: Any) -> Any:
+    """What a reader gives; None after noting its problems."""
+    try:
+        return read()
+    except (RunStateError, DataError) as error:
+        problems += error.problems
+        return None
+
+
+def _read_matrix(root: Path) -> ScoreMatrix:
+    if not os.path.lexists(root / MATRIX):
+        fix = "Give the output_dir of a run that has evaluated at least one task."
+        raise RunStateError(Problem(str(root / MATRIX), "there is no such file.", fix))
+    return ScoreMatrix.read(root / MATRIX)
+
+
+def _read_metrics(root: Path) -> dict[str, MetricPart]:
+    path = root / METRICS
+    if not os.path.lexists(path):
+        return {}
+    return dict(MetricsRecord.parse(read_file(path, MetricsRecord.FIX, DataError), str(path)).metrics)
+
+
+def _score_path(root: Path, cell: Cell) -> Path:
+    row, task = cell
+    return root / PREDICTIONS / row / f"{task}.score.json"
+
+
+def _evidence(root: Path, info: dict[str, Any]) -> _Evidence:
+    """The cells that were measured, by the journal; else by the table in ``run.json``; else by the files."""
+    if os.path.lexists(root / JOURNAL):
+        files: dict[str, FileRecord] = {}
+        cells = []
+        for line in read_journal(root):
+            if line.step.startswith("evaluate:"):
+                _, row, task = line.step.split(":")
+                files |= {n: r for n, r in line.artefacts.items() if n.startswith(f"{PREDICTIONS}/")}
+                cells.append((row, task))
+        lacking = [c for c in cells if str(_score_path(root, c).relative_to(root)) not in files]
+        if lacking:
+            what = f"names no score file for {', '.join(f'evaluate:{row}:{task}' for row, task in lacking)}."
+            raise RunStateError(Problem(str(root / JOURNAL), what, _RESTORE))
+        return _Evidence(cells, files, JOURNAL)
+    if info.get("files") is not None:
+        table = {name: FileRecord.model_validate(record) for name, record in info["files"].items()}
+        return _Evidence([c for name in table if (c := _cell_of(Path(name))) is not None], table, RUN)
+    names = sorted((root / PREDICTIONS).glob("*/*.score.json"))
+    return _Evidence([c for path in names if (c := _cell_of(path.relative_to(root))) is not None], None)
+
+
+def _cell_of(name: Path) -> Cell | None:
+    """The cell that a score file belongs to."""
+    if len(name.parts) != 3 or not name.name.endswith(".score.json"):
+        return None
+    return name.parts[1], name.name.removesuffix(".score.json")
+
+
+def _loose(results: Results) -> Results:
+    """Score files that fit the matrix, and a remark on each that does not."""
+    remarks, scores = [], {}
+    for (row, task), score in results.scores.items():
+        held, scorer = _get(results.matrix, row, task), results.matrix.scorers.get(task)
+        if held is None:
+            continue
+        if abs(held - score.score) > 1e-6 or (scorer is not None and score.scorer != scorer):
+            remarks.append(
+                f"predictions/{row}/{task}.score.json ({score.scorer}: {score.score}) is not what matrix.json holds "
+                f"({scorer}: {held}); its interval and baselines are left out."
+            )
+        else:
+            scores[row, task] = score
+    return replace(results, scores=scores, remarks=tuple(remarks))
+
+
+def _strict(root: Path, results: Results, evidence: _Evidence) -> Results:
+    """Refuse a matrix that is not what the score files give, and metrics that are not what the matrix gives."""
+    matrix, scores, last = results.matrix, results.scores, evidence.cells[-1] if evidence.cells else None
+    path = str(root / MATRIX)
+    problems = _about_problems(path, results)
+    behind = None
+    for cell, score in scores.items():
+        held = _get(matrix, *cell)
+        if held is None and cell == last and evidence.source == JOURNAL:
+            behind = cell  # killed after the line of the journal and before the matrix
+            continue
+        task, where = cell[1], f"{path}, cell [{cell[0]}][{cell[1]}]"
+        if held != score.score:
+            problems.append(Problem(where, f"is {held}, and the score file says {score.score}.", _AGAIN))
+        if (found := matrix.scorers.get(task)) != score.scorer:
+            problems.append(Problem(where, f"is by {found!r}, and the score file says {score.scorer!r}.", _AGAIN))
+        if (count := matrix.n.get(task)) != score.n:
+            problems.append(Problem(where, f"has {count} items, and the score file says {score.n}.", _AGAIN))
+    for row in ["zero_shot", *matrix.row_names()]:
+        for task in matrix.tasks:
+            if _get(matrix, row, task) is not None and (row, task) not in scores:
+                where = f"{path}, cell [{row}][{task}]"
+                problems.append(Problem(where, f"was not measured, by {evidence.source}.", _AGAIN))
+    if problems:
+        raise RunStateError(problems)
+    remarks = []
+    if behind is not None:
+        remarks.append(
+            f"The last measurement ({behind[0]}, {behind[1]}) is not in the matrix yet; start the run again."
+        )
+    metrics = results.metrics or _metrics_of(matrix)
+    if not _same(metrics, _metrics_of(matrix)):
+        if last is None or not _same(metrics, _metrics_of(_without(matrix, last))):
+            raise RunStateError(Problem(str(root / METRICS), "is not what matrix.json gives.", _AGAIN))
+        metrics = _metrics_of(matrix)
+    kept = {cell: score for cell, score in scores.items() if cell != behind}
+    return replace(results, metrics=metrics, scores=kept, remarks=tuple(remarks))
+
+
+def _about_problems(path: str, results: Results) -> list[Problem]:
+    """Stream, method and tasks against ``run.json``; tasks may have been appended since."""
+    matrix, info = results.matrix, results.info
+    if not info:
+        return []
+    tasks = [task["name"] for task in info["stream"]["tasks"]]
+    found = []
+    if matrix.tasks != tasks[: len(matrix.tasks)]:
+        what = f"has the tasks {', '.join(matrix.tasks)}, and {RUN} says {', '.join(tasks)}."
+        found.append(Problem(path, what, _AGAIN))
+    for key, own, theirs in (
+        ("stream", matrix.stream, info["stream"]["name"]),
+        ("method", matrix.method, info["method"]),
+    ):
+        if own != theirs:
+            found.append(Problem(path, f"has the {key} {own!r}, and {RUN} says {theirs!r}.", _AGAIN))
+    return found
+
+
+def _get(matrix: ScoreMatrix, row: str, task: str) -> float | None:
+    """A cell, None also for rows and tasks that the matrix does not have."""
+    try:
+        return matrix.get(row, task)
+    except DataError:
+        return None
+
+
+def _without(matrix: ScoreMatrix, cell: Cell) -> ScoreMatrix:
+    earlier = replace(matrix)
+    earlier.scores = [list(row) for row in matrix.scores]
+    earlier.zero_shot = list(matrix.zero_shot)
+    if _get(matrix, *cell) is not None:
+        earlier.set(*cell, None)
+    return earlier
+
+
+def _metrics_of(matrix: ScoreMatrix) -> dict[str, MetricPart]:
+    content = metrics_to_dict(continual_metrics(matrix))
+    return dict(MetricsRecord.of(content, METRICS).metrics)
+
+
+def _same(a: dict[str, MetricPart], b: dict[str, MetricPart]) -> bool:
+    """Whether two sets of metrics agree in the numbers of every metric that both know."""
+    return all(
+        _close(a[key].value, b[key].value) and _all_close(a[key].values, b[key].values) for key in a if key in b
+    )
+
+
+def _all_close(a: list[float | None] | None, b: list[float | None] | None) -> bool:
+    a, b = a or [], b or []
+    return len(a) == len(b) and all(_close(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _close(a: float | None, b: float | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9)

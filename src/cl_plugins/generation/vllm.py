@@ -1,0 +1,116 @@
+"""vLLM as a backend: an engine answers from a model folder."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from ..contract.backend import OnBatch
+    from ..contract.host import Session
+    from ..contract.test_item import TestItem
+
+
+#: Items that the engine is given at once; it schedules them itself, and they are made durable together.
+BATCH_SIZE = 2048
+
+
+class VllmBackend:
+    """Answers with ``vllm.LLM``, see `cl_plugins.contract.backend.Backend`.
+
+    Args:
+        session: Makes the prompts; its base leaves the accelerator while the engine answers.
+        model: Gives the folder or hub name of the model; called when the first answer is wanted.
+        arguments: Gives the arguments of ``vllm.LLM`` that follow from the run.
+        options: ``cl.eval.backend_options``; they win.
+        scratch: Folder of the models that ``model`` writes, deleted at the end.
+    """
+
+    name = "vllm"
+    batch_size = BATCH_SIZE
+    together = False
+
+    def __init__(
+        self,
+        session: Session,
+        model: Callable[[], str | Path],
+        arguments: Callable[[], Mapping[str, Any]],
+        options: Mapping[str, Any],
+        scratch: Path,
+    ) -> None:
+        self._session, self._model, self._arguments = session, model, arguments
+        self._options, self._scratch = dict(options), scratch
+        self._engine: Any = None
+        self._home: Any = None
+
+    def settings(self) -> dict[str, Any]:
+        """Version and options of the engine, and the tokens that end an answer."""
+        import vllm
+
+        return {
+            "vllm": str(getattr(vllm, "__version__", "?")),
+            "options": self._options,
+            "eos": self._session.eos_token_ids(),
+        }
+
+    def answer(
+        self, items: Sequence[TestItem], batches: Sequence[Sequence[int]], max_new_tokens: int, on_batch: OnBatch
+    ) -> None:
+        """See `Backend.answer`."""
+        if not batches:
+            return
+        from vllm import SamplingParams
+
+        session = self._session
+        engine = self._started()
+        greedy = SamplingParams(
+            temperature=0.0, max_tokens=max_new_tokens, stop_token_ids=session.eos_token_ids(), detokenize=False
+        )
+        for position, batch in enumerate(batches):
+            prompts = [session.engine_prompt(items[i]) for i in batch]
+            outputs = engine.generate(prompts, sampling_params=greedy, use_tqdm=False)
+            ids = [list(output.outputs[0].token_ids) for output in outputs]
+            on_batch(position, session.read_answers(ids, max_new_tokens))
+
+    def close(self) -> None:
+        """End the engine, delete the model folder, put the base back on its device."""
+        import torch
+
+        if self._engine is not None:
+            core = getattr(getattr(self._engine, "llm_engine", None), "engine_core", None)
+            if core is not None and hasattr(core, "shutdown"):
+                core.shutdown()
+        self._engine = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        if self._home is not None:
+            self._session.base.model.to(self._home)
+            self._home = None
+
+    def _started(self) -> Any:
+        if self._engine is None:
+            from vllm import LLM
+
+            model = str(self._model())
+            self._make_room()
+            self._engine = LLM(**{"model": model, **self._arguments(), **self._options})
+        return self._engine
+
+    def _make_room(self) -> None:
+        """The base waits in main memory while the engine has the device."""
+        import torch
+
+        model = self._session.loaded_model
+        if model is None:
+            return
+        device = next(model.parameters()).device
+        if device.type != "cpu":
+            self._home = device
+            model.to("cpu")
+            torch.cuda.empty_cache()

@@ -1,0 +1,174 @@
+"""LLaMA-Factory as the host of a run, see `cl_plugins.contract.host.Host`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..base.files import sha256
+from . import keys as key_rules
+from . import names, task_args
+from .data import local_files
+from .media import DataUse, fingerprint, inspect, on_hub
+
+
+if TYPE_CHECKING:
+    from ..base.errors import Problem
+    from ..contract.capabilities import Capabilities, RunFacts
+    from ..contract.host import KeyInfo, ModelSizes, TaskArgs
+    from ..contract.method import Method
+    from ..streams import Stream, Task
+    from .session import Session
+
+
+@dataclass(frozen=True)
+class LocalDataSet:
+    """A data set of ``dataset_info.json``, see `cl_plugins.contract.host.DataSet`."""
+
+    use: DataUse
+    keys: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Its name in ``dataset_info.json``."""
+        return self.use.name
+
+    @property
+    def place(self) -> Hashable:
+        """``dataset_dir`` and ``media_dir``."""
+        return self.use.dataset_dir, self.use.media_dir
+
+    def problems(self) -> list[Problem]:
+        """Unknown name, missing file, not JSON, no record, missing media."""
+        return inspect(self.use)
+
+    def files(self) -> list[Path]:
+        """``dataset_info.json`` and the files that it names."""
+        return local_files(self.use.dataset_dir, [self.use.name])[0]
+
+    def samples(self) -> int | None:
+        """See `cl_plugins.contract.host.DataSet.samples`."""
+        from .row_counts import row_count
+
+        return row_count(self.use)
+
+    def record(self, sha256: Callable[[Path], str] = sha256) -> dict[str, Any]:
+        """What of it decides a number (`fingerprint`), independent of where it lies; rows of hubs by their content."""
+        found = fingerprint(self.use, sha256)
+        if on_hub(found.get("entry", {})):
+            from .hub import hub_digest
+
+            folder = Path(str(self.keys.get("output_dir", "."))) / "tasks"
+            keys = task_args.task_keys(self.keys, datasets=[self.name], output_dir=folder, seed=0)
+            found["rows"] = hub_digest(self.use, task_args.parse({**keys, "seed": self.keys.get("seed", 42)}))
+        return found
+
+
+class LlamaFactoryHost:
+    """LLaMA-Factory."""
+
+    name = "LLaMA-Factory"
+    engines: tuple[str, ...] = ("vllm",)
+    path_keys = key_rules.PATH_KEYS
+    engine_keys = key_rules.ENGINE_KEYS
+
+    def require(self) -> None:
+        """See `Host.require`."""
+        names.require(load=True)
+
+    def key_table(self) -> list[KeyInfo]:
+        """See `Host.key_table`."""
+        return key_rules.key_table()
+
+    def key_info(self, key: str) -> KeyInfo:
+        """See `Host.key_info`."""
+        return key_rules.kind_of(key)
+
+    def key_problems(self, raw: Mapping[str, Any]) -> list[Problem]:
+        """See `Host.key_problems`."""
+        from .facts import setting_problems
+
+        return key_rules.check(raw) + setting_problems(raw)
+
+    def override_problems(
+        self, overrides: Mapping[str, Any], where: str, *, method_keys: Collection[str] = ()
+    ) -> list[Problem]:
+        """See `Host.override_problems`."""
+        return key_rules.check_overrides(overrides, where, method_keys=method_keys)
+
+    def facts(self, keys: Mapping[str, Any], stream: Stream) -> RunFacts:
+        """See `Host.facts`."""
+        from .facts import run_facts
+
+        return run_facts(keys, stream)
+
+    def method_problems(self, name: str, able: Capabilities, facts: RunFacts, penalised: bool) -> list[Problem]:
+        """See `Host.method_problems`."""
+        from .facts import capability_problems
+
+        return capability_problems(name, able, facts, penalised)
+
+    def data_set(
+        self, name: str, keys: Mapping[str, Any], limit: int | None = None, *, test: bool = False
+    ) -> LocalDataSet:
+        """See `Host.data_set`."""
+        folder, media = keys.get("dataset_dir", "data"), keys.get("media_dir")
+        folder = folder if isinstance(folder, str) else "ONLINE"  # a mapping, as the host also takes it: nothing local
+        return LocalDataSet(DataUse(name, folder, media if isinstance(media, str) else None, limit, test), keys)
+
+    def base_problems(self, keys: Mapping[str, Any]) -> list[Problem]:
+        """See `Host.base_problems`."""
+        from .meta_model import adapter_problems
+
+        return adapter_problems(keys)
+
+    def sizes(self, keys: Mapping[str, Any], method: Method, task: Task) -> ModelSizes:
+        """See `Host.sizes`."""
+        from .meta_model import measure
+
+        return measure(keys, method, task)
+
+    def task_keys(
+        self,
+        keys: Mapping[str, Any],
+        *,
+        datasets: Sequence[str],
+        output_dir: Path,
+        seed: int,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """See `Host.task_keys`."""
+        return task_args.task_keys(keys, datasets=datasets, output_dir=output_dir, seed=seed, overrides=overrides)
+
+    def task_args(self, keys: dict[str, Any]) -> task_args.HostArgs:
+        """See `Host.task_args`."""
+        return task_args.parse(keys)
+
+    def looking_keys(self, keys: Mapping[str, Any]) -> dict[str, Any]:
+        """Without engine keys; for half precision on a machine without accelerator the host wants ``use_cpu``."""
+        import torch
+
+        found = {key: value for key, value in keys.items() if key not in self.engine_keys}
+        if not torch.cuda.is_available() and found.get("bf16"):
+            found["use_cpu"] = True
+        return found
+
+    def newest_checkpoint(self, folder: Path, world_size: int) -> tuple[Path | None, list[tuple[Path, str]]]:
+        """See `Host.newest_checkpoint`."""
+        from .checkpoints import newest_complete
+
+        return newest_complete(folder, world_size)
+
+    def fingerprint(self, args: TaskArgs) -> dict[str, Any]:
+        """See `Host.fingerprint`."""
+        from .fingerprint import base_fingerprint
+
+        return base_fingerprint(task_args.own(args).model)
+
+    def session(self, args: TaskArgs) -> Session:
+        """See `Host.session`."""
+        from .session import Session
+
+        return Session(task_args.own(args))

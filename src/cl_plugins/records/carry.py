@@ -1,0 +1,204 @@
+"""``carry.json``, ``update.json``, the manifest of the replay buffer, and ``MANIFEST.json`` of exported models."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import datetime
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar
+
+from pydantic import ConfigDict, Field, field_validator
+
+from ..base.errors import Problem
+from .files import FileRecord
+from .names import CarryFile, TaskName
+from .record import Count, Part, Record, shown
+
+
+_COPY = "Copy the whole carry directory again from its source."
+
+
+class Deletion(Part):
+    """Samples that were deleted from the replay buffer."""
+
+    key: Annotated[str, Field(pattern=r"^replay-(?:delete|purge):[0-9a-f]{1,32}$")]
+    samples: dict[TaskName, Count]
+
+
+class CarryRecord(Record):
+    """``carry.json``.
+
+    Attributes:
+        method: Name of the method that made it.
+        stream: Name of the stream.
+        tasks: Names of the tasks that went into it, in order.
+        base: Fingerprint of the base, and under ``tokenizer`` that of the tokenizer.
+        meta: What the method wrote beside the tensors.
+        files: File name -> hash and size.
+        deletions: What was deleted from the replay buffer.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    FIX: ClassVar[str] = _COPY
+
+    method: str
+    stream: str | None = None
+    tasks: Annotated[list[TaskName], Field(min_length=1)]
+    base: dict[str, Any]
+    meta: dict[str, Any]
+    files: dict[CarryFile, FileRecord]
+    deletions: list[Deletion] = []
+    checksum: str = ""
+
+    def faults(self, where: str) -> list[Problem]:
+        """Tasks that repeat, and names in ``meta`` of files that the carry does not have."""
+        found = []
+        if len(set(self.tasks)) < len(self.tasks):
+            what = f"'tasks' names a task twice: {', '.join(self.tasks)}."
+            found.append(Problem(where, what, self.FIX))
+        folded = [name.casefold() for name in self.files]
+        if len(set(folded)) < len(folded):
+            found.append(Problem(where, "'files' has names that differ in upper and lower case only.", self.FIX))
+        for place, name in _named_files(self.meta):
+            if not isinstance(name, str) or name not in self.files:
+                what = f"'meta.{place}' is {shown(repr(name))}, which is not in 'files'."
+                found.append(Problem(where, what, self.FIX))
+        for place, name in _named_tasks(self.meta):
+            if name not in self.tasks:
+                what = f"'meta.{place}' is {shown(repr(name))}, which is not in 'tasks'."
+                found.append(Problem(where, what, self.FIX))
+        return found
+
+    def identity(self) -> str:
+        """One hash over what the next task starts from; samples of the replay buffer may be deleted without changing it."""
+        weights = {name: record.sha256 for name, record in self.files.items() if not name.startswith("replay/")}
+        about = {"method": self.method, "tasks": self.tasks, "meta": self.meta, "files": weights}
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def _named_files(value: Any, place: str = "") -> list[tuple[str, Any]]:
+    """Every entry ``file`` in a method's own description, and every text that has the form of a file of a carry."""
+    if isinstance(value, dict):
+        found = []
+        for key, entry in value.items():
+            here = f"{place}.{key}" if place else str(key)
+            found += [(here, entry)] if key == "file" else _named_files(entry, here)
+        return found
+    if isinstance(value, list):
+        return [pair for i, entry in enumerate(value) for pair in _named_files(entry, f"{place}[{i}]")]
+    if isinstance(value, str) and value.endswith((".safetensors", ".json")):
+        return [(place, value)]
+    return []
+
+
+def _named_tasks(meta: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Every entry ``task`` in a list of a method's own description."""
+    return [
+        (f"{key}[{i}].task", entry["task"])
+        for key, entries in meta.items()
+        if isinstance(entries, list)
+        for i, entry in enumerate(entries)
+        if isinstance(entry, dict) and "task" in entry
+    ]
+
+
+class UpdateRecord(Record):
+    """``update.json``: what a finished training leaves.
+
+    Attributes:
+        meta: What the method said of its update.
+        files: The tensors beside it: file name -> hash and size.
+    """
+
+    FIX: ClassVar[str] = "Restore the file from a copy, or start again with `cl.restart: true`."
+    OLDER: ClassVar[tuple[int, ...]] = ()
+
+    meta: dict[str, Any]
+    files: dict[CarryFile, FileRecord]
+    checksum: str = ""
+
+
+class AdapterPart(Part):
+    """One adapter of an export by task."""
+
+    folder: str
+    task: TaskName
+    updates: list[TaskName]
+    rank: Count
+    answers: bool
+
+
+class ModelManifest(Record):
+    """``MANIFEST.json`` of ``final/`` and of exports: what the model is and what it stands on."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+
+    kind: str
+    method: str
+    stream: str
+    tasks: list[TaskName]
+    base: dict[str, Any]
+    quantization: dict[str, Any] | None = None
+    merge_error: dict[str, Any] | None = None
+    cl_plugins: str
+    adapters: list[AdapterPart] | None = None
+
+
+class SamplePart(Part):
+    """One sample of the replay buffer; see `replay.store.Sample`."""
+
+    uid: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,199}$")]
+    id: str
+    task: TaskName
+    dataset: str
+    row: Count
+    key: Annotated[float, Field(allow_inf_nan=False)]
+    selection: str
+    score: Annotated[float, Field(allow_inf_nan=False)] | None
+    licence: str | None
+    stored: str = ""
+
+    @field_validator("stored")
+    @classmethod
+    def _stored(cls, value: str) -> str:
+        if value and datetime.fromisoformat(value).tzinfo is None:
+            raise ValueError("it should be a time with its time zone")
+        return value
+
+
+class BufferRecord(Record):
+    """``replay/manifest.json``."""
+
+    FIX: ClassVar[str] = _COPY
+
+    note: str = ""
+    settings: dict[str, Any]
+    samples: list[SamplePart]
+
+    def faults(self, where: str) -> list[Problem]:
+        """Samples without a time, two of one name, or those of a task apart from each other."""
+        found = []
+        if any(not sample.stored for sample in self.samples):
+            found.append(Problem(where, "holds a sample without the time when it was stored.", self.FIX))
+        if len({sample.uid for sample in self.samples}) < len(self.samples):
+            found.append(Problem(where, "holds two samples of the same name.", self.FIX))
+        tasks = [sample.task for sample in self.samples]
+        if sum(a != b for a, b in pairwise(tasks)) + bool(tasks) != len(set(tasks)):
+            found.append(Problem(where, "does not hold the samples task by task.", self.FIX))
+        return found
+
+
+class CandidatePart(Part):
+    """A sample with its record, on its way into the buffer."""
+
+    sample: SamplePart
+    record: dict[str, Any]
+
+
+class CandidatesRecord(Record):
+    """``tasks/<task>/replay.json``: what a training leaves for the buffer."""
+
+    FIX: ClassVar[str] = "Restore the file from a copy, or start again with `cl.restart: true`."
+
+    samples: list[CandidatePart]

@@ -1,0 +1,233 @@
+"""``run.json`` and ``journal.jsonl``: what a run is, and which of its steps are finished."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import ConfigDict, Field, field_validator
+
+from ..base.errors import Problem, RunStateError
+from ..base.files import write_bytes
+from .files import FileRecord
+from .names import RunFile, TaskName
+from .record import CHECKSUM, Count, Part, Record, checksum, checksum_problems, dump, parse_json, read_file
+
+
+JOURNAL = "journal.jsonl"
+RUN = "run.json"
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_FIX = "Restore the file from a copy, or start again with `cl.restart: true`."
+_STEP = r"^(?:finish|train:[^:\s]+(?::[^:\s]+)?|consolidate:[^:\s]+|evaluate:[^:\s]+:[^:\s]+|replay-(?:delete|purge):[0-9a-f]{1,32})$"
+
+
+class _Open(Part):
+    """A part that other versions may extend."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+
+
+class RunTask(_Open):
+    """One task of the stream, as ``run.json`` holds it."""
+
+    name: TaskName
+    train: list[str] = []
+    test: list[str] = []
+    overrides: dict[str, Any] = {}
+    peer_scorer: str | None = None
+
+
+class RunStream(_Open):
+    """The stream, as ``run.json`` holds it."""
+
+    name: str
+    tasks: list[RunTask]
+
+
+class RunMethod(_Open):
+    """``cl.method`` of a resolved recipe."""
+
+    name: str
+
+
+class RunBlock(_Open):
+    """The ``cl`` block of a resolved recipe, as far as a comparison looks into it."""
+
+    method: RunMethod | str | None = None
+    task_overrides: dict[str, Any] | None = None
+    order: list[str] | None = None
+    carry_from: str | None = None
+
+
+class RunRecipe(_Open):
+    """The resolved recipe: the host's keys and the ``cl`` block."""
+
+    cl: RunBlock
+
+
+class Failure(Part):
+    """Which training failed at the last start, and why."""
+
+    step: str
+    error: str
+
+
+class Origin(Part):
+    """The carry that a run began with.
+
+    Attributes:
+        sha256: From `CarryRecord.identity`.
+        tasks: The tasks in it.
+    """
+
+    sha256: str
+    tasks: list[TaskName]
+
+
+class RunRecord(Record):
+    """``run.json``.
+
+    Attributes:
+        recipe: The resolved recipe.
+        stream: The stream.
+        method: Name of the method.
+        base: Fingerprint of the base.
+        data: Data set -> hashes of its files.
+        failed: The training that failed at the last start.
+        began_with: The carry that ``carry_from`` named.
+        files: Where the directory has no journal (predictions that were scored anew): the files it consists of.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+    FIX: ClassVar[str] = _FIX
+
+    recipe: RunRecipe
+    stream: RunStream
+    method: str
+    base: dict[str, Any] = {}
+    data: dict[str, Any] = {}
+    seed: int | None = None
+    method_options: dict[str, Any] = {}
+    notes: list[str] = []
+    versions: dict[str, str] = {}
+    hardware: dict[str, Any] = {}
+    peak_memory_bytes: Count | None = None
+    seconds: Seconds | None = None
+    sizes: dict[str, Count] = {}
+    merge_error: dict[str, Any] | None = None
+    failed: Failure | None = None
+    began_with: Origin | None = None
+    files: dict[RunFile, FileRecord] | None = None
+
+
+def read_run(root: Path) -> dict[str, Any]:
+    """``run.json`` of a run as plain JSON types, without its checksum.
+
+    Raises:
+        RunStateError: If there is none, or it is damaged.
+    """
+    path = root / RUN
+    raw = read_file(path, _FIX)
+    data: dict[str, Any] = parse_json(raw, str(path), _FIX)
+    RunRecord.of(data, str(path))
+    data.pop(CHECKSUM, None)
+    return data
+
+
+def write_run(root: Path, value: Mapping[str, Any]) -> None:
+    """Replace ``run.json``.
+
+    Args:
+        root: The run's directory.
+        value: Its content; format number and checksum are added.
+    """
+    RunRecord.write(root / RUN, value, indent=2)
+
+
+class JournalLine(Record):
+    """One finished step.
+
+    Attributes:
+        step: Its key, e.g. ``train:path``.
+        seconds: How long it took.
+        artefacts: Relative file name -> hash, size and time.
+        time: When it was finished (ISO 8601, UTC).
+        details: Anything worth keeping: steps, loss, merge error.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    FIX: ClassVar[str] = _FIX
+
+    format: int = 1  # lines of format 1 did not say so
+    step: Annotated[str, Field(pattern=_STEP)]
+    seconds: Seconds
+    artefacts: dict[RunFile, FileRecord]
+    time: str
+    details: dict[str, Any] = {}
+    checksum: str = ""
+
+    @field_validator("time")
+    @classmethod
+    def _time(cls, value: str) -> str:
+        datetime.fromisoformat(value)
+        return value
+
+    @classmethod
+    def problems(cls, data: object, where: str, previous: str = "") -> list[Problem]:
+        """Everything that is wrong with a line.
+
+        Args:
+            data: The parsed line.
+            where: File and line for messages.
+            previous: The checksum of the line before it.
+        """
+        if isinstance(data, dict) and "format" not in data and CHECKSUM not in data:
+            data = {"format": 1, **data}
+        if not isinstance(data, dict) or data.get("format") != cls.FORMAT:
+            return super().problems(data, where)
+        return cls._type_problems(data, where) or checksum_problems(data, where, cls.FIX, previous)
+
+
+def read_journal(root: Path) -> list[JournalLine]:
+    """The finished steps of a run, in order; none if there is no journal.
+
+    From format 2 on the lines form a chain: the checksum of each covers that of the line before it, so that a line that
+    was changed, moved or taken out of the middle is found.
+
+    Raises:
+        RunStateError: Naming file and line of everything that is wrong.
+    """
+    path = root / JOURNAL
+    if not path.exists() and not path.is_symlink():
+        return []
+    found: dict[str, JournalLine] = {}
+    previous = ""
+    for number, text in enumerate(read_file(path, _FIX).removesuffix(b"\n").split(b"\n"), start=1):
+        where = f"{path}:{number}"
+        data = parse_json(text, where, _FIX)
+        problems = JournalLine.problems(data, where, previous)
+        if problems:
+            raise RunStateError(problems)
+        line = JournalLine.model_validate(data)
+        if line.step in found:
+            raise RunStateError(Problem(where, f"names the step {line.step!r} again.", _FIX))
+        found[line.step], previous = line, line.checksum
+    return list(found.values())
+
+
+def write_journal(root: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Replace the journal.
+
+    Args:
+        root: The run's directory.
+        lines: ``step``, ``seconds``, ``artefacts``, ``time`` and ``details`` of each step.
+    """
+    previous, text = "", []
+    for line in lines:
+        data = json.loads(json.dumps({"format": JournalLine.FORMAT, **line}))
+        previous = data[CHECKSUM] = checksum(data, previous)
+        text.append(dump(data) + "\n")
+    write_bytes(root / JOURNAL, "".join(text).encode())

@@ -1,0 +1,103 @@
+"""The one checker of recipes: everything that can be found before a model loads, all of it at once.
+
+`cl-plugins validate`, `cl-plugins plan` and every start of a run call `check`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..base import ranks
+from ..base.errors import Problem, RecipeError
+from ..config import CLConfig, Recipe
+from ..methods.registry import get_method
+from ..recipe import expanded, parse_cl
+from ..replay.checks import problems as replay_problems
+from .backends import backend_problems
+from .data_sets import data_problems
+
+
+if TYPE_CHECKING:
+    from ..contract.host import Host
+
+
+def check(host: Host, raw: Mapping[str, Any], *, data: bool = True) -> Recipe:
+    """Check a recipe.
+
+    Args:
+        host: The host that the recipe is written for.
+        raw: The recipe: host keys and ``cl``, plain dicts and lists.
+        data: Whether to look at the files of data and base as well; one process of a run is enough.
+
+    Returns:
+        The host's keys and the ``cl:`` block, ``~`` expanded in all paths.
+
+    Raises:
+        RecipeError: With every problem of keys, block, stream, method options, engine and data.
+    """
+    keys = expanded({str(key): value for key, value in raw.items() if key != "cl"}, host.path_keys)
+    problems = host.key_problems({**keys, **({"cl": raw["cl"]} if "cl" in raw else {})})
+    dotted = [key for key in keys if key.startswith("cl.")]
+    problems += [
+        Problem(
+            key, "is not nested.", f"Write it under `cl:` in the YAML, or as `{key}=...` behind the YAML on the shell."
+        )
+        for key in dotted
+    ]
+    cl = raw.get("cl")
+    overrides = cl.get("task_overrides") if isinstance(cl, Mapping) else None
+    if isinstance(overrides, Mapping):
+        problems += host.override_problems(overrides, "cl.task_overrides")
+    config: CLConfig | None = None
+    if "cl" in raw or not dotted:
+        try:
+            config = parse_cl(cl, path_keys=host.path_keys).with_defaults(keys)
+        except RecipeError as error:
+            problems += error.problems or [Problem("cl", str(error), "")]
+    if config is not None:
+        problems += _config_problems(host, keys, config)
+        if data:
+            problems += host.base_problems(keys)
+            problems += data_problems(host, keys, config)
+    if problems or config is None:
+        raise RecipeError(list(dict.fromkeys(problems)))
+    return Recipe(keys, config)
+
+
+def _config_problems(host: Host, keys: Mapping[str, Any], config: CLConfig) -> list[Problem]:
+    """What method, engine, precision, replay and backend say to each other."""
+    method = get_method(config.method)(config.options)
+    facts = host.facts(keys, config.stream)
+    found = host.method_problems(config.method, method.capabilities, facts, method.penalised)
+    found += method.problems(facts)
+    found += replay_problems(config, method.capabilities, facts, ranks.launched())
+    found += backend_problems(host, config, method, facts)
+    for attribute in ("overrides", "defaults"):
+        own = {task.name: getattr(task, attribute) for task in config.stream.tasks}
+        found += host.override_problems(own, "cl.stream.tasks")
+    return found + _schedule_problems(keys, config, method.capabilities.schedule)
+
+
+def _schedule_problems(keys: Mapping[str, Any], config: CLConfig, schedule: str) -> list[Problem]:
+    found = []
+    per_task = sorted({key for task in config.stream.tasks for key in task.overrides})
+    if schedule == "joint" and per_task and not {"max_steps", "num_train_epochs"} & set(keys):
+        what = f"sets {', '.join(per_task)} for single tasks, which joint training cannot follow."
+        fix = "Say how long to train on all tasks together: `max_steps` or `num_train_epochs` at the top level."
+        found.append(Problem("cl.stream", what, fix))
+    if schedule == "joint" and config.block.only:
+        found.append(
+            Problem("cl.only", f"does not go with '{config.method}', which trains all tasks at once.", "Leave it out.")
+        )
+    if schedule == "joint" and config.block.task_overrides:
+        what = f"does not go with '{config.method}', which trains all tasks at once."
+        found.append(Problem("cl.task_overrides", what, "Set the keys at the top level."))
+    if config.block.only and schedule == "sequential" and not config.block.carry_from:
+        first = config.stream.trained_names[0]
+        if config.block.only != first:
+            fix = (
+                f"Give `carry_from`, the directory of the run that trained the tasks before, or begin with '{first}'."
+            )
+            found.append(Problem("cl.only", f"task {config.block.only!r} is not the first of the stream.", fix))
+    return found

@@ -1,0 +1,98 @@
+"""The data sets of a run: which there are, what is wrong with them, and what identifies their content."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..base.errors import RunStateError
+from ..base.files import sha256, write_json
+from ..records.record import read_file
+
+
+if TYPE_CHECKING:
+    from ..base.errors import Problem
+    from ..config import CLConfig
+    from ..contract.host import DataSet, Host
+
+
+def data_sets(host: Host, keys: Mapping[str, Any], config: CLConfig) -> dict[str, DataSet]:
+    """The data sets that a run reads, each as its task reads it.
+
+    Args:
+        host: The host.
+        keys: The recipe's host keys.
+        config: The ``cl:`` block.
+
+    Returns:
+        What stands for it in ``run.json`` (its name, behind the task's where the task has a place of its own for it)
+        -> data set.
+    """
+    found: dict[str, DataSet] = {}
+    for task in config.stream.tasks:
+        own = {**keys, **config.overrides_for(task.name)}
+        most = own.get("max_samples")
+        limit = most if isinstance(most, int) and not isinstance(most, bool) and most > 0 else None
+        trained = config.block.only in (None, task.name)
+        uses = [(name, limit, False) for name in (task.train if trained else ())]
+        uses += [(name, None, True) for name in (task.test if config.eval.scope != "none" else ())]
+        for name, most_records, test in uses:
+            data_set = host.data_set(name, own, most_records, test=test)
+            key = name if data_set.place == host.data_set(name, keys).place else f"{task.name}/{name}"
+            if key not in found or most_records is None:
+                found[key] = data_set
+    return found
+
+
+def data_problems(host: Host, keys: Mapping[str, Any], config: CLConfig) -> list[Problem]:
+    """Data set names that do not exist, files that are missing or cannot be used, pictures that are missing."""
+    found = [problem for used in data_sets(host, keys, config).values() for problem in used.problems()]
+    return list(dict.fromkeys(found))
+
+
+def data_records(host: Host, keys: Mapping[str, Any], config: CLConfig, hashes: FileHashes) -> dict[str, Any]:
+    """What identifies the content of every data set, for ``run.json``.
+
+    Args:
+        host: The host.
+        keys: The recipe's host keys.
+        config: The ``cl:`` block.
+        hashes: Hashes that are known already.
+    """
+    return {key: used.record(hashes) for key, used in data_sets(host, keys, config).items()}
+
+
+class FileHashes:
+    """SHA-256 of data files; a file is read again only if its path, size or times differ.
+
+    Args:
+        file: Where the hashes are kept from one start to the next. A damaged file counts as empty.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._known: dict[str, list[Any]] = {}
+        self._new = False
+        try:
+            value = json.loads(read_file(file)) if file.exists() else {}
+            self._known = {str(name): list(entry) for name, entry in value.items()}
+        except (RunStateError, ValueError, TypeError, AttributeError, RecursionError):
+            pass
+
+    def __call__(self, path: Path) -> str:
+        """The hash of a file in hex."""
+        stat, name = path.stat(), str(path.absolute())
+        state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+        entry = self._known.get(name, [])
+        if entry[:3] != state or len(entry) != 4 or not isinstance(entry[3], str):
+            entry = [*state, sha256(path)]
+            self._known[name], self._new = entry, True
+        return str(entry[3])
+
+    def save(self) -> None:
+        """Write what is new."""
+        if self._new:
+            write_json(self._file, self._known)
+            self._new = False

@@ -1,0 +1,156 @@
+"""What a run reads before its base loads: every test set, and the training sets of all tasks.
+
+What is wrong with the last task's data is said before the first training, with everything else that is wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ..base import ranks
+from ..base.errors import DataError, Problem, RecipeError
+from ..base.logs import logger
+from ..evaluation.items import Item
+from ..evaluation.scorers import get_scorer
+
+
+if TYPE_CHECKING:
+    from ..contract.host import Rows, TaskArgs
+    from ..contract.test_item import TestItem
+    from ..streams import Task
+    from .state import RunState
+
+
+#: A scorer that gives the references themselves less than this is worth a warning.
+FULL_MARKS = 99.995
+
+
+@contextmanager
+def quiet_examples() -> Iterator[None]:
+    """The host prints the tokens of an example at every load; that is once per task here."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def read_data(state: RunState, tests: Sequence[str], trainings: Sequence[str]) -> None:
+    """Read and check what a run needs; both are kept until they are used.
+
+    Args:
+        state: The run.
+        tests: Tasks whose test sets are needed.
+        trainings: Trainings whose data are checked.
+
+    Raises:
+        DataError: With everything that is wrong with the data.
+        RecipeError: The same, if the host also refuses the keys of a task.
+    """
+    parsed, refusals = parse_all(state, trainings)
+    problems: list[Problem] = []
+    for name, args in parsed.items():
+        try:
+            with quiet_examples():
+                state.keep_training_set(name, args)
+        except DataError as error:
+            problems += error.problems or [Problem(f"task '{name}'", str(error), "")]
+    for name in tests:
+        problems += _test_problems(state, state.config.stream.task(name))
+    if refusals:
+        refused = [argument_problem(state, trainings, message, names) for message, names in refusals.items()]
+        raise RecipeError([*refused, *problems])
+    if problems:
+        raise DataError(problems)
+
+
+def parse_all(state: RunState, trainings: Sequence[str]) -> tuple[dict[str, TaskArgs], dict[str, list[str]]]:
+    """Let the host parse the keys of every training.
+
+    Args:
+        state: The run.
+        trainings: Their names.
+
+    Returns:
+        Training -> arguments, and what the host says -> trainings that it says this of.
+    """
+    parsed: dict[str, TaskArgs] = {}
+    refusals: dict[str, list[str]] = {}
+    for name in trainings:
+        try:
+            parsed[name] = state.task_args(name)
+        except Exception as error:  # the host raises whatever its libraries raise, from ValueError to ImportError
+            refusals.setdefault(str(error).strip() or type(error).__name__, []).append(name)
+    return parsed, refusals
+
+
+def argument_problem(state: RunState, trainings: Sequence[str], message: str, refused: Sequence[str]) -> Problem:
+    """The problem of keys that the host refuses.
+
+    Args:
+        state: The run.
+        trainings: All trainings that were tried.
+        message: What the host says.
+        refused: The trainings that it says this of.
+    """
+    some = f"task{'s' if len(refused) > 1 else ''} {', '.join(refused)}"
+    fix = ""
+    if "use_cpu" in message or "bf16" in message.lower():
+        engine = state.host_keys.get("deepspeed")
+        fix = "Check it on a machine with a GPU" + ("." if engine else ", or add `use_cpu=true`.")
+    where = "the recipe" if len(refused) == len(trainings) else some
+    return Problem(where, f"{state.host.name} says: {message}", fix)
+
+
+def _test_problems(state: RunState, task: Task) -> list[Problem]:
+    """What is wrong with a task's test set, its references scored against themselves included."""
+    try:
+        items = state.tests(task)
+    except DataError as error:
+        return error.problems or [Problem(f"task '{task.name}'", str(error), "")]
+    return ranks.on_main(lambda: reference_problems(task, items))
+
+
+def reference_problems(task: Task, items: Sequence[TestItem]) -> list[Problem]:
+    """What a task's scorer says to its own references, each taken as an answer.
+
+    A scorer that cannot read a reference would stop the run after a training; one that gives the references less than
+    everything is named in the log, since no model can do better.
+
+    Args:
+        task: The task.
+        items: Its test items.
+    """
+    right = [Item(t.id, t.prompt, t.reference, t.reference, t.options, t.fields) for t in items]
+    try:
+        score = get_scorer(task.scorer, task=task.name).score(right)
+    except (DataError, RecipeError) as error:
+        return error.problems or [Problem(f"task '{task.name}'", str(error), "")]
+    if score.score < FULL_MARKS:
+        logger.warning(
+            "task '%s': its references score %.1f against themselves with '%s'; no model can do better",
+            task.name,
+            score.score,
+            task.scorer,
+        )
+    return []
+
+
+class TrainingSets:
+    """Training sets that were prepared before the run began, each kept until its training.
+
+    The arguments stay with them: what an engine reads of them lives as long as they do.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[Any, tuple[dict[str, Any], Rows | None]]] = {}
+
+    def add(self, task: str, args: Any, found: tuple[dict[str, Any], Rows | None]) -> None:
+        """Keep the training set of a task."""
+        self._kept[task] = args, found
+
+    def take(self, task: str) -> tuple[dict[str, Any], Rows | None] | None:
+        """The training set of a task, no longer kept; None if it was not prepared."""
+        found = self._kept.pop(task, None)
+        return found[1] if found is not None else None

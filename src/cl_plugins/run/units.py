@@ -1,0 +1,114 @@
+"""How much work each step of a run is, for the display's estimate: optimizer steps and test items."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..base import ranks
+from ..config import CLConfig
+from .plan import JOINT, Step
+from .train import steps_of
+
+
+if TYPE_CHECKING:
+    from ..contract.host import Host, TaskArgs
+    from .state import RunState
+
+#: Keys of the host that decide how many optimizer steps a training has, with their types.
+_LENGTH = {
+    "max_steps": int,
+    "num_train_epochs": float,
+    "per_device_train_batch_size": int,
+    "gradient_accumulation_steps": int,
+}
+
+
+def units(state: RunState, todo: Sequence[Step]) -> dict[str, tuple[str, int | None]]:
+    """Step key -> kind and units of every step to be done; None for a training whose length is not known yet.
+
+    Args:
+        state: The run, with its test sets read.
+        todo: The steps.
+    """
+    found: dict[str, tuple[str, int | None]] = {}
+    for step in todo:
+        if step.kind == "evaluate" and step.task:
+            count = len(state.tests(state.config.stream.task(step.task)))
+            found[step.key] = ("evaluate", max(1, count // ranks.world_size()))
+        elif step.kind == "train":
+            steps = training_steps(
+                state.host,
+                state.run_args,
+                state.host_keys,
+                state.config,
+                str(step.task),
+                by_itself=state.method.capabilities.needs_replay,
+            )
+            found[step.key] = ("train", steps)
+        else:
+            found[step.key] = (step.kind, 1)
+    return found
+
+
+def training_steps(
+    host: Host,
+    args: TaskArgs,
+    host_keys: Mapping[str, Any],
+    config: CLConfig,
+    task: str,
+    *,
+    by_itself: bool = False,
+) -> int | None:
+    """Optimizer steps of a task's training, from the sizes of its data files.
+
+    Args:
+        host: The host.
+        args: The host's arguments of any task of the run.
+        host_keys: The recipe's keys of the host.
+        config: The ``cl:`` block.
+        task: The task, or `JOINT`.
+        by_itself: Whether the method brings in memory samples by itself, beside the training set.
+
+    Returns:
+        The number, or None if it depends on what only loading the data will tell.
+    """
+    overrides = {} if task == JOINT else config.overrides_for(task)
+    keys = {**host_keys, **overrides}
+    training = copy.copy(args.training)
+    defaults = {field.name: field.default for field in dataclasses.fields(training)}
+    for key, kind in _LENGTH.items():
+        setattr(training, key, kind(keys.get(key, defaults.get(key))))
+    if training.max_steps > 0:
+        return steps_of(training, 0)
+    if keys.get("packing") or keys.get("neat_packing") or keys.get("streaming"):
+        return None
+    samples = _samples(host, keys, config, task, by_itself)
+    return steps_of(training, samples) if samples is not None else None
+
+
+def _samples(host: Host, keys: Mapping[str, Any], config: CLConfig, task: str, by_itself: bool) -> int | None:
+    """Training samples of a task, kept ones of earlier tasks included."""
+    limit = keys.get("max_samples")
+    limit = limit if isinstance(limit, int) and limit > 0 else None
+    names = (
+        [name for t in config.stream.tasks for name in t.train] if task == JOINT else config.stream.task(task).train
+    )
+    total = 0
+    for name in names:
+        count = host.data_set(name, keys, limit).samples()
+        if count is None:
+            return None
+        total += count
+    replay = config.replay
+    if task == JOINT or by_itself or not replay.enabled or replay.mixing == "separate":
+        return total
+    earlier = config.stream.trained_names.index(task)
+    if not earlier:
+        return total
+    if replay.mixing == "ratio":
+        return round(total / (1 - replay.ratio)) if replay.ratio < 1 else None
+    kept = replay.capacity_total if replay.capacity_total is not None else replay.capacity_per_task * earlier
+    return total + kept

@@ -1,0 +1,32 @@
+"""One method with options, as the shared tests take it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class MethodCase:
+    """One method with options, as it stands in a recipe.
+
+    Attributes:
+        id: Name of the case.
+        method: The mapping under ``cl.method``.
+        keys: Further LLaMA-Factory keys.
+        block: Further keys of the ``cl:`` block.
+        boundary: Allowed change of the logits at a boundary, relative to the largest logit.
+        half: Whether the base is held in bf16, and trained with ``bf16: true``.
+    """
+
+    id: str
+    method: dict[str, Any]
+    keys: dict[str, Any] = field(default_factory=dict)
+    block: dict[str, Any] = field(default_factory=dict)
+    boundary: float = 1e-5
+    half: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of the method."""
+        return str(self.method["name"])
