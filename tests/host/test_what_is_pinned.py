@@ -138,7 +138,7 @@ def test_a_picture_of_the_same_size_is_another_data_set(tmp_path):
     assert fingerprint(use)["media"] != before["media"]
 
 
-@pytest.mark.parametrize("key", ["hf_hub_url", "ms_hub_url", "script_url", "cloud_file_name"])
+@pytest.mark.parametrize("key", ["hf_hub_url", "ms_hub_url", "cloud_file_name"])
 def test_data_on_a_hub_are_not_looked_for_on_the_disk(tmp_path, key):
     assert not inspect(entry_of(tmp_path / "data", **{key: "someone/data"}))
 

@@ -34,7 +34,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out a recipe."""
+    from ..recipe import expanded
     from ..run.isolate import launch_command, run_isolated
+    from .hosts import host
     from .recipes import read_stream_recipe
 
     recipe = read_stream_recipe(args.recipe, args.overrides)
@@ -45,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     block = recipe["cl"] if isinstance(recipe["cl"], dict) else {}
     return run_isolated(
         command,
-        Path(recipe["output_dir"]),
+        Path(expanded(recipe, host().path_keys)["output_dir"]),
         steps=args.steps,
         restart=bool(block.get("restart")),
         tell=lambda message: print(f"[cl-plugins] {message}", file=sys.stderr, flush=True),

@@ -199,21 +199,46 @@ class Session(Protocol):
             DataError: If it is empty or cannot be used.
         """
 
-    def stored_samples(self, task: str, args: TaskArgs, buffer: Any, *, like: Any = None) -> Any:
-        """The samples of a replay buffer, prepared as the task's own are.
+    def stored_samples(
+        self,
+        task: str,
+        args: TaskArgs,
+        buffer: Any,
+        *,
+        keys: Mapping[str, Mapping[str, Any]] | None = None,
+        like: Any = None,
+    ) -> Any:
+        """The samples of a replay buffer, each prepared as in the task that it comes from.
 
         Args:
             task: The task that is about to be trained.
             args: Its arguments.
             buffer: The `replay.store.Buffer`.
+            keys: Task that samples come from -> its keys (`Host.sample_keys`); others follow ``args``.
             like: The task's own samples, whose columns these will be joined with.
         """
 
     def joined(self, own: Any, memory: Any, indices: Sequence[int]) -> Any:
         """A training set with memory samples behind the new ones; ``indices`` may repeat."""
 
-    def task_data(self, dataset: Any) -> TaskData | None:
-        """A training set for random access; None if the host streams it."""
+    def joint_training_set(
+        self, args: TaskArgs, parts: Sequence[tuple[str, Sequence[str], Mapping[str, Any]]]
+    ) -> dict[str, Any]:
+        """The training sets of several tasks as one, each prepared with its task's own keys.
+
+        Args:
+            args: Arguments of the joint training.
+            parts: Name, data sets and keys (`Host.data_keys`) of each task.
+
+        Returns:
+            As `training_set`.
+
+        Raises:
+            DataError: With every problem of every task.
+        """
+
+    def task_data(self, dataset: Any, args: TaskArgs) -> TaskData | None:
+        """A training set for random access, collated with a task's arguments; None if the host streams it."""
 
     def test_items(
         self,
@@ -245,6 +270,7 @@ class Session(Protocol):
         callbacks: Sequence[Any],
         terms: Any,
         task: str,
+        recipe: str,
     ) -> Any:
         """The trainer of one task, a `transformers.Trainer` with `training.mixin.ContinualTrainerMixin`.
 
@@ -255,6 +281,7 @@ class Session(Protocol):
             callbacks: The user's and the run's.
             terms: The `training.terms.TaskTerms` that join the loss.
             task: Name of the task.
+            recipe: What the training depends on, as one hash; its checkpoints keep it.
         """
 
     def backend(self, model: Any) -> Backend:
@@ -300,12 +327,16 @@ class Host(Protocol):
         engines: Values of ``cl.eval.backend`` beside ``host`` that it can give prompts to.
         path_keys: Keys whose values are paths; ``~`` is expanded in them.
         engine_keys: Keys that choose a distributed engine; left out when a finished run is looked at.
+        data_keys: Per-task keys that say which data a task has and how its samples are made.
+        sample_keys: Those of them that a sample keeps when it is replayed in a later task.
     """
 
     name: str
     engines: tuple[str, ...]
     path_keys: frozenset[str]
     engine_keys: frozenset[str]
+    data_keys: frozenset[str]
+    sample_keys: frozenset[str]
 
     # --- the recipe
 
@@ -405,12 +436,15 @@ class Host(Protocol):
     def looking_keys(self, keys: Mapping[str, Any]) -> dict[str, Any]:
         """The keys for one process that looks at a finished run: without engine, on whatever device there is."""
 
-    def newest_checkpoint(self, folder: Path, world_size: int) -> tuple[Path | None, list[tuple[Path, str]]]:
+    def newest_checkpoint(
+        self, folder: Path, world_size: int, recipe: str
+    ) -> tuple[Path | None, list[tuple[Path, str]]]:
         """The newest complete checkpoint of a task, and the newer ones that are not, with the reason.
 
         Args:
             folder: The task's directory.
             world_size: Number of ranks now.
+            recipe: What the training depends on, as `trainer` was told.
         """
 
     # --- the run

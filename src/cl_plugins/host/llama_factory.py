@@ -57,7 +57,7 @@ class LocalDataSet:
     def record(self, sha256: Callable[[Path], str] = sha256) -> dict[str, Any]:
         """What of it decides a number (`fingerprint`), independent of where it lies; rows of hubs by their content."""
         found = fingerprint(self.use, sha256)
-        if on_hub(found.get("entry", {})):
+        if on_hub(found.get("entry", {})) and not found.get("files"):
             from .hub import hub_digest
 
             folder = Path(str(self.keys.get("output_dir", "."))) / "tasks"
@@ -73,6 +73,8 @@ class LlamaFactoryHost:
     engines: tuple[str, ...] = ("vllm",)
     path_keys = key_rules.PATH_KEYS
     engine_keys = key_rules.ENGINE_KEYS
+    data_keys = key_rules.DATA_KEYS
+    sample_keys = key_rules.SAMPLE_KEYS
 
     def require(self) -> None:
         """See `Host.require`."""
@@ -155,11 +157,13 @@ class LlamaFactoryHost:
             found["use_cpu"] = True
         return found
 
-    def newest_checkpoint(self, folder: Path, world_size: int) -> tuple[Path | None, list[tuple[Path, str]]]:
+    def newest_checkpoint(
+        self, folder: Path, world_size: int, recipe: str
+    ) -> tuple[Path | None, list[tuple[Path, str]]]:
         """See `Host.newest_checkpoint`."""
         from .checkpoints import newest_complete
 
-        return newest_complete(folder, world_size)
+        return newest_complete(folder, world_size, recipe)
 
     def fingerprint(self, args: TaskArgs) -> dict[str, Any]:
         """See `Host.fingerprint`."""

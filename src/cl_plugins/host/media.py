@@ -6,6 +6,7 @@ The host warns once about a missing picture and fails when it comes to it, which
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +18,7 @@ from typing import Any
 from ..base.errors import Problem
 from ..base.hashes import cached_hashes, cached_sha256
 from ..base.outside import is_regular, open_regular, parse_json, read_json
-from .data import local_files, num_samples_problem
+from .data import local_files, num_samples_problem, source_of
 
 
 KINDS = ("images", "videos", "audios")  # columns of `dataset_info.json` that name files
@@ -64,7 +65,7 @@ def fingerprint(use: DataUse, hashed: Callable[[Path], str] = cached_sha256) -> 
 
     Returns:
         ``{"entry": {...}, "files": {name: sha256}, "media": {"count", "sha256"}}``, the last over names and contents; of
-        data sets on a hub the entry alone (`content_digest` is for their rows).
+        data sets on a hub the entry, and the files of a folder that has a hub's form (`hub_digest` is for the rows of others).
     """
     data, names, _ = _look(use)
     files, _ = local_files(use.dataset_dir, [use.name])
@@ -73,7 +74,8 @@ def fingerprint(use: DataUse, hashed: Callable[[Path], str] = cached_sha256) -> 
         return {"entry": {"hub": use.name}}  # ONLINE, or a dataset_info.json that lies on a hub itself
     entry = {key: value for key, value in _entry(info, use.name).items() if key != "file_name"}
     found: dict[str, Any] = {"entry": entry} if entry else {}
-    found["files"] = {path.name: hashed(path) for path in data}
+    names_of = _below(data) if on_hub(entry) else {path: path.name for path in data}
+    found["files"] = {names_of[path]: hashed(path) for path in data}
     if names:
         found["media"] = _media_digest(Path(use.media_dir or use.dataset_dir), names)
     return found
@@ -91,6 +93,8 @@ def _look(use: DataUse) -> tuple[list[Path], list[str], list[Problem]]:
     if use.test and entry.get("num_samples") is not None:
         problems.append(num_samples_problem(f"{info}: {use.name}"))
     problems += _sound_problems(where, entry)
+    if on_hub(entry):  # the host loads it, and says what is wrong with it
+        return data, [], problems
     columns = _media_columns(entry)
     names: list[str] = []
     count = 0
@@ -110,7 +114,7 @@ def _look(use: DataUse) -> tuple[list[Path], list[str], list[Problem]]:
             continue
         names += named
         count += rows
-    if not count and not problems and not on_hub(entry):
+    if not count and not problems:
         what = f"holds no record ({', '.join(map(str, data))})."
         problems.append(Problem(where, what, "Put records into the file."))
     folder = Path(use.media_dir or use.dataset_dir)
@@ -124,14 +128,20 @@ def _look(use: DataUse) -> tuple[list[Path], list[str], list[Problem]]:
 
 
 def on_hub(entry: Mapping[str, Any]) -> bool:
-    """Whether the records of a data set are not in a local file.
+    """Whether the host does not read the records of a data set from a file that the entry names.
 
     Args:
         entry: Its entry in ``dataset_info.json``.
     """
-    return any(
-        key in entry for key in ("hub", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
-    )
+    return "hub" in entry or source_of(entry) not in ("file_name", None)
+
+
+def _below(files: list[Path]) -> dict[Path, str]:
+    """Files with their names below the folder that holds them all."""
+    if not files:
+        return {}
+    top = os.path.commonpath([path.parent for path in files])
+    return {path: os.path.relpath(path, top) for path in files}
 
 
 def _has_mark(path: Path) -> bool:

@@ -39,6 +39,13 @@ class SampleCounts:
         return {"records": self.records, "dropped_records": self.dropped, "cut_samples": self.cut}
 
 
+def total(counts: Sequence[SampleCounts]) -> SampleCounts:
+    """The sums of several counts."""
+    return SampleCounts(
+        sum(one.records for one in counts), sum(one.dropped for one in counts), sum(one.cut for one in counts)
+    )
+
+
 @contextmanager
 def aligned_records(found: list[Any]) -> Iterator[None]:
     """Let the host's loader hand out what it tokenises.
