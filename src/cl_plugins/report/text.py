@@ -69,14 +69,15 @@ class Markdown(str):
     __slots__ = ()
 
 
-def markdown(text: str) -> Markdown:
-    """Escape a name for Markdown: for a cell of a table, a heading or a line of text.
-
-    No HTML of it stays live, no entity is resolved, and no line becomes a heading, a list or a quotation.
-    """
+def inline(text: str) -> Markdown:
+    """Escape a name for a place inside a line of Markdown, such as a cell of a table: no HTML or entity of it is live."""
     escaped = re.sub(r"([\\`*_|<>\[\]~$])", r"\\\1", one_line(text))
-    escaped = re.sub(r"&(?=#?\w+;)", r"\\&", escaped)
-    escaped = re.sub(r"^(\s*)([#+=-])", r"\1\\\2", escaped)
+    return Markdown(re.sub(r"&(?=#?\w+;)", r"\\&", escaped))
+
+
+def markdown(text: str) -> Markdown:
+    """As `inline`, for the beginning of a line too: it becomes no heading, list or quotation."""
+    escaped = re.sub(r"^(\s*)([#+=-])", r"\1\\\2", inline(text))
     return Markdown(re.sub(r"^(\s*\d+)([.)])(?=\s|$)", r"\1\\\2", escaped))
 
 
