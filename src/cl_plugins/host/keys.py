@@ -187,6 +187,15 @@ PATH_KEYS: frozenset[str] = frozenset(
     swanlab_logdir ray_storage_path""".split()
 )
 
+#: Per-task keys that say which data a task has and how samples are made of them; joint training follows them too.
+DATA_KEYS: frozenset[str] = frozenset(
+    """dataset_dir media_dir cutoff_len train_on_prompt mask_history mix_strategy interleave_probs overwrite_cache
+    preprocessing_batch_size preprocessing_num_workers max_samples packing""".split()
+)
+
+#: Those of them that a sample keeps when it is replayed in a later task.
+SAMPLE_KEYS: frozenset[str] = frozenset("cutoff_len train_on_prompt mask_history".split())
+
 #: Keys of distributed engines; a finished run is looked at by one process, whatever engine trained it.
 ENGINE_KEYS: frozenset[str] = frozenset(
     "deepspeed fsdp fsdp_config ddp_backend ray_num_workers ray_init_kwargs".split()

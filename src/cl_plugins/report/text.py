@@ -69,16 +69,19 @@ class Markdown(str):
     __slots__ = ()
 
 
-def inline(text: str) -> Markdown:
-    """Escape a name for a place inside a line of Markdown, such as a cell of a table: no HTML or entity of it is live."""
+def markdown(text: str) -> Markdown:
+    """Escape a name for Markdown: for a cell of a table, a heading or a line of text.
+
+    No HTML of it stays live, no entity is resolved, and no line becomes a heading, a list or a quotation.
+    """
+    escaped = re.sub(r"^(\s*)([#+=-])", r"\1\\\2", markdown_inside(text))
+    return Markdown(re.sub(r"^(\s*\d+)([.)])(?=\s|$)", r"\1\\\2", escaped))
+
+
+def markdown_inside(text: str) -> Markdown:
+    """Escape a text for Markdown that other text of the same line precedes: signs that open a line need no escape."""
     escaped = re.sub(r"([\\`*_|<>\[\]~$])", r"\\\1", one_line(text))
     return Markdown(re.sub(r"&(?=#?\w+;)", r"\\&", escaped))
-
-
-def markdown(text: str) -> Markdown:
-    """As `inline`, for the beginning of a line too: it becomes no heading, list or quotation."""
-    escaped = re.sub(r"^(\s*)([#+=-])", r"\1\\\2", inline(text))
-    return Markdown(re.sub(r"^(\s*\d+)([.)])(?=\s|$)", r"\1\\\2", escaped))
 
 
 def code(text: str) -> Markdown:
