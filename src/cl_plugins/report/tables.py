@@ -62,7 +62,7 @@ def to_markdown(table: Table) -> text.Markdown:
             return text.code(cell.text)
         shown: str = text.markdown(cell.text)
         shown = f"**{shown}**" if cell.strong and shown else shown
-        return f"{shown} {text.markdown(cell.detail)}".strip()
+        return f"{shown} {text.markdown_inside(cell.detail)}".strip()
 
     marks = [":---" if index < table.left else "---:" for index in range(len(table.head))]
     lines: list[list[str]] = [[text.markdown(name) for name in table.head], marks]
