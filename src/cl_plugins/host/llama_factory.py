@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,11 +94,9 @@ class LlamaFactoryHost:
 
         return key_rules.check(raw) + setting_problems(raw)
 
-    def override_problems(
-        self, overrides: Mapping[str, Any], where: str, *, method_keys: Collection[str] = ()
-    ) -> list[Problem]:
+    def override_problems(self, overrides: Mapping[str, Any], where: str) -> list[Problem]:
         """See `Host.override_problems`."""
-        return key_rules.check_overrides(overrides, where, method_keys=method_keys)
+        return key_rules.check_overrides(overrides, where)
 
     def facts(self, keys: Mapping[str, Any], stream: Stream) -> RunFacts:
         """See `Host.facts`."""
