@@ -94,7 +94,9 @@ CASES = [
         kill=Kill("positions.safetensors", {"weight": 20.0}, always=True), ranks={"weight": 20.0}, learner={"weight": 1e4},
     ),
     MethodCase("sefe-stack", {"name": "sefe", **_STACK}, term=True, nf4=8),
-    MethodCase("moelora", {"name": "moelora", "experts": 2}, boundary=0.0, learner={"experts": 2}, run_exp=False),
+    MethodCase(
+        "moelora", {"name": "moelora", "experts": 2}, boundary=0.0, ranks={}, learner={}, run_exp=False, kill=Kill()
+    ),
     MethodCase("moelora-peer", {"name": "moelora", "experts": 4, "faithful": "peer"}, boundary=0.0),
     MethodCase("seqlora-replay", {"name": "seqlora"}, block=REPLAY, boundary=0.0),
     MethodCase("inclora-replay", {"name": "inclora"}, block=REPLAY, kill=Kill("replay.json")),

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import CompatibilityError, Problem
+from .modes import looking
 from .row_features import Rows
 
 
@@ -92,6 +93,7 @@ class RowState:
         self._graph: weakref.ref[Any] | None = None
         self._replaced: list[tuple[Any, str, Any, Any]] = []
         self._handles: list[Any] = []
+        self._signature: inspect.Signature = inspect.Signature()
 
     @property
     def current(self) -> Rows:
@@ -114,6 +116,7 @@ class RowState:
     def install(self) -> None:
         """Wrap the base's ``forward`` and ``generate``, and the tower's ``forward``."""
         model = self._model
+        self._signature = inspect.signature(model.forward)
         self._wrap(model, "forward", self._forward)
         if hasattr(model, "generate"):
             self._wrap(model, "generate", self._generate)
@@ -124,8 +127,9 @@ class RowState:
 
     def remove(self) -> None:
         """Put everything back; what a trainer has wrapped around goes as well."""
-        for owner, name, before, _ in reversed(self._replaced):
-            vars(owner).pop("_original_forward", None)
+        for owner, name, before, own in reversed(self._replaced):
+            if vars(owner).get("_original_forward") is own:  # Accelerate's note of what it has wrapped
+                del owner._original_forward
             if before is None:
                 vars(owner).pop(name, None)
             else:
@@ -138,7 +142,8 @@ class RowState:
     def recording(self) -> Iterator[list[Kept]]:
         """What is chosen inside the block, one entry for every batch of prompts, in order."""
         before = getattr(self._threads, "seen", None)
-        self._threads.seen = found = []
+        found: list[Kept] = []
+        self._threads.seen = found
         try:
             yield found
         finally:
@@ -147,11 +152,11 @@ class RowState:
     @contextmanager
     def base_alone(self) -> Iterator[None]:
         """Nothing is chosen inside the block, and every expert is off."""
-        self._threads.off = True
+        before, self._threads.off = self.off, True
         try:
             yield
         finally:
-            self._threads.off = False
+            self._threads.off = before
 
     def _wrap(self, owner: Any, name: str, function: Callable[..., Any]) -> None:
         own = vars(owner).get(name)
@@ -172,19 +177,17 @@ class RowState:
 
         if self.off:
             return original(*args, **kwargs)
-        inputs = inspect.signature(original).bind_partial(*args, **kwargs).arguments
-        inputs = {**{k: v for k, v in inputs.items() if k != "kwargs"}, **inputs.get("kwargs", {})}
-        rows = self._rows(inputs)
-        outer, self._threads.rows = getattr(self._threads, "rows", None), rows
+        rows = self._rows(_named(self._signature, args, kwargs))
         training = torch.is_grad_enabled() and self._model.training
         if training:
             self._check_single_forward()
+        outer, self._threads.rows = getattr(self._threads, "rows", None), rows
         try:
             output = original(*args, **kwargs)
         finally:
             self._threads.rows = outer
         cache = getattr(output, "past_key_values", None)
-        if cache is not None and rows.kept:
+        if cache is not None:
             keep_on(cache, rows.kept)
         if training:
             self._training = rows
@@ -267,23 +270,16 @@ class RowState:
         Returns:
             (rows, hidden) in fp32.
         """
-        import torch
-
         found: list[Any] = []
         handle = find_decoder(self._model).register_forward_hook(lambda m, a, output: found.append(output[0]))
         inputs = {k: v for k, v in rows.inputs.items() if k in rows.PROMPT}
-        training = [module for module in self._model.modules() if module.training]
-        for module in training:
-            module.training = False
         self._threads.tower = rows.tower_output
         try:
-            with torch.no_grad(), self.base_alone():
+            with looking(self._model), self.base_alone():
                 self._model(**inputs, use_cache=False, logits_to_keep=1)
         finally:
             self._threads.tower = None
             handle.remove()
-            for module in training:
-                module.training = True
         return rows.mean(found[0], rows.prompt)
 
     def _check_single_forward(self) -> None:
@@ -316,6 +312,15 @@ class RowState:
                 owner._graph = None
 
         value.register_hook(lambda gradient: begun())
+
+
+def _named(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a call by name."""
+    found = dict(signature.bind_partial(*args, **kwargs).arguments)
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            found.update(found.pop(name, {}))
+    return found
 
 
 class _Token:

@@ -22,14 +22,16 @@ repeated; any other failure ends it, and the same command goes on later.
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    from ..run.isolate import LAUNCH
+    from .hosts import host
     from .recipes import add_recipe
 
     add_recipe(parser)
     parser.epilog = _EPILOG
     parser.add_argument("--isolate", action="store_true", help="a fresh process for every step")
     parser.add_argument("--steps", type=_positive, metavar="N", default=1, help="steps per process (default: 1)")
-    parser.add_argument("--launcher", metavar="CMD", default=LAUNCH, help=f"the launch command (default: {LAUNCH})")
+    parser.add_argument(
+        "--launcher", metavar="CMD", default=host().command, help="the launch command (default: %(default)s)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
     from ..contract.backend import Answer
-    from ..contract.host import Rows, TaskArgs
+    from ..contract.session import Rows, TaskArgs
     from ..contract.test_item import TestItem, TestSet
     from ..replay.store import Buffer
     from ..streams import Task
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """Tokenizer, template and base of a run, each loaded once; see `cl_plugins.contract.host.Session`.
+    """Tokenizer, template and base of a run, each loaded once; see `cl_plugins.contract.session.Session`.
 
     Args:
         args: The host's arguments of the run (those of any task; only per-run keys are used).

@@ -8,15 +8,15 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..base.logs import quieten_host
 from .keys import DATA_KEYS
+from .quiet import quieten
 
 
 if TYPE_CHECKING:
     from llamafactory.hparams import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
     from llamafactory.hparams.training_args import TrainingArguments
 
-    from ..contract.host import TaskArgs
+    from ..contract.session import TaskArgs
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def parse(keys: dict[str, Any]) -> HostArgs:
 
     args = HostArgs(*get_train_args(keys))
     args.training.resume_from_checkpoint = None  # the host picks any checkpoint-N; the runner picks a complete one
-    quieten_host()
+    quieten()
     return args
 
 

@@ -14,7 +14,7 @@ from .state import RunState
 
 
 if TYPE_CHECKING:
-    from ..contract.host import Rows, TaskArgs
+    from ..contract.session import Rows, TaskArgs
     from ..training.terms import BatchTerms
 
 

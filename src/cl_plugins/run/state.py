@@ -24,9 +24,10 @@ from .reading import TrainingSets
 
 if TYPE_CHECKING:
     from ..contract.backend import Backend
-    from ..contract.host import Host, Rows, Session, TaskArgs
+    from ..contract.host import Host
     from ..contract.method import Method, Route
     from ..contract.phase import Phase
+    from ..contract.session import Rows, Session, TaskArgs
     from ..contract.test_item import TestSet
     from .trackers import StreamTracker
 
