@@ -7,7 +7,7 @@ keys into the arguments of one task; `Host.session` holds what is loaded once pe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,15 +155,12 @@ class Host(Protocol):
     def key_problems(self, raw: Mapping[str, Any]) -> list[Problem]:
         """What is wrong with the top level of a recipe: its keys, their values, the environment."""
 
-    def override_problems(
-        self, overrides: Mapping[str, Any], where: str, *, method_keys: Collection[str] = ()
-    ) -> list[Problem]:
+    def override_problems(self, overrides: Mapping[str, Any], where: str) -> list[Problem]:
         """What is wrong with keys that are given for single tasks.
 
         Args:
             overrides: Task name -> mapping of keys.
             where: YAML path of ``overrides``.
-            method_keys: Per-run keys that the method lets vary.
         """
 
     def facts(self, keys: Mapping[str, Any], stream: Stream) -> RunFacts:
@@ -179,13 +176,14 @@ class Host(Protocol):
             penalised: Whether it adds terms to the loss.
         """
 
-    def data_set(self, name: str, keys: Mapping[str, Any], limit: int | None = None) -> DataSet:
+    def data_set(self, name: str, keys: Mapping[str, Any], limit: int | None = None, *, test: bool = False) -> DataSet:
         """A data set as a task uses it.
 
         Args:
             name: Its name.
             keys: The recipe's keys with the task's own.
             limit: Only the first so many records are used; None for all.
+            test: Whether it is a test set.
         """
 
     def base_problems(self, keys: Mapping[str, Any]) -> list[Problem]:

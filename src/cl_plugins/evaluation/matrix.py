@@ -32,6 +32,7 @@ class AccuracyMatrix:
         rows: Names of the rows in `scores`; None when they are the first tasks of the stream in order. ``["joint"]`` for
             a model trained on all tasks at once, some ``after_<task>`` for a run of single tasks.
         independent: Whether every row is another model, trained on its own task alone.
+        test_only: Tasks without training data: columns of the matrix, and no part of the continual metrics.
     """
 
     stream: str
@@ -43,6 +44,7 @@ class AccuracyMatrix:
     scores: list[Row] = field(default_factory=list)
     rows: list[str] | None = None
     independent: bool = False
+    test_only: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if isinstance(self.tasks, list | tuple) and not self.zero_shot:
@@ -115,6 +117,23 @@ class AccuracyMatrix:
         empty: Row = [None] * len(self.tasks)
         return [list(by_name.get(row_name(task), empty)) for task in self.tasks]
 
+    def of_trained(self) -> AccuracyMatrix:
+        """The matrix without the columns of tasks that are only tested."""
+        columns = [index for index, task in enumerate(self.tasks) if task not in self.test_only]
+        tasks = [self.tasks[index] for index in columns]
+        names = self.row_names()
+        return AccuracyMatrix(
+            self.stream,
+            self.method,
+            tasks,
+            {task: self.scorers[task] for task in tasks if task in self.scorers},
+            {task: self.n[task] for task in tasks if task in self.n},
+            [self.zero_shot[index] for index in columns],
+            [[row[index] for index in columns] for row in self.scores],
+            None if names == [row_name(task) for task in tasks] else names,
+            self.independent,
+        )
+
     def _column(self, task: str) -> int:
         if task not in self.tasks:
             raise DataError(
@@ -147,6 +166,8 @@ class AccuracyMatrix:
             data["rows"] = list(self.rows)
         if self.independent:
             data["independent"] = True
+        if self.test_only:
+            data["test_only"] = list(self.test_only)
         return MatrixRecord.content(data)
 
     def to_json(self) -> str:

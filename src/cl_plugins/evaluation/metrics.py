@@ -230,11 +230,13 @@ def continual_metrics(matrix: AccuracyMatrix) -> dict[str, Metric]:
 
     What a partial matrix allows is computed; the rest is None with the missing cells as the reason. A joint model
     (``rows == ["joint"]``) has Last and MFN only. Where the rows are independent models only MFT has a meaning, whatever
-    else was evaluated.
+    else was evaluated. Tasks that are only tested do not count.
 
     Args:
         matrix: The accuracy matrix.
     """
+    if matrix.test_only:
+        matrix = matrix.of_trained()
     if matrix.rows == [JOINT]:
         return _joint(matrix)
     R, zero_shot, T = matrix.after_each_task(), matrix.zero_shot, len(matrix.tasks)

@@ -125,7 +125,20 @@ def matrix_csv(run: Run) -> bytes:
 
 def cells_csv(run: Run) -> bytes:
     """The cells, one line each, with all that is known of them."""
-    head = ["row", "task", "scorer", "score", "low", "high", "interval_method", "n", "max_items", "invalid_rate"]
+    head = [
+        "row",
+        "task",
+        "scorer",
+        "score",
+        "low",
+        "high",
+        "interval_method",
+        "n",
+        "max_items",
+        "dropped",
+        "cut",
+        "invalid_rate",
+    ]
     rows: list[list[object]] = [list(head)]
     for row in run.rows:
         for task, cell in zip(run.tasks, row.cells, strict=True):
@@ -134,6 +147,7 @@ def cells_csv(run: Run) -> bytes:
             low, high = cell.interval or (None, None)
             limit = run.limits.get(task)
             known = [run.scorers.get(task), cell.score, low, high, cell.interval_method, cell.n, limit]
+            known += [cell.dropped, cell.cut]
             rows.append([row.name, task, *known, cell.extra.get("invalid_rate")])
     return writing.csv_bytes(rows)
 

@@ -203,6 +203,7 @@ def build_matrix(root: Path, plan: list[Step], config: CLConfig) -> AccuracyMatr
         zero_shot=[cells[ZERO_SHOT][t].score if t in cells[ZERO_SHOT] else None for t in tasks],
         scores=[[cells[row][t].score if t in cells[row] else None for t in tasks] for row in names],
         rows=None if regular else names,
+        test_only=[task.name for task in stream.tasks if not task.train],
         independent=get_method(config.method).capabilities.schedule == "independent",
     )
 

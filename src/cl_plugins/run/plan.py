@@ -53,12 +53,14 @@ def make_plan(config: CLConfig, method: Method, earlier: tuple[str, ...] = ()) -
         if settings.scope != "none":
             steps += [Step("evaluate", name, JOINT) for name in tested]
         return [*steps, Step("finish")]
-    trained = [config.block.only] if config.block.only else list(stream.task_names)
+    trained = [config.block.only] if config.block.only else list(stream.trained_names)
+    probes = [task.name for task in stream.tasks if not task.train]  # tested after every task, never trained
     seen = [name for name in earlier if name in stream.task_names]
     for name in trained:
         steps += _training(name, method)
         seen = [*seen, name] if name not in seen else seen
         wanted = tested if settings.scope == "all" else [name] if schedule == "independent" else seen
+        wanted = [*wanted, *probes]
         if settings.scope != "none":
             steps += [
                 Step("evaluate", other, row_name(name))

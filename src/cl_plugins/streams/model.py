@@ -87,6 +87,11 @@ class Stream:
         """Names of the tasks in order."""
         return tuple(task.name for task in self.tasks)
 
+    @property
+    def trained_names(self) -> tuple[str, ...]:
+        """Names of the tasks that have training data, in order; the others are only tested."""
+        return tuple(task.name for task in self.tasks if task.train)
+
     def task(self, name: str) -> Task:
         """The task called ``name``; KeyError if there is none."""
         for task in self.tasks:
