@@ -1,4 +1,4 @@
-"""The score matrix: the score on each task after each step of a stream, as stored in ``matrix.json``."""
+"""The accuracy matrix: the score on each task after each step of a stream, as stored in ``matrix.json``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Row = list[float | None]
 
 
 @dataclass
-class ScoreMatrix:
+class AccuracyMatrix:
     """Scores 0-100, not rounded; None where a cell was not evaluated. Checked when it is made.
 
     Attributes:
@@ -63,7 +63,7 @@ class ScoreMatrix:
             DataError: Everything that is wrong with it.
         """
         data = {"format": 1, **{f.name: getattr(self, f.name) for f in fields(self)}}
-        if found := MatrixRecord.problems({key: _plain(value) for key, value in data.items()}, "score matrix"):
+        if found := MatrixRecord.problems({key: _plain(value) for key, value in data.items()}, "accuracy matrix"):
             raise DataError(found)
 
     def row_names(self) -> list[str]:
@@ -136,7 +136,9 @@ class ScoreMatrix:
 
     def _column(self, task: str) -> int:
         if task not in self.tasks:
-            raise DataError(Problem("score matrix", f"there is no task {task!r}.", f"Tasks: {', '.join(self.tasks)}."))
+            raise DataError(
+                Problem("accuracy matrix", f"there is no task {task!r}.", f"Tasks: {', '.join(self.tasks)}.")
+            )
         return self.tasks.index(task)
 
     def _index(self, row: str) -> int | None:
@@ -146,7 +148,7 @@ class ScoreMatrix:
         names = self.rows if self.rows is not None else [row_name(task) for task in self.tasks]
         if row not in names:
             known = ", ".join([ZERO_SHOT, *names])
-            raise DataError(Problem("score matrix", f"there is no row {row!r}.", f"Rows: {known}."))
+            raise DataError(Problem("accuracy matrix", f"there is no row {row!r}.", f"Rows: {known}."))
         return names.index(row)
 
     def to_dict(self) -> dict[str, Any]:
@@ -178,7 +180,7 @@ class ScoreMatrix:
         return dump(self.to_dict(), 1) + "\n"
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], *, where: str = "matrix.json") -> ScoreMatrix:
+    def from_dict(cls, data: Mapping[str, Any], *, where: str = "matrix.json") -> AccuracyMatrix:
         """Read what `to_dict` gave; unknown keys are ignored.
 
         Args:
@@ -192,7 +194,7 @@ class ScoreMatrix:
         return cls(**{f.name: getattr(record, f.name) for f in fields(cls)})
 
     @classmethod
-    def from_json(cls, text: str | bytes, *, where: str = "matrix.json") -> ScoreMatrix:
+    def from_json(cls, text: str | bytes, *, where: str = "matrix.json") -> AccuracyMatrix:
         """Read the text of ``matrix.json``.
 
         Args:
@@ -205,7 +207,7 @@ class ScoreMatrix:
         return cls.from_dict(parse_json(text, where, MatrixRecord.FIX, DataError), where=where)
 
     @classmethod
-    def read(cls, path: Path) -> ScoreMatrix:
+    def read(cls, path: Path) -> AccuracyMatrix:
         """Read ``matrix.json``.
 
         Raises:

@@ -215,7 +215,7 @@ def _chats(buffer: Buffer) -> list[tuple[Sample, dict[str, Any]]]:
     """The entries of a buffer that a recipe has filled."""
     entries = buffer.entries()
     if any("messages" not in record for _, record in entries):
-        what = "holds rows of a trainer of one's own; a recipe cannot read them."
+        what = "holds rows of a custom trainer; a recipe cannot read them."
         raise DataError(Problem(str(buffer.path), what, "Go on with that trainer, or begin in another directory."))
     return entries
 

@@ -20,9 +20,9 @@ _BASELINES = {
 FILES = (
     ("report.html, report.md", "this report; the HTML page needs no other file"),
     ("matrix.png, forgetting.png", "the two pictures"),
-    ("matrix.csv", "the score matrix, unrounded"),
+    ("matrix.csv", "the accuracy matrix, unrounded"),
     ("cells.csv", "one line per cell: score, 95 % interval, items, scorer"),
-    ("matrix.tex", "the score matrix for LaTeX (booktabs)"),
+    ("matrix.tex", "the accuracy matrix for LaTeX (booktabs)"),
     ("matrix.json, metrics.json", "scores and metrics for programs"),
     ("predictions/", "every prompt, prediction and reference with its score, one JSON line per test item"),
     ("run.json, journal.jsonl", "the resolved recipe, versions and hashes; the finished steps"),
@@ -63,7 +63,7 @@ def cut_notes(run: Run) -> list[str]:
 
 
 def matrix_table(run: Run, intervals: bool = True) -> Table:
-    """The score matrix with ``A_k`` as its last column where the run has it.
+    """The accuracy matrix with ``A_k`` as its last column where the run has it.
 
     Args:
         run: The run.

@@ -69,7 +69,7 @@ def write_report(run_dir: Path, write: writing.Write | None = None, beside: Path
 def terminal_table(
     run_dir: Path, width: int | None = None, colour: bool = False, ascii: bool = False, beside: Path | None = None
 ) -> str:
-    """The score matrix and the metrics for the end of a run.
+    """The accuracy matrix and the metrics for the end of a run.
 
     Args:
         run_dir: The ``output_dir`` of a run.

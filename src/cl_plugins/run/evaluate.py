@@ -11,7 +11,7 @@ from ..base import ranks
 from ..base.files import artefact, write_bytes
 from ..base.logs import logger
 from ..evaluation.items import Item, TaskScore, predictions_to_jsonl
-from ..evaluation.matrix import ScoreMatrix
+from ..evaluation.matrix import AccuracyMatrix
 from ..evaluation.metrics import continual_metrics, metrics_to_json
 from ..evaluation.scorers import get_scorer
 from ..evaluation.thoughts import split_thought
@@ -180,8 +180,8 @@ def score_items(items: list[Item], scorer: str, max_items: int | None, task: str
     return dataclasses.replace(score, max_items=max_items)
 
 
-def build_matrix(root: Path, plan: list[Step], config: CLConfig) -> ScoreMatrix:
-    """The score matrix out of the score files that are there.
+def build_matrix(root: Path, plan: list[Step], config: CLConfig) -> AccuracyMatrix:
+    """The accuracy matrix out of the score files that are there.
 
     Args:
         root: The output directory.
@@ -194,7 +194,7 @@ def build_matrix(root: Path, plan: list[Step], config: CLConfig) -> ScoreMatrix:
     cells = {row: _row(root, row, tasks) for row in [ZERO_SHOT, *names]}
     known = {task: score for row in cells.values() for task, score in row.items()}
     regular = names == [f"after_{task}" for task in tasks]
-    return ScoreMatrix(
+    return AccuracyMatrix(
         stream=stream.name,
         method=config.method,
         tasks=tasks,
@@ -217,7 +217,7 @@ def _row(root: Path, row: str, tasks: list[str]) -> dict[str, TaskScore]:
     return found
 
 
-def write_matrix(root: Path, matrix: ScoreMatrix) -> list[Path]:
+def write_matrix(root: Path, matrix: AccuracyMatrix) -> list[Path]:
     """Write ``matrix.json`` and ``metrics.json``."""
     write_bytes(root / "matrix.json", matrix.to_json().encode())
     write_bytes(root / "metrics.json", metrics_to_json(continual_metrics(matrix)).encode())

@@ -17,7 +17,7 @@ class Step:
     Attributes:
         kind: What is done.
         task: The task that is trained, consolidated or tested; None for ``finish``.
-        row: For ``evaluate``: the row of the score matrix.
+        row: For ``evaluate``: the row of the accuracy matrix.
         phase: For ``train``: a further phase of the task, see `cl_plugins.contract.phase.Phase`.
     """
 
@@ -77,6 +77,6 @@ def _training(task: str, method: Method) -> list[Step]:
 
 
 def rows(steps: list[Step]) -> list[str]:
-    """Rows of the score matrix without the zero-shot one, in order; also those of which nothing is tested."""
+    """Rows of the accuracy matrix without the zero-shot one, in order; also those of which nothing is tested."""
     found = [row_name(s.task) if s.task != JOINT else JOINT for s in steps if s.kind == "train" and s.task]
     return list(dict.fromkeys(found))

@@ -13,7 +13,7 @@ from ..base.schema import option
 from ..records.names import TASK as NAME
 
 
-RESERVED = ("zero_shot", "joint")  # names of rows of the score matrix
+RESERVED = ("zero_shot", "joint")  # names of rows of the accuracy matrix
 ROW_PREFIX = "after_"  # and so are these
 LENGTH = frozenset({"max_steps", "num_train_epochs"})  # either says how long to train
 
