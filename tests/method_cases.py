@@ -94,6 +94,10 @@ CASES = [
         kill=Kill("positions.safetensors", {"weight": 20.0}, always=True), ranks={"weight": 20.0}, learner={"weight": 1e4},
     ),
     MethodCase("sefe-stack", {"name": "sefe", **_STACK}, term=True, nf4=8),
+    MethodCase(
+        "moelora", {"name": "moelora", "experts": 2}, boundary=0.0, ranks={}, learner={}, run_exp=False, kill=Kill()
+    ),
+    MethodCase("moelora-peer", {"name": "moelora", "experts": 4, "faithful": "peer"}, boundary=0.0),
     MethodCase("seqlora-replay", {"name": "seqlora"}, block=REPLAY, boundary=0.0),
     MethodCase("inclora-replay", {"name": "inclora"}, block=REPLAY, kill=Kill("replay.json")),
     MethodCase("der", {"name": "der", "beta": 0.0}, block=REPLAY, boundary=0.0, term=True),
@@ -170,5 +174,6 @@ HALF_CASES = [
     _half("ewc"),
     _half("lwf"),
     _half("sefe-stack", STACKED),
+    _half("moelora"),
     _half("der++"),
 ]

@@ -46,6 +46,13 @@ def load(out, name):
     return json.loads((Path(out) / name).read_text())
 
 
+def difference(a, b):
+    """Distance of two sets of tensors, relative to the first."""
+    assert a.keys() == b.keys()
+    size = sum(float(a[n].double().square().sum()) for n in a) ** 0.5
+    return sum(float((a[n].double() - b[n].double()).square().sum()) for n in a) ** 0.5 / size
+
+
 def digest(path):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 

@@ -187,3 +187,23 @@ def test_names_of_tensors_that_are_not_the_methods_own_are_refused():
     base = HeldBase(torch.nn.ModuleDict({"layer": torch.nn.Linear(IN, OUT)}))
     with pytest.raises(ValueError, match="cl_"):
         base.register("layer.router", torch.zeros(1), trained=True)
+
+
+def test_a_user_of_a_custom_trainer_may_watch_the_model():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from cl_plugins.callbacks.learner import PlainBase
+
+    sizes = {
+        "vocab_size": 20,
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    base = PlainBase(LlamaForCausalLM(LlamaConfig(**sizes)))
+    base.model.register_forward_hook(lambda module, args, output: None)
+    base.reset()
+    base.model.extra = torch.nn.Linear(1, 1)
+    with pytest.raises(RunStateError, match="extra"):
+        base.reset()

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from cl_plugins.base.errors import ClPluginsError, Problem, TrainingError
+from cl_plugins.base.errors import ClPluginsError, DataError, Problem, TrainingError
 from cl_plugins.base.secrets import MASK, failure, is_secret, masked, redact, without_masked
 
 
@@ -150,3 +150,18 @@ def test_our_own_failures_say_all():
     error = TrainingError(Problem("task 'one'", "3 optimizer steps changed no weight.", "Check `learning_rate`."))
     assert failure(error, own=ClPluginsError) == f"TrainingError: {error}"
     assert failure(ValueError("patient"), own=ClPluginsError) == "ValueError"  # never raised: no place
+
+
+def test_our_own_failures_do_not_pass_on_the_data_in_another_message():
+    def go():
+        try:
+            quoting(RECORD)
+        except ValueError as error:
+            what = f"its training set cannot be prepared (ValueError: {error})."
+            raise DataError(Problem("task 'one'", what, "Check the file.")) from error
+
+    said = failure(raised(go), own=ClPluginsError)
+    assert said == (
+        "DataError: task 'one': its training set cannot be prepared (ValueError: Expected a string, got … in turn … of it.). "
+        "Check the file."
+    )

@@ -210,7 +210,8 @@ def need(**more):
 
     model = ModelSizes(1000, 100, {"LoRA": 100}, (), more.pop("dtype", "float32"), None, "llava")
     options = {"quantised": False, "zero_stage": 0, **more}
-    able = Capabilities(low_rank=options.pop("low_rank", True))
+    chain = options.pop("low_rank", True)
+    able = Capabilities(low_rank=chain, grows=options.pop("grows", chain))
     keys = {"save_strategy": "no", **options.pop("keys", {})}
     return estimate.disk_need(model, keys, able, options.pop("tasks", 4), options.pop("keep", "all"), **options)
 
@@ -219,6 +220,9 @@ def test_disk_arithmetic():
     whole = need()
     assert (whole.updates, whole.checkpoints, whole.final) == (4 * 400, 400 + 800, 4000)
     assert need(keep="none").updates == 4 * 400, "a chain of low-rank updates lives in the carry"
+    assert need(grows=False, keep="none").updates == 2 * 400, (
+        "one LoRA: the old carry stays until the new one is there"
+    )
     half = need(keys={"bf16": True}, tasks=8)
     assert half.final == 8 * 400, "half-precision bases leave one adapter of the summed rank"
     assert need(dtype="bfloat16").final == 4 * 400
@@ -255,3 +259,36 @@ def test_free_space_of_a_directory_to_be(tmp_path):
     assert abs(estimate.free_space(tmp_path / "a" / "b") - estimate.free_space(tmp_path)) < 2**30
     assert estimate.used_space(tmp_path / "a") == 0
     assert estimate.free_space(Path("relative/that/is/not/there")) > 0
+
+
+def test_what_is_trained_is_counted_by_the_method_itself(cli, llava, data, tmp_path, monkeypatch):
+    """The routers of a routed method are counted: they come from its own `begin_task`, on a model without weights."""
+    import importlib
+    import sys
+    from pathlib import Path
+
+    import tiny
+    import yaml
+
+    from cl_plugins.methods.registry import METHODS
+
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "third_party_methods"))
+    importlib.invalidate_caches()
+    METHODS.refresh()
+    keys = tiny.recipe(llava, data, tmp_path / "run", {"name": "lab_moe", "experts": 3, "rank": 2})
+    keys["additional_target"] = "multi_modal_projector"
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(keys))
+    code, out, _ = cli("plan", tmp_path / "recipe.yaml", "--json")
+    shown = json.loads(out)
+    assert shown["model"] is not None, shown["warnings"]
+    parts = shown["model"]["parts"]
+    for name in [n for n in sys.modules if n.startswith("lab_methods")]:
+        del sys.modules[name]
+    monkeypatch.undo()
+    METHODS.refresh()
+    assert code == 0
+    hidden, wide, layers, factors = 48, 96, 2, 3 * 2
+    each = 4 * (2 * hidden * factors + 3 * hidden) + 2 * ((hidden + wide) * factors + 3 * hidden)
+    down = (hidden + wide) * factors + 3 * wide
+    assert parts["the method's own"] == layers * (each + down)
+    assert parts["weights"] == (32 + 1) * 48 + (48 + 1) * 48

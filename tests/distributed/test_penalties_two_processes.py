@@ -9,7 +9,7 @@ import tiny
 from launch import launch
 from method_cases import CASES
 from regularised import logged
-from running import NO_TESTS, go
+from running import NO_TESTS, difference, go
 
 
 @pytest.mark.parametrize(
@@ -29,8 +29,7 @@ def test_two_processes_learn_what_one_learns(case, llama, text_data, tmp_path):
     launch(keys(double, per_device_train_batch_size=4), tmp_path)
     for task in ("01_one", "02_two"):
         a, b = (load_file(out / "tasks" / task / "update.safetensors") for out in (single, double))
-        difference = sum(float((a[n] - b[n]).double().square().sum()) for n in a) ** 0.5
-        assert difference <= 1e-4 * sum(float(a[n].double().square().sum()) for n in a) ** 0.5
+        assert difference(a, b) <= 1e-4
     history = json.loads((single / "tasks" / "02_two" / "trainer_state.json").read_text())["log_history"]
     names = {key.removeprefix("penalty/") for entry in history for key in entry if key.startswith("penalty/")}
     assert names

@@ -6,6 +6,7 @@ import json
 
 import method_cases
 import tiny
+from running import difference
 
 
 TASKS = ("one", "two")
@@ -42,13 +43,6 @@ def tensors(out, task):
     from safetensors.torch import load_file
 
     return load_file(out / "tasks" / task / "update.safetensors")
-
-
-def difference(a, b):
-    """Distance of two sets of tensors, relative to the first."""
-    assert a.keys() == b.keys()
-    size = sum(float(a[n].double().square().sum()) for n in a) ** 0.5
-    return sum(float((a[n].double() - b[n].double()).square().sum()) for n in a) ** 0.5 / size
 
 
 def error(a, b):

@@ -32,7 +32,7 @@ def installed(monkeypatch):
 
 
 def test_a_routed_method_passes_the_shared_tests(tmp_path):
-    check_method(MethodCase("lab_moe", {"name": "lab_moe"}, {"additional_target": None}, boundary=0.0), tmp_path)
+    check_method(MethodCase("lab_moe", {"name": "lab_moe"}, boundary=0.0), tmp_path)
 
 
 def test_a_router_that_is_not_saved_is_refused_by_name_before_the_first_step(llama, text_data, tmp_path):
@@ -69,3 +69,17 @@ def test_routers_learn_at_a_rate_of_their_own(llama, text_data, tmp_path):
 
 def test_tiny_is_what_the_tests_use():
     assert tiny.recipe is importlib.import_module("cl_plugins.testing.tiny").recipe
+
+
+def test_numbers_stand_in_the_report(llama, text_data, tmp_path):
+    from cl_plugins.report import write_report
+
+    out = tmp_path / "run"
+    go(recipe(llama, text_data, out, "lab_moe", cl={"eval": {"max_items": 2}}))
+    entries = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
+    wanted = [f"{e['details']['numbers']['router_norm']:.4g}" for e in entries if e["step"].startswith("train:")]
+    write_report(out)
+    for name in ("report.md", "report.html"):
+        page = (out / name).read_text()
+        assert "What the method has measured" in page
+        assert all(number in page for number in wanted)

@@ -7,7 +7,6 @@ import json
 import pytest
 from running import NO_TESTS, go, load, recipe
 
-from cl_plugins.base.errors import DataError
 from cl_plugins.cli import main
 from cl_plugins.run.reopen import read_recipe
 
@@ -19,6 +18,7 @@ SECRETS = {
     "swanlab_lark_secret": "SeCrEt4",
     "swanlab_lark_webhook_url": "https://hooks.example/SeCrEt5",
 }
+RECORD = {"question": "what is it?", "answer": "a tumour"}
 
 
 def leaks(root, pattern=b"SeCrEt"):
@@ -111,22 +111,21 @@ def test_errors_of_commands_show_no_credential(keys, tmp_path, capsys):
     assert "SeCrEt" not in shown.out + shown.err
 
 
-def test_a_failed_training_leaves_no_record_in_run_json(llama, text_data, tmp_path, monkeypatch):
-    """The host's messages may quote a whole record."""
-    from llamafactory.data.processor import SupervisedDatasetProcessor
+def test_a_failed_training_leaves_no_record_in_run_json(llama, text_data, tmp_path):
+    """Messages of other libraries may quote a whole record."""
+    from transformers import TrainerCallback
 
-    def refuse(self, examples):
-        raise RuntimeError(f"Expected a string, got {examples}")
+    class Refuse(TrainerCallback):
+        def on_step_begin(self, args, state, control, train_dataloader=None, **kwargs):
+            raise RuntimeError(f"Expected a string, got {RECORD}")
 
-    keys = recipe(llama, text_data, tmp_path / "run", "seqlora", cl=NO_TESTS, overwrite_cache=True)
-    with monkeypatch.context() as patch:
-        patch.setattr(SupervisedDatasetProcessor, "preprocess_dataset", refuse)
-        with pytest.raises(DataError, match="what colour is grey"):  # shown, but not kept
-            go(keys)
+    keys = recipe(llama, text_data, tmp_path / "run", "seqlora", cl=NO_TESTS)
+    with pytest.raises(RuntimeError, match="a tumour"):  # shown, but not kept
+        go(keys, [Refuse()])
     failed = load(tmp_path / "run", "run.json")["failed"]
     assert failed["step"] == "train:one"
-    assert "task 'one'" in failed["error"]
-    assert "(RuntimeError: Expected a string, got …)" in failed["error"]
-    assert leaks(tmp_path / "run", b"what colour") == []
+    assert failed["error"].startswith("RuntimeError in test_credentials, line ")
+    assert failed["error"].endswith(": Expected a string, got …")
+    assert leaks(tmp_path / "run", b"tumour") == []
     go(keys)
     assert "failed" not in load(tmp_path / "run", "run.json")

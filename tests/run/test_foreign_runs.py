@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import sealed
 import tiny
+import transformers
 from running import go, recipe
 
 from cl_plugins.base.errors import ClPluginsError, RecipeError, RunStateError
@@ -24,6 +25,14 @@ from cl_plugins.streams import load_stream
 
 
 CODE = "open({mark!r}, 'w').close()\nraise RuntimeError('this code must not run')\n"
+
+
+@pytest.fixture(autouse=True)
+def classes_as_they_were():
+    """A config with `auto_map` marks Transformers' own classes for the whole process."""
+    yield
+    for name in ("LlamaForCausalLM", "LlamaConfig"):
+        getattr(transformers, name)._auto_class = None
 
 
 @pytest.fixture(scope="module")
@@ -215,3 +224,45 @@ def test_pipes_among_the_data(what, llama, text_data, tmp_path):
         os.mkfifo(data / "dataset_info.json")
     with pytest.raises(ClPluginsError, match=r"do not exist|not a regular file|no regular file"):
         go(recipe(llama, data, tmp_path / "run", "seqlora", ("one",)))
+
+
+LONG_ENOUGH = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+
+
+def stopping():
+    from transformers import TrainerCallback
+
+    class Stops(TrainerCallback):
+        """Asks for an end after the third step, as a signal does."""
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                raise KeyboardInterrupt
+
+    return Stops()
+
+
+@pytest.mark.parametrize(
+    ("change", "adopted"),
+    [({}, True), ({"logging_steps": 3}, True), ({"learning_rate": 3e-3}, False), ({"seed": 8}, False)],
+)
+def test_a_checkpoint_is_only_gone_on_from_under_its_own_recipe(
+    llama, text_data, tmp_path, change, adopted, monkeypatch
+):
+    """Without `run.json` nothing else says whose checkpoint it is."""
+    out = tmp_path / "run"
+    keys = recipe(llama, text_data, out, "seqlora", ("one",), **LONG_ENOUGH)
+    with pytest.raises(KeyboardInterrupt):
+        go(keys, callbacks=[stopping()])
+    assert (out / "tasks" / "01_one" / "checkpoint-2").is_dir()
+    for name in ("run.json", "journal.jsonl"):
+        (out / name).unlink(missing_ok=True)
+    from cl_plugins.run import train
+
+    notes = []
+    for level in ("info", "warning"):
+        monkeypatch.setattr(train.logger, level, lambda words, *args: notes.append(words % args))
+    go({**keys, **change})
+    said = "\n".join(notes)
+    assert ("going on from" in said) == adopted
+    assert ("checkpoint-2 is set aside: it is of another recipe" in said) == (not adopted)

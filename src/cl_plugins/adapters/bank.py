@@ -72,8 +72,9 @@ class Experts:
         trained_trunks: For each trunk whether it is a parameter.
         experts: The experts, in the order of the gate's weights.
         gate: The gate; None weights every expert with 1.
-        dropout: Probability with which elements of the input are dropped in training, one mask for all experts; frozen
-            trunks read the whole input.
+        dropout: Probability with which elements of the input are dropped in training; frozen trunks read the whole input.
+        own_masks: Whether every trained trunk draws a dropout mask of its own; else one mask serves them all. Without
+            dropout this makes no difference, and all trunks are one product.
     """
 
     trunks: Sequence[Tensor]
@@ -81,6 +82,7 @@ class Experts:
     trained_trunks: Sequence[bool] = ()
     gate: Gate | None = None
     dropout: float = 0.0
+    own_masks: bool = False
 
 
 @dataclass
@@ -99,6 +101,8 @@ class _Layout:
     """For each rank of the experts, the row of the trunks that it reads; None where that is its own place."""
     scales: list[float]
     """Scalings of the trained experts; those of the frozen ones are folded into B."""
+    masks: list[int]
+    """Numbers of consecutive rows of the trained trunks that share a dropout mask."""
     index: dict[Any, Tensor] = field(default_factory=dict)
 
 
@@ -157,6 +161,7 @@ def _place(base: BaseModel, name: str, module: Any, experts: Experts) -> _Layout
     ranks = [int(expert.b.shape[1]) for expert in chosen]
     columns = [starts[x.trunk] + i for x, rank in zip(chosen, ranks, strict=True) for i in range(rank)]
     frozen = sum(not expert.trained for expert in chosen)
+    widths = [len(experts.trunks[t]) for t in trunk_order if trained_trunks[t]]
     parts = {
         FROZEN_A: ([experts.trunks[t] for t in trunk_order if not trained_trunks[t]], 0, False),
         A: ([experts.trunks[t] for t in trunk_order if trained_trunks[t]], 0, True),
@@ -175,6 +180,7 @@ def _place(base: BaseModel, name: str, module: Any, experts: Experts) -> _Layout
         ranks,
         None if columns == list(range(at)) else columns,
         [expert.scaling for expert in chosen[frozen:]],
+        widths if experts.own_masks else [sum(widths)],
     )
 
 
@@ -201,8 +207,9 @@ def _read(layout: _Layout, module: Any, inputs: Tensor) -> Tensor:
     if trained is not None:
         x = inputs.to(trained.dtype)
         if layout.dropout and module.training:
-            x = dropout(x, layout.dropout)
-        parts.append(linear(x, trained))
+            parts += [linear(dropout(x, layout.dropout), a) for a in trained.split(layout.masks)]
+        else:
+            parts.append(linear(x, trained))
     hidden = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
     if layout.columns is None:
         return hidden

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..contract.low_rank import PREFIX
 from . import bank
+from .features import features
 from .merge import replaced
 from .partitioned import gathered, is_partitioned, one_dtype, whole
+from .rows import RowState
 from .structure import Structure
 
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from ..contract.low_rank import LowRankUpdate
+    from .row_features import Rows
 
 
 class HeldBase:
@@ -25,6 +28,9 @@ class HeldBase:
     Args:
         model: The model without adapters.
     """
+
+    #: Whether nobody but a method puts hooks on the model.
+    hooks_are_ours = True
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -35,6 +41,7 @@ class HeldBase:
         self._dtypes: dict[str, Any] = {}
         self._registered: list[tuple[Module, str]] = []
         self._handles: list[Any] = []
+        self._rows: RowState | None = None
         self._replaced_modules: list[tuple[Module, str, Module]] = []
         self._targets: tuple[str, ...] | None = None
         self._files: dict[str, Any] | None = None
@@ -45,6 +52,11 @@ class HeldBase:
     def model(self) -> Any:
         """The base without adapters."""
         return self._model
+
+    @property
+    def adapted(self) -> Any:
+        """The model with PEFT's adapter; None without one."""
+        return self._adapted
 
     @property
     def quantised(self) -> bool:
@@ -71,6 +83,9 @@ class HeldBase:
             RunStateError: If modules, hooks, buffers or dtypes are not those at load afterwards.
         """
         self._take_off_adapter()
+        if self._rows is not None:
+            self._rows.remove()
+            self._rows = None
         for handle in self._handles:
             handle.remove()
         for parent, child, module in reversed(self._replaced_modules):
@@ -81,7 +96,7 @@ class HeldBase:
         for name in sorted(self._touched):
             self._set(name, self.original(name).to(self._dtypes[name]))
         self._touched.clear()
-        self._structure.check(self._model)
+        self._structure.check(self._model, hooks=self.hooks_are_ours)
 
     def register(self, name: str, value: Tensor, *, trained: bool) -> None:
         """Put a tensor of a method's own on a module, see `BaseModel.register`."""
@@ -115,18 +130,33 @@ class HeldBase:
             setattr(parent, child, factory(name, module))
             self._replaced_modules.append((parent, child, module))
 
+    def rows(self, begin: Callable[[Rows], None]) -> RowState:
+        """Let the base choose per row, see `BaseModel.rows`."""
+        if self._rows is not None:
+            raise ValueError("this base has a row state already")
+        self._rows = RowState(self._model, begin)
+        self._rows.install()
+        return self._rows
+
+    def features(self, inputs: Mapping[str, Any], kind: str) -> tuple[Tensor, Tensor]:
+        """Vectors of rows from frozen parts, see `BaseModel.features`."""
+        return features(self, inputs, kind)
+
     def targets(self) -> tuple[str, ...]:
         """Names of the linear layers that get a LoRA, see `BaseModel.targets`; found by putting one on, once."""
         import torch
 
         if self._targets is None:
             own, adapted = self._adapted is None, self._adapted
+            flags = [(p, p.requires_grad) for p in self._model.parameters()]
             with torch.random.fork_rng():
                 adapted = self.new_adapter() if own else adapted
             names = [n for n, m in adapted.named_modules() if "lora_A" in m._modules]
             self._targets = tuple(name.removeprefix(PREFIX) for name in names)
             if own:
                 self._take_off_adapter()
+                for parameter, trained in flags:  # PEFT freezes the base
+                    parameter.requires_grad_(trained)
         return self._targets
 
     def prepare_frozen(self) -> Any:
@@ -237,6 +267,8 @@ class HeldBase:
             return
         parameter = self._model.get_parameter(name)
         self._dtypes[name] = parameter.dtype
+        if parameter.is_meta:  # counted only, see `cl-plugins plan`
+            return
         if name not in self._locations() or not self._same(name, parameter):
             self._copies[name] = whole(parameter)
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 
+_CALLS = ("forward", "generate")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # Trainers and engines keep hooks of their own on a model from one training to the next.
 _LIBRARIES = ("accelerate", "deepspeed", "llamafactory", "peft", "swanlab", "torch", "transformers", "trl", "wandb")
@@ -25,11 +26,14 @@ class Structure:
         modules: Name -> class.
         tensors: Name of a parameter or buffer -> dtype.
         hooks: (module, id) of every hook that no library has registered, with the function.
+        calls: Name of a module and of a method that stands on the module itself -> the function, where no library has put
+            it there.
     """
 
     modules: dict[str, type]
     tensors: dict[str, Any]
     hooks: dict[tuple[str, str, int], Any]
+    calls: dict[tuple[str, str], Any]
 
     @classmethod
     def of(cls, model: Module) -> Structure:
@@ -41,16 +45,24 @@ class Structure:
         modules = {name: type(module) for name, module in model.named_modules(remove_duplicate=False)}
         tensors = {name: p.dtype for name, p in model.named_parameters(remove_duplicate=False)}
         tensors |= {name: b.dtype for name, b in model.named_buffers(remove_duplicate=False)}
-        hooks = {}
+        hooks, calls = {}, {}
         for name, module in model.named_modules():
+            for method in _CALLS:
+                function = _not_of_a_library(vars(module).get(method))
+                if function is not None:
+                    calls[(name, method)] = function
             for kind in _HOOKS:
                 for number, function in getattr(module, kind).items():
                     if not _of_a_library(function):
                         hooks[(name, kind, number)] = function
-        return cls(modules, tensors, hooks)
+        return cls(modules, tensors, hooks, calls)
 
-    def check(self, model: Module) -> None:
+    def check(self, model: Module, *, hooks: bool = True) -> None:
         """Compare with a model from which everything should have been taken off.
+
+        Args:
+            model: The model.
+            hooks: Whether hooks count. In a custom trainer the user may have some of their own.
 
         Raises:
             RunStateError: Naming what was left behind or is missing.
@@ -60,15 +72,16 @@ class Structure:
             *_differences("module", self.modules, now.modules),
             *_differences("tensor", self.tensors, now.tensors),
         ]
-        for key in now.hooks.keys() - self.hooks.keys():
-            found.append(f"the hook {_name(now.hooks[key])} is still on '{key[0]}'")
-        for key in self.hooks.keys() - now.hooks.keys():
-            found.append(f"the hook {_name(self.hooks[key])} of '{key[0]}' is gone")
+        if hooks:
+            added, gone = now.hooks.keys() - self.hooks.keys(), self.hooks.keys() - now.hooks.keys()
+            found += [f"the hook {_name(now.hooks[key])} is still on '{key[0]}'" for key in added]
+            found += [f"the hook {_name(self.hooks[key])} of '{key[0]}' is gone" for key in gone]
+            found += [
+                f"`{method}` of '{name}' is still replaced" for name, method in now.calls.keys() - self.calls.keys()
+            ]
         if found:
             what = f"is not as it was loaded after `reset`: {'; '.join(sorted(found)[:5])}."
-            fix = (
-                "A method puts things on the base with `BaseModel.register`, `wrap` and `hook`, which `reset` undoes."
-            )
+            fix = "A method puts things on the base with `BaseModel.register`, `wrap`, `hook` and `rows`, which `reset` undoes."
             raise RunStateError(Problem("the base model", what, fix))
 
 
@@ -85,6 +98,15 @@ def _of_a_library(function: Any) -> bool:
     inner = getattr(function, "func", function)
     inner = getattr(inner, "__func__", inner)
     return str(getattr(inner, "__module__", "")).partition(".")[0] in _LIBRARIES
+
+
+def _not_of_a_library(function: Any) -> Any:
+    """The first function in a chain of wrappers that no library has made; None if there is none."""
+    while function is not None:
+        if not _of_a_library(function):
+            return function
+        function = getattr(function, "__wrapped__", None)
+    return None
 
 
 def _name(value: Any) -> str:

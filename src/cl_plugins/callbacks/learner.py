@@ -35,6 +35,8 @@ class PlainBase(HeldBase):
         lora: The LoRA of methods that use one.
     """
 
+    hooks_are_ours = False  # whoever brings the model may watch it
+
     def __init__(self, model: Any, lora: LoraConfig | None = None) -> None:
         super().__init__(model)
         if hasattr(model, "peft_config"):

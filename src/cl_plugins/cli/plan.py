@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the plan of a recipe."""
     from . import output
-    from .quiet import quiet_host
+    from .hosts import quiet_host
     from .recipes import read_stream_recipe
 
     recipe = read_stream_recipe(args.recipe, args.overrides)
@@ -148,7 +148,8 @@ def _sizes(
     from ..run.estimate import disk_need, free_space, used_space
 
     try:
-        model = host.sizes(host_keys)
+        method = get_method(config.method)(config.options)
+        model = host.sizes(host_keys, method, config.stream.tasks[0])
     except CompatibilityError as error:
         warnings.append(f"Sizes are not known: {error}")
         return None, None
@@ -156,8 +157,8 @@ def _sizes(
     need = disk_need(
         model,
         host_keys,
-        get_method(config.method).capabilities,
-        sum(step.kind == "train" for step in steps),
+        method.capabilities,
+        sum(step.kind == "train" and step.phase is None for step in steps),
         config.block.keep,
         quantised=facts.quantisation is not None,
         zero_stage=facts.zero_stage,

@@ -16,10 +16,12 @@ class Answer(NamedTuple):
     Attributes:
         text: The text, special tokens removed.
         cut: Whether ``max_new_tokens`` ended it, and not a token of the model.
+        route: What a model that chooses per row has chosen for it; None for all others.
     """
 
     text: str
     cut: bool = False
+    route: str | None = None
 
 
 OnBatch = Callable[[int, list[Answer]], None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 
@@ -80,4 +80,32 @@ class BaseModel(Protocol):
         Args:
             names: The modules.
             factory: Gets name and module, gives what stands in its place.
+        """
+
+    def rows(self, begin: Callable[[Any], None]) -> Any:
+        """Let the base choose per row until `reset`: once for every prompt, inside its forward.
+
+        The same holds in training, evaluation, ``model.generate`` and wherever else the model is called. What is chosen lives
+        as long as the conversation: on the cache of keys and values, inside one ``generate`` without a cache, and in training
+        until the backward is done.
+
+        Args:
+            begin: Gets the `cl_plugins.adapters.row_features.Rows` of a prompt, between the tower and the language model, and
+                puts tensors or lists with the row first into its ``kept``. A list ``kept["route"]`` of texts stands in the
+                predictions.
+
+        Returns:
+            `cl_plugins.adapters.rows.RowState`, whose ``current`` tells layers what their rows were given.
+        """
+
+    def features(self, inputs: Mapping[str, Any], kind: str) -> tuple[Tensor, Tensor]:
+        """Vectors of rows from frozen parts of the base: what a row state sees of the same prompt.
+
+        Args:
+            inputs: A collated batch, answers included.
+            kind: ``vision`` (pooled output of the tower, mean over the row's pictures), ``text`` (mean input embedding of the
+                prompt without picture tokens) or ``hidden`` (mean last hidden state of the prompt in the frozen base).
+
+        Returns:
+            (rows, width) in fp32, and which rows have one, (rows,) bool.
         """

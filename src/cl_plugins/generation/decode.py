@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ..adapters.rows import Kept, keep_on, kept_of
+
 
 if TYPE_CHECKING:
     import numpy as np
@@ -182,6 +184,8 @@ class Decoder:
                 kept = [i for i, owner in enumerate(owners) if owner in open_rows]
                 index = torch.tensor(kept, device=tokens.device)
                 cache.batch_select_indices(index)
+                carried = kept_of(cache)
+                keep_on(cache, None if carried is None else carried.select(kept))
                 tokens, mask, next_position = tokens[index], mask[index], next_position[index]
                 owners = [owners[i] for i in kept]
             closed = [owner not in open_rows for owner in owners]
@@ -222,5 +226,7 @@ def _together(parts: list[_Rows]) -> _Rows:
         cache.update(both[0], both[1], number)
         for layer in layers:  # one layer at a time is in memory twice, never the whole cache
             layer.keys = layer.values = None
+    carried = [found for part in parts if (found := kept_of(part.cache)) is not None]
+    keep_on(cache, Kept.join(carried) if carried else None)
     mask = torch.cat([torch.nn.functional.pad(p.mask, (n, 0)) for p, n in zip(parts, missing, strict=True)])
     return _Rows(cache, mask, torch.cat([part.logits for part in parts]))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from ..adapters.rows import state_of
 from .answers import Answer, read_answers
 from .decode import PREFILL_TOKENS, Decoder, Tokens, common_beginning, is_plain
 
@@ -106,7 +107,8 @@ def generate(
 
     device = next(model.parameters()).device
     plain = not synced and is_plain(model)
-    beginning = common_beginning(prompts, media_token_ids) if plain else []
+    state = state_of(model)  # what is chosen at a prompt needs the whole prompt
+    beginning = common_beginning(prompts, media_token_ids) if plain and state is None else []
     lengths = [len(prompt) - len(beginning) for prompt in prompts]
     limit = PREFILL_TOKENS["cpu" if device.type == "cpu" else "accelerator"]
 
@@ -127,7 +129,9 @@ def generate(
     )
     with answering(model, tokenizer), torch.no_grad():
         for position, batch in enumerate(batches):
-            with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
+            recording: Any = nullcontext([]) if state is None else state.recording()
+            autocast = torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None)
+            with recording as chosen, autocast:
                 ids: Any
                 if plain:
                     ids = decoder.answer(collated(part) for part in parts_by_tokens(batch, lengths, limit))
@@ -151,6 +155,9 @@ def generate(
                 eos_token_ids=eos_token_ids,
                 thought_words=thought_words,
             )
+            routes = [route for kept in chosen for route in kept.get("route", ())]
+            if routes:
+                found = [one._replace(route=route) for one, route in zip(found, routes, strict=True)]
             on_batch(position, found)
 
 

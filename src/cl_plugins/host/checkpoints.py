@@ -29,16 +29,17 @@ def _listing(folder: Path, *, hashes: bool) -> dict[str, dict[str, Any]]:
     return found
 
 
-def mark_complete(folder: Path, sums: list[float]) -> None:
+def mark_complete(folder: Path, sums: list[float], recipe: str) -> None:
     """Write the list of the files of a checkpoint; call it when all ranks have written theirs.
 
     Args:
         folder: ``checkpoint-<step>``.
         sums: Of every rank, the sum of its losses so far.
+        recipe: What the training depends on, as one hash.
     """
     total = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     files = _listing(folder, hashes=total <= HASHED_UP_TO)
-    write_json(folder / MARK, {"world_size": len(sums), "loss_sums": sums, "files": files})
+    write_json(folder / MARK, {"recipe": recipe, "world_size": len(sums), "loss_sums": sums, "files": files})
 
 
 def loss_sums(folder: Path) -> list[float]:
@@ -47,8 +48,14 @@ def loss_sums(folder: Path) -> list[float]:
     return [float(value) for value in mark["loss_sums"]]
 
 
-def problem_of(folder: Path, world_size: int) -> str | None:
-    """Why a checkpoint cannot be resumed from, or None."""
+def problem_of(folder: Path, world_size: int, recipe: str) -> str | None:
+    """Why a checkpoint cannot be resumed from, or None.
+
+    Args:
+        folder: The checkpoint.
+        world_size: Number of ranks now.
+        recipe: What the training depends on now, as `mark_complete` was told.
+    """
     try:
         mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
         files, ranks = mark["files"], mark["world_size"]
@@ -56,6 +63,8 @@ def problem_of(folder: Path, world_size: int) -> str | None:
             raise ValueError("loss_sums")
     except (OSError, ValueError, KeyError, TypeError):
         return "it was not written to its end"
+    if mark.get("recipe") != recipe:
+        return "it is of another recipe, other data or another model"
     if ranks != world_size:
         return f"it was written by {ranks} processes, and there are {world_size} now"
     for name, record in files.items():
@@ -67,16 +76,17 @@ def problem_of(folder: Path, world_size: int) -> str | None:
     return None
 
 
-def newest_complete(folder: Path, world_size: int) -> tuple[Path | None, list[tuple[Path, str]]]:
+def newest_complete(folder: Path, world_size: int, recipe: str) -> tuple[Path | None, list[tuple[Path, str]]]:
     """The newest whole checkpoint of a task, and the newer ones that are not, with the reason.
 
     Args:
         folder: The task's directory.
         world_size: Number of ranks now.
+        recipe: What the training depends on now, as one hash.
     """
     broken: list[tuple[Path, str]] = []
     for path in reversed(_checkpoints(folder)):
-        reason = problem_of(path, world_size)
+        reason = problem_of(path, world_size, recipe)
         if reason is None:
             return path, broken
         broken.append((path, reason))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,16 @@ from . import keys as key_rules
 from . import names, task_args
 from .data import local_files
 from .media import DataUse, inspect
+from .quiet import quiet
 
 
 if TYPE_CHECKING:
     from ..base.errors import Problem
     from ..contract.capabilities import Capabilities, RunFacts
-    from ..contract.host import KeyInfo, ModelSizes, TaskArgs
-    from ..streams import Stream
+    from ..contract.host import KeyInfo, ModelSizes
+    from ..contract.method import Method
+    from ..contract.session import TaskArgs
+    from ..streams import Stream, Task
     from .session import Session
 
 
@@ -62,8 +66,15 @@ class LlamaFactoryHost:
 
     name = "LLaMA-Factory"
     engines: tuple[str, ...] = ("vllm",)
+    command = "llamafactory-cli train"
     path_keys = key_rules.PATH_KEYS
     engine_keys = key_rules.ENGINE_KEYS
+    data_keys = key_rules.DATA_KEYS
+    sample_keys = key_rules.SAMPLE_KEYS
+
+    def quiet(self) -> AbstractContextManager[None]:
+        """See `Host.quiet`."""
+        return quiet()
 
     def require(self) -> None:
         """See `Host.require`."""
@@ -83,11 +94,9 @@ class LlamaFactoryHost:
 
         return key_rules.check(raw) + setting_problems(raw)
 
-    def override_problems(
-        self, overrides: Mapping[str, Any], where: str, *, method_keys: Collection[str] = ()
-    ) -> list[Problem]:
+    def override_problems(self, overrides: Mapping[str, Any], where: str) -> list[Problem]:
         """See `Host.override_problems`."""
-        return key_rules.check_overrides(overrides, where, method_keys=method_keys)
+        return key_rules.check_overrides(overrides, where)
 
     def facts(self, keys: Mapping[str, Any], stream: Stream) -> RunFacts:
         """See `Host.facts`."""
@@ -113,11 +122,11 @@ class LlamaFactoryHost:
 
         return adapter_problems(keys)
 
-    def sizes(self, keys: Mapping[str, Any]) -> ModelSizes:
+    def sizes(self, keys: Mapping[str, Any], method: Method, task: Task) -> ModelSizes:
         """See `Host.sizes`."""
         from .meta_model import measure
 
-        return measure(keys)
+        return measure(keys, method, task)
 
     def task_keys(
         self,
@@ -144,11 +153,13 @@ class LlamaFactoryHost:
             found["use_cpu"] = True
         return found
 
-    def newest_checkpoint(self, folder: Path, world_size: int) -> tuple[Path | None, list[tuple[Path, str]]]:
+    def newest_checkpoint(
+        self, folder: Path, world_size: int, recipe: str
+    ) -> tuple[Path | None, list[tuple[Path, str]]]:
         """See `Host.newest_checkpoint`."""
         from .checkpoints import newest_complete
 
-        return newest_complete(folder, world_size)
+        return newest_complete(folder, world_size, recipe)
 
     def fingerprint(self, args: TaskArgs) -> dict[str, Any]:
         """See `Host.fingerprint`."""

@@ -7,10 +7,19 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 from ..base.errors import CompatibilityError, Problem
 from ..contract.host import ModelSizes
+from ..contract.names import is_own
+from ..contract.task import TaskContext
+from .base import LoadedBase
+
+
+if TYPE_CHECKING:
+    from ..contract.method import Method
+    from ..streams import Task
 
 
 # Where and how weights are held does not change which are trained; without these keys a recipe for eight GPUs can be
@@ -97,6 +106,8 @@ def adapter_problems(host_keys: Mapping[str, Any]) -> list[Problem]:
     except ValueError as error:
         fix = "Compare `lora_target` and `additional_target` with the names of the model's modules."
         return [Problem("lora_target", f"LLaMA-Factory cannot put a LoRA on this base ({_short(error)}).", fix)]
+    except Exception:  # a base that does not work without weights says nothing about the recipe
+        return []
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     odd = sorted(
         {
@@ -117,24 +128,36 @@ def adapter_problems(host_keys: Mapping[str, Any]) -> list[Problem]:
     return found
 
 
-def measure(host_keys: Mapping[str, Any]) -> ModelSizes:
-    """Build the base from its config without weights, put the host's adapter on it, and count.
+class _NoSamples:
+    """An empty replay buffer."""
+
+    samples = chosen = ()
+
+    def __len__(self) -> int:
+        return 0
+
+
+def measure(host_keys: Mapping[str, Any], method: Method, task: Task) -> ModelSizes:
+    """Build the base from its config without weights, let the method begin its first task on it, and count.
 
     Args:
         host_keys: The recipe without ``cl``.
+        method: The method.
+        task: The first task.
 
     Raises:
         CompatibilityError: If config or adapter cannot be had; the message holds the reason.
     """
-    from llamafactory.model.adapter import init_adapter
-
     with _aside():
         model, args, finetuning = _base(host_keys)
     config = model.config
     parameters = sum(p.numel() for p in model.parameters())
     try:
         with _aside():
-            model = init_adapter(config, model, args, finetuning, True)
+            base = LoadedBase(model, SimpleNamespace(model=args, finetuning=finetuning))  # type: ignore[arg-type]
+            memory: Any = _NoSamples()
+            context = TaskContext(task, 1, int(host_keys.get("seed", 42)), base, None, memory=memory)
+            model = method.begin_task(context, method.restore(base, None))
     except Exception as error:  # the plan is shown without sizes
         raise CompatibilityError(_not_built(host_keys, error)) from error
     parts: dict[str, int] = {}
@@ -172,7 +195,7 @@ def _kind(name: str) -> str:
         return "LoRA"
     if ".modules_to_save." in name:
         return name.split(".modules_to_save.")[0].rpartition(".")[2]
-    return "weights"
+    return "the method's own" if is_own(name) else "weights"
 
 
 def _short(error: Exception) -> str:

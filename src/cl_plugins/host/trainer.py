@@ -38,12 +38,13 @@ class ContinualTrainer(ContinualTrainerMixin, CustomSeq2SeqTrainer):
 
     Args:
         task: Name of the task, for the messages.
+        recipe: What the training depends on, as one hash; it goes into the marks of the checkpoints.
         **kwargs: As for the host's trainer, and ``terms``.
     """
 
-    def __init__(self, *, task: str = "", **kwargs: Any) -> None:
+    def __init__(self, *, task: str = "", recipe: str = "", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._task = task
+        self._task, self._recipe = task, recipe
         self._loss_sum = 0.0
         self.add_callback(_EndOfTraining())
 
@@ -92,7 +93,7 @@ class ContinualTrainer(ContinualTrainerMixin, CustomSeq2SeqTrainer):
         if self.args.should_save:
             folder = Path(self.args.output_dir)
             save_extras(self.accelerator.unwrap_model(self.model), folder / f"checkpoint-{self.state.global_step}")
-            mark_complete(folder / f"checkpoint-{self.state.global_step}", sums)
+            mark_complete(folder / f"checkpoint-{self.state.global_step}", sums, self._recipe)
             remove_older(folder, limit)
         self.accelerator.wait_for_everyone()
 

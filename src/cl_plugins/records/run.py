@@ -96,6 +96,7 @@ class RunRecord(Record):
         method: Name of the method.
         base: Fingerprint of the base.
         data: Data set -> hashes of its files.
+        numbers: Training (task, or task and phase) -> what the method has measured there.
         failed: The training that failed at the last start.
         began_with: The carry that ``carry_from`` named.
         files: Where the directory has no journal (predictions that were scored anew): the files it consists of.
@@ -118,6 +119,7 @@ class RunRecord(Record):
     seconds: Seconds | None = None
     sizes: dict[str, Count] = {}
     merge_error: dict[str, Any] | None = None
+    numbers: dict[str, dict[str, float | int]] = {}
     failed: Failure | None = None
     began_with: Origin | None = None
     files: dict[RunFile, FileRecord] | None = None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..adapters.modes import looking
 from ..base.errors import CompatibilityError, Problem
-from ..training.modes import looking
 
 
 if TYPE_CHECKING:

@@ -120,6 +120,26 @@ def invalid_table(run: Run) -> Table | None:
     return Table(head, tuple(rows), rules=rules, note=limit_note(run))
 
 
+def numbers_table(run: Run) -> Table | None:
+    """What the method itself has measured while it trained, one row per training; ``None`` if it has measured nothing."""
+    found = run.info.get("numbers") or {}
+    names = list(dict.fromkeys(name for numbers in found.values() for name in numbers))
+    if not names:
+        return None
+    rows = [
+        (Entry(training.replace(":", ", ")), *(Entry(_number(numbers.get(name))) for name in names))
+        for training, numbers in found.items()
+    ]
+    return Table(("trained on", *(name.replace("_", " ") for name in names)), tuple(rows))
+
+
+def _number(value: float | None) -> str:
+    """Four digits; whole numbers as they are."""
+    if value is None:
+        return text.number(None, 1)
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.4g}"
+
+
 def metric_table(run: Run) -> Table:
     """Every metric with its value or the reason for having none, its divisor and formula."""
     rows = []
@@ -214,7 +234,7 @@ def citation(run: Run) -> tuple[str, str]:
     sentence = "; ".join(part for part in parts if part) + "."
     lines = ["@software{cl_plugins,", "  title = {cl\\_plugins: continual learning for LLaMA-Factory},"]
     lines += ["  author = {{the cl\\_plugins developers}},"]
-    lines += [f"  version = {{{version}}},"] if version else []
+    lines += [f"  version = {{{text.tex(version)}}},"] if version else []
     return sentence, "\n".join([*lines, "}"])
 
 

@@ -44,6 +44,7 @@ def write_report(run_dir: Path, write: writing.Write | None = None, beside: Path
         "beside": _beside(beside),
         "tasks": content.task_table(run),
         "invalid": content.invalid_table(run),
+        "numbers": content.numbers_table(run),
         "metrics": content.metric_table(run) if run.metrics else None,
         "facts": content.facts(run),
         "recipe": content.recipe_yaml(run),

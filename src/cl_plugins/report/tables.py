@@ -54,23 +54,21 @@ class Table:
     wrap: frozenset[int] = frozenset()
 
 
-def to_markdown(table: Table) -> str:
+def to_markdown(table: Table) -> text.Markdown:
     """The table in GitHub's Markdown, names escaped."""
 
     def entry(cell: Entry) -> str:
         if cell.code and cell.text:
-            # Inside code spans only the column separator and the back-tick itself would break the table.
-            inner = text.one_line(cell.text).replace("|", "\\|").replace("`", "'")
-            return f"`{inner}`"
-        shown = text.markdown(cell.text)
+            return text.code(cell.text)
+        shown: str = text.markdown_inside(cell.text)
         shown = f"**{shown}**" if cell.strong and shown else shown
-        return f"{shown} {text.markdown(cell.detail)}".strip()
+        return f"{shown} {text.markdown_inside(cell.detail)}".strip()
 
     marks = [":---" if index < table.left else "---:" for index in range(len(table.head))]
-    lines = [[text.markdown(name) for name in table.head], marks]
+    lines: list[list[str]] = [[text.markdown_inside(name) for name in table.head], marks]
     lines += [[entry(cell) for cell in row] for row in table.rows]
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{body}\n\n{text.markdown(table.note)}" if table.note else body
+    return text.Markdown(f"{body}\n\n{text.markdown(table.note)}" if table.note else body)
 
 
 def to_tex(table: Table, caption: str, label: str) -> str:

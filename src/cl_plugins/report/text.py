@@ -10,6 +10,7 @@ from collections.abc import Iterable
 MISSING = "–"
 MINUS = "−"
 ELLIPSIS = "…"
+REPLACED = "�"  # stands for a character that shows nothing and does something
 
 _TEX = {
     "\\": r"\textbackslash{}",
@@ -29,7 +30,12 @@ _TEX = {
     ELLIPSIS: r"\dots{}",
     "±": r"$\pm$",
     "†": r"$\dagger$",
+    REPLACED: "?",
 }
+_UNSEEN = frozenset(
+    {"Cc", "Cs", "Co", "Cn"}
+)  # control characters, lone surrogates, and what Unicode has not given out
+_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # they turn around what follows
 _ASCII = {MINUS: "-", MISSING: "-", ELLIPSIS: "..", "±": "+-", "†": "!", "×": "x", "→": "->"}
 
 
@@ -49,13 +55,51 @@ def interval(ends: tuple[float, float] | None) -> str:
 
 
 def tex(text: str) -> str:
-    """Escape a name for LaTeX text mode."""
-    return "".join(_TEX.get(char, char) for char in one_line(text))
+    r"""Escape a name for LaTeX text mode.
+
+    A line that ends with ``\\\\`` takes ``[...]`` or ``*`` at the start of the next one for its argument.
+    """
+    escaped = "".join(_TEX.get(char, char) for char in one_line(text))
+    return f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped
 
 
-def markdown(text: str) -> str:
-    """Escape a name for a cell of a Markdown table."""
-    return re.sub(r"([\\`*_|<>\[\]~$])", r"\\\1", one_line(text))
+class Markdown(str):
+    """Text that is Markdown already; everything else is escaped where a template puts it in (`writing.render`)."""
+
+    __slots__ = ()
+
+
+def markdown(text: str) -> Markdown:
+    """Escape a name for Markdown: for a cell of a table, a heading or a line of text.
+
+    No HTML of it stays live, no entity is resolved, and no line becomes a heading, a list or a quotation.
+    """
+    escaped = re.sub(r"^(\s*)([#+=-])", r"\1\\\2", markdown_inside(text))
+    return Markdown(re.sub(r"^(\s*\d+)([.)])(?=\s|$)", r"\1\\\2", escaped))
+
+
+def markdown_inside(text: str) -> Markdown:
+    """Escape a text for Markdown that other text of the same line precedes: signs that open a line need no escape."""
+    escaped = re.sub(r"([\\`*_|<>\[\]~$])", r"\\\1", one_line(text))
+    return Markdown(re.sub(r"&(?=#?\w+;)", r"\\&", escaped))
+
+
+def code(text: str) -> Markdown:
+    """A code span in Markdown, also for a cell of a table: the column separator and the back-tick would end it."""
+    inner = one_line(text).replace("|", "\\|").replace("`", "'")
+    return Markdown(f"`{inner}`")
+
+
+def fenced(text: str, language: str = "") -> Markdown:
+    """A block of code in Markdown, whose fence is longer than any row of back-ticks in it.
+
+    Args:
+        text: The code.
+        language: Its language, a word of ours.
+    """
+    longest = max(map(len, re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return Markdown(f"{fence}{language}\n{visible(text)}\n{fence}")
 
 
 def plain_ascii(text: str) -> str:
@@ -127,5 +171,14 @@ def listing(words: Iterable[str]) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text with every run of white space made one space."""
-    return re.sub(r"\s+", " ", text)
+    """The text with every run of white space made one space, and control characters made visible."""
+    return visible(re.sub(r"\s+", " ", text))
+
+
+def visible(text: str) -> str:
+    """The text with `REPLACED` for control characters; line ends and tabs stay."""
+    plain = text.replace("\r\n", "\n")
+    return "".join(
+        REPLACED if (unicodedata.category(char) in _UNSEEN and char not in "\n\t") or char in _TURNING else char
+        for char in plain
+    )

@@ -53,8 +53,12 @@ def write_all(directory: Path, files: Mapping[str, bytes], write: Write | None) 
 
 
 def render(template: str, content: Mapping[str, Any]) -> bytes:
-    """Fill in one of the package's templates; names are escaped in pages (``.html.j2``), not in Markdown."""
-    page = _environment().get_template(template).render(content)
+    """Fill in one of the package's templates.
+
+    Everything that a template puts in is escaped, in pages (``.html.j2``) as HTML, else as Markdown, unless it is marked
+    as such already: a name in a file of a run may be anything.
+    """
+    page = _environment(template).get_template(template).render(content)
     return (page.strip("\n") + "\n").encode("utf-8")
 
 
@@ -70,17 +74,30 @@ def data_uri(picture: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(picture).decode("ascii")
 
 
-def _environment() -> Environment:
+def _visible(value: Any) -> Any:
+    """What a page puts in, before it is escaped."""
+    return text.visible(value) if type(value) is str else value
+
+
+def _escaped(value: Any) -> str:
+    return value if isinstance(value, text.Markdown) else text.markdown(str(value))
+
+
+def _environment(template: str) -> Environment:
     """Jinja with the package's templates; an unknown name in a template is an error, not an empty text."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    page = ".html" in template
     environment = Environment(
         loader=PackageLoader("cl_plugins.report", "templates"),
-        autoescape=lambda name: bool(name) and ".html" in str(name),
+        autoescape=page,
+        finalize=_visible if page else _escaped,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["markdown_table"] = tables.to_markdown
     environment.filters["md"] = text.markdown
+    environment.filters["code"] = text.code
+    environment.filters["fenced"] = text.fenced
     return environment

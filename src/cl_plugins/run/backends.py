@@ -111,7 +111,12 @@ def backend_problems(
     if facts.zero_stage == 3 or facts.fsdp:
         found.append(Problem(where, "vLLM needs a whole model, and this one is split over the ranks.", stay))
     if method.answers != "alike":
-        what = f"'{config.method}' may answer every task with another model; vLLM is given one merged model."
+        chooses = (
+            "chooses its parts for every sample"
+            if method.answers == "by_sample"
+            else "may answer every task with another model"
+        )
+        what = f"'{config.method}' {chooses}; vLLM is given one merged model."
         found.append(Problem(where, what, stay))
     if ranks.world_size() > 1:
         fix = "Start one process; vLLM spreads over devices itself (`backend_options: {tensor_parallel_size: N}`)."

@@ -73,7 +73,7 @@ def disk_need(
     # DeepSpeed hands trained weights over in the 16-bit type; its fp32 copies are in its checkpoints only
     width = 2 if mixed and zero_stage else _FP32
     update = model.trainable * width
-    grows = able.low_rank and able.schedule == "sequential"
+    grows = able.grows
     # The carry links to the tasks' files; a carry that grows holds every one of them, another one the last, and the
     # old carry stays until the new one is in place.
     if keep == "all" or grows:

@@ -217,6 +217,10 @@ class Runner:
         }
         if "finish" in entries:
             value["merge_error"] = entries["finish"].details.get("merge_error")
+        trained = {
+            k.removeprefix("train:"): e.details.get("numbers") for k, e in entries.items() if k.startswith("train:")
+        }
+        value["numbers"] = {name: numbers for name, numbers in trained.items() if numbers}
         write_run(self._root, value)
         if self._config.eval.scope != "none":
             self._write_matrix(plan)

@@ -24,6 +24,7 @@ from .interrupt import Interrupted
 from .plan import Step
 from .reading import quiet_examples
 from .state import RunState
+from .task_identity import task_identity
 
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
         state.seed(task),
         session.base,
         carry,
-        session.task_data(data.own),
+        session.task_data(data.own, args),
         ranks.rank(),
         ranks.world_size(),
         data.memory,
@@ -89,8 +90,9 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
     bridge = _bridge(state)
     state.tracker.begin(task, state.steps_before(task))
     watchers = [*state.callbacks, bridge, state.tracker]
-    trainer = session.trainer(args, model, module, watchers, terms, task)
-    checkpoint = _checkpoint(state.host, folder, args.training.world_size)
+    recipe = ranks.on_main(lambda: task_identity(state, task, carry))
+    trainer = session.trainer(args, model, module, watchers, terms, task, recipe)
+    checkpoint = _checkpoint(state.host, folder, args.training.world_size, recipe)
     samples = len(module["train_dataset"]) if hasattr(module["train_dataset"], "__len__") else 0
     begin(steps_of(args.training, samples))
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -162,9 +164,9 @@ def _bridge(run: RunState) -> Any:
     return Bridge()
 
 
-def _checkpoint(host: Host, folder: Path, world_size: int) -> Path | None:
+def _checkpoint(host: Host, folder: Path, world_size: int, recipe: str) -> Path | None:
     def choose() -> str | None:
-        checkpoint, broken = host.newest_checkpoint(folder, world_size)
+        checkpoint, broken = host.newest_checkpoint(folder, world_size, recipe)
         for path, reason in broken:
             logger.warning("%s is set aside: %s", path.name, reason)
             target = path.with_name(f"broken-{path.name}")

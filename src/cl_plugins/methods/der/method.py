@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from ...adapters.modes import looking
 from ...base.errors import CompatibilityError, DataError, Problem, RecipeError
 from ...base.schema import option
 from ...contract.capabilities import Capabilities, RunFacts
 from ...contract.task import Batch, Memory, TaskContext
 from ...replay.memory import memory_loss
 from ...replay.scoring import CHUNK, answer_logits
-from ...training.modes import looking
 from ..seqlora import SeqLoRA
 from .matching import ENTRIES, StoredLogits, logit_matching, pack, unpack
 

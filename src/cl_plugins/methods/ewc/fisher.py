@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...adapters.modes import evaluating
 from ...base.errors import Problem, TrainingError
-from ...training.modes import evaluating
 
 
 if TYPE_CHECKING:

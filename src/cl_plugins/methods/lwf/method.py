@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from ...adapters.modes import looking
 from ...base.errors import CompatibilityError, Problem
 from ...base.schema import option
 from ...contract.capabilities import Capabilities
 from ...contract.low_rank import PREFIX
 from ...contract.names import saved_name
 from ...contract.task import Batch, TaskContext
-from ...training.modes import looking
 from ..one_lora import ADAPTER
 from ..seqlora import SeqLoRA
 from .distillation import distillation, echo_loss, unshifted_distillation

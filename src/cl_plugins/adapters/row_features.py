@@ -1,0 +1,174 @@
+"""The rows of one forward and their features: vectors of the prompt from frozen parts of the base."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..base.errors import CompatibilityError, Problem
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+IGNORED = -100
+_PICTURES = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
+
+
+class Rows:
+    """What is known of the rows of a forward while their choice is taken.
+
+    Args:
+        model: The base.
+        inputs: What its ``forward`` was called with.
+        fresh: Whether it reads prompts, and not the next tokens of rows that have been given something.
+        kept: What the rows have been given.
+    """
+
+    #: The inputs that make up a prompt.
+    PROMPT: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "pixel_values", "position_ids")
+
+    def __init__(self, model: Any, inputs: Mapping[str, Any], fresh: bool, kept: Any) -> None:
+        self.model, self.inputs, self.fresh, self.kept = model, inputs, fresh, kept
+        self.chosen = False
+        self.tower_output: Any = None
+        self._pictures: Tensor | None = None
+
+    @property
+    def ids(self) -> Tensor:
+        """(rows, length), the token ids.
+
+        Raises:
+            CompatibilityError: If the model was called with embeddings.
+        """
+        ids: Tensor | None = self.inputs.get("input_ids")
+        if ids is None:
+            what = "was called with `inputs_embeds`; the choice is made from tokens and pictures."
+            raise CompatibilityError(Problem("a model that chooses per row", what, "Give `input_ids`."))
+        return ids
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        given = self.inputs.get("input_ids")
+        given = given if given is not None else self.inputs["inputs_embeds"]
+        return int(given.shape[0])
+
+    @cached_property
+    def attended(self) -> Tensor:
+        """(rows, length), bool: what is no padding.
+
+        Raises:
+            CompatibilityError: If several samples are packed into a row.
+        """
+        import torch
+
+        mask = self.inputs.get("attention_mask")
+        if mask is None:
+            return torch.ones_like(self.ids, dtype=torch.bool)
+        if mask.dim() != 2 or bool((mask > 1).any()):
+            what = "holds several samples in a row; one of them would choose for the others."
+            raise CompatibilityError(Problem("packing", what, "Set `packing: false` and `neat_packing: false`."))
+        return mask[:, -self.ids.shape[1] :].bool()
+
+    @property
+    def first(self) -> Tensor:
+        """(rows,), the first position that is no padding."""
+        return self.attended.long().argmax(dim=1)
+
+    @cached_property
+    def prompt(self) -> Tensor:
+        """(rows, length), bool: the prompt, without padding and without the answer that a training sample has."""
+        labels = self.inputs.get("labels")
+        if labels is None or labels.shape != self.ids.shape:
+            return self.attended
+        answer = (labels != IGNORED).long().cumsum(dim=1) > 0
+        prompt = self.attended & ~answer
+        if not bool(prompt.any(dim=1).all()):
+            what = "has a row without a prompt: every token has a label."
+            raise CompatibilityError(Problem("training data", what, "Set `train_on_prompt: false`."))
+        return prompt
+
+    def see(self, output: Any) -> None:
+        """Take what the tower gave in this forward.
+
+        Args:
+            output: Its output; the pooled vector of each picture, or the mean of its last hidden states.
+        """
+        self.tower_output = output
+        pooled = getattr(output, "pooler_output", None)
+        if pooled is None or not hasattr(pooled, "dim") or pooled.dim() != 2:
+            last = output.last_hidden_state if hasattr(output, "last_hidden_state") else output[0]
+            pooled = last.mean(dim=1) if last.dim() == 3 else last
+        self._pictures = pooled.detach().float()
+
+    @cached_property
+    def picture_rows(self) -> list[int]:
+        """For each picture of the forward the number of its row; -1 for one that no row attends to.
+
+        Raises:
+            CompatibilityError: If the pictures do not have the same number of tokens, so that they cannot be told apart.
+        """
+        if self._pictures is None:
+            return []
+        tokens = self._is_picture()
+        total, count = int(tokens.sum()), len(self._pictures)
+        if not count or total % count:
+            what = f"has {count} pictures with {total} tokens; pictures of different sizes cannot be told apart."
+            raise CompatibilityError(Problem("features", what, "Use features of the text, or another base."))
+        places = tokens.nonzero()[:: total // count]
+        return [int(row) if bool(self.attended[row, at]) else -1 for row, at in places.tolist()]
+
+    @property
+    def vision(self) -> tuple[Tensor, Tensor]:
+        """Mean of a row's pictures, (rows, width) in fp32, and which rows have one, (rows,) bool."""
+        import torch
+
+        rows = self.picture_rows
+        if self._pictures is None or not any(row >= 0 for row in rows):
+            width = 1 if self._pictures is None else self._pictures.shape[1]
+            nothing = torch.zeros(self.count, width, device=self.ids.device)
+            return nothing, torch.zeros(self.count, dtype=torch.bool, device=self.ids.device)
+        pictures = self._pictures
+        owner = torch.tensor(rows, device=pictures.device)
+        member = (owner[None, :] == torch.arange(self.count, device=pictures.device)[:, None]).to(pictures.dtype)
+        counts = member.sum(dim=1, keepdim=True)
+        return member @ pictures / counts.clamp(min=1), counts[:, 0] > 0
+
+    @property
+    def text(self) -> Tensor:
+        """Mean input embedding of the prompt without the tokens of pictures, (rows, hidden) in fp32."""
+        import torch
+
+        with torch.no_grad():
+            ids, words = self.ids, self.prompt & ~self._is_picture()
+            return self.mean(self.model.get_input_embeddings()(ids), words)
+
+    @staticmethod
+    def mean(values: Tensor, where: Tensor) -> Tensor:
+        """Mean over the positions of each row.
+
+        Args:
+            values: (rows, length, width).
+            where: (rows, length), bool.
+
+        Returns:
+            (rows, width) in fp32.
+        """
+        import torch
+
+        where = where.to(values.device)
+        # row by row, so that neither padding nor the other rows of a batch change a bit of a row's mean
+        return torch.stack([row[at].detach().float().mean(dim=0) for row, at in zip(values, where, strict=True)])
+
+    def _is_picture(self) -> Tensor:
+        """(rows, length), bool: tokens that stand for pictures."""
+        import torch
+
+        numbers = {getattr(self.model.config, name, None) for name in _PICTURES} - {None}
+        found = torch.zeros_like(self.ids, dtype=torch.bool)
+        for number in numbers:
+            found |= self.ids == number
+        return found

@@ -1,0 +1,346 @@
+"""Row state: what belongs to the rows of a forward, chosen inside the forward, once, at the prompt.
+
+Training, evaluation, ``model.generate``, a chat and anyone's pipeline call the base's ``forward``; that is what is wrapped,
+since PEFT calls the method and not the module. What a row has been given (`Rows.kept`) lives as long as its conversation: on
+the cache of keys and values, inside one ``generate`` where there is no cache, and in training until the backward is done.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ..base.errors import CompatibilityError, Problem
+from .modes import looking
+from .row_features import Rows
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+
+TOWERS = ("vision_tower", "vision_model", "visual", "vision_encoder")
+_KEPT = "cl_kept"
+_STATE = "cl_row_state"
+
+
+class Kept(dict[str, Any]):
+    """What rows were given at their prompts: tensors or lists with the row first."""
+
+    @property
+    def rows(self) -> int | None:
+        """Number of rows; None if nothing is kept."""
+        return next((len(value) for value in self.values()), None)
+
+    def select(self, rows: list[int]) -> Kept:
+        """Those of some rows."""
+        found = {n: [v[i] for i in rows] if isinstance(v, list) else v[rows] for n, v in self.items()}
+        return Kept(found)
+
+    @classmethod
+    def join(cls, parts: list[Kept]) -> Kept:
+        """The rows of several batches as one."""
+        import torch
+
+        joined = cls()
+        for name, first in parts[0].items():
+            values = [part[name] for part in parts]
+            joined[name] = [x for value in values for x in value] if isinstance(first, list) else torch.cat(values)
+        return joined
+
+
+def kept_of(cache: Any) -> Kept | None:
+    """What the rows of a cache of keys and values were given; None if they were given nothing."""
+    return getattr(cache, _KEPT, None)
+
+
+def keep_on(cache: Any, kept: Kept | None) -> None:
+    """Let a cache carry what its rows were given."""
+    if kept is not None:
+        setattr(cache, _KEPT, kept)
+
+
+def state_of(model: Any) -> RowState | None:
+    """The row state of a model, with or without adapters; None if it chooses nothing per row."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    function = vars(base).get("forward")
+    while function is not None:
+        state: RowState | None = getattr(function, _STATE, None)
+        if state is not None:
+            return state
+        function = getattr(function, "__wrapped__", None) or getattr(function, "__func__", None)
+    return None
+
+
+class RowState:
+    """Row state of one base, from `install` to `remove`.
+
+    Args:
+        model: The base.
+        begin: Called once for every prompt, between the tower and the language model; puts what it chooses into
+            `Rows.kept`.
+    """
+
+    def __init__(self, model: Any, begin: Callable[[Rows], None]) -> None:
+        self._model, self._begin = model, begin
+        self._threads = threading.local()
+        self._training: Rows | None = None  # backward threads are not the thread of the forward
+        self._graph: weakref.ref[Any] | None = None
+        self._replaced: list[tuple[Any, str, Any, Any]] = []
+        self._handles: list[Any] = []
+        self._signature: inspect.Signature = inspect.Signature()
+
+    @property
+    def current(self) -> Rows:
+        """The rows of the forward that is running, or whose layers are computed again for the backward.
+
+        Raises:
+            CompatibilityError: Outside of a forward of the base.
+        """
+        rows: Rows | None = getattr(self._threads, "rows", None) or self._training
+        if rows is None:
+            what = "was called outside of a forward of the whole model, so that nothing is known of its rows."
+            raise CompatibilityError(Problem("a routed layer", what, "Call the model itself."))
+        return rows
+
+    @property
+    def off(self) -> bool:
+        """Whether the base alone is computing, for features."""
+        return bool(getattr(self._threads, "off", False))
+
+    def install(self) -> None:
+        """Wrap the base's ``forward`` and ``generate``, and the tower's ``forward``."""
+        model = self._model
+        self._signature = inspect.signature(model.forward)
+        self._wrap(model, "forward", self._forward)
+        if hasattr(model, "generate"):
+            self._wrap(model, "generate", self._generate)
+        tower = find_tower(model)
+        if tower is not None:
+            self._wrap(tower[1], "forward", self._tower)
+        self._handles.append(find_decoder(model).register_forward_pre_hook(self._before_decoder, with_kwargs=True))
+
+    def remove(self) -> None:
+        """Put everything back; what a trainer has wrapped around goes as well."""
+        for owner, name, before, own in reversed(self._replaced):
+            if vars(owner).get("_original_forward") is own:  # Accelerate's note of what it has wrapped
+                del owner._original_forward
+            if before is None:
+                vars(owner).pop(name, None)
+            else:
+                setattr(owner, name, before)
+        for handle in self._handles:
+            handle.remove()
+        self._replaced, self._handles, self._training, self._graph = [], [], None, None
+
+    @contextmanager
+    def recording(self) -> Iterator[list[Kept]]:
+        """What is chosen inside the block, one entry for every batch of prompts, in order."""
+        before = getattr(self._threads, "seen", None)
+        found: list[Kept] = []
+        self._threads.seen = found
+        try:
+            yield found
+        finally:
+            self._threads.seen = before
+
+    @contextmanager
+    def base_alone(self) -> Iterator[None]:
+        """Nothing is chosen inside the block, and every expert is off."""
+        before, self._threads.off = self.off, True
+        try:
+            yield
+        finally:
+            self._threads.off = before
+
+    def _wrap(self, owner: Any, name: str, function: Callable[..., Any]) -> None:
+        own = vars(owner).get(name)
+        original = getattr(owner, name)
+
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return function(original, *args, **kwargs)
+
+        # not functools.wraps: it would also say that the wrapper is the library's own
+        wrapper.__wrapped__ = original  # type: ignore[attr-defined]
+        wrapper.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
+        setattr(wrapper, _STATE, self)
+        setattr(owner, name, wrapper)
+        self._replaced.append((owner, name, own, wrapper))
+
+    def _forward(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        import torch
+
+        if self.off:
+            return original(*args, **kwargs)
+        rows = self._rows(_named(self._signature, args, kwargs))
+        training = torch.is_grad_enabled() and self._model.training
+        if training:
+            self._check_single_forward()
+        outer, self._threads.rows = getattr(self._threads, "rows", None), rows
+        try:
+            output = original(*args, **kwargs)
+        finally:
+            self._threads.rows = outer
+        cache = getattr(output, "past_key_values", None)
+        if cache is not None:
+            keep_on(cache, rows.kept)
+        if training:
+            self._training = rows
+            self._watch(output)
+        return output
+
+    def _rows(self, inputs: Mapping[str, Any]) -> Rows:
+        """The rows of a forward: prompts, or the next tokens of rows that have been given something."""
+        given = inputs.get("input_ids")
+        given = given if given is not None else inputs.get("inputs_embeds")
+        if given is None:
+            what = "got neither `input_ids` nor `inputs_embeds`."
+            raise CompatibilityError(Problem("a model that chooses per row", what, "Call it as Transformers does."))
+        count, cache = int(given.shape[0]), inputs.get("past_key_values")
+        filled = cache is not None and int(cache.get_seq_length()) > 0
+        scope: dict[str, Any] | None = getattr(self._threads, "generation", None)
+        kept = kept_of(cache) if filled else None
+        if filled and kept is None:
+            what = "was given a filled cache of keys and values that it has not filled itself."
+            fix = "Give whole prompts; a beginning that is shared by several prompts cannot be read ahead."
+            raise CompatibilityError(Problem("a model that chooses per row", what, fix))
+        if not filled and cache is None and scope is not None and inputs.get("use_cache") is False:
+            kept = scope.get("kept")
+        if kept is not None and kept.rows not in (None, count):
+            what = f"goes on with {count} rows where {kept.rows} had prompts."
+            raise CompatibilityError(
+                Problem("a model that chooses per row", what, "Keep the rows of a batch together.")
+            )
+        rows = Rows(self._model, inputs, kept is None, Kept() if kept is None else kept)
+        if scope is not None and rows.fresh:
+            scope["kept"] = rows.kept
+        return rows
+
+    def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Without a cache every token is a forward over prompt and answer: the choice is held."""
+        outer = getattr(self._threads, "generation", None)
+        self._threads.generation = {}
+        try:
+            return original(*args, **kwargs)
+        finally:
+            self._threads.generation = outer
+
+    def _tower(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The tower runs once; the choice is taken as soon as it has, so before a projector that depends on it."""
+        if self.off and getattr(self._threads, "tower", None) is not None:
+            return self._threads.tower
+        output = original(*args, **kwargs)
+        rows = getattr(self._threads, "rows", None)
+        if rows is not None and not self.off:
+            rows.see(output)
+            self._choose(rows)
+        return output
+
+    def _before_decoder(self, module: Module, args: Any, kwargs: Any) -> None:
+        rows = getattr(self._threads, "rows", None)
+        if rows is not None and not self.off:
+            self._choose(rows)
+
+    def _choose(self, rows: Rows) -> None:
+        if not rows.fresh or rows.chosen:
+            return
+        rows.chosen = True
+        self._begin(rows)
+        bad = {name: len(value) for name, value in rows.kept.items() if len(value) != rows.count}
+        if bad:
+            what = f"was given {next(iter(bad.values()))} entries of '{next(iter(bad))}' for {rows.count} rows."
+            raise CompatibilityError(Problem("a model that chooses per row", what, "Put the rows first."))
+        seen = getattr(self._threads, "seen", None)
+        if seen is not None:
+            seen.append(rows.kept)
+
+    def hidden(self, rows: Rows) -> Tensor:
+        """Mean last hidden state of the prompt in the frozen base, from a second pass of the language model.
+
+        The tower's output is used again. Experts are off, and so is what replaces the base's modules per expert.
+
+        Args:
+            rows: Prompts whose choice is being taken.
+
+        Returns:
+            (rows, hidden) in fp32.
+        """
+        found: list[Any] = []
+        handle = find_decoder(self._model).register_forward_hook(lambda m, a, output: found.append(output[0]))
+        inputs = {k: v for k, v in rows.inputs.items() if k in rows.PROMPT}
+        self._threads.tower = rows.tower_output
+        try:
+            with looking(self._model), self.base_alone():
+                self._model(**inputs, use_cache=False, logits_to_keep=1)
+        finally:
+            self._threads.tower = None
+            handle.remove()
+        return rows.mean(found[0], rows.prompt)
+
+    def _check_single_forward(self) -> None:
+        """Layers that are computed again for a backward must find the rows of their own forward."""
+        if self._graph is None or self._graph() is None:
+            return
+        if any(getattr(m, "gradient_checkpointing", False) for m in self._model.modules()):
+            what = (
+                "makes a second forward before the backward of the first. With gradient checkpointing the first one's layers "
+                "would be computed again with the rows of the second."
+            )
+            fix = "Set `disable_gradient_checkpointing: true`, or use a setting with one forward per backward (`mixing: concat`)."
+            raise CompatibilityError(Problem("a model that chooses per row", what, fix))
+
+    def _watch(self, output: Any) -> None:
+        """Notice when the graph of a training forward is used up or gone."""
+        value = getattr(output, "logits", None)
+        value = output.loss if value is None or not value.requires_grad else value
+        if value is None or not value.requires_grad:
+            return
+        token = _Token()
+        node = value.grad_fn
+        node.metadata[_STATE] = token  # lives as long as the graph
+        self._graph = weakref.ref(token)
+        state = weakref.ref(self)
+
+        def begun(*_: Any) -> None:
+            owner = state()
+            if owner is not None and owner._graph is not None and owner._graph() is token:
+                owner._graph = None
+
+        value.register_hook(lambda gradient: begun())
+
+
+def _named(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a call by name."""
+    found = dict(signature.bind_partial(*args, **kwargs).arguments)
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            found.update(found.pop(name, {}))
+    return found
+
+
+class _Token:
+    """Is there while the graph is there."""
+
+
+def find_tower(model: Any) -> tuple[str, Module] | None:
+    """Name and module of the tower that sees pictures; None for a model of texts."""
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in TOWERS:
+            return name, module
+    return None
+
+
+def find_decoder(model: Any) -> Any:
+    """The language model without its output layer."""
+    found = model.get_decoder() if hasattr(model, "get_decoder") else None
+    if found is None or found is model:
+        found = getattr(model, "base_model", None)
+    if found is None or found is model:
+        what = f"{type(model).__name__} does not say which of its modules is the language model."
+        raise CompatibilityError(Problem("the base model", what, "Use a Transformers model with `get_decoder`."))
+    return found

@@ -1,0 +1,346 @@
+"""Row state: what is chosen at the prompt holds for a conversation, whoever shares its batch and whoever calls the model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, DynamicCache, LlavaForConditionalGeneration
+
+from cl_plugins.adapters.bank import Chosen, Expert, Experts, attach
+from cl_plugins.adapters.held_base import HeldBase
+from cl_plugins.adapters.rows import Kept, state_of
+from cl_plugins.adapters.structure import Structure
+from cl_plugins.base.errors import CompatibilityError, RunStateError
+from cl_plugins.contract.test_item import TestItem
+from cl_plugins.generation.backend import ModelBackend
+
+
+PICTURE, PAD, EXPERTS = 4, 3, 4  # token ids of the tiny models
+LAYERS = ("q_proj", "down_proj")
+
+
+def routed(model, trained=False, kind="text"):
+    """A base with four strong experts, one of which is chosen per row from the sum of its features' signs."""
+    base = HeldBase(model)
+    generator = torch.Generator().manual_seed(0)
+    layers = {}
+
+    def begin(rows):
+        from cl_plugins.adapters.features import of_rows
+
+        values, there = of_rows(state, rows, kind)
+        text = rows.text
+        score = (text.double() * 30).sum(1).abs() + (values.double() * 30).sum(1).abs() * there
+        chosen = (score.long() % EXPERTS).cpu()
+        rows.kept.update(expert=chosen, route=[f"expert {int(i)}" for i in chosen])
+
+    def gate(x):
+        return Chosen(torch.full((len(x),), -1) if state.off else state.current.kept["expert"])
+
+    for name, layer in model.named_modules():
+        if name.rpartition(".")[2] in LAYERS and "vision" not in name:
+            trunks = [torch.randn(2, layer.in_features, generator=generator) for _ in range(EXPERTS)]
+            experts = [
+                Expert(torch.randn(layer.out_features, 2, generator=generator), i, 2.0, trained)
+                for i in range(EXPERTS)
+            ]
+            layers[name] = Experts(trunks, experts, [trained] * EXPERTS, gate)
+    attach(base, layers)
+    state = base.rows(begin)
+    model.eval()
+    return base, state
+
+
+@pytest.fixture(scope="module")
+def text_model(llama):
+    return AutoModelForCausalLM.from_pretrained(llama)
+
+
+@pytest.fixture(scope="module")
+def seeing_model(llava):
+    return LlavaForConditionalGeneration.from_pretrained(llava)
+
+
+@pytest.fixture
+def text(text_model):
+    base, state = routed(text_model)
+    yield text_model, state
+    base.reset()
+
+
+@pytest.fixture(params=["text", "vision"])
+def seeing(seeing_model, request):
+    base, state = routed(seeing_model, kind=request.param)
+    yield seeing_model, state
+    base.reset()
+
+
+def prompts(count, pictures=lambda i: 0, seed=1):
+    """Prompts of different lengths; a picture has four tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for i in range(count):
+        length = 4 + int(torch.randint(0, 9, (1,), generator=generator))
+        ids = [1, *torch.randint(20, 90, (length,), generator=generator).tolist()]
+        found.append([ids[0], *[PICTURE] * 4 * pictures(i), *ids[1:]])
+    return found
+
+
+def pixels(prompts_, seed=2):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(p.count(PICTURE) // 4, 3, 16, 16, generator=generator) for p in prompts_]
+
+
+def batch(rows, pictures=None):
+    """Left-padded inputs."""
+    width = max(map(len, rows))
+    ids = torch.tensor([[PAD] * (width - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    found = {"input_ids": ids, "attention_mask": mask}
+    if pictures is not None and sum(map(len, pictures)):
+        found["pixel_values"] = torch.cat(pictures)
+    return found
+
+
+SETTINGS = {"do_sample": False, "max_new_tokens": 6, "pad_token_id": PAD, "eos_token_id": 2}
+
+
+def answers(model, state, rows, pictures=None, **more):
+    """Answers and routes of one ``generate``."""
+    inputs = batch(rows, pictures)
+    with state.recording() as seen, torch.no_grad():
+        ids = model.generate(**inputs, **{**SETTINGS, **more})
+    width = inputs["input_ids"].shape[1]
+    return [cut(row) for row in ids[:, width:].tolist()], [r for kept in seen for r in kept["route"]]
+
+
+def cut(ids):
+    return ids[: ids.index(2)] if 2 in ids else ids
+
+
+def test_one_row_alone_or_thirty_with_padding(text):
+    model, state = text
+    rows = prompts(30)
+    together, routes = answers(model, state, rows)
+    assert len(set(routes)) > 2
+    for row, answer, route in zip(rows, together, routes, strict=True):
+        assert answers(model, state, [row]) == ([answer], [route])
+
+
+def test_the_expert_matters(text):
+    """Without the choice the same prompts are answered otherwise, or nothing here would prove anything."""
+    model, state = text
+    rows = prompts(30)
+    with state.base_alone():
+        plain = model.generate(**batch(rows), **SETTINGS)[:, max(map(len, rows)) :]
+    assert [cut(r) for r in plain.tolist()] != answers(model, state, rows)[0]
+
+
+@pytest.mark.parametrize("pictures", [lambda i: 1, lambda i: i % 3, lambda i: i % 2], ids=["one", "several", "some"])
+def test_pictures_and_texts_in_one_batch(seeing, pictures):
+    model, state = seeing
+    rows = prompts(12, pictures)
+    seen = pixels(rows)
+    together, routes = answers(model, state, rows, seen)
+    assert len(set(routes)) > 1
+    for row, one, answer, route in zip(rows, seen, together, routes, strict=True):
+        assert answers(model, state, [row], [one]) == ([answer], [route])
+
+
+def test_with_and_without_a_cache(text):
+    model, state = text
+    rows = prompts(8)
+    assert answers(model, state, rows) == answers(model, state, rows, use_cache=False)
+
+
+def test_a_choice_without_cache_holds_for_one_call_of_generate_only(text):
+    model, state = text
+    first, second = prompts(4), prompts(4, seed=9)
+    expected = answers(model, state, second)
+    answers(model, state, first, use_cache=False)
+    assert answers(model, state, second, use_cache=False) == expected
+
+
+def test_beams_and_several_sequences_keep_their_rows(text):
+    model, _ = text
+    rows = prompts(5)
+    inputs = batch(rows)
+    more = {"num_beams": 3, "num_return_sequences": 2, "early_stopping": True}
+    together = model.generate(**inputs, **{**SETTINGS, **more})[:, inputs["input_ids"].shape[1] :].tolist()
+    for number, row in enumerate(rows):
+        alone = model.generate(**batch([row]), **{**SETTINGS, **more})[:, len(row) :].tolist()
+        assert [cut(x) for x in alone] == [cut(x) for x in together[2 * number : 2 * number + 2]]
+
+
+@pytest.mark.parametrize("size", [1, 5, 12])
+def test_our_decoder_answers_as_generate_does(seeing, size):
+    """In parts, with finished rows let go, and no shared beginning."""
+    model, state = seeing
+    rows = [[*p[:1], 30, 31, *p[1:]] for p in prompts(12, lambda i: i % 2)]  # they share a beginning
+    seen = pixels(rows)
+    alone = [answers(model, state, [row], [one]) for row, one in zip(rows, seen, strict=True)]
+    found = decoded(model, rows, seen, size)
+    assert [(text, route) for text, route in found] == [(" ".join(map(str, a[0])), r[0]) for a, r in alone]
+
+
+def decoded(model, rows, pictures, size):
+    """Through the backend of a run, with a tokenizer that writes numbers."""
+    import numpy as np
+
+    class Numbers:
+        padding_side, pad_token_id, bos_token_id, all_special_tokens = "left", PAD, 1, ()
+
+        def batch_decode(self, ids, skip_special_tokens):
+            return [" ".join(map(str, cut(row))) for row in ids]
+
+    def collate(features):
+        return batch([f["input_ids"] for f in features], [f["images"] for f in features])
+
+    items = [
+        TestItem(str(i), "", "", None, np.array(row, dtype=np.int32), {"images": one})
+        for i, (row, one) in enumerate(zip(rows, pictures, strict=True))
+    ]
+    backend = ModelBackend(model, Numbers(), collate, size, False, (2,), (PICTURE,))
+    found = {}
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    batches = [order[i : i + size] for i in range(0, len(order), size)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(__import__("cl_plugins.generation.generate", fromlist=["x"]).PREFILL_TOKENS, "cpu", 40)
+        backend.answer(
+            items,
+            batches,
+            6,
+            lambda n, a: found.update(dict(zip(batches[n], [(x.text, x.route) for x in a], strict=True))),
+        )
+    return [found[i] for i in range(len(rows))]
+
+
+def test_conversations_in_several_threads_do_not_mix(text):
+    from concurrent.futures import ThreadPoolExecutor
+
+    model, state = text
+    rows = prompts(16)
+    expected = [answers(model, state, [row]) for row in rows]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda row: answers(model, state, [row]), rows)) == expected
+
+
+def test_a_cache_that_somebody_else_filled_is_refused(text_model, text):
+    model, state = text
+    cache = DynamicCache()
+    with torch.no_grad(), state.base_alone():
+        model(input_ids=torch.tensor([[1, 20, 21]]), past_key_values=cache, use_cache=True)
+    with pytest.raises(CompatibilityError, match="filled cache"):
+        model(input_ids=torch.tensor([[22]]), past_key_values=cache, use_cache=True)
+
+
+def test_the_tower_runs_once_also_for_hidden_states(seeing_model):
+    base, state = routed(seeing_model, kind="hidden")
+    calls = []
+    try:
+        layer = seeing_model.model.vision_tower.get_submodule(
+            next(n for n, _ in seeing_model.model.vision_tower.named_modules() if n.endswith("layers.0"))
+        )
+        handle = layer.register_forward_hook(lambda *_: calls.append(1))
+        rows = prompts(3, lambda i: 1)
+        found, routes = answers(seeing_model, state, rows, pixels(rows))
+        handle.remove()
+        assert len(calls) == 1
+        for row, one, answer, route in zip(rows, pixels(rows), found, routes, strict=True):
+            assert answers(seeing_model, state, [row], [one]) == ([answer], [route])
+    finally:
+        base.reset()
+
+
+@pytest.mark.parametrize("kind", ["vision", "text", "hidden"])
+def test_features_of_a_training_batch_are_those_of_the_prompt(seeing_model, kind):
+    """Padding on either side, the answer, the other rows and the experts change nothing."""
+    plain = HeldBase(seeing_model)
+    rows, seen = prompts(4, lambda i: i % 2), None
+    seen = pixels(rows)
+    alone = [plain.features(batch([row], [one]), kind) for row, one in zip(rows, seen, strict=True)]
+    answered = [[*row, 50, 2] for row in rows]
+    width = max(map(len, answered))
+    inputs = {
+        "input_ids": torch.tensor([a + [PAD] * (width - len(a)) for a in answered]),
+        "attention_mask": torch.tensor([[1] * len(a) + [0] * (width - len(a)) for a in answered]),
+        "labels": torch.tensor([[-100] * (len(a) - 2) + a[-2:] + [-100] * (width - len(a)) for a in answered]),
+        "pixel_values": torch.cat(seen),
+    }
+    base, _ = routed(seeing_model)
+    values, there = base.features(inputs, kind)
+    base.reset()
+    assert there.tolist() == ([bool(len(one)) for one in seen] if kind == "vision" else [True] * 4)
+    for number, (one, has) in enumerate(alone):
+        if has:
+            assert torch.allclose(values[number], one[0], rtol=1e-4, atol=1e-5)
+
+
+def test_reset_takes_the_row_state_off(text_model):
+    before = Structure.of(text_model)
+    base, _ = routed(text_model)
+    assert state_of(text_model) is not None
+    with pytest.raises(RunStateError, match="`forward` of '' is still replaced"):
+        before.check(text_model)
+    base.reset()
+    assert state_of(text_model) is None
+    assert "forward" not in vars(text_model)
+    before.check(text_model)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_recomputed_layers_see_the_rows_of_their_forward(llama, reentrant):
+    gradients = []
+    for checkpointing in (False, True):
+        model = AutoModelForCausalLM.from_pretrained(llama)
+        routed(model, trained=True)
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+            model.enable_input_require_grads()
+        model.train()
+        for seed in (1, 5):  # two micro-batches, one after the other
+            inputs = batch(prompts(6, seed=seed))
+            model(**inputs, labels=inputs["input_ids"].clone().masked_fill(_first(inputs), -100)).loss.backward()
+        gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if n.endswith(("cl_a", "cl_b"))})
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], rtol=1e-4, atol=1e-6), name
+
+
+def _first(inputs):
+    """All but the last token."""
+    mask = torch.ones_like(inputs["input_ids"], dtype=torch.bool)
+    mask[:, -1] = False
+    return mask
+
+
+def test_a_second_forward_before_the_backward_is_refused_under_checkpointing(llama):
+    model = AutoModelForCausalLM.from_pretrained(llama)
+    routed(model, trained=True)
+    inputs = batch(prompts(3))
+    given = {**inputs, "labels": inputs["input_ids"].masked_fill(_first(inputs), -100)}
+    model.train()
+    (model(**given).loss + model(**given).loss).backward()  # nothing is computed again
+    model.gradient_checkpointing_enable()
+    model.enable_input_require_grads()
+    del_me = model(**given).loss
+    with pytest.raises(CompatibilityError, match="second forward"):
+        model(**given)
+    del_me.backward()
+    model(**given).loss.backward()
+    model(**given)  # never used, and gone
+    model(**given).loss.backward()
+
+
+def test_packed_rows_are_refused(text):
+    model, _ = text
+    with pytest.raises(CompatibilityError, match="several samples"):
+        model(input_ids=torch.tensor([[1, 20, 21, 22]]), attention_mask=torch.tensor([[1, 1, 2, 2]]))
+
+
+def test_kept_rows_are_selected_and_joined():
+    a = Kept(expert=torch.tensor([0, 1, 2]), route=["a", "b", "c"])
+    b = Kept(expert=torch.tensor([3]), route=["d"])
+    joined = Kept.join([a.select([2, 0]), b])
+    assert joined["expert"].tolist() == [2, 0, 3]
+    assert joined["route"] == ["c", "a", "d"]
+    assert joined.rows == 3
