@@ -7,7 +7,7 @@ import tiny
 from running import go, load, recipe, steps
 
 from cl_plugins.base.errors import RecipeError
-from cl_plugins.evaluation.matrix import ScoreMatrix
+from cl_plugins.evaluation.matrix import AccuracyMatrix
 from cl_plugins.evaluation.metrics import continual_metrics
 from cl_plugins.methods.registry import make_method
 from cl_plugins.recipe import parse_cl
@@ -49,8 +49,10 @@ def test_a_stream_without_any_training_data_and_an_only_without_are_refused():
 def test_it_is_no_part_of_the_continual_metrics():
     columns, scores = ["two", "probe", "three"], [[80.0, 10.0, None], [60.0, 20.0, 90.0]]
     rows = ["after_two", "after_three"]
-    matrix = ScoreMatrix("s", "m", columns, zero_shot=[5.0, 6.0, 7.0], scores=scores, rows=rows, test_only=["probe"])
-    assert ScoreMatrix.from_json(matrix.to_json()) == matrix
+    matrix = AccuracyMatrix(
+        "s", "m", columns, zero_shot=[5.0, 6.0, 7.0], scores=scores, rows=rows, test_only=["probe"]
+    )
+    assert AccuracyMatrix.from_json(matrix.to_json()) == matrix
     metrics = continual_metrics(matrix)
     assert (metrics["last"].value, metrics["bwt"].value, metrics["mft"].value) == (75, -20, 85)
 

@@ -117,12 +117,12 @@ class AccuracyMatrix:
         empty: Row = [None] * len(self.tasks)
         return [list(by_name.get(row_name(task), empty)) for task in self.tasks]
 
-    def of_trained(self) -> ScoreMatrix:
+    def of_trained(self) -> AccuracyMatrix:
         """The matrix without the columns of tasks that are only tested."""
         columns = [index for index, task in enumerate(self.tasks) if task not in self.test_only]
         tasks = [self.tasks[index] for index in columns]
         names = self.row_names()
-        return ScoreMatrix(
+        return AccuracyMatrix(
             self.stream,
             self.method,
             tasks,
