@@ -80,8 +80,8 @@ class Structure:
                 f"`{method}` of '{name}' is still replaced" for name, method in now.calls.keys() - self.calls.keys()
             ]
         if found:
-            what = f"is not as it was loaded after `reset`: {'; '.join(sorted(found)[:5])}."
-            fix = "A method puts things on the base with `BaseModel.register`, `wrap`, `hook` and `rows`, which `reset` undoes."
+            what = f"differs after `reset` from the loaded model: {'; '.join(sorted(found)[:5])}."
+            fix = "A method must change the base with `BaseModel.register`, `wrap`, `hook` and `rows`, which `reset` undoes."
             raise RunStateError(Problem("the base model", what, fix))
 
 

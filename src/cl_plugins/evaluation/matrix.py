@@ -100,7 +100,7 @@ class AccuracyMatrix:
         """
         column, index = self._column(task), self._index(row)
         if score is not None and not is_percentage(score):
-            what = f"{score!r} is no score."
+            what = f"{score!r} is not a score."
             raise DataError(Problem(_cell(row, task), what, "Scores are finite numbers from 0 to 100."))
         if index is not None:
             missing = index + 1 - len(self.scores)

@@ -146,7 +146,7 @@ def _refusing_parse(
         return _without_field(original(raw, *rest, **kwargs))
     run = raw.get("output_dir") if isinstance(raw, Mapping) else None
     final = os.path.join(str(run or "OUTPUT_DIR"), "final")
-    what = f"has no meaning for {command}: they answer with a finished model and train no stream."
+    what = f"has no meaning for {command}: these commands use a finished model and train no stream."
     fix = (
         f"Remove the cl block and point model_name_or_path at {final} "
         "(where MANIFEST.json calls it an adapter: keep the recipe's model_name_or_path and "
@@ -179,7 +179,7 @@ def _not_on_a_command_line() -> Problem:
         "cl",
         "cannot be given among command-line options.",
         "Put the `cl:` block into a YAML and run `llamafactory-cli train recipe.yaml`; "
-        "single values can then be set on the shell behind the YAML, as in `cl.method.name=NAME`.",
+        "single values can then be set on the command line after the YAML, as in `cl.method.name=NAME`.",
     )
 
 

@@ -55,7 +55,9 @@ def evaluate(state: RunState, step: Step, plan: list[Step]) -> tuple[dict[str, A
         )
         if cut:
             limit = state.config.max_new_tokens(task.name)
-            logger.warning("%s: %d of %d answers were cut at max_new_tokens: %d", step.key, cut, len(items), limit)
+            logger.warning(
+                "%s: %d of %d answers were truncated at max_new_tokens: %d", step.key, cut, len(items), limit
+            )
         folder = state.root / "predictions" / str(step.row)
         predictions, summary = folder / f"{task.name}.jsonl", folder / f"{task.name}.score.json"
         write_bytes(predictions, predictions_to_jsonl(items, score).encode())

@@ -129,7 +129,7 @@ def reference_problems(task: Task, items: Sequence[TestItem]) -> list[Problem]:
         return error.problems or [Problem(f"task '{task.name}'", str(error), "")]
     if score.score < FULL_MARKS:
         logger.warning(
-            "task '%s': its references score %.1f against themselves with '%s'; no model can do better",
+            "task '%s': its references score %.1f against themselves with '%s'; this is the upper bound",
             task.name,
             score.score,
             task.scorer,

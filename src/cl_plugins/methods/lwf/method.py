@@ -35,11 +35,11 @@ class LwFConfig:
 
     alpha: float = option(0.5, minimum=0, help="Weight of the distillation; 0 gives sequential LoRA.")
     temperature: float = option(
-        2.0, minimum=1e-3, help="Both distributions are softened by it; more of it heeds unlikely tokens more."
+        2.0, minimum=1e-3, help="Softens both distributions; a higher value gives unlikely tokens more weight."
     )
     faithful: Literal["easycl"] | None = option(
         None,
-        help="`easycl` (or `peer`): do as this code base does, also where it errs; the card says what that is.",
+        help="`easycl` (or `peer`): follow this code base, including its errors; see the card.",
         aliases={"peer": "easycl"},
     )
 

@@ -46,7 +46,7 @@ class Radiology(Converter):
         ),
     )
     settings: ClassVar[Mapping[str, Setting]] = {
-        "form": Setting("auto", ("auto", "zip", "parquet"), "which raw form to read, if both are there")
+        "form": Setting("auto", ("auto", "zip", "parquet"), "which raw format to read, if both are present")
     }
     columns: ClassVar[Mapping[str, type]] = {"cuis": str}
     notes = ("Wording of the question is ours, not the authors'.",)
