@@ -71,7 +71,7 @@ test: venv ## the tests that belong to every change
 
 .PHONY: test-slow
 test-slow: venv ## the long tests
-	$(RUN) python -m pytest -m "slow and not engines and not kill" $(ARGS)
+	$(RUN) python -m pytest -m "slow and not engines and not kill and not fuzz" $(ARGS)
 
 .PHONY: test-kill
 test-kill: venv ## runs that are killed and must go on as if nothing had happened

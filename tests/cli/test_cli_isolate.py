@@ -175,7 +175,7 @@ def test_a_launcher_that_is_not_there(cli, fresh):
 
 def test_the_launch_command_is_found_beside_python(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert Path(launch_command()[0]).is_file()
+    assert Path(launch_command("llamafactory-cli train")[0]).is_file()
 
 
 @pytest.mark.slow

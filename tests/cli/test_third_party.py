@@ -178,9 +178,15 @@ def test_what_cannot_be_used_is_listed_with_its_reason(install, cli, kind, sourc
     [
         ("1 / 0", "failed (ZeroDivisionError"),
         ("50.0", "returned float, not a TaskScore"),
-        ("TaskScore('mine@1', float('nan'), 2, (0.0, 1.0), 'wilson')", "'score' must be a number 0-100"),
-        ("TaskScore('mine@1', 250.0, 2, (0.0, 1.0), 'wilson')", "'score' must be a number 0-100, found 250.0"),
-        ("TaskScore('mine@1', 50.0, 2, (0.0, 101.0), 'wilson')", "'interval' must be two numbers 0-100"),
+        ("TaskScore('mine@1', float('nan'), 2, (0.0, 1.0), 'wilson')", "'score' is nan: it should be a finite number"),
+        (
+            "TaskScore('mine@1', 250.0, 2, (0.0, 1.0), 'wilson')",
+            "'score' is 250.0: it should be less than or equal to 100",
+        ),
+        (
+            "TaskScore('mine@1', 50.0, 2, (0.0, 101.0), 'wilson')",
+            "'interval[1]' is 101.0: it should be less than or equal to 100",
+        ),
         ("TaskScore('mine@1', 50.0, 1, (0.0, 1.0), 'wilson')", "n = 1 for 2 items"),
         ("TaskScore('mine@1', 50.0, 2, (0.0, 1.0), 'wilson', (1.0,))", "1 item scores for 2 items"),
         ("TaskScore('bleu@1', 50.0, 2, (0.0, 1.0), 'wilson')", "signed its score with 'bleu@1'"),

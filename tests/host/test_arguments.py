@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import pickle
 import sys
 
@@ -218,3 +219,25 @@ def test_extra_keys_do_not_let_a_refusal_slip(parser, recipe, monkeypatch):
     assert list(_refused(parser, {**recipe, "stage": "pt"})) == ["stage"]
     with pytest.raises(RecipeError):
         parser.get_infer_args(recipe)
+
+
+def test_a_recipe_in_json_is_read_also_where_the_host_fails_to(parser, recipe, tmp_path, monkeypatch):
+    from llamafactory.train import tuner
+
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(recipe))
+    monkeypatch.setattr(sys, "argv", ["llamafactory-cli", str(path), "cl.method.name=inclora", "max_steps=7"])
+    _, data_args, training_args, _, _ = parser.get_train_args()
+    assert data_args.cl_recipe.config.method == "inclora"
+    assert training_args.max_steps == 7
+    assert tuner.read_args is parser.read_args
+    plain = {key: value for key, value in recipe.items() if key != "cl"}
+    path.write_text(json.dumps({**plain, "dataset": "x"}))
+    monkeypatch.setattr(sys, "argv", ["llamafactory-cli", str(path)])
+    assert parser.get_train_args()[1].dataset == ["x"]
+    path.write_text("{")
+    with pytest.raises(RecipeError, match="no recipe in JSON"):
+        parser.get_train_args()
+    monkeypatch.setattr(sys, "argv", ["llamafactory-cli", str(tmp_path / "nowhere.json")])
+    with pytest.raises(RecipeError, match="nowhere"):
+        parser.get_train_args()

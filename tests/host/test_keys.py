@@ -217,7 +217,6 @@ def test_overrides_take_per_task_keys_only():
     assert "'max_steps'" in problems[prefix + "path.max_step"].fix
     assert "same for the whole run" in problems[prefix + "path.seed"].what
     assert "derived from it" in problems[prefix + "path.seed"].what
-    assert keys.check_overrides({"path": {"lora_rank": 4}}, method_keys=keys.METHOD_DECIDES) == []
     assert _wheres(keys.check_overrides({"a": {"seed": 1}}, where="cl.stream.tasks")) == ["cl.stream.tasks.a.seed"]
 
 

@@ -58,7 +58,8 @@ def first_task_is_whole(out):
 
 
 def goes_on_as_if_nothing_had_happened(keys, out, clean):
-    times = {entry["step"]: entry["time"] for entry in journal(out)}
+    begun = (out / "journal.jsonl").exists()
+    times = {entry["step"]: entry["time"] for entry in journal(out)} if begun else {}
     go(keys)
     assert {e["step"]: e["time"] for e in journal(out) if e["step"] in times} == times  # nothing is done twice
     assert steps(out) == steps(clean)
@@ -92,7 +93,20 @@ def test_keys_of_the_second_task_are_mended_and_the_run_goes_on(llama, text_data
     goes_on_as_if_nothing_had_happened(recipe(llama, text_data, out), out, clean)
 
 
-def test_data_of_the_second_task_are_mended_and_the_run_goes_on(llama, text_data, own_data, tmp_path, clean):
+def test_data_of_the_second_task_are_looked_at_before_the_first(llama, own_data, tmp_path, clean):
+    out = tmp_path / "run"
+    records = json.loads((own_data / "two_train.json").read_text())
+    questions = [{**record, "messages": record["messages"][:1]} for record in records]
+    keys = recipe(llama, own_data, out)
+    with changed(own_data / "two_train.json", json.dumps(questions)):
+        fails(keys, DataError, "task 'two'", "two_train")
+    assert not (out / "journal.jsonl").exists()
+    goes_on_as_if_nothing_had_happened(keys, out, clean)
+
+
+def test_data_of_the_second_task_are_mended_and_the_run_goes_on(llama, own_data, tmp_path, clean, monkeypatch):
+    """A fault that no check has seen."""
+    monkeypatch.setattr("cl_plugins.run.state.RunState.keep_training_set", lambda *args: None)
     out = tmp_path / "run"
     records = json.loads((own_data / "two_train.json").read_text())
     questions = [{**record, "messages": record["messages"][:1]} for record in records]
@@ -130,7 +144,7 @@ def test_a_broken_training_picture(llava, data, tmp_path):
     keys = tiny.recipe(llava, folder, out, tasks=("one", "two"), max_steps=2)
     with changed(folder / "images" / "two_train_3.png", "not a picture"):
         fails(keys, DataError, "two_train_3.png", "task 'two'")
-        first_task_is_whole(out)
+    assert not (out / "journal.jsonl").exists()
     go(keys)
     assert steps(out)[-1] == "finish"
 
@@ -175,20 +189,27 @@ def test_a_number_of_pictures_that_does_not_fit_the_text(llava, data, tmp_path):
 # --- what is trained --------------------------------------------------------------------------------------------------
 
 
-def test_a_projector_that_no_picture_reaches(llava, text_data, tmp_path):
+def test_a_projector_that_no_picture_reaches(llava, text_data, tmp_path, monkeypatch):
+    """The guard behind the check of the data."""
+    monkeypatch.setattr("cl_plugins.host.session.Session._check_projectors", lambda *args: None)
     keys = tiny.recipe(llava, text_data, tmp_path / "run", tasks=("one",), max_steps=2, cl=NO_TESTS)
     fails(keys, TrainingError, "multi_modal_projector", "left it as it was", "<image>")
 
 
 @pytest.mark.parametrize(
-    ("keys", "kind", "said"),
+    ("keys", "guard"),
     [
-        ({"additional_target": "no_such_module"}, TrainingError, "'no_such_module' was asked to train"),
-        ({"lora_target": "no_such_layer"}, RecipeError, "no_such_layer"),
+        ({"additional_target": "no_such_module"}, TrainingError),
+        ({"lora_target": "no_such_layer"}, RecipeError),
     ],
 )
-def test_modules_that_the_model_lacks(llama, text_data, tmp_path, keys, kind, said):
-    fails(recipe(llama, text_data, tmp_path / "run", cl=NO_TESTS, **keys), kind, said)
+def test_modules_that_the_model_lacks(llama, text_data, tmp_path, monkeypatch, keys, guard):
+    """By the check, and where the base could not be built from its config, by the guard."""
+    made, name = recipe(llama, text_data, tmp_path / "run", cl=NO_TESTS, **keys), next(iter(keys.values()))
+    fails(made, RecipeError, name)
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr("cl_plugins.host.llama_factory.LlamaFactoryHost.base_problems", lambda *args: [])
+    fails(made, guard, name)
 
 
 def test_nothing_to_train(llama, text_data, tmp_path, monkeypatch):

@@ -28,11 +28,3 @@ def set_up() -> None:
         logger.addHandler(handler)
         logger.propagate = False
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
-
-
-def quieten_host() -> None:
-    """LLaMA-Factory turns on Transformers' info messages whenever it parses arguments, which is once per task here."""
-    if "LLAMAFACTORY_VERBOSITY" not in os.environ:
-        import transformers
-
-        transformers.utils.logging.set_verbosity_warning()

@@ -40,6 +40,7 @@ _KINDS = (
     (stat.S_ISBLK, "a device"),
     (stat.S_ISLNK, "a link"),
 )
+_LINK = "it is a symbolic link, which is not followed"
 
 
 class OutsideError(ValueError):
@@ -76,7 +77,10 @@ def open_regular(path: Path, *, follow: bool = True) -> IO[bytes]:
         OutsideError: If it is something else.
         OSError: If it is missing or must not be read.
     """
-    kind = kind_of((os.stat if follow else os.lstat)(path).st_mode)
+    mode = (os.stat if follow else os.lstat)(path).st_mode
+    if stat.S_ISLNK(mode):
+        raise OutsideError(_LINK)
+    kind = kind_of(mode)
     if kind is not None:
         raise OutsideError(f"it is {kind}, not a regular file")
     # Between the two calls another file may have taken the name: the one that was opened is looked at again.
@@ -85,7 +89,7 @@ def open_regular(path: Path, *, follow: bool = True) -> IO[bytes]:
         handle = os.open(path, flags)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise OutsideError("it is a link, not a regular file") from error
+            raise OutsideError(_LINK) from error
         raise
     file = os.fdopen(handle, "rb")
     kind = kind_of(os.fstat(handle).st_mode)

@@ -49,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate a run's model."""
     from . import output
-    from .quiet import quiet_host
+    from .hosts import quiet_host
 
     with quiet_host():
         value = evaluate_run(args)

@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
     from ..run.export import QUANTISATION_KEYS, check_empty, export_adapter, export_merged, export_tasks
     from ..run.reopen import check_target
     from . import output
+    from .hosts import quiet_host
     from .looking import opened
-    from .quiet import quiet_host
 
     if args.to != "merged" and args.dtype:
         fix = "An adapter keeps the precision in which it was trained."

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from ..contract.host import Host
 
 
@@ -14,3 +16,8 @@ def host() -> Host:
     from ..host.llama_factory import LlamaFactoryHost
 
     return LlamaFactoryHost()
+
+
+def quiet_host() -> AbstractContextManager[None]:
+    """Only errors of the host are shown inside: a command prints what it was asked for."""
+    return host().quiet()

@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the plan of a recipe."""
     from . import output
-    from .quiet import quiet_host
+    from .hosts import quiet_host
     from .recipes import read_stream_recipe
 
     recipe = read_stream_recipe(args.recipe, args.overrides)

@@ -22,19 +22,23 @@ repeated; any other failure ends it, and the same command goes on later.
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    from ..run.isolate import LAUNCH
+    from .hosts import host
     from .recipes import add_recipe
 
     add_recipe(parser)
     parser.epilog = _EPILOG
     parser.add_argument("--isolate", action="store_true", help="a fresh process for every step")
     parser.add_argument("--steps", type=_positive, metavar="N", default=1, help="steps per process (default: 1)")
-    parser.add_argument("--launcher", metavar="CMD", default=LAUNCH, help=f"the launch command (default: {LAUNCH})")
+    parser.add_argument(
+        "--launcher", metavar="CMD", default=host().command, help="the launch command (default: %(default)s)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out a recipe."""
+    from ..recipe import expanded
     from ..run.isolate import launch_command, run_isolated
+    from .hosts import host
     from .recipes import read_stream_recipe
 
     recipe = read_stream_recipe(args.recipe, args.overrides)
@@ -45,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     block = recipe["cl"] if isinstance(recipe["cl"], dict) else {}
     return run_isolated(
         command,
-        Path(recipe["output_dir"]),
+        Path(expanded(recipe, host().path_keys)["output_dir"]),
         steps=args.steps,
         restart=bool(block.get("restart")),
         tell=lambda message: print(f"[cl-plugins] {message}", file=sys.stderr, flush=True),

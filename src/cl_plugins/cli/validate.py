@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check every file."""
     from . import output
-    from .quiet import quiet_host
+    from .hosts import quiet_host
 
     words = [word for word in args.recipes if "=" in word and not Path(word).exists()]
     files = [word for word in args.recipes if word not in words]

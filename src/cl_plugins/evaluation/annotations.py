@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import DataError, Problem
+from ..base.outside import JSON_LIMIT, OutsideError, parse_json, read_bytes
 from .items import few
 from .option_lists import read_options
 from .scorers.text import normalise
@@ -79,8 +80,8 @@ def read_records(path: Path) -> list[Record]:
             continue
         where = f"{path}, line {number}"
         try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            value = parse_json(line)
+        except ValueError as error:
             problems.append(Problem(where, f"is not JSON ({error}).", "Restore the line, or make the file again."))
             continue
         if isinstance(value, dict):
@@ -253,9 +254,9 @@ def _captions(path: Path, listed: list[Any]) -> list[Annotation]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        reason = error.strerror or str(error)
+        return read_bytes(path, JSON_LIMIT).decode("utf-8-sig")
+    except (OSError, OutsideError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise DataError(Problem(str(path), f"cannot be read: {reason}.", "Check the path.")) from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
@@ -264,18 +265,18 @@ def _read(path: Path) -> str:
 
 def _parse(text: str, path: Path) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            Problem(f"{path}, line {error.lineno}", f"is not JSON ({error.msg}).", "Restore it.")
-        ) from error
+        return parse_json(text)
+    except ValueError as error:
+        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        what = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise DataError(Problem(f"{path}{line}", f"is not JSON ({what}).", "Restore it.")) from error
 
 
 def _whole(text: str) -> dict[str, Any] | None:
     """The text as one JSON object; None if it is anything else (JSON lines, a list)."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = parse_json(text)
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..contract.backend import OnBatch
-    from ..contract.host import Session
+    from ..contract.session import Session
     from ..contract.test_item import TestItem
 
 

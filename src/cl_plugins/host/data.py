@@ -44,28 +44,40 @@ def local_files(dataset_dir: str, names: Sequence[str]) -> tuple[list[Path], lis
             fix = f"{nearest(name, info)} It defines: {', '.join(sorted(info)[:20])}.".strip()
             problems.append(Problem(str(info_file), f"there is no data set called {name!r}.", fix))
             continue
-        entry = info[name]
-        if not isinstance(entry, dict) or "file_name" not in entry:
-            continue
-        path = info_file.parent / entry["file_name"]
-        if path.is_dir():
-            inside = sorted(path.iterdir())
-            files.extend(p for p in inside if p.is_file())
-            for other in (p for p in inside if p.exists() and not p.is_file() and not p.is_dir()):
-                what = f"{other} is no regular file; the host would wait for it."
-                problems.append(Problem(f"{info_file}: {name}", what, "Take it out of the folder."))
-        elif path.is_file():
-            files.append(path)
-        else:
-            what = "is not a regular file" if path.exists() else "does not exist"
-            problems.append(
-                Problem(
-                    f"{info_file}: {name}",
-                    f"the file {path} {what}.",
-                    "Correct `file_name` or put the file there.",
-                )
-            )
+        found, wrong = _files_of(info[name], info_file.parent)
+        files += found
+        problems += [Problem(f"{info_file}: {name}", what, fix) for what, fix in wrong]
     return files, problems
+
+
+#: Keys of an entry that say where its records are, in the order in which the host looks at them.
+SOURCES = ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name", "file_name")
+
+
+def source_of(entry: Any) -> str | None:
+    """The key of an entry of ``dataset_info.json`` that says where its records are; None if there is none."""
+    return next((key for key in SOURCES if isinstance(entry, dict) and isinstance(entry.get(key), str)), None)
+
+
+def _files_of(entry: Any, folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
+    """The local files of an entry, and what is wrong with it. A hub's name may be a folder here, of a hub's own form."""
+    source = source_of(entry)
+    if source is None:
+        return [], [("does not say where its records are.", f"Give one of {', '.join(SOURCES)}.")]
+    local = source in ("file_name", "script_url")
+    path = folder / entry[source] if local else Path(entry[source])
+    if source == "cloud_file_name" or (not local and not path.exists()):
+        return [], []
+    if path.is_dir():
+        inside = sorted(path.iterdir() if source == "file_name" else path.rglob("*"))
+        odd = [p for p in inside if p.exists() and not p.is_file() and not p.is_dir()]
+        fix = "Take it out of the folder."
+        problems = [(f"{p} is no regular file; the host would wait for it.", fix) for p in odd]
+        return [p for p in inside if p.is_file()], problems
+    if path.is_file():
+        return [path], []
+    what = "is not a regular file" if path.exists() else "does not exist"
+    return [], [(f"the file {path} {what}.", f"Correct `{source}` or put the file there.")]
 
 
 def load_training_set(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -178,14 +178,20 @@ _LISTED: dict[str, tuple[KeyKind, str]] = {
     **{key: ("per_run", reason) for reason, members in _PER_RUN.items() for key in members.split()},
 }
 
-#: Per-run keys that a method may let vary from task to task; the method says so, the table does not.
-METHOD_DECIDES: frozenset[str] = frozenset(_PER_RUN["the updates of all tasks must fit together"].split())
-
 #: Keys whose values are paths of folders or files, or may be.
 PATH_KEYS: frozenset[str] = frozenset(
     """model_name_or_path cache_dir dataset_dir media_dir output_dir logging_dir deepspeed fsdp_config accelerator_config
     swanlab_logdir ray_storage_path""".split()
 )
+
+#: Per-task keys that say which data a task has and how samples are made of them; joint training follows them too.
+DATA_KEYS: frozenset[str] = frozenset(
+    """dataset_dir media_dir cutoff_len train_on_prompt mask_history mix_strategy interleave_probs overwrite_cache
+    preprocessing_batch_size preprocessing_num_workers max_samples packing""".split()
+)
+
+#: Those of them that a sample keeps when it is replayed in a later task.
+SAMPLE_KEYS: frozenset[str] = frozenset("cutoff_len train_on_prompt mask_history".split())
 
 #: Keys of distributed engines; a finished run is looked at by one process, whatever engine trained it.
 ENGINE_KEYS: frozenset[str] = frozenset(
@@ -314,15 +320,12 @@ def check(raw: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
-def check_overrides(
-    overrides: Mapping[str, Any], where: str = "cl.task_overrides", *, method_keys: Collection[str] = ()
-) -> list[Problem]:
+def check_overrides(overrides: Mapping[str, Any], where: str = "cl.task_overrides") -> list[Problem]:
     """What is wrong with the host keys given for single tasks.
 
     Args:
         overrides: Task name to mapping of host keys.
         where: YAML path of ``overrides``.
-        method_keys: Per-run keys that the method lets vary.
     """
     problems: list[Problem] = []
     for task, given in overrides.items():
@@ -340,7 +343,7 @@ def check_overrides(
             elif info.kind == "refused":
                 what = f"does not go together with `cl`: {info.reason}."
                 problems.append(Problem(path, what, _REFUSED[key][1]))
-            elif info.kind == "per_run" and key not in method_keys:
+            elif info.kind == "per_run":
                 fix = "Set it at the top level of the recipe."
                 problems.append(Problem(path, f"is the same for the whole run: {info.reason}.", fix))
     return problems

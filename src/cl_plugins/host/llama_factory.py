@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,15 @@ from . import keys as key_rules
 from . import names, task_args
 from .data import local_files
 from .media import DataUse, inspect
+from .quiet import quiet
 
 
 if TYPE_CHECKING:
     from ..base.errors import Problem
     from ..contract.capabilities import Capabilities, RunFacts
-    from ..contract.host import KeyInfo, ModelSizes, TaskArgs
+    from ..contract.host import KeyInfo, ModelSizes
     from ..contract.method import Method
+    from ..contract.session import TaskArgs
     from ..streams import Stream, Task
     from .session import Session
 
@@ -63,8 +66,15 @@ class LlamaFactoryHost:
 
     name = "LLaMA-Factory"
     engines: tuple[str, ...] = ("vllm",)
+    command = "llamafactory-cli train"
     path_keys = key_rules.PATH_KEYS
     engine_keys = key_rules.ENGINE_KEYS
+    data_keys = key_rules.DATA_KEYS
+    sample_keys = key_rules.SAMPLE_KEYS
+
+    def quiet(self) -> AbstractContextManager[None]:
+        """See `Host.quiet`."""
+        return quiet()
 
     def require(self) -> None:
         """See `Host.require`."""
@@ -84,11 +94,9 @@ class LlamaFactoryHost:
 
         return key_rules.check(raw) + setting_problems(raw)
 
-    def override_problems(
-        self, overrides: Mapping[str, Any], where: str, *, method_keys: Collection[str] = ()
-    ) -> list[Problem]:
+    def override_problems(self, overrides: Mapping[str, Any], where: str) -> list[Problem]:
         """See `Host.override_problems`."""
-        return key_rules.check_overrides(overrides, where, method_keys=method_keys)
+        return key_rules.check_overrides(overrides, where)
 
     def facts(self, keys: Mapping[str, Any], stream: Stream) -> RunFacts:
         """See `Host.facts`."""

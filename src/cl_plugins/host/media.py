@@ -6,7 +6,6 @@ The host warns once about a missing picture and fails when it comes to it, which
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import Problem
-from ..base.outside import is_regular, parse_json
-from .data import local_files
+from ..base.outside import is_regular, parse_json, read_json
+from .data import local_files, source_of
 
 
 KINDS = ("images", "videos", "audios")  # columns of `dataset_info.json` that name files
@@ -48,16 +47,22 @@ def inspect(use: DataUse, hashed: Callable[[Path], str] | None = None) -> tuple[
         hashed: Gives the hash of a file; None leaves hashes out.
 
     Returns:
-        ``{"files": {name: sha256}, "media": {"count", "sha256"}}``, the latter over names and sizes (both empty for
-        data sets on a hub), and problems: unknown name, missing file, not JSON, no record, missing media.
+        ``{"files": {name: sha256}, "media": {"count", "sha256"}}``, the latter over names and sizes (of a data set on a
+        hub ``source`` and its local files, if it is a folder here), and problems: unknown name, missing file, not JSON, no record, missing media.
     """
     files, problems = local_files(use.dataset_dir, [use.name])
     info = next((path for path in files if path.name == "dataset_info.json"), None)
     if problems or info is None:
         return {}, problems
     data = [path for path in files if path != info]
+    entry = read_json(info)[use.name]
+    source = source_of(entry)
+    if source not in ("file_name", None):  # a hub: the host loads it, and says what is wrong with it
+        about = {key: entry[key] for key in (source, "subset", "split", "folder") if key in entry}
+        names_of = _below(data)
+        return {"source": about, "files": {names_of[p]: hashed(p) if hashed else "" for p in data}}, []
     found: dict[str, Any] = {"files": {path.name: hashed(path) if hashed else "" for path in data}}
-    columns = _media_columns(info, use.name)
+    columns = _media_columns(entry)
     names: list[str] = []
     count = 0
     for path in data:
@@ -89,8 +94,15 @@ def inspect(use: DataUse, hashed: Callable[[Path], str] | None = None) -> tuple[
     return found, problems
 
 
-def _media_columns(info: Path, name: str) -> tuple[str, ...]:
-    entry = json.loads(info.read_text(encoding="utf-8"))[name]
+def _below(files: list[Path]) -> dict[Path, str]:
+    """Files with their names below the folder that holds them all."""
+    if not files:
+        return {}
+    top = os.path.commonpath([path.parent for path in files])
+    return {path: os.path.relpath(path, top) for path in files}
+
+
+def _media_columns(entry: Any) -> tuple[str, ...]:
     columns = entry.get("columns") if isinstance(entry, Mapping) else None
     return tuple(str(columns[k]) for k in KINDS if columns.get(k)) if isinstance(columns, Mapping) else ()
 

@@ -106,6 +106,8 @@ def adapter_problems(host_keys: Mapping[str, Any]) -> list[Problem]:
     except ValueError as error:
         fix = "Compare `lora_target` and `additional_target` with the names of the model's modules."
         return [Problem("lora_target", f"LLaMA-Factory cannot put a LoRA on this base ({_short(error)}).", fix)]
+    except Exception:  # a base that does not work without weights says nothing about the recipe
+        return []
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     odd = sorted(
         {

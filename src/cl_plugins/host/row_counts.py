@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .data import local_files
+from .data import local_files, source_of
 from .media import DataUse, _media_columns, _read
 
 
@@ -28,6 +28,8 @@ def row_count(use: DataUse) -> int | None:
     if problems or info is None or len(files) < 2:
         return None
     entry = json.loads(info.read_text(encoding="utf-8"))[use.name]
+    if source_of(entry) != "file_name":  # a hub's form has splits, and the host knows which file is of which
+        return None
     wanted = entry.get("num_samples") if isinstance(entry, Mapping) else None
     if isinstance(wanted, int) and wanted > 0:  # the host draws so many, with repetition if need be
         return _limited(wanted, use.limit)
@@ -36,7 +38,7 @@ def row_count(use: DataUse) -> int | None:
         if path == info:
             continue
         try:
-            count = _file_rows(path, info, use)
+            count = _file_rows(path, entry, use)
         except (ValueError, OSError, csv.Error, ImportError):
             return None
         if count is None:
@@ -49,11 +51,11 @@ def _limited(count: int, limit: int | None) -> int:
     return count if limit is None else min(count, limit)
 
 
-def _file_rows(path: Path, info: Path, use: DataUse) -> int | None:
+def _file_rows(path: Path, entry: Any, use: DataUse) -> int | None:
     kind = path.suffix.lower()
     if kind in (".json", ".jsonl"):
         stat = path.stat()
-        return _read(str(path), stat.st_mtime_ns, stat.st_size, _media_columns(info, use.name), use.limit)[0]
+        return _read(str(path), stat.st_mtime_ns, stat.st_size, _media_columns(entry), use.limit)[0]
     if kind == ".parquet":
         from pyarrow.parquet import read_metadata
 

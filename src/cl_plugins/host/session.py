@@ -17,7 +17,7 @@ from . import saving, test_sets, training_rows
 from .base import LoadedBase
 from .data import load_training_set
 from .quantised import check_trained_modules, keep_unpacked, quantisation_of, trained_modules_whole
-from .task_args import HostArgs, for_tests
+from .task_args import HostArgs, for_data, for_tests
 from .task_args import own as own_args
 
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
     from ..contract.backend import Answer
-    from ..contract.host import Rows, TaskArgs
+    from ..contract.session import Rows, TaskArgs
     from ..contract.test_item import TestItem, TestSet
     from ..replay.store import Buffer
     from ..streams import Task
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """Tokenizer, template and base of a run, each loaded once; see `cl_plugins.contract.host.Session`.
+    """Tokenizer, template and base of a run, each loaded once; see `cl_plugins.contract.session.Session`.
 
     Args:
         args: The host's arguments of the run (those of any task; only per-run keys are used).
@@ -73,12 +73,18 @@ class Session:
         """The base's model if it has been loaded already, else None."""
         return None if self._base is None else self._base.model
 
-    def collator(self, model: Any, *, training: bool) -> Any:
-        """The host's collator, set as the host sets it for training or for generation."""
+    def collator(self, model: Any, *, training: bool, args: HostArgs | None = None) -> Any:
+        """The host's collator, set as the host sets it for training or for generation.
+
+        Args:
+            model: The model that is given the batches.
+            training: For training, or for generation.
+            args: Arguments of the task; None for those of the run.
+        """
         from llamafactory.data import SFTDataCollatorWith4DAttentionMask
         from llamafactory.extras.constants import IGNORE_INDEX
 
-        args = self.args
+        args = args or self.args
         fields = {field.name for field in dataclasses.fields(SFTDataCollatorWith4DAttentionMask)}
         packed = training and args.data.neat_packing  # answers are never packed: their mask is (batch, length)
         since_0_9_5 = {"neat_packing": packed} if "neat_packing" in fields else {}
@@ -109,12 +115,14 @@ class Session:
 
         return torch.bfloat16 if self.args.training.bf16 else None
 
-    def task_data(self, dataset: Any) -> CollatedData | None:
+    def task_data(self, dataset: Any, args: TaskArgs) -> CollatedData | None:
         """A training set for random access; None if the host streams it."""
         if not hasattr(dataset, "__len__"):
             return None
         model = self.base.model
-        return CollatedData(dataset, self.collator(model, training=True), next(model.parameters()).device)
+        return CollatedData(
+            dataset, self.collator(model, training=True, args=own_args(args)), next(model.parameters()).device
+        )
 
     def training_set(
         self, task: str, args: TaskArgs, *, with_rows: bool = False
@@ -126,30 +134,68 @@ class Session:
             if with_rows
             else (load_training_set(task, own, self.template, self.tokenizer_module), None)
         )
-        idle = self._idle_projectors(own, module["train_dataset"])
-        if idle and not with_rows:  # memory samples may have pictures
-            what = (
-                f"has no picture, video or sound, so that {', '.join(idle)} (`additional_target`) would learn nothing."
-            )
-            fix = "Leave this task out, give it data with pictures, or leave the projector out of `additional_target`."
-            raise DataError(Problem(f"task '{task}'", what, fix))
+        if not with_rows:  # memory samples may have pictures
+            self._check_projectors(task, own, module["train_dataset"])
         return module, rows
 
-    def _idle_projectors(self, args: HostArgs, dataset: Any) -> list[str]:
-        """Projectors that are trained, where no sample has anything to project."""
+    def joint_training_set(
+        self, args: TaskArgs, parts: Sequence[tuple[str, Sequence[str], Mapping[str, Any]]]
+    ) -> dict[str, Any]:
+        """The training sets of several tasks, one behind the other, each prepared with its own keys."""
+        from datasets import concatenate_datasets
+
+        own, problems, found = own_args(args), [], []
+        if own.data.mix_strategy != "concat":
+            what = f"is {own.data.mix_strategy!r}, which cannot mix tasks that have keys of their own for their data."
+            problems.append(Problem("mix_strategy", what, "Write `mix_strategy: concat`."))
+        for task, names, keys in parts:
+            try:
+                args_of = for_data(own, keys, names)
+                module = load_training_set(task, args_of, self.template, self.tokenizer_module)
+                found.append(module["train_dataset"])
+            except DataError as error:
+                problems += error.problems
+            except ValueError as error:  # keys that contradict each other
+                problems.append(Problem(f"task '{task}'", f"LLaMA-Factory says: {error}", "Correct the task's keys."))
+        if problems:
+            raise DataError(problems)
+        joint = concatenate_datasets(found)
+        self._check_projectors("joint", own, joint)
+        return {"train_dataset": joint}
+
+    def _check_projectors(self, task: str, args: HostArgs, dataset: Any) -> None:
+        """Refuse to train a projector where no sample has anything to project.
+
+        Raises:
+            DataError: Naming the projectors.
+        """
         from llamafactory.model import load_config
         from llamafactory.model.model_utils.visual import COMPOSITE_MODELS
 
         trained = args.trained_modules
         if not trained or not hasattr(dataset, "__len__"):
-            return []
+            return
         known = COMPOSITE_MODELS.get(getattr(load_config(args.model), "model_type", None) or "")
         projectors = [name for name in trained if known and any(name in key for key in known.projector_keys)]
-        return projectors if projectors and not _has_media(dataset) else []
+        if projectors and not _has_media(dataset):
+            names = ", ".join(projectors)
+            what = f"has no picture, video or sound, so that {names} (`additional_target`) would learn nothing."
+            fix = "Leave this task out, give it data with pictures, or leave the projector out of `additional_target`."
+            raise DataError(Problem(f"task '{task}'", what, fix))
 
-    def stored_samples(self, task: str, args: TaskArgs, buffer: Buffer, *, like: Any = None) -> Any:
-        """The samples of a replay buffer, tokenised."""
-        return training_rows.load_buffer(task, buffer, own_args(args), self.template, self.tokenizer_module, like)
+    def stored_samples(
+        self,
+        task: str,
+        args: TaskArgs,
+        buffer: Buffer,
+        *,
+        keys: Mapping[str, Mapping[str, Any]] | None = None,
+        like: Any = None,
+    ) -> Any:
+        """The samples of a replay buffer, tokenised with the keys of their own tasks."""
+        own = own_args(args)
+        origins = {name: for_data(own, given) for name, given in (keys or {}).items()}
+        return training_rows.load_buffer(task, buffer, own, self.template, self.tokenizer_module, like, origins)
 
     def joined(self, own: Any, memory: Any, indices: Sequence[int]) -> Any:
         """A training set with memory samples behind the new ones."""
@@ -267,7 +313,7 @@ class Session:
             model=model,
             args=args.training,
             finetuning_args=own.finetuning,
-            data_collator=self.collator(model, training=True),
+            data_collator=self.collator(model, training=True, args=own),
             callbacks=[*callbacks, *_host_callbacks(own)],
             terms=terms,
             task=task,

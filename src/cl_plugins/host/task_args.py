@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..base.logs import quieten_host
+from .keys import DATA_KEYS
+from .quiet import quieten
 
 
 if TYPE_CHECKING:
     from llamafactory.hparams import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
     from llamafactory.hparams.training_args import TrainingArguments
 
-    from ..contract.host import TaskArgs
+    from ..contract.session import TaskArgs
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def parse(keys: dict[str, Any]) -> HostArgs:
 
     args = HostArgs(*get_train_args(keys))
     args.training.resume_from_checkpoint = None  # the host picks any checkpoint-N; the runner picks a complete one
-    quieten_host()
+    quieten()
     return args
 
 
@@ -95,6 +96,23 @@ def for_tests(args: HostArgs, keys: Mapping[str, Any]) -> HostArgs:
     data.media_dir = keys.get("media_dir") or data.dataset_dir
     data.cutoff_len = int(keys.get("cutoff_len", type(data).cutoff_len))
     return replace(args, data=data)
+
+
+def for_data(args: HostArgs, keys: Mapping[str, Any], datasets: Sequence[str] | None = None) -> HostArgs:
+    """The arguments of a training with other keys for its data (`keys.DATA_KEYS`).
+
+    Args:
+        args: The arguments of the training.
+        keys: The keys that differ; None stands for the host's default.
+        datasets: Other data sets.
+    """
+    defaults = {field.name: field.default for field in fields(args.data)}
+    changes = {k: defaults[k] if value is None else value for k, value in keys.items() if k in DATA_KEYS}
+    if "dataset_dir" in changes:
+        changes.setdefault("media_dir", None)  # which the host then sets to `dataset_dir`
+    if datasets is not None:
+        changes["dataset"] = list(datasets)
+    return replace(args, data=replace(args.data, **changes))
 
 
 def own(args: TaskArgs) -> HostArgs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import DataError, Problem
@@ -147,9 +148,15 @@ def load_with_rows(
 
 
 def load_buffer(
-    task_name: str, buffer: Buffer, args: HostArgs, template: Any, module: dict[str, Any], like: Any = None
+    task_name: str,
+    buffer: Buffer,
+    args: HostArgs,
+    template: Any,
+    module: dict[str, Any],
+    like: Any = None,
+    origins: Mapping[str, HostArgs] | None = None,
 ) -> Any:
-    """The samples of a replay buffer, tokenised as the task's own are.
+    """The samples of a replay buffer, tokenised as in the task that each of them comes from.
 
     The buffer may come from another site. It is read here and handed to the host as rows: the host's own loading obeys
     whatever ``dataset_info.json`` says, and caches what it has read outside of the run, where no deletion reaches it.
@@ -161,18 +168,29 @@ def load_buffer(
         template: The host's template.
         module: The host's tokenizer and processor.
         like: The task's own tokenised samples, whose columns these will be joined with.
+        origins: Task that samples come from -> arguments with its own ``cutoff_len`` and the like; others have ``args``.
 
     Raises:
-        DataError: If a sample cannot be prepared with the task's keys.
+        DataError: If a sample cannot be prepared with its task's keys.
         RunStateError: If the buffer is damaged.
     """
+    from datasets import concatenate_datasets
+
+    parts = []
+    for origin, entries in groupby(_chats(buffer), key=lambda entry: entry[0].task):
+        rows = [_aligned(as_files(record, buffer.path), like) for _, record in entries]
+        where = f"task '{task_name}' (replayed samples of '{origin}')"
+        parts.append(_encoded(where, rows, (origins or {}).get(origin, args), template, module))
+    return concatenate_datasets(parts)
+
+
+def _encoded(where: str, rows: list[dict[str, Any]], args: HostArgs, template: Any, module: dict[str, Any]) -> Any:
+    """Stored rows of one task, tokenised and checked."""
     from datasets import Dataset
     from llamafactory.data.processor import SupervisedDatasetProcessor
 
     from .data import _cut_samples
 
-    where = f"task '{task_name}' (replayed samples)"
-    rows = [_aligned(as_files(record, buffer.path), like) for _, record in _chats(buffer)]
     aligned = Dataset.from_list(rows)
     processor = SupervisedDatasetProcessor(template=template, data_args=args.data, **module)
     try:
@@ -187,7 +205,9 @@ def load_buffer(
         )
     except (ValueError, RuntimeError, OSError, KeyError, IndexError) as error:
         what = f"cannot be prepared ({type(error).__name__}: {error})."
-        raise DataError(Problem(where, what, "Give the tasks the same keys for their data.")) from error
+        raise DataError(
+            Problem(where, what, "Give the task the keys for its data that it was trained with.")
+        ) from error
     problem = _cut_samples(where, found, args, template, module)
     if problem is not None:
         raise DataError(problem)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from ..config import ReplayConfig
-    from ..contract.host import Rows
+    from ..contract.session import Rows
     from ..contract.task import TaskContext
 
 

@@ -146,7 +146,7 @@ class OwnRows:
 
 
 class TrainerRows:
-    """What the buffer asks about the samples of a task, see `contract.host.Rows`.
+    """What the buffer asks about the samples of a task, see `contract.session.Rows`.
 
     Args:
         own: The samples.

@@ -74,10 +74,14 @@ def markdown(text: str) -> Markdown:
 
     No HTML of it stays live, no entity is resolved, and no line becomes a heading, a list or a quotation.
     """
-    escaped = re.sub(r"([\\`*_|<>\[\]~$])", r"\\\1", one_line(text))
-    escaped = re.sub(r"&(?=#?\w+;)", r"\\&", escaped)
-    escaped = re.sub(r"^(\s*)([#+=-])", r"\1\\\2", escaped)
+    escaped = re.sub(r"^(\s*)([#+=-])", r"\1\\\2", markdown_inside(text))
     return Markdown(re.sub(r"^(\s*\d+)([.)])(?=\s|$)", r"\1\\\2", escaped))
+
+
+def markdown_inside(text: str) -> Markdown:
+    """Escape a text for Markdown that other text of the same line precedes: signs that open a line need no escape."""
+    escaped = re.sub(r"([\\`*_|<>\[\]~$])", r"\\\1", one_line(text))
+    return Markdown(re.sub(r"&(?=#?\w+;)", r"\\&", escaped))
 
 
 def code(text: str) -> Markdown:

@@ -14,6 +14,7 @@ from ..config import CLConfig, Recipe
 from ..methods.registry import get_method
 from ..recipe import expanded, parse_cl
 from ..replay.checks import problems as replay_problems
+from ..streams.model import LENGTH
 from .backends import backend_problems
 from .data_sets import data_problems
 
@@ -76,23 +77,11 @@ def _config_problems(host: Host, keys: Mapping[str, Any], config: CLConfig) -> l
     for attribute in ("overrides", "defaults"):
         own = {task.name: getattr(task, attribute) for task in config.stream.tasks}
         found += host.override_problems(own, "cl.stream.tasks")
-    return found + _schedule_problems(keys, config, method.capabilities.schedule)
+    return found + _schedule_problems(host, keys, config, method.capabilities.schedule)
 
 
-def _schedule_problems(keys: Mapping[str, Any], config: CLConfig, schedule: str) -> list[Problem]:
-    found = []
-    per_task = sorted({key for task in config.stream.tasks for key in task.overrides})
-    if schedule == "joint" and per_task and not {"max_steps", "num_train_epochs"} & set(keys):
-        what = f"sets {', '.join(per_task)} for single tasks, which joint training cannot follow."
-        fix = "Say how long to train on all tasks together: `max_steps` or `num_train_epochs` at the top level."
-        found.append(Problem("cl.stream", what, fix))
-    if schedule == "joint" and config.block.only:
-        found.append(
-            Problem("cl.only", f"does not go with '{config.method}', which trains all tasks at once.", "Leave it out.")
-        )
-    if schedule == "joint" and config.block.task_overrides:
-        what = f"does not go with '{config.method}', which trains all tasks at once."
-        found.append(Problem("cl.task_overrides", what, "Set the keys at the top level."))
+def _schedule_problems(host: Host, keys: Mapping[str, Any], config: CLConfig, schedule: str) -> list[Problem]:
+    found = _joint_problems(host, keys, config) if schedule == "joint" else []
     if config.block.only and schedule == "sequential" and not config.block.carry_from:
         first = config.stream.task_names[0]
         if config.block.only != first:
@@ -100,4 +89,24 @@ def _schedule_problems(keys: Mapping[str, Any], config: CLConfig, schedule: str)
                 f"Give `carry_from`, the directory of the run that trained the tasks before, or begin with '{first}'."
             )
             found.append(Problem("cl.only", f"task {config.block.only!r} is not the first of the stream.", fix))
+    return found
+
+
+def _joint_problems(host: Host, keys: Mapping[str, Any], config: CLConfig) -> list[Problem]:
+    """Keys of single tasks that one training of all tasks cannot follow; it follows those of the data."""
+    found = []
+    if config.block.only:
+        what = f"does not go with '{config.method}', which trains all tasks at once."
+        found.append(Problem("cl.only", what, "Leave it out."))
+    fix = "Set it at the top level of the recipe, for all tasks together."
+    decided = set(keys) | (LENGTH if LENGTH & set(keys) else set())
+    for task in config.stream.tasks:
+        own = config.block.task_overrides.get(task.name, {})
+        for where, given, left in (
+            (f"cl.task_overrides.{task.name}", own, host.data_keys),
+            (f"cl.stream.tasks.{task.name}", task.overrides, host.data_keys | decided | set(own)),
+        ):
+            for key in sorted(set(given) - left):
+                what = f"is given for this task, and '{config.method}' trains all tasks at once."
+                found.append(Problem(f"{where}.{key}", what, fix))
     return found

@@ -77,7 +77,7 @@ class FileHashes:
         self._new = False
         try:
             value = json.loads(read_file(file)) if file.exists() else {}
-            self._known = {str(name): list(entry) for name, entry in value.items()}
+            self._known = {name: entry for name, entry in value.items() if isinstance(entry, list) and len(entry) == 4}
         except (RunStateError, ValueError, TypeError, AttributeError, RecursionError):
             pass
 
@@ -86,7 +86,7 @@ class FileHashes:
         stat, name = path.stat(), str(path.absolute())
         state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
         entry = self._known.get(name, [])
-        if entry[:3] != state or len(entry) != 4 or not isinstance(entry[3], str):
+        if entry[:3] != state or not isinstance(entry[3], str):
             entry = [*state, sha256(path)]
             self._known[name], self._new = entry, True
         return str(entry[3])

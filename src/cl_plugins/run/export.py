@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import torch
 
     from ..contract.carry import Carry, TaskUpdate
-    from ..contract.host import HostBase
     from ..contract.low_rank import LowRankUpdate
+    from ..contract.session import HostBase
 
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}

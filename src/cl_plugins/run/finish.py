@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import torch
 
     from ..contract.carry import Carry
-    from ..contract.host import HostBase
     from ..contract.low_rank import LowRankUpdate
+    from ..contract.session import HostBase
 
 
 def finish(state: RunState) -> tuple[dict[str, Any], dict[str, Any]]:

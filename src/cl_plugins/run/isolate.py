@@ -17,12 +17,11 @@ from .interrupt import EXIT_RUN_AGAIN
 from .journal import Journal
 
 
-LAUNCH = "llamafactory-cli train"
 #: Starts in a row that may end with "run again" without finishing a step.
 PATIENCE = 5
 
 
-def launch_command(launcher: str = LAUNCH) -> list[str]:
+def launch_command(launcher: str) -> list[str]:
     """The words of a launch command, with the program found.
 
     Args:
@@ -33,7 +32,7 @@ def launch_command(launcher: str = LAUNCH) -> list[str]:
     """
     words = shlex.split(launcher)
     if not words:
-        raise RecipeError(Problem("--launcher", "is empty.", f"The usual one is `{LAUNCH}`."))
+        raise RecipeError(Problem("--launcher", "is empty.", "Leave `--launcher` out, or give a command."))
     beside = Path(sys.executable).parent / words[0]  # an environment that is not activated
     program = shutil.which(words[0]) or (str(beside) if beside.is_file() else None)
     if program is None:

@@ -23,6 +23,7 @@ from ..records.run import RUN, read_run, write_run
 from . import prepare, record
 from .data_sets import data_records
 from .journal import Journal
+from .open_settings import batch_changes, measured_tasks
 from .plan import JOINT
 from .recover import adopt_carry, adopt_deletions
 from .state import RunState
@@ -82,8 +83,11 @@ def open_directory(state: RunState, earlier: Carry | None = None) -> Opening:
             pass  # nothing is finished: whatever the recipe says now is what the directory is made for
         else:
             _check_origin(state, old, now)
-            appended = record.compare(old, now, root, failed, _open_keys(state.host, journal))
-            if failed and not appended and record.changed(old, now):
+            measured = measured_tasks(journal.entries)
+            appended = record.compare(old, now, root, failed, _open_keys(state.host, journal), measured)
+            for line in batch_changes(old["recipe"], now["recipe"], measured):
+                logger.warning("%s", line)
+            if failed and not appended and record.changed(old, now, measured):
                 anew = checkpoints
                 logger.info("task '%s', whose training failed, begins anew with what was changed", failed)
         for line in record.version_changes(old.get("versions", {}), record.versions()):

@@ -19,7 +19,7 @@ from ..evaluation.scorers import get_scorer
 
 
 if TYPE_CHECKING:
-    from ..contract.host import Rows, TaskArgs
+    from ..contract.session import Rows, TaskArgs
     from ..contract.test_item import TestItem
     from ..streams import Task
     from .state import RunState

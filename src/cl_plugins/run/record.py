@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 from ..base.errors import Problem, RunStateError
 from ..base.secrets import is_secret, masked
 from ..config import CLConfig
+from .open_settings import without_open_settings
 
 
 PACKAGES = (
@@ -129,18 +130,22 @@ def _without_training_of(record: dict[str, Any], task: str, keys: frozenset[str]
     return copy
 
 
-def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether two identities differ in anything that counts."""
-    before, after = _pair(old, new)
+def changed(old: Mapping[str, Any], new: Mapping[str, Any], measured: Collection[str] | None = None) -> bool:
+    """Whether two identities differ in anything that counts; see `compare`."""
+    before, after = _pair(old, new, measured)
     return before != after
 
 
-def _pair(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _pair(
+    old: Mapping[str, Any], new: Mapping[str, Any], measured: Collection[str] | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """What counts of two identities; a fingerprint of the tokenizer counts where both have one."""
     before, after = _comparable(json.loads(json.dumps(old))), _comparable(json.loads(json.dumps(new)))
     if before["base"]["tokenizer"] is None or after["base"]["tokenizer"] is None:
         before["base"]["tokenizer"] = after["base"]["tokenizer"] = None
-    return before, after
+    if measured is None:
+        return before, after
+    return without_open_settings(before, measured), without_open_settings(after, measured)
 
 
 def compare(
@@ -149,6 +154,7 @@ def compare(
     root: Path,
     failed: str | None = None,
     keys: frozenset[str] = frozenset(),
+    measured: Collection[str] | None = None,
 ) -> tuple[str, ...]:
     """Check that a directory may go on with this recipe.
 
@@ -158,6 +164,7 @@ def compare(
         root: The output directory, for the message.
         failed: The task whose training failed the last time: its own keys and training data may be mended.
         keys: Host keys that may change as well, because no task has been trained with them yet.
+        measured: Tasks that were tested; settings of other tests may change. None: no setting may.
 
     Returns:
         Names of appended tasks.
@@ -165,7 +172,7 @@ def compare(
     Raises:
         RunStateError: If anything but appended tasks differs; the message is a diff.
     """
-    before, after = _pair(old, new)
+    before, after = _pair(old, new, measured)
     if before == after:
         return ()
     old_tasks = [t["name"] for t in before["stream"]["tasks"]]

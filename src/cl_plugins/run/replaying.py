@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from .state import RunState
 
 
 if TYPE_CHECKING:
-    from ..contract.host import Rows, TaskArgs
+    from ..contract.session import Rows, TaskArgs
     from ..training.terms import BatchTerms
 
 
@@ -55,13 +56,23 @@ def load(state: RunState, task: str, args: TaskArgs) -> TrainingData:
     buffer = Buffer.open(state.carry)
     if buffer is None or not buffer.samples:
         return TrainingData(module, own, Memory(buffer, None, replay.batch), rows)
-    past = session.stored_samples(task, args, buffer, like=own)
+    past = session.stored_samples(task, args, buffer, keys=_own_keys(state, buffer.tasks), like=own)
     if len(past) != len(buffer.samples):
-        what = f"holds {len(buffer.samples)} samples, of which {len(past)} can be used with this task's keys."
-        raise DataError(Problem(str(buffer.path), what, "Give the tasks the same keys for their data."))
-    memory = Memory(buffer, session.task_data(past), replay.batch)
+        what = f"holds {len(buffer.samples)} samples, of which {len(past)} can be used."
+        fix = "Give the tasks that they come from the keys for their data that they were trained with."
+        raise DataError(Problem(str(buffer.path), what, fix))
+    memory = Memory(buffer, session.task_data(past, args), replay.batch)
     by_itself = state.method.capabilities.needs_replay
     again = mixing.behind(replay, by_itself, len(past), len(own), state.seed(task))
     if again:
         module = {**module, "train_dataset": session.joined(own, past, again)}
     return TrainingData(module, own, memory, rows, mixing.term(replay, by_itself, memory))
+
+
+def _own_keys(state: RunState, tasks: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The keys that made the samples of earlier tasks, of those that this stream knows."""
+    found = {}
+    for name in (task for task in tasks if task in state.config.stream.task_names):
+        keys = {**state.host_keys, **state.config.overrides_for(name)}
+        found[name] = {key: keys.get(key) for key in state.host.sample_keys}
+    return found

@@ -24,9 +24,10 @@ from .reading import TrainingSets
 
 if TYPE_CHECKING:
     from ..contract.backend import Backend
-    from ..contract.host import Host, Rows, Session, TaskArgs
+    from ..contract.host import Host
     from ..contract.method import Method, Route
     from ..contract.phase import Phase
+    from ..contract.session import Rows, Session, TaskArgs
     from ..contract.test_item import TestSet
     from .trackers import StreamTracker
 
@@ -169,13 +170,21 @@ class RunState:
 
     def keep_training_set(self, task: str, args: TaskArgs) -> None:
         """Prepare and check the training set of a task ahead of its training."""
-        found = self.session.training_set(task, args, with_rows=self.config.replay.enabled)
-        self._training_sets.add(task, args, found)
+        self._training_sets.add(task, args, self._prepare(task, args))
 
     def training_set(self, task: str, args: TaskArgs) -> tuple[dict[str, Any], Rows | None]:
         """The training set of a task that begins, and with replay the records behind it."""
-        kept = self._training_sets.take(task)
-        return kept or self.session.training_set(task, args, with_rows=self.config.replay.enabled)
+        return self._training_sets.take(task) or self._prepare(task, args)
+
+    def _prepare(self, task: str, args: TaskArgs) -> tuple[dict[str, Any], Rows | None]:
+        keys = self.host.data_keys
+        if task == JOINT and any(keys & self.config.overrides_for(t.name).keys() for t in self.config.stream.tasks):
+            parts = [
+                (t.name, t.train, {k: v for k, v in self.config.overrides_for(t.name).items() if k in keys})
+                for t in self.config.stream.tasks
+            ]
+            return self.session.joint_training_set(args, parts), None
+        return self.session.training_set(task, args, with_rows=self.config.replay.enabled)
 
     def route(self, carry: Carry | None, task: str) -> Route:
         """What decides which model answers a task's questions, beside the carry."""

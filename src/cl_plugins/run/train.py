@@ -73,7 +73,7 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
         state.seed(task),
         session.base,
         carry,
-        session.task_data(data.own),
+        session.task_data(data.own, args),
         ranks.rank(),
         ranks.world_size(),
         data.memory,

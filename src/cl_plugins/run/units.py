@@ -14,7 +14,8 @@ from .train import steps_of
 
 
 if TYPE_CHECKING:
-    from ..contract.host import Host, TaskArgs
+    from ..contract.host import Host
+    from ..contract.session import TaskArgs
     from .state import RunState
 
 #: Keys of the host that decide how many optimizer steps a training has, with their types.

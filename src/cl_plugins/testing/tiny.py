@@ -174,12 +174,17 @@ def stream(tasks: tuple[str, ...] = ("one", "two", "three")) -> dict[str, Any]:
     }
 
 
-def checked(keys: dict[str, Any]) -> Any:
+def checked(keys: dict[str, Any], *, data: bool = True) -> Any:
     """The checked recipe, as a run starts from it; `RecipeError` with every problem."""
     from ..host.llama_factory import LlamaFactoryHost
     from ..run.check import check
 
-    return check(LlamaFactoryHost(), keys)
+    return check(LlamaFactoryHost(), keys, data=data)
+
+
+def checked_block(keys: dict[str, Any]) -> Any:
+    """As `checked`, without a look at any file."""
+    return checked(keys, data=False)
 
 
 def recipe(

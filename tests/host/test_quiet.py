@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from cl_plugins.cli.quiet import quiet_host
+from cl_plugins.host.quiet import quiet
 
 
 NAMES = ("LLAMAFACTORY_VERBOSITY", "TRANSFORMERS_VERBOSITY")
@@ -24,7 +24,7 @@ def test_the_environment_is_restored(monkeypatch, transformers, fails):
     before, level = dict(os.environ), logger.level
 
     def work():
-        with quiet_host():
+        with quiet():
             assert os.environ[NAMES[0]] == "ERROR"
             assert os.environ[NAMES[1]] == (transformers or "error")
             assert logger.level == logging.ERROR
@@ -43,6 +43,6 @@ def test_the_environment_is_restored(monkeypatch, transformers, fails):
 def test_what_the_user_set_holds(monkeypatch):
     monkeypatch.setenv(NAMES[0], "DEBUG")
     before = dict(os.environ)
-    with quiet_host():
+    with quiet():
         assert dict(os.environ) == before
     assert dict(os.environ) == before

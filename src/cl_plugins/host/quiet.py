@@ -1,4 +1,4 @@
-"""LLaMA-Factory tells a lot about each set of arguments it parses; commands print what they were asked for."""
+"""LLaMA-Factory tells a lot about each set of arguments that it parses; a stream parses many."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NAME = "LLAMAFACTORY_VERBOSITY"
 
 
 @contextmanager
-def quiet_host() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Only errors of the host are shown inside, unless the user set ``LLAMAFACTORY_VERBOSITY``.
 
     Transformers is asked the same through its own variable, which it reads when it is first imported. Both variables
@@ -34,3 +34,11 @@ def quiet_host() -> Iterator[None]:
         if added:
             os.environ.pop("TRANSFORMERS_VERBOSITY", None)
         logger.setLevel(level)
+
+
+def quieten() -> None:
+    """Take back what the host does whenever it parses arguments: it turns on Transformers' info messages."""
+    if _NAME not in os.environ:
+        import transformers
+
+        transformers.utils.logging.set_verbosity_warning()

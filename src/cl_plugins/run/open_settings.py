@@ -1,0 +1,61 @@
+"""Settings that concern tests alone: what is not measured yet may still be measured in another way."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Mapping
+from typing import Any
+
+
+#: Host key of the batch in which answers are generated: another one changes the order of the arithmetic only, so that a
+#: run that ran out of memory may go on with a smaller one.
+BATCH = "per_device_eval_batch_size"
+_OF_TASKS = ("scorer", "max_new_tokens", "options_column")
+_OF_ALL = ("max_items", "too_long", "backend", "backend_options")
+
+
+def measured_tasks(steps: Collection[str]) -> frozenset[str]:
+    """Tasks of which a cell of the matrix is measured.
+
+    Args:
+        steps: Keys of finished steps.
+    """
+    return frozenset(step.split(":")[2] for step in steps if step.startswith("evaluate:") and step.count(":") == 2)
+
+
+def without_open_settings(record: Mapping[str, Any], measured: Collection[str]) -> dict[str, Any]:
+    """What counts of a run's identity, without the settings of tests that are not made yet.
+
+    Args:
+        record: The part of an identity that is compared: ``recipe`` and ``stream`` as in ``run.json``.
+        measured: From `measured_tasks`.
+
+    Returns:
+        A copy. The longest answer stands with each measured task, whether the task or ``cl.eval`` says it.
+    """
+    found: dict[str, Any] = copy.deepcopy(dict(record))
+    found["recipe"].pop(BATCH, None)
+    settings = found["recipe"]["cl"].get("eval") or {}
+    common = settings.pop("max_new_tokens", None)
+    for task in found["stream"]["tasks"]:
+        if task["name"] in measured:
+            task["max_new_tokens"] = task.get("max_new_tokens") or common
+        else:
+            for key in _OF_TASKS:
+                task.pop(key, None)
+    for key in () if measured else _OF_ALL:
+        settings.pop(key, None)
+    return found
+
+
+def batch_changes(old: Mapping[str, Any], new: Mapping[str, Any], measured: Collection[str]) -> list[str]:
+    """What to say if answers are generated in other batches than those of the cells that are measured.
+
+    Args:
+        old: The recipe that they were measured with.
+        new: The recipe now.
+        measured: From `measured_tasks`.
+    """
+    if not measured or old.get(BATCH) == new.get(BATCH):
+        return []
+    return [f"{BATCH} was {old.get(BATCH)} and is {new.get(BATCH)}; cells that are measured keep their answers"]

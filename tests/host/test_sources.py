@@ -1,0 +1,95 @@
+"""Where records come from: files, folders, hubs, scripts and clouds, as LLaMA-Factory looks for them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from running import go, load, recipe, steps
+
+from cl_plugins.base.files import sha256
+from cl_plugins.host.data import local_files
+from cl_plugins.host.llama_factory import LlamaFactoryHost
+
+
+HOST = LlamaFactoryHost()
+
+
+def registry(folder, entries):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "dataset_info.json").write_text(json.dumps(entries))
+    return {"dataset_dir": str(folder)}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"hf_hub_url": "someone/data"},
+        {"ms_hub_url": "someone/data"},
+        {"om_hub_url": "someone/data"},
+        {"cloud_file_name": "s3://bucket/data.json"},
+        {"hf_hub_url": "someone/data", "file_name": "not_here.json"},
+    ],
+)
+def test_what_is_not_on_this_machine_is_left_to_the_host(entry, tmp_path):
+    keys = registry(tmp_path, {"x": {**entry, "subset": "s", "columns": {"prompt": "p"}}})
+    used = HOST.data_set("x", keys)
+    assert used.problems() == []
+    source = next(key for key in entry if key != "file_name")
+    assert used.record(sha256) == {"source": {source: entry[source], "subset": "s"}, "files": {}}
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({}, "does not say where its records are"),
+        ({"file_name": 3}, "does not say where its records are"),
+        ([], "does not say where its records are"),
+        ({"file_name": "no.json"}, "does not exist"),
+        ({"script_url": "no_script"}, "does not exist"),
+    ],
+)
+def test_an_entry_without_records(entry, said, tmp_path):
+    (problem,) = HOST.data_set("x", registry(tmp_path, {"x": entry})).problems()
+    assert said in problem.what
+
+
+def test_a_folder_of_a_hubs_form(llama, text_data, tmp_path):
+    """`hf_hub_url` may name a folder: it is hashed, and trained and tested on."""
+    hub = tmp_path / "hub" / "letters"
+    (hub / "data").mkdir(parents=True)
+    for split, name in (("train", "one_train"), ("validation", "one_test")):
+        records = json.loads((text_data / f"{name}.json").read_text())
+        (hub / "data" / f"{split}-00000.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    entry = {"hf_hub_url": str(hub), "formatting": "sharegpt", "columns": {"messages": "messages"}}
+    keys = registry(tmp_path / "data", {"tr": entry, "va": {**entry, "split": "validation"}})
+    assert [p.name for p in local_files(keys["dataset_dir"], ["tr"])[0][1:]] == [
+        "train-00000.jsonl",
+        "validation-00000.jsonl",
+    ]
+    made = recipe(llama, tmp_path / "data", tmp_path / "run", tasks=("one",), max_steps=1)
+    made["cl"]["stream"]["tasks"][0] |= {"train": "tr", "test": "va"}
+    go(made)
+    assert steps(tmp_path / "run")[-1] == "finish"
+    data = load(tmp_path / "run", "run.json")["data"]
+    assert set(data["tr"]["files"]) == {"train-00000.jsonl", "validation-00000.jsonl"}
+    assert data["va"]["source"] == {"hf_hub_url": str(hub), "split": "validation"}
+    assert len((tmp_path / "run" / "predictions" / "after_one" / "one.jsonl").read_text().splitlines()) == 6
+    changed = hub / "data" / "train-00000.jsonl"
+    changed.write_text(changed.read_text() + "\n")
+    assert HOST.data_set("tr", keys).record(sha256) != data["tr"]
+
+
+def test_a_fifo_in_a_folder_is_not_waited_for(tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / "pipe")
+    keys = registry(tmp_path / "data", {"x": {"hf_hub_url": str(tmp_path)}})
+    assert any("no regular file" in p.what for p in HOST.data_set("x", keys).problems())
+
+
+def test_tiny_data_are_as_before(text_data):
+    keys = {"dataset_dir": str(text_data)}
+    assert HOST.data_set("one_train", keys).record(sha256) == {
+        "files": {"one_train.json": sha256(text_data / "one_train.json")}
+    }
