@@ -24,9 +24,9 @@ def config(tasks=("a", "b", "c"), untested=(), method="seqlora", **block):
 METHODS = {"sequential": "seqlora", "independent": "single_task", "joint": "multitask"}
 
 
-def planned(made, schedule, *earlier):
+def planned(made, schedule, **more):
     """The plan of a method with this schedule."""
-    return make_plan(made, get_method(METHODS[schedule])(NoOptions()), *earlier)
+    return make_plan(made, get_method(METHODS[schedule])(NoOptions()), **more)
 
 
 def keys(steps):

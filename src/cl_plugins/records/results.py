@@ -39,6 +39,7 @@ class PredictionLine(Record):
     thought: str = ""
     reference_thought: str = ""
     cut: bool = False
+    route: str | None = None
 
     @classmethod
     def problems(cls, data: object, where: str) -> list[Problem]:

@@ -154,6 +154,49 @@ def numbers_table(run: Run) -> Table | None:
     return Table(("trained on", *(name.replace("_", " ") for name in names)), tuple(rows))
 
 
+def selection_table(run: Run) -> Table | None:
+    """Percentage of each task's items that the model gave to that task's part, by row; ``None`` where it chooses nothing."""
+    return _by_row(run, "selected")
+
+
+def confusion_table(run: Run) -> Table | None:
+    """Which tasks' parts answered each task's items in the last row, in %; ``None`` where the model chooses nothing."""
+    counts = {}
+    for index, task in enumerate(run.tasks):
+        found = _latest(run, index).extra.get("routes")
+        if isinstance(found, dict) and found:
+            counts[task] = found
+    if not counts:
+        return None
+    chosen = [task for task in run.tasks if any(task in found for found in counts.values())]
+    chosen += sorted({name for found in counts.values() for name in found} - set(chosen))
+    rows = []
+    for task, found in counts.items():
+        total = sum(found.values())
+        shares = [100 * found.get(name, 0) / total for name in chosen]
+        rows.append(
+            (
+                Entry(task),
+                *(Entry(text.number(s, 1), strong=n == task, tint=s) for n, s in zip(chosen, shares, strict=True)),
+            )
+        )
+    return Table(("items of", *chosen), tuple(rows), note=limit_note(run))
+
+
+def _by_row(run: Run, key: str) -> Table | None:
+    """A percentage out of ``extra``, one row per measured row and one column per task that has it."""
+    columns = [i for i in range(len(run.tasks)) if any(key in row.cells[i].extra for row in run.rows)]
+    if not columns:
+        return None
+    rows = [
+        (Entry(row.label), *(Entry(text.number(row.cells[index].extra.get(key), 1)) for index in columns))
+        for row in run.rows
+        if any(key in row.cells[index].extra for index in columns)
+    ]
+    head = ("after training on" if run.joint is None else "trained on", *(run.tasks[index] for index in columns))
+    return Table(head, tuple(rows), note=limit_note(run))
+
+
 def _number(value: float | None) -> str:
     """Four digits; whole numbers as they are."""
     if value is None:

@@ -45,6 +45,8 @@ def write_report(run_dir: Path, write: writing.Write | None = None, beside: Path
         "tasks": content.task_table(run),
         "invalid": content.invalid_table(run),
         "numbers": content.numbers_table(run),
+        "selection": content.selection_table(run),
+        "confusion": content.confusion_table(run),
         "metrics": content.metric_table(run) if run.metrics else None,
         "facts": content.facts(run),
         "recipe": content.recipe_yaml(run),

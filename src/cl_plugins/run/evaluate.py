@@ -53,6 +53,7 @@ def evaluate(state: RunState, step: Step, plan: list[Step]) -> tuple[dict[str, A
         score = dataclasses.replace(
             score_items(items, task.scorer, state.config.eval.max_items, task.name), cut=cut, dropped=tests.dropped
         )
+        score = with_routes(score, items, task.name)
         if cut:
             limit = state.config.max_new_tokens(task.name)
             logger.warning(
@@ -87,7 +88,28 @@ def item_of(test: TestItem, found: Answer) -> Item:
         thought=thought,
         reference_thought=test.reference_thought,
         cut=found.cut,
+        route=found.route,
     )
+
+
+def with_routes(score: TaskScore, items: Sequence[Item], task: str) -> TaskScore:
+    """A score with which tasks' parts have answered, where the model has chosen.
+
+    Args:
+        score: The score.
+        items: The items.
+        task: The task that they belong to.
+
+    Returns:
+        The score; ``extra`` has the number of items by chosen task (``routes``) and the percentage that was given to
+        their own (``selected``).
+    """
+    chosen = [item.route for item in items if item.route is not None]
+    if not chosen:
+        return score
+    counts = {name: chosen.count(name) for name in dict.fromkeys(chosen)}
+    more = {"routes": counts, "selected": 100 * counts.get(task, 0) / len(chosen)}
+    return dataclasses.replace(score, extra={**score.extra, **more})
 
 
 class _Stop(Exception):
@@ -206,7 +228,7 @@ def build_matrix(root: Path, plan: list[Step], config: CLConfig) -> AccuracyMatr
         scores=[[cells[row][t].score if t in cells[row] else None for t in tasks] for row in names],
         rows=None if regular else names,
         test_only=[task.name for task in stream.tasks if not task.train],
-        independent=get_method(config.method).capabilities.schedule == "independent",
+        independent=get_method(config.method)(config.options).capabilities.schedule == "independent",
     )
 
 

@@ -126,6 +126,7 @@ def _usable(file: Path, key: str, sizes: Sequence[int]) -> tuple[dict[int, list[
         if not isinstance(value, dict):
             break
         number, texts, cut = value.get("batch"), value.get("texts"), value.get("cut")
+        routes = value.get("routes", {})
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(sizes):
             break
         if not isinstance(texts, list):
@@ -134,7 +135,9 @@ def _usable(file: Path, key: str, sizes: Sequence[int]) -> tuple[dict[int, list[
             break
         if len(texts) != sizes[number] or not all(isinstance(text, str) for text in texts):
             break
-        found[number] = [Answer(text, place in cut) for place, text in enumerate(texts)]
+        if not isinstance(routes, dict):
+            break
+        found[number] = [Answer(text, place in cut, routes.get(str(place))) for place, text in enumerate(texts)]
         length += len(line)
     return found, length
 
@@ -175,4 +178,6 @@ class Writer:
     def add(self, number: int, answers: Sequence[Answer]) -> None:
         """Make the answers of one batch durable."""
         texts, cut = [one.text for one in answers], [place for place, one in enumerate(answers) if one.cut]
-        files.append_line(self._file, json.dumps({"batch": number, "texts": texts, "cut": cut}))
+        routes = {str(place): one.route for place, one in enumerate(answers) if one.route is not None}
+        line = {"batch": number, "texts": texts, "cut": cut, **({"routes": routes} if routes else {})}
+        files.append_line(self._file, json.dumps(line))
