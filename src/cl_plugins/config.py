@@ -36,7 +36,7 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    """Which samples of past tasks are kept, and how they meet new ones. Nothing is kept by default."""
+    """Which samples of past tasks are kept, and how they are mixed with new ones. Nothing is kept by default."""
 
     capacity_per_task: int = option(0, help="Training samples kept per past task; 0 keeps none.", minimum=0)
     capacity_total: int | None = option(

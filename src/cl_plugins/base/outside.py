@@ -1,6 +1,6 @@
-"""Files that come from somebody else: regular files only, of bounded size, read with bounded effort.
+"""Files from untrusted sources: regular files only, of bounded size, read with bounded effort.
 
-A stream, a data file, a carry or a picture may have been made to harm whoever opens it: a named pipe that never ends, a
+A stream, a data file, a carry or a picture may have been made to harm its reader: a named pipe that never ends, a
 link to another file, a few bytes that unfold to gigabytes. Everything of that kind is opened here. What is refused
 raises `OutsideError`, a ValueError whose text says why; a file that is not there stays a FileNotFoundError.
 """

@@ -1,4 +1,4 @@
-"""A stream of tasks in a custom trainer: the base is held here and led through the method, task by task."""
+"""A stream of tasks in a custom trainer: holds the base and applies the method, task by task."""
 
 from __future__ import annotations
 

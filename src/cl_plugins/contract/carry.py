@@ -1,6 +1,6 @@
 """The carry on disk: ``carry.json`` and safetensors files, written under a temporary name and then renamed.
 
-A carry may come from somebody else. Its names are checked when it is opened, a file is used only if it is in ``files``
+A carry may come from an untrusted source. Its names are checked when it is opened, a file is used only if it is in ``files``
 and has its hash, and no link is followed.
 """
 

@@ -82,7 +82,7 @@ class Method(ABC):
 
     @property
     def answers(self) -> Answers:
-        """Who answers with these options: `Capabilities.answers`, or less where an option says so."""
+        """`Capabilities.answers` for these options."""
         return self.capabilities.answers
 
     def notes(self) -> list[str]:

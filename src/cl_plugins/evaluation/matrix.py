@@ -32,7 +32,7 @@ class AccuracyMatrix:
         rows: Names of the rows in `scores`; None when they are the first tasks of the stream in order. ``["joint"]`` for
             a model trained on all tasks at once, some ``after_<task>`` for a run of single tasks.
         independent: Whether every row is another model, trained on its own task alone.
-        test_only: Tasks without training data: columns of the matrix, and no part of the continual metrics.
+        test_only: Tasks without training data: columns of the matrix, and not part of the continual metrics.
     """
 
     stream: str

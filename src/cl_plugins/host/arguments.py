@@ -156,7 +156,7 @@ def _refusing_parse(
 
 
 def _guard(module: ModuleType, original: Callable[..., Any], args: Any = None, *rest: Any, **kwargs: Any) -> Any:
-    """The entry of a host that is not supported: as it was, except that ``cl`` gives the error which says so."""
+    """The entry of a host that is not supported: as it was, except that ``cl`` raises the error."""
     reader = getattr(module, "read_args", None)
     raw = reader(args) if reader is not None else args
     if uses_cl(raw):
@@ -221,7 +221,7 @@ def _class_for(base: type) -> type:
 
 
 def _without_field(parsed: Any) -> Any:
-    """Turn the subclass back into the host's own class: whoever does not use ``cl`` gets what the host always gave."""
+    """Turn the subclass back into the host's own class: without ``cl`` the host works as before."""
     for item in parsed:
         base = getattr(type(item), "__cl_plugins_base__", None)
         if base is not None:

@@ -39,7 +39,7 @@ def install(module: ModuleType) -> None:
 
 
 def is_wrapped(function: object) -> bool:
-    """Whether ``function`` is a wrapper of ours."""
+    """Whether ``function`` is a wrapper of this package."""
     return bool(getattr(function, "__cl_plugins__", False))
 
 

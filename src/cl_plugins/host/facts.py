@@ -227,7 +227,7 @@ def _tracker_problems(keys: Mapping[str, Any]) -> list[Problem]:
 
 
 def _environment_problems(keys: Mapping[str, Any]) -> list[Problem]:
-    """What `accelerate launch` asks for by variables, unseen by whoever reads the recipe."""
+    """What `accelerate launch` asks for by variables, which the recipe does not show."""
     found = [
         Problem(name, f"is set in the environment: {why}", "Unset it; DDP works (torchrun).")
         for name, why in _ENGINES.items()

@@ -1,4 +1,4 @@
-"""Rows of data sets that are not local files: hashed, because whoever serves them may change them between two starts."""
+"""Rows of data sets that are not local files: hashed, because they may change between two starts."""
 
 from __future__ import annotations
 

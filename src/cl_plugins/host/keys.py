@@ -72,7 +72,7 @@ _GENERATION = "`cl` generates greedily, so that scores can be repeated"
 _OWN_EVALUATION = "`cl` tests after every task itself"
 _ADAPTERS = "the method makes the adapters of every task"
 
-# What no test of ours has run. A feature leaves this list when one does.
+# Features without a test in this package. A feature leaves this list when it has one.
 _UNTESTED: dict[str, str] = {
     "not tested with updates that are stacked, merged and passed on": "use_dora pissa_init pissa_convert use_llama_pro",
     "this optimizer is not tested, and some of its kind change the weights during the backward, before any penalty can "

@@ -33,7 +33,7 @@ class DataUse:
         name: Name in ``dataset_info.json``.
         dataset_dir: The host's ``dataset_dir`` for this use.
         media_dir: The host's ``media_dir``; None for ``dataset_dir``.
-        limit: Only the first so many records are used; None for all.
+        limit: Only the first records up to this number are used; None for all.
         test: Whether it is a test set.
     """
 

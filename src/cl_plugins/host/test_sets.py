@@ -76,7 +76,7 @@ def load_test_items(
         args: The host's arguments; ``max_samples`` does not apply here.
         template: The host's template.
         tokenizer_module: The host's tokenizer and processor.
-        max_items: Keep the first so many items.
+        max_items: Keep at most this number of items, the first ones.
         for_engine: Also give `TestItem.engine_tokens`.
         drop_too_long: Leave out items whose prompt is longer than ``cutoff_len``, instead of refusing them.
 

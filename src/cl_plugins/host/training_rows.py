@@ -65,7 +65,7 @@ class TrainingRows:
         """The record of a sample in ShareGPT's form, with its media in place.
 
         Raises:
-            DataError: If the record does not give the very sample that was trained on.
+            DataError: If the record does not give the sample that was trained on.
         """
         example = self._aligned[self._kept[index]]
         encoded = self._encode({key: [value] for key, value in example.items()})

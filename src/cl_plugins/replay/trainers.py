@@ -179,7 +179,7 @@ class TrainerReplay:
 
 
 def _same(dataset: Any, joined: Any) -> bool:
-    """Whether a trainer loads from what it was given; of a Hub data set it may have taken off columns."""
+    """Whether a trainer loads from what it was given; of a Hub data set it may have removed columns."""
     if not hasattr(dataset, "column_names") or not hasattr(joined, "column_names"):
         return dataset is joined
     if len(dataset) != len(joined):
@@ -196,6 +196,6 @@ def _is_plain(value: Any) -> bool:
 
 
 def _ids(dataset: Any) -> list[Any] | None:
-    """Ids of the samples of a Hub data set, which are gone when the trainer has taken off unused columns."""
+    """Ids of the samples of a Hub data set, which are missing after the trainer has removed unused columns."""
     name = next((name for name in IDS if name in getattr(dataset, "column_names", ())), None)
     return list(dataset.with_format(None)[name]) if name is not None else None

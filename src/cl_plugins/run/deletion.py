@@ -173,7 +173,7 @@ def _write(
 def older_than(text: str, now: datetime | None = None) -> Callable[[Sample], bool]:
     """A test for samples of at least an age.
 
-    A sample whose date cannot be read, or is more than a day in the future, has an age that nobody knows: it counts as
+    A sample whose date cannot be read, or is more than a day in the future, has an unknown age: it counts as
     older than any, since a purge is there to leave nothing that is too old. Clocks of two sites may differ by less.
 
     Args:

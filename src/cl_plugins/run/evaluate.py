@@ -71,7 +71,7 @@ def evaluate(state: RunState, step: Step, plan: list[Step]) -> tuple[dict[str, A
 
 
 def item_of(test: TestItem, found: Answer) -> Item:
-    """A test item with its answer, the reasoning in front of the answer taken off.
+    """A test item with its answer, with the reasoning in front of the answer removed.
 
     Args:
         test: The test item.

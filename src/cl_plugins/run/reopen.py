@@ -130,7 +130,7 @@ def reopen(
 ) -> RunState:
     """Put a run's tokenizer, base and method together again, to evaluate it.
 
-    The run may come from somebody else, so its record is not obeyed where it requests to run code (`distrusted`).
+    The run may come from an untrusted source, so its record is ignored where it requests to run code (`distrusted`).
 
     Args:
         host: The host.
@@ -211,7 +211,7 @@ def _has_code(base: Path) -> bool:
         try:
             value = read_json(path)
         except (OSError, ValueError):
-            continue  # whoever loads it says what is wrong with it
+            continue  # its reader reports what is wrong with it
         if isinstance(value, dict) and "auto_map" in value:
             return True
     return False

@@ -23,7 +23,7 @@ class TrainingData:
     """What one task trains on.
 
     Attributes:
-        module: The host's data set module, memory samples mixed in where the recipe says so.
+        module: The host's data set module, with memory samples mixed in if the recipe sets this.
         own: The task's own tokenised samples.
         memory: The buffer; None without replay.
         rows: The records behind the own samples; None without replay.

@@ -17,7 +17,7 @@ from .watch import Watched, logits, watch
 
 
 TASKS = ("one", "two", "three")
-#: What is rebuilt tensor by tensor gives the very same logits also in bf16. A sum of low-rank terms next to the
+#: What is rebuilt tensor by tensor gives the same logits also in bf16. A sum of low-rank terms next to the
 #: weights adds in another order: a few of the steps of bf16 (2^-8).
 STACKED = 2e-2
 
@@ -177,7 +177,7 @@ def _routed_logits(observed: Observed) -> Any:
 
 
 def what_a_run_leaves_behind(observed: Observed) -> None:
-    """Reports, journal, matrix and predictions are there; nothing half-written and no pickle of ours."""
+    """Reports, journal, matrix and predictions are there; no partial file and no pickle of a run."""
     out = observed.out
     names = "run.json journal.jsonl matrix.json metrics.json report.md report.html matrix.png forgetting.png matrix.csv matrix.tex"
     for name in names.split():

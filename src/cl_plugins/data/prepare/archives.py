@@ -69,7 +69,7 @@ def safe_parts(name: str) -> tuple[str, ...] | None:
 def unpack(archive: Path, target: Path, limits: Limits | None = None) -> int:
     """Unpack a zip or tar archive into a folder, all or nothing.
 
-    All names and sizes that the archive states are checked first; while writing, what really comes out is counted. If
+    All names and sizes that the archive states are checked first; while writing, the actual bytes are counted. If
     all of it is in one folder called like the target, that folder becomes the target. What a killed call left is
     removed.
 
@@ -83,7 +83,7 @@ def unpack(archive: Path, target: Path, limits: Limits | None = None) -> int:
 
     Raises:
         DataError: Not an archive, damaged, a name that leads out of the folder, a link or device, encrypted, or
-            beyond the limits. Nothing is left behind.
+            beyond the limits. No partial output remains.
     """
     limits = limits or Limits()
     if not is_regular(archive):
@@ -136,7 +136,7 @@ def _unpack(archive: Path, folder: Path, limits: Limits) -> int:
 
 
 def _check_zip(archive: Path, members: list[zipfile.ZipInfo], limits: Limits) -> None:
-    """Refuse an archive for what it says about itself."""
+    """Refuse an archive by its own headers."""
     problems = []
     if len(members) > limits.files:
         problems.append(Problem(str(archive), f"holds {len(members)} members; the limit is {limits.files}.", ""))
@@ -295,7 +295,7 @@ def _destination(archive: Path, folder: Path, name: str) -> Path:
 
 
 def _write(archive: Path, source: IO[bytes], path: Path, size: int, budget: list[int]) -> None:
-    """Copy a member, counting what really comes out of it."""
+    """Copy a member, counting its actual bytes."""
     written = 0
     with path.open("xb") as file:
         while block := source.read(_BLOCK):

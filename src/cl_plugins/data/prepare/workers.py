@@ -45,7 +45,7 @@ class Job:
 
 @dataclass(frozen=True)
 class _Answer:
-    """A tally, or what went wrong; exceptions lose their problems on their way between processes."""
+    """A tally, or what went wrong; exceptions lose their problems when they are sent between processes."""
 
     tally: Tally | None
     problems: tuple[Problem, ...] = ()

@@ -83,7 +83,7 @@ class EWC(SeqLoRA):
         """The quadratic penalty, from the second task on."""
         if self.config.weight == 0:
             return {}
-        if context.data is None:  # said now, and not when hours of training are over
+        if context.data is None:  # an error now, and not after hours of training
             what = "needs the training samples one by one for its Fisher values, which streamed data cannot give."
             raise CompatibilityError(Problem("method 'ewc'", what, "Give a data set with a length."))
         if context.carry is None:

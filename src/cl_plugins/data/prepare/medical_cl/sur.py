@@ -75,7 +75,7 @@ class Surgery(Converter):
         return [video for video in videos if not self._chosen or video in self._chosen]
 
     def _labelled(self, split: str = "") -> list[int]:
-        """The videos without 19, unless somebody has annotations for it."""
+        """The videos without 19, unless there are annotations for it."""
         return [v for v in self._wanted(split) if v != pitvis.UNLABELLED or self.release.annotations(v) is not None]
 
     def _pictures(self, video: int) -> Path | None:
