@@ -203,7 +203,7 @@ def test_one_run_beside_the_paper(tmp_path):
     assert lines["BWT (T−1), from the cells"].theirs == pytest.approx(-10.1133, abs=1e-4)
     assert len(beside.lines) == 4 + 10 + 5 + 4
     words = " ".join(beside.remarks)
-    assert "48.57, its cells give 48.60; scores cut to whole numbers" in words
+    assert "48.57, its cells give 48.60; it follows if scores are truncated to whole numbers" in words
     assert "400-step variant" in words
     assert any("int()" in theirs for _, _, theirs in beside.definitions)
 

@@ -131,7 +131,10 @@ def _check_origin(state: RunState, old: dict[str, Any], now: dict[str, Any]) -> 
     before, after = old.get("began_with"), now.get("began_with")
     if before is None or after is None or before["sha256"] == after["sha256"]:
         return
-    what = f"is not the carry (it has {', '.join(after['tasks'])}) than the one that {state.root} began with (of {', '.join(before['tasks'])})."
+    what = (
+        f"is not the carry that {state.root} began with: it has the tasks {', '.join(after['tasks'])}, "
+        f"and that one has {', '.join(before['tasks'])}."
+    )
     fix = "Give the same carry, choose another `output_dir`, or start again with `cl.restart: true`."
     raise RunStateError(Problem(f"cl.carry_from: {state.config.block.carry_from}", what, fix))
 
