@@ -109,9 +109,9 @@ bench-chain: demo-data ## one process for the stream against the same work by ha
 bench-step: demo-data ## an optimizer step of every method at task 1 and 8, plain LoRA, and the peers' way
 	$(DEMO) python -m benchmarks.step.run $(ARGS)
 
-.PHONY: bench-phantoms
-bench-phantoms: demo-data ## who forgets how much where tasks contradict each other, over five seeds
-	$(DEMO) python benchmarks/phantoms/run.py $(ARGS)
+.PHONY: bench-synthetic-conflict
+bench-synthetic-conflict: demo-data ## who forgets how much where tasks contradict each other, over five seeds
+	$(DEMO) python benchmarks/synthetic_conflict/run.py $(ARGS)
 
 .PHONY: bench-data
 bench-data: venv ## peak memory of `cl-plugins data prepare` at 10,000 and 100,000 records

@@ -181,7 +181,8 @@ class CLConfig:
     @property
     def first_datasets(self) -> tuple[str, ...]:
         """Training sets of the first task that is trained."""
-        return self.stream.task(self.block.only).train if self.block.only else self.stream.tasks[0].train
+        first = next(task for task in self.stream.tasks if task.train)
+        return self.stream.task(self.block.only).train if self.block.only else first.train
 
 
 @dataclass(frozen=True)

@@ -260,7 +260,7 @@ def test_carries_that_must_not_be_used(llama, text_data, tmp_path, clean):
     with changed(update, None):
         fails(from_carry(llama, text_data, taken, tmp_path), RunStateError, "01_one.safetensors", "is missing")
     with changed(taken / "carry.json", "{"):
-        fails(from_carry(llama, text_data, taken, tmp_path), RunStateError, "carry.json", "damaged")
+        fails(from_carry(llama, text_data, taken, tmp_path), RunStateError, "carry.json", "not JSON")
     assert not (tmp_path / "site" / "journal.jsonl").exists()
 
 

@@ -1,4 +1,4 @@
-"""The methods for any Transformers trainer: ``Trainer``, ``Seq2SeqTrainer``, TRL's ``SFTTrainer``, a trainer of your own.
+"""The methods for any Transformers trainer: ``Trainer``, ``Seq2SeqTrainer``, TRL's ``SFTTrainer``, a custom trainer.
 
 Two ways in:
 

@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from ..adapters.update import trained_factors
 from ..base import ranks
 from ..base.errors import CompatibilityError, Problem, RecipeError, RunStateError
-from ..contract.carry import Carry, TaskUpdate
+from ..contract.carry import Carry, TaskUpdate, carry_directory
 from ..methods import Method, TaskContext, registry
 from ..methods.seqlora import SeqLoRA
 from ..replay.keeping import remove_candidates
@@ -260,8 +260,8 @@ def read_carry(directory: Path) -> Carry | None:
 
     path = directory / "carry"
     recover_directory(path)
-    if not (path / "carry.json").is_file():
+    if not os.path.lexists(path):
         return None
-    carry = Carry.open(path)
+    carry = Carry.open(carry_directory(directory))
     carry.verify()
     return carry

@@ -1,4 +1,4 @@
-"""A stream of tasks in a trainer of one's own: the base is held here and led through the method, task by task."""
+"""A stream of tasks in a custom trainer: the base is held here and led through the method, task by task."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class LearnerTask:
 
 
 class ContinualLearner:
-    """Leads a model through a stream of tasks with a method and a trainer of your own.
+    """Leads a model through a stream of tasks with a method and a custom trainer.
 
     Args:
         model: The base, a Transformers model without adapters. It is changed in place.

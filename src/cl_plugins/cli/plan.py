@@ -149,7 +149,7 @@ def _sizes(
 
     try:
         method = get_method(config.method)(config.options)
-        model = host.sizes(host_keys, method, config.stream.tasks[0])
+        model = host.sizes(host_keys, method, next(t for t in config.stream.tasks if t.train))
     except CompatibilityError as error:
         warnings.append(f"Sizes are not known: {error}")
         return None, None

@@ -11,7 +11,7 @@ from ..base.errors import Problem, RecipeError, RunStateError
 
 
 if TYPE_CHECKING:
-    from ..evaluation.matrix import ScoreMatrix
+    from ..evaluation.matrix import AccuracyMatrix
 
 _EPILOG = """\
 With `--scorer`, the predictions of the run are scored anew, without generating
@@ -86,7 +86,7 @@ def rescore(root: Path, words: list[str], out: Path | None = None) -> Path:
 
     check_folders(root)
     matrix = read_results(root).matrix
-    scorers = _chosen(_with_peers(words, read_record(root)), matrix.tasks)
+    scorers = _chosen(_with_reference_scorers(words, read_record(root)), matrix.tasks)
     out = out or root / "rescored" / _folder(words)
     check_target(out)
     cells = [
@@ -132,7 +132,7 @@ def rescore(root: Path, words: list[str], out: Path | None = None) -> Path:
     return out
 
 
-def _with_peers(words: list[str], record: dict[str, Any]) -> list[str]:
+def _with_reference_scorers(words: list[str], record: dict[str, Any]) -> list[str]:
     """``peer`` replaced by the ``peer_scorer`` of every task that has one.
 
     Raises:
@@ -174,9 +174,9 @@ def _chosen(words: list[str], tasks: list[str]) -> dict[str, str]:
     return {task: chosen[task] for task in tasks if task in chosen}
 
 
-def _as_printed(matrix: ScoreMatrix) -> list[str]:
+def _as_printed(matrix: AccuracyMatrix) -> list[str]:
     """The averages as the authors of Medical-CL print them, where a task is scored by their rule for Rad."""
-    from ..evaluation.scorers.peer import printed_average
+    from ..evaluation.scorers.reference import printed_average
 
     rad = next((task for task, key in matrix.scorers.items() if key.startswith("peer:medical_cl:rad@")), None)
     if rad is None:

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 def flat(score: TaskScore) -> dict[str, Any]:
     """A score as one flat object of metric to value, percentages 0-100, not rounded.
 
-    A peer scorer gives what the peer prints, under fixed names, and nothing else.
+    A reference scorer gives what the peer prints, under fixed names, and nothing else.
 
     Args:
         score: The score.

@@ -78,6 +78,34 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise RunStateError(Problem(str(path), f"cannot be read ({error}).", fix)) from error
 
 
+class Meta(dict[str, Any]):
+    """What a method wrote beside its tensors; an entry that is missing is an error of the file, not of the program.
+
+    Args:
+        content: The entries.
+        where: The file.
+    """
+
+    def __init__(self, content: dict[str, Any], where: Path) -> None:
+        super().__init__({key: _with_place(value, where) for key, value in content.items()})
+        self._where = where
+
+    def __missing__(self, key: str) -> Any:
+        """Raise the error.
+
+        Raises:
+            RunStateError: Always.
+        """
+        fix = "Copy the whole carry directory again from its source."
+        raise RunStateError(Problem(str(self._where), f"'meta' has no {shown(repr(key))}.", fix))
+
+
+def _with_place(value: Any, where: Path) -> Any:
+    if isinstance(value, dict):
+        return Meta(value, where)
+    return [_with_place(item, where) for item in value] if isinstance(value, list) else value
+
+
 @dataclass(frozen=True)
 class Carry:
     """Everything that a method hands to the next task.
@@ -118,7 +146,16 @@ class Carry:
         record = CarryRecord.read(path / FILE)
         files: dict[str, dict[str, Any]] = {name: dict(entry.plain()) for name, entry in record.files.items()}
         tasks = tuple(record.tasks)
-        return cls(path, tasks, record.method, record.meta, record.base, files, record.stream, record.identity())
+        return cls(
+            path,
+            tasks,
+            record.method,
+            Meta(record.plain_meta(), path / FILE),
+            record.base,
+            files,
+            record.stream,
+            record.identity(),
+        )
 
     def file(self, name: str) -> Path:
         """The path of one file, whose hash was compared first.

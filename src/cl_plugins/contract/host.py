@@ -176,13 +176,14 @@ class Host(Protocol):
             penalised: Whether it adds terms to the loss.
         """
 
-    def data_set(self, name: str, keys: Mapping[str, Any], limit: int | None = None) -> DataSet:
+    def data_set(self, name: str, keys: Mapping[str, Any], limit: int | None = None, *, test: bool = False) -> DataSet:
         """A data set as a task uses it.
 
         Args:
             name: Its name.
             keys: The recipe's keys with the task's own.
             limit: Only the first so many records are used; None for all.
+            test: Whether it is a test set.
         """
 
     def base_problems(self, keys: Mapping[str, Any]) -> list[Problem]:

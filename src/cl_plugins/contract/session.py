@@ -78,6 +78,10 @@ class Session(Protocol):
     def loaded_model(self) -> Any:
         """The base's model if it has been loaded already, else None."""
 
+    @property
+    def sample_counts(self) -> Mapping[str, Mapping[str, int]]:
+        """Task -> counts of records read, dropped and cut by `training_set`, for the journal."""
+
     def training_set(
         self, task: str, args: TaskArgs, *, with_rows: bool = False
     ) -> tuple[dict[str, Any], Rows | None]:

@@ -181,7 +181,7 @@ _LISTED: dict[str, tuple[KeyKind, str]] = {
 #: Keys whose values are paths of folders or files, or may be.
 PATH_KEYS: frozenset[str] = frozenset(
     """model_name_or_path cache_dir dataset_dir media_dir output_dir logging_dir deepspeed fsdp_config accelerator_config
-    swanlab_logdir ray_storage_path""".split()
+    swanlab_logdir offload_folder profiler_output_dir""".split()
 )
 
 #: Per-task keys that say which data a task has and how samples are made of them; joint training follows them too.

@@ -19,6 +19,7 @@ from ..evaluation.items import FIELDS
 from ..evaluation.option_lists import read_options
 from ..evaluation.thoughts import split_thought
 from ..generation.answers import decode
+from .data import num_samples_problem
 
 
 if TYPE_CHECKING:
@@ -39,7 +40,14 @@ def _raw_rows() -> Iterator[None]:
         loader.align_dataset = original
 
 
-def _load_raw(name: str, args: HostArgs, data_args: Any) -> tuple[Any, Any]:
+def load_raw(name: str, args: HostArgs, data_args: Any) -> tuple[Any, Any]:
+    """The raw records of a data set and the host's attributes of it.
+
+    Args:
+        name: Its name in ``dataset_info.json``.
+        args: The host's arguments.
+        data_args: Those for its data.
+    """
     from llamafactory.data import loader
     from llamafactory.data.parser import get_dataset_list
 
@@ -141,7 +149,7 @@ class _Loader:
 
         where = f"data set '{name}'"
         try:
-            raw, attributes = _load_raw(name, self.args, self.data_args)
+            raw, attributes = load_raw(name, self.args, self.data_args)
         except (ValueError, OSError, DatasetsError) as error:
             what = f"cannot be loaded ({error.__cause__ or error})."
             self.problems.append(Problem(where, what, "Check the file behind it."))
@@ -253,17 +261,6 @@ class _Loader:
         taught, again = decode([labels, tokens], tokenizer, words)
         thought, answer = split_thought(taught, words)
         return thought, plain if answer.strip() == again.strip() else answer.strip()
-
-
-def num_samples_problem(where: str) -> Problem:
-    """A test set that the host would draw anew at every start.
-
-    Args:
-        where: The data set, for the message.
-    """
-    what = "is a test set with `num_samples`: the host would draw other items at every start."
-    fix = "Remove `num_samples`; `cl.eval.max_items` limits tests to the same first items."
-    return Problem(where, what, fix)
 
 
 def _first(rows: Sequence[int]) -> str:

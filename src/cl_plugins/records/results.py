@@ -82,6 +82,7 @@ class MatrixRecord(Record):
     scores: list[list[Score | None]]
     rows: list[str] | None = None
     independent: bool = False
+    test_only: list[str] = []
 
     @classmethod
     def label(cls, place: tuple[int | str, ...], data: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -52,7 +53,7 @@ def outside(value: Any, where: str) -> Any:
     """A medium of a training sample, as JSON can hold it until the buffer takes it in.
 
     Args:
-        value: What the host's aligned record holds: a path, an address, or ``{"path", "bytes"}``.
+        value: What the host's aligned record holds: a path, an address, ``{"path", "bytes"}``, or a decoded picture.
         where: The sample, for the message.
 
     Returns:
@@ -72,8 +73,18 @@ def outside(value: Any, where: str) -> Any:
             return {"data": base64.b64encode(data).decode(), "suffix": Path(path or "").suffix}
         if isinstance(path, str):
             return outside(path, where)
+    if hasattr(value, "save") and hasattr(value, "convert"):  # a picture of Pillow, from a column of the type Image
+        return {"data": base64.b64encode(_as_png(value)).decode(), "suffix": ".png"}
     what = f"holds a medium of the kind {type(value).__name__}, which the buffer cannot store."
     raise DataError(Problem(where, what, "Give media as files, or turn `cl.replay` off."))
+
+
+def _as_png(picture: Any) -> bytes:
+    """A picture without loss; modes that PNG does not know become RGB, as the host makes them."""
+    buffer = io.BytesIO()
+    kept = picture if picture.mode in ("1", "L", "LA", "I;16", "P", "RGB", "RGBA") else picture.convert("RGB")
+    kept.save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def take_in(value: Any, folder: Path, media_from: Path | None) -> str:

@@ -1,4 +1,4 @@
-"""The buffer in a trainer of one's own, during one task: what it adds to the training, and what the task leaves for it."""
+"""The buffer in a custom trainer, during one task: what it adds to the training, and what the task leaves for it."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ class TrainerReplay:
         if self._rows is None:
             return None
         keeping.write_candidates(folder, self._config, context, self._rows, self._picks)
-        return keeping.filling(self._config, update, previous, {"samples_of": "a trainer of one's own"})
+        return keeping.filling(self._config, update, previous, {"samples_of": "a custom trainer"})
 
 
 def _same(dataset: Any, joined: Any) -> bool:

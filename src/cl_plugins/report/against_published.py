@@ -205,4 +205,6 @@ def _remarks(
     found.append(f"Theirs: {source.seeds or 'number of runs not known'}. Read in: {source.read_in}.")
     if run.limits:
         found.append(f"Our tests of {listing(run.limits)} were limited by cl.eval.max_items.")
+    if run.left_out:
+        found.append(f"Items of our tests of {listing(run.left_out)} were left out: their prompts exceed cutoff_len.")
     return [*found, *source.notes]

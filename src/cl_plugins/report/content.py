@@ -20,9 +20,9 @@ _BASELINES = {
 FILES = (
     ("report.html, report.md", "this report; the HTML page needs no other file"),
     ("matrix.png, forgetting.png", "the two pictures"),
-    ("matrix.csv", "the score matrix, unrounded"),
+    ("matrix.csv", "the accuracy matrix, unrounded"),
     ("cells.csv", "one line per cell: score, 95 % interval, items, scorer"),
-    ("matrix.tex", "the score matrix for LaTeX (booktabs)"),
+    ("matrix.tex", "the accuracy matrix for LaTeX (booktabs)"),
     ("matrix.json, metrics.json", "scores and metrics for programs"),
     ("predictions/", "every prompt, prediction and reference with its score, one JSON line per test item"),
     ("run.json, journal.jsonl", "the resolved recipe, versions and hashes; the finished steps"),
@@ -34,15 +34,36 @@ FILES = (
 
 
 def limit_note(run: Run) -> str:
-    """The sentence under every table when tests were limited."""
-    if not run.limits:
-        return ""
-    limited = text.listing(f"{task} {limit}" for task, limit in run.limits.items())
-    return f"Tests limited by cl.eval.max_items: {limited} items."
+    """The sentences under every table when tests were limited, or items were left out of them."""
+    found = []
+    if run.limits:
+        limited = text.listing(f"{task} {limit}" for task, limit in run.limits.items())
+        found.append(f"Tests limited by cl.eval.max_items: {limited} items.")
+    if run.left_out:
+        left_out = text.listing(f"{task} {count}" for task, count in run.left_out.items())
+        found.append(f"Test items left out, because their prompts exceed cutoff_len: {left_out}.")
+    return " ".join(found)
+
+
+def cut_notes(run: Run) -> list[str]:
+    """Answers that ``max_new_tokens`` ended, and training data that the host dropped or cut."""
+    found = []
+    for index, task in enumerate(run.tasks):
+        cells = [(row.label, row.cells[index]) for row in run.rows]
+        cut = text.listing(f"{label} {cell.cut} of {cell.n}" for label, cell in cells if cell.cut)
+        if cut:
+            found.append(f"Answers of {task} cut at max_new_tokens, by row: {cut}.")
+    for task, counts in (run.info.get("training_data") or {}).items():
+        dropped, records = counts.get("dropped_records"), counts.get("records")
+        if dropped:
+            found.append(f"Training data of {task}: LLaMA-Factory dropped {dropped} of {records} records.")
+        if counts.get("cut_samples"):
+            found.append(f"Training data of {task}: cutoff_len cuts the end of {counts['cut_samples']} samples.")
+    return found
 
 
 def matrix_table(run: Run, intervals: bool = True) -> Table:
-    """The score matrix with ``A_k`` as its last column where the run has it.
+    """The accuracy matrix with ``A_k`` as its last column where the run has it.
 
     Args:
         run: The run.
@@ -224,8 +245,9 @@ def remarks(run: Run) -> list[str]:
         found.append(f"This run is not complete: {run.unfinished}.")
     if not run.metrics:
         found.append("metrics.json has not been written yet, so there are no continual metrics.")
-    if run.limits:
+    if limit_note(run):
         found.append(limit_note(run))
+    found += cut_notes(run)
     if run.independent:
         found.append("Each row is a model of its own, trained from the base on that task alone; nothing is forgotten.")
     return [*found, *run.remarks]

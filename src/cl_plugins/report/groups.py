@@ -349,6 +349,9 @@ def _remarks(groups: tuple[Group, ...], members: tuple[Member, ...]) -> Iterator
     limited = sorted({task for member in members for task in member.run.limits}, key=tasks.index)
     if limited:
         yield f"Tests limited by cl.eval.max_items in some or all runs: {listing(limited)}."
+    shortened = sorted({task for member in members for task in member.run.left_out}, key=tasks.index)
+    if shortened:
+        yield f"Test items left out in some or all runs, because their prompts exceed cutoff_len: {listing(shortened)}."
     hashes = {tuple(sorted(map(str, (member.run.info.get("data") or {}).values()))) for member in members}
     if len(hashes - {()}) > 1:
         yield "The runs recorded different data hashes."

@@ -1,4 +1,4 @@
-"""``matrix.png``: the score matrix as a heat map with numbers."""
+"""``matrix.png``: the accuracy matrix as a heat map with numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ZERO_SHOT_GAP = 0.28
 
 
 def matrix_picture(run: Run) -> bytes:
-    """Draw the score matrix.
+    """Draw the accuracy matrix.
 
     One row per trained task and one column per test; the zero-shot row stands apart above them, cells that were not
     measured are hatched, and the test of the task that had just been trained is framed.

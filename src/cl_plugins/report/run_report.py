@@ -71,7 +71,7 @@ def write_report(run_dir: Path, write: writing.Write | None = None, beside: Path
 def terminal_table(
     run_dir: Path, width: int | None = None, colour: bool = False, ascii: bool = False, beside: Path | None = None
 ) -> str:
-    """The score matrix and the metrics for the end of a run.
+    """The accuracy matrix and the metrics for the end of a run.
 
     Args:
         run_dir: The ``output_dir`` of a run.
@@ -127,7 +127,20 @@ def matrix_csv(run: Run) -> bytes:
 
 def cells_csv(run: Run) -> bytes:
     """The cells, one line each, with all that is known of them."""
-    head = ["row", "task", "scorer", "score", "low", "high", "interval_method", "n", "max_items", "invalid_rate"]
+    head = [
+        "row",
+        "task",
+        "scorer",
+        "score",
+        "low",
+        "high",
+        "interval_method",
+        "n",
+        "max_items",
+        "dropped",
+        "cut",
+        "invalid_rate",
+    ]
     rows: list[list[object]] = [list(head)]
     for row in run.rows:
         for task, cell in zip(run.tasks, row.cells, strict=True):
@@ -136,6 +149,7 @@ def cells_csv(run: Run) -> bytes:
             low, high = cell.interval or (None, None)
             limit = run.limits.get(task)
             known = [run.scorers.get(task), cell.score, low, high, cell.interval_method, cell.n, limit]
+            known += [cell.dropped, cell.cut]
             rows.append([row.name, task, *known, cell.extra.get("invalid_rate")])
     return writing.csv_bytes(rows)
 

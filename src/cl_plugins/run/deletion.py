@@ -159,7 +159,7 @@ def _write(
         if not name.startswith(f"{FOLDER}/"):
             writer.link(carry.file(name), name)
     gone = store.without(writer, buffer, unwanted)
-    content = CarryRecord.read(carry.path / FILE).model_dump(exclude_none=True)
+    content = CarryRecord.read(carry.path / FILE).model_dump(exclude_unset=True)
     entry: dict[str, Any] = {
         "key": f"replay-{reason}:{uuid.uuid4().hex[:12]}",
         "samples": dict(Counter(sample.task for sample in gone)),

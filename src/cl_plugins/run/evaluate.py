@@ -11,7 +11,7 @@ from ..base import ranks
 from ..base.files import artefact, write_bytes
 from ..base.logs import logger
 from ..evaluation.items import Item, TaskScore, predictions_to_jsonl
-from ..evaluation.matrix import ScoreMatrix
+from ..evaluation.matrix import AccuracyMatrix
 from ..evaluation.metrics import continual_metrics, metrics_to_json
 from ..evaluation.scorers import get_scorer
 from ..evaluation.thoughts import split_thought
@@ -53,7 +53,8 @@ def evaluate(state: RunState, step: Step, plan: list[Step]) -> tuple[dict[str, A
         score = dataclasses.replace(
             score_items(items, task.scorer, state.config.eval.max_items, task.name), cut=cut, dropped=tests.dropped
         )
-        score = with_routes(score, items, task.name)
+        learned = state.carry.tasks if state.carry is not None else ()
+        score = with_routes(score, items, task.name, learned)
         if cut:
             limit = state.config.max_new_tokens(task.name)
             logger.warning("%s: %d of %d answers were cut at max_new_tokens: %d", step.key, cut, len(items), limit)
@@ -90,23 +91,26 @@ def item_of(test: TestItem, found: Answer) -> Item:
     )
 
 
-def with_routes(score: TaskScore, items: Sequence[Item], task: str) -> TaskScore:
+def with_routes(score: TaskScore, items: Sequence[Item], task: str, learned: Sequence[str]) -> TaskScore:
     """A score with which tasks' parts have answered, where the model has chosen.
 
     Args:
         score: The score.
         items: The items.
         task: The task that they belong to.
+        learned: The tasks that are learned.
 
     Returns:
-        The score; ``extra`` has the number of items by chosen task (``routes``) and the percentage that was given to
-        their own (``selected``).
+        The score; ``extra`` has the number of items by chosen task (``routes``) and, once the task is learned, the
+        percentage that was given to it (``selected``).
     """
     chosen = [item.route for item in items if item.route is not None]
     if not chosen:
         return score
     counts = {name: chosen.count(name) for name in dict.fromkeys(chosen)}
-    more = {"routes": counts, "selected": 100 * counts.get(task, 0) / len(chosen)}
+    more: dict[str, Any] = {"routes": counts}
+    if task in learned:
+        more["selected"] = 100 * counts.get(task, 0) / len(chosen)
     return dataclasses.replace(score, extra={**score.extra, **more})
 
 
@@ -202,8 +206,8 @@ def score_items(items: list[Item], scorer: str, max_items: int | None, task: str
     return dataclasses.replace(score, max_items=max_items)
 
 
-def build_matrix(root: Path, plan: list[Step], config: CLConfig) -> ScoreMatrix:
-    """The score matrix out of the score files that are there.
+def build_matrix(root: Path, plan: list[Step], config: CLConfig) -> AccuracyMatrix:
+    """The accuracy matrix out of the score files that are there.
 
     Args:
         root: The output directory.
@@ -216,7 +220,7 @@ def build_matrix(root: Path, plan: list[Step], config: CLConfig) -> ScoreMatrix:
     cells = {row: _row(root, row, tasks) for row in [ZERO_SHOT, *names]}
     known = {task: score for row in cells.values() for task, score in row.items()}
     regular = names == [f"after_{task}" for task in tasks]
-    return ScoreMatrix(
+    return AccuracyMatrix(
         stream=stream.name,
         method=config.method,
         tasks=tasks,
@@ -225,6 +229,7 @@ def build_matrix(root: Path, plan: list[Step], config: CLConfig) -> ScoreMatrix:
         zero_shot=[cells[ZERO_SHOT][t].score if t in cells[ZERO_SHOT] else None for t in tasks],
         scores=[[cells[row][t].score if t in cells[row] else None for t in tasks] for row in names],
         rows=None if regular else names,
+        test_only=[task.name for task in stream.tasks if not task.train],
         independent=get_method(config.method)(config.options).capabilities.schedule == "independent",
     )
 
@@ -238,7 +243,7 @@ def _row(root: Path, row: str, tasks: list[str]) -> dict[str, TaskScore]:
     return found
 
 
-def write_matrix(root: Path, matrix: ScoreMatrix) -> list[Path]:
+def write_matrix(root: Path, matrix: AccuracyMatrix) -> list[Path]:
     """Write ``matrix.json`` and ``metrics.json``."""
     write_bytes(root / "matrix.json", matrix.to_json().encode())
     write_bytes(root / "metrics.json", metrics_to_json(continual_metrics(matrix)).encode())

@@ -29,7 +29,14 @@ from .recover import adopt_carry, adopt_deletions
 from .state import RunState
 
 
-KEPT = ("peak_memory_bytes", "seconds", "sizes", "merge_error", "numbers")  # of the last start, until this one is done
+KEPT = (
+    "peak_memory_bytes",
+    "seconds",
+    "sizes",
+    "merge_error",
+    "numbers",
+    "training_data",
+)  # of the last start, until this one is done
 
 
 @dataclass(frozen=True)
@@ -158,7 +165,7 @@ def trained_tasks(state: RunState) -> list[str]:
     if state.schedule == "joint":
         return [JOINT]
     only = state.config.block.only
-    return [only] if only is not None else list(state.config.stream.task_names)
+    return [only] if only is not None else list(state.config.stream.trained_names)
 
 
 def _plain(options: Any) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def skipped_tasks(config: CLConfig, carry: Carry | None) -> list[str]:
         config: The ``cl:`` block.
         carry: The carry that the run starts from.
     """
-    names = list(config.stream.task_names)
+    names = list(config.stream.trained_names)
     if config.block.only not in names:
         return []
     learned = carry.tasks if carry is not None else ()

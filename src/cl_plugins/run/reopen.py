@@ -288,7 +288,7 @@ def _update(source: RunState, latest: Carry, task: str) -> TaskUpdate:
 
 
 def row_of(carry: Carry) -> str:
-    """The row of the score matrix that a carry's model answers for."""
+    """The row of the accuracy matrix that a carry's model answers for."""
     from ..evaluation.matrix import row_name
 
     return JOINT if carry.tasks[-1] == JOINT else row_name(carry.tasks[-1])

@@ -215,6 +215,12 @@ class Runner:
             name: sum(p.stat().st_size for p in (self._root / name).rglob("*") if p.is_file())
             for name in ("carry", "final", "tasks")
         }
+        counted = {step.split(":")[1]: entry.details for step, entry in entries.items() if step.startswith("train:")}
+        value["training_data"] = {
+            task: {key: details[key] for key in ("records", "dropped_records", "cut_samples")}
+            for task, details in counted.items()
+            if "dropped_records" in details
+        }
         if "finish" in entries:
             value["merge_error"] = entries["finish"].details.get("merge_error")
         trained = {

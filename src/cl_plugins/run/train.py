@@ -120,6 +120,7 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
         if rows is not None:
             artefacts |= artefact(state.root, keeping.write_candidates(folder, replay, context, rows, picks))
         details = {"optimizer_steps": trainer.state.global_step, "train_loss": result.metrics.get("train_loss")}
+        details |= data.counts
         if learned.numbers:
             details["numbers"] = learned.numbers
         return artefacts, details

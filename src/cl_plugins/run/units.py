@@ -106,7 +106,7 @@ def _samples(host: Host, keys: Mapping[str, Any], config: CLConfig, task: str, b
     replay = config.replay
     if task == JOINT or by_itself or not replay.enabled or replay.mixing == "separate":
         return total
-    earlier = config.stream.task_names.index(task)
+    earlier = config.stream.trained_names.index(task)
     if not earlier:
         return total
     if replay.mixing == "ratio":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import RunStateError
 from ..base.files import write_with
-from ..contract.carry import FILE, Carry, CarryWriter, TaskUpdate
+from ..contract.carry import FILE, Carry, CarryWriter, Meta, TaskUpdate
 from ..records.carry import CarryRecord, UpdateRecord
 from ..records.files import record_of, table_problems
 from .guards import check_export
@@ -63,7 +63,7 @@ def read_update(folder: Path, task: str) -> TaskUpdate:
     }  # some are tidied away
     if found := table_problems(folder, there, UpdateRecord.FIX, UPDATE):
         raise RunStateError(found)
-    return TaskUpdate(folder / TENSORS, record.meta, task)
+    return TaskUpdate(folder / TENSORS, Meta(record.plain_meta(), folder / UPDATE), task)
 
 
 def write_carry(

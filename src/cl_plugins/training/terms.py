@@ -31,7 +31,7 @@ class TaskTerms:
         context: The task.
         model: What is trained, not wrapped.
         more: Further terms of a micro-batch, as `Method.batch_terms` gives them (replay's memory batch).
-        join: In a trainer of one's own: makes the data set that is trained on of the task's own (replay).
+        join: In a custom trainer: makes the data set that is trained on of the task's own (replay).
 
     Attributes:
         method: The method.

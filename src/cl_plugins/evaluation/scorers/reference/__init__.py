@@ -7,14 +7,14 @@ in ``strict_twin`` of every score. `docs/scorers.md` lists what each rule does a
 from __future__ import annotations
 
 from . import coin, llamafactory, medical_cl, mllm_cl, mslora_cr
-from .base import PeerLibrary, RuleScorer
+from .base import ReferenceLibrary, RuleScorer
 from .medical_cl import printed_average
 
 
-__all__ = ["LIBRARIES", "PeerLibrary", "RuleScorer", "printed_average"]
+__all__ = ["LIBRARIES", "ReferenceLibrary", "RuleScorer", "printed_average"]
 
 #: Name to library.
-LIBRARIES: dict[str, PeerLibrary] = {
+LIBRARIES: dict[str, ReferenceLibrary] = {
     library.name: library
     for library in (
         mllm_cl.LIBRARY,

@@ -15,7 +15,7 @@ from ....base.errors import DataError, Problem
 from ...items import Item, TaskScore, few, require_items
 from ..base import Scorer
 from . import mllm_cl
-from .base import PeerLibrary, RuleScorer, several
+from .base import ReferenceLibrary, RuleScorer, several
 from .captions import CaptionScorer
 from .vqa_text import textvqa_answer
 
@@ -236,9 +236,9 @@ _MCIT_ALIASES = mllm_cl.ALIASES | {
     "vizcap": "vizwizcap",
     "ocrvqa": "ocrvqa",
 }
-COIN = PeerLibrary("coin", COIN_SOURCE, _coin("coin", first_letter_word), aliases={"sqa": "scienceqa"})
-UCIT = PeerLibrary("ucit", MCITLIB_SOURCE, _ucit("ucit"), aliases=_CAPTION_ALIASES)
-MCITLIB = PeerLibrary(
+COIN = ReferenceLibrary("coin", COIN_SOURCE, _coin("coin", first_letter_word), aliases={"sqa": "scienceqa"})
+UCIT = ReferenceLibrary("ucit", MCITLIB_SOURCE, _ucit("ucit"), aliases=_CAPTION_ALIASES)
+MCITLIB = ReferenceLibrary(
     "mcitlib",
     MCITLIB_SOURCE,
     mllm_cl.scorers("mcitlib") | _coin("mcitlib", answer_is) | _ucit("mcitlib", "vizwiz_cap"),

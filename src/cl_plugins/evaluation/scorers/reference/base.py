@@ -1,4 +1,4 @@
-"""What the peer scorers share: a library of named rules, and scorers made of a rule per item."""
+"""What the reference scorers share: a library of named rules, and scorers made of a rule per item."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class RuleScorer(BaseScorer):
 
 
 @dataclass(frozen=True)
-class PeerLibrary:
+class ReferenceLibrary:
     """The scorers of one peer.
 
     Attributes:

@@ -19,7 +19,7 @@ from ...intervals import bootstrap_mean, wilson
 from ...items import Item, TaskScore, require_items
 from ..base import BaseScorer, Scorer
 from ..bleu import derangement
-from .base import PeerLibrary, need, text_field
+from .base import ReferenceLibrary, need, text_field
 from .vqa_text import normalize_word
 
 
@@ -234,7 +234,7 @@ _ALIASES = {
     "fitzpatrick17k": "derm",
     "ham10000": "ham",
 }
-LIBRARY = PeerLibrary(
+LIBRARY = ReferenceLibrary(
     "mslora_cr",
     SOURCE,
     _scorers(),

@@ -15,7 +15,7 @@ from ...annotations import STATES
 from ...intervals import wilson
 from ...items import Item, TaskScore, few, require_items
 from ..base import BaseScorer, Scorer
-from .base import PeerLibrary, RuleScorer, several, text_field
+from .base import ReferenceLibrary, RuleScorer, several, text_field
 
 
 SOURCE = "bjzhb666/MLLM-CL, commit 80bf389"
@@ -236,4 +236,4 @@ REFUSED = {
     "math": "the peer asks a commercial language model to extract the answer.",
     "app": "the peer scores on an evaluation server.",
 }
-LIBRARY = PeerLibrary("mllm_cl", SOURCE, scorers("mllm_cl"), aliases=ALIASES, refused=REFUSED)
+LIBRARY = ReferenceLibrary("mllm_cl", SOURCE, scorers("mllm_cl"), aliases=ALIASES, refused=REFUSED)
