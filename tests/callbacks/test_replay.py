@@ -1,4 +1,4 @@
-"""Replay and DER in trainers of one's own: the same samples and weights as in a recipe, and nothing kept unasked."""
+"""Replay and DER in custom trainers: the same samples and weights as in a recipe, and nothing kept unasked."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 import tiny
 import torch
+from custom_trainer import LORA, alone, learn
 from datasets import Dataset
 from method_cases import REPLAY_CASES
-from own_trainer import LORA, alone, learn
 from peft import LoraConfig
 from regularised import gap
 from running import NO_TESTS, go

@@ -225,3 +225,14 @@ def test_a_key_that_nobody_listed_follows_the_rule():
     assert keys.kind_of("save_on_each_node").kind == "per_task"
     assert keys.kind_of("vllm_maxlen").kind == "per_run"
     assert keys.kind_of("no_such_key").home == ""
+
+
+def test_every_key_that_names_a_place_is_known_as_a_path():
+    named = [
+        info.key
+        for info in keys.key_table()
+        if info.key.endswith(("_dir", "_path", "_folder", "_logdir")) and info.kind != "refused"
+    ]
+    inference = ("export_", "kt_", "adapter_", "overwrite_")  # nothing of a run reads them; and no place
+    assert [key for key in named if key not in keys.PATH_KEYS and not key.startswith(inference)] == []
+    assert keys.PATH_KEYS <= {info.key for info in keys.key_table()}

@@ -1,4 +1,4 @@
-"""A stream of tasks in a trainer of one's own: the base is held here and led through the method, task by task."""
+"""A stream of tasks in a custom trainer: the base is held here and led through the method, task by task."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class PlainBase(HeldBase):
 
     @property
     def wanted_modules(self) -> tuple[str, ...]:
-        """Modules that were asked to train as a whole."""
+        """Modules requested to train as a whole."""
         return tuple((self._lora.modules_to_save if self._lora is not None else None) or ())
 
     def _extra_modules(self) -> tuple[str, ...]:
@@ -71,7 +71,7 @@ class PlainBase(HeldBase):
 
 
 class LearnerTask:
-    """One task in the hands of a `ContinualLearner`.
+    """One task of a `ContinualLearner`.
 
     Attributes:
         model: What is trained; give it to the trainer.
@@ -85,7 +85,7 @@ class LearnerTask:
 
 
 class ContinualLearner:
-    """Leads a model through a stream of tasks with a method and a trainer of your own.
+    """Leads a model through a stream of tasks with a method and a custom trainer.
 
     Args:
         model: The base, a Transformers model without adapters. It is changed in place.

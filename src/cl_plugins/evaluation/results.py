@@ -18,13 +18,13 @@ from ..records.record import read_file
 from ..records.results import MetricPart, MetricsRecord
 from ..records.run import JOURNAL, RUN, read_journal, read_run
 from .items import TaskScore
-from .matrix import ScoreMatrix
+from .matrix import AccuracyMatrix
 from .metrics import continual_metrics, metrics_to_dict
 
 
 MATRIX, METRICS, PREDICTIONS = "matrix.json", "metrics.json", "predictions"
 _RESTORE = "Restore the file from a copy; nothing is computed from a changed one."
-_AGAIN = "Start the run again: it writes matrix and metrics anew from its score files."
+_AGAIN = "Start the run again: it rewrites matrix and metrics from its score files."
 Cell = tuple[str, str]
 
 
@@ -40,7 +40,7 @@ class Results:
         remarks: What the reader should know, such as a file that a killed process left one cell behind.
     """
 
-    matrix: ScoreMatrix
+    matrix: AccuracyMatrix
     metrics: dict[str, MetricPart] = field(default_factory=dict)
     scores: dict[Cell, TaskScore] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
@@ -121,11 +121,11 @@ def _caught(problems: list[Problem], read: Any) -> Any:
         return None
 
 
-def _read_matrix(root: Path) -> ScoreMatrix:
+def _read_matrix(root: Path) -> AccuracyMatrix:
     if not os.path.lexists(root / MATRIX):
         fix = "Give the output_dir of a run that has evaluated at least one task."
         raise RunStateError(Problem(str(root / MATRIX), "there is no such file.", fix))
-    return ScoreMatrix.read(root / MATRIX)
+    return AccuracyMatrix.read(root / MATRIX)
 
 
 def _read_metrics(root: Path) -> dict[str, MetricPart]:
@@ -244,7 +244,7 @@ def _about_problems(path: str, results: Results) -> list[Problem]:
     return found
 
 
-def _get(matrix: ScoreMatrix, row: str, task: str) -> float | None:
+def _get(matrix: AccuracyMatrix, row: str, task: str) -> float | None:
     """A cell, None also for rows and tasks that the matrix does not have."""
     try:
         return matrix.get(row, task)
@@ -252,7 +252,7 @@ def _get(matrix: ScoreMatrix, row: str, task: str) -> float | None:
         return None
 
 
-def _without(matrix: ScoreMatrix, cell: Cell) -> ScoreMatrix:
+def _without(matrix: AccuracyMatrix, cell: Cell) -> AccuracyMatrix:
     earlier = replace(matrix)
     earlier.scores = [list(row) for row in matrix.scores]
     earlier.zero_shot = list(matrix.zero_shot)
@@ -261,7 +261,7 @@ def _without(matrix: ScoreMatrix, cell: Cell) -> ScoreMatrix:
     return earlier
 
 
-def _metrics_of(matrix: ScoreMatrix) -> dict[str, MetricPart]:
+def _metrics_of(matrix: AccuracyMatrix) -> dict[str, MetricPart]:
     content = metrics_to_dict(continual_metrics(matrix))
     return dict(MetricsRecord.of(content, METRICS).metrics)
 

@@ -101,7 +101,7 @@ def missing(*, load: bool = False) -> list[HostName]:
     """The listed names that this LLaMA-Factory does not have.
 
     Args:
-        load: Import the modules that are not imported yet; otherwise only imported ones are looked at (the host's
+        load: Import the modules that are not imported yet; otherwise only imported ones are checked (the host's
         training
             entry imports all of them before it parses a recipe).
     """

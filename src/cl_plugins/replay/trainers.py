@@ -1,4 +1,4 @@
-"""The buffer in a trainer of one's own, during one task: what it adds to the training, and what the task leaves for it."""
+"""The buffer in a custom trainer, during one task: what it adds to the training, and what the task leaves for it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 WHERE = "replay"
-CHECKED = 100  # samples that are looked at before the training
+CHECKED = 100  # samples that are checked before the training
 COMPARED = 10
 
 
@@ -164,7 +164,7 @@ class TrainerReplay:
     def leave(
         self, folder: Path, context: TaskContext, update: TaskUpdate, previous: Carry | None
     ) -> Callable[[CarryWriter], None] | None:
-        """Write the selected rows beside the update; gives what fills the next carry's buffer from them.
+        """Write the selected rows next to the update; returns what fills the next carry's buffer from them.
 
         Args:
             folder: The task's directory.
@@ -175,7 +175,7 @@ class TrainerReplay:
         if self._rows is None:
             return None
         keeping.write_candidates(folder, self._config, context, self._rows, self._picks)
-        return keeping.filling(self._config, update, previous, {"samples_of": "a trainer of one's own"})
+        return keeping.filling(self._config, update, previous, {"samples_of": "a custom trainer"})
 
 
 def _same(dataset: Any, joined: Any) -> bool:

@@ -70,7 +70,7 @@ def compare_table(
     Args:
         run_dirs: The ``output_dir`` of each run.
         names: A name per run; runs of equal name form one row.
-        width: Columns of the terminal; by default those of the terminal at hand, else 80.
+        width: Columns of the terminal; by default those of the current terminal, else 80.
         colour: Whether to use ANSI bold and dim.
         ascii: Whether to keep to ASCII.
 

@@ -19,8 +19,8 @@ class Entry:
     """One entry of a table.
 
     Attributes:
-        text: What stands there.
-        detail: Smaller print beside it, such as an interval.
+        text: The text.
+        detail: Smaller print next to it, such as an interval.
         strong: Whether it is set in bold.
         tint: 0-100 for a background from pale to full, or ``None`` for no background.
         code: Whether it is a formula or an identifier.

@@ -54,7 +54,7 @@ class StreamTracker(TrainerCallback):  # type: ignore[misc]
             tracker.on_log(self._args, self._shifted(state), control, logs=named, **kwargs)
 
     def score(self, row: str, task: str, value: float) -> None:
-        """Log one cell of the score matrix."""
+        """Log one cell of the accuracy matrix."""
         if self._open and self._last is not None:
             state, control = self._last
             for tracker in self._trackers:

@@ -13,7 +13,7 @@ from ..base.schema import option
 from ..records.names import TASK as NAME
 
 
-RESERVED = ("zero_shot", "joint")  # names of rows of the score matrix
+RESERVED = ("zero_shot", "joint")  # names of rows of the accuracy matrix
 ROW_PREFIX = "after_"  # and so are these
 LENGTH = frozenset({"max_steps", "num_train_epochs"})  # either says how long to train
 
@@ -86,6 +86,11 @@ class Stream:
     def task_names(self) -> tuple[str, ...]:
         """Names of the tasks in order."""
         return tuple(task.name for task in self.tasks)
+
+    @property
+    def trained_names(self) -> tuple[str, ...]:
+        """Names of the tasks that have training data, in order; the others are only tested."""
+        return tuple(task.name for task in self.tasks if task.train)
 
     def task(self, name: str) -> Task:
         """The task called ``name``; KeyError if there is none."""

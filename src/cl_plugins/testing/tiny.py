@@ -183,7 +183,7 @@ def checked(keys: dict[str, Any], *, data: bool = True) -> Any:
 
 
 def checked_block(keys: dict[str, Any]) -> Any:
-    """As `checked`, without a look at any file."""
+    """As `checked`, without checking any file."""
     return checked(keys, data=False)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from ...items import Item
 from ..base import Scorer
-from .base import PeerLibrary, RuleScorer
+from .base import ReferenceLibrary, RuleScorer
 from .llamafactory import LlamaFactoryScorer
 from .mllm_cl import pathvqa
 
@@ -78,4 +78,4 @@ _ALIASES = {
     "radiology": "rad",
     "radiologyvqa": "rad",
 }
-LIBRARY = PeerLibrary("medical_cl", SOURCE, _SCORERS, aliases=_ALIASES)
+LIBRARY = ReferenceLibrary("medical_cl", SOURCE, _SCORERS, aliases=_ALIASES)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cl_plugins.base.errors import CompatibilityError, DataError
 from cl_plugins.evaluation.items import Item
 from cl_plugins.evaluation.scorers import get_scorer
-from cl_plugins.evaluation.scorers.peer.captions import METRICS, composite
+from cl_plugins.evaluation.scorers.reference.captions import METRICS, composite
 
 
 def score(name, right, answer, options=None, **fields):

@@ -13,8 +13,8 @@ from cl_plugins.base.errors import CompatibilityError
 from cl_plugins.evaluation.items import Item
 from cl_plugins.evaluation.scorers import get_scorer
 from cl_plugins.evaluation.scorers.f1 import clipped_f1
-from cl_plugins.evaluation.scorers.peer.mslora_cr import calculate_f1score, hit_files, judge, prepared, summarise
-from cl_plugins.evaluation.scorers.peer.vqa_text import CONTRACTIONS, normalize_word, textvqa_answer
+from cl_plugins.evaluation.scorers.reference.mslora_cr import calculate_f1score, hit_files, judge, prepared, summarise
+from cl_plugins.evaluation.scorers.reference.vqa_text import CONTRACTIONS, normalize_word, textvqa_answer
 
 
 WORDS = st.lists(st.sampled_from(["lung", "liver", "left", "heart"]), max_size=6)

@@ -1,10 +1,10 @@
-"""Who forgets how much on the phantoms: every method over the seeds of ``margin.json``, one table with intervals.
+"""The synthetic-conflict benchmark: forgetting of every method over the seeds of ``margin.json``, with intervals.
 
 Each run is an ordinary ``llamafactory-cli train``; a finished one is skipped, so the command can be given again::
 
-    python benchmarks/phantoms/run.py --data demo_data --saves saves/phantoms
+    python benchmarks/synthetic_conflict/run.py --data demo_data --saves saves/synthetic_conflict
 
-Writes ``benchmarks/phantoms/results.json`` and ``table.md``. The margin was committed before the first result.
+Writes ``benchmarks/synthetic_conflict/results.json`` and ``table.md``. The margin was committed before the first result.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ STEPS, RATE = 150, 2.0e-3
 
 
 def recipe(data: Path, base: Path, out: Path, cl: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """The recipe of one run: the demo's, on the phantoms."""
+    """The recipe of one run: the demo's, with the stream of this benchmark."""
     return {
         "model_name_or_path": str(base),
         "template": "llava",
@@ -168,7 +168,7 @@ def main() -> int:
     """Command line; 1 if a run failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, default=Path("demo_data"), help="holds the demo's base")
-    parser.add_argument("--saves", type=Path, default=Path("saves/phantoms"))
+    parser.add_argument("--saves", type=Path, default=Path("saves/synthetic_conflict"))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=MARGIN["seeds"])
     parser.add_argument("--out", type=Path, default=HERE)

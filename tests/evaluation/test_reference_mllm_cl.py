@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from cl_plugins.base.errors import DataError, RecipeError
 from cl_plugins.evaluation.items import Item
-from cl_plugins.evaluation.scorers import get_scorer, list_peers
-from cl_plugins.evaluation.scorers.peer import LIBRARIES, printed_average
-from cl_plugins.evaluation.scorers.peer.medical_cl import either_way
+from cl_plugins.evaluation.scorers import get_scorer, list_reference_scorers
+from cl_plugins.evaluation.scorers.reference import LIBRARIES, printed_average
+from cl_plugins.evaluation.scorers.reference.medical_cl import either_way
 from cl_plugins.evaluation.scorers.text import contains_words, normalise
 
 
@@ -255,7 +255,7 @@ def test_the_printed_average_never_exceeds_the_mean(scores):
 # --- names -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list_peers())
+@pytest.mark.parametrize("name", list_reference_scorers())
 def test_every_listed_peer_is_found_under_its_own_name(name):
     scorer = get_scorer(name)
     assert scorer.name == name

@@ -11,7 +11,7 @@ import tiny
 from cl_plugins.cli import main
 from cl_plugins.evaluation.items import read_predictions
 from cl_plugins.evaluation.scorers import get_scorer
-from cl_plugins.evaluation.scorers.peer import printed_average
+from cl_plugins.evaluation.scorers.reference import printed_average
 
 
 TASKS = ("one", "two")

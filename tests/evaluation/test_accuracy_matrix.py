@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cl_plugins.base.errors import DataError
-from cl_plugins.evaluation.matrix import ScoreMatrix, row_name
+from cl_plugins.evaluation.matrix import AccuracyMatrix, row_name
 
 
 def matrix(**changes):
@@ -20,7 +20,7 @@ def matrix(**changes):
         "zero_shot": [100 / 3, None],
         "scores": [[50.0, None], [40.1, 12.0]],
     }
-    return ScoreMatrix(**(fields | changes))
+    return AccuracyMatrix(**(fields | changes))
 
 
 CELL = st.none() | st.floats(0, 100)
@@ -45,7 +45,7 @@ def test_the_format_is_the_documented_one():
 @given(st.lists(st.tuples(CELL, CELL), max_size=2), st.tuples(CELL, CELL))
 def test_round_trip_keeps_every_digit(scores, zero_shot):
     made = matrix(scores=scores, zero_shot=zero_shot)
-    assert ScoreMatrix.from_json(made.to_json()) == made
+    assert AccuracyMatrix.from_json(made.to_json()) == made
 
 
 def test_cells_are_set_by_name_and_rows_grow():
@@ -123,7 +123,7 @@ def test_bad_matrices_are_refused_when_made_and_when_read(changes, message):
     with pytest.raises(DataError, match=message):
         matrix(**changes)
     with pytest.raises(DataError, match=message) as caught:
-        ScoreMatrix.from_dict(matrix().to_dict() | changes, where="run/matrix.json")
+        AccuracyMatrix.from_dict(matrix().to_dict() | changes, where="run/matrix.json")
     assert "run/matrix.json" in str(caught.value)
 
 
@@ -142,12 +142,12 @@ def test_everything_wrong_is_reported_at_once():
 )
 def test_texts_that_are_no_matrix(text, message):
     with pytest.raises(DataError, match=message):
-        ScoreMatrix.from_json(text)
+        AccuracyMatrix.from_json(text)
 
 
 def test_missing_keys_are_all_named():
     with pytest.raises(DataError) as caught:
-        ScoreMatrix.from_dict({"format": 2, "stream": "s", "tasks": ["a"]})
+        AccuracyMatrix.from_dict({"format": 2, "stream": "s", "tasks": ["a"]})
     assert {"'method'", "'scorers'", "'n'", "'zero_shot'", "'scores'"} == {
         problem.what.split()[0] for problem in caught.value.problems
     }

@@ -9,7 +9,7 @@ import pytest
 
 from cl_plugins.evaluation.items import Item
 from cl_plugins.evaluation.scorers import get_scorer
-from cl_plugins.evaluation.scorers.peer.captions import METRICS
+from cl_plugins.evaluation.scorers.reference.captions import METRICS
 
 
 pytestmark = [

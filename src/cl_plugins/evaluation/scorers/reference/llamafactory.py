@@ -14,7 +14,7 @@ from typing import Any
 from ...items import Item, TaskScore, require_items
 from ..base import BaseScorer, Scorer
 from ..bleu import derangement
-from .base import PeerLibrary, need
+from .base import ReferenceLibrary, need
 
 
 SOURCE = "hiyouga/LLaMA-Factory 0.9.5"
@@ -84,4 +84,4 @@ class LlamaFactoryScorer(BaseScorer):
 
 
 _ALL: dict[str, Scorer] = {name: LlamaFactoryScorer(f"peer:llamafactory:{name}", name, only=True) for name in METRICS}
-LIBRARY = PeerLibrary("llamafactory", SOURCE, _ALL, default=LlamaFactoryScorer("peer:llamafactory"))
+LIBRARY = ReferenceLibrary("llamafactory", SOURCE, _ALL, default=LlamaFactoryScorer("peer:llamafactory"))

@@ -1,6 +1,7 @@
 """CoIN (zackschen/CoIN at 4122465) and UCIT as MCITlib (2956dfd) scores it, bug for bug.
 
-What is wrong with each rule stands at its function; the strict twins are `exact_match`, `contains` and `choice_accuracy`.
+What is wrong with each rule is documented at its function; the strict twins are `exact_match`, `contains` and
+`choice_accuracy`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from ....base.errors import DataError, Problem
 from ...items import Item, TaskScore, few, require_items
 from ..base import Scorer
 from . import mllm_cl
-from .base import PeerLibrary, RuleScorer, several
+from .base import ReferenceLibrary, RuleScorer, several
 from .captions import CaptionScorer
 from .vqa_text import textvqa_answer
 
@@ -39,7 +40,7 @@ def upper_equal(item: Item) -> float:
 def lower_equal(item: Item) -> float:
     """OCR-VQA: equal in lower case, nothing stripped; an answer with ``Unanswerable`` is wrong.
 
-    CoIN's report says ``Samples: 0`` whatever was scored; its accuracy is right.
+    CoIN's report says ``Samples: 0`` for every input; its accuracy is right.
     """
     return float(not mllm_cl.unanswerable(item) and item.prediction.lower() == item.reference.lower())
 
@@ -90,7 +91,7 @@ def scienceqa(last_resort: Callable[[str], str | None]) -> Callable[[Item], floa
 
 
 def _right_letter(item: Item) -> str:
-    """The reference's letter; a reference that is a letter of the options is that letter, whatever their texts are."""
+    """The reference's letter; a letter of the options is that letter, regardless of the texts of the options."""
     right = item.reference.strip()
     if len(right) == 1 and right in SCIENCEQA_LETTERS[: len(item.options or SCIENCEQA_LETTERS)]:
         return right
@@ -140,7 +141,7 @@ def soft_vqa(item: Item) -> float:
 
 
 class RowScorer(RuleScorer):
-    """A rule of a peer whose script joins answers and annotations by row and never looks at the ids."""
+    """A rule of a library whose script joins answers and annotations by row and ignores the ids."""
 
     by_row = True
 
@@ -156,7 +157,7 @@ class NeedingScorer(RuleScorer):
     def score(self, items: Sequence[Item], *, seed: int = 0) -> TaskScore:
         """Score a test set; see `Scorer.score`."""
         require_items(items)
-        fix = "Give the peer's test file with --annotations, or keep its columns in your own."
+        fix = "Give the original test file with --annotations, or keep its columns in your own."
         found = [Problem(f"item {i.id!r}", what, fix) for i in items if (what := self.check(i)) is not None]
         if found:
             raise DataError(few(found))
@@ -236,9 +237,9 @@ _MCIT_ALIASES = mllm_cl.ALIASES | {
     "vizcap": "vizwizcap",
     "ocrvqa": "ocrvqa",
 }
-COIN = PeerLibrary("coin", COIN_SOURCE, _coin("coin", first_letter_word), aliases={"sqa": "scienceqa"})
-UCIT = PeerLibrary("ucit", MCITLIB_SOURCE, _ucit("ucit"), aliases=_CAPTION_ALIASES)
-MCITLIB = PeerLibrary(
+COIN = ReferenceLibrary("coin", COIN_SOURCE, _coin("coin", first_letter_word), aliases={"sqa": "scienceqa"})
+UCIT = ReferenceLibrary("ucit", MCITLIB_SOURCE, _ucit("ucit"), aliases=_CAPTION_ALIASES)
+MCITLIB = ReferenceLibrary(
     "mcitlib",
     MCITLIB_SOURCE,
     mllm_cl.scorers("mcitlib") | _coin("mcitlib", answer_is) | _ucit("mcitlib", "vizwiz_cap"),

@@ -1,4 +1,4 @@
-"""Phantoms: synthetic tasks with a dial for conflict.
+"""Synthetic tasks whose conflict is a parameter.
 
 A picture has one of six colours (with noise). Task k asks, with the name of its site in the question, in which drawer the
 slide belongs; the answer is a letter. Every task has its own assignment of letters to colours; ``conflict`` is the share of
@@ -81,7 +81,7 @@ def build(folder: Path, seed: int, conflict: float = 1.0, tasks: int = 3, train:
              "max_new_tokens": 4}
         )  # fmt: skip
     (folder / "dataset_info.json").write_text(json.dumps(info, indent=1), encoding="utf-8")
-    stream = {"name": "phantoms", "title": f"Phantoms, conflict {conflict:g}", "tasks": described}
+    stream = {"name": "synthetic_conflict", "title": f"Synthetic conflict, {conflict:g}", "tasks": described}
     path = folder / "stream.yaml"
     path.write_text(yaml.safe_dump(stream, sort_keys=False), encoding="utf-8")
     return path

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cl_plugins.base.errors import CompatibilityError
 from cl_plugins.evaluation.items import Item
 from cl_plugins.evaluation.scorers import get_scorer
-from cl_plugins.evaluation.scorers.peer.llamafactory import character_bleu, rouge
+from cl_plugins.evaluation.scorers.reference.llamafactory import character_bleu, rouge
 
 
 PAIRS = [
