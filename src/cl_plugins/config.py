@@ -53,7 +53,7 @@ class ReplayConfig:
     )
     candidates: int | None = option(
         1000,
-        help="Herding, k_center and the losses look at so many samples of a task, drawn at random; null looks at all.",
+        help="Herding, k_center and the losses choose from this number of samples of a task, drawn at random; null: from all.",
         minimum=1,
     )
     mixing: Literal["concatenate", "ratio", "separate"] = option(
@@ -97,7 +97,7 @@ class ReplayConfig:
 
 @dataclass(frozen=True)
 class CLBlock:
-    """The keys of the ``cl:`` block as they stand in the YAML."""
+    """The keys of the ``cl:`` block as written in the YAML."""
 
     stream: str | dict[str, Any] = option(help="Built-in stream, path of a stream file, or the stream itself.")
     method: dict[str, Any] = option(help="`name` of the method and its options.")
@@ -115,7 +115,7 @@ class CLBlock:
         "all", help="Whose own update stays under `tasks/` when a task is done."
     )
     stop_after: int | None = option(None, help="End cleanly after so many steps of the run.", minimum=1)
-    restart: bool = option(False, help="Move an existing output directory aside and begin anew.")
+    restart: bool = option(False, help="Move an existing output directory aside and start again.")
 
     def value_problems(self, where: str) -> list[Problem]:
         """Keys that contradict each other.

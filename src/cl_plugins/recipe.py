@@ -33,7 +33,7 @@ def parse_cl(cl: Any, *, where: str = "cl", path_keys: Collection[str] = ()) -> 
     """Check a ``cl:`` block.
 
     Args:
-        cl: What stands under ``cl:`` in the YAML.
+        cl: The content of ``cl:`` in the YAML.
         where: YAML path for the messages.
         path_keys: Keys of the host that hold paths, for the tasks' own keys.
 

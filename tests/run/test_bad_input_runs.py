@@ -193,7 +193,7 @@ def test_a_projector_that_no_picture_reaches(llava, text_data, tmp_path, monkeyp
     """The guard behind the check of the data."""
     monkeypatch.setattr("cl_plugins.host.session.Session._check_projectors", lambda *args: None)
     keys = tiny.recipe(llava, text_data, tmp_path / "run", tasks=("one",), max_steps=2, cl=NO_TESTS)
-    fails(keys, TrainingError, "multi_modal_projector", "left it as it was", "<image>")
+    fails(keys, TrainingError, "multi_modal_projector", "did not change it", "<image>")
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ class MergeError:
 
     @classmethod
     def none(cls) -> MergeError:
-        """Of updates that stay beside the weights as they are: nothing is merged, so nothing is rounded."""
+        """Of updates that stay next to the unchanged weights: nothing is merged, so nothing is rounded."""
         return cls(0.0, 0.0, 0.0, "not merged")
 
     def to_dict(self) -> dict[str, float | str]:

@@ -212,7 +212,7 @@ class RowState:
         if not filled and cache is None and scope is not None and inputs.get("use_cache") is False:
             kept = scope.get("kept")
         if kept is not None and kept.rows not in (None, count):
-            what = f"goes on with {count} rows where {kept.rows} had prompts."
+            what = f"continues with {count} rows where {kept.rows} had prompts."
             raise CompatibilityError(
                 Problem("a model that chooses per row", what, "Keep the rows of a batch together.")
             )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _CALLS = ("forward", "generate")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-# Trainers and engines keep hooks of their own on a model from one training to the next.
+# Trainers and engines keep their own hooks on a model from one training to the next.
 _LIBRARIES = ("accelerate", "deepspeed", "llamafactory", "peft", "swanlab", "torch", "transformers", "trl", "wandb")
 
 
@@ -37,7 +37,7 @@ class Structure:
 
     @classmethod
     def of(cls, model: Module) -> Structure:
-        """Look at a model; reads no values.
+        """Inspect a model; reads no values.
 
         Args:
             model: The model without adapters.

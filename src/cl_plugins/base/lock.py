@@ -117,7 +117,7 @@ class RunLock:
         raise RunStateError(Problem(str(name), what, fix))
 
     def guards(self, path: str) -> bool:
-        """Whether an absolute path lies in the directory of this lock."""
+        """Whether an absolute path is in the directory of this lock."""
         return path.startswith(self._absolute + os.sep)
 
     def _take(self, file: int) -> bool:
@@ -138,7 +138,7 @@ class RunLock:
         self._marker = marker
         logger.warning(
             "%s is on a file system without file locks (%s); the marker %s is used instead. If this process is killed, "
-            "a run on another machine starts only after the marker was deleted by hand.",
+            "a run on another machine starts only after the marker was deleted manually.",
             self._root,
             file_system(self._root),
             MARKER,
@@ -163,7 +163,7 @@ class RunLock:
         what = (
             f"cannot be used as lock file ({error.strerror or error}); the file system is {file_system(self._root)}."
         )
-        return RunStateError(Problem(str(self._path), what, "Mend its permissions, or choose another `output_dir`."))
+        return RunStateError(Problem(str(self._path), what, "Fix its permissions, or choose another `output_dir`."))
 
 
 def describe(note: dict[str, Any]) -> str:

@@ -59,7 +59,7 @@ def kind_of(mode: int) -> str | None:
 
 
 def is_regular(path: Path) -> bool:
-    """Whether a path leads to a regular file; False where it cannot be looked at."""
+    """Whether a path leads to a regular file; False if it cannot be inspected."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except (OSError, ValueError):
@@ -83,7 +83,7 @@ def open_regular(path: Path, *, follow: bool = True) -> IO[bytes]:
     kind = kind_of(mode)
     if kind is not None:
         raise OutsideError(f"it is {kind}, not a regular file")
-    # Between the two calls another file may have taken the name: the one that was opened is looked at again.
+    # Between the two calls another file may have taken the name: the opened one is checked again.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     try:
         handle = os.open(path, flags)
@@ -260,8 +260,8 @@ def _known_format(name: str) -> bool:
 def without_ghostscript() -> None:
     """Keep Pillow from starting Ghostscript in this process, also where other libraries open pictures.
 
-    Pillow looks at what a file holds, not at its name: a PostScript file called ``scan.png`` is a program, and Pillow
-    would hand it to Ghostscript.
+    Pillow inspects the content of a file, not its name: a PostScript file called ``scan.png`` is a program, and
+    Pillow would pass it to Ghostscript.
     """
     from PIL import EpsImagePlugin
 

@@ -123,12 +123,12 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             what = "does not go with fp16, DeepSpeed or FSDP: their gradients cannot be added to from outside."
             raise CompatibilityError(Problem("ContinualCallback", what, "Use bf16 or fp32, with DDP or alone."))
         if (terms.has_batch_terms or self._replay is not None) and not terms.in_loss:
-            why = "looks at the logits of every batch" if terms.has_batch_terms else "adds samples to the training set"
+            why = "uses the logits of every batch" if terms.has_batch_terms else "adds samples to the training set"
             what = f"'{self.method.name if terms.has_batch_terms else 'replay'}' {why}, which a callback cannot do."
             fix = "Use `class Mine(ContinualTrainerMixin, YourTrainer)` and pass `terms=task.terms`."
             raise CompatibilityError(Problem("ContinualCallback", what, fix))
         if not terms.in_loss and terms.learning_rates():
-            what = f"'{self.method.name}' trains tensors at learning rates of their own, which a callback cannot set."
+            what = f"'{self.method.name}' trains tensors at separate learning rates, which a callback cannot set."
             fix = "Use `class Mine(ContinualTrainerMixin, YourTrainer)` and pass `terms=task.terms`."
             raise CompatibilityError(Problem("ContinualCallback", what, fix))
         self._check_start(model)
@@ -163,7 +163,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
     def _check_start(self, model: Any) -> None:
         """Where something else builds the model, it must have taken up what the earlier tasks left.
 
-        Only methods with one LoRA can be looked at; an export that went into a base leaves no trace.
+        Only methods with one LoRA can be checked; an export that went into a base leaves no trace.
         """
         if self._base is not None or self.carry is None or not isinstance(self.method, SeqLoRA):
             return
@@ -181,7 +181,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             add_gradient(self.terms.penalties(state.global_step + 1), model.parameters())
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Log the terms beside the loss."""
+        """Log the terms together with the loss."""
         if logs is not None and "loss" in logs and self.terms is not None:
             check_loss(f"task '{self.task.name}'", float(logs["loss"]), state.global_step)
             logs.update(self.terms.logs)
@@ -219,11 +219,11 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         if self._replay is not None and self.terms is not None:
             fill = self._replay.leave(folder, self.terms.context, update, previous)
         write_carry(self.directory / "carry", self.method, previous, update, about, fill)
-        remove_candidates(self.directory)  # samples lie in one place only
+        remove_candidates(self.directory)  # samples are kept in one place only
 
 
 def _check_layout(args: Any, model: Any, second_forward: bool) -> None:
-    """Refuse layouts in which a sample is no row of its own, or whose second forward DDP would not see."""
+    """Refuse layouts in which a sample is not one row, or whose second forward DDP would not see."""
     for key in ("packing", "padding_free"):
         if getattr(args, key, False):
             what = "puts several samples into one row, so that none can be kept."

@@ -52,7 +52,7 @@ class PlainBase(HeldBase):
 
     @property
     def wanted_modules(self) -> tuple[str, ...]:
-        """Modules that were asked to train as a whole."""
+        """Modules requested to train as a whole."""
         return tuple((self._lora.modules_to_save if self._lora is not None else None) or ())
 
     def _extra_modules(self) -> tuple[str, ...]:
@@ -71,7 +71,7 @@ class PlainBase(HeldBase):
 
 
 class LearnerTask:
-    """One task in the hands of a `ContinualLearner`.
+    """One task of a `ContinualLearner`.
 
     Attributes:
         model: What is trained; give it to the trainer.

@@ -14,7 +14,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "validate": ("validate", "check recipes as a run would, without loading a model"),
     "run": ("run", "carry out a recipe; --isolate gives every step a fresh process"),
     "status": ("status", "which steps of a run are finished, and who is at work"),
-    "report": ("report", "write a run's report again, or score its predictions anew"),
+    "report": ("report", "write a run's report again, or score its predictions with another scorer"),
     "compare": ("compare", "several runs in one table and picture"),
     "evaluate": ("evaluate", "test what a run has learned, also on a new test set"),
     "score": ("score", "score one file of predictions"),
@@ -73,7 +73,7 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse a command line.
 
-    ``key=value`` words may stand anywhere behind the recipe, also after options.
+    ``key=value`` words may be anywhere after the recipe, also after options.
 
     Args:
         argv: The words behind ``cl-plugins``.

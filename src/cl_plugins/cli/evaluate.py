@@ -214,7 +214,7 @@ def _checked_scorer(name: str) -> str:
 
 
 def _new_task(test_set: str, taken: tuple[str, ...], changes: dict[str, Any]) -> Task:
-    """A task that only tests, under a name of its own."""
+    """A task that only tests, under a separate name."""
     import re
 
     from ..streams import Task

@@ -126,7 +126,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     else:
         return dataclasses.MISSING
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {}  # the defaults of its keys stand with them
+        return {}  # the defaults of its keys are listed with them
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -163,7 +163,7 @@ _SCHEDULES = {
 
 
 def declared(entry: dict[str, Any]) -> dict[str, str]:
-    """What a method declares, in words, by heading.
+    """What a method declares, as text, by heading.
 
     Args:
         entry: One of `methods` that is not broken.

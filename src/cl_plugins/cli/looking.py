@@ -48,7 +48,7 @@ def opened(
         root: The run's directory; nothing is written to it.
         out: Where results go.
         model: Another place of the base.
-        task: The carry as it stood after this task; None for the latest.
+        task: The carry after this task; None for the latest.
         prepare: Changes keys and block before the run is put together.
         trust_remote_code: Whether the command allows code that comes with the base.
 
@@ -56,7 +56,7 @@ def opened(
         State and carry, both verified against hashes and base.
 
     Raises:
-        RunStateError: As `reopen`, and if the base cannot be loaded without code of its own.
+        RunStateError: As `reopen`, and if the base cannot be loaded without its own code.
     """
     from ..base.errors import Problem, RunStateError
     from ..evaluation.results import result_problems

@@ -214,7 +214,7 @@ def show(value: dict[str, Any]) -> None:
     output.pairs([row for row in (*rows, ("reveals", value["reveals"])) if row[1]])
     _show_steps(value)
     for task in value["tasks"]:
-        output.heading(f"Task {task['task']}", "what LLaMA-Factory is given beside the recipe's top level")
+        output.heading(f"Task {task['task']}", "what LLaMA-Factory is given in addition to the recipe's top level")
         rows = [
             (
                 key,
@@ -284,7 +284,7 @@ def _show_keys(value: dict[str, Any]) -> None:
         given = f" = {entry['value']}" if "value" in entry else ""
         groups.setdefault((entry["kind"], entry["reason"]), []).append(f"{entry['key']}{given}")
     titles = {
-        "per_task": "Keys per task  (may stand in cl.task_overrides)",
+        "per_task": "Keys per task  (allowed in cl.task_overrides)",
         "per_run": "Keys per run  (the same for all tasks)",
         "refused": "Keys refused with cl",
     }

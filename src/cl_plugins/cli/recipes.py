@@ -70,7 +70,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
         raise RecipeError(Problem(str(path), f"cannot be read ({error}).", "Check the file.")) from error
     except (ValueError, YAMLError, OmegaConfBaseException) as error:
         kind = "JSON" if path.suffix == ".json" else "YAML"
-        raise RecipeError(Problem(str(path), f"is not valid {kind}: {error}", "Mend the file.")) from error
+        raise RecipeError(Problem(str(path), f"is not valid {kind}: {error}", "Fix the file.")) from error
     if not isinstance(merged, dict):
         raise RecipeError(Problem(str(path), "does not hold keys and values.", "A recipe is a mapping."))
     return {str(key): value for key, value in merged.items()}

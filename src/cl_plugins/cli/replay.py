@@ -18,7 +18,7 @@ _EPILOG = """\
   cl-plugins replay purge RUN --older-than 30d      (h, d or w)
 
 Deleting rewrites the buffer, its manifest, the carry's hashes and the journal
-together; a run that goes on accepts the new carry. Then the places are named in
+together; an unfinished run accepts the new carry. Then the places are named in
 which the samples can still be: predictions, caches of the `datasets` library,
 directories that `cl.restart` moved aside. What was learned from the samples
 stays in the weights. A run that is being carried out is left alone.

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from ..evaluation.matrix import AccuracyMatrix
 
 _EPILOG = """\
-With `--scorer`, the predictions of the run are scored anew, without generating
+With `--scorer`, the predictions of the run are scored again, without generating
 anything. The result goes to RUN/rescored/<scorers>/ (or `--out`), with the
-run's own table beside the new one; the run's own scores stay as they are.
+run's own table next to the new one; the run's own scores stay as they are.
 
   cl-plugins report RUN
   cl-plugins report RUN --scorer exact_match               for every task
   cl-plugins report RUN --scorer path=contains rad=token_f1
   cl-plugins report RUN --scorer peer:medical_cl           the authors' rules
-  cl-plugins report RUN --scorer peer                      each task's own peer
+  cl-plugins report RUN --scorer peer                      each task's own `peer_scorer`
 """
 
 
@@ -31,7 +31,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("run_dir", metavar="RUN", type=Path, help="the `output_dir` of a run")
     parser.add_argument(
-        "--scorer", metavar="[TASK=]SCORER", nargs="+", action="extend", default=[], help="score the predictions anew"
+        "--scorer",
+        metavar="[TASK=]SCORER",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="score the predictions with another scorer",
     )
     parser.add_argument("--out", metavar="DIR", type=Path, help="where the new scores go (with --scorer)")
 
@@ -58,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def rescore(root: Path, words: list[str], out: Path | None = None) -> Path:
-    """Score the predictions of a run anew, into a directory of their own.
+    """Score the predictions of a run again, into a separate directory.
 
     Args:
         root: The run's directory.
@@ -125,7 +130,7 @@ def rescore(root: Path, words: list[str], out: Path | None = None) -> Path:
         f"{', '.join(task for task in scorers if matrix.scorers[task] == key)} with {key}"
         for key in dict.fromkeys(matrix.scorers[task] for task in scorers)
     )
-    anew = f"Scored anew from the predictions of the run: {changed}."
+    anew = f"Scored again from the predictions of the run: {changed}."
     record["notes"] = [*(record.get("notes") or []), anew, *_as_printed(matrix)]
     record["files"] = files  # there is no journal here that holds the hashes
     write_run(out, record)
@@ -197,5 +202,5 @@ def _as_printed(matrix: AccuracyMatrix) -> list[str]:
 
 
 def _folder(words: list[str]) -> str:
-    """A name for the directory that says what was asked for."""
+    """A name for the directory that says what was requested."""
     return "+".join(re.sub(r"[^A-Za-z0-9_.-]+", "-", word).strip("-.") for word in words)

@@ -148,7 +148,7 @@ def show(value: dict[str, Any]) -> None:
     elif value["damaged"] is not None:
         output.heading("Every file is there and has its hash.")
     if not value["finished"]:
-        output.heading("Start it with the same command again: it goes on where it stopped.")
+        output.heading("Start it with the same command again: it resumes where it stopped.")
 
 
 def _holder(note: dict[str, Any] | None) -> str:

@@ -1,7 +1,7 @@
-"""The carry on disk: ``carry.json`` and safetensors files, written beside and then renamed.
+"""The carry on disk: ``carry.json`` and safetensors files, written under a temporary name and then renamed.
 
-A carry may come from somebody else. Its names are checked when it is opened, a file is used only if it is in ``files`` and
-has its hash, and no link is followed.
+A carry may come from somebody else. Its names are checked when it is opened, a file is used only if it is in ``files``
+and has its hash, and no link is followed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class TaskUpdate:
         return self.tensors.with_name(f"update_{name}.safetensors")
 
     def statistic(self, name: str) -> Path:
-        """The file of one of `Method.statistics`, beside the tensors of a task that has just been trained."""
+        """The file of one of `Method.statistics`, with the tensors of a task that has just been trained."""
         return self.tensors.with_name(f"{name}.safetensors")
 
 
@@ -108,13 +108,13 @@ def _with_place(value: Any, where: Path) -> Any:
 
 @dataclass(frozen=True)
 class Carry:
-    """Everything that a method hands to the next task.
+    """Everything that a method passes to the next task.
 
     Attributes:
         path: The directory.
         tasks: Names of the tasks that went into it, in order.
         method: Name of the method that made it.
-        meta: What the method wrote beside the tensors.
+        meta: What the method wrote in addition to the tensors.
         base: Fingerprint of the base.
         files: File name -> {"sha256", "bytes"}.
         stream: Name of the stream it was made in; None where it is not known.
@@ -200,7 +200,7 @@ class Carry:
 
 
 def carry_directory(path: Path) -> Path:
-    """Where the carry lies in the directory of a run, or in that of a carry itself.
+    """Where the carry is in the directory of a run, or in that of a carry itself.
 
     Args:
         path: Directory of a run or of a carry.
@@ -217,11 +217,11 @@ def carry_directory(path: Path) -> Path:
 
 @dataclass
 class CarryWriter:
-    """Collects the files of a carry in a directory of its own.
+    """Collects the files of a carry in a separate directory.
 
     Attributes:
         path: The directory, new and empty.
-        meta: What the method wants to find beside the tensors.
+        meta: What the method wants to find with the tensors.
     """
 
     path: Path

@@ -29,7 +29,7 @@ class TaskArgs(Protocol):
 
     @property
     def trust_remote_code(self) -> bool:
-        """Whether the base may bring code of its own."""
+        """Whether the base may contain its own code."""
 
     @property
     def trained_modules(self) -> list[str]:
@@ -93,7 +93,7 @@ class Session(Protocol):
             with_rows: Also give the records behind the samples, for the replay buffer.
 
         Returns:
-            The data arguments of `trainer` (``{"train_dataset": ...}``), and the rows if they were asked for.
+            The data arguments of `trainer` (``{"train_dataset": ...}``), and the rows if requested.
 
         Raises:
             DataError: If it is empty or cannot be used.
@@ -188,7 +188,7 @@ class Session(Protocol):
         """What answers test items with a model in memory (``cl.eval.backend: host``)."""
 
     def plot_loss(self, args: TaskArgs) -> None:
-        """Draw the loss of a finished training into its folder, if the recipe asks for it."""
+        """Draw the loss of a finished training into its folder, if the recipe requests it."""
 
     def save_model(self, model: Any, folder: Path, tensors: dict[str, Any] | None = None) -> None:
         """Save a plain model so that it opens without host and plugin.

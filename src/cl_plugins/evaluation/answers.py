@@ -1,4 +1,4 @@
-"""Answer files of other programs, read as items: LLaMA-Factory's ``generated_predictions.jsonl`` and the peers' files.
+"""Answer files of LLaMA-Factory (``generated_predictions.jsonl``) and of reference implementations, read as items.
 
 What a file is, is read off the keys of its records:
 
@@ -62,11 +62,11 @@ def read_answers(
     by_row: bool = False,
     keep_thoughts: bool = False,
 ) -> list[Item]:
-    """Read an answer file and, where the right answers stand elsewhere, join it with the annotations.
+    """Read an answer file and, if the right answers are elsewhere, join it with the annotations.
 
-    Answers are joined by ``question_id``; by row if the file is LLaMA-Factory's, the annotations have no ids, or both files
-    have the same ids in the same order. Where both files know the right answer they must agree (spaces apart). COCO
-    captions are joined by the number of the line, as MCITlib does.
+    Answers are joined by ``question_id``; by row if the file is LLaMA-Factory's, the annotations have no ids, or both
+    files have the same ids in the same order. Where both files know the right answer they must agree (spaces apart).
+    COCO captions are joined by the number of the line, as MCITlib does.
 
     An answer file that stands alone or is joined by row may repeat ids (MSLoRA-CR's do, for different questions): such
     items are told apart by their line and keep the id in the field ``question_id``.
@@ -77,14 +77,15 @@ def read_answers(
         partial: Allow questions without an answer, and leave them out.
         keep_thoughts: Leave reasoning in front of answers and references where it is, as other libraries score it; by
             default it becomes `Item.thought` and `Item.reference_thought`.
-        by_row: Join by row whatever the ids say, as the peers' ImageNet scripts do (`BaseScorer.by_row`).
+        by_row: Join by row ignoring the ids, as the original ImageNet scripts do (`BaseScorer.by_row`).
 
     Returns:
         The items in the order of the answer file.
 
     Raises:
-        DataError: A file cannot be read, a record is damaged, no reference is known, an id is repeated in a join, an answer
-            has no question or a question no answer, or the references differ. Every problem names file and line.
+        DataError: A file cannot be read, a record is damaged, no reference is known, an id is repeated in a join, an
+            answer has no question or a question no answer, or the references differ. Every problem names file and
+            line.
     """
     path = Path(path)
     records = read_records(path)
@@ -124,12 +125,12 @@ def _read(record: Record, first: Mapping[str, Any], problems: list[Problem]) -> 
             return None
         return _Answer(where, None, str(value.get("prompt", "")), prediction, reference, {})
     if "question_id" not in first:
-        fix = "Known are LLaMA-Factory's (predict, label), the peers' (question_id, text) and those of a run (id, prediction)."
+        fix = "Known are LLaMA-Factory's (predict, label), those of reference implementations (question_id, text) and those of a run (id, prediction)."
         problems.append(Problem(where, f"has the keys {', '.join(map(repr, value)) or 'none'}.", fix))
         return None
     identity = value.get("question_id")
     if not isinstance(identity, str | int) or isinstance(identity, bool):
-        problems.append(Problem(where, f"'question_id' must be a string or a number, found {identity!r}.", "Mend it."))
+        problems.append(Problem(where, f"'question_id' must be a string or a number, found {identity!r}.", "Fix it."))
     prediction = _text(value, _TEXT, where, problems)
     reference = None
     if any(key in first for key in _REFERENCE):
@@ -158,7 +159,7 @@ def _text(value: Mapping[str, Any], keys: tuple[str, ...], where: str, problems:
         problems.append(Problem(where, f"the key {' or '.join(map(repr, keys))} is missing.", "Restore the line."))
         return None
     if not isinstance(value[key], str | int | float) or not_finite(value[key]):
-        problems.append(Problem(where, f"{key!r} must be a text, found {value[key]!r}.", "Mend the line."))
+        problems.append(Problem(where, f"{key!r} must be a text, found {value[key]!r}.", "Fix the line."))
         return None
     return str(value[key])
 
@@ -211,7 +212,7 @@ def _by_id(
             problems.append(Problem(note.where, "has no 'question_id', others have.", "Give every record an id."))
         elif note.id in by_id:
             what = f"the id {note.id!r} occurs already ({by_id[note.id].place})."
-            fix = leave_out or "Ids must be unique; the peers silently take the last one."
+            fix = leave_out or "Ids must be unique; the original scripts silently take the last one."
             problems.append(Problem(note.where, what, fix))
         else:
             by_id[note.id] = note
@@ -238,7 +239,7 @@ def _by_id(
 
 
 def _by_line(answers: list[_Answer], notes: list[Annotation]) -> list[tuple[_Answer, Annotation]]:
-    """MCITlib numbers the answers 1, 2, ... and looks the captions of that ``image_id`` up, whatever the line's own id is."""
+    """MCITlib numbers the answers 1, 2, ... and uses the number as ``image_id``, ignoring the id of the line."""
     by_number = {note.captions_of: note for note in notes}
     problems = [
         Problem(answer.where, f"there are no captions for image_id {number}.", "Lines and image ids must correspond.")

@@ -29,7 +29,7 @@ class Item:
         prediction: What the model generated, without special tokens.
         reference: The answer that counts as right.
         options: The texts of the options of a multiple-choice item in the order A, B, C, ...; None when unknown.
-        fields: What else is known of the item and some scorers of other libraries ask for, under the names of
+        fields: What else is known of the item and some scorers of other libraries need, under the names of
             `FIELDS`; plain JSON values.
         thought: The reasoning that the model wrote in front of its answer; it is kept and not scored.
         reference_thought: The reasoning in front of the right answer.
@@ -190,7 +190,7 @@ def read_predictions(path: str | Path) -> list[Item]:
             continue
         if item.id in line_of:
             what = f"the id {item.id!r} occurs already in line {line_of[item.id]}."
-            problems.append(Problem(where, what, "Every item needs an id of its own."))
+            problems.append(Problem(where, what, "Every item needs its own id."))
         line_of.setdefault(item.id, number)
         items.append(item)
     if problems:

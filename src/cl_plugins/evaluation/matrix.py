@@ -142,7 +142,7 @@ class AccuracyMatrix:
         return self.tasks.index(task)
 
     def _index(self, row: str) -> int | None:
-        """Where a row stands, or is to stand, in `scores`; None for the zero-shot row."""
+        """The index of a row, present or future, in `scores`; None for the zero-shot row."""
         if row == ZERO_SHOT:
             return None
         names = self.rows if self.rows is not None else [row_name(task) for task in self.tasks]
@@ -174,7 +174,7 @@ class AccuracyMatrix:
         """The text of ``matrix.json``.
 
         Raises:
-            DataError: The matrix was changed by hand into one that cannot be read back.
+            DataError: The matrix was edited manually into one that cannot be read back.
         """
         self.check()
         return dump(self.to_dict(), 1) + "\n"

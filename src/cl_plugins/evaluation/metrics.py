@@ -244,7 +244,7 @@ def continual_metrics(matrix: AccuracyMatrix) -> dict[str, Metric]:
     for name in NAMES:
         definition = _SCALARS.get(name, _A_K)
         if matrix.independent and name != "mft":
-            reason = f"every task has a model of its own ({matrix.method}): there is no sequence of tasks"
+            reason = f"every task has its own model ({matrix.method}): there is no sequence of tasks"
             metrics[name] = _undefined(name, reason, T)
         elif T < definition.least_tasks:
             metrics[name] = _undefined(name, f"defined for {definition.least_tasks} tasks or more", T)

@@ -24,7 +24,7 @@ from .metrics import continual_metrics, metrics_to_dict
 
 MATRIX, METRICS, PREDICTIONS = "matrix.json", "metrics.json", "predictions"
 _RESTORE = "Restore the file from a copy; nothing is computed from a changed one."
-_AGAIN = "Start the run again: it writes matrix and metrics anew from its score files."
+_AGAIN = "Start the run again: it rewrites matrix and metrics from its score files."
 Cell = tuple[str, str]
 
 

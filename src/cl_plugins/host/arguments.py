@@ -128,12 +128,12 @@ def _training_parse(
 
 
 def _checked(raw: Mapping[str, Any], megatron: bool) -> Recipe:
-    """The one parse of a recipe with ``cl``; under a launcher, one process looks at the data files for all."""
+    """The one parse of a recipe with ``cl``; under a launcher, one process checks the data files for all."""
     from ..run.check import check
     from .llama_factory import LlamaFactoryHost
 
     if megatron:
-        what = "is the parser of Megatron, which has a trainer of its own."
+        what = "is the parser of Megatron, which has its own trainer."
         raise RecipeError(Problem("USE_MCA", what, "Unset the variable USE_MCA."))
     return check(LlamaFactoryHost(), raw, data=ranks.is_main())
 
@@ -184,7 +184,7 @@ def _not_on_a_command_line() -> Problem:
 
 
 def _extend_lists(module: ModuleType) -> bool:
-    """Put the subclass in the place of `DataArguments`; whether it now stands in both lists."""
+    """Put the subclass in place of `DataArguments`; whether it is now in both lists."""
     base = module.DataArguments
     done = {}
     for name in _LISTS:

@@ -1,6 +1,6 @@
 """Which of the trainer's checkpoints are whole.
 
-The trainer writes a checkpoint file by file; a kill in the middle leaves one that loads without complaint and goes on
+The trainer writes a checkpoint file by file; a kill in the middle leaves one that loads without complaint and resumes
 from other numbers. A checkpoint counts only if the list that is written last is there and fits.
 """
 

@@ -37,7 +37,7 @@ def local_files(dataset_dir: str, names: Sequence[str]) -> tuple[list[Path], lis
         fix = f"Set `dataset_dir` to the folder that holds dataset_info.json (you start from {Path.cwd()})."
         return [], [Problem("dataset_dir", f"there is no {info_file}.", fix)]
     except (OSError, ValueError) as error:
-        return [], [Problem(str(info_file), f"is not valid JSON ({error}).", "Mend the file.")]
+        return [], [Problem(str(info_file), f"is not valid JSON ({error}).", "Fix the file.")]
     if not isinstance(info, dict):
         return [], [Problem(str(info_file), "does not hold an object.", "Give a mapping of names to data sets.")]
     files, problems = [info_file], []
@@ -54,7 +54,7 @@ def local_files(dataset_dir: str, names: Sequence[str]) -> tuple[list[Path], lis
     return files, problems
 
 
-#: Keys of an entry that say where its records are, in the order in which the host looks at them.
+#: Keys of an entry that say where its records are, in the order in which the host reads them.
 SOURCES = ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name", "file_name")
 
 
@@ -80,7 +80,7 @@ def _files_of(entry: Any, folder: Path) -> tuple[list[Path], list[tuple[str, str
         folders = [p.name for p in inside if p.is_dir()] if source == "file_name" else []
         if folders:
             what = f"the folder {path} holds folders ({', '.join(folders[:3])}), which LLaMA-Factory does not read."
-            problems.append((what, "Put the data files into the folder itself, and nothing else beside them."))
+            problems.append((what, "Put the data files into the folder itself, and nothing else."))
         return [p for p in inside if p.is_file()], problems
     if path.is_file():
         return [path], []
@@ -94,7 +94,7 @@ def _has_mark(path: Path) -> bool:
 
 
 def num_samples_problem(where: str) -> Problem:
-    """A test set that the host would draw anew at every start.
+    """A test set that the host would draw again at every start.
 
     Args:
         where: The data set, for the message.

@@ -74,7 +74,7 @@ def _wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         from ..run.entry import run_stream
         from .llama_factory import LlamaFactoryHost
 
-        # The callbacks of the host's launcher are made anew for every task.
+        # The callbacks of the host's launcher are rebuilt for every task.
         own = [c for c in given.get("callbacks") or [] if not type(c).__module__.startswith("llamafactory.")]
         return run_stream(LlamaFactoryHost(), recipe, own)
 

@@ -20,7 +20,7 @@ FSDP = "ACCELERATE_USE_FSDP"  # how `accelerate launch` asks for it
 #: Variables that choose an engine or a compiler behind the recipe's back.
 _ENGINES = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron is not tested with `cl`.",
-    "USE_MCA": "Megatron has a trainer of its own.",
+    "USE_MCA": "Megatron has its own trainer.",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor, context and sequence parallelism are not tested with `cl`.",
 }
 #: Value of `report_to` -> packages of which one must be there.
@@ -102,7 +102,7 @@ def run_facts(keys: Mapping[str, Any], stream: Stream) -> RunFacts:
 
 
 def engine_problems(name: str, facts: RunFacts, penalised: bool) -> list[Problem]:
-    """What does not go with DeepSpeed, whatever the stage."""
+    """What does not go with DeepSpeed, for every stage."""
     engine = facts.keys.get("deepspeed")
     if not engine:
         return []

@@ -1,4 +1,4 @@
-"""Which base a run stands on, in a form that another machine can check."""
+"""Which base a run uses, in a form that another machine can check."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def tokenizer_fingerprint(args: ModelArguments) -> str | None:
         args: The host's model arguments.
 
     Returns:
-        SHA-256, in hex; None if the base has no file that a vocabulary is known to lie in.
+        SHA-256, in hex; None if the base has no file that a vocabulary is known to be in.
     """
     digest = hashlib.sha256()
     seen = False

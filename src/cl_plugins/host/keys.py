@@ -59,7 +59,7 @@ _PER_RUN: dict[str, str] = {
         ray_num_workers ray_init_kwargs master_addr master_port use_cpu gradient_checkpointing
         gradient_checkpointing_kwargs disable_gradient_checkpointing""",
     "a run has one directory": "output_dir logging_dir",
-    "an existing run is continued whatever it says; `cl.restart: true` begins anew": "overwrite_output_dir",
+    "an existing run is continued with any value of it; `cl.restart: true` starts again": "overwrite_output_dir",
     "task k trains with a seed derived from it": "seed data_seed full_determinism",
     "a run is tracked as one": """report_to run_name project trackio_space_id use_swanlab swanlab_project
         swanlab_workspace swanlab_run_name swanlab_mode swanlab_api_key swanlab_logdir""",
@@ -74,10 +74,10 @@ _ADAPTERS = "the method makes the adapters of every task"
 
 # What no test of ours has run. A feature leaves this list when one does.
 _UNTESTED: dict[str, str] = {
-    "not tested with updates that are stacked, merged and handed on": "use_dora pissa_init pissa_convert use_llama_pro",
+    "not tested with updates that are stacked, merged and passed on": "use_dora pissa_init pissa_convert use_llama_pro",
     "this optimizer is not tested, and some of its kind change the weights during the backward, before any penalty can "
     "be added": "use_galore use_apollo use_badam use_adam_mini",
-    "not tested: it puts layers of its own in the place of those that updates are merged into and stacked on": """
+    "not tested: it puts its own layers in place of those that updates are merged into and stacked on": """
         use_unsloth use_unsloth_gc use_kt use_v1_kernels mixture_of_depths shift_attn""",
     "not tested: a model that is compiled for one task is another one in the next (an adapter, a stack)": """torch_compile
         torch_compile_backend torch_compile_mode""",
@@ -119,7 +119,7 @@ _REFUSED: dict[str, tuple[str, str]] = {
     ),
     "push_to_hub": ("tasks' intermediate models would be published", "Publish `final/` when the run is done."),
     "auto_find_batch_size": (
-        "after running out of memory it would begin anew with weights that have already moved",
+        "after running out of memory it would start again with weights that have already moved",
         "Choose `per_device_train_batch_size` and `gradient_accumulation_steps` that fit.",
     ),
     "pure_bf16": (
@@ -131,8 +131,8 @@ _REFUSED: dict[str, tuple[str, str]] = {
         "Save the fresh model once, and name its folder.",
     ),
     "use_asft_loss": ("it needs a second copy of the base that no task owns", "Remove it."),
-    "use_mca": ("Megatron has a trainer of its own", "Remove it."),
-    "use_hyper_parallel": ("HyperParallel has a workflow of its own", "Remove it; DeepSpeed and DDP work."),
+    "use_mca": ("Megatron has its own trainer", "Remove it."),
+    "use_hyper_parallel": ("HyperParallel has its own workflow", "Remove it; DeepSpeed and DDP work."),
     "eval_num_beams": (_GENERATION, "Remove it."),
     "generation_num_beams": (_GENERATION, "Remove it."),
     "generation_config": (_GENERATION, "Remove it."),
@@ -150,7 +150,7 @@ _REFUSED: dict[str, tuple[str, str]] = {
 }
 _REFUSED |= {key: (reason, "Remove it.") for reason, members in _UNTESTED.items() for key in members.split()}
 
-# Values beside the host's default that ask for nothing that `cl` does not do.
+# Values other than the host's default that request nothing that `cl` does not do.
 _HARMLESS: dict[str, tuple[Any, ...]] = {
     "eval_strategy": ("no", False),
     "do_sample": (False,),
@@ -193,7 +193,7 @@ DATA_KEYS: frozenset[str] = frozenset(
 #: Those of them that a sample keeps when it is replayed in a later task.
 SAMPLE_KEYS: frozenset[str] = frozenset("cutoff_len train_on_prompt mask_history".split())
 
-#: Keys of distributed engines; a finished run is looked at by one process, whatever engine trained it.
+#: Keys of distributed engines; a finished run is inspected by one process, independent of the engine that trained it.
 ENGINE_KEYS: frozenset[str] = frozenset(
     "deepspeed fsdp fsdp_config ddp_backend ray_num_workers ray_init_kwargs".split()
 )
@@ -226,7 +226,7 @@ def key_table() -> list[KeyInfo]:
     return [kind_of(key) for key in _host_fields()]
 
 
-#: Optimizers of Transformers (values of ``optim``) that step during the backward, or in a space of their own.
+#: Optimizers of Transformers (values of ``optim``) that step during the backward, or in a separate space.
 _ODD_OPTIMIZERS = ("lomo", "layerwise", "galore", "apollo")
 
 
@@ -234,9 +234,7 @@ def _optimizer_problems(where: str, value: object) -> list[Problem]:
     """Optimizers that move weights before a penalty can be added to their gradients."""
     if not isinstance(value, str) or not any(part in value for part in _ODD_OPTIMIZERS):
         return []
-    what = (
-        f"is {value!r}, which changes the weights during the backward or in a space of its own; not tested with `cl`."
-    )
+    what = f"is {value!r}, which changes the weights during the backward or in a separate space; not tested with `cl`."
     return [Problem(where, what, "Use `adamw_torch`, or another optimizer that steps once per batch.")]
 
 

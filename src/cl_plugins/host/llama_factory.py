@@ -58,7 +58,7 @@ class LocalDataSet:
         return row_count(self.use)
 
     def record(self, sha256: Callable[[Path], str] = sha256) -> dict[str, Any]:
-        """What of it decides a number (`fingerprint`), independent of where it lies; rows of hubs by their content."""
+        """What of it decides a number (`fingerprint`), independent of its location; rows of hubs by their content."""
         found = fingerprint(self.use, sha256)
         if on_hub(found.get("entry", {})) and not found.get("files"):
             from .hub import hub_digest

@@ -1,4 +1,4 @@
-"""What stands in local data set files, and the pictures, videos and sounds they name: looked at before anything loads.
+"""Checks of local data set files and of the media they name, before anything is loaded.
 
 The host warns once about a missing picture and fails when it comes to it, which may be hours later, in the last task.
 """
@@ -45,7 +45,7 @@ class DataUse:
 
 
 def inspect(use: DataUse) -> list[Problem]:
-    """Look at the files of one data set; media files are only asked for their size.
+    """Check the files of one data set; of media files only the size.
 
     Args:
         use: The data set.
@@ -71,7 +71,7 @@ def fingerprint(use: DataUse, hashed: Callable[[Path], str] = cached_sha256) -> 
     files, _ = local_files(use.dataset_dir, [use.name])
     info = next((path for path in files if path.name == "dataset_info.json"), None)
     if info is None:
-        return {"entry": {"hub": use.name}}  # ONLINE, or a dataset_info.json that lies on a hub itself
+        return {"entry": {"hub": use.name}}  # ONLINE, or a dataset_info.json that is on a hub itself
     entry = {key: value for key, value in _entry(info, use.name).items() if key != "file_name"}
     found: dict[str, Any] = {"entry": entry} if entry else {}
     names_of = _below(data) if on_hub(entry) else {path: path.name for path in data}
@@ -110,7 +110,7 @@ def _look(use: DataUse) -> tuple[list[Path], list[str], list[Problem]]:
         try:
             rows, named = _read(str(path), stat.st_mtime_ns, stat.st_size, columns, use.limit)
         except ValueError as error:
-            problems.append(Problem(where, f"{path} is not JSON ({error}).", "Mend the file."))
+            problems.append(Problem(where, f"{path} is not JSON ({error}).", "Fix the file."))
             continue
         names += named
         count += rows
@@ -201,7 +201,7 @@ def _read(
 
 
 def _records(path: Path) -> Iterator[Any]:
-    """Records of a JSON array, of JSON lines (whatever the file calls itself), or a single object.
+    """Records of a JSON array, of JSON lines (independent of the name of the file), or a single object.
 
     JSON lines are read one after the other; the other forms are held whole, as the host holds them.
     """
@@ -213,7 +213,7 @@ def _records(path: Path) -> Iterator[Any]:
         try:
             record = _value(first)
         except ValueError:
-            record = None  # a value that goes on in the next line
+            record = None  # a value that continues in the next line
         if isinstance(record, dict):
             yield record
             for number, line in lines:

@@ -48,7 +48,7 @@ def total(counts: Sequence[SampleCounts]) -> SampleCounts:
 
 @contextmanager
 def aligned_records(found: list[Any]) -> Iterator[None]:
-    """Let the host's loader hand out what it tokenises.
+    """Let the host's loader return what it tokenises.
 
     Args:
         found: Gets the aligned records of all data sets together.

@@ -243,7 +243,7 @@ class Session:
         )
 
     def engine_prompt(self, item: TestItem) -> dict[str, Any]:
-        """Token ids with one token per picture, and the pictures as the host hands them to engines.
+        """Token ids with one token per picture, and the pictures as the host passes them to engines.
 
         Raises:
             DataError: If the item has videos or sounds.
@@ -252,7 +252,7 @@ class Session:
             raise DataError(Problem(f"item {item.id!r}", "was not prepared for an engine.", "Use `backend: host`."))
         other = [kind for kind in item.kinds if kind != "images"]
         if other:
-            what = f"has {' and '.join(other)}; only pictures are handed to vLLM."
+            what = f"has {' and '.join(other)}; only pictures are passed to vLLM."
             raise DataError(Problem(f"item {item.id!r}", what, "Use `backend: host`."))
         prompt: dict[str, Any] = {"prompt_token_ids": item.engine_tokens.tolist()}
         if item.kinds:
@@ -285,7 +285,7 @@ class Session:
         return quantisation_of(self.base.model)
 
     def plot_loss(self, args: TaskArgs) -> None:
-        """The host's own picture of a task's training loss, if the recipe asks for it."""
+        """The host's own picture of a task's training loss, if the recipe requests it."""
         if own_args(args).finetuning.plot_loss:
             from llamafactory.extras.ploting import plot_loss as draw
 

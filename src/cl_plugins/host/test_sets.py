@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def _raw_rows() -> Iterator[None]:
-    """Let the host's loader hand out raw records: the step that drops their extra columns is held back."""
+    """Let the host's loader return raw records: the step that drops their extra columns is held back."""
     from llamafactory.data import loader
 
     original = loader.align_dataset
@@ -68,7 +68,7 @@ def load_test_items(
 ) -> TestSet:
     """Load and tokenise the test sets of a task.
 
-    Prompt and reference are what the host encodes for training, not what stands in the record: templates rewrite answers
+    Prompt and reference are what the host encodes for training, not the text of the record: templates rewrite answers
     (thoughts, tool calls). A thought in front of the reference is kept apart (`TestItem.reference_thought`).
 
     Args:
@@ -81,8 +81,8 @@ def load_test_items(
         drop_too_long: Leave out items whose prompt is longer than ``cutoff_len``, instead of refusing them.
 
     Raises:
-        DataError: With every problem: duplicate ids, prompts longer than ``cutoff_len``, an empty set, bad records, records
-            without an answer.
+        DataError: With every problem: duplicate ids, prompts longer than ``cutoff_len``, an empty set, bad records,
+            records without an answer.
     """
     data_args = copy.copy(args.data)
     data_args.max_samples = None
@@ -175,7 +175,7 @@ class _Loader:
                 encoded = processor.preprocess_dataset(batch)
                 short = _with_short_media(processor, self.template, batch) if self.for_engine and encoded else None
             except (ValueError, OSError, ImportError, RuntimeError) as error:
-                fix = "Mend or remove the record."
+                fix = "Fix or remove the record."
                 self.problems.append(Problem(f"{where}, record {row}", f"cannot be used ({error}).", fix))
                 continue
             if not encoded or len(example["_response"]) != 1:
@@ -198,7 +198,7 @@ class _Loader:
         if dropped:
             what = f"{len(dropped)} records are not a question with one answer (first: {_first(dropped)})"
             why = _why_dropped(raw, attributes, dropped[0])
-            fix = "Mend or remove them; tests are never shortened silently."
+            fix = "Fix or remove them; tests are never shortened silently."
             self.problems.append(Problem(where, f"{what}{why}.", fix))
         if unanswered:
             what = f"the answer of {len(unanswered)} records is empty (first: {_first(unanswered)})."
@@ -298,7 +298,7 @@ def _decoded(raw: Any, column: str) -> bool:
 
 
 def _fields(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What scorers may ask for, as plain JSON values; of a picture only the name of its file."""
+    """What scorers may need, as plain JSON values; of a picture only the name of its file."""
     plain = (str, int, float)
     found: dict[str, Any] = {}
     for name in FIELDS:

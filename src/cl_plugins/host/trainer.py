@@ -26,7 +26,7 @@ class _AlreadyTrained(Exception):
 
 
 class _EndOfTraining(TrainerCallback):  # type: ignore[misc]
-    """Trainer looks at ``max_steps`` after a step only, so that resuming at the end would train one step too many."""
+    """Trainer checks ``max_steps`` after a step only, so that resuming at the end would train one step too many."""
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step >= state.max_steps:
@@ -82,7 +82,7 @@ class ContinualTrainer(ContinualTrainerMixin, CustomSeq2SeqTrainer):
         return loss
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """Save, say that it is whole, and only then delete older ones: there is always one to go on from."""
+        """Save, say that it is whole, and only then delete older ones: there is always one to resume from."""
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(*args, **kwargs)
@@ -107,7 +107,7 @@ class ContinualTrainer(ContinualTrainerMixin, CustomSeq2SeqTrainer):
         """Load the weights of a checkpoint, all of them, and check that they arrived.
 
         A full checkpoint is saved under the hub's names; Trainer reads it with ``strict=False``, finds nothing, and
-        would go on from the task's first weights.
+        would continue from the initial weights of the task.
         """
         target = self.model if model is None else model
         if hasattr(target, "peft_config"):

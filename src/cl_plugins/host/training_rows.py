@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 _MANY = 1000  # kept samples from which on worker processes pay
-_ID, _SOURCE = "_cl_id", "_cl_source"  # columns beside the host's own, gone when it has tokenised
+_ID, _SOURCE = "_cl_id", "_cl_source"  # columns in addition to the host's own, gone when it has tokenised
 
 
 class TrainingRows:
@@ -62,7 +62,7 @@ class TrainingRows:
         return str(example[_ID]) or f"{self._task}/{row}", str(example[_SOURCE])
 
     def record(self, index: int) -> dict[str, Any]:
-        """The record of a sample in ShareGPT's form, with its media where they lie.
+        """The record of a sample in ShareGPT's form, with its media in place.
 
         Raises:
             DataError: If the record does not give the very sample that was trained on.
@@ -87,7 +87,7 @@ class TrainingRows:
 
 @contextmanager
 def _noting(names: Sequence[str], found: list[Any]) -> Iterator[None]:
-    """Let the host's loader keep ids and data set names, and hand out what it tokenises."""
+    """Let the host's loader keep ids and data set names, and return what it tokenises."""
     from llamafactory.data import loader
 
     align, merge = loader.align_dataset, loader._get_merged_dataset
@@ -155,7 +155,7 @@ def load_buffer(
 ) -> Any:
     """The samples of a replay buffer, tokenised as in the task that each of them comes from.
 
-    The buffer may come from another site. It is read here and handed to the host as rows: the host's own loading obeys
+    The buffer may come from another site. It is read here and passed to the host as rows: the host's own loading obeys
     whatever ``dataset_info.json`` says, and caches what it has read outside of the run, where no deletion reaches it.
 
     Args:
@@ -165,7 +165,8 @@ def load_buffer(
         template: The host's template.
         module: The host's tokenizer and processor.
         like: The task's own tokenised samples, whose columns these will be joined with.
-        origins: Task that samples come from -> arguments with its own ``cutoff_len`` and the like; others have ``args``.
+        origins: Task that samples come from -> arguments with its own ``cutoff_len`` and the like; others have
+            ``args``.
 
     Raises:
         DataError: If a sample cannot be prepared with its task's keys.
@@ -216,7 +217,7 @@ def _chats(buffer: Buffer) -> list[tuple[Sample, dict[str, Any]]]:
     entries = buffer.entries()
     if any("messages" not in record for _, record in entries):
         what = "holds rows of a custom trainer; a recipe cannot read them."
-        raise DataError(Problem(str(buffer.path), what, "Go on with that trainer, or begin in another directory."))
+        raise DataError(Problem(str(buffer.path), what, "Continue with that trainer, or begin in another directory."))
     return entries
 
 

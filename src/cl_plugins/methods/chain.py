@@ -1,7 +1,7 @@
 """A chain of LoRAs: ``W_t = W_0 + sum_{i<=t} s_i B_i A_i``, a fresh one per task, the past ones frozen.
 
 What the methods with one update per task share: how the sum is carried, and where it is held. It lives in the weights
-where that loses nothing (fp32), and as a frozen stack beside them where merging would round it away or cannot be done
+where that loses nothing (fp32), and as a frozen stack next to them where merging would round it away or cannot be done
 (half-precision, quantised and partitioned bases).
 """
 
@@ -120,6 +120,6 @@ class LoRAChain(Method):
     def _merges(self, base: BaseModel) -> bool:
         if self.config.consolidate == "merge" and not base.can_merge:
             fix = "Use `consolidate: auto`, or load the base in fp32."
-            what = "asks for merging, but the base is not held as whole fp32 tensors, so the update would be rounded away."
+            what = "requests merging, but the base is not held as whole fp32 tensors, so the update would be rounded away."
             raise CompatibilityError(Problem("cl.method.consolidate", what, fix))
         return base.can_merge and self.config.consolidate != "stack"

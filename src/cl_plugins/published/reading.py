@@ -58,7 +58,7 @@ def find_published(reference: str, sources: Sequence[Source] | None = None) -> t
     """The source that ``source/entry`` names, and the key of the entry.
 
     Args:
-        reference: For example ``li2025/inclora``; an entry may stand in several tables of a source.
+        reference: For example ``li2025/inclora``; an entry may be in several tables of a source.
         sources: What to look in; by default everything there is.
 
     Raises:
@@ -162,7 +162,7 @@ def _faults(source: Source, where: str) -> Iterator[Problem]:
     for table in source.tables:
         keys = [entry.key for entry in table.entries]
         if len(set(keys)) < len(keys):
-            yield Problem(f"{where}: {table.key}", "names an entry twice.", "Give every entry a key of its own.")
+            yield Problem(f"{where}: {table.key}", "names an entry twice.", "Give every entry its own key.")
         if set(table.measures) - set(table.tasks) or (table.stream and set(table.measures) != set(table.tasks)):
             yield Problem(f"{where}: {table.key}", "needs a measure for each of its tasks.", "Add what is missing.")
         for entry in table.entries:

@@ -67,7 +67,7 @@ class CarryRecord(Record):
         stream: Name of the stream.
         tasks: Names of the tasks that went into it, in order.
         base: Fingerprint of the base, and under ``tokenizer`` that of the tokenizer.
-        meta: What the method wrote beside the tensors.
+        meta: What the method wrote in addition to the tensors.
         files: File name -> hash and size.
         deletions: What was deleted from the replay buffer.
     """
@@ -145,7 +145,7 @@ class UpdateRecord(Record):
 
     Attributes:
         meta: What the method said of its update.
-        files: The tensors beside it: file name -> hash and size.
+        files: The tensors of the carry: file name -> hash and size.
     """
 
     FIX: ClassVar[str] = "Restore the file from a copy, or start again with `cl.restart: true`."
@@ -171,7 +171,7 @@ class AdapterPart(Part):
 
 
 class ModelManifest(Record):
-    """``MANIFEST.json`` of ``final/`` and of exports: what the model is and what it stands on."""
+    """``MANIFEST.json`` of ``final/`` and of exports: what the model is and its base."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
 

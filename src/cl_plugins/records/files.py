@@ -74,7 +74,7 @@ def table_problems(root: Path, table: Mapping[str, FileRecord], fix: str, source
 
 
 def check_folders(root: Path) -> None:
-    """Refuse a run whose folders are symbolic links: what is written or deleted in them would lie outside.
+    """Refuse a run whose folders are symbolic links: what is written or deleted in them would be outside.
 
     Args:
         root: The run's directory, which may itself be a link.
@@ -93,7 +93,7 @@ def check_folders(root: Path) -> None:
 
 
 def unlisted(root: Path, table: Mapping[str, FileRecord], besides: tuple[str, ...], source: str) -> list[Problem]:
-    """What lies in a folder and is not in its table: files, links, pipes, devices.
+    """The entries of a folder that are not in its table: files, links, pipes, devices.
 
     Args:
         root: The folder.

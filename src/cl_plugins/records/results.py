@@ -53,7 +53,7 @@ class ScoreRecord(Record):
     """``<task>.score.json``: the score of one test set."""
 
     ERROR: ClassVar[type[DataError]] = DataError
-    FIX: ClassVar[str] = "Score the predictions again to write the file anew."
+    FIX: ClassVar[str] = "Score the predictions again to rewrite the file."
 
     scorer: str
     score: Score
@@ -71,7 +71,7 @@ class MatrixRecord(Record):
     """``matrix.json``."""
 
     ERROR: ClassVar[type[DataError]] = DataError
-    FIX: ClassVar[str] = "Correct it, or start the run again, which writes the matrix anew from its score files."
+    FIX: ClassVar[str] = "Correct it, or start the run again, which rewrites the matrix from its score files."
 
     stream: str
     method: str
@@ -152,6 +152,6 @@ class MetricsRecord(Record):
     """``metrics.json``."""
 
     ERROR: ClassVar[type[DataError]] = DataError
-    FIX: ClassVar[str] = "Start the run again: it writes the metrics anew from the matrix."
+    FIX: ClassVar[str] = "Start the run again: it rewrites the metrics from the matrix."
 
     metrics: dict[str, MetricPart]

@@ -17,7 +17,7 @@ _WHERE = "cl.replay"
 
 
 def method_problems(replay: ReplayConfig, able: Capabilities, name: str, where: str = _WHERE) -> list[Problem]:
-    """Why a method does not go with the buffer that is asked for, or without one.
+    """Why a method does not go with the buffer that is requested, or without one.
 
     Args:
         replay: The settings.
@@ -33,7 +33,7 @@ def method_problems(replay: ReplayConfig, able: Capabilities, name: str, where: 
         return [Problem(f"{where}.capacity_per_task", what, fix)]
     found = []
     if able.schedule != "sequential":
-        what = f"does not go with '{name}', which hands nothing from task to task."
+        what = f"does not go with '{name}', which passes nothing from task to task."
         found.append(Problem(where, what, "Leave it out, or use a sequential method."))
     if able.needs_replay and replay.mixing != "concatenate":
         what = f"is {replay.mixing!r}, but '{name}' brings in the memory samples by itself."
@@ -42,7 +42,7 @@ def method_problems(replay: ReplayConfig, able: Capabilities, name: str, where: 
 
 
 def problems(config: CLConfig, able: Capabilities, facts: RunFacts, launched: bool = False) -> list[Problem]:
-    """Why a method, an engine or a way of reading data does not go with the buffer that is asked for.
+    """Why a method, an engine or a way of reading data does not go with the buffer that is requested.
 
     Args:
         config: The checked block.
@@ -73,7 +73,7 @@ def problems(config: CLConfig, able: Capabilities, facts: RunFacts, launched: bo
 
 
 def _checkpointing(facts: RunFacts) -> list[Problem]:
-    """A reentrant checkpoint runs a backward of its own, so that DDP would average the gradients of one forward only."""
+    """With a reentrant checkpoint, DDP would average the gradients of one of the forward passes only."""
     keys = facts.keys
     if keys.get("disable_gradient_checkpointing") or keys.get("use_reentrant_gc", True) is False:
         return []

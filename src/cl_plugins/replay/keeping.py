@@ -116,7 +116,7 @@ def _uid(task: str, row: int) -> str:
 
 
 def write_candidates(folder: Path, config: ReplayConfig, context: TaskContext, rows: Rows, picks: list[Pick]) -> Path:
-    """Write the selected records beside the update of their task, for `filling`.
+    """Write the selected records next to the update of their task, for `filling`.
 
     Args:
         folder: The task's directory.
@@ -191,7 +191,7 @@ def filling(
 
 
 def remove_candidates(root: Path) -> None:
-    """Delete what a killed process has left of training samples outside the buffer, where nothing goes on from it.
+    """Delete what a killed process has left of training samples outside the buffer, where nothing resumes from it.
 
     Args:
         root: The directory of a `ContinualLearner`.

@@ -17,7 +17,8 @@ from ..base.outside import open_regular
 
 KINDS = ("images", "videos", "audios")
 MEDIA = "media"
-#: Suffixes that a medium may keep in a buffer. Readers look at what a file holds; one with another suffix loses it.
+#: Suffixes that a medium may keep in a buffer. Readers inspect the content of a file; one with another suffix loses
+#: it.
 SUFFIXES = frozenset(
     ".png .jpg .jpeg .webp .gif .bmp .tif .tiff .ppm .pgm .jp2 .avif "
     ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .wmv "
@@ -60,7 +61,7 @@ def outside(value: Any, where: str) -> Any:
         ``{"path"}``, or ``{"data", "suffix"}`` with base64.
 
     Raises:
-        DataError: If it is none of these, such as an address: what a buffer hands on must lie in it.
+        DataError: If it is none of these, such as an address: what a buffer passes on must be in it.
     """
     if isinstance(value, str):
         if "://" in value:

@@ -58,7 +58,7 @@ def behind(config: ReplayConfig, by_itself: bool, count: int, new: int, seed: in
 
 
 def term(config: ReplayConfig, by_itself: bool, memory: Memory) -> SeparateMemory | None:
-    """The term that ``mixing: separate`` adds to the loss, if it is asked for."""
+    """The term that ``mixing: separate`` adds to the loss, if it is requested."""
     return SeparateMemory(memory, config.weight) if config.mixing == "separate" and not by_itself else None
 
 

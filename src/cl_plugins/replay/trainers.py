@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 WHERE = "replay"
-CHECKED = 100  # samples that are looked at before the training
+CHECKED = 100  # samples that are checked before the training
 COMPARED = 10
 
 
@@ -164,7 +164,7 @@ class TrainerReplay:
     def leave(
         self, folder: Path, context: TaskContext, update: TaskUpdate, previous: Carry | None
     ) -> Callable[[CarryWriter], None] | None:
-        """Write the selected rows beside the update; gives what fills the next carry's buffer from them.
+        """Write the selected rows next to the update; returns what fills the next carry's buffer from them.
 
         Args:
             folder: The task's directory.

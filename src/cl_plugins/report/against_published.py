@@ -15,13 +15,13 @@ from .run_data import Run, read_run
 from .text import listing, number
 
 
-#: From a run's directory and ``task=scorer`` words to a directory with the predictions scored anew.
+#: From a run's directory and ``task=scorer`` words to a directory with the predictions scored again.
 Rescore = Callable[[Path, list[str]], Path]
 
 
 @dataclass(frozen=True)
 class Beside:
-    """A group of runs beside an entry.
+    """A group of runs compared with an entry.
 
     Attributes:
         source: The source.
@@ -50,7 +50,7 @@ def compare_with_published(
     names: Sequence[str] | None = None,
     rescore: Rescore | None = None,
 ) -> tuple[Beside, ...]:
-    """Put runs beside a published entry.
+    """Compare runs with a published entry.
 
     Where a task of a run is scored by another rule than the source's and ``rescore`` is given, the run's kept
     predictions are scored by the source's rule first.
@@ -59,7 +59,7 @@ def compare_with_published(
         run_dirs: Directories of runs of one stream; repetitions (seeds) of one recipe form a group.
         reference: ``source/entry``, as in ``li2025/inclora``.
         names: A name per run; equal names form a group.
-        rescore: How to score a run anew; ``None`` refuses runs that are scored differently.
+        rescore: How to score a run again; ``None`` refuses runs that are scored differently.
 
     Returns:
         One for each group and each table of the source that holds the entry and has the runs' stream.
@@ -139,7 +139,7 @@ def _same_rules(runs: Sequence[Run], table: PublishedTable, source: Source, resc
                 f"Score the answers by that rule: `cl-plugins report RUN --scorer {task}={known[0]}`, then compare "
                 "RUN/rescored/...; it needs the run's predictions."
                 if known
-                else "No scorer of this package has that rule, so the numbers cannot stand side by side."
+                else "No scorer of this package has that rule, so the numbers cannot be compared."
             )
             problems.append(Problem(str(run.path), what, fix))
         directories.append(rescore(run.path, words) if words and rescore is not None and not problems else run.path)
@@ -186,7 +186,7 @@ def _remarks(
             for t in run.tasks
             if before.scorers.get(t) != run.scorers.get(t)
         ]
-        found.append(f"Our kept answers were scored anew by the source's rules ({', '.join(pairs)}).")
+        found.append(f"Our kept answers were scored again by the source's rules ({', '.join(pairs)}).")
     for item in check_source(source):
         if (item.table, item.entry) == (table.key, entry.key):
             place = f" after {table.tasks[item.place - 1]}" if item.place else ""

@@ -67,7 +67,7 @@ def matrix_table(run: Run, intervals: bool = True) -> Table:
 
     Args:
         run: The run.
-        intervals: Whether 95 % intervals stand beside the scores.
+        intervals: Whether to show 95 % intervals with the scores.
 
     Returns:
         One row per matrix row; the score of the task just trained is strong.
@@ -249,7 +249,7 @@ def remarks(run: Run) -> list[str]:
         found.append(limit_note(run))
     found += cut_notes(run)
     if run.independent:
-        found.append("Each row is a model of its own, trained from the base on that task alone; nothing is forgotten.")
+        found.append("Each row is its own model, trained from the base on that task alone; nothing is forgotten.")
     return [*found, *run.remarks]
 
 
@@ -309,7 +309,7 @@ def _cut(reason: str, limit: int = 160) -> str:
 
 
 def _latest(run: Run, task: int) -> Cell:
-    """The latest measured cell of a task that has something to say beside its score."""
+    """The latest measured cell of a task that has a remark in addition to its score."""
     cells = [row.cells[task] for row in run.rows if row.cells[task].extra]
     return cells[-1] if cells else Cell()
 

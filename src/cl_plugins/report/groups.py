@@ -275,7 +275,7 @@ def _check_comparable(runs: Sequence[Run]) -> None:
             mine, theirs = run.scorers.get(task), first.scorers.get(task)
             if mine != theirs:
                 what = f"scores {task} with {mine}, {first.path} with {theirs}."
-                problems.append(Problem(str(run.path), what, "Score one of them anew: `cl-plugins report --scorer`."))
+                problems.append(Problem(str(run.path), what, "Score one of them again: `cl-plugins report --scorer`."))
     if problems:
         raise RunStateError(problems, "These runs cannot be compared:")
 

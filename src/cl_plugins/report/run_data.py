@@ -50,7 +50,7 @@ class Cell:
         max_items: The limit that ``cl.eval.max_items`` set, or ``None``.
         cut: Number of answers that ``max_new_tokens`` ended; ``None`` where it is not known.
         dropped: Number of items left out because their prompt exceeds ``cutoff_len``.
-        extra: What the scorer says beside the score: baselines and the invalid rate, 0-100.
+        extra: What the scorer reports in addition to the score: baselines and the invalid rate, 0-100.
     """
 
     score: float | None = None
@@ -208,7 +208,7 @@ class Run:
 
     @property
     def unfinished(self) -> str:
-        """What is missing, in words; empty for a run that measured all it needs for its metrics."""
+        """What is missing, as text; empty for a run that measured all it needs for its metrics."""
         if not self.stream_trained:
             return f"{len(self.trained_rows)} of {len(self._to_train)} tasks trained"
         missing = 0

@@ -20,7 +20,7 @@ def write_report(run_dir: Path, write: writing.Write | None = None, beside: Path
     Args:
         run_dir: The ``output_dir`` of a run. It may be unfinished.
         write: Called with path and bytes for each file; by default each file is replaced in one step.
-        beside: Another directory with the same answers scored otherwise; its matrix is shown beside this one.
+        beside: Another directory with the same answers scored otherwise; its matrix is shown with this one.
 
     Returns:
         The files: ``matrix.png``, ``forgetting.png``, ``matrix.csv``, ``cells.csv``, ``matrix.tex``, ``report.md`` and
@@ -75,10 +75,10 @@ def terminal_table(
 
     Args:
         run_dir: The ``output_dir`` of a run.
-        width: Columns of the terminal; by default those of the terminal at hand, else 80.
+        width: Columns of the terminal; by default those of the current terminal, else 80.
         colour: Whether to use ANSI bold and dim.
         ascii: Whether to keep to ASCII, for streams that cannot encode UTF-8.
-        beside: Another directory with the same answers scored otherwise; its matrix stands below this one.
+        beside: Another directory with the same answers scored otherwise; its matrix is shown below this one.
 
     Returns:
         Several lines, without a final newline.
@@ -105,7 +105,7 @@ def terminal_table(
 
 
 def _beside(run_dir: Path | None) -> dict[str, Any] | None:
-    """The matrix of the other directory, with and without intervals, and its scorers in words; None without one."""
+    """The matrix of the other directory, with and without intervals, and its scorers as text; None without one."""
     if run_dir is None:
         return None
     run = read_run(Path(run_dir))
@@ -174,7 +174,7 @@ def matrix_tex(run: Run) -> str:
 
 
 def interval_methods(run: Run) -> str:
-    """How the intervals were made, in words."""
+    """How the intervals were made, as text."""
     known = {"wilson": "Wilson's score interval", "bootstrap": "a seeded bootstrap over the items"}
     found = sorted({cell.interval_method for row in run.rows for cell in row.cells if cell.interval is not None})
     return text.listing(known.get(name, name or "the run's own method") for name in found)

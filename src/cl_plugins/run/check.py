@@ -29,7 +29,7 @@ def check(host: Host, raw: Mapping[str, Any], *, data: bool = True) -> Recipe:
     Args:
         host: The host that the recipe is written for.
         raw: The recipe: host keys and ``cl``, plain dicts and lists.
-        data: Whether to look at the files of data and base as well; one process of a run is enough.
+        data: Whether to check the files of data and base as well; one process of a run is enough.
 
     Returns:
         The host's keys and the ``cl:`` block, ``~`` expanded in all paths.

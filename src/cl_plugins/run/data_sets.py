@@ -27,7 +27,7 @@ def data_sets(host: Host, keys: Mapping[str, Any], config: CLConfig) -> dict[str
         config: The ``cl:`` block.
 
     Returns:
-        What stands for it in ``run.json`` (its name, behind the task's where the task has a place of its own for it)
+        What stands for it in ``run.json`` (its name, behind the task's where the task has its own place for it)
         -> data set.
     """
     found: dict[str, DataSet] = {}

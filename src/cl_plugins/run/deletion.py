@@ -67,10 +67,10 @@ def host_keys(root: Path) -> dict[str, Any]:
 
 
 def forget(root: Path, unwanted: Callable[[Sample], bool], reason: str) -> list[Sample]:
-    """Delete samples from a run: records, media, what a method stored beside them, and their lines of the manifest.
+    """Delete samples from a run: records, media, what a method stored with them, and their lines of the manifest.
 
-    The next carry is written beside the old one and put into its place as a whole; it names the deletion, so that the
-    journal can be mended if the process is killed in between.
+    The next carry is written to a temporary folder and replaces the old one as a whole; it names the deletion, so that
+    the journal can be repaired if the process is killed in between.
 
     Args:
         root: The run's directory, or that of a `ContinualLearner`, which has no journal.
@@ -173,8 +173,8 @@ def _write(
 def older_than(text: str, now: datetime | None = None) -> Callable[[Sample], bool]:
     """A test for samples of at least an age.
 
-    A sample whose date cannot be read, or lies more than a day ahead, has an age that nobody knows: it counts as older
-    than any, since a purge is there to leave nothing that is too old. Clocks of two sites may differ by less.
+    A sample whose date cannot be read, or is more than a day in the future, has an age that nobody knows: it counts as
+    older than any, since a purge is there to leave nothing that is too old. Clocks of two sites may differ by less.
 
     Args:
         text: An age such as ``30d``, ``12h`` or ``4w``; ``0h`` for all samples.

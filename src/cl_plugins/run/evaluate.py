@@ -147,7 +147,7 @@ def answer(state: RunState, step: Step, tests: Sequence[TestItem], backend: Back
     if done:
         count = sum(sizes[number] for number in done)
         state.progress.skip(count // ranks.world_size())
-        logger.info("%s: going on after %d of %d items", step.key, count, len(tests))
+        logger.info("%s: resuming after %d of %d items", step.key, count, len(tests))
     left = [number for number in range(len(batches)) if number not in done]
     alike = len({t.kinds for t in tests}) <= 1
     mine = share(left, ranks.rank(), ranks.world_size(), equal=backend.together, alike=alike)
@@ -201,7 +201,7 @@ def share(numbers: Sequence[int], rank: int, world_size: int, *, equal: bool, al
 
 
 def score_items(items: list[Item], scorer: str, max_items: int | None, task: str | None = None) -> TaskScore:
-    """Score items and note how far the test set was cut; the task's name picks the rule of a peer's scorer."""
+    """Score items and note how far the test set was cut; the task's name picks the rule of a reference scorer."""
     score = get_scorer(scorer, task=task).score(items)
     return dataclasses.replace(score, max_items=max_items)
 

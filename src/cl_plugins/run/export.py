@@ -183,7 +183,7 @@ def _exported(state: RunState, carry: Carry, out: Path) -> Export:
     export = state.method.export(carry)
     if isinstance(export, Routed):
         what = f"'{state.config.method}' chooses its parts for every sample, which one plain model cannot do."
-        fix = "Use `final/`, or `--to tasks` where each task has parts of its own."
+        fix = "Use `final/`, or `--to tasks` where each task has separate parts."
         raise ExportError(Problem(str(out), what, fix))
     return export
 

@@ -113,7 +113,7 @@ def _whole_state(base: HostBase) -> dict[str, Any]:
 
 
 def manifest(state: RunState, carry: Carry, kind: str, error: MergeError | None) -> dict[str, Any]:
-    """What ``final/`` is and what it stands on."""
+    """What ``final/`` is and its base."""
     return {
         "kind": kind,
         "method": state.config.method,

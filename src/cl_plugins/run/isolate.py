@@ -115,7 +115,7 @@ def run_isolated(
             skipped = 0 if gained else skipped + int(code == 0)
             if idle >= PATIENCE:
                 what = f"{PATIENCE} starts in a row finished no step, though the command reported no failure."
-                raise RunStateError(Problem(str(root), what, "Look at the messages of the last start."))
+                raise RunStateError(Problem(str(root), what, "Read the messages of the last start."))
     finally:
         for signal_number, handler in previous.items():
             if handler is not None:

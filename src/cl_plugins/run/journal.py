@@ -1,4 +1,4 @@
-"""The journal: one line per finished step. What stands in it is never done again."""
+"""The journal: one line per finished step. Steps in it are never repeated."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Journal:
         self.entries[step] = Entry(step, round(seconds, 3), artefacts, time, details)
 
     def rewrite(self) -> None:
-        """Write the file anew from the entries in memory."""
+        """Rewrite the file from the entries in memory."""
         write_journal(self._root, (vars(entry) for entry in self.entries.values()))
 
     def forget(self, name: str) -> None:

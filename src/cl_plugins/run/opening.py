@@ -57,7 +57,7 @@ class Opening:
 def open_directory(state: RunState, earlier: Carry | None = None) -> Opening:
     """Recover from a crash and compare with what the directory was made for; writes nothing new.
 
-    While no step is finished and no checkpoint is there, nothing can be lost, and the recipe may be mended freely.
+    While no step is finished and no checkpoint is there, nothing can be lost, and the recipe may be changed freely.
     After a task's training has failed, its own keys and its own training data may be.
 
     Args:
@@ -65,7 +65,8 @@ def open_directory(state: RunState, earlier: Carry | None = None) -> Opening:
         earlier: The carry that ``carry_from`` names.
 
     Raises:
-        RunStateError: If the directory was made with another recipe or from another carry, or a finished file is damaged.
+        RunStateError: If the directory was made with another recipe or from another carry, or a finished file is
+            damaged.
     """
     root = state.root
     check_folders(root)
@@ -87,7 +88,7 @@ def open_directory(state: RunState, earlier: Carry | None = None) -> Opening:
         failed = _failed_task(old, journal)
         checkpoints = tuple(str(p.relative_to(root)) for p in sorted(root.glob("tasks/*/checkpoint-*")))
         if not journal.entries and not checkpoints:
-            pass  # nothing is finished: whatever the recipe says now is what the directory is made for
+            pass  # nothing is finished: the current recipe becomes the recipe of the directory
         else:
             _check_origin(state, old, now)
             measured = measured_tasks(journal.entries)
@@ -96,7 +97,7 @@ def open_directory(state: RunState, earlier: Carry | None = None) -> Opening:
                 logger.warning("%s", line)
             if failed and not appended and record.changed(old, now, measured):
                 anew = checkpoints
-                logger.info("task '%s', whose training failed, begins anew with what was changed", failed)
+                logger.info("task '%s', whose training failed, starts again with the changes", failed)
         for line in record.version_changes(old.get("versions", {}), record.versions()):
             logger.warning("version changed since this run began: %s", line)
         if appended:
@@ -122,7 +123,7 @@ def open_directory(state: RunState, earlier: Carry | None = None) -> Opening:
 
 
 def _check_origin(state: RunState, old: dict[str, Any], now: dict[str, Any]) -> None:
-    """A run that began with one site's carry cannot go on with another's.
+    """A run that began with one site's carry cannot be resumed with another's.
 
     Raises:
         RunStateError: If ``carry_from`` names a carry with another content than at the first start.
@@ -131,7 +132,7 @@ def _check_origin(state: RunState, old: dict[str, Any], now: dict[str, Any]) -> 
     if before is None or after is None or before["sha256"] == after["sha256"]:
         return
     what = f"is another carry (of {', '.join(after['tasks'])}) than the one that {state.root} began with (of {', '.join(before['tasks'])})."
-    fix = "Give the same carry, choose another `output_dir`, or begin anew with `cl.restart: true`."
+    fix = "Give the same carry, choose another `output_dir`, or start again with `cl.restart: true`."
     raise RunStateError(Problem(f"cl.carry_from: {state.config.block.carry_from}", what, fix))
 
 
@@ -161,7 +162,7 @@ def _remarks(state: RunState, journal: Journal, earlier: Carry | None) -> list[s
 
 
 def trained_tasks(state: RunState) -> list[str]:
-    """The trainings that the recipe asks for, in order."""
+    """The trainings that the recipe requests, in order."""
     if state.schedule == "joint":
         return [JOINT]
     only = state.config.block.only

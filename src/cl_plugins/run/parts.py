@@ -1,9 +1,10 @@
 """Answers of a test set that is not finished yet: one line per batch, flushed to disk before the next batch begins.
 
-``predictions/<row>/<task>.parts/rank0.jsonl`` holds a line that says what the answers belong to, and then a line for every
-batch that this rank has answered. The batches are cut by the test set alone, so whatever was answered before a kill is used
-afterwards, also by another number of ranks, and the predictions are those of an undisturbed run. A last line that was torn by
-a kill does not count. Answers that belong to anything else (another model, other items, other settings) are thrown away.
+``predictions/<row>/<task>.parts/rank0.jsonl`` holds a line that says what the answers belong to, and then a line for
+every batch that this rank has answered. The batches are cut by the test set alone, so answers from before a kill are
+used afterwards, also by another number of ranks, and the predictions are those of an undisturbed run. A last line that
+was torn by a kill does not count. Answers that belong to anything else (another model, other items, other settings)
+are thrown away.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ FORMAT = 2
 
 
 def folder(root: Path, row: str, task: str) -> Path:
-    """Where the answers of an unfinished step lie."""
+    """Where the answers of an unfinished step are."""
     return root / "predictions" / row / f"{task}.parts"
 
 

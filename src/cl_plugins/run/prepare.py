@@ -35,8 +35,8 @@ def earlier_carry(config: CLConfig, base: dict[str, Any]) -> Carry | None:
     """The carry that ``carry_from`` names, verified.
 
     Raises:
-        RunStateError: If it is damaged, stands on another base or tokenizer, was made by another method, or holds tasks
-            that this stream does not have.
+        RunStateError: If it is damaged, belongs to another base or tokenizer, was made by another method, or holds
+            tasks that this stream does not have.
     """
     if config.block.carry_from is None:
         return None
@@ -51,7 +51,7 @@ def earlier_carry(config: CLConfig, base: dict[str, Any]) -> Carry | None:
         )
     if not same_base(carry.base, base):
         names = f"{carry.base.get('name')} there, {base.get('name')} here"
-        problems.append(Problem(where, f"stands on another base ({names}).", "Use the very same base model."))
+        problems.append(Problem(where, f"belongs to another base ({names}).", "Use the same base model."))
     elif not same_tokenizer(carry.base, base):
         what = "was made with a tokenizer that gives other ids, though the weights of the base are the same."
         problems.append(Problem(where, what, "Use the tokenizer files that belong to the base."))

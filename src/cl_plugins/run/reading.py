@@ -80,7 +80,7 @@ def parse_all(state: RunState, trainings: Sequence[str]) -> tuple[dict[str, Task
     for name in trainings:
         try:
             parsed[name] = state.task_args(name)
-        except Exception as error:  # the host raises whatever its libraries raise, from ValueError to ImportError
+        except Exception as error:  # the host raises the exceptions of its libraries, from ValueError to ImportError
             refusals.setdefault(str(error).strip() or type(error).__name__, []).append(name)
     return parsed, refusals
 

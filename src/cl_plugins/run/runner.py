@@ -86,7 +86,9 @@ class Runner:
                     raise Interrupted
                 self._do(step, plan)
                 if limit is not None and count >= limit and step is not todo[-1]:
-                    logger.info("stopped after %d steps, as cl.stop_after says; the same command goes on", limit)
+                    logger.info(
+                        "stopped after %d steps, as cl.stop_after says; the same command resumes the run", limit
+                    )
                     ranks.on_main(lambda: self._write_report(plan))
                     return
         finally:
@@ -182,7 +184,7 @@ class Runner:
     def _tidy(self, task: str) -> None:
         """``cl.keep``: the updates of which tasks stay under ``tasks/``; the carry has its own copy or link.
 
-        Training samples never stay there, so that `cl-plugins replay delete` has one place to look at.
+        Training samples never stay there, so that `cl-plugins replay delete` has one place to search.
         """
         keep = self._config.block.keep
         names = list(self._config.stream.task_names) if task != JOINT else [JOINT]

@@ -174,7 +174,7 @@ def _checkpoint(host: Host, folder: Path, world_size: int, recipe: str) -> Path 
             shutil.rmtree(target, ignore_errors=True)
             path.rename(target)
         if checkpoint is not None:
-            logger.info("going on from %s", checkpoint)
+            logger.info("resuming from %s", checkpoint)
         return str(checkpoint) if checkpoint else None
 
     chosen = ranks.on_main(choose)

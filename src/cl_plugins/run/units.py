@@ -71,7 +71,7 @@ def training_steps(
         host_keys: The recipe's keys of the host.
         config: The ``cl:`` block.
         task: The task, or `JOINT`.
-        by_itself: Whether the method brings in memory samples by itself, beside the training set.
+        by_itself: Whether the method brings in memory samples itself, in addition to the training set.
 
     Returns:
         The number, or None if it depends on what only loading the data will tell.

@@ -17,8 +17,8 @@ from .watch import Watched, logits, watch
 
 
 TASKS = ("one", "two", "three")
-#: What is rebuilt tensor by tensor gives the very same logits also in bf16. A sum of low-rank terms beside the weights adds in
-#: another order: a few of the steps of bf16 (2^-8).
+#: What is rebuilt tensor by tensor gives the very same logits also in bf16. A sum of low-rank terms next to the
+#: weights adds in another order: a few of the steps of bf16 (2^-8).
 STACKED = 2e-2
 
 
@@ -49,7 +49,7 @@ def recipe(case: MethodCase, model: Path, data: Path, out: Path, **more: Any) ->
 
 
 def observe(case: MethodCase, model: Path, data: Path, out: Path) -> Observed:
-    """Carry out a case and look at it."""
+    """Carry out a case and inspect the result."""
     keys = recipe(case, model, data, out)
     return Observed(case, watch(keys), out, model, data, keys)
 
@@ -115,12 +115,12 @@ def every_trainable_tensor_changed(observed: Observed) -> None:
 
 
 def frozen_tensors_are_bit_identical(observed: Observed) -> None:
-    """Whatever is frozen keeps its bits while a task trains."""
+    """Frozen tensors keep their bits while a task trains."""
     expect(observed.seen.frozen and all(observed.seen.frozen), "training changed a frozen tensor")
 
 
 def terms_are_finite_and_act(observed: Observed, *, expected: bool) -> None:
-    """Terms stand in the logs from the second task on, finite and not zero throughout."""
+    """Terms appear in the logs from the second task on, finite and not zero throughout."""
     for folder in sorted((observed.out / "tasks").iterdir())[1:]:
         history = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
         values = [v for entry in history for k, v in entry.items() if k.startswith("penalty/")]
@@ -159,7 +159,7 @@ def _opened(observed: Observed, kind: str) -> Any:
 
 
 def _routed_logits(observed: Observed) -> Any:
-    """Of the carry in ``final/`` on a base that was loaded anew."""
+    """Of the carry in ``final/`` on a base that was loaded again."""
     from ..contract.carry import Carry
     from ..host.llama_factory import LlamaFactoryHost
     from ..run.check import check

@@ -74,12 +74,12 @@ def write_carry(
     about: dict[str, Any],
     fill: Callable[[CarryWriter], None] | None = None,
 ) -> None:
-    """Let a method write the next carry beside the old one, then put it in its place.
+    """Let a method write the next carry to a temporary folder, then replace the old one.
 
     Args:
         target: The carry's directory.
         method: The method.
-        previous: The carry so far; may lie in ``target``.
+        previous: The carry so far; may be in ``target``.
         update: What the task left.
         about: ``method``, ``stream``, ``tasks`` and ``base`` of ``carry.json``.
         fill: Writes the replay buffer.

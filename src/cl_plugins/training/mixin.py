@@ -115,7 +115,7 @@ class ContinualTrainerMixin:
         return loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log the terms beside the loss."""
+        """Log the terms together with the loss."""
         if "loss" in logs and self._terms is not None:
             logs = {**logs, **self._terms.logs}
         base: Any = super()
@@ -123,7 +123,7 @@ class ContinualTrainerMixin:
 
 
 def _scale_learning_rates(optimizer: Any, model: Any, factors: Mapping[str, float]) -> None:
-    """Give parameters whose names end in certain words a learning rate of their own, before there is a schedule.
+    """Give parameters whose names end in certain words a separate learning rate, before there is a schedule.
 
     Args:
         optimizer: Without state.

@@ -1,8 +1,8 @@
 """How a method's terms join the loss of a trainer: one mixin for LLaMA-Factory's, Transformers' and TRL's trainers.
 
-Two kinds of terms. *Penalties* look at weights only; their gradient is added once per optimizer step, before clipping,
-so that they are worth the same whatever the batch layout. *Batch terms* look at a micro-batch's logits and are weighted
-among micro-batches and processes as the trainer weights the loss itself.
+Two kinds of terms. *Penalties* depend on weights only; their gradient is added once per optimizer step, before
+clipping, so that they are worth the same for every batch layout. *Batch terms* use the logits of a micro-batch and are
+weighted among micro-batches and processes as the trainer weights the loss itself.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class TaskTerms:
 
     @property
     def logs(self) -> dict[str, float]:
-        """The latest values, under the names that stand in the logs."""
+        """The latest values, under the names that appear in the logs."""
         return {f"penalty/{name}": value for name, value in self.last.items()}
 
     def check(self) -> None:

@@ -69,8 +69,9 @@ def safe_parts(name: str) -> tuple[str, ...] | None:
 def unpack(archive: Path, target: Path, limits: Limits | None = None) -> int:
     """Unpack a zip or tar archive into a folder, all or nothing.
 
-    All names and sizes that the archive states are checked first; while writing, what really comes out is counted. If all
-    of it lies in one folder called like the target, that folder becomes the target. What a killed call left is removed.
+    All names and sizes that the archive states are checked first; while writing, what really comes out is counted. If
+    all of it is in one folder called like the target, that folder becomes the target. What a killed call left is
+    removed.
 
     Args:
         archive: ``.zip``, ``.tar``, ``.tar.gz``, ``.tgz``, ``.tar.bz2`` or ``.tar.xz``.
@@ -270,7 +271,7 @@ def _unpacked(archive: Path, most: int) -> _Unpacked:
             try:  # the archive says how much memory it wants
                 lzma.LZMADecompressor(memlimit=_LZMA_MEMORY).decompress(file.read(65536), max_length=1)
             except lzma.LZMAError as error:
-                raise DataError(Problem(str(archive), f"cannot be unpacked ({error}).", "Pack it anew.")) from error
+                raise DataError(Problem(str(archive), f"cannot be unpacked ({error}).", "Pack it again.")) from error
     return _Unpacked(archive, opener(archive, "rb"), most)
 
 

@@ -93,7 +93,7 @@ def _values(file: Any, path: Path) -> Iterator[Any]:
             if not at_end and fill():
                 continue
             raise bad(error.msg) from error
-        # A number may go on in the next piece: it has ended where something follows that cannot belong to it.
+        # A number may continue in the next piece: it has ended where something follows that cannot belong to it.
         open_end = end >= len(text) or (sign in "-0123456789" and text[end] not in ",] \t\r\n")
         if open_end and not at_end and fill():
             continue

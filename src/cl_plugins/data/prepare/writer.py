@@ -52,7 +52,7 @@ def image_folder(converter: Converter) -> str:
 
 
 def shard_path(out: Path, dataset: str, number: int) -> Path:
-    """The JSON lines of a shard; the note and the drops lie beside."""
+    """The JSON lines of a shard; the note and the drops are next to them."""
     return out / WORK / dataset / f"{number:07d}.jsonl"
 
 

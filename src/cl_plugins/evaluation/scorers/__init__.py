@@ -69,7 +69,7 @@ def register(scorer: Scorer) -> None:
     """Add a scorer under its name.
 
     Raises:
-        RecipeError: The name is taken, or holds ``:`` or ``@``, which have a meaning of their own.
+        RecipeError: The name is taken, or holds ``:`` or ``@``, which have a special meaning.
     """
     name = scorer.name
     if name in SCORERS.names():

@@ -12,7 +12,7 @@ from typing import Literal
 
 
 #: ``words``: words are separated by spaces and punctuation. ``characters``: a character of an unsegmented script is a
-#: token of its own, with its combining marks; all other text is split as for ``words``.
+#: separate token, with its combining marks; all other text is split as for ``words``.
 Segmentation = Literal["words", "characters"]
 SEGMENTATIONS: tuple[Segmentation, ...] = ("words", "characters")
 

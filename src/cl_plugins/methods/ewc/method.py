@@ -1,7 +1,7 @@
-"""EWC: one LoRA that keeps training, held back where the past tasks' loss is steep.
+"""EWC: one LoRA with a quadratic penalty, weighted by Fisher information.
 
-``L = CE + weight/2 * sum_j F_j (theta_j - theta*_j)^2`` (Kirkpatrick et al. 2017), online: one F and one theta* for all
-past tasks, ``F <- gamma F + F_new`` (Schwarz et al. 2018, Progress & Compress).
+``L = CE + weight/2 * sum_j F_j (theta_j - theta*_j)^2`` (Kirkpatrick et al. 2017), online: one F and one theta* for
+all past tasks, ``F <- gamma F + F_new`` (Schwarz et al. 2018, Progress & Compress).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class EWC(SeqLoRA):
         carries="one LoRA and the projector, and the Fisher value of each of their elements",
         reveals="weights, and how steeply the past answers' loss depends on each of them; no samples",
         step_cost="as plain LoRA plus one pass over the trained tensors; at the end of a task one backward per Fisher sample",
-        memory="plus two more copies of the trained tensors, whatever the length of the stream",
+        memory="plus two more copies of the trained tensors, independent of the length of the stream",
     )
     starts_at_zero = True
 
@@ -142,7 +142,7 @@ class EWC(SeqLoRA):
                 raise RunStateError(Problem(str(carry.path / FISHER), what, "Train the same tensors in every task."))
             if not any(bool(value.any()) for value in fisher.values()):
                 what = "holds zeros only, so that nothing would be protected."
-                raise RunStateError(Problem(str(carry.path / FISHER), what, "Look at the data of the earlier task."))
+                raise RunStateError(Problem(str(carry.path / FISHER), what, "Check the data of the earlier task."))
             self._cached = _Past(
                 context,
                 list(live.values()),

@@ -1,7 +1,8 @@
-"""LwF: one LoRA that keeps training and is asked to answer the new samples also as it did before.
+"""LwF: one LoRA, trained on all tasks in turn and distilled on the new samples from its state before the task.
 
-``L = CE + alpha T^2 KL(softmax(z_old / T) || softmax(z_new / T))`` on answer tokens (Li & Hoiem 2016). The teacher is the
-carried adapter on the same base: the model computes once more with the carried tensors in the place of the trained ones.
+``L = CE + alpha T^2 KL(softmax(z_old / T) || softmax(z_new / T))`` on answer tokens (Li & Hoiem 2016). The teacher is
+the carried adapter on the same base: the model computes once more with the carried tensors in place of the trained
+ones.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class MSLoRACR(LoRAChain):
         carries="the LoRA and the modality label of every past task, and the latest projector if it trains",
         reveals="weights and the names of the modalities, no training samples",
         step_cost="as inclora, plus distances to every past LoRA: one pass over their tensors",
-        memory="as inclora, plus the LoRAs of all past tasks beside the model",
+        memory="as inclora, plus the LoRAs of all past tasks next to the model",
     )
 
     def __init__(self, config: MSLoRACRConfig) -> None:

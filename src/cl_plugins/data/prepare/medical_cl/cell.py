@@ -45,7 +45,7 @@ _GATE = "selection_gated"  # columns of the surface markers whose place is the c
 
 
 class Cells(Converter):
-    """Each channel of a cell is a question of its own; all channels of a cell are in the same split."""
+    """Each channel of a cell is a separate question; all channels of a cell are in the same split."""
 
     stream, task, version = "medical_cl", "cell", 1
     sources = (

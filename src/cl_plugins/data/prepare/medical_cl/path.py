@@ -105,7 +105,7 @@ class Pathology(Converter):
         return next((path for path in choices if path.is_file()), choices[0])
 
     def missing(self) -> list[Path]:
-        """Files of the form that was found or asked for."""
+        """Files of the form that was found or requested."""
         if self.form == "mllm_cl":
             return self.need(self._med / "train.json", self._med / "test.json", self._med / "images")
         if self.form == "parquet":

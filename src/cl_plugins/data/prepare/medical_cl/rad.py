@@ -112,7 +112,7 @@ class Radiology(Converter):
                 yield Unit(f"{number:03d}-{first:07d}", (number, first, min(first + _ROWS, rows)))
 
     def _joined(self, split: str) -> Iterator[tuple[str, str, str]]:
-        """(id, caption, CUIs), joined by id in whatever order the two files are.
+        """(id, caption, CUIs), joined by id in any order of the two files.
 
         The concepts are held: ROCOv2 has some eighty thousand lines of a hundred letters.
         """
@@ -152,14 +152,14 @@ class Radiology(Converter):
 
 @lru_cache(maxsize=8)
 def _inner(folder: Path) -> Path:
-    """Where the pictures lie: the only folder inside, if unpacking has kept that of the archive."""
+    """Where the pictures are: the only folder inside, if unpacking has kept that of the archive."""
     found = list(islice(folder.iterdir(), 2))
     return found[0] if len(found) == 1 and found[0].is_dir() else folder
 
 
 @lru_cache(maxsize=8)
 def _folder(archive: Path) -> str:
-    """The folder that the pictures of a zip file lie in, with a slash; empty for none."""
+    """The folder that the pictures of a zip file are in, with a slash; empty for none."""
     for _, name in picture_names(archive):
         parent = PurePosixPath(name).parent.as_posix()
         return "" if parent == "." else f"{parent}/"

@@ -49,7 +49,7 @@ class Surgery(Converter):
             "auto",
             ("auto", "paper"),
             "auto: the frame that the annotation describes. paper: the frame at int_time / 24 seconds, as the "
-            "authors' converter has it; int_time counts seconds, so that frame lies elsewhere in the video",
+            "authors' converter has it; int_time counts seconds, so that frame is elsewhere in the video",
         ),
         "videos": Setting("", (), "only these videos, such as 1,2,24"),
     }

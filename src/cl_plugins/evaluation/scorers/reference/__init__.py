@@ -1,6 +1,6 @@
 """Scorers that reproduce how other libraries score, bug for bug: ``peer:<library>`` and ``peer:<library>:<task>``.
 
-They exist so that published numbers can be met on their own terms; for anything else use the strict scorers, which stand
+They exist so that scores can be compared with published numbers; for anything else use the strict scorers, which are
 in ``strict_twin`` of every score. `docs/scorers.md` lists what each rule does and what is wrong with it.
 """
 

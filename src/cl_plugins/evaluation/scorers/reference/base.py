@@ -20,10 +20,10 @@ Rule = Callable[[Item], float]
 
 
 class RuleScorer(BaseScorer):
-    """The mean of a rule over all items, in percent, with the name that the peer prints: ``accuracy``.
+    """The mean of a rule over all items, in percent, with the name that the library prints: ``accuracy``.
 
-    ``extra``: ``metrics`` (what the peer prints, by name) and ``strict_twin`` (the scorer of ours that asks the same
-    question without the peer's quirks).
+    ``extra``: ``metrics`` (what the library prints, by name) and ``strict_twin`` (our scorer for the same
+    question without the quirks of the library).
     """
 
     def __init__(self, name: str, rule: Rule, summary: str, twin: str | None, version: int = 1) -> None:
@@ -51,7 +51,7 @@ class RuleScorer(BaseScorer):
         return score
 
     def metrics(self, items: Sequence[Item], values: Sequence[float], score: float) -> dict[str, float]:
-        """What the peer prints.
+        """What the library prints.
 
         Args:
             items: The items.
@@ -63,7 +63,7 @@ class RuleScorer(BaseScorer):
 
 @dataclass(frozen=True)
 class ReferenceLibrary:
-    """The scorers of one peer.
+    """The scorers of one reference implementation.
 
     Attributes:
         name: As in ``peer:<name>``.
@@ -127,7 +127,7 @@ def need(module: str, package: str, where: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        what = f"needs the package {package}, as the peer does ({error})."
+        what = f"needs the package {package}, as the original does ({error})."
         raise CompatibilityError(Problem(where, what, f"pip install {package}")) from error
 
 

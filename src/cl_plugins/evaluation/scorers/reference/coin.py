@@ -1,6 +1,7 @@
 """CoIN (zackschen/CoIN at 4122465) and UCIT as MCITlib (2956dfd) scores it, bug for bug.
 
-What is wrong with each rule stands at its function; the strict twins are `exact_match`, `contains` and `choice_accuracy`.
+What is wrong with each rule is documented at its function; the strict twins are `exact_match`, `contains` and
+`choice_accuracy`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def upper_equal(item: Item) -> float:
 def lower_equal(item: Item) -> float:
     """OCR-VQA: equal in lower case, nothing stripped; an answer with ``Unanswerable`` is wrong.
 
-    CoIN's report says ``Samples: 0`` whatever was scored; its accuracy is right.
+    CoIN's report says ``Samples: 0`` for every input; its accuracy is right.
     """
     return float(not mllm_cl.unanswerable(item) and item.prediction.lower() == item.reference.lower())
 
@@ -90,7 +91,7 @@ def scienceqa(last_resort: Callable[[str], str | None]) -> Callable[[Item], floa
 
 
 def _right_letter(item: Item) -> str:
-    """The reference's letter; a reference that is a letter of the options is that letter, whatever their texts are."""
+    """The reference's letter; a letter of the options is that letter, regardless of the texts of the options."""
     right = item.reference.strip()
     if len(right) == 1 and right in SCIENCEQA_LETTERS[: len(item.options or SCIENCEQA_LETTERS)]:
         return right
@@ -140,7 +141,7 @@ def soft_vqa(item: Item) -> float:
 
 
 class RowScorer(RuleScorer):
-    """A rule of a peer whose script joins answers and annotations by row and never looks at the ids."""
+    """A rule of a library whose script joins answers and annotations by row and ignores the ids."""
 
     by_row = True
 
@@ -156,7 +157,7 @@ class NeedingScorer(RuleScorer):
     def score(self, items: Sequence[Item], *, seed: int = 0) -> TaskScore:
         """Score a test set; see `Scorer.score`."""
         require_items(items)
-        fix = "Give the peer's test file with --annotations, or keep its columns in your own."
+        fix = "Give the original test file with --annotations, or keep its columns in your own."
         found = [Problem(f"item {i.id!r}", what, fix) for i in items if (what := self.check(i)) is not None]
         if found:
             raise DataError(few(found))

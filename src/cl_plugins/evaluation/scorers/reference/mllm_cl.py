@@ -21,7 +21,7 @@ from .base import ReferenceLibrary, RuleScorer, several, text_field
 SOURCE = "bjzhb666/MLLM-CL, commit 80bf389"
 #: Sources of the Sci task whose questions are multiple choice; every other file name is taken for MapQA.
 CHOICE_SOURCES = ("AI2D", "TQA", "VQA", "SciVerse")
-#: OCRBench's categories, by the name under which the peer adds them up.
+#: OCRBench's categories, by the name under which the library adds them up.
 OCR_GROUPS = {
     "Regular Text Recognition": "text_recognition",
     "Irregular Text Recognition": "text_recognition",
@@ -35,12 +35,12 @@ OCR_GROUPS = {
     "Handwritten Mathematical Expression Recognition": "handwritten_mathematical_expression_recognition",
 }
 _FORMULA = "Handwritten Mathematical Expression Recognition"
-#: OCRBench has so many items, and the peer divides by a tenth of it whatever the test set holds.
+#: OCRBench has so many items, and the library divides by a tenth of it for every test set.
 OCR_ITEMS = 1000
 
 
 def unanswerable(item: Item) -> bool:
-    """Whether the peers skip the answer: counted in the denominator, never right (the word's case matters)."""
+    """Whether the libraries skip the answer: counted in the denominator, never right (the word's case matters)."""
     return "Unanswerable" in item.prediction
 
 
@@ -55,8 +55,8 @@ def pathvqa(item: Item) -> float:
 def word_beside(item: Item) -> float:
     """RS and AD (``eval_ai2d``): a boundary is asked for on one side only, and only if the answer has several words.
 
-    A reference with a space counts as `pathvqa`. Otherwise its full stops are dropped; in an answer with a space it must
-    have a space before it, or a space, full stop or comma behind it; in any other answer it may stand anywhere.
+    A reference with a space counts as `pathvqa`. Otherwise its full stops are dropped; in an answer with a space it
+    must have a space before it, or a space, full stop or comma behind it; in any other answer it may be anywhere.
     ``a`` is found in "The answer is B", ``1`` in "10", ``c`` in "car".
     """
     if unanswerable(item):
@@ -142,10 +142,10 @@ class ScienceScorer(RuleScorer):
 
 
 class CountingScorer(RuleScorer):
-    """VP; beside the accuracy the peer prints that of the items whose task is ``Count``."""
+    """VP; besides the accuracy the library prints that of the items whose task is ``Count``."""
 
     def metrics(self, items: Sequence[Item], values: Sequence[float], score: float) -> dict[str, float]:
-        """What the peer prints; it crashes where there is no ``Count`` item, here the number is left out."""
+        """What the library prints; it crashes where there is no ``Count`` item, here the number is left out."""
         counts = [v for item, v in zip(items, values, strict=True) if text_field(item, "task") == "Count"]
         return {"accuracy": score} | ({"count_accuracy": 100 * sum(counts) / len(counts)} if counts else {})
 
@@ -153,8 +153,8 @@ class CountingScorer(RuleScorer):
 class OcrScorer(BaseScorer):
     """OCR: hits divided by ten, which is a percentage for a test set of exactly 1,000 items and for no other.
 
-    ``extra``: ``metrics`` (the peer's sums by category, ``final_score``, ``final_score_norm``), ``accuracy`` (hits in percent
-    of the items there are).
+    ``extra``: ``metrics`` (the library's sums by category, ``final_score``, ``final_score_norm``), ``accuracy`` (hits
+    in percent of the items there are).
     """
 
     name = "peer:mllm_cl:ocr"
@@ -186,7 +186,7 @@ class OcrScorer(BaseScorer):
 
     def _check(self, items: Sequence[Item]) -> None:
         if len(items) > OCR_ITEMS:
-            what = f"{len(items)} items; the peer divides the hits by 10 whatever their number."
+            what = f"{len(items)} items; the original code divides the hits by 10 for any number of items."
             raise DataError(Problem(self.name, what, "Use `contains`, or OCRBench's 1,000 items."))
         problems = [
             Problem(
@@ -233,7 +233,7 @@ ALIASES = {
     "visualperception": "vp",
 }
 REFUSED = {
-    "math": "the peer asks a commercial language model to extract the answer.",
-    "app": "the peer scores on an evaluation server.",
+    "math": "the original evaluation uses a commercial language model to extract the answer.",
+    "app": "the original evaluation uses a server.",
 }
 LIBRARY = ReferenceLibrary("mllm_cl", SOURCE, scorers("mllm_cl"), aliases=ALIASES, refused=REFUSED)

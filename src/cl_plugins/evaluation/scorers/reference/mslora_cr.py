@@ -1,9 +1,9 @@
 """MSLoRA-CR (VentusAislant/MSLoRA_CR at d606bc6, ``llava/eval/report_results.py``), bug for bug.
 
 Both texts are put through `normalize_word`. CLOSED items count when the reference occurs in the answer (``normal`` in
-"abnormal", ``no`` in "normal", an empty reference in anything). OPEN items, and those without ``answer_type``, get token
-precision, recall, F1 and NLTK's sentence BLEU. What is wrong with these stands at each function; the strict twins are
-`exact_match`, `token_f1` and `bleu`.
+"abnormal", ``no`` in "normal", an empty reference in anything). OPEN items, and those without ``answer_type``, get
+token precision, recall, F1 and NLTK's sentence BLEU. What is wrong with these is documented at each function; the
+strict twins are `exact_match`, `token_f1` and `bleu`.
 """
 
 from __future__ import annotations
@@ -48,22 +48,22 @@ TASKS = {
 
 
 def prepared(item: Item) -> tuple[str, str]:
-    """Answer and reference as the peer compares them: lower case, ``assistant:`` dropped, normalised."""
+    """Answer and reference as the authors' code compares them: lower case, ``assistant:`` dropped, normalised."""
     answer = item.prediction.lower().replace("assistant:", "").strip()
     return normalize_word(answer).strip(), normalize_word(item.reference.lower()).strip()
 
 
 def closed(answer: str, right: str) -> bool:
-    """Whether a CLOSED item is right: the prepared reference is the prepared answer or stands in it."""
+    """Whether a CLOSED item is right: the prepared reference equals the prepared answer or is contained in it."""
     return right in answer
 
 
 def calculate_f1score(answer: str, right: str) -> tuple[float, float, float]:
-    """F1, precision and recall of two texts, 0-1, in the peer's order.
+    """F1, precision and recall of two texts, 0-1, in the order of the authors' code.
 
-    The texts are normalised (in its report for the second time). A right word counts as often as the answer repeats it,
-    and repetitions in the reference count once, if at all: "lung lung lung liver" for "lung" has precision 0.75 where
-    0.25 is right. All three are 0 when no word is shared or a side is empty, also when both are.
+    The texts are normalised (in its report for the second time). A right word counts as often as the answer repeats
+    it, and repetitions in the reference count once, if at all: "lung lung lung liver" for "lung" has precision 0.75
+    where 0.25 is right. All three are 0 when no word is shared or a side is empty, also when both are.
     """
     given, wanted = Counter(normalize_word(answer).split()), Counter(normalize_word(right).split())
     hits = sum(count for word, count in given.items() if word in wanted)
@@ -92,7 +92,7 @@ def sentence_bleu(answer: str, right: str, weights: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Judged:
-    """One item as the peer sees it: texts, whether it is open, and its metrics 0-1 by name."""
+    """One item as the authors' code reads it: texts, whether it is open, and its metrics 0-1 by name."""
 
     answer: str
     right: str
@@ -101,7 +101,7 @@ class Judged:
 
     @property
     def hit(self) -> bool:
-        """Whether the peer files the item under its hits: a closed item that is right, an open one with recall > 0.5."""
+        """Whether the authors' code counts a hit: a closed item that is right, an open one with recall > 0.5."""
         return self.values["recall"] > 0.5 if self.is_open else self.values["closed_accuracy"] == 1.0
 
 
@@ -110,8 +110,8 @@ def judge(item: Item, default: str = "OPEN") -> Judged:
 
     Args:
         item: The item.
-        default: The answer type of an item without the key; the peer takes it for OPEN. An empty type is neither OPEN
-            nor CLOSED: only ``exact_match`` applies.
+        default: The answer type of an item without the key; the authors' code treats it as OPEN. An empty type is
+            neither OPEN nor CLOSED: only ``exact_match`` applies.
     """
     answer, right = prepared(item)
     values = {"exact_match": float(answer == right)}
@@ -125,7 +125,7 @@ def judge(item: Item, default: str = "OPEN") -> Judged:
 
 
 def summarise(judged: Sequence[Judged]) -> dict[str, float]:
-    """The peer's table: each metric in percent over the items that have it; ``f1`` is the mean of the items' F1."""
+    """The authors' table: each metric in percent over the items that have it; ``f1`` is the mean of the items' F1."""
     found = {}
     for name in METRICS:
         values = [one.values[name] for one in judged if name in one.values]
@@ -135,9 +135,9 @@ def summarise(judged: Sequence[Judged]) -> dict[str, float]:
 
 
 def hit_files(items: Sequence[Item], judged: Sequence[Judged]) -> tuple[list[int], list[int]]:
-    """The rows of the peer's ``hit.csv`` and ``not_hit.csv``, by position.
+    """The rows of the authors' ``hit.csv`` and ``not_hit.csv``, by position.
 
-    Rows are chosen by ``question_id``, so that a row whose id occurs both right and wrong stands in both files.
+    Rows are chosen by ``question_id``, so that a row whose id occurs both right and wrong is in both files.
     """
     ids = [text_field(item, "question_id") or item.id for item in items]
     filed = [
@@ -149,13 +149,14 @@ def hit_files(items: Sequence[Item], judged: Sequence[Judged]) -> tuple[list[int
 
 
 class MSLoRAScorer(BaseScorer):
-    """All of the peer's metrics, one of which is the score.
+    """All metrics of the authors' code, one of which is the score.
 
-    The peer names no single number. Where none is chosen, the score is the mean over the items of ``closed_accuracy`` (CLOSED)
-    and ``recall`` (OPEN), the pair that its results are quoted with.
+    The authors define no single number. Where none is chosen, the score is the mean over the items of
+    ``closed_accuracy`` (CLOSED) and ``recall`` (OPEN), the pair that its results are quoted with.
 
-    ``extra``: ``metrics`` (the peer's table, as far as it applies), ``strict_twin``, ``open_items``, ``closed_items``, and
-    for a BLEU as score ``shuffled_floor`` (the same BLEU against a seeded derangement of the references).
+    ``extra``: ``metrics`` (the authors' table, as far as it applies), ``strict_twin``, ``open_items``,
+    ``closed_items``, and for a BLEU as score ``shuffled_floor`` (the same BLEU against a seeded derangement of the
+    references).
     """
 
     version = 1
@@ -238,6 +239,8 @@ LIBRARY = ReferenceLibrary(
     "mslora_cr",
     SOURCE,
     _scorers(),
-    default=MSLoRAScorer("peer:mslora_cr", None, "OPEN", "closed accuracy and open recall; every metric beside it"),
+    default=MSLoRAScorer(
+        "peer:mslora_cr", None, "OPEN", "closed accuracy and open recall; every other metric is reported too"
+    ),
     aliases=_ALIASES,
 )

@@ -1,4 +1,4 @@
-"""The answer normalisation of the VQA challenge in the form in which the peers have it, slips included.
+"""The answer normalisation of the VQA challenge as the libraries implement it, errors included.
 
 MSLoRA-CR (``llava/eval/eval_metrics/glossary.py`` at d606bc6) and the TextVQA evaluator that CoIN and MCITlib use.
 """
@@ -18,10 +18,10 @@ NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four
 ARTICLES = frozenset({"a", "an", "the"})
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
-# The peers mean "not between digits", but their look-behind is written as a look-ahead for "<=" and a digit, which a full
-# stop never is; so every full stop goes that is not followed by a digit, and "size.No" becomes "sizeno".
+# The authors mean "not between digits", but their look-behind is written as a look-ahead for "<=" and a digit, which a
+# full stop never is; so every full stop goes that is not followed by a digit, and "size.No" becomes "sizeno".
 _FULL_STOP = re.compile(r"\.(?!\d)")
-#: `re.UNICODE` stands where `re.sub` takes the number of replacements: so many full stops are removed and no more.
+#: `re.UNICODE` is passed where `re.sub` takes the number of replacements: so many full stops are removed and no more.
 MOST_FULL_STOPS = int(re.UNICODE)
 
 _CONTRACTIONS = """
@@ -33,7 +33,8 @@ there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've were
 when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't
 wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
 """.split()
-#: A contraction with one of its apostrophes left out, to the contraction; one entry of the peers' list works backwards.
+#: A contraction with one of its apostrophes left out, to the contraction; one entry of the original list works
+#: backwards.
 CONTRACTIONS = {
     word[:at] + word[at + 1 :]: word for word in _CONTRACTIONS for at, letter in enumerate(word) if letter == "'"
 } | {"somebody'd": "somebodyd"}
