@@ -338,7 +338,7 @@ def test_a_run_without_replay_has_nothing_to_list(llava, pictures, tmp_path, cap
     out = tmp_path / "plain"
     go(marked.recipe(llava, pictures, out, "seqlora", ("one",), pictures=True))
     assert main(["replay", "list", str(out)]) == 0
-    assert "holds no training sample" in capsys.readouterr().out
+    assert "has no training sample" in capsys.readouterr().out
     assert main(["replay", "purge", str(out), "--older-than", "1h"]) == 0
     for i in range(8):
         assert holding(out, mark("one", i).encode()) == []
