@@ -325,7 +325,7 @@ def test_listing(out, capsys):
 def test_a_buffer_that_the_carry_does_not_name_is_not_called_empty(out, tmp_path, capsys):
     from cl_plugins.records.carry import CarryRecord
 
-    copy = copy_of(out, tmp_path / "run")
+    copy = copy_of(out, tmp_path / "copied")
     path = copy / "carry" / "carry.json"
     content = json.loads(path.read_text())
     content.pop("checksum", None)
