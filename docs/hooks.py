@@ -1,4 +1,4 @@
-"""Takes the methods' cards, which lie beside their code, into the site."""
+"""Adds the method cards, which are next to their code, to the site."""
 
 from __future__ import annotations
 

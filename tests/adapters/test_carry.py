@@ -97,9 +97,9 @@ def test_a_name_that_leads_out_or_has_another_form_is_refused(carry, name, tmp_p
     entry = {"sha256": "0" * 64, "bytes": 1}
     with pytest.raises(RunStateError, match=r"carry\.json: 'files"):
         Carry.open(rewritten(carry, files={name: entry}))
-    with pytest.raises(RunStateError, match="is no name for a file of a carry"):
+    with pytest.raises(RunStateError, match="is not a valid name for a file of a carry"):
         CarryWriter(tmp_path / "new").link(carry / "own.safetensors", name)
-    with pytest.raises(RunStateError, match="is no name for a file of a carry"):
+    with pytest.raises(RunStateError, match="is not a valid name for a file of a carry"):
         CarryWriter(tmp_path / "new").write(name, {})
     assert not (tmp_path / "new").exists()
 
@@ -109,7 +109,7 @@ def test_a_name_that_leads_out_or_has_another_form_is_refused(carry, name, tmp_p
     [
         ({"tasks": []}, "'tasks' is"),
         ({"tasks": ["../a"]}, "'tasks[0]' is"),
-        ({"tasks": ["a", "a"]}, "'tasks' names a task twice"),
+        ({"tasks": ["a", "a"]}, "'tasks' lists a task twice"),
         ({"tasks": "a"}, "'tasks' is"),
         ({"meta": {"updates": [{"file": "../x.safetensors", "task": "a", "meta": {}}]}}, "'meta.updates[0].file' is"),
         ({"meta": {"updates": [{"file": None, "task": "a"}]}}, "'meta.updates[0].file' is"),

@@ -252,8 +252,8 @@ def test_settings_that_are_wrong(stream, tmp_path):
     ("given", "error", "words"),
     [
         ({"kind": Trainer}, CompatibilityError, "adds samples"),
-        ({"kind": Shuffled}, CompatibilityError, "leave `train_dataset` as it is"),
-        ({"kind": Shuffled, "hub": True}, CompatibilityError, "leave `train_dataset` as it is"),
+        ({"kind": Shuffled}, CompatibilityError, "do not change `train_dataset`"),
+        ({"kind": Shuffled, "hub": True}, CompatibilityError, "do not change `train_dataset`"),
         ({"data": (row for row in ())}, DataError, "read at random"),
         ({"data": Streamed()}, DataError, "read at random"),
         ({"collator": DataCollatorWithFlattening()}, CompatibilityError, "makes one row of several"),

@@ -100,7 +100,7 @@ def test_unknown_tasks_are_named():
     ("changes", "message"),
     [
         ({"tasks": []}, "'tasks' is"),
-        ({"tasks": ["path", "path"]}, "names a task twice"),
+        ({"tasks": ["path", "path"]}, "lists a task twice"),
         ({"tasks": "path"}, "'tasks' is 'path'"),
         ({"stream": None}, "'stream' is None"),
         ({"zero_shot": [1.0]}, "row 'zero_shot' has 1 cells for 2 tasks"),

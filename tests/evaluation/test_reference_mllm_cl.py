@@ -276,7 +276,7 @@ def test_the_task_of_the_stream_picks_the_rule():
 
 
 def test_what_cannot_be_found_says_what_can():
-    with pytest.raises(RecipeError, match=r"has one rule per task and none is named.*peer:mllm_cl:rs"):
+    with pytest.raises(RecipeError, match=r"has one rule per task; name the task.*peer:mllm_cl:rs"):
         get_scorer("peer:mllm_cl")
     with pytest.raises(RecipeError, match=r"commercial language model.*strict"):
         get_scorer("peer:mllm_cl:math")

@@ -73,7 +73,7 @@ def test_registering_refuses_duplicates_and_reserved_characters(monkeypatch):
     with pytest.raises(RecipeError, match="registered already"):
         scorers.register(Mine())
     Mine.name = "peer:mine"
-    with pytest.raises(RecipeError, match="no name for a scorer"):
+    with pytest.raises(RecipeError, match="not a valid name for a scorer"):
         scorers.register(Mine())
 
 

@@ -112,7 +112,7 @@ def test_num_samples_of_a_test_set_is_refused_before_anything_loads(tmp_path):
     use = entry_of(tmp_path / "data", file_name="t.json", num_samples=6)
     (tmp_path / "data" / "t.json").write_text('[{"instruction": "?", "output": "A"}]')
     (problem,) = inspect(use)
-    assert "draw other items at every start" in problem.what
+    assert "draw different items at every start" in problem.what
     assert "cl.eval.max_items" in problem.fix
     train = DataUse("t", use.dataset_dir)
     assert not inspect(train)

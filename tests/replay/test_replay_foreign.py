@@ -238,5 +238,5 @@ def test_playlists_and_programs_are_no_media(content, tmp_path):
         name = "media/" + "0" * 32 + suffix
         (tmp_path / "media").mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(RunStateError, match="is no picture, video or sound"):
+        with pytest.raises(RunStateError, match="is not a picture, video or sound"):
             samples.medium(tmp_path, name)

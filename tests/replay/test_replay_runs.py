@@ -327,7 +327,7 @@ def test_a_buffer_that_no_longer_fits_the_keys(llama, texts, tmp_path):
         ("multitask", {"capacity_per_task": 2}, {}, "passes nothing from task to task"),
         ("seqlora", {"capacity_per_task": 2}, {"packing": True}, "packing: hides which record"),
         ("der", {}, {}, "'der' draws from the buffer"),
-        ("der", {"capacity_per_task": 2, "mixing": "ratio"}, {}, "brings in the memory samples by itself"),
+        ("der", {"capacity_per_task": 2, "mixing": "ratio"}, {}, "draws the memory samples itself"),
     ],
 )
 def test_what_does_not_go_together_is_refused(method, replay, keys, said, llama, texts, tmp_path):

@@ -333,7 +333,7 @@ def test_everything_that_is_wrong_with_a_run_is_said_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tasks": ["a", "a"]}, "names a task twice"),
+        ({"tasks": ["a", "a"]}, "lists a task twice"),
         ({"tasks": []}, "'tasks' is []"),
         ({"scores": [[1.0]]}, "row 'after_a' has 1 cells for 2 tasks"),
         ({"scores": [[1.0, 101.0]]}, "cell [after_a][b] is 101.0"),

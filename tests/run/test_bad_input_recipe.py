@@ -133,7 +133,7 @@ def test_a_peer_scorer_that_does_not_exist(refused, keys):
     ("name", "content", "said"),
     [
         ("dataset_info.json", "{", "not valid JSON"),
-        ("dataset_info.json", "[]", "does not hold an object"),
+        ("dataset_info.json", "[]", "does not contain an object"),
         ("two_train.json", None, "does not exist"),
         ("two_train.json", '[{"messages": ', "not JSON"),
         ("two_test.json", '[{"messages": ', "not JSON"),

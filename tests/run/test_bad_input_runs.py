@@ -173,7 +173,7 @@ def test_a_cutoff_that_leaves_no_answer(llama, text_data, tmp_path):
         recipe(llama, text_data, tmp_path / "run", cl=cl),
         DataError,
         "task 'two'",
-        "nothing of the answer",
+        "no token of the answer",
         "cutoff_len: 4",
     )
 

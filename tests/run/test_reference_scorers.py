@@ -107,7 +107,7 @@ def test_averages_as_the_medical_authors_print_them(finished, report):
     assert code == 0, err
     scores = json.loads((new / "matrix.json").read_text())["scores"][1]
     printed = printed_average({"one": scores[0], "rad": scores[1]})
-    (note,) = [n for n in json.loads((new / "run.json").read_text())["notes"] if "cut to a whole number" in n]
+    (note,) = [n for n in json.loads((new / "run.json").read_text())["notes"] if "truncated to a whole number" in n]
     assert f"after_two {printed:.2f}" in note
     assert "after_one" not in note, "Rad had not been tested yet"
-    assert "cut to a whole number" in out
+    assert "truncated to a whole number" in out

@@ -31,7 +31,7 @@ class HeldBase:
         model: The model without adapters.
     """
 
-    #: Whether nobody but a method puts hooks on the model.
+    #: Whether only methods put hooks on the model.
     hooks_are_ours = True
 
     def __init__(self, model: Any) -> None:

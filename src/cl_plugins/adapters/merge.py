@@ -1,6 +1,6 @@
 """Adding low-rank updates to weights, and measuring what rounding does to them.
 
-The truth is the base plus the list of updates; nothing is ever merged into something merged before, since
+The model is defined as the base plus the list of updates; nothing is ever merged into something merged before, since
 ``(W + d1) + d2`` and ``W + (d1 + d2)`` differ in floating point.
 """
 

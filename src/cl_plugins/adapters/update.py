@@ -77,7 +77,7 @@ def fill(model: Module, tensors: dict[str, Tensor], meta: dict[str, Any] | None 
     if meta is not None and "scaling" in meta and hasattr(model, "peft_config"):
         scaling = adapter_meta(model)["scaling"]
         if meta["scaling"] != scaling:
-            what = f"the carried adapter was trained with a scaling of {meta['scaling']}; this recipe's is {scaling}."
+            what = f"the carried adapter has the scaling {meta['scaling']}; this recipe's is {scaling}."
             raise RunStateError(Problem("carry", what, "Use the `lora_alpha` and `use_rslora` it was made with."))
     with torch.no_grad():
         for name, tensor in tensors.items():

@@ -87,7 +87,7 @@ class RunLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Release the lock; the empty file stays, so that nobody locks a name that is being deleted."""
+        """Release the lock; the empty file stays, so that no process locks a name that is being deleted."""
         if self._file is None:
             return
         _held.pop(id(self), None)
@@ -172,7 +172,7 @@ def describe(note: dict[str, Any]) -> str:
 
 
 def holder(root: Path) -> dict[str, Any] | None:
-    """Who holds the lock of a directory at this moment: ``{"host", "pid", "started"}``, or None if nobody does.
+    """Who holds the lock of a directory at this moment: ``{"host", "pid", "started"}``, or None if no process does.
 
     Where the lock cannot be tried (a file system without locks or without write permission), the note counts unless
     its process ran on this machine and is gone.

@@ -15,7 +15,7 @@ Two ways in:
 
 Penalties need the callback only. A method that uses the logits of every batch (LwF, DER) or adds samples to it
 (replay) needs the trainer: ``class Mine(ContinualTrainerMixin, SFTTrainer)`` and ``Mine(..., terms=task.terms)``. Both
-leave the carry of a run of ours behind, in the same format; the samples of a replay buffer are in it as the trainer's
+write the carry of a run, in the same format; the samples of a replay buffer are in it as the trainer's
 collator got them.
 """
 

@@ -91,7 +91,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         buffer = Buffer.open(self.carry)
         self._replay = TrainerReplay(config, self.method, buffer) if config.enabled else None
         if self._replay is None and buffer is not None and buffer.samples:
-            what = f"holds {len(buffer.samples)} samples of past tasks, and `replay` is off, so that they would be dropped."
+            what = f"holds {len(buffer.samples)} samples of past tasks, but `replay` is off, so that they would be dropped."
             fix = f"Give `replay` as before, or delete them with `cl-plugins replay purge {self.directory} --older-than 0h`."
             raise RunStateError(Problem(str(buffer.path), what, fix))
         self.terms: TaskTerms | None = None
@@ -120,8 +120,8 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         """Bind, and refuse what would go wrong without a word."""
         terms = self.bind(model, args.seed)
         if terms.has_penalties and (args.fp16 or _engine(args)):
-            what = "does not go with fp16, DeepSpeed or FSDP: their gradients cannot be added to from outside."
-            raise CompatibilityError(Problem("ContinualCallback", what, "Use bf16 or fp32, with DDP or alone."))
+            what = "does not go with fp16, DeepSpeed or FSDP: the callback cannot add to their gradients."
+            raise CompatibilityError(Problem("ContinualCallback", what, "Use bf16 or fp32, with DDP or one process."))
         if (terms.has_batch_terms or self._replay is not None) and not terms.in_loss:
             why = "uses the logits of every batch" if terms.has_batch_terms else "adds samples to the training set"
             what = f"'{self.method.name if terms.has_batch_terms else 'replay'}' {why}, which a callback cannot do."
@@ -136,7 +136,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         loader = kwargs.get("train_dataloader")
         if loader is None or not hasattr(getattr(loader, "dataset", None), "__len__"):
             if self._replay is not None:
-                what = "cannot be read at random, so that no sample of it can be kept."
+                what = "has no random access, so that none of its samples can be kept."
                 raise CompatibilityError(Problem("the trainer's data loader", what, "Leave `replay` out."))
             return
         given = loader.dataset, loader.collate_fn, args.device
@@ -170,9 +170,9 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         factors = trained_factors(model).values()
         if factors and not any(bool(up.any()) for _, up in factors):
             what = (
-                f"begins '{self.task.name}' with a fresh adapter, though '{self.carry.tasks[-1]}' left a trained one."
+                f"begins '{self.task.name}' with a fresh adapter, although '{self.carry.tasks[-1]}' has a trained one."
             )
-            fix = "Give the training that adapter (`adapter_name_or_path`), or use another directory."
+            fix = "Load that adapter (`adapter_name_or_path`), or use another directory."
             raise CompatibilityError(Problem("ContinualCallback", what, fix))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
@@ -190,7 +190,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Write what the task has learned, unless the training was stopped before its end."""
         if state.global_step < state.max_steps:
-            logger.warning("task '%s' was stopped early; nothing is carried", self.task.name)
+            logger.warning("task '%s' was stopped early; no carry is written", self.task.name)
             return
         if self.terms is None or self._training is None or self.finished:
             return
@@ -231,7 +231,7 @@ def _check_layout(args: Any, model: Any, second_forward: bool) -> None:
     if engine := _engine(args):
         raise CompatibilityError(Problem(engine, "is not tested with `replay`.", "Use DDP, or leave `replay` out."))
     if second_forward and args.world_size > 1 and _reentrant(model):
-        what = "is reentrant, which would leave the gradients of memory batches out of the average over processes."
+        what = "is reentrant, so that the gradients of memory batches would not be averaged over processes."
         fix = "Set `gradient_checkpointing_kwargs={'use_reentrant': False}`; the numbers stay the same."
         raise CompatibilityError(Problem("gradient checkpointing", what, fix))
 

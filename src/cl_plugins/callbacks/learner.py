@@ -1,4 +1,4 @@
-"""A stream of tasks in a custom trainer: the base is held here and led through the method, task by task."""
+"""A stream of tasks in a custom trainer: holds the base and applies the method, task by task."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PlainBase(HeldBase):
         super().__init__(model)
         if hasattr(model, "peft_config"):
             what = "has an adapter already."
-            raise CompatibilityError(Problem("model", what, "Give the base; the adapters come from `lora`."))
+            raise CompatibilityError(Problem("model", what, "Pass the base; `lora` defines the adapters."))
         self._lora = lora
         self._wanted = [name for name, p in model.named_parameters() if p.requires_grad]
         config = json.dumps(model.config.to_diff_dict(), sort_keys=True, default=str)
@@ -115,13 +115,13 @@ class ContinualLearner:
         self.method = make_method(method, options)
         self._replay = replay_config(replay, self.method)
         if self.method.capabilities.schedule != "sequential":
-            what = f"'{method}' does not learn its tasks one after the other."
-            raise CompatibilityError(Problem("method", what, "Train such references with the trainer alone."))
+            what = f"'{method}' does not train its tasks one after the other."
+            raise CompatibilityError(Problem("method", what, "Train this reference with the trainer alone."))
         if "lora" in self.method.capabilities.finetuning_types and lora is None:
             raise CompatibilityError(Problem("lora", "is missing.", "Give a `peft.LoraConfig`."))
         self.directory = Path(directory)
         if (self.directory / "run.json").exists():
-            what = "is the directory of a run of LLaMA-Factory."
+            what = "is the directory of a run of a recipe."
             raise RunStateError(Problem(str(self.directory), what, "Choose another directory."))
         self.base = PlainBase(model, lora)
         self.seed = seed

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         what = f"gives {len(args.names)} names for {len(args.runs)} runs."
         problems.append(Problem("--names", what, "Give one name per run, in the same order."))
     if args.out is None and args.beside is None:
-        problems.append(Problem("--out", "is missing.", "Say where table and picture go, or add `--with`."))
+        problems.append(Problem("--out", "is missing.", "Give a folder for table and picture, or add `--with`."))
     if args.json and args.beside is None:
         problems.append(Problem("--json", "is given without `--with`.", "Read compare.json in the folder of `--out`."))
     if problems:

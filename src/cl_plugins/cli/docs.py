@@ -70,7 +70,7 @@ def keys_page() -> str:
         "## A stream",
         _table([_listed(row) for row in describe(Stream, "cl.stream.")]),
         "## Methods",
-        "`cl.method.name` is one of these; a method without a table has no options of its own.",
+        "`cl.method.name` is one of these; a method without a table has no options.",
     ]
     for entry in list_methods():
         if entry.value is None or entry.distribution != "cl-plugins":

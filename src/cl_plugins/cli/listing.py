@@ -71,7 +71,7 @@ def methods() -> list[dict[str, Any]]:
 def _adds(method: type[Any], options: list[dict[str, str]]) -> str:
     """What a method adds to the loss with its default options."""
     if any(option["default"] == "required" for option in options):
-        return "what its options say"
+        return "depends on its options"
     made = method(method.config_class())
     terms = [("a penalty on weights", made.penalised), ("a term of every batch's logits", made.reads_logits)]
     return " and ".join(words for words, there in terms if there) or "nothing"

@@ -28,7 +28,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust-remote-code",
         action="store_true",
-        help="run the code that comes with the base, if the model needs it; what the run's recipe says is not obeyed",
+        help="run the code that comes with the base, if the model needs it; the value in the run's recipe is ignored",
     )
 
 
@@ -79,5 +79,5 @@ def opened(
         if trust_remote_code or "trust_remote_code" not in str(error):
             raise
         what = f"cannot be loaded without the code that comes with it ({' '.join(str(error).split())[:300]})."
-        fix = "If you trust where it comes from, add `--trust-remote-code`."
+        fix = "If you trust its source, add `--trust-remote-code`."
         raise RunStateError(Problem(f"base {host_keys.get('model_name_or_path')}", what, fix)) from error

@@ -51,7 +51,9 @@ def run(args: argparse.Namespace) -> int:
     root: Path = args.run_dir
     own = root if args.scorer else None
     if args.out is not None and not args.scorer:
-        raise RecipeError(Problem("--out", "is given without `--scorer`.", "The report itself belongs into the run."))
+        raise RecipeError(
+            Problem("--out", "is given without `--scorer`.", "Without `--scorer` the report is written into the run.")
+        )
     read_record(root)
     if args.scorer:
         root = rescore(root, args.scorer, args.out)
@@ -102,7 +104,7 @@ def rescore(root: Path, words: list[str], out: Path | None = None) -> Path:
     ]
     missing = [path for row, task in cells if not (path := root / "predictions" / row / f"{task}.jsonl").is_file()]
     if missing:
-        fix = "Restore them from a copy; without them there is nothing to score."
+        fix = "Restore them from a copy; they are needed for scoring."
         raise RunStateError([Problem(str(path), "is missing.", fix) for path in missing])
     files: dict[str, Any] = {}
     for row, task in cells:
@@ -197,7 +199,7 @@ def _as_printed(matrix: AccuracyMatrix) -> list[str]:
     if not found:
         return []
     return [
-        f"Averages as the Medical-CL authors print them, with the BLEU of {rad} cut to a whole number: {', '.join(found)}."
+        f"Averages as the Medical-CL authors print them, with the BLEU of {rad} truncated to a whole number: {', '.join(found)}."
     ]
 
 

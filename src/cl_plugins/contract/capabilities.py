@@ -29,7 +29,7 @@ class Capabilities:
         schedule: ``sequential`` (each task starts from the carry), ``independent`` (each from the base) or ``joint``
             (all tasks at once).
         low_rank: Whether it adds low-rank updates; memory and disk are estimated by it.
-        answers: Who answers a question: one model (``alike``), a model that the task decides (``by_task``, see
+        answers: Which model answers a question: one model (``alike``), a model that the task decides (``by_task``, see
             `Method.route`), or parts that the model chooses for every sample by itself (``by_sample``).
         grows: Whether what is carried grows with every task.
         quantised: Quantisation methods of the base that are tested.

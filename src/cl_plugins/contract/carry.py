@@ -1,6 +1,6 @@
 """The carry on disk: ``carry.json`` and safetensors files, written under a temporary name and then renamed.
 
-A carry may come from somebody else. Its names are checked when it is opened, a file is used only if it is in ``files``
+A carry may come from an untrusted source. Its names are checked when it is opened, a file is used only if it is in ``files``
 and has its hash, and no link is followed.
 """
 
@@ -168,7 +168,7 @@ class Carry:
         """
         if name not in self.files:
             fix = "Copy the whole carry directory again from its source."
-            raise RunStateError(Problem(str(self.path / FILE), f"names no file {shown(repr(name))}.", fix))
+            raise RunStateError(Problem(str(self.path / FILE), f"lists no file {shown(repr(name))}.", fix))
         if not self.linked:
             problem = file_problem(self.path, name, self._record(name), CarryRecord.FIX, FILE)
             if problem is not None:
@@ -210,7 +210,7 @@ def carry_directory(path: Path) -> Path:
     """
     inner = path / "carry"
     if inner.is_symlink():
-        fix = "Put the directory itself there, or name the directory that the link points to."
+        fix = "Use the directory itself, or name the directory that the link points to."
         raise RunStateError(Problem(str(inner), "is a symbolic link, which is not followed.", fix))
     return inner if inner.is_dir() else path
 
@@ -256,7 +256,9 @@ class CarryWriter:
         """
         if not is_carry_file(name):
             fix = "Use `<name>.safetensors` or `<folder>/<name>.safetensors`, of letters, digits, '_', '.' and '-'."
-            raise RunStateError(Problem(str(self.path), f"{shown(repr(name))} is no name for a file of a carry.", fix))
+            raise RunStateError(
+                Problem(str(self.path), f"{shown(repr(name))} is not a valid name for a file of a carry.", fix)
+            )
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         return target

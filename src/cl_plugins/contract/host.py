@@ -182,7 +182,7 @@ class Host(Protocol):
         Args:
             name: Its name.
             keys: The recipe's keys with the task's own.
-            limit: Only the first so many records are used; None for all.
+            limit: Only the first records up to this number are used; None for all.
             test: Whether it is a test set.
         """
 

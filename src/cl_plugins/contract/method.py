@@ -82,7 +82,7 @@ class Method(ABC):
 
     @property
     def answers(self) -> Answers:
-        """Who answers with these options: `Capabilities.answers`, or less where an option says so."""
+        """`Capabilities.answers` for these options."""
         return self.capabilities.answers
 
     def notes(self) -> list[str]:
@@ -121,7 +121,7 @@ class Method(ABC):
             CompatibilityError: If the method has no further phases.
         """
         what = f"declares a phase '{phase.name}' and has no `begin_phase`."
-        raise CompatibilityError(Problem(f"method '{self.name}'", what, "Report it to the method's authors."))
+        raise CompatibilityError(Problem(f"method '{self.name}'", what, "Report this to the authors of the method."))
 
     def learning_rates(self, context: TaskContext, model: Module) -> Mapping[str, float]:
         """Ending of a parameter's name -> factor on the recipe's learning rate; the longest ending wins."""

@@ -154,7 +154,7 @@ class Session(Protocol):
         Args:
             task: The task.
             keys: The recipe's keys with the task's own.
-            max_items: Keep the first so many items.
+            max_items: Keep at most this number of items, the first ones.
             for_engine: Also give `TestItem.engine_tokens`.
             drop_too_long: Leave out items whose prompt is too long, instead of refusing them.
 

@@ -82,7 +82,7 @@ def read_records(path: Path) -> list[Record]:
         try:
             value = parse_json(line)
         except ValueError as error:
-            problems.append(Problem(where, f"is not JSON ({error}).", "Restore the line, or make the file again."))
+            problems.append(Problem(where, f"is not JSON ({error}).", "Restore the line, or create the file again."))
             continue
         if isinstance(value, dict):
             records.append(Record(where, value))
@@ -135,7 +135,7 @@ def _annotation(record: Record, problems: list[Problem]) -> Annotation | None:
         question = next((text for role, text in reversed(turns) if role not in _ASSISTANT), "")
     bad = next((key for key in (*_ANSWERS, "output") if not_finite(value.get(key))), None)
     if bad is not None:
-        what = f"{bad!r} is {value[bad]!r}, which is no answer."
+        what = f"{bad!r} is {value[bad]!r}, which is not an answer."
         problems.append(
             Problem(record.where, what, "Fix the record: the original scripts would compare with the word 'nan'.")
         )
@@ -187,7 +187,7 @@ def _two_meanings(value: Mapping[str, Any], options: tuple[str, ...] | None) -> 
     if not texts or texts == [answer]:
         return None
     places = f"option {string.ascii_uppercase[answer]} by its place and option {string.ascii_uppercase[texts[0]]} by its text"
-    return f"the answer {answer} may be {places}."
+    return f"the answer {answer} is ambiguous: {places}."
 
 
 def most_frequent(answers: Sequence[str]) -> str:

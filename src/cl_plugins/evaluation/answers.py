@@ -94,7 +94,7 @@ def read_answers(
     first = records[0].value
     if {"id", "prediction", "reference"} <= first.keys():
         if annotations is not None:
-            what = "holds its references already; annotations have no use here."
+            what = "already contains references; annotations are not used."
             raise DataError(Problem(str(path), what, "Leave --annotations out."))
         return read_predictions(path)
     problems: list[Problem] = []
@@ -167,7 +167,7 @@ def _text(value: Mapping[str, Any], keys: tuple[str, ...], where: str, problems:
 def _alone(answers: list[_Answer], path: Path) -> list[Item]:
     """Items of a file that holds its references."""
     if any(answer.reference is None for answer in answers):
-        what = "holds no reference answers."
+        what = "contains no reference answers."
         raise DataError(Problem(str(path), what, "Give the test set with --annotations FILE."))
     keys = [str(number) if answer.id is None else answer.id for number, answer in enumerate(answers, start=1)]
     items = []
@@ -194,7 +194,7 @@ def _by_row(
 ) -> list[tuple[_Answer, Annotation]]:
     if len(answers) != len(notes):
         what = f"has {len(answers)} answers for the {len(notes)} records of {annotations}; they are joined by row."
-        fix = "Give the test set that was answered, whole; LLaMA-Factory leaves out records that it cannot read."
+        fix = "Give the complete test set that was answered; LLaMA-Factory skips records that it cannot read."
         raise DataError(Problem(str(path), what, fix))
     return list(zip(answers, notes, strict=True))
 
@@ -205,13 +205,13 @@ def _by_id(
     problems: list[Problem] = []
     # Ids may be repeated on purpose, for different questions; a file that holds its references needs no join.
     alone = all(answer.reference is not None for answer in answers)
-    leave_out = "The answer file holds its references: leave --annotations out." if alone else ""
+    leave_out = "The answer file contains references: omit --annotations." if alone else ""
     by_id: dict[str, Annotation] = {}
     for note in notes:
         if note.id is None:
-            problems.append(Problem(note.where, "has no 'question_id', others have.", "Give every record an id."))
+            problems.append(Problem(note.where, "has no 'question_id', but others have.", "Give every record an id."))
         elif note.id in by_id:
-            what = f"the id {note.id!r} occurs already ({by_id[note.id].place})."
+            what = f"the id {note.id!r} is used twice ({by_id[note.id].place})."
             fix = leave_out or "Ids must be unique; the original scripts silently take the last one."
             problems.append(Problem(note.where, what, fix))
         else:
@@ -221,7 +221,7 @@ def _by_id(
     for answer in answers:
         key = str(answer.id)
         if key in seen:
-            fix = leave_out or "Every question needs one answer: find out which of them belongs to it."
+            fix = leave_out or "Every question needs one answer: keep the right one."
             problems.append(Problem(answer.where, f"the id {key!r} was answered already ({seen[key]}).", fix))
         elif key not in by_id:
             what = f"the id {key!r} is not in {annotations}."
@@ -232,7 +232,7 @@ def _by_id(
     unanswered = [key for key in by_id if key not in seen]
     if unanswered and not partial:
         what = f"{len(unanswered)} of its {len(by_id)} questions have no answer (first: {unanswered[0]!r})."
-        fix = "Finish the answers, or score those that are there with --partial."
+        fix = "Complete the answers, or score the existing ones with --partial."
         problems.append(Problem(str(annotations), what, fix))
     _stop(problems)
     return pairs
@@ -260,7 +260,7 @@ def _agreeing(pairs: list[tuple[_Answer, Annotation]]) -> list[tuple[_Answer, An
         known = note.fields.get("answers") or [note.reference]
         if answer.reference is not None and _plain(answer.reference) not in map(_plain, known):
             what = f"its reference is {answer.reference!r}, in {note.where} it is {note.reference!r}."
-            problems.append(Problem(answer.where, what, "The two files do not belong together, or not in this order."))
+            problems.append(Problem(answer.where, what, "The two files do not match, or are in a different order."))
     _stop(problems)
     return pairs
 

@@ -32,7 +32,7 @@ class AccuracyMatrix:
         rows: Names of the rows in `scores`; None when they are the first tasks of the stream in order. ``["joint"]`` for
             a model trained on all tasks at once, some ``after_<task>`` for a run of single tasks.
         independent: Whether every row is another model, trained on its own task alone.
-        test_only: Tasks without training data: columns of the matrix, and no part of the continual metrics.
+        test_only: Tasks without training data: columns of the matrix, and not part of the continual metrics.
     """
 
     stream: str
@@ -100,7 +100,7 @@ class AccuracyMatrix:
         """
         column, index = self._column(task), self._index(row)
         if score is not None and not is_percentage(score):
-            what = f"{score!r} is no score."
+            what = f"{score!r} is not a score."
             raise DataError(Problem(_cell(row, task), what, "Scores are finite numbers from 0 to 100."))
         if index is not None:
             missing = index + 1 - len(self.scores)

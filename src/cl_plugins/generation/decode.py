@@ -148,7 +148,7 @@ class Decoder:
         return _Rows(output.past_key_values, mask, output.logits[:, -1].float())
 
     def _beginning_for(self, rows: int, device: Any) -> Any:
-        """A cache that holds the shared beginning for so many rows."""
+        """A cache with the shared prefix for this number of rows."""
         import torch
         from transformers import DynamicCache
 

@@ -146,7 +146,7 @@ def _refusing_parse(
         return _without_field(original(raw, *rest, **kwargs))
     run = raw.get("output_dir") if isinstance(raw, Mapping) else None
     final = os.path.join(str(run or "OUTPUT_DIR"), "final")
-    what = f"has no meaning for {command}: they answer with a finished model and train no stream."
+    what = f"has no meaning for {command}: these commands use a finished model and train no stream."
     fix = (
         f"Remove the cl block and point model_name_or_path at {final} "
         "(where MANIFEST.json calls it an adapter: keep the recipe's model_name_or_path and "
@@ -156,7 +156,7 @@ def _refusing_parse(
 
 
 def _guard(module: ModuleType, original: Callable[..., Any], args: Any = None, *rest: Any, **kwargs: Any) -> Any:
-    """The entry of a host that is not supported: as it was, except that ``cl`` gives the error which says so."""
+    """The entry of a host that is not supported: as it was, except that ``cl`` raises the error."""
     reader = getattr(module, "read_args", None)
     raw = reader(args) if reader is not None else args
     if uses_cl(raw):
@@ -179,7 +179,7 @@ def _not_on_a_command_line() -> Problem:
         "cl",
         "cannot be given among command-line options.",
         "Put the `cl:` block into a YAML and run `llamafactory-cli train recipe.yaml`; "
-        "single values can then be set on the shell behind the YAML, as in `cl.method.name=NAME`.",
+        "single values can then be set on the command line after the YAML, as in `cl.method.name=NAME`.",
     )
 
 
@@ -221,7 +221,7 @@ def _class_for(base: type) -> type:
 
 
 def _without_field(parsed: Any) -> Any:
-    """Turn the subclass back into the host's own class: whoever does not use ``cl`` gets what the host always gave."""
+    """Turn the subclass back into the host's own class: without ``cl`` the host works as before."""
     for item in parsed:
         base = getattr(type(item), "__cl_plugins_base__", None)
         if base is not None:

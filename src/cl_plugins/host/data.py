@@ -39,7 +39,7 @@ def local_files(dataset_dir: str, names: Sequence[str]) -> tuple[list[Path], lis
     except (OSError, ValueError) as error:
         return [], [Problem(str(info_file), f"is not valid JSON ({error}).", "Fix the file.")]
     if not isinstance(info, dict):
-        return [], [Problem(str(info_file), "does not hold an object.", "Give a mapping of names to data sets.")]
+        return [], [Problem(str(info_file), "does not contain an object.", "Give a mapping of names to data sets.")]
     files, problems = [info_file], []
     for name in names:
         if name not in info:
@@ -67,7 +67,7 @@ def _files_of(entry: Any, folder: Path) -> tuple[list[Path], list[tuple[str, str
     """The local files of an entry, and what is wrong with it. A hub's name may be a folder here, of a hub's own form."""
     source = source_of(entry)
     if source is None:
-        return [], [("does not say where its records are.", f"Give one of {', '.join(SOURCES)}.")]
+        return [], [("does not name the location of its records.", f"Give one of {', '.join(SOURCES)}.")]
     local = source in ("file_name", "script_url")
     path = folder / entry[source] if local else Path(entry[source])
     if source == "cloud_file_name" or (not local and not path.exists()):
@@ -76,10 +76,10 @@ def _files_of(entry: Any, folder: Path) -> tuple[list[Path], list[tuple[str, str
         inside = sorted(path.iterdir() if source == "file_name" else path.rglob("*"))
         odd = [p for p in inside if p.exists() and not p.is_file() and not p.is_dir()]
         fix = "Take it out of the folder."
-        problems = [(f"{p} is no regular file; the host would wait for it.", fix) for p in odd]
+        problems = [(f"{p} is not a regular file; reading it would block.", fix) for p in odd]
         folders = [p.name for p in inside if p.is_dir()] if source == "file_name" else []
         if folders:
-            what = f"the folder {path} holds folders ({', '.join(folders[:3])}), which LLaMA-Factory does not read."
+            what = f"the folder {path} contains folders ({', '.join(folders[:3])}), which LLaMA-Factory does not read."
             problems.append((what, "Put the data files into the folder itself, and nothing else."))
         return [p for p in inside if p.is_file()], problems
     if path.is_file():
@@ -99,7 +99,7 @@ def num_samples_problem(where: str) -> Problem:
     Args:
         where: The data set, for the message.
     """
-    what = "is a test set with `num_samples`: the host would draw other items at every start."
+    what = "is a test set with `num_samples`: the host would draw different items at every start."
     fix = "Remove `num_samples`; `cl.eval.max_items` limits tests to the same first items."
     return Problem(where, what, fix)
 
@@ -147,7 +147,7 @@ def load_training_set(
         return module
     if len(dataset) == 0:
         raise DataError(
-            Problem(where, f"its training set {args.data.dataset} holds no usable sample.", "Check the file.")
+            Problem(where, f"its training set {args.data.dataset} contains no usable sample.", "Check the file.")
         )
     problem = _cut_samples(where, dataset, args, template, tokenizer_module)
     if problem is not None:
@@ -177,7 +177,7 @@ def _cut_samples(where: str, dataset: Any, args: HostArgs, template: Any, module
                 what = f"sample {row} has {whole} picture tokens, but `cutoff_len: {limit}` leaves fewer."
                 return Problem(where, what, f"Set `cutoff_len` to at least {whole} plus question and answer.")
         if all(label == IGNORE_INDEX for label in sample["labels"]):
-            what = f"`cutoff_len: {limit}` leaves nothing of the answer of sample {row}."
+            what = f"`cutoff_len: {limit}` leaves no token of the answer of sample {row}."
             return Problem(where, what, "Raise `cutoff_len`, or remove the sample.")
     return None
 

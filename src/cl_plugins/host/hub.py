@@ -1,4 +1,4 @@
-"""Rows of data sets that are not local files: hashed, because whoever serves them may change them between two starts."""
+"""Rows of data sets that are not local files: hashed, because they may change between two starts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def hub_digest(use: DataUse, args: HostArgs) -> str | None:
     from .test_sets import load_raw
 
     if args.data.streaming and not use.test:
-        logger.warning("data set '%s' is streamed: whether it changes between two starts is not checked", use.name)
+        logger.warning("data set '%s' is streamed: changes between two starts are not detected", use.name)
         return None
     data = copy.copy(args.data)
     data.dataset_dir, data.max_samples, data.streaming = use.dataset_dir, None, False
@@ -45,7 +45,7 @@ def hub_digest(use: DataUse, args: HostArgs) -> str | None:
         rows, _ = load_raw(use.name, args, data)
     except (ValueError, OSError, DatasetsError, ImportError) as error:
         what = f"cannot be loaded ({error.__cause__ or error})."
-        fix = "Check its name and the connection, or download it and give it as a file."
+        fix = "Check its name and the connection, or download it and use the file."
         raise DataError(Problem(f"data set '{use.name}'", what, fix)) from error
     return content_digest(rows)
 

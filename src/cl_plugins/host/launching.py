@@ -1,4 +1,4 @@
-"""The exit code 75 and the signals of a run on their way through torchrun and LLaMA-Factory's launcher.
+"""Passes the exit code 75 and the signals of a run through torchrun and LLaMA-Factory's launcher.
 
 torchrun reports every failed process with exit code 1, and `llamafactory-cli` runs torchrun without handing a signal
 on. For runs with ``cl:``, 75 ("run the same command again") reaches the caller of either, and a SIGTERM for the

@@ -33,7 +33,7 @@ class DataUse:
         name: Name in ``dataset_info.json``.
         dataset_dir: The host's ``dataset_dir`` for this use.
         media_dir: The host's ``media_dir``; None for ``dataset_dir``.
-        limit: Only the first so many records are used; None for all.
+        limit: Only the first records up to this number are used; None for all.
         test: Whether it is a test set.
     """
 
@@ -103,7 +103,7 @@ def _look(use: DataUse) -> tuple[list[Path], list[str], list[Problem]]:
             count += 1  # not read here; the host says what is wrong with it
             continue
         if _has_mark(path):
-            what = f"{path} begins with a byte order mark (BOM), which the reader of JSON lists does not take."
+            what = f"{path} begins with a byte order mark (BOM), which the reader of JSON lists does not accept."
             problems.append(Problem(where, what, "Save the file as UTF-8 without BOM."))
             continue
         stat = path.stat()
@@ -115,8 +115,8 @@ def _look(use: DataUse) -> tuple[list[Path], list[str], list[Problem]]:
         names += named
         count += rows
     if not count and not problems:
-        what = f"holds no record ({', '.join(map(str, data))})."
-        problems.append(Problem(where, what, "Put records into the file."))
+        what = f"contains no record ({', '.join(map(str, data))})."
+        problems.append(Problem(where, what, "Add records to the file."))
     folder = Path(use.media_dir or use.dataset_dir)
     missing = [name for name in sorted(set(names)) if _media_path(folder, name) is None]
     if missing:

@@ -119,15 +119,15 @@ def adapter_problems(host_keys: Mapping[str, Any]) -> list[Problem]:
     )
     found = []
     if odd:
-        what = f"puts a LoRA on {', '.join(odd)}: no linear layer, so that the update could not be merged or stacked."
-        fix = "Leave it out of `lora_target`; `additional_target` trains a module whole."
+        what = f"puts a LoRA on {', '.join(odd)}: not a linear layer, so that the update cannot be merged or stacked."
+        fix = "Leave it out of `lora_target`; `additional_target` trains a module as a whole."
         found.append(Problem("lora_target", what, fix))
     tied = tied_problem(model, "lora_target")
     if tied is not None:
         found.append(tied)
     for module in finetuning.additional_target or []:
         if not any(f".{module}." in f".{name}" for name in trained):
-            what = f"names '{module}', and the base has no module of that name that could be trained."
+            what = f"names '{module}', but the base has no trainable module of that name."
             found.append(Problem("additional_target", what, "Check the module's name in this model."))
     return found
 

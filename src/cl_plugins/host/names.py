@@ -130,8 +130,8 @@ def incompatible(absent: list[HostName]) -> CompatibilityError:
     return CompatibilityError(
         [Problem(str(entry), f"is not there; it {entry.purpose}.", "") for entry in absent],
         headline=(
-            f"`cl` cannot be carried out on LLaMA-Factory {installed_version()}: "
-            "names that cl_plugins builds on have moved. "
+            f"`cl` cannot be used with LLaMA-Factory {installed_version()}: "
+            "names that cl_plugins uses have moved. "
             f"Supported are {supported} (`pip install llamafactory=={SUPPORTED_VERSIONS[-1]}`); "
             "a recipe without `cl` still works. Missing:"
         ),

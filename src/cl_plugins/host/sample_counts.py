@@ -132,13 +132,13 @@ def count_samples(
     if questions:
         enough = longest + bool(args.data.packing)  # the host takes one off for packs
         what = (
-            f"`cutoff_len: {limit}` cuts the question of {len(questions)} of {len(kept)} training samples "
+            f"`cutoff_len: {limit}` truncates the question of {len(questions)} of {len(kept)} training samples "
             f"(first: record {_first(questions)}; up to {longest} tokens)."
         )
         problems.append(Problem(where, what, f"Set `cutoff_len` to at least {enough}, or remove the records."))
     elif answers:
         logger.warning(
-            "%s: cutoff_len: %d cuts the end of %d of %d training samples (first: record %s; up to %d tokens)",
+            "%s: cutoff_len: %d truncates the end of %d of %d training samples (first: record %s; up to %d tokens)",
             *(where, limit, len(answers), len(kept), _first(answers), longest),
         )
     return SampleCounts(len(aligned), len(dropped), len(answers)), problems

@@ -151,7 +151,7 @@ class Session:
         own, problems, found = own_args(args), [], []
         counted: list[SampleCounts] = []
         if own.data.mix_strategy != "concat":
-            what = f"is {own.data.mix_strategy!r}, which cannot mix tasks that have keys of their own for their data."
+            what = f"is {own.data.mix_strategy!r}, which cannot mix tasks that have different keys for their data."
             problems.append(Problem("mix_strategy", what, "Write `mix_strategy: concat`."))
         for task, names, keys in parts:
             try:
@@ -185,7 +185,7 @@ class Session:
         projectors = [name for name in trained if known and any(name in key for key in known.projector_keys)]
         if projectors and not _has_media(dataset):
             names = ", ".join(projectors)
-            what = f"has no picture, video or sound, so that {names} (`additional_target`) would learn nothing."
+            what = f"has no picture, video or sound, so that {names} (`additional_target`) would not be trained."
             fix = "Leave this task out, give it data with pictures, or leave the projector out of `additional_target`."
             raise DataError(Problem(f"task '{task}'", what, fix))
 

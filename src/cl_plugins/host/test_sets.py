@@ -76,7 +76,7 @@ def load_test_items(
         args: The host's arguments; ``max_samples`` does not apply here.
         template: The host's template.
         tokenizer_module: The host's tokenizer and processor.
-        max_items: Keep the first so many items.
+        max_items: Keep at most this number of items, the first ones.
         for_engine: Also give `TestItem.engine_tokens`.
         drop_too_long: Leave out items whose prompt is longer than ``cutoff_len``, instead of refusing them.
 
@@ -95,7 +95,9 @@ def load_test_items(
         items.extend(loader.load(name, len(items)))
     if not items and not problems:
         problems.append(
-            Problem(f"task '{task.name}'", "its test set holds no usable item.", "Check the file and the `columns`.")
+            Problem(
+                f"task '{task.name}'", "its test set contains no usable item.", "Check the file and the `columns`."
+            )
         )
     problems.extend(_duplicates(task, items))
     fitting = [item for item in items if len(item.tokens) <= args.data.cutoff_len] if drop_too_long else items
@@ -152,13 +154,13 @@ class _Loader:
             raw, attributes = load_raw(name, self.args, self.data_args)
         except (ValueError, OSError, DatasetsError) as error:
             what = f"cannot be loaded ({error.__cause__ or error})."
-            self.problems.append(Problem(where, what, "Check the file behind it."))
+            self.problems.append(Problem(where, what, "Check its data file."))
             return []
         if attributes.num_samples is not None:
             self.problems.append(num_samples_problem(where))
             return []
         if len(raw) == 0:
-            self.problems.append(Problem(where, "is empty.", "Check the file behind it."))
+            self.problems.append(Problem(where, "is empty.", "Check its data file."))
             return []
         training = self.args.training
         with training.main_process_first(desc="load test set", local=not self.args.data.data_shared_file_system):
@@ -198,7 +200,7 @@ class _Loader:
         if dropped:
             what = f"{len(dropped)} records are not a question with one answer (first: {_first(dropped)})"
             why = _why_dropped(raw, attributes, dropped[0])
-            fix = "Fix or remove them; tests are never shortened silently."
+            fix = "Fix or remove them; test sets are never shortened silently."
             self.problems.append(Problem(where, f"{what}{why}.", fix))
         if unanswered:
             what = f"the answer of {len(unanswered)} records is empty (first: {_first(unanswered)})."

@@ -49,7 +49,7 @@ class ContinualTrainer(ContinualTrainerMixin, CustomSeq2SeqTrainer):
         self.add_callback(_EndOfTraining())
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> TrainOutput:
-        """Train the task, or what is left of it; the mean loss covers the steps before a checkpoint too.
+        """Train the task, or the remaining part of it; the mean loss covers the steps before a checkpoint too.
 
         Args:
             resume_from_checkpoint: A whole checkpoint.

@@ -40,7 +40,7 @@ class TrainingRows:
         self._aligned, self._dataset, self._encode, self._task = aligned, dataset, encode, task
         self._kept = kept_rows(aligned)
         if len(self._kept) != len(dataset):
-            raise DataError(self._mismatch(f"{len(dataset)} samples were made of {len(self._kept)} usable records."))
+            raise DataError(self._mismatch(f"{len(dataset)} samples were made from {len(self._kept)} usable records."))
 
     def __len__(self) -> int:
         """Number of training samples."""
@@ -65,12 +65,12 @@ class TrainingRows:
         """The record of a sample in ShareGPT's form, with its media in place.
 
         Raises:
-            DataError: If the record does not give the very sample that was trained on.
+            DataError: If the record does not give the sample that was trained on.
         """
         example = self._aligned[self._kept[index]]
         encoded = self._encode({key: [value] for key, value in example.items()})
         if encoded["input_ids"][0] != list(self._dataset[index]["input_ids"]):
-            raise DataError(self._mismatch(f"sample {index} was not made of record {self._kept[index]}."))
+            raise DataError(self._mismatch(f"sample {index} was not made from record {self._kept[index]}."))
         record = {
             "id": self.origin(index)[0],
             "messages": [*example["_prompt"], *example["_response"]],
@@ -203,9 +203,7 @@ def _encoded(where: str, rows: list[dict[str, Any]], args: HostArgs, template: A
         )
     except (ValueError, RuntimeError, OSError, KeyError, IndexError) as error:
         what = f"cannot be prepared ({type(error).__name__}: {error})."
-        raise DataError(
-            Problem(where, what, "Give the task the keys for its data that it was trained with.")
-        ) from error
+        raise DataError(Problem(where, what, "Set the data keys of the task as in its training.")) from error
     problem = _cut_samples(where, found, args, template, module)
     if problem is not None:
         raise DataError(problem)

@@ -74,7 +74,7 @@ def find_published(reference: str, sources: Sequence[Source] | None = None) -> t
         raise RecipeError(Problem(where, f"there is no source {name!r}.", fix))
     keys = list(dict.fromkeys(entry.key for _, entry in source.entries()))
     if key not in keys:
-        what = f"{name} has no entry {key!r}." if key else "names a source, but no entry of it."
+        what = f"{name} has no entry {key!r}." if key else "names a source without an entry."
         listed = ", ".join(f"{name}/{known}" for known in keys)
         raise RecipeError(Problem(where, what, f"{nearest(key, keys) if key else ''} Entries: {listed}.".strip()))
     return source, key
@@ -107,7 +107,9 @@ def _source(path: Path, problems: list[Problem]) -> Source | None:
             inconsistencies=tuple(raw["inconsistencies"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        problems.append(Problem(str(path), f"has not the shape of a source ({type(error).__name__}: {error}).", fix))
+        problems.append(
+            Problem(str(path), f"does not have the format of a source ({type(error).__name__}: {error}).", fix)
+        )
         return None
     problems.extend(_faults(source, str(path)))
     return source if len(problems) == before else None

@@ -27,7 +27,7 @@ class PublishedMetric:
         key: Its key in the file.
         label: Its name in the source.
         definition: As text.
-        kind: One of `KINDS`: the formula; ``None`` where none of ours is the same.
+        kind: One of `KINDS`: the formula; ``None`` where this package has no such formula.
         truncate: Tasks whose scores are cut to whole numbers before the mean is taken.
     """
 

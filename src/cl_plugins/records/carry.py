@@ -88,7 +88,7 @@ class CarryRecord(Record):
         """Tasks that repeat, and names in ``meta`` of files that the carry does not have."""
         found = []
         if len(set(self.tasks)) < len(self.tasks):
-            what = f"'tasks' names a task twice: {', '.join(self.tasks)}."
+            what = f"'tasks' lists a task twice: {', '.join(self.tasks)}."
             found.append(Problem(where, what, self.FIX))
         folded = [name.casefold() for name in self.files]
         if len(set(folded)) < len(folded):
@@ -204,7 +204,7 @@ class SamplePart(Part):
     @classmethod
     def _stored(cls, value: str) -> str:
         if value and datetime.fromisoformat(value).tzinfo is None:
-            raise ValueError("it should be a time with its time zone")
+            raise ValueError("it should be a time with a time zone")
         return value
 
 
@@ -221,12 +221,12 @@ class BufferRecord(Record):
         """Samples without a time, two of one name, or those of a task apart from each other."""
         found = []
         if any(not sample.stored for sample in self.samples):
-            found.append(Problem(where, "holds a sample without the time when it was stored.", self.FIX))
+            found.append(Problem(where, "has a sample without the time when it was stored.", self.FIX))
         if len({sample.uid for sample in self.samples}) < len(self.samples):
-            found.append(Problem(where, "holds two samples of the same name.", self.FIX))
+            found.append(Problem(where, "has two samples of the same name.", self.FIX))
         tasks = [sample.task for sample in self.samples]
         if sum(a != b for a, b in pairwise(tasks)) + bool(tasks) != len(set(tasks)):
-            found.append(Problem(where, "does not hold the samples task by task.", self.FIX))
+            found.append(Problem(where, "does not list the samples task by task.", self.FIX))
         return found
 
 

@@ -111,7 +111,7 @@ class MatrixRecord(Record):
             found.append(Problem(where, what, fix))
 
         if len(set(self.tasks)) < len(self.tasks):
-            add(f"'tasks' names a task twice: {', '.join(self.tasks)}.", "Task names are unique.")
+            add(f"'tasks' lists a task twice: {', '.join(self.tasks)}.", "Task names are unique.")
             return found
         for key, table in (("scorers", self.scorers), ("n", self.n)):
             for task in table:

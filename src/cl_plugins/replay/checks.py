@@ -36,7 +36,7 @@ def method_problems(replay: ReplayConfig, able: Capabilities, name: str, where: 
         what = f"does not go with '{name}', which passes nothing from task to task."
         found.append(Problem(where, what, "Leave it out, or use a sequential method."))
     if able.needs_replay and replay.mixing != "concatenate":
-        what = f"is {replay.mixing!r}, but '{name}' brings in the memory samples by itself."
+        what = f"is {replay.mixing!r}, but '{name}' draws the memory samples itself."
         found.append(Problem(f"{where}.mixing", what, "Leave it out."))
     return found
 
@@ -59,7 +59,7 @@ def problems(config: CLConfig, able: Capabilities, facts: RunFacts, launched: bo
         keys |= {k: v for k, v in config.overrides_for(task.name).items() if v}
     for key in ("packing", "neat_packing"):
         if keys.get(key):
-            what = "hides which record a training sample is made of, so that none can be kept."
+            what = "hides the record of a training sample, so that none can be kept."
             found.append(Problem(key, what, "Turn it off, or `cl.replay`."))
     if replay.selection in (*FEATURES, *LOSSES) and facts.zero_stage == 3:
         what = f"is {replay.selection!r}, which is not tested on a model that ZeRO-3 has split."
@@ -67,7 +67,7 @@ def problems(config: CLConfig, able: Capabilities, facts: RunFacts, launched: bo
     if launched and (able.needs_replay or replay.mixing == "separate"):
         found += _checkpointing(facts)
     if replay.mixing == "separate" and facts.keys.get("deepspeed"):
-        what = "is 'separate', whose second forward is not tested with DeepSpeed."
+        what = "is 'separate', whose second forward pass is not tested with DeepSpeed."
         found.append(Problem(f"{_WHERE}.mixing", what, "Use `concatenate`, or train without DeepSpeed."))
     return found
 

@@ -91,7 +91,7 @@ def _select(
         return [Pick(i, keys[i]) for i in selection.class_balanced(labels, keys, count)]
     if context.data is None or model is None:
         fix = "Use `selection: random`, or turn `streaming` off."
-        raise DataError(Problem("cl.replay.selection", "needs samples that can be read at random.", fix))
+        raise DataError(Problem("cl.replay.selection", "needs samples with random access.", fix))
     limit = max(count, config.candidates or len(keys))
     looked_at = selection.random_order(keys, limit)
     features = how in selection.FEATURES

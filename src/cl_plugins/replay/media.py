@@ -76,7 +76,7 @@ def outside(value: Any, where: str) -> Any:
             return outside(path, where)
     if hasattr(value, "save") and hasattr(value, "convert"):  # a picture of Pillow, from a column of the type Image
         return {"data": base64.b64encode(_as_png(value)).decode(), "suffix": ".png"}
-    what = f"holds a medium of the kind {type(value).__name__}, which the buffer cannot store."
+    what = f"contains a medium of the type {type(value).__name__}, which the buffer cannot store."
     raise DataError(Problem(where, what, "Give media as files, or turn `cl.replay` off."))
 
 
@@ -122,7 +122,7 @@ def take_in(value: Any, folder: Path, media_from: Path | None) -> str:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             what = f"cannot be copied into the replay buffer ({reason})."
-            raise DataError(Problem(str(path), what, "Put it back and run the same command again.")) from error
+            raise DataError(Problem(str(path), what, "Restore it and run the same command again.")) from error
     suffix = suffix.lower() if suffix.lower() in SUFFIXES else ""
     name = f"{MEDIA}/{hashlib.sha256(data).hexdigest()[:32]}{suffix}"
     target = folder / name

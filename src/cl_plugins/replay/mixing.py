@@ -1,4 +1,4 @@
-"""How memory samples meet new ones.
+"""How memory samples are mixed with new ones.
 
 ``concatenate`` puts every memory sample into the training set once, as the papers do. ``ratio`` repeats them (or takes
 some of them) until they are a given share of the training set. ``separate`` leaves the training set as it is and adds,
@@ -29,7 +29,7 @@ def repeated(count: int, new: int, ratio: float, seed: int) -> list[int]:
         count: Samples in the buffer.
         new: Samples of the new task.
         ratio: Wanted share of memory samples, between 0 and 1.
-        seed: Which ones are taken once more than others.
+        seed: Which ones are repeated once more than others.
 
     Returns:
         ``round(new * ratio / (1 - ratio))`` numbers; how often two samples occur differs by at most one.

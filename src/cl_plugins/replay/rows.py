@@ -83,7 +83,7 @@ class _Encoder:
         file = io.BytesIO()
         try:
             about = {"exif": exif.tobytes()} if (exif := picture.getexif()) else {}  # the orientation
-        except (struct.error, TypeError, ValueError):  # it is broken, and nobody can read it
+        except (struct.error, TypeError, ValueError):  # it is broken and cannot be read
             about = {}
         picture.save(file, format="PNG", **about)
         self.images.append({"data": base64.b64encode(file.getvalue()).decode(), "suffix": ".png"})

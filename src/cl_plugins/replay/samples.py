@@ -22,7 +22,7 @@ ROLES = ("user", "assistant", "observation", "function")
 LINE_LIMIT = 256 * MIB  # bytes of one record; rows of a custom trainer hold token ids
 _NAME = re.compile(rf"{MEDIA}/[0-9a-f]{{32}}({'|'.join(map(re.escape, sorted(SUFFIXES)))})?")
 _TEXTS = ("id", "system", "tools")
-_FIX = "Restore the carry from a copy, or ask its sender for it again."
+_FIX = "Restore the carry from a copy, or request it again from its sender."
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -78,7 +78,7 @@ def problem_of(record: Any) -> str | None:
         return f"has the unknown field {min(unknown)!r}."
     names = [name for kind in lists for name in _names(record.get(kind) or [])]
     bad = [name for name in names if not is_medium(name)]
-    return f"names {bad[0]!r} as a medium, which is no file of a buffer." if bad else None
+    return f"names {bad[0]!r} as a medium, which is not a file of a buffer." if bad else None
 
 
 def _is_chat(messages: Any) -> bool:
@@ -128,7 +128,7 @@ def medium(folder: Path, name: object) -> Path:
     with open_regular(path, follow=False) as file:
         start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
     if start.startswith(_STRANGE):
-        raise RunStateError(Problem(str(path), "is no picture, video or sound.", _FIX))
+        raise RunStateError(Problem(str(path), "is not a picture, video or sound.", _FIX))
     return path
 
 

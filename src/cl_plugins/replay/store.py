@@ -108,7 +108,7 @@ class Buffer:
         record = BufferRecord.read(carry.file(manifest))
         strange = sorted({sample.task for sample in record.samples} - set(carry.tasks))
         if strange:
-            what = f"holds samples of tasks that are not in the carry: {', '.join(strange)}."
+            what = f"contains samples of tasks that are not in the carry: {', '.join(strange)}."
             raise RunStateError(Problem(str(carry.path / manifest), what, BufferRecord.FIX))
         kept = tuple(Sample(**vars(sample)) for sample in record.samples)
         return cls(carry.path / FOLDER, kept, record.settings, carry)

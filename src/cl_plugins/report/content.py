@@ -28,7 +28,7 @@ FILES = (
     ("run.json, journal.jsonl", "the resolved recipe, versions and hashes; the finished steps"),
     (
         "tasks/, carry/, final/",
-        "each task's own outputs, what the next task starts from, and the model evaluated last",
+        "the outputs of each task, the input of the next task, and the model evaluated last",
     ),
 )
 
@@ -52,13 +52,13 @@ def cut_notes(run: Run) -> list[str]:
         cells = [(row.label, row.cells[index]) for row in run.rows]
         cut = text.listing(f"{label} {cell.cut} of {cell.n}" for label, cell in cells if cell.cut)
         if cut:
-            found.append(f"Answers of {task} cut at max_new_tokens, by row: {cut}.")
+            found.append(f"Answers of {task} truncated at max_new_tokens, by row: {cut}.")
     for task, counts in (run.info.get("training_data") or {}).items():
         dropped, records = counts.get("dropped_records"), counts.get("records")
         if dropped:
             found.append(f"Training data of {task}: LLaMA-Factory dropped {dropped} of {records} records.")
         if counts.get("cut_samples"):
-            found.append(f"Training data of {task}: cutoff_len cuts the end of {counts['cut_samples']} samples.")
+            found.append(f"Training data of {task}: cutoff_len truncates the end of {counts['cut_samples']} samples.")
     return found
 
 

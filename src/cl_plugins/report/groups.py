@@ -269,7 +269,9 @@ def _check_comparable(runs: Sequence[Run]) -> None:
             lacks = [task for task in first.tasks if task not in run.tasks]
             adds = [task for task in run.tasks if task not in first.tasks]
             parts = [f"{word} {listing(tasks)}" for word, tasks in (("lacks", lacks), ("adds", adds)) if tasks]
-            problems.append(Problem(str(run.path), f"has other tasks than {first.path}: it {', '.join(parts)}.", fix))
+            problems.append(
+                Problem(str(run.path), f"has different tasks than {first.path}: it {', '.join(parts)}.", fix)
+            )
             continue
         for task in first.tasks:
             mine, theirs = run.scorers.get(task), first.scorers.get(task)

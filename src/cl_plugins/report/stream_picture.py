@@ -74,7 +74,7 @@ def _lines(run: Run) -> bytes:
 
 
 def _name_ends(axes: Axes, x: int, start: float, ends: list[tuple[int, float]], tasks: list[str], gap: float) -> None:
-    """Names and last scores of the lines that end at ``x``, moved apart, each led to from the end of its line."""
+    """Names and last scores of the lines that end at ``x``, moved apart, each connected to the end of its line."""
     low, high = axes.get_ylim()
     places = style.spread([score for _, score in ends], gap, low, high)
     for (task, score), place in zip(ends, places, strict=True):

@@ -101,7 +101,7 @@ def fenced(text: str, language: str = "") -> Markdown:
 
     Args:
         text: The code.
-        language: Its language, a word of ours.
+        language: Its language, as this package names it.
     """
     longest = max(map(len, re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)

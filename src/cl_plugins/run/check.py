@@ -42,7 +42,9 @@ def check(host: Host, raw: Mapping[str, Any], *, data: bool = True) -> Recipe:
     dotted = [key for key in keys if key.startswith("cl.")]
     problems += [
         Problem(
-            key, "is not nested.", f"Write it under `cl:` in the YAML, or as `{key}=...` behind the YAML on the shell."
+            key,
+            "is not nested.",
+            f"Write it under `cl:` in the YAML, or as `{key}=...` after the YAML on the command line.",
         )
         for key in dotted
     ]

@@ -42,7 +42,9 @@ def kept_samples(root: Path) -> list[Sample]:
     check_folders(root)
     if not _has_carry(root):
         return []
-    buffer = Buffer.open(Carry.open(root / "carry"))
+    carry = Carry.open(root / "carry")
+    carry.verify()  # a buffer that the carry does not name would be called empty
+    buffer = Buffer.open(carry)
     return list(buffer.samples) if buffer is not None else []
 
 
@@ -122,7 +124,7 @@ def _has_carry(root: Path) -> bool:
         return True
     if f"carry/{FILE}" in Journal(root).latest():
         fix = "Restore it from a copy, or start again with `cl.restart: true`."
-        raise RunStateError(Problem(str(root / "carry"), "is missing though its step is finished.", fix))
+        raise RunStateError(Problem(str(root / "carry"), "is missing, although its step is finished.", fix))
     return False
 
 
@@ -145,7 +147,7 @@ def _check_settled(root: Path) -> None:
     left = sorted(path.parent.name.partition("_")[2] for path in root.glob(f"tasks/*/{CANDIDATES}"))
     if left:
         names = ", ".join(left)
-        what = f"was stopped before the samples of task {names} had come to rest in the buffer."
+        what = f"was stopped before the samples of task {names} were in the buffer."
         fix = "Start the run again with `cl.stop_after=1` (it takes seconds), then delete."
         raise RunStateError(Problem(str(root), what, fix))
 
@@ -173,7 +175,7 @@ def _write(
 def older_than(text: str, now: datetime | None = None) -> Callable[[Sample], bool]:
     """A test for samples of at least an age.
 
-    A sample whose date cannot be read, or is more than a day in the future, has an age that nobody knows: it counts as
+    A sample whose date cannot be read, or is more than a day in the future, has an unknown age: it counts as
     older than any, since a purge is there to leave nothing that is too old. Clocks of two sites may differ by less.
 
     Args:

@@ -27,7 +27,7 @@ class DiskNeed:
 
     Attributes:
         updates: What the tasks learned, under ``tasks/`` and (as hard links) in ``carry/``.
-        checkpoints: The trainer's own, gone when their task is done.
+        checkpoints: The trainer's own, deleted when their task is done.
         final: ``final/``.
         other: Everything else, generously.
         remarks: What was assumed.
@@ -111,7 +111,7 @@ def _checkpoints(keys: Mapping[str, Any]) -> tuple[int, str]:
     """How many checkpoints exist at the same time at most; the newest is written before the oldest goes."""
     strategy = keys.get("save_strategy", "steps")
     if strategy in ("no", False):
-        return 1, "one checkpoint is counted, for a run that is asked to stop"
+        return 1, "one checkpoint is counted, for a run that is stopped"
     limit = keys.get("save_total_limit")
     every, most = keys.get("save_steps", 500), keys.get("max_steps", -1)
     written = None
@@ -121,7 +121,7 @@ def _checkpoints(keys: Mapping[str, Any]) -> tuple[int, str]:
         return min(limit + 1, written or limit + 1), ""
     if written is not None:
         return written, ""
-    return 1, "one checkpoint is counted; without `save_total_limit` each one stays until its task is done"
+    return 1, "one checkpoint is counted; without `save_total_limit` all are kept until their task is done"
 
 
 def free_space(path: Path) -> int:

@@ -57,7 +57,9 @@ def evaluate(state: RunState, step: Step, plan: list[Step]) -> tuple[dict[str, A
         score = with_routes(score, items, task.name, learned)
         if cut:
             limit = state.config.max_new_tokens(task.name)
-            logger.warning("%s: %d of %d answers were cut at max_new_tokens: %d", step.key, cut, len(items), limit)
+            logger.warning(
+                "%s: %d of %d answers were truncated at max_new_tokens: %d", step.key, cut, len(items), limit
+            )
         folder = state.root / "predictions" / str(step.row)
         predictions, summary = folder / f"{task.name}.jsonl", folder / f"{task.name}.score.json"
         write_bytes(predictions, predictions_to_jsonl(items, score).encode())
@@ -70,7 +72,7 @@ def evaluate(state: RunState, step: Step, plan: list[Step]) -> tuple[dict[str, A
 
 
 def item_of(test: TestItem, found: Answer) -> Item:
-    """A test item with its answer, the reasoning in front of the answer taken off.
+    """A test item with its answer, with the reasoning in front of the answer removed.
 
     Args:
         test: The test item.

@@ -97,7 +97,7 @@ def merge_into_base(base: HostBase, updates: list[LowRankUpdate], dtype: torch.d
     """Set the base's weights to the checkpoint's plus the updates, and measure the rounding.
 
     Args:
-        base: The base; adapters are taken off.
+        base: The base; its adapters are removed.
         updates: The updates in order.
         dtype: Dtype of the merged weights; fp32 by default.
     """

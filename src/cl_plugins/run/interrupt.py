@@ -58,7 +58,7 @@ class StopRequest:
         if number == signal.SIGINT and not ranks.launched():
             if self.asked:
                 raise KeyboardInterrupt
-            _tell("\nstopping when what is being done is written; press Ctrl-C again to stop at once\n")
+            _tell("\nstopping after the current files are written; press Ctrl-C again to stop at once\n")
         self.asked = True
 
     def check(self) -> None:

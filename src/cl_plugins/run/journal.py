@@ -98,7 +98,7 @@ class Journal:
     def _problem(self, name: str, record: FileRecord, full: bool) -> Problem | None:
         path = self._root / name
         if not (path.exists() or path.is_symlink()):
-            return Problem(str(path), "is missing though its step is finished.", _FIX)
+            return Problem(str(path), "is missing, although its step is finished.", _FIX)
         if path.is_file() and not path.is_symlink() and not full and path.suffix not in (".json", ".jsonl"):
             status = path.stat()
             if status.st_size == record.bytes and status.st_mtime_ns == record.mtime_ns:

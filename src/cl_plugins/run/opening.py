@@ -81,7 +81,7 @@ def open_directory(state: RunState, earlier: Carry | None = None) -> Opening:
     old = _read(root)
     if not old and journal.entries:
         fix = "Restore the file from a copy, or start again with `cl.restart: true`."
-        raise RunStateError(Problem(str(root / "run.json"), "is missing though steps are finished.", fix))
+        raise RunStateError(Problem(str(root / "run.json"), "is missing, although steps are finished.", fix))
     appended: tuple[str, ...] = ()
     anew: tuple[str, ...] = ()
     if old:
@@ -131,7 +131,7 @@ def _check_origin(state: RunState, old: dict[str, Any], now: dict[str, Any]) -> 
     before, after = old.get("began_with"), now.get("began_with")
     if before is None or after is None or before["sha256"] == after["sha256"]:
         return
-    what = f"is another carry (of {', '.join(after['tasks'])}) than the one that {state.root} began with (of {', '.join(before['tasks'])})."
+    what = f"is not the carry (it has {', '.join(after['tasks'])}) than the one that {state.root} began with (of {', '.join(before['tasks'])})."
     fix = "Give the same carry, choose another `output_dir`, or start again with `cl.restart: true`."
     raise RunStateError(Problem(f"cl.carry_from: {state.config.block.carry_from}", what, fix))
 
@@ -141,7 +141,7 @@ def _remarks(state: RunState, journal: Journal, earlier: Carry | None) -> list[s
     found = []
     if skipped := prepare.skipped_tasks(state.config, earlier):
         found.append(
-            f"The stream has {', '.join(skipped)} before {state.config.block.only}; the model has not learned "
+            f"The stream has {', '.join(skipped)} before {state.config.block.only}; the model was not trained on "
             f"{'it' if len(skipped) == 1 else 'them'}."
         )
     counts = {

@@ -53,8 +53,8 @@ def earlier_carry(config: CLConfig, base: dict[str, Any]) -> Carry | None:
         names = f"{carry.base.get('name')} there, {base.get('name')} here"
         problems.append(Problem(where, f"belongs to another base ({names}).", "Use the same base model."))
     elif not same_tokenizer(carry.base, base):
-        what = "was made with a tokenizer that gives other ids, though the weights of the base are the same."
-        problems.append(Problem(where, what, "Use the tokenizer files that belong to the base."))
+        what = "was made with a tokenizer that produces other ids, although the weights of the base are the same."
+        problems.append(Problem(where, what, "Use the tokenizer files of the base."))
     unknown = [task for task in carry.tasks if task not in config.stream.task_names]
     if unknown:
         what = f"contains tasks that the stream '{config.stream.name}' does not have: {', '.join(unknown)}."

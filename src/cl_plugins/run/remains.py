@@ -57,7 +57,7 @@ def remains(root: Path, entries: Entries, recipe: Mapping[str, Any] | None = Non
     sources = sorted({sample.dataset for sample, _ in entries if sample.dataset})
     if sources:
         folder = recipe.get("dataset_dir", "data")
-        what = "the data set that they were taken from, and its media"
+        what = "their original data set, and its media"
         found.append(Place(f"{', '.join(sources)} in {folder}", what, "Remove the records there too."))
     what = "copies of the carry at other sites, runs that began from it with `carry_from`, exports, and backups"
     fix = "Tell their owners; `cl-plugins replay delete` works there as well. What was learned stays in the weights."
@@ -102,8 +102,8 @@ def _objects(path: Path) -> Iterator[Any]:
 def _checkpoints(root: Path) -> Iterator[Place]:
     for pattern in ("checkpoint-*", "broken-checkpoint-*"):
         for path in sorted(root.glob(f"tasks/*/{pattern}")):
-            what = "a checkpoint of a training that may have seen them: weights and optimizer state, no samples"
-            yield Place(str(path), what, "Delete it to train this task again, or resume the run: it removes it.")
+            what = "a checkpoint of a training that may have used them: weights and optimizer state, no samples"
+            yield Place(str(path), what, "Delete it to train this task again, or resume the run, which removes it.")
 
 
 def _moved_aside(root: Path, entries: Entries) -> Iterator[Place]:

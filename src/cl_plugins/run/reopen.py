@@ -130,7 +130,7 @@ def reopen(
 ) -> RunState:
     """Put a run's tokenizer, base and method together again, to evaluate it.
 
-    The run may come from somebody else, so its record is not obeyed where it requests to run code (`distrusted`).
+    The run may come from an untrusted source, so its record is ignored where it requests to run code (`distrusted`).
 
     Args:
         host: The host.
@@ -150,9 +150,9 @@ def reopen(
     from .state import RunState
 
     name = str(host_keys.get("model_name_or_path", ""))
-    fix = "Say where it is now: `--model PATH`."
+    fix = "Give its path: `--model PATH`."
     if Path(name).is_absolute() and not Path(name).exists():
-        raise RunStateError(Problem(str(root), f"belongs to the base {name}, which is not there.", fix))
+        raise RunStateError(Problem(str(root), f"belongs to the base {name}, which does not exist.", fix))
     if not trust_remote_code:
         host_keys, config = distrusted(root, host_keys, config)
     else:
@@ -181,11 +181,11 @@ def distrusted(root: Path, host_keys: Mapping[str, Any], config: CLConfig) -> tu
     """
     stream, block = config.stream, config.block
     recorded = bool(host_keys.get(TRUST)) or any(config.overrides_for(name).get(TRUST) for name in stream.task_names)
-    fix = f"If you trust where it comes from, add `{TRUST_OPTION}`."
+    fix = f"If you trust its source, add `{TRUST_OPTION}`."
     problems = []
     base = Path(str(host_keys.get("model_name_or_path", "")))
     if recorded and _has_code(base):
-        what = f"asks to run the code that comes with the base {base} (`trust_remote_code: true`)."
+        what = f"requests to run the code that comes with the base {base} (`trust_remote_code: true`)."
         problems.append(Problem(str(root / "run.json"), what, f"Read the .py files there. {fix}"))
     strange = sorted(set(block.eval.backend_options) - PLAIN_OPTIONS)
     if strange and block.eval.backend == "vllm":
@@ -194,7 +194,7 @@ def distrusted(root: Path, host_keys: Mapping[str, Any], config: CLConfig) -> tu
     if problems:
         raise RunStateError(problems)
     if recorded:
-        logger.warning("the run's recipe says `trust_remote_code: true`, which is not obeyed here. %s", fix)
+        logger.warning("the run's recipe has `trust_remote_code: true`, which is ignored here. %s", fix)
 
     def plain(keys: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in keys.items() if key != TRUST}
@@ -211,7 +211,7 @@ def _has_code(base: Path) -> bool:
         try:
             value = read_json(path)
         except (OSError, ValueError):
-            continue  # whoever loads it says what is wrong with it
+            continue  # its reader reports what is wrong with it
         if isinstance(value, dict) and "auto_map" in value:
             return True
     return False
@@ -249,7 +249,7 @@ def carry_after(state: RunState, root: Path, task: str | None, scratch: Path) ->
         from ..base.schema import nearest
 
         fix = f"{nearest(task, latest.tasks)} Learned: {', '.join(latest.tasks)}.".strip()
-        raise RecipeError(Problem("--task", f"the run has not learned a task {task!r}.", fix))
+        raise RecipeError(Problem("--task", f"the run has no trained task {task!r}.", fix))
     wanted = list(latest.tasks[: latest.tasks.index(task) + 1])
     if state.schedule != "sequential":
         wanted = [task]
@@ -283,7 +283,7 @@ def _update(source: RunState, latest: Carry, task: str) -> TaskUpdate:
     if kept:
         return kept[0]
     what = f"the update of task '{task}' was not kept."
-    fix = "Only the latest model can be had; `cl.keep: all` (the default) keeps them."
+    fix = "Only the latest model is available; `cl.keep: all` (the default) keeps all updates."
     raise RunStateError(Problem(str(source.root), what, fix))
 
 

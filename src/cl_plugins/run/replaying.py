@@ -23,7 +23,7 @@ class TrainingData:
     """What one task trains on.
 
     Attributes:
-        module: The host's data set module, memory samples mixed in where the recipe says so.
+        module: The host's data set module, with memory samples mixed in if the recipe sets this.
         own: The task's own tokenised samples.
         memory: The buffer; None without replay.
         rows: The records behind the own samples; None without replay.
@@ -61,8 +61,8 @@ def load(state: RunState, task: str, args: TaskArgs) -> TrainingData:
         return TrainingData(module, own, Memory(buffer, None, replay.batch), rows, counts=counts)
     past = session.stored_samples(task, args, buffer, keys=_own_keys(state, buffer.tasks), like=own)
     if len(past) != len(buffer.samples):
-        what = f"holds {len(buffer.samples)} samples, of which {len(past)} can be used."
-        fix = "Give the tasks that they come from the keys for their data that they were trained with."
+        what = f"holds {len(buffer.samples)} samples, but only {len(past)} can be used."
+        fix = "Set the data keys of their tasks as in their training."
         raise DataError(Problem(str(buffer.path), what, fix))
     memory = Memory(buffer, session.task_data(past, args), replay.batch)
     by_itself = state.method.capabilities.needs_replay

@@ -129,7 +129,9 @@ class Runner:
     def _do(self, step: Step, plan: list[Step]) -> None:
         state, number = self._state, plan.index(step) + 1
         if step.kind == "evaluate" and step.row != ZERO_SHOT and not self._measurable(step):
-            logger.warning("%s can no longer be measured: the carry has moved on; the cell stays empty", step.key)
+            logger.warning(
+                "%s can no longer be measured, since the carry is of a later task; the cell stays empty", step.key
+            )
             return
         started = time.monotonic()
         state.progress.begin(step, number, len(plan))

@@ -36,7 +36,7 @@ class StreamTracker(TrainerCallback):  # type: ignore[misc]
         self._last: tuple[Any, Any] | None = None
 
     def begin(self, task: str, offset: int) -> None:
-        """The next logs belong to ``task``; so many optimizer steps came before it."""
+        """The next logs belong to ``task``; this number of optimizer steps came before it."""
         self._task, self._offset = task, offset
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -59,7 +59,7 @@ def check_features(selector: Selector, context: TaskContext) -> None:
     if selector.told:
         return
     if context.data is None:
-        what = "are streamed; the selector reads each once more after the training."
+        what = "are streamed, but the selector reads each sample again after the training."
         raise DataError(Problem(f"training samples of '{context.task.name}'", what, "Set `streaming: false`."))
     for inputs in context.data.batches([0], 1):
         batch_vectors(context.base, selector, inputs)

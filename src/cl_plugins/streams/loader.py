@@ -40,7 +40,7 @@ def read_mapping(text: str, where: str, problems: list[Problem]) -> Mapping[str,
         problems.append(Problem(where, f"is not valid YAML: {' '.join(str(error).split())}.", "Fix the file."))
         return None
     if not isinstance(value, Mapping):
-        problems.append(Problem(where, "does not hold a mapping.", "A stream file holds `name:` and `tasks:`."))
+        problems.append(Problem(where, "does not contain a mapping.", "A stream file contains `name:` and `tasks:`."))
         return None
     return value
 

@@ -17,7 +17,7 @@ from .watch import Watched, logits, watch
 
 
 TASKS = ("one", "two", "three")
-#: What is rebuilt tensor by tensor gives the very same logits also in bf16. A sum of low-rank terms next to the
+#: What is rebuilt tensor by tensor gives the same logits also in bf16. A sum of low-rank terms next to the
 #: weights adds in another order: a few of the steps of bf16 (2^-8).
 STACKED = 2e-2
 
@@ -94,7 +94,7 @@ def next_task_starts_where_the_last_ended(observed: Observed) -> None:
         zip(observed.seen.fresh[1:], observed.seen.after[:-1], strict=True), start=2
     ):
         change = float((start - end).abs().max())
-        expect(change == 0, f"task {number} begins {change:.2e} away from where the one before ended")
+        expect(change == 0, f"task {number} starts {change:.2e} away from the end of the one before")
 
 
 def training_changed_the_model(observed: Observed) -> None:
@@ -111,7 +111,7 @@ def every_trainable_tensor_changed(observed: Observed) -> None:
     """Nothing that is called trainable stays without a gradient."""
     for changed, trainable in zip(observed.seen.changed, observed.seen.trainable, strict=True):
         missing = sorted(set(trainable) - set(changed))
-        expect(not missing, f"training left trainable tensors as they were: {missing[:5]}")
+        expect(not missing, f"training did not change trainable tensors: {missing[:5]}")
 
 
 def frozen_tensors_are_bit_identical(observed: Observed) -> None:
@@ -177,7 +177,7 @@ def _routed_logits(observed: Observed) -> Any:
 
 
 def what_a_run_leaves_behind(observed: Observed) -> None:
-    """Reports, journal, matrix and predictions are there; nothing half-written and no pickle of ours."""
+    """Reports, journal, matrix and predictions are there; no partial file and no pickle of a run."""
     out = observed.out
     names = "run.json journal.jsonl matrix.json metrics.json report.md report.html matrix.png forgetting.png matrix.csv matrix.tex"
     for name in names.split():
@@ -186,7 +186,7 @@ def what_a_run_leaves_behind(observed: Observed) -> None:
     expect(json.loads(lines[-1])["step"] == "finish", "the journal does not end with finish")
     matrix = json.loads((out / "matrix.json").read_text(encoding="utf-8"))
     expect(matrix["tasks"] == list(TASKS), "the matrix has other tasks")
-    expect(all(v is not None for v in matrix["zero_shot"]), "the zero-shot row has holes")
+    expect(all(v is not None for v in matrix["zero_shot"]), "the zero-shot row has missing cells")
     for path in out.glob("predictions/*/*.jsonl"):
         ids = [json.loads(line)["id"].rsplit("-", 1)[1] for line in path.read_text(encoding="utf-8").splitlines()]
         expect(ids == [str(i) for i in range(6)], f"{path}: other items than those of the test set")
@@ -226,7 +226,7 @@ def a_finished_run_does_nothing_again(observed: Observed) -> None:
 
     journal = (observed.out / "journal.jsonl").read_bytes()
     run_exp(dict(observed.keys))
-    expect((observed.out / "journal.jsonl").read_bytes() == journal, "a finished run did something again")
+    expect((observed.out / "journal.jsonl").read_bytes() == journal, "a finished run repeated a step")
 
 
 CHECKS = (

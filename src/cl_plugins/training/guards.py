@@ -60,7 +60,7 @@ def check_saved(method: Method, context: TaskContext, model: Module) -> None:
     lost = sorted(set(trainable(model)) - set(saved))
     if lost:
         shown = ", ".join(lost[:3]) + (", ..." if len(lost) > 3 else "")
-        what = f"trains {len(lost)} tensors that its `learned` does not give, so that they would be lost: {shown}."
+        what = f"trains {len(lost)} tensors that its `learned` does not return, so that they would be lost: {shown}."
         fix = "Return every trainable tensor under its saved name, or freeze what is not learned."
         raise CompatibilityError(Problem(f"method '{method.name}'", what, fix))
 
@@ -93,7 +93,7 @@ def check_trained(where: str, steps: int, before: Marks, after: Marks, wanted: S
         TrainingError: If not.
     """
     if steps == 0:
-        what = "not one optimizer step was made."
+        what = "no optimizer step was made."
         raise TrainingError(Problem(where, what, "Check `max_steps`, `num_train_epochs` and the data."))
     broken = sorted(name for name, values in after.items() if not all(map(math.isfinite, values)))
     if broken:
@@ -149,8 +149,8 @@ def check_export(method: Method, carry: Carry) -> None:
     if not isinstance(export, LowRankSum):
         return
     if method.answers == "by_sample":
-        what = "chooses its parts for every sample, and says that its model is one sum of low-rank updates."
-        raise CompatibilityError(Problem(f"method '{method.name}'", what, "Let `export` give `Routed()`."))
+        what = "chooses its parts for every sample, but its `export` returns one sum of low-rank updates."
+        raise CompatibilityError(Problem(f"method '{method.name}'", what, "Return `Routed()` from `export`."))
     for update in export.updates:
         update.low_rank()
 
@@ -163,6 +163,6 @@ def check_statistics(method: Method, statistics: Mapping[str, Mapping[str, Tenso
     """
     bad = [name for name in statistics if not name.replace("_", "").isalnum() or name.startswith("update")]
     if bad:
-        what = f"gives a statistic the name {bad[0]!r}."
+        what = f"names a statistic {bad[0]!r}."
         fix = "Use letters, digits and underscores; names that begin with `update` belong to the updates."
         raise CompatibilityError(Problem(f"method '{method.name}'", what, fix))

@@ -100,7 +100,7 @@ class TaskTerms:
         dead = [name for name, value in self._largest.items() if value == 0.0]
         if dead and self.context.index > 1:
             what = f"the penalties {', '.join(dead)} were zero at every step."
-            raise TrainingError(Problem(self._where, what, "Set their weight to 0 if that is meant."))
+            raise TrainingError(Problem(self._where, what, "Set their weight to 0 if this is intended."))
 
     @property
     def _where(self) -> str:

@@ -29,7 +29,7 @@ writing pictures, the JSON lines, resuming, ``dataset_info.json``, the manifest,
 
 It is registered by one line in `registry.CONVERTERS`: ``"my_stream": {"spots":
 "cl_plugins.data.prepare.mine:Spots"}``. ``--raw DIR`` is ``self.raw`` if ``DIR/<task>`` does not exist, else
-``DIR/<task>``. What comes out::
+``DIR/<task>``. The output::
 
     OUT/dataset_info.json                 merged: other entries stay
     OUT/<stream>_<task>_<split>.jsonl     one sharegpt record per line: id, conversations, images, then `columns`

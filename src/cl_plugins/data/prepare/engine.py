@@ -32,7 +32,7 @@ class Request:
         tasks: Only these tasks; all if empty.
         workers: Processes; 1 works in this one.
         seed: Seed of option building and splits.
-        limit: At most so many records per data set.
+        limit: Maximum number of records per data set.
         rules: How pictures are stored.
         settings: ``task.name`` -> value.
         restart: Rebuild data sets that were made with other options or from other files.

@@ -1,4 +1,4 @@
-"""Pictures on their way in: read, checked, padded if requested, and stored under a name made from their content."""
+"""Pictures of raw data: read, checked, padded if requested, and stored under a name made from their content."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def encode(picture: Picture, rules: ImageRules) -> tuple[bytes, str]:
         return _save(image, "JPEG" if picture.lossy else "PNG")
     data = _bytes(picture, rules)
     with warnings.catch_warnings():
-        # Our own limit is checked before anything is decoded; warnings about EXIF blocks help nobody here.
+        # Our own limit is checked before anything is decoded; warnings about EXIF blocks are not useful here.
         warnings.simplefilter("ignore")
         try:
             with open_picture(data) as image:

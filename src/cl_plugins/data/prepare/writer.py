@@ -68,7 +68,7 @@ def make_shard(
         number: Place of the unit in its split.
         out: The data folder.
         rules: How pictures are stored.
-        limit: Stop after so many records.
+        limit: Maximum number of records.
     """
     path = shard_path(out, converter.dataset(split), number)
     found = _finished(path, unit.key, limit, out)

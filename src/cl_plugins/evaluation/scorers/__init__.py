@@ -48,11 +48,11 @@ def _check(name: str, value: Any, distribution: str) -> Scorer:
     scorer = value() if isinstance(value, type) else value
     missing = [part for part in ("name", "version", "key", "summary", "score") if not hasattr(scorer, part)]
     if missing:
-        raise NotUsable(f"it is no scorer: it lacks {', '.join(missing)}")
+        raise NotUsable(f"it is not a scorer: it lacks {', '.join(missing)}")
     if scorer.name != name:
         raise NotUsable(f"the scorer calls itself {scorer.name!r}")
     if not name or ":" in name or "@" in name:
-        raise NotUsable(f"{name!r} is no name for a scorer: leave out ':' and '@'")
+        raise NotUsable(f"{name!r} is not a valid name for a scorer: leave out ':' and '@'")
     if not isinstance(scorer.version, int) or isinstance(scorer.version, bool):
         raise NotUsable(f"its version is {scorer.version!r}, not a whole number")
     if scorer.key != f"{name}@{scorer.version}":
@@ -76,7 +76,7 @@ def register(scorer: Scorer) -> None:
         what = f"a scorer named {name!r} is registered already."
         raise RecipeError(Problem("scorers", what, "Choose another name."))
     if not name or ":" in name or "@" in name:
-        raise RecipeError(Problem("scorers", f"{name!r} is no name for a scorer.", "Leave out ':' and '@'."))
+        raise RecipeError(Problem("scorers", f"{name!r} is not a valid name for a scorer.", "Leave out ':' and '@'."))
     SCORERS.own[name] = scorer
 
 

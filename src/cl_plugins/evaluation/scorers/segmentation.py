@@ -1,7 +1,7 @@
 """Writing systems without spaces between words, and the segmentation that the scorers use for a test set.
 
 Which segmentation a test set gets depends on its references alone, never on what a model answers and never on which
-packages are installed, so that all cells of a column of the accuracy matrix are measured alike on every machine.
+packages are installed, so that all cells of a column of the accuracy matrix are measured in the same way on every machine.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def fisher_diagonal(
             count += 1
     count = _over_all_processes(sums, count)
     if count == 0:
-        what = "no sample that was drawn for the Fisher values has an answer token."
+        what = "none of the samples for the Fisher values has an answer token."
         raise TrainingError(Problem("Fisher", what, "Check the training set and `cutoff_len`."))
     if not all(bool(torch.isfinite(total).all()) for total in sums):
         fix = "Train in bf16 or fp32, or lower the learning rate."

@@ -34,7 +34,7 @@ class MoELoRAConfig:
         8, help="Experts of every layer; `lora_rank` is the rank of all of them together.", minimum=1
     )
     faithful: Literal["peer"] | None = option(
-        None, help="`peer`: A begins as N(0, 0.01^2), as in the authors' code, and not as PEFT begins a LoRA."
+        None, help="`peer`: A is initialised from N(0, 0.01^2), as in the authors' code, and not as in PEFT."
     )
 
 

@@ -39,7 +39,8 @@ class MSLoRACRConfig(ChainConfig, SelectingConfig):
     )
     beta: float = option(0.01, help="Weight of the orthonormality term; 0 leaves it out.", minimum=0.0)
     learnable: bool = option(
-        False, help="Train the weights that are not 0 as exp(parameter), from exp(-4.6) on, in place of their values."
+        False,
+        help="Train the weights that are not 0 as exp(parameter), starting from exp(-4.6) instead of their values.",
     )
     inference: str = option(
         "first_k",

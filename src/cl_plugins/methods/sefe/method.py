@@ -36,7 +36,7 @@ class SEFEConfig(ChainConfig):
 
     weight: float = option(2.5e3, minimum=0, help="Weight of the penalty; 0 gives IncLoRA.")
     share: float = option(
-        0.02, minimum=0, help="Part of each module's elements that every task adds to the protected ones."
+        0.02, minimum=0, help="Share of each module's elements that every task adds to the protected ones."
     )
     faithful: Literal["peer"] | None = option(
         None,

@@ -50,7 +50,7 @@ class Cells(Converter):
     stream, task, version = "medical_cl", "cell", 1
     sources = (
         Source(
-            "BSCCM (228 GB; BSCCMNIST, BSCCM-tiny and BSCCM-coherent have the same form)",
+            "BSCCM (228 GB; BSCCMNIST, BSCCM-tiny and BSCCM-coherent have the same format)",
             "doi 10.5061/dryad.sxksn038s (Dryad; a download may need a token), or `pip install bsccm`",
             "CC0 (unverified: Dryad's usual licence)",
             (

@@ -46,7 +46,7 @@ class Radiology(Converter):
         ),
     )
     settings: ClassVar[Mapping[str, Setting]] = {
-        "form": Setting("auto", ("auto", "zip", "parquet"), "which raw form to read, if both are there")
+        "form": Setting("auto", ("auto", "zip", "parquet"), "which raw format to read, if both are present")
     }
     columns: ClassVar[Mapping[str, type]] = {"cuis": str}
     notes = ("Wording of the question is ours, not the authors'.",)
@@ -62,7 +62,7 @@ class Radiology(Converter):
         return sorted(folder.glob(f"{split}-*.parquet"))
 
     def _file(self, split: str, end: str) -> Path:
-        """``valid_captions.csv``; ``validation_captions.csv`` where somebody has named it so."""
+        """``valid_captions.csv``; ``validation_captions.csv`` if the file has that name."""
         usual, other = self.raw / f"{_NAMES[split]}_{end}", self.raw / f"{split}_{end}"
         return other if other.exists() and not usual.exists() else usual
 

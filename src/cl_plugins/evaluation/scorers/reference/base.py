@@ -95,7 +95,7 @@ class ReferenceLibrary:
         if task is None:
             if self.default is not None:
                 return self.default
-            raise RecipeError(Problem(where, "has one rule per task and none is named.", f"Write one of {names}."))
+            raise RecipeError(Problem(where, "has one rule per task; name the task.", f"Write one of {names}."))
         wanted = canonical(task)
         wanted = self.aliases.get(wanted, wanted)
         for name, scorer in self.scorers.items():
@@ -103,7 +103,9 @@ class ReferenceLibrary:
                 return scorer
         for name, reason in self.refused.items():
             if canonical(name) == wanted:
-                raise RecipeError(Problem(where, f"is not offered: {reason}", f"Use a strict scorer, or {names}."))
+                raise RecipeError(
+                    Problem(where, f"is not offered: {reason}", f"Use a strict scorer, or one of {names}.")
+                )
         fix = f"{nearest(task, self.scorers)} Known: {names}.".strip()
         raise RecipeError(Problem(where, f"the library {self.name!r} has no rule for {task!r}.", fix))
 

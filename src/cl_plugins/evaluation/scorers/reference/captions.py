@@ -1,4 +1,4 @@
-"""MCITlib's caption score for UCIT (2956dfd, ``eval_caption.py``): a mean of things that are not alike."""
+"""MCITlib's caption score for UCIT (2956dfd, ``eval_caption.py``): a mean of metrics with different scales."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ OCR_GROUPS = {
     "Handwritten Mathematical Expression Recognition": "handwritten_mathematical_expression_recognition",
 }
 _FORMULA = "Handwritten Mathematical Expression Recognition"
-#: OCRBench has so many items, and the library divides by a tenth of it for every test set.
+#: Number of items of OCRBench; the library divides by a tenth of it for every test set.
 OCR_ITEMS = 1000
 
 

@@ -21,7 +21,7 @@ _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 # The authors mean "not between digits", but their look-behind is written as a look-ahead for "<=" and a digit, which a
 # full stop never is; so every full stop goes that is not followed by a digit, and "size.No" becomes "sizeno".
 _FULL_STOP = re.compile(r"\.(?!\d)")
-#: `re.UNICODE` is passed where `re.sub` takes the number of replacements: so many full stops are removed and no more.
+#: `re.UNICODE` is passed where `re.sub` takes the number of replacements: this limits the number of removed full stops.
 MOST_FULL_STOPS = int(re.UNICODE)
 
 _CONTRACTIONS = """
