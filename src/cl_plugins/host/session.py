@@ -97,7 +97,7 @@ class Session:
             label_pad_token_id=IGNORE_INDEX if args.data.ignore_pad_token_for_loss else self.tokenizer.pad_token_id,
             block_diag_attn=training and args.model.block_diag_attn,
             attn_implementation=getattr(model.config, "_attn_implementation", None),
-            compute_dtype=args.model.compute_dtype,
+            compute_dtype=self.args.model.compute_dtype,  # loading the base sets it, in the arguments of the run only
             **since_0_9_5,
             **self.tokenizer_module,
         )
