@@ -138,13 +138,13 @@ def test_an_edit_by_hand_is_found(carry):
 
 
 def test_an_empty_table_verifies_nothing_and_is_refused(carry):
-    with pytest.raises(RunStateError, match=r"is not named in carry\.json"):
+    with pytest.raises(RunStateError, match=r"is not listed in carry\.json"):
         Carry.open(rewritten(carry, files={})).verify()
 
 
 def test_what_is_not_in_the_table_is_not_read(carry):
     found = Carry.open(rewritten(carry, files={}))
-    with pytest.raises(RunStateError, match=r"names no file 'own\.safetensors'"):
+    with pytest.raises(RunStateError, match=r"lists no file 'own\.safetensors'"):
         found.load("own.safetensors")
 
 

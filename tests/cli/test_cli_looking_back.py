@@ -113,7 +113,7 @@ def test_evaluate_a_new_test_set(cli, inclora, tmp_path):
         (["--test-set", "one_test"], "needs a scorer"),
         (["--test-set", "one_test", "--scorer", "exct_match"], "Did you mean 'exact_match'?"),
         (["--test-set", "no_such", "--scorer", "exact_match"], "no data set called 'no_such'"),
-        (["--after", "four"], "not learned a task 'four'"),
+        (["--after", "four"], "no trained task 'four'"),
         (["--max-items", "0"], "The smallest allowed value is 1."),
         (["--task", "one", "--test-set", "one_test", "--scorer", "bleu"], "Keep one of the two."),
     ],

@@ -155,7 +155,7 @@ def _relative(fresh):
 def test_good_recipes(cli, inclora, seqlora):
     code, out, _ = cli("validate", inclora.recipe, seqlora.recipe)
     assert code == 0
-    assert out.splitlines() == [f"ok  {inclora.recipe}", f"ok  {seqlora.recipe}", "2 of 2 recipes are good"]
+    assert out.splitlines() == [f"ok  {inclora.recipe}", f"ok  {seqlora.recipe}", "2 of 2 recipes are valid"]
 
 
 def test_every_problem_of_every_file(cli, fresh, inclora):
@@ -166,7 +166,7 @@ def test_every_problem_of_every_file(cli, fresh, inclora):
     assert "cl.task_overrides.four" in out
     assert "val_size" in out
     assert "gone.yaml" in out
-    assert "1 of 3 recipes are good" in out
+    assert "1 of 3 recipes are valid" in out
 
 
 def test_misspelt_host_keys_of_a_task(cli, fresh):

@@ -54,7 +54,7 @@ def test_the_matrix(cli, copied, tmp_path):
     (copied / "matrix.json").write_text(json.dumps(content))
     refused(cli, copied, tmp_path, "matrix.json: was changed after it was written")
     sealed.edit(copied / "matrix.json", lambda _: content)
-    refused(cli, copied, tmp_path, "[after_three][one]: is 99.5, and the score file says")
+    refused(cli, copied, tmp_path, "[after_three][one]: is 99.5, but the score file has")
 
 
 def test_a_score_file(cli, copied, tmp_path):
@@ -72,7 +72,7 @@ def test_predictions(cli, copied, tmp_path):
 
 def test_the_metrics(cli, copied, tmp_path):
     sealed.edit(copied / "metrics.json", lambda content: content["metrics"]["last"].update(value=99.5))
-    refused(cli, copied, tmp_path, "metrics.json: is not what matrix.json gives")
+    refused(cli, copied, tmp_path, "metrics.json: does not follow from matrix.json")
 
 
 def test_a_cell_that_was_never_measured(cli, copied, tmp_path):

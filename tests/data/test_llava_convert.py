@@ -315,7 +315,7 @@ def test_answers_that_captions_replace_are_counted(tmp_path: Path) -> None:
     llava_raw.write(path, records)
     made = convert("ucit", raw, out, tasks=("flickr30k",))
     assert [r for r in made["ucit_flickr30k_test"]["remarks"] if "none of their captions" in r] == [
-        "1 records have an answer of their own that is none of their captions; it is not used"
+        "1 records have an answer that is none of their captions; it is not used"
     ]
 
 

@@ -194,7 +194,7 @@ def test_ocr_needs_categories_and_at_most_a_thousand_items():
     with pytest.raises(DataError, match=r"item '0': its answer_type None is none of OCRBench's"):
         score("peer:mllm_cl:ocr", "a", "a")
     many = [item("a", "a", n, answer_type="Doc-oriented VQA") for n in range(1001)]
-    with pytest.raises(DataError, match="1001 items; the peer divides the hits by 10"):
+    with pytest.raises(DataError, match="1001 items; the original code divides the hits by 10"):
         get_scorer("peer:mllm_cl:ocr").score(many)
 
 

@@ -339,7 +339,7 @@ def test_bad_bytes_are_found_by_line(score, tmp_path):
         ("[{,", "line 1 is not JSON"),
         ("[1, 2]", "record 1 is int, not a JSON object"),
         ('{"a": 1}\n', "has the keys 'a'. → Known are LLaMA-Factory's"),
-        (json.dumps(answer("1", "x")), "holds no reference answers. → Give the test set with --annotations FILE."),
+        (json.dumps(answer("1", "x")), "contains no reference answers. → Give the test set with --annotations FILE."),
         (json.dumps(answer("1", "x", gt=None)), "'gt' must be a text, found None"),
         (json.dumps(answer("1", "x", gt=float("nan"))), "line 1 'gt' must be a text, found nan"),
         (json.dumps(row(float("inf"), "x")), "line 1 'predict' must be a text, found inf"),
@@ -368,7 +368,7 @@ def test_files_that_are_not_answers(score, tmp_path, content, message):
             "t.json, record 1: 'answers' is ['a', nan], which is no answer",
         ),
         ('{"annotations": [{"caption": "x"}]}', "t.json, annotation 1: needs 'image_id' and 'caption'"),
-        ('[{"question_id": "1", "answer": "x"}, {"answer": "y"}]', "record 2: has no 'question_id', others have"),
+        ('[{"question_id": "1", "answer": "x"}, {"answer": "y"}]', "record 2: has no 'question_id', but others have"),
         ('{"annotations": [{"image_id": 2, "caption": "x"}]}', "line 1: there are no captions for image_id 1"),
     ],
 )

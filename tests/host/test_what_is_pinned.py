@@ -200,7 +200,7 @@ def test_a_mark_in_front_of_a_list_is_named(tmp_path):
 def test_a_folder_with_folders_is_named(tmp_path):
     use = entry_of(tmp_path / "data", file_name="deep")
     (tmp_path / "data" / "deep" / "x").mkdir(parents=True)
-    assert "holds folders (x), which LLaMA-Factory does not read" in inspect(use)[0].what
+    assert "contains folders (x), which LLaMA-Factory does not read" in inspect(use)[0].what
 
 
 def test_sounds_without_their_package_are_refused(tmp_path, monkeypatch):

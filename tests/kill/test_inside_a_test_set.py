@@ -110,7 +110,7 @@ def test_stopped_politely(many, undisturbed, server, tmp_path):
     assert len((out / PARTS.format("zero_shot")).read_text().splitlines()) == 3  # the batch at hand was finished
     resumed = server.run(keys)
     assert added(resumed) == BATCHES - 2
-    assert "going on after 4 of 13 items" in resumed.output
+    assert "resuming after 4 of 13 items" in resumed.output
     assert "\n".join(runs.differences(out, undisturbed[0])) == ""
 
 
@@ -147,7 +147,7 @@ def test_going_on_with_another_number_of_ranks(many, undisturbed, server, tmp_pa
     keys, out = recipe(many, tmp_path / "out", cl={"stop_after": 1}), tmp_path / "out"
     at = number_of(undisturbed[1].points, f"torn line {PARTS.format('zero_shot')}", 4)
     assert server.run(keys, at).code == -signal.SIGKILL
-    assert "going on after 4 of 13 items" in launch(keys, tmp_path, processes=2).stdout
+    assert "resuming after 4 of 13 items" in launch(keys, tmp_path, processes=2).stdout
     name = "predictions/zero_shot/one.jsonl"
     assert (out / name).read_bytes() == (undisturbed[0] / name).read_bytes()
     assert not list(out.rglob("*.parts"))

@@ -218,7 +218,7 @@ def test_refused_between_training_and_consolidation(llava, pictures, out):
     keys = recipe(llava, pictures, out)
     keys["cl"]["stop_after"] = 1
     go(keys)
-    with pytest.raises(RunStateError, match=r"task three had come to rest.*stop_after=1"):
+    with pytest.raises(RunStateError, match=r"task three were in the buffer.*stop_after=1"):
         forget(out, lambda sample: True, "delete")
     go(keys)  # one more step
     assert len(forget(out, lambda sample: True, "delete")) == 9

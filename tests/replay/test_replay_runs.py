@@ -325,7 +325,7 @@ def test_a_buffer_that_no_longer_fits_the_keys(llama, texts, tmp_path):
         ("seqlora", {"capacity_per_task": 2, "mixin": "ratio"}, {}, "mixing"),
         ("single_task", {"capacity_per_task": 2}, {}, "passes nothing from task to task"),
         ("multitask", {"capacity_per_task": 2}, {}, "passes nothing from task to task"),
-        ("seqlora", {"capacity_per_task": 2}, {"packing": True}, "packing: hides which record"),
+        ("seqlora", {"capacity_per_task": 2}, {"packing": True}, "packing: hides the record"),
         ("der", {}, {}, "'der' draws from the buffer"),
         ("der", {"capacity_per_task": 2, "mixing": "ratio"}, {}, "draws the memory samples itself"),
     ],

@@ -78,7 +78,7 @@ def test_dropped_records_are_counted_from_training_to_report(llama, tmp_path, ca
     lines = (tmp_path / "run" / "predictions" / "after_a" / "a.jsonl").read_text().splitlines()
     assert cut == sum(json.loads(line).get("cut", False) for line in lines) > 0
     assert load(tmp_path / "run", "predictions/after_a/a.score.json")["cut"] == cut
-    assert "answers were cut at max_new_tokens: 1" in caplog.text
+    assert "answers were truncated at max_new_tokens: 1" in caplog.text
     assert f"a {cut} of 2" in " ".join(cut_notes(report))
 
 
@@ -106,7 +106,7 @@ def test_samples_that_fit_are_not_counted(counted):
 def test_a_question_that_is_cut_is_an_error(counted, more):
     long = " ".join(f"finding {i}" for i in range(40)) + " question: red or blue?"
     with pytest.raises(
-        DataError, match=r"`cutoff_len: (100|99)` cuts the question of 2 of 3 training samples \(first: record 0, 2"
+        DataError, match=r"`cutoff_len: (100|99)` truncates the question of 2 of 3 training samples \(first: record 0, 2"
     ):
         counted([record(long), record(), record(long)], cutoff_len=100, **more)
 

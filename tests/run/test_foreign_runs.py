@@ -265,4 +265,4 @@ def test_a_checkpoint_is_only_gone_on_from_under_its_own_recipe(
     go({**keys, **change})
     said = "\n".join(notes)
     assert ("resuming from" in said) == adopted
-    assert ("checkpoint-2 is set aside: it is of another recipe" in said) == (not adopted)
+    assert ("checkpoint-2 is set aside: it belongs to another recipe" in said) == (not adopted)
