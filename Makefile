@@ -71,10 +71,10 @@ test: venv ## the tests that belong to every change
 
 .PHONY: test-slow
 test-slow: venv ## the long tests
-	$(RUN) python -m pytest -m "slow and not engines and not kill" $(ARGS)
+	$(RUN) python -m pytest -m "slow and not engines and not kill and not fuzz" $(ARGS)
 
 .PHONY: test-kill
-test-kill: venv ## runs that are killed and must go on as if nothing had happened
+test-kill: venv ## runs that are killed and must continue as if nothing had happened
 	$(RUN) python -m pytest -m "kill and not engines" $(ARGS)
 
 .PHONY: test-fuzz
@@ -102,16 +102,16 @@ test-lowest: $(STAMP_LOWEST) ## the tests beside Transformers 4, which LLaMA-Fac
 	$(call in,$(VENV_LOWEST)) python -m pytest -m "$(FAST_TESTS)" $(ARGS)
 
 .PHONY: bench-chain
-bench-chain: demo-data ## one process for the stream against the same work by hand with llamafactory-cli
+bench-chain: demo-data ## one process for the stream against the same work manually with llamafactory-cli
 	$(DEMO) python benchmarks/chain/run.py $(ARGS)
 
 .PHONY: bench-step
-bench-step: demo-data ## an optimizer step of every method at task 1 and 8, plain LoRA, and the peers' way
+bench-step: demo-data ## an optimizer step of every method at task 1 and 8, plain LoRA, and the usual implementation
 	$(DEMO) python -m benchmarks.step.run $(ARGS)
 
-.PHONY: bench-phantoms
-bench-phantoms: demo-data ## who forgets how much where tasks contradict each other, over five seeds
-	$(DEMO) python benchmarks/phantoms/run.py $(ARGS)
+.PHONY: bench-synthetic-conflict
+bench-synthetic-conflict: demo-data ## who forgets how much where tasks contradict each other, over five seeds
+	$(DEMO) python benchmarks/synthetic_conflict/run.py $(ARGS)
 
 .PHONY: bench-data
 bench-data: venv ## peak memory of `cl-plugins data prepare` at 10,000 and 100,000 records
@@ -139,7 +139,7 @@ bench-medical-cl-tables: venv ## tables and pictures of the Medical-CL benchmark
 	$(RUN) python -m benchmarks.medical_cl.tables $(ARGS)
 
 .PHONY: style
-style: venv ## let ruff mend and format the code
+style: venv ## let ruff fix and format the code
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 

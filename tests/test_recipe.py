@@ -92,7 +92,7 @@ def test_misspellings_name_the_path_and_the_nearest_key(cl, where, hint):
             block(stream={"name": "s", "tasks": [{"name": "x", "train": "1"}, {"name": "X", "train": "2"}]}),
             "cl.stream.tasks[1].name",
         ),
-        (block(stream={"name": "s", "tasks": [{"name": "t", "test": "x"}]}), "cl.stream.tasks[0].train"),
+        (block(stream={"name": "s", "tasks": [{"name": "t", "test": "x"}]}), "cl.stream.tasks"),
         (block(stop_after=0), "cl.stop_after"),
         (block(restart="yes"), "cl.restart"),
         (block(keep="some"), "cl.keep"),

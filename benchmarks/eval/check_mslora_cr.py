@@ -19,7 +19,7 @@ from pathlib import Path
 
 from cl_plugins.evaluation.answers import read_answers
 from cl_plugins.evaluation.items import Item
-from cl_plugins.evaluation.scorers.peer.mslora_cr import hit_files, judge, summarise
+from cl_plugins.evaluation.scorers.reference.mslora_cr import hit_files, judge, summarise
 
 
 #: The names that the reports have for the metrics.

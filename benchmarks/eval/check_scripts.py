@@ -9,7 +9,7 @@ of ours that stands for it. Name clones of one or more of the libraries; which s
     python benchmarks/eval/check_scripts.py MLLM-CL CoIN MCITlib
 
 This runs code of the clones, so look at it first. Not compared: CoIN's GQA (its script asks for GQA's scene graphs), the captions
-(`tests/evaluation/test_peer_captions.py`), and what needs a language model or a server. Leaves with exit code 1 if anything differs.
+(`tests/evaluation/test_reference_captions.py`), and what needs a language model or a server. Leaves with exit code 1 if anything differs.
 """
 
 from __future__ import annotations

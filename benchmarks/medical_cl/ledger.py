@@ -1,7 +1,7 @@
 """The ledger: one JSON file per finished cell, with all that tables and pictures are made of.
 
 A file holds the cell, ``run.json`` (resolved recipe, versions, hardware, fingerprints of base and data, seconds, peak
-memory, sizes), the score matrix, the metrics, every score with its interval, the seconds of every step and the size of
+memory, sizes), the accuracy matrix, the metrics, every score with its interval, the seconds of every step and the size of
 what each task added; and the same scores by the paper's own rules (``peer``) where the answers could be scored by them.
 The run directories are not needed any more.
 """

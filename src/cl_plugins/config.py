@@ -19,7 +19,7 @@ class EvalConfig:
         "seen", help="After a task, test the tasks seen so far, all tasks (needed for forward transfer), or nothing."
     )
     zero_shot: bool = option(True, help="Test the base on every task before any training.")
-    max_new_tokens: int = option(64, help="Longest answer in tokens, where the task does not say.", minimum=1)
+    max_new_tokens: int = option(64, help="Longest answer in tokens, for tasks that do not set it.", minimum=1)
     too_long: Literal["error", "drop"] = option(
         "error",
         help="What happens to test items whose prompt is longer than `cutoff_len`: an error, or they are left out and "
@@ -27,7 +27,7 @@ class EvalConfig:
     )
     max_items: int | None = option(None, help="Use only the first N test items; printed in every table.", minimum=1)
     backend: Literal["host", "vllm"] = option(
-        "host", help="What generates the answers: the model in memory, or vLLM with the merged model (see Evaluation)."
+        "host", help="Engine for the answers: the model in memory, or vLLM with the merged model (see Evaluation)."
     )
     backend_options: dict[str, Any] = option(
         factory=dict, help="Arguments for `vllm.LLM`, e.g. `gpu_memory_utilization`; only with `backend: vllm`."
@@ -36,7 +36,7 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    """Which samples of past tasks are kept, and how they meet new ones. Nothing is kept by default."""
+    """Which samples of past tasks are kept, and how they are mixed with new ones. Nothing is kept by default."""
 
     capacity_per_task: int = option(0, help="Training samples kept per past task; 0 keeps none.", minimum=0)
     capacity_total: int | None = option(
@@ -53,7 +53,7 @@ class ReplayConfig:
     )
     candidates: int | None = option(
         1000,
-        help="Herding, k_center and the losses look at so many samples of a task, drawn at random; null looks at all.",
+        help="Herding, k_center and the losses choose from this number of samples of a task, drawn at random; null: from all.",
         minimum=1,
     )
     mixing: Literal["concatenate", "ratio", "separate"] = option(
@@ -88,7 +88,7 @@ class ReplayConfig:
             fix = "Give `capacity_total`, or use `policy: task_balanced`."
             found.append(Problem(f"{where}.policy", "is 'reservoir', which shares one capacity among all tasks.", fix))
         if self.policy == "reservoir" and self.selection != "random":
-            what = f"is {self.selection!r}, but a reservoir draws at random by itself."
+            what = f"is {self.selection!r}, but a reservoir always draws at random."
             found.append(Problem(f"{where}.selection", what, "Use `policy: task_balanced`."))
         if not 0 < self.ratio < 1:
             found.append(Problem(f"{where}.ratio", f"is {self.ratio}.", "Give a number between 0 and 1."))
@@ -97,25 +97,23 @@ class ReplayConfig:
 
 @dataclass(frozen=True)
 class CLBlock:
-    """The keys of the ``cl:`` block as they stand in the YAML."""
+    """The keys of the ``cl:`` block as written in the YAML."""
 
     stream: str | dict[str, Any] = option(help="Built-in stream, path of a stream file, or the stream itself.")
     method: dict[str, Any] = option(help="`name` of the method and its options.")
     task_overrides: dict[str, dict[str, Any]] = option(factory=dict, help="LLaMA-Factory keys for single tasks.")
     replay: ReplayConfig = option(factory=ReplayConfig, help="Replay of past samples.")
     eval: EvalConfig = option(factory=EvalConfig, help="Evaluation.")
-    order: list[str] | None = option(None, help="Task names in another order than the stream's.")
+    order: list[str] | None = option(None, help="Order of the tasks, if not that of the stream.")
     order_seed: int | None = option(None, help="Shuffle the order of the tasks with this seed.")
     only: str | None = option(None, help="Train this one task only, from `carry_from`.")
     carry_from: str | None = option(None, help="Directory of an earlier run whose carry this run starts from.")
     seed_per_task: bool = option(
         True, help="Task k trains with seed + 1000 (k-1); false gives every task the same seed."
     )
-    keep: Literal["last", "all", "none"] = option(
-        "all", help="Whose own update stays under `tasks/` when a task is done."
-    )
-    stop_after: int | None = option(None, help="End cleanly after so many steps of the run.", minimum=1)
-    restart: bool = option(False, help="Move an existing output directory aside and begin anew.")
+    keep: Literal["last", "all", "none"] = option("all", help="Which tasks' updates stay under `tasks/`.")
+    stop_after: int | None = option(None, help="End cleanly after this number of steps of the run.", minimum=1)
+    restart: bool = option(False, help="Move an existing output directory aside and start again.")
 
     def value_problems(self, where: str) -> list[Problem]:
         """Keys that contradict each other.
@@ -127,7 +125,7 @@ class CLBlock:
         if self.order is not None and self.order_seed is not None:
             found.append(Problem(f"{where}.order", "is given together with order_seed.", "Keep one of the two."))
         if self.carry_from is not None and self.only is None:
-            fix = "Say which task to train: `only: NAME`."
+            fix = "Name the task to train: `only: NAME`."
             found.append(Problem(f"{where}.carry_from", "is given without `only`.", fix))
         return found
 
@@ -181,7 +179,8 @@ class CLConfig:
     @property
     def first_datasets(self) -> tuple[str, ...]:
         """Training sets of the first task that is trained."""
-        return self.stream.task(self.block.only).train if self.block.only else self.stream.tasks[0].train
+        first = next(task for task in self.stream.tasks if task.train)
+        return self.stream.task(self.block.only).train if self.block.only else first.train
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def parse_cl(cl: Any, *, where: str = "cl", path_keys: Collection[str] = ()) -> 
     """Check a ``cl:`` block.
 
     Args:
-        cl: What stands under ``cl:`` in the YAML.
+        cl: The content of ``cl:`` in the YAML.
         where: YAML path for the messages.
         path_keys: Keys of the host that hold paths, for the tasks' own keys.
 
@@ -124,8 +124,9 @@ def _cross_checks(stream: Stream, block: CLBlock, where: str) -> list[Problem]:
                     get_scorer(scorer, task=task.name)
             except RecipeError as error:
                 found.extend(Problem(f"{where}.stream.tasks[{i}].{key}", p.what, p.fix) for p in error.problems)
-        trained = block.only is None or block.only == task.name
-        if trained and not task.train:
+        if block.only == task.name and not task.train:
             fix = "Name its training set, or train another task with `only:`."
             found.append(Problem(f"{where}.stream.tasks[{i}].train", f"task '{task.name}' has no training data.", fix))
+    if not any(task.train for task in stream.tasks):
+        found.append(Problem(f"{where}.stream.tasks", "none has training data.", "Name a training set (`train`)."))
     return found

@@ -97,9 +97,9 @@ def test_a_name_that_leads_out_or_has_another_form_is_refused(carry, name, tmp_p
     entry = {"sha256": "0" * 64, "bytes": 1}
     with pytest.raises(RunStateError, match=r"carry\.json: 'files"):
         Carry.open(rewritten(carry, files={name: entry}))
-    with pytest.raises(RunStateError, match="is no name for a file of a carry"):
+    with pytest.raises(RunStateError, match="is not a valid name for a file of a carry"):
         CarryWriter(tmp_path / "new").link(carry / "own.safetensors", name)
-    with pytest.raises(RunStateError, match="is no name for a file of a carry"):
+    with pytest.raises(RunStateError, match="is not a valid name for a file of a carry"):
         CarryWriter(tmp_path / "new").write(name, {})
     assert not (tmp_path / "new").exists()
 
@@ -109,7 +109,7 @@ def test_a_name_that_leads_out_or_has_another_form_is_refused(carry, name, tmp_p
     [
         ({"tasks": []}, "'tasks' is"),
         ({"tasks": ["../a"]}, "'tasks[0]' is"),
-        ({"tasks": ["a", "a"]}, "'tasks' names a task twice"),
+        ({"tasks": ["a", "a"]}, "'tasks' lists a task twice"),
         ({"tasks": "a"}, "'tasks' is"),
         ({"meta": {"updates": [{"file": "../x.safetensors", "task": "a", "meta": {}}]}}, "'meta.updates[0].file' is"),
         ({"meta": {"updates": [{"file": None, "task": "a"}]}}, "'meta.updates[0].file' is"),
@@ -201,3 +201,17 @@ def test_the_earlier_format_is_read(carry):
     del record["checksum"]
     (carry / "carry.json").write_text(json.dumps(record))
     Carry.open(carry).verify()
+
+
+def test_an_entry_that_the_method_looks_for_in_vain_is_an_error_of_the_file(carry):
+    meta = Carry.open(rewritten(carry, meta={"a": {"b": 1}, "c": [{"d": None}]})).meta
+    assert meta == {"a": {"b": 1}, "c": [{"d": None}]}
+    for look in (lambda: meta["updates"], lambda: meta["a"]["x"], lambda: meta["c"][0]["e"]):
+        with pytest.raises(RunStateError, match=r"carry\.json: 'meta' has no"):
+            look()
+
+
+@pytest.mark.parametrize("change", [{"rank": 0}, {"rank": "8"}, {"scaling": None}, {"alpha": [1]}, {"targets": {}}])
+def test_what_is_said_of_a_low_rank_update_has_its_types(carry, change):
+    with pytest.raises(RunStateError, match=rf"'meta\.adapter\.{next(iter(change))}"):
+        Carry.open(rewritten(carry, meta={"adapter": {"rank": 8, "scaling": 2, **change}}))

@@ -230,7 +230,7 @@ def test_a_cache_that_somebody_else_filled_is_refused(text_model, text):
     cache = DynamicCache()
     with torch.no_grad(), state.base_alone():
         model(input_ids=torch.tensor([[1, 20, 21]]), past_key_values=cache, use_cache=True)
-    with pytest.raises(CompatibilityError, match="filled cache"):
+    with pytest.raises(CompatibilityError, match="key-value cache"):
         model(input_ids=torch.tensor([[22]]), past_key_values=cache, use_cache=True)
 
 

@@ -106,7 +106,7 @@ def test_messages(text, shown):
     ],
 )
 def test_problems_show_no_credential(where, what, shown):
-    assert str(Problem(where, what, "Mend it.")) == f"{where}: {shown} Mend it."
+    assert str(Problem(where, what, "Fix it.")) == f"{where}: {shown} Fix it."
 
 
 def raised(go):

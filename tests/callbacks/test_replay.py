@@ -1,4 +1,4 @@
-"""Replay and DER in trainers of one's own: the same samples and weights as in a recipe, and nothing kept unasked."""
+"""Replay and DER in custom trainers: the same samples and weights as in a recipe, and nothing kept unasked."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 import tiny
 import torch
+from custom_trainer import LORA, alone, learn
 from datasets import Dataset
 from method_cases import REPLAY_CASES
-from own_trainer import LORA, alone, learn
 from peft import LoraConfig
 from regularised import gap
 from running import NO_TESTS, go
@@ -252,8 +252,8 @@ def test_settings_that_are_wrong(stream, tmp_path):
     ("given", "error", "words"),
     [
         ({"kind": Trainer}, CompatibilityError, "adds samples"),
-        ({"kind": Shuffled}, CompatibilityError, "leave `train_dataset` as it is"),
-        ({"kind": Shuffled, "hub": True}, CompatibilityError, "leave `train_dataset` as it is"),
+        ({"kind": Shuffled}, CompatibilityError, "do not change `train_dataset`"),
+        ({"kind": Shuffled, "hub": True}, CompatibilityError, "do not change `train_dataset`"),
         ({"data": (row for row in ())}, DataError, "read at random"),
         ({"data": Streamed()}, DataError, "read at random"),
         ({"collator": DataCollatorWithFlattening()}, CompatibilityError, "makes one row of several"),

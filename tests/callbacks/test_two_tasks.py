@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import method_cases
 import pytest
 import tiny
-from own_trainer import LORA, alone, learn
+from custom_trainer import LORA, alone, learn
 from regularised import gap
 from running import NO_TESTS, go
 from safetensors.torch import load_file

@@ -148,7 +148,7 @@ def test_another_base_is_refused_and_a_moved_one_found(cli, copied, llava, tmp_p
     other = tiny.build_llava(tmp_path / "other", seed=5)
     code, _, err = cli("evaluate", copied, "--out", tmp_path / "x", "--model", other)
     assert code == 1
-    assert "stands on another base" in err
+    assert "belongs to another base" in err
     moved = shutil.copytree(llava, tmp_path / "moved")
     sealed.edit(copied / "run.json", lambda record: record["recipe"].update(model_name_or_path=str(tmp_path / "gone")))
     code, _, err = cli("evaluate", copied, "--task", "one", "--out", tmp_path / "x")

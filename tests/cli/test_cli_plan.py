@@ -112,7 +112,7 @@ def test_too_small_a_disk_is_refused(cli, fresh, monkeypatch):
     monkeypatch.setattr(estimate, "free_space", lambda path: 1024)
     code, out, _ = cli("plan", fresh())
     assert code == 2
-    assert "The disk cannot hold this run." in out
+    assert "The disk is too small for this run." in out
 
 
 def test_pictures_that_do_not_fit_are_seen(plan, fresh):

@@ -46,7 +46,7 @@ def test_reads_json(tmp_path):
         ("r.txt", "a: 1", [], "not a recipe by its name"),
         ("r.yaml", "a: [1", [], "is not valid YAML"),
         ("r.json", "{", [], "is not valid JSON"),
-        ("r.yaml", "- 1\n- 2\n", [], "does not hold keys and values"),
+        ("r.yaml", "- 1\n- 2\n", [], "does not contain keys and values"),
         ("r.yaml", "a: 1", ["max_steps"], "not of the form key=value"),
         ("r.yaml", b"\xff\xfe\x00", [], "cannot be read"),
     ],

@@ -59,7 +59,7 @@ def test_status_says_who_is_at_work(cli, copied):
 def test_status_verifies_every_hash(cli, copied):
     code, out, _ = cli("status", copied, "--verify")
     assert code == 0
-    assert "Every file is there and has its hash." in out
+    assert "All files are present and have their hashes." in out
     file = copied / "predictions" / "after_two" / "one.jsonl"
     text = file.read_text()
     file.write_text(text.replace("one-test-0", "one-test-X"))

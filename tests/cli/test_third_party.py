@@ -190,7 +190,7 @@ def test_what_cannot_be_used_is_listed_with_its_reason(install, cli, kind, sourc
         ("TaskScore('mine@1', 50.0, 1, (0.0, 1.0), 'wilson')", "n = 1 for 2 items"),
         ("TaskScore('mine@1', 50.0, 2, (0.0, 1.0), 'wilson', (1.0,))", "1 item scores for 2 items"),
         ("TaskScore('bleu@1', 50.0, 2, (0.0, 1.0), 'wilson')", "signed its score with 'bleu@1'"),
-        ("TaskScore('mine@1', 50.0, 2, (0.0, 1.0), 'wilson', (), {'x': {1, 2}})", "JSON cannot hold"),
+        ("TaskScore('mine@1', 50.0, 2, (0.0, 1.0), 'wilson', (), {'x': {1, 2}})", "JSON cannot represent"),
     ],
 )
 def test_what_a_scorer_of_another_package_returns_is_checked(install, result, reason):

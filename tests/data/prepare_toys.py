@@ -44,7 +44,7 @@ class Toy(Converter):
             if (self.raw / "die").exists() and row == int((self.raw / "die").read_text()):
                 os.kill(os.getpid(), signal.SIGKILL)
             if raw.get("fault"):
-                raise RuntimeError("a fault of the converter")
+                raise RuntimeError("a bug in the converter")
             name = raw.get("id", f"{split}-{row:04d}")
             if raw.get("drop"):
                 yield Drop(name, "not wanted", str(row))

@@ -237,7 +237,7 @@ def test_postscript_under_the_name_of_a_picture(tmp_path, monkeypatch):
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
     path = tmp_path / "scan.png"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n")
-    with pytest.raises(BadPicture, match="no picture in one of the formats"):
+    with pytest.raises(BadPicture, match="not a picture in one of the formats"):
         encode(Picture.file(path), ImageRules())
     assert not started.exists()
     with pytest.raises(Exception), Image.open(path) as picture:  # noqa: B017 - whatever a false gs makes Pillow say

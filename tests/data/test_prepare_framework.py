@@ -250,7 +250,7 @@ def test_a_fault_of_a_converter_names_the_part_and_keeps_the_rest(tmp_path):
     for workers in (1, 2):
         with pytest.raises(DataError, match="toy_spots_train, part 000002") as error:
             go(raw, tmp_path / "out", workers=workers)
-        assert "a fault of the converter" in str(error.value)
+        assert "a bug in the converter" in str(error.value)
     assert len(list((tmp_path / "out" / ".prepare" / "toy_spots_train").glob("*.jsonl"))) >= 2
     assert (tmp_path / "out" / "toy_spots_test.jsonl").is_file()
 

@@ -1,4 +1,4 @@
-"""`ContinualLearner` in a trainer of one's own, under torchrun with two gloo ranks."""
+"""`ContinualLearner` in a custom trainer, under torchrun with two gloo ranks."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def check_resumed(root, whole, again, rounding=0.0):
         rounding: Where the engine itself rounds otherwise after a restart: how far the first task may be off.
     """
     assert codes(root, again) == [0, 0], log(root, again)
-    assert "going on from" in (root / f"{again}-seen" / "rank0.log").read_text()
+    assert "resuming from" in (root / f"{again}-seen" / "rank0.log").read_text()
     done = steps(root / again)
     assert len(done) == len(set(done))
     assert not list((root / again).rglob("*.pt"))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cl_plugins.base.errors import DataError
 from cl_plugins.evaluation import metrics as M
-from cl_plugins.evaluation.matrix import ScoreMatrix
+from cl_plugins.evaluation.matrix import AccuracyMatrix
 
 
 TASKS = ["path", "sur", "cell", "rad"]
@@ -17,14 +17,14 @@ ZERO_SHOT = [36.01, 31.45, 4.99, 12.86]
 
 def matrix(scores, tasks=TASKS, **changes):
     fields = {"stream": "s", "method": "inclora", "tasks": tasks, "scores": scores}
-    return ScoreMatrix(**(fields | changes))
+    return AccuracyMatrix(**(fields | changes))
 
 
 def lower(rows):
     return [[*row, *[None] * (len(rows) - len(row))] for row in rows]
 
 
-# The score matrices that the Medical-CL paper prints (tables 2 and 3, seen tasks only).
+# The accuracy matrices that the Medical-CL paper prints (tables 2 and 3, seen tasks only).
 INCLORA = lower([[68.85], [63.83, 53.43], [59.93, 51.62, 84.34], [53.58, 47.12, 75.58, 18.12]])
 SEQFULL = lower([[61.17], [59.85, 58.03], [59.24, 56.47, 82.09], [54.54, 57.54, 80.27, 16.20]])
 
@@ -213,7 +213,7 @@ def test_independent_models_have_no_sequence(seen):
 
 
 @pytest.mark.parametrize("R", [[], [[]], [[1.0, 2.0], [1.0]], [[1.0], [2.0]]])
-def test_shapes_that_are_no_score_matrix_are_refused(R):
+def test_shapes_that_are_no_accuracy_matrix_are_refused(R):
     with pytest.raises(DataError, match="one column per task"):
         M.last(R)
 

@@ -267,7 +267,7 @@ def test_in_another_order_the_advice_is_to_leave_the_annotations_out(score, tmp_
     test = lines(tmp_path / "test.jsonl", *(question(n, "x") for n in (2, 1, 1)))
     code, _, err = score(file, "--annotations", test, "--scorer", "peer:mslora_cr")
     assert code == 2
-    assert err.count("The answer file holds its references: leave --annotations out.") == 2
+    assert err.count("The answer file contains references: omit --annotations.") == 2
     assert "Keep one" not in err
     assert score(file, "--scorer", "peer:mslora_cr")[0] == 0
 
@@ -389,7 +389,7 @@ def test_predictions_of_a_run_are_read_as_ever(score, tmp_path):
     file = lines(tmp_path / "own.jsonl", own)
     assert score(file, "--scorer", "peer:mslora_cr")[1] == {"exact_match": 100.0, "closed_accuracy": 100.0}
     test = lines(tmp_path / "t.jsonl", question("a", "x"))
-    assert "holds its references already" in score(file, "--scorer", "exact_match", "--annotations", test)[2]
+    assert "already contains references" in score(file, "--scorer", "exact_match", "--annotations", test)[2]
     lines(file, own | {"fields": 3})
     assert "line 1 'fields' is 3" in score(file, "--scorer", "exact_match")[2]
 

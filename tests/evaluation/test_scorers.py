@@ -46,18 +46,18 @@ def test_unknown_names_and_versions_are_refused_with_a_way_out():
 
 
 def test_peer_scorers_go_through_their_resolvers(monkeypatch):
-    monkeypatch.setattr(scorers, "_PEERS", {})
-    with pytest.raises(RecipeError, match=r"no peer library 'mllm_cl'.*none in this version"):
+    monkeypatch.setattr(scorers, "_REFERENCES", {})
+    with pytest.raises(RecipeError, match=r"no reference library 'mllm_cl'.*none in this version"):
         get_scorer("peer:mllm_cl:rs")
     asked = []
-    scorers.register_peer("mllm_cl", lambda task: asked.append(task) or get_scorer("contains"))
+    scorers.register_reference("mllm_cl", lambda task: asked.append(task) or get_scorer("contains"))
     assert get_scorer("peer:mllm_cl:rs@1").name == "contains"
     get_scorer("peer:mllm_cl")
     assert asked == ["rs", None]
     with pytest.raises(RecipeError, match="Did you mean 'mllm_cl'"):
         get_scorer("peer:mlm_cl")
     with pytest.raises(RecipeError, match="registered already"):
-        scorers.register_peer("mllm_cl", lambda task: get_scorer("contains"))
+        scorers.register_reference("mllm_cl", lambda task: get_scorer("contains"))
 
 
 def test_registering_refuses_duplicates_and_reserved_characters(monkeypatch):
@@ -73,7 +73,7 @@ def test_registering_refuses_duplicates_and_reserved_characters(monkeypatch):
     with pytest.raises(RecipeError, match="registered already"):
         scorers.register(Mine())
     Mine.name = "peer:mine"
-    with pytest.raises(RecipeError, match="no name for a scorer"):
+    with pytest.raises(RecipeError, match="not a valid name for a scorer"):
         scorers.register(Mine())
 
 

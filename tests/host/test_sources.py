@@ -42,9 +42,9 @@ def test_what_is_not_on_this_machine_is_left_to_the_host(entry, tmp_path):
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
-        ({}, "does not say where its records are"),
-        ({"file_name": 3}, "does not say where its records are"),
-        ([], "does not say where its records are"),
+        ({}, "does not name the location of its records"),
+        ({"file_name": 3}, "does not name the location of its records"),
+        ([], "does not name the location of its records"),
         ({"file_name": "no.json"}, "does not exist"),
         ({"script_url": "no_script"}, "does not exist"),
     ],

@@ -139,7 +139,7 @@ def test_killed_ranks(method, victims, material, two_ranks, tmp_path):
     assert "train:two" not in before
     resumed = Launched(keys, tmp_path)
     assert resumed.wait() == 0, resumed.output[-4000:]
-    assert "going on from" in resumed.output
+    assert "resuming from" in resumed.output
     after = runs.journal(launched.out)
     assert all(after[key] == entry for key, entry in before.items())
     assert "\n".join(runs.differences(launched.out, two_ranks(method))) == ""

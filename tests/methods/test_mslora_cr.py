@@ -420,7 +420,12 @@ def test_learnable_weights(train):
     assert first["modality"] == "one"
     assert -5 < second["log_alpha"] < -4.6
     assert -5 < second["log_beta"] < -4.6
-    assert not any("cl_" in name for name in load_file(out / "tasks" / "02_two" / "update.safetensors"))
+    saved = load_file(out / "tasks" / "02_two" / "update.safetensors")
+    own = {name: float(tensor) for name, tensor in saved.items() if "cl_" in name}
+    assert own == {"cl_log_alpha": second["log_alpha"], "cl_log_beta": second["log_beta"]}
+    final = [load_file(file) for file in (out / "final").glob("*.safetensors")]
+    assert final
+    assert not any("cl_" in name for tensors in final for name in tensors)  # they are no part of the model
     half = train("learn-alpha", {"name": "mslora_cr", "learnable": True, "beta": 0})
     assert "log_beta" not in json.loads((half / "tasks" / "02_two" / "update.json").read_text())["meta"]
     assert logged(half, "orthonormality") == []

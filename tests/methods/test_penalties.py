@@ -131,7 +131,7 @@ def test_no_penalty_at_the_first_task_is_fine(pull, train, monkeypatch):
 
 
 def test_a_scaler_multiplies_the_penalty_like_the_loss():
-    """Recipes with fp16 are refused; what a trainer of one's own scales must come out right all the same."""
+    """Recipes with fp16 are refused; what a custom trainer scales must come out right all the same."""
     weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
     scaler, optimizer = torch.amp.GradScaler("cpu", init_scale=64.0), torch.optim.SGD([weight], lr=1.0)
     scaler.scale(weight.square().sum()).backward()

@@ -323,11 +323,11 @@ def test_a_buffer_that_no_longer_fits_the_keys(llama, texts, tmp_path):
         ("seqlora", {"capacity_per_task": 2, "ratio": 1.0}, {}, "cl.replay.ratio: is 1.0"),
         ("seqlora", {"capacity_per_task": -1}, {}, "smallest allowed value is 0"),
         ("seqlora", {"capacity_per_task": 2, "mixin": "ratio"}, {}, "mixing"),
-        ("single_task", {"capacity_per_task": 2}, {}, "hands nothing from task to task"),
-        ("multitask", {"capacity_per_task": 2}, {}, "hands nothing from task to task"),
+        ("single_task", {"capacity_per_task": 2}, {}, "passes nothing from task to task"),
+        ("multitask", {"capacity_per_task": 2}, {}, "passes nothing from task to task"),
         ("seqlora", {"capacity_per_task": 2}, {"packing": True}, "packing: hides which record"),
         ("der", {}, {}, "'der' draws from the buffer"),
-        ("der", {"capacity_per_task": 2, "mixing": "ratio"}, {}, "brings in the memory samples by itself"),
+        ("der", {"capacity_per_task": 2, "mixing": "ratio"}, {}, "draws the memory samples itself"),
     ],
 )
 def test_what_does_not_go_together_is_refused(method, replay, keys, said, llama, texts, tmp_path):

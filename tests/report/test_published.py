@@ -242,7 +242,7 @@ def test_another_stream_order_or_scorer_is_refused(tmp_path):
     )
     assert "path is scored with contains@1" in message
     assert "--scorer rad=peer:medical_cl:rad" in message
-    with pytest.raises(RunStateError, match="has no number that your runs have too"):
+    with pytest.raises(RunStateError, match="has no number in common with your runs"):
         compare_with_published([medical_like(tmp_path / "d", "coin")], "branchlora2025/zero_shot")
 
 
@@ -276,7 +276,7 @@ def test_unknown_references_name_the_nearest():
         find_published("li2052/inclora")
     with pytest.raises(RecipeError, match="Did you mean 'inclora'"):
         find_published("li2025/incloar")
-    with pytest.raises(RecipeError, match="no entry of it"):
+    with pytest.raises(RecipeError, match="without an entry"):
         find_published("li2025")
 
 

@@ -213,7 +213,7 @@ def test_limited_tests_are_named_below_every_table(tmp_path):
     files = report_of(demo_run(tmp_path / "run", max_items=30))
     sentence = "Tests limited by cl.eval.max_items: path 30, neuro 30, cell 30 and rad 30 items."
     page = Page(files["report.html"].decode())
-    tables = ("Score matrix", "Tasks and baselines", "Invalid answers", "Continual metrics")
+    tables = ("Accuracy matrix", "Tasks and baselines", "Invalid answers", "Continual metrics")
     assert "".join(page.text).count(sentence) == len(tables) + 1  # and once among the remarks at the top
     assert files["report.md"].decode().replace("\\", "").count(sentence) == len(tables) + 1
     assert sentence in files["matrix.tex"].decode().replace("\\_", "_")
@@ -333,7 +333,7 @@ def test_everything_that_is_wrong_with_a_run_is_said_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tasks": ["a", "a"]}, "names a task twice"),
+        ({"tasks": ["a", "a"]}, "lists a task twice"),
         ({"tasks": []}, "'tasks' is []"),
         ({"scores": [[1.0]]}, "row 'after_a' has 1 cells for 2 tasks"),
         ({"scores": [[1.0, 101.0]]}, "cell [after_a][b] is 101.0"),
@@ -365,10 +365,10 @@ def test_final_scores_of_each_kind_of_run(tmp_path):
 
 
 def test_it_reads_what_the_evaluation_room_writes(tmp_path):
-    from cl_plugins.evaluation.matrix import ScoreMatrix
+    from cl_plugins.evaluation.matrix import AccuracyMatrix
     from cl_plugins.evaluation.metrics import continual_metrics, metrics_to_json
 
-    matrix = ScoreMatrix(
+    matrix = AccuracyMatrix(
         stream="demo",
         method="inclora",
         tasks=DEMO_TASKS,

@@ -133,7 +133,7 @@ def test_a_peer_scorer_that_does_not_exist(refused, keys):
     ("name", "content", "said"),
     [
         ("dataset_info.json", "{", "not valid JSON"),
-        ("dataset_info.json", "[]", "does not hold an object"),
+        ("dataset_info.json", "[]", "does not contain an object"),
         ("two_train.json", None, "does not exist"),
         ("two_train.json", '[{"messages": ', "not JSON"),
         ("two_test.json", '[{"messages": ', "not JSON"),
@@ -170,27 +170,28 @@ def test_missing_pictures_are_counted_and_named_before_anything_loads(refused, l
 
 
 def test_media_dir_is_where_names_start_from(llava, data, tmp_path):
-    from cl_plugins.base.files import sha256
-    from cl_plugins.host.media import DataUse, inspect
+    from cl_plugins.host.media import DataUse, fingerprint, inspect
 
     folder = copy_of(data, tmp_path / "data")
     (tmp_path / "elsewhere").mkdir()
     (folder / "images").rename(tmp_path / "elsewhere" / "images")
-    assert inspect(DataUse("one_train", str(folder)))[1]
-    found, problems = inspect(DataUse("one_train", str(folder), str(tmp_path / "elsewhere")), sha256)
-    assert not problems
+    assert inspect(DataUse("one_train", str(folder)))
+    use = DataUse("one_train", str(folder), str(tmp_path / "elsewhere"))
+    assert not inspect(use)
+    found = fingerprint(use)
     assert found["media"]["count"] == 24
-    again = inspect(DataUse("one_train", str(data)), sha256)[0]
+    again = fingerprint(DataUse("one_train", str(data)))
     assert found == again  # hashes know nothing of folders
     picture = tmp_path / "elsewhere" / "images" / "one_train_3.png"
-    picture.write_bytes(picture.read_bytes() + b"!")
-    assert inspect(DataUse("one_train", str(folder), str(tmp_path / "elsewhere")))[0]["media"] != again["media"]
+    content = picture.read_bytes()
+    picture.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # of the same size
+    assert fingerprint(use)["media"] != again["media"]
 
 
 def test_json_lines_are_never_held_whole(tmp_path):
     import tracemalloc
 
-    from cl_plugins.host.media import DataUse, inspect
+    from cl_plugins.host.media import DataUse, fingerprint, inspect
 
     (tmp_path / "dataset_info.json").write_text(
         json.dumps({"v": {"file_name": "v.jsonl", "columns": {"images": "p"}}})
@@ -200,7 +201,8 @@ def test_json_lines_are_never_held_whole(tmp_path):
     (tmp_path / "v.jsonl").write_text(row * 80)
     tracemalloc.start()
     try:
-        found, problems = inspect(DataUse("v", str(tmp_path)))
+        problems = inspect(DataUse("v", str(tmp_path)))
+        found = fingerprint(DataUse("v", str(tmp_path)))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -211,7 +213,7 @@ def test_json_lines_are_never_held_whole(tmp_path):
 
 @pytest.mark.parametrize("form", ["array", "indented", "lines", "one", "indented one", "mark"])
 def test_records_of_every_form_of_json(tmp_path, form):
-    from cl_plugins.host.media import DataUse, inspect
+    from cl_plugins.host.media import DataUse, fingerprint
 
     rows = [{"p": "a.png"}, {"p": "b.png"}] if "one" not in form else [{"p": "a.png"}]
     text = {
@@ -220,11 +222,11 @@ def test_records_of_every_form_of_json(tmp_path, form):
         "lines": "\n\n" + "\n".join(map(json.dumps, rows)),
         "one": json.dumps(rows[0]),
         "indented one": json.dumps(rows[0], indent=1),
-        "mark": "\ufeff" + json.dumps(rows),
+        "mark": "\ufeff" + "\n".join(map(json.dumps, rows)),
     }[form]
     (tmp_path / "dataset_info.json").write_text(json.dumps({"v": {"file_name": "v.json", "columns": {"images": "p"}}}))
     (tmp_path / "v.json").write_text(text, encoding="utf-8")
-    assert inspect(DataUse("v", str(tmp_path)))[0]["media"]["count"] == len(rows)
+    assert fingerprint(DataUse("v", str(tmp_path)))["media"]["count"] == len(rows)
 
 
 def test_lists_of_frames_json_lines_and_addresses(tmp_path):
@@ -235,9 +237,9 @@ def test_lists_of_frames_json_lines_and_addresses(tmp_path):
     (tmp_path / "f1.png").write_bytes(b"1")
     rows = [{"clip": [["f1.png", "f2.png"]], "picture": "https://x.org/p.png"}, {"clip": None, "picture": "f3.png"}]
     (tmp_path / "v.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
-    _, problems = inspect(DataUse("v", str(tmp_path)))
+    problems = inspect(DataUse("v", str(tmp_path)))
     assert "2 of the 3" in problems[0].what
-    _, problems = inspect(DataUse("v", str(tmp_path), limit=1))
+    problems = inspect(DataUse("v", str(tmp_path), limit=1))
     assert "1 of the 2" in problems[0].what
 
 

@@ -173,7 +173,7 @@ def test_a_cutoff_that_leaves_no_answer(llama, text_data, tmp_path):
         recipe(llama, text_data, tmp_path / "run", cl=cl),
         DataError,
         "task 'two'",
-        "nothing of the answer",
+        "no token of the answer",
         "cutoff_len: 4",
     )
 
@@ -193,7 +193,7 @@ def test_a_projector_that_no_picture_reaches(llava, text_data, tmp_path, monkeyp
     """The guard behind the check of the data."""
     monkeypatch.setattr("cl_plugins.host.session.Session._check_projectors", lambda *args: None)
     keys = tiny.recipe(llava, text_data, tmp_path / "run", tasks=("one",), max_steps=2, cl=NO_TESTS)
-    fails(keys, TrainingError, "multi_modal_projector", "left it as it was", "<image>")
+    fails(keys, TrainingError, "multi_modal_projector", "did not change it", "<image>")
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_carries_that_must_not_be_used(llama, text_data, tmp_path, clean):
     with changed(update, None):
         fails(from_carry(llama, text_data, taken, tmp_path), RunStateError, "01_one.safetensors", "is missing")
     with changed(taken / "carry.json", "{"):
-        fails(from_carry(llama, text_data, taken, tmp_path), RunStateError, "carry.json", "damaged")
+        fails(from_carry(llama, text_data, taken, tmp_path), RunStateError, "carry.json", "not JSON")
     assert not (tmp_path / "site" / "journal.jsonl").exists()
 
 

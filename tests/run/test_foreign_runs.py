@@ -264,5 +264,5 @@ def test_a_checkpoint_is_only_gone_on_from_under_its_own_recipe(
         monkeypatch.setattr(train.logger, level, lambda words, *args: notes.append(words % args))
     go({**keys, **change})
     said = "\n".join(notes)
-    assert ("going on from" in said) == adopted
+    assert ("resuming from" in said) == adopted
     assert ("checkpoint-2 is set aside: it is of another recipe" in said) == (not adopted)

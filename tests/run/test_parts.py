@@ -42,6 +42,12 @@ def test_which_answers_were_cut_is_kept(tmp_path):
     assert parts.read(tmp_path, "key", SIZES) == {0: answers}
 
 
+def test_what_the_model_has_chosen_is_kept(tmp_path):
+    answers = [Answer("a", route="two"), Answer("b", cut=True, route="one")]
+    parts.Writer(tmp_path, 0, "key", SIZES).add(0, answers)
+    assert parts.read(tmp_path, "key", SIZES) == {0: answers}
+
+
 def test_nothing_there(tmp_path):
     assert parts.read(tmp_path / "none", "key", SIZES) == {}
 

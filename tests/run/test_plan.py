@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cl_plugins.contract.capabilities import NoOptions
 from cl_plugins.evaluation.matrix import JOINT, row_name
+from cl_plugins.methods import get_method
 from cl_plugins.recipe import parse_cl
 from cl_plugins.run.plan import Step, make_plan, rows
 
@@ -19,12 +21,20 @@ def config(tasks=("a", "b", "c"), untested=(), method="seqlora", **block):
     return parse_cl({"stream": stream, "method": {"name": method}, **block})
 
 
+METHODS = {"sequential": "seqlora", "independent": "single_task", "joint": "multitask"}
+
+
+def planned(made, schedule, **more):
+    """The plan of a method with this schedule."""
+    return make_plan(made, get_method(METHODS[schedule])(NoOptions()), **more)
+
+
 def keys(steps):
     return [step.key for step in steps]
 
 
 def test_three_tasks_one_after_the_other():
-    assert keys(make_plan(config(), "sequential")) == [
+    assert keys(planned(config(), "sequential")) == [
         "evaluate:zero_shot:a", "evaluate:zero_shot:b", "evaluate:zero_shot:c",
         "train:a", "consolidate:a", "evaluate:after_a:a",
         "train:b", "consolidate:b", "evaluate:after_b:a", "evaluate:after_b:b",
@@ -34,22 +44,22 @@ def test_three_tasks_one_after_the_other():
 
 
 def test_scopes():
-    every = keys(make_plan(config(eval={"scope": "all", "zero_shot": False}), "sequential"))
+    every = keys(planned(config(eval={"scope": "all", "zero_shot": False}), "sequential"))
     assert [k for k in every if "after_a" in k] == [f"evaluate:after_a:{t}" for t in "abc"]
-    nothing = keys(make_plan(config(eval={"scope": "none"}), "sequential"))
+    nothing = keys(planned(config(eval={"scope": "none"}), "sequential"))
     assert not [k for k in nothing if k.startswith("evaluate")]
     assert nothing[-1] == "finish"
 
 
 def test_independent_tests_only_its_own_task_unless_all_is_asked_for():
-    own = keys(make_plan(config(), "independent"))
+    own = keys(planned(config(), "independent"))
     assert [k for k in own if "after" in k] == ["evaluate:after_a:a", "evaluate:after_b:b", "evaluate:after_c:c"]
-    every = keys(make_plan(config(eval={"scope": "all"}), "independent"))
+    every = keys(planned(config(eval={"scope": "all"}), "independent"))
     assert len([k for k in every if "after" in k]) == 9
 
 
 def test_joint_trains_once():
-    steps = make_plan(config(), "joint")
+    steps = planned(config(), "joint")
     assert keys(steps)[3:] == [
         "train:joint", "consolidate:joint", "evaluate:joint:a", "evaluate:joint:b", "evaluate:joint:c", "finish",
     ]  # fmt: skip
@@ -57,15 +67,15 @@ def test_joint_trains_once():
 
 
 def test_only_one_task_from_a_carry():
-    steps = make_plan(config(only="b", carry_from="x"), "sequential", earlier=("a",))
+    steps = planned(config(only="b", carry_from="x"), "sequential", earlier=("a",))
     assert keys(steps) == ["train:b", "consolidate:b", "evaluate:after_b:a", "evaluate:after_b:b", "finish"]
     # a task of the carry that this site's stream does not know cannot be tested
-    steps = make_plan(config(only="b", carry_from="x"), "sequential", earlier=("elsewhere",))
+    steps = planned(config(only="b", carry_from="x"), "sequential", earlier=("elsewhere",))
     assert keys(steps) == ["train:b", "consolidate:b", "evaluate:after_b:b", "finish"]
 
 
 def test_a_task_without_test_data_is_trained_and_not_tested():
-    steps = make_plan(config(untested=("a",)), "sequential")
+    steps = planned(config(untested=("a",)), "sequential")
     assert "train:a" in keys(steps)
     assert not [k for k in keys(steps) if k.startswith("evaluate") and k.endswith(":a")]
     assert rows(steps) == [row_name(t) for t in "abc"]  # the row of a stays, with nothing in it
@@ -83,7 +93,7 @@ names = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=5, unique=True)
 )
 def test_what_holds_for_every_plan(tasks, schedule, scope, zero_shot, data):
     untested = data.draw(st.sets(st.sampled_from(tasks)))
-    steps = make_plan(config(tasks, untested, eval={"scope": scope, "zero_shot": zero_shot}), schedule)
+    steps = planned(config(tasks, untested, eval={"scope": scope, "zero_shot": zero_shot}), schedule)
     found = keys(steps)
     assert len(set(found)) == len(found)
     assert found[-1] == "finish"
@@ -100,7 +110,7 @@ def test_what_holds_for_every_plan(tasks, schedule, scope, zero_shot, data):
             if scope == "seen" and schedule == "sequential" and step.row != "zero_shot":
                 assert tasks.index(step.task) <= tasks.index(row)
     # a longer stream begins with the same steps: appending goes on where the shorter one ended
-    longer = make_plan(config([*tasks, "z"], untested, eval={"scope": scope, "zero_shot": zero_shot}), schedule)
+    longer = planned(config([*tasks, "z"], untested, eval={"scope": scope, "zero_shot": zero_shot}), schedule)
     if schedule != "joint" and scope != "all":
         assert [s.key for s in longer if "z" not in (s.task, str(s.row).removeprefix("after_"))] == found
 

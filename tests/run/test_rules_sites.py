@@ -135,7 +135,7 @@ def test_a_run_does_not_go_on_with_another_carry_than_it_began_with(first, llama
     copy_of(first / "b/run/carry", received)
     del keys["cl"]["stop_after"]
     before = steps(tmp_path / "run")
-    with pytest.raises(RunStateError, match=r"cl\.carry_from: .* is another carry"):
+    with pytest.raises(RunStateError, match=r"cl\.carry_from: .* is not the carry"):
         go(keys)
     assert steps(tmp_path / "run") == before
     keys["cl"]["carry_from"] = str(copy_of(first / "a/run/carry", tmp_path / "elsewhere"))  # the same, moved
@@ -156,7 +156,7 @@ def swapped(base, place):
 
 
 def test_a_tokenizer_with_other_ids_is_refused_and_one_that_was_written_anew_is_not(first, llama, text_data, tmp_path):
-    with pytest.raises(RunStateError, match="a tokenizer that gives other ids"):
+    with pytest.raises(RunStateError, match="a tokenizer that produces other ids"):
         go(site(swapped(llama, tmp_path / "other"), text_data, tmp_path / "x", "two", first / "a/run", max_steps=1))
     same = copy_of(llama, tmp_path / "same")
     path = same / "tokenizer.json"

@@ -1,10 +1,10 @@
 """The experts of a linear layer: a sum of low-rank terms in its forward, each of which may be weighted or off.
 
-``y = W x + sum_e g_e s_e B_e A_t(e) x``, computed as two matrix products however many experts there are: ``z = A x`` with
-all A below each other, the ranks of z weighted by the gate, ``B z`` with all B beside each other. ``t(e)`` is the trunk that
-expert e reads: its own, or one that several share. Exact for every base: nothing is added to the weights, so nothing is
-rounded away, and a quantised weight stays as it is. Without a gate and with frozen experts only, this is the frozen past of
-a chain of LoRAs (`past_updates`).
+``y = W x + sum_e g_e s_e B_e A_t(e) x``, computed as two matrix products however many experts there are: ``z = A x``
+with all A below each other, the ranks of z weighted by the gate, ``B z`` with all B next to each other. ``t(e)`` is
+the trunk that expert e reads: its own, or one that several share. Exact for every base: nothing is added to the
+weights, so nothing is rounded away, and a quantised weight stays as it is. Without a gate and with frozen experts
+only, this is the frozen past of a chain of LoRAs (`past_updates`).
 """
 
 from __future__ import annotations
@@ -72,8 +72,9 @@ class Experts:
         trained_trunks: For each trunk whether it is a parameter.
         experts: The experts, in the order of the gate's weights.
         gate: The gate; None weights every expert with 1.
-        dropout: Probability with which elements of the input are dropped in training; frozen trunks read the whole input.
-        own_masks: Whether every trained trunk draws a dropout mask of its own; else one mask serves them all. Without
+        dropout: Probability with which elements of the input are dropped in training; frozen trunks read the whole
+            input.
+        own_masks: Whether every trained trunk draws a separate dropout mask; else one mask serves them all. Without
             dropout this makes no difference, and all trunks are one product.
     """
 
@@ -87,7 +88,7 @@ class Experts:
 
 @dataclass
 class _Layout:
-    """Where ranks and experts lie in the concatenated matrices; frozen ones come first."""
+    """Where ranks and experts are in the concatenated matrices; frozen ones come first."""
 
     gate: Gate | None
     dropout: float

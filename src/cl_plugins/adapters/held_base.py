@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..base.errors import CompatibilityError
 from ..contract.low_rank import PREFIX
 from . import bank
 from .features import features
@@ -12,6 +13,7 @@ from .merge import replaced
 from .partitioned import gathered, is_partitioned, one_dtype, whole
 from .rows import RowState
 from .structure import Structure
+from .ties import tied_problem
 
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ class HeldBase:
         model: The model without adapters.
     """
 
-    #: Whether nobody but a method puts hooks on the model.
+    #: Whether only methods put hooks on the model.
     hooks_are_ours = True
 
     def __init__(self, model: Any) -> None:
@@ -123,7 +125,7 @@ class HeldBase:
             self._handles.append(module.register_forward_hook(function))
 
     def wrap(self, names: Sequence[str], factory: Callable[[str, Module], Module]) -> None:
-        """Put modules in the place of others, see `BaseModel.wrap`."""
+        """Put modules in place of others, see `BaseModel.wrap`."""
         for name in names:
             parent_name, _, child = name.rpartition(".")
             parent, module = self._model.get_submodule(parent_name), self._model.get_submodule(name)
@@ -175,7 +177,7 @@ class HeldBase:
         return self._model
 
     def _extra_parameters(self) -> list[str]:
-        """Names of the parameters that train as a whole beside the low-rank updates (``additional_target``)."""
+        """Names of the parameters that are trained as a whole (``additional_target``)."""
         wanted = self._extra_modules()
         names = [name for name, _ in self._model.named_parameters()]
         return [name for name in names if any(f".{module}." in f".{name}" for module in wanted)]
@@ -211,6 +213,9 @@ class HeldBase:
         before = dict(self._model.named_modules())
         self._adapted = self._make_adapter()
         one_dtype(self._adapted)
+        tied = tied_problem(self._adapted, "the LoRA")
+        if tied is not None:
+            raise CompatibilityError(tied)
         self._wrapped = {
             name: before[name]
             for name, module in self._model.named_modules()
@@ -239,7 +244,7 @@ class HeldBase:
         return {}
 
     def attach(self, updates: Sequence[LowRankUpdate]) -> None:
-        """Keep updates beside the weights; replaced tensors are replaced."""
+        """Keep updates next to the weights; replaced tensors are replaced."""
         bank.attach(self, bank.past_updates(updates))
         for name, value in replaced(updates).items():
             self.replace(name, value)

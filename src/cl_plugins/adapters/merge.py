@@ -1,6 +1,6 @@
 """Adding low-rank updates to weights, and measuring what rounding does to them.
 
-The truth is the base plus the list of updates; nothing is ever merged into something merged before, since
+The model is defined as the base plus the list of updates; nothing is ever merged into something merged before, since
 ``(W + d1) + d2`` and ``W + (d1 + d2)`` differ in floating point.
 """
 
@@ -97,7 +97,7 @@ class MergeError:
 
     @classmethod
     def none(cls) -> MergeError:
-        """Of updates that stay beside the weights as they are: nothing is merged, so nothing is rounded."""
+        """Of updates that stay next to the unchanged weights: nothing is merged, so nothing is rounded."""
         return cls(0.0, 0.0, 0.0, "not merged")
 
     def to_dict(self) -> dict[str, float | str]:

@@ -70,7 +70,7 @@ def whole_on_main(parameter: Any) -> Tensor:
 
 
 def one_dtype(model: Module) -> None:
-    """Give what trains beside a split model the dtype in which the model was loaded.
+    """Give what trains in addition to a split model the dtype in which the model was loaded.
 
     ZeRO-3 keeps all trained tensors in one buffer, so in one dtype; but of a bf16 base PEFT makes the LoRA in fp32 and
     the copied modules in bf16. ZeRO-2 casts what it trains by itself. In both the optimizer works on fp32 copies.

@@ -45,7 +45,7 @@ class Rows:
         """
         ids: Tensor | None = self.inputs.get("input_ids")
         if ids is None:
-            what = "was called with `inputs_embeds`; the choice is made from tokens and pictures."
+            what = "was called with `inputs_embeds`, but it chooses from tokens and pictures."
             raise CompatibilityError(Problem("a model that chooses per row", what, "Give `input_ids`."))
         return ids
 
@@ -69,7 +69,7 @@ class Rows:
         if mask is None:
             return torch.ones_like(self.ids, dtype=torch.bool)
         if mask.dim() != 2 or bool((mask > 1).any()):
-            what = "holds several samples in a row; one of them would choose for the others."
+            what = "has several samples in a row; one of them would choose for the others."
             raise CompatibilityError(Problem("packing", what, "Set `packing: false` and `neat_packing: false`."))
         return mask[:, -self.ids.shape[1] :].bool()
 

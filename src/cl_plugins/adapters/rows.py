@@ -104,7 +104,7 @@ class RowState:
         """
         rows: Rows | None = getattr(self._threads, "rows", None) or self._training
         if rows is None:
-            what = "was called outside of a forward of the whole model, so that nothing is known of its rows."
+            what = "was called outside of a forward pass of the whole model, so that its rows are unknown."
             raise CompatibilityError(Problem("a routed layer", what, "Call the model itself."))
         return rows
 
@@ -206,13 +206,13 @@ class RowState:
         scope: dict[str, Any] | None = getattr(self._threads, "generation", None)
         kept = kept_of(cache) if filled else None
         if filled and kept is None:
-            what = "was given a filled cache of keys and values that it has not filled itself."
-            fix = "Give whole prompts; a beginning that is shared by several prompts cannot be read ahead."
+            what = "got a key-value cache that it has not filled itself."
+            fix = "Give whole prompts; a prefix shared by several prompts cannot be computed in advance."
             raise CompatibilityError(Problem("a model that chooses per row", what, fix))
         if not filled and cache is None and scope is not None and inputs.get("use_cache") is False:
             kept = scope.get("kept")
         if kept is not None and kept.rows not in (None, count):
-            what = f"goes on with {count} rows where {kept.rows} had prompts."
+            what = f"continues with {count} rows where {kept.rows} had prompts."
             raise CompatibilityError(
                 Problem("a model that chooses per row", what, "Keep the rows of a batch together.")
             )
@@ -288,10 +288,10 @@ class RowState:
             return
         if any(getattr(m, "gradient_checkpointing", False) for m in self._model.modules()):
             what = (
-                "makes a second forward before the backward of the first. With gradient checkpointing the first one's layers "
+                "makes a second forward pass before the backward pass of the first. With gradient checkpointing the first one's layers "
                 "would be computed again with the rows of the second."
             )
-            fix = "Set `disable_gradient_checkpointing: true`, or use a setting with one forward per backward (`mixing: concat`)."
+            fix = "Set `disable_gradient_checkpointing: true`, or use a setting with one forward pass per backward pass (`mixing: concat`)."
             raise CompatibilityError(Problem("a model that chooses per row", what, fix))
 
     def _watch(self, output: Any) -> None:
@@ -341,6 +341,6 @@ def find_decoder(model: Any) -> Any:
     if found is None or found is model:
         found = getattr(model, "base_model", None)
     if found is None or found is model:
-        what = f"{type(model).__name__} does not say which of its modules is the language model."
+        what = f"{type(model).__name__} does not define which of its modules is the language model."
         raise CompatibilityError(Problem("the base model", what, "Use a Transformers model with `get_decoder`."))
     return found

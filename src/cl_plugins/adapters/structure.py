@@ -1,4 +1,4 @@
-"""The shape of a model in memory: modules, hooks, buffers, parameters and dtypes, to see whether everything was taken off."""
+"""The shape of a model in memory: modules, hooks, buffers, parameters and dtypes, to check that everything was removed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _CALLS = ("forward", "generate")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-# Trainers and engines keep hooks of their own on a model from one training to the next.
+# Trainers and engines keep their own hooks on a model from one training to the next.
 _LIBRARIES = ("accelerate", "deepspeed", "llamafactory", "peft", "swanlab", "torch", "transformers", "trl", "wandb")
 
 
@@ -37,7 +37,7 @@ class Structure:
 
     @classmethod
     def of(cls, model: Module) -> Structure:
-        """Look at a model; reads no values.
+        """Inspect a model; reads no values.
 
         Args:
             model: The model without adapters.
@@ -58,14 +58,14 @@ class Structure:
         return cls(modules, tensors, hooks, calls)
 
     def check(self, model: Module, *, hooks: bool = True) -> None:
-        """Compare with a model from which everything should have been taken off.
+        """Compare with a model from which everything should have been removed.
 
         Args:
             model: The model.
             hooks: Whether hooks count. In a custom trainer the user may have some of their own.
 
         Raises:
-            RunStateError: Naming what was left behind or is missing.
+            RunStateError: Names what remains or is missing.
         """
         now = Structure.of(model)
         found = [
@@ -80,8 +80,8 @@ class Structure:
                 f"`{method}` of '{name}' is still replaced" for name, method in now.calls.keys() - self.calls.keys()
             ]
         if found:
-            what = f"is not as it was loaded after `reset`: {'; '.join(sorted(found)[:5])}."
-            fix = "A method puts things on the base with `BaseModel.register`, `wrap`, `hook` and `rows`, which `reset` undoes."
+            what = f"differs after `reset` from the loaded model: {'; '.join(sorted(found)[:5])}."
+            fix = "A method must change the base with `BaseModel.register`, `wrap`, `hook` and `rows`, which `reset` undoes."
             raise RunStateError(Problem("the base model", what, fix))
 
 

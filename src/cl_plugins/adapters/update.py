@@ -1,7 +1,7 @@
 """One task's low-rank update: taking it from a PEFT model, putting it back, reading it from a file.
 
 The tensors keep PEFT's names and are written as PEFT writes them, so the file of a first task has the same bytes as
-the ``adapter_model.safetensors`` of a plain run. The file has another name, and no ``adapter_config.json`` beside it:
+the ``adapter_model.safetensors`` of a plain run. The file has another name, and no ``adapter_config.json`` next to it:
 an update of task 2 on the raw base would load without complaint and be wrong.
 """
 
@@ -31,7 +31,7 @@ def adapter_state(model: Module) -> dict[str, Tensor]:
 
 
 def adapter_meta(model: Module) -> dict[str, Any]:
-    """What is needed beside the tensors: ``{"rank", "alpha", "rslora", "scaling", "targets", "modules_to_save"}``."""
+    """What the tensors lack: ``{"rank", "alpha", "rslora", "scaling", "targets", "modules_to_save"}``."""
     config: Any = model.peft_config["default"]  # type: ignore[index, union-attr]
     rank = int(config.r)
     scaling = config.lora_alpha / (rank**0.5 if config.use_rslora else rank)
@@ -77,7 +77,7 @@ def fill(model: Module, tensors: dict[str, Tensor], meta: dict[str, Any] | None 
     if meta is not None and "scaling" in meta and hasattr(model, "peft_config"):
         scaling = adapter_meta(model)["scaling"]
         if meta["scaling"] != scaling:
-            what = f"the carried adapter was trained with a scaling of {meta['scaling']}; this recipe's is {scaling}."
+            what = f"the carried adapter has the scaling {meta['scaling']}; this recipe's is {scaling}."
             raise RunStateError(Problem("carry", what, "Use the `lora_alpha` and `use_rslora` it was made with."))
     with torch.no_grad():
         for name, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""The exceptions of the package. Every message says what is wrong, where, and how to mend it.
+"""The exceptions of the package. Every message says what is wrong, where, and how to fix it.
 
 ```
 ClPluginsError
@@ -7,7 +7,7 @@ ClPluginsError
 ├── DataError            a data set, an image or a test item (also a ValueError)
 ├── RunStateError        an output directory: lock, journal, changed recipe, damaged file
 ├── TrainingError        a guard fired while training
-└── ExportError          a model that cannot be written in the form asked for
+└── ExportError          a model that cannot be written in the requested form
 ```
 """
 
@@ -98,10 +98,10 @@ class RunStateError(_WithProblems):
 
 
 class TrainingError(_WithProblems):
-    """A guard fired: the training that just ran cannot be what was asked for."""
+    """A guard fired: the training that just ran cannot be what was requested."""
 
     headline = "Training went wrong:"
 
 
 class ExportError(_WithProblems):
-    """The model cannot be written in the form that was asked for."""
+    """The model cannot be written in the requested form."""

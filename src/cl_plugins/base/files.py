@@ -1,4 +1,4 @@
-"""Durable files: written beside, flushed to disk, renamed. Every file a run leaves behind goes through here."""
+"""Durable files: every file of a run is written under a temporary name, flushed to disk and renamed."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def _sync_directory(path: Path) -> None:
 
 
 def write_with(path: Path, produce: Callable[[Path], None]) -> None:
-    """Let ``produce`` write a temporary file or directory beside ``path``, flush it, and put it in place.
+    """Let ``produce`` write a temporary file or directory next to ``path``, flush it, and put it in place.
 
-    Whoever looks at ``path`` sees the old content or the new one, never a part. A directory is replaced in two
-    renames; `recover_directory` mends a crash between them.
+    A reader of ``path`` sees the old content or the new one, never a part. A directory is replaced in two
+    renames; `recover_directory` repairs the result of a crash between them.
 
     Args:
         path: The final name.

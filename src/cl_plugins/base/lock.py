@@ -87,7 +87,7 @@ class RunLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Release the lock; the empty file stays, so that nobody locks a name that is being deleted."""
+        """Release the lock; the empty file stays, so that no process locks a name that is being deleted."""
         if self._file is None:
             return
         _held.pop(id(self), None)
@@ -117,7 +117,7 @@ class RunLock:
         raise RunStateError(Problem(str(name), what, fix))
 
     def guards(self, path: str) -> bool:
-        """Whether an absolute path lies in the directory of this lock."""
+        """Whether an absolute path is in the directory of this lock."""
         return path.startswith(self._absolute + os.sep)
 
     def _take(self, file: int) -> bool:
@@ -138,7 +138,7 @@ class RunLock:
         self._marker = marker
         logger.warning(
             "%s is on a file system without file locks (%s); the marker %s is used instead. If this process is killed, "
-            "a run on another machine starts only after the marker was deleted by hand.",
+            "a run on another machine starts only after the marker was deleted manually.",
             self._root,
             file_system(self._root),
             MARKER,
@@ -163,7 +163,7 @@ class RunLock:
         what = (
             f"cannot be used as lock file ({error.strerror or error}); the file system is {file_system(self._root)}."
         )
-        return RunStateError(Problem(str(self._path), what, "Mend its permissions, or choose another `output_dir`."))
+        return RunStateError(Problem(str(self._path), what, "Fix its permissions, or choose another `output_dir`."))
 
 
 def describe(note: dict[str, Any]) -> str:
@@ -172,7 +172,7 @@ def describe(note: dict[str, Any]) -> str:
 
 
 def holder(root: Path) -> dict[str, Any] | None:
-    """Who holds the lock of a directory at this moment: ``{"host", "pid", "started"}``, or None if nobody does.
+    """Who holds the lock of a directory at this moment: ``{"host", "pid", "started"}``, or None if no process does.
 
     Where the lock cannot be tried (a file system without locks or without write permission), the note counts unless
     its process ran on this machine and is gone.

@@ -21,7 +21,7 @@ class _Formatter(logging.Formatter):
 
 
 def set_up() -> None:
-    """Print the package's messages, from rank 0 only, and quieten Transformers unless the user asked for more."""
+    """Print the package's messages, from rank 0 only, and quieten Transformers unless the user requested more."""
     if not logger.handlers:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(_Formatter("[cl_plugins %(asctime)s] %(message)s", "%H:%M:%S"))

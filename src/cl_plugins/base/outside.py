@@ -1,6 +1,6 @@
-"""Files that come from somebody else: regular files only, of bounded size, read with bounded effort.
+"""Files from untrusted sources: regular files only, of bounded size, read with bounded effort.
 
-A stream, a data file, a carry or a picture may have been made to harm whoever opens it: a named pipe that never ends, a
+A stream, a data file, a carry or a picture may have been made to harm its reader: a named pipe that never ends, a
 link to another file, a few bytes that unfold to gigabytes. Everything of that kind is opened here. What is refused
 raises `OutsideError`, a ValueError whose text says why; a file that is not there stays a FileNotFoundError.
 """
@@ -59,7 +59,7 @@ def kind_of(mode: int) -> str | None:
 
 
 def is_regular(path: Path) -> bool:
-    """Whether a path leads to a regular file; False where it cannot be looked at."""
+    """Whether a path leads to a regular file; False if it cannot be inspected."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except (OSError, ValueError):
@@ -83,7 +83,7 @@ def open_regular(path: Path, *, follow: bool = True) -> IO[bytes]:
     kind = kind_of(mode)
     if kind is not None:
         raise OutsideError(f"it is {kind}, not a regular file")
-    # Between the two calls another file may have taken the name: the one that was opened is looked at again.
+    # Between the two calls another file may have taken the name: the opened one is checked again.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     try:
         handle = os.open(path, flags)
@@ -157,7 +157,7 @@ def whole_number(text: str) -> int:
         OutsideError: If it has more digits than any number that a program needs.
     """
     if len(text) > _DIGITS:
-        raise OutsideError(f"it holds a number of {len(text)} digits")
+        raise OutsideError(f"it contains a number of {len(text)} digits")
     return int(text)
 
 
@@ -203,7 +203,7 @@ def _check_node(node: Any, known: dict[int, tuple[int, int]], above: tuple[int, 
     if isinstance(node, yaml.ScalarNode):
         characters = len(node.value)
         if node.tag == "tag:yaml.org,2002:int" and characters > _DIGITS:
-            raise OutsideError(f"line {node.start_mark.line + 1} holds a number of {characters} digits")
+            raise OutsideError(f"line {node.start_mark.line + 1} contains a number of {characters} digits")
     else:
         pairs = isinstance(node, yaml.MappingNode)
         children = [child for pair in node.value for child in pair] if pairs else node.value
@@ -211,7 +211,7 @@ def _check_node(node: Any, known: dict[int, tuple[int, int]], above: tuple[int, 
             more, longer = _check_node(child, known, (*above, id(node)), depth + 1)
             count, characters = count + more, characters + longer
     if count > _NODES or characters > _CHARACTERS:
-        raise OutsideError("its aliases (`*name`) unfold to more than any stream needs")
+        raise OutsideError("its aliases (`*name`) expand to more than any stream needs")
     known[id(node)] = count, characters
     return known[id(node)]
 
@@ -224,7 +224,7 @@ def open_picture(source: Path | bytes) -> Image:
 
     Raises:
         OutsideError: If it is no regular file, or has more than `PICTURE_PIXELS` pixels.
-        OSError: If it is no picture in one of the formats, or is missing.
+        OSError: If it is not a picture in one of the formats, or is missing.
     """
     import warnings
 
@@ -237,7 +237,7 @@ def open_picture(source: Path | bytes) -> Image:
             picture = Image.open(file, formats=[name for name in PICTURE_FORMATS if _known_format(name)])
     except UnidentifiedImageError as error:
         file.close()
-        raise OSError(f"is no picture in one of the formats {', '.join(PICTURE_FORMATS)}") from error
+        raise OSError(f"is not a picture in one of the formats {', '.join(PICTURE_FORMATS)}") from error
     except Image.DecompressionBombError as error:
         file.close()
         raise OutsideError(str(error)) from error
@@ -260,8 +260,8 @@ def _known_format(name: str) -> bool:
 def without_ghostscript() -> None:
     """Keep Pillow from starting Ghostscript in this process, also where other libraries open pictures.
 
-    Pillow looks at what a file holds, not at its name: a PostScript file called ``scan.png`` is a program, and Pillow
-    would hand it to Ghostscript.
+    Pillow inspects the content of a file, not its name: a PostScript file called ``scan.png`` is a program, and
+    Pillow would pass it to Ghostscript.
     """
     from PIL import EpsImagePlugin
 

@@ -25,7 +25,7 @@ def printable_json(text: str) -> str:
     r"""JSON with the same characters written as ``\u009b``; its value does not change.
 
     Args:
-        text: A serialised JSON value; such characters stand only inside its strings.
+        text: A serialised JSON value; such characters are only inside its strings.
     """
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class NotUsable(Exception):
-    """Raised by the check of a registry: what was registered is not what the group asks for; the text says why."""
+    """Raised by the check of a registry: what was registered is not what the group requires; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Registry(Generic[T]):
         group: The entry-point group.
         kind: What is registered, in the singular, for messages (``method``).
         check: Turns the name, the loaded object and its distribution into what `get` returns; raises `NotUsable` with
-            the reason if the object is not what the group asks for.
+            the reason if the object is not what the group requires.
         own: Name to object of what this package registers without entry points; may grow.
         hint: A sentence for the message about an unknown name.
     """

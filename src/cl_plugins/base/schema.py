@@ -144,7 +144,7 @@ def resolve_aliases(cls: type[Any], mapping: Mapping[str, Any]) -> dict[str, Any
 
     Args:
         cls: A dataclass whose fields were made with `option`.
-        mapping: What stands in the YAML.
+        mapping: The content of the YAML.
     """
     aliases = {field.name: field.metadata.get("aliases", {}) for field in dataclasses.fields(cls)}
     return {
@@ -159,9 +159,9 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str, problems: list[P
     A dataclass with a method ``value_problems(where)`` is asked for what its values say together.
 
     Args:
-        cls: A dataclass whose fields were made with `option`. A class attribute ``REMOVED`` maps keys that it had once to
-            a sentence on what replaces them.
-        mapping: What stands in the YAML.
+        cls: A dataclass whose fields were made with `option`. A class attribute ``REMOVED`` maps keys that it had once
+            to a sentence on what replaces them.
+        mapping: The content of the YAML.
         where: The YAML path of the mapping.
         problems: Collects what is wrong.
 

@@ -25,7 +25,7 @@ _VOCABULARY = frozenset(
     "pad eos bos unk sep cls mask image video audio boi eoi special stop start end begin new next per think".split()
 )
 _SEVERAL_TOKENS = frozenset("api auth access refresh bearer hub".split())  # max_new_tokens is a number of tokens
-_NAMES_BELOW = frozenset({"task_overrides"})  # what stands below is called by the user: a task may be called "secret"
+_NAMES_BELOW = frozenset({"task_overrides"})  # the keys below are named by the user: a task may be called "secret"
 
 _USER_OF_URL = re.compile(r"(?<=://)[^/\s'\"]+@")
 _QUERY = re.compile(r"([?&]([\w.-]+)=)([^&\s#'\"]+)")
@@ -144,12 +144,13 @@ def redact_about(where: str, what: str) -> str:
 def failure(error: BaseException, own: type[BaseException]) -> str:
     """What may be kept of an exception: its type, where it was raised, and its message without any data.
 
-    Messages of other libraries may quote a whole training record. Of those only the words that stand in the source code
+    Messages of other libraries may quote a whole training record. Of those only the words that are in the source code
     of the function that raised it are kept; what was filled in is left out.
 
     Args:
         error: The exception, with its traceback.
-        own: Base class of the exceptions whose messages quote no data but that of the exceptions they were raised from.
+        own: Base class of the exceptions whose messages quote no data but that of the exceptions they were raised
+            from.
 
     Returns:
         One line, or the message of an exception of ``own``.

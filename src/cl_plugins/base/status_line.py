@@ -1,4 +1,4 @@
-"""One line at the bottom of a terminal that says how far something is; what is printed meanwhile stands above it."""
+"""One line at the bottom of a terminal that says how far something is; what is printed meanwhile appears above it."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Bar:
             self._line.show(self._name, self._done, self._total, self._more)
 
     def set_postfix_str(self, text: str) -> None:
-        """Change what stands behind the bar."""
+        """Change the text after the bar."""
         self._more = printable(text)
         self.update(0)
 

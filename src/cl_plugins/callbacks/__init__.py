@@ -1,4 +1,4 @@
-"""The methods for any Transformers trainer: ``Trainer``, ``Seq2SeqTrainer``, TRL's ``SFTTrainer``, a trainer of your own.
+"""The methods for any Transformers trainer: ``Trainer``, ``Seq2SeqTrainer``, TRL's ``SFTTrainer``, a custom trainer.
 
 Two ways in:
 
@@ -13,9 +13,10 @@ Two ways in:
 * `ContinualCallback` alone, where something else builds the model, as in
   ``run_exp(args, callbacks=[ContinualCallback("ewc", "out", "task_1")])``.
 
-Penalties need the callback only. What looks at the logits of every batch (LwF, DER) or adds samples to it (replay) needs
-the trainer: ``class Mine(ContinualTrainerMixin, SFTTrainer)`` and ``Mine(..., terms=task.terms)``. Both leave the carry of
-a run of ours behind, in the same format; the samples of a replay buffer stand in it as the trainer's collator got them.
+Penalties need the callback only. A method that uses the logits of every batch (LwF, DER) or adds samples to it
+(replay) needs the trainer: ``class Mine(ContinualTrainerMixin, SFTTrainer)`` and ``Mine(..., terms=task.terms)``. Both
+write the carry of a run, in the same format; the samples of a replay buffer are in it as the trainer's
+collator got them.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from ..adapters.update import trained_factors
 from ..base import ranks
 from ..base.errors import CompatibilityError, Problem, RecipeError, RunStateError
-from ..contract.carry import Carry, TaskUpdate
+from ..contract.carry import Carry, TaskUpdate, carry_directory
 from ..methods import Method, TaskContext, registry
 from ..methods.seqlora import SeqLoRA
 from ..replay.keeping import remove_candidates
@@ -91,7 +91,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         buffer = Buffer.open(self.carry)
         self._replay = TrainerReplay(config, self.method, buffer) if config.enabled else None
         if self._replay is None and buffer is not None and buffer.samples:
-            what = f"holds {len(buffer.samples)} samples of past tasks, and `replay` is off, so that they would be dropped."
+            what = f"holds {len(buffer.samples)} samples of past tasks, but `replay` is off, so that they would be dropped."
             fix = f"Give `replay` as before, or delete them with `cl-plugins replay purge {self.directory} --older-than 0h`."
             raise RunStateError(Problem(str(buffer.path), what, fix))
         self.terms: TaskTerms | None = None
@@ -120,15 +120,15 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         """Bind, and refuse what would go wrong without a word."""
         terms = self.bind(model, args.seed)
         if terms.has_penalties and (args.fp16 or _engine(args)):
-            what = "does not go with fp16, DeepSpeed or FSDP: their gradients cannot be added to from outside."
-            raise CompatibilityError(Problem("ContinualCallback", what, "Use bf16 or fp32, with DDP or alone."))
+            what = "does not go with fp16, DeepSpeed or FSDP: the callback cannot add to their gradients."
+            raise CompatibilityError(Problem("ContinualCallback", what, "Use bf16 or fp32, with DDP or one process."))
         if (terms.has_batch_terms or self._replay is not None) and not terms.in_loss:
-            why = "looks at the logits of every batch" if terms.has_batch_terms else "adds samples to the training set"
+            why = "uses the logits of every batch" if terms.has_batch_terms else "adds samples to the training set"
             what = f"'{self.method.name if terms.has_batch_terms else 'replay'}' {why}, which a callback cannot do."
             fix = "Use `class Mine(ContinualTrainerMixin, YourTrainer)` and pass `terms=task.terms`."
             raise CompatibilityError(Problem("ContinualCallback", what, fix))
         if not terms.in_loss and terms.learning_rates():
-            what = f"'{self.method.name}' trains tensors at learning rates of their own, which a callback cannot set."
+            what = f"'{self.method.name}' trains tensors at separate learning rates, which a callback cannot set."
             fix = "Use `class Mine(ContinualTrainerMixin, YourTrainer)` and pass `terms=task.terms`."
             raise CompatibilityError(Problem("ContinualCallback", what, fix))
         self._check_start(model)
@@ -136,7 +136,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         loader = kwargs.get("train_dataloader")
         if loader is None or not hasattr(getattr(loader, "dataset", None), "__len__"):
             if self._replay is not None:
-                what = "cannot be read at random, so that no sample of it can be kept."
+                what = "has no random access, so that none of its samples can be kept."
                 raise CompatibilityError(Problem("the trainer's data loader", what, "Leave `replay` out."))
             return
         given = loader.dataset, loader.collate_fn, args.device
@@ -163,16 +163,16 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
     def _check_start(self, model: Any) -> None:
         """Where something else builds the model, it must have taken up what the earlier tasks left.
 
-        Only methods with one LoRA can be looked at; an export that went into a base leaves no trace.
+        Only methods with one LoRA can be checked; an export that went into a base leaves no trace.
         """
         if self._base is not None or self.carry is None or not isinstance(self.method, SeqLoRA):
             return
         factors = trained_factors(model).values()
         if factors and not any(bool(up.any()) for _, up in factors):
             what = (
-                f"begins '{self.task.name}' with a fresh adapter, though '{self.carry.tasks[-1]}' left a trained one."
+                f"begins '{self.task.name}' with a fresh adapter, although '{self.carry.tasks[-1]}' has a trained one."
             )
-            fix = "Give the training that adapter (`adapter_name_or_path`), or use another directory."
+            fix = "Load that adapter (`adapter_name_or_path`), or use another directory."
             raise CompatibilityError(Problem("ContinualCallback", what, fix))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
@@ -181,7 +181,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             add_gradient(self.terms.penalties(state.global_step + 1), model.parameters())
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Log the terms beside the loss."""
+        """Log the terms together with the loss."""
         if logs is not None and "loss" in logs and self.terms is not None:
             check_loss(f"task '{self.task.name}'", float(logs["loss"]), state.global_step)
             logs.update(self.terms.logs)
@@ -190,7 +190,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Write what the task has learned, unless the training was stopped before its end."""
         if state.global_step < state.max_steps:
-            logger.warning("task '%s' was stopped early; nothing is carried", self.task.name)
+            logger.warning("task '%s' was stopped early; no carry is written", self.task.name)
             return
         if self.terms is None or self._training is None or self.finished:
             return
@@ -219,11 +219,11 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         if self._replay is not None and self.terms is not None:
             fill = self._replay.leave(folder, self.terms.context, update, previous)
         write_carry(self.directory / "carry", self.method, previous, update, about, fill)
-        remove_candidates(self.directory)  # samples lie in one place only
+        remove_candidates(self.directory)  # samples are kept in one place only
 
 
 def _check_layout(args: Any, model: Any, second_forward: bool) -> None:
-    """Refuse layouts in which a sample is no row of its own, or whose second forward DDP would not see."""
+    """Refuse layouts in which a sample is not one row, or whose second forward DDP would not see."""
     for key in ("packing", "padding_free"):
         if getattr(args, key, False):
             what = "puts several samples into one row, so that none can be kept."
@@ -231,7 +231,7 @@ def _check_layout(args: Any, model: Any, second_forward: bool) -> None:
     if engine := _engine(args):
         raise CompatibilityError(Problem(engine, "is not tested with `replay`.", "Use DDP, or leave `replay` out."))
     if second_forward and args.world_size > 1 and _reentrant(model):
-        what = "is reentrant, which would leave the gradients of memory batches out of the average over processes."
+        what = "is reentrant, so that the gradients of memory batches would not be averaged over processes."
         fix = "Set `gradient_checkpointing_kwargs={'use_reentrant': False}`; the numbers stay the same."
         raise CompatibilityError(Problem("gradient checkpointing", what, fix))
 
@@ -260,8 +260,8 @@ def read_carry(directory: Path) -> Carry | None:
 
     path = directory / "carry"
     recover_directory(path)
-    if not (path / "carry.json").is_file():
+    if not os.path.lexists(path):
         return None
-    carry = Carry.open(path)
+    carry = Carry.open(carry_directory(directory))
     carry.verify()
     return carry

@@ -1,4 +1,4 @@
-"""A stream of tasks in a trainer of one's own: the base is held here and led through the method, task by task."""
+"""A stream of tasks in a custom trainer: holds the base and applies the method, task by task."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PlainBase(HeldBase):
         super().__init__(model)
         if hasattr(model, "peft_config"):
             what = "has an adapter already."
-            raise CompatibilityError(Problem("model", what, "Give the base; the adapters come from `lora`."))
+            raise CompatibilityError(Problem("model", what, "Pass the base; `lora` defines the adapters."))
         self._lora = lora
         self._wanted = [name for name, p in model.named_parameters() if p.requires_grad]
         config = json.dumps(model.config.to_diff_dict(), sort_keys=True, default=str)
@@ -52,7 +52,7 @@ class PlainBase(HeldBase):
 
     @property
     def wanted_modules(self) -> tuple[str, ...]:
-        """Modules that were asked to train as a whole."""
+        """Modules requested to train as a whole."""
         return tuple((self._lora.modules_to_save if self._lora is not None else None) or ())
 
     def _extra_modules(self) -> tuple[str, ...]:
@@ -71,7 +71,7 @@ class PlainBase(HeldBase):
 
 
 class LearnerTask:
-    """One task in the hands of a `ContinualLearner`.
+    """One task of a `ContinualLearner`.
 
     Attributes:
         model: What is trained; give it to the trainer.
@@ -85,7 +85,7 @@ class LearnerTask:
 
 
 class ContinualLearner:
-    """Leads a model through a stream of tasks with a method and a trainer of your own.
+    """Leads a model through a stream of tasks with a method and a custom trainer.
 
     Args:
         model: The base, a Transformers model without adapters. It is changed in place.
@@ -115,13 +115,13 @@ class ContinualLearner:
         self.method = make_method(method, options)
         self._replay = replay_config(replay, self.method)
         if self.method.capabilities.schedule != "sequential":
-            what = f"'{method}' does not learn its tasks one after the other."
-            raise CompatibilityError(Problem("method", what, "Train such references with the trainer alone."))
+            what = f"'{method}' does not train its tasks one after the other."
+            raise CompatibilityError(Problem("method", what, "Train this reference with the trainer alone."))
         if "lora" in self.method.capabilities.finetuning_types and lora is None:
             raise CompatibilityError(Problem("lora", "is missing.", "Give a `peft.LoraConfig`."))
         self.directory = Path(directory)
         if (self.directory / "run.json").exists():
-            what = "is the directory of a run of LLaMA-Factory."
+            what = "is the directory of a run of a recipe."
             raise RunStateError(Problem(str(self.directory), what, "Choose another directory."))
         self.base = PlainBase(model, lora)
         self.seed = seed

@@ -10,17 +10,17 @@ from collections.abc import Sequence
 
 #: Command -> (module, one line of help). Modules are imported only when their command is asked for.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "plan": ("plan", "what a recipe will do, and what it will need; trains nothing"),
+    "plan": ("plan", "what a recipe will do, and the disk it needs; trains nothing"),
     "validate": ("validate", "check recipes as a run would, without loading a model"),
-    "run": ("run", "carry out a recipe; --isolate gives every step a fresh process"),
-    "status": ("status", "which steps of a run are finished, and who is at work"),
-    "report": ("report", "write a run's report again, or score its predictions anew"),
+    "run": ("run", "carry out a recipe; --isolate runs every step in a new process"),
+    "status": ("status", "finished steps of a run, and the process at work"),
+    "report": ("report", "write a run's report again, or score its predictions with another scorer"),
     "compare": ("compare", "several runs in one table and picture"),
-    "evaluate": ("evaluate", "test what a run has learned, also on a new test set"),
+    "evaluate": ("evaluate", "evaluate a run's model again, also on a new test set"),
     "score": ("score", "score one file of predictions"),
     "export": ("export", "a run's model as merged weights or as one PEFT adapter"),
-    "replay": ("replay", "the training samples that a run holds; delete them by id or by age"),
-    "data": ("data", "raw data sets in, LLaMA-Factory data sets out"),
+    "replay": ("replay", "list the training samples in a run's buffer; delete them by id or age"),
+    "data": ("data", "convert raw data sets to LLaMA-Factory data sets"),
     "list": ("listing", "methods, streams, scorers and published results"),
     "docs": ("docs", "the generated reference of the `cl:` keys"),
 }
@@ -49,7 +49,7 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(
         prog="cl-plugins",
-        description="Continual learning for LLaMA-Factory: recipes, and the runs they leave behind.",
+        description="Continual learning for LLaMA-Factory: recipes and their runs.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -73,7 +73,7 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse a command line.
 
-    ``key=value`` words may stand anywhere behind the recipe, also after options.
+    ``key=value`` words may be anywhere after the recipe, also after options.
 
     Args:
         argv: The words behind ``cl-plugins``.

@@ -1,4 +1,4 @@
-"""``cl-plugins compare``: several runs in one table and picture, or runs beside a published result."""
+"""``cl-plugins compare``: several runs in one table and picture, or runs compared with a published result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ together.
   cl-plugins compare saves/*/ --out comparison
   cl-plugins compare a1 a2 b1 b2 --names a a b b --out comparison
 
-`--with` puts them beside a published result (`cl-plugins list published`):
+`--with` compares them with a published result (`cl-plugins list published`):
 ours, theirs, the difference, and whether theirs lies inside our interval. Where
 the source scores by another rule, the run's kept answers are scored by the
 source's rule first; the run itself stays as it is.
@@ -29,10 +29,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.epilog = _EPILOG
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="directories of runs")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="where the files go; may be left out beside --with")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="where the files go; may be omitted with --with")
     parser.add_argument("--names", metavar="NAME", nargs="+", help="a name for each run, in their order")
     parser.add_argument(
-        "--with", dest="beside", metavar="SOURCE/ENTRY", help="a published result to put the runs beside"
+        "--with", dest="beside", metavar="SOURCE/ENTRY", help="a published result to compare the runs with"
     )
     parser.add_argument("--json", action="store_true", help="print JSON (with --with)")
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         what = f"gives {len(args.names)} names for {len(args.runs)} runs."
         problems.append(Problem("--names", what, "Give one name per run, in the same order."))
     if args.out is None and args.beside is None:
-        problems.append(Problem("--out", "is missing.", "Say where table and picture go, or add `--with`."))
+        problems.append(Problem("--out", "is missing.", "Give a folder for table and picture, or add `--with`."))
     if args.json and args.beside is None:
         problems.append(Problem("--json", "is given without `--with`.", "Read compare.json in the folder of `--out`."))
     if problems:
@@ -88,7 +88,7 @@ def _beside(args: argparse.Namespace) -> int:
             return rescore(run_dir, list(words), folder)
 
         def anew(run_dir: Path, words: list[str]) -> Path:
-            return scored(run_dir, tuple(words))  # several tables of a source often ask for the same rules
+            return scored(run_dir, tuple(words))  # several tables of a source often need the same rules
 
         found = against_published.compare_with_published(args.runs, args.beside, args.names, anew)
     files = published_page.write_beside(found, args.out, write_bytes) if args.out is not None else []

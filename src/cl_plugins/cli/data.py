@@ -1,4 +1,4 @@
-"""``cl-plugins data``: raw data sets in, LLaMA-Factory data sets out."""
+"""``cl-plugins data``: convert raw data sets to LLaMA-Factory data sets."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 _EPILOG = """\
 prepare writes OUT/dataset_info.json (merged), a .jsonl per data set, pictures,
 and OUT/manifest.json: counts, hashes, licences, drops and why.
-Killed, it goes on with the same command. --raw may hold one folder per task
+After a kill, the same command resumes the work. --raw may hold one folder per task
 (DIR/path, DIR/sur, ...), or all raw files side by side. Needs the extra `data`.
-unpack takes a zip or tar archive apart into the new folder OUT, all or nothing;
+unpack extracts a zip or tar archive into the new folder OUT, all or nothing;
 names that lead out of it, links and archives that grow beyond measure are
 refused.
 
@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "action",
         choices=("prepare", "sources", "unpack"),
-        help="prepare: convert; sources: what to download, where, under which terms; unpack: take an archive apart",
+        help="prepare: convert; sources: what to download, where, under which terms; unpack: extract an archive",
     )
     parser.add_argument(
         "stream", metavar="STREAM", help="name of a stream, such as medical_cl; for unpack the archive"
@@ -49,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--set", metavar="TASK.NAME=VALUE", action="append", default=[], help="a setting of a task; see `sources`"
     )
     parser.add_argument(
-        "--restart", action="store_true", help="make anew what was made with other options or from other files"
+        "--restart", action="store_true", help="rebuild what was made with other options or from other files"
     )
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
 

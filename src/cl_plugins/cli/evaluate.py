@@ -105,7 +105,7 @@ def evaluate_run(args: argparse.Namespace) -> dict[str, Any]:
         for name in tasks:
             state.tests(
                 state.config.stream.task(name)
-            )  # everything wrong with the data is said before the model loads
+            )  # all problems of the data are reported before the model is loaded
         state.carry = carry
         state.progress = Progress(
             {s.key: ("evaluate", len(state.tests(state.config.stream.task(str(s.task))))) for s in steps}
@@ -214,7 +214,7 @@ def _checked_scorer(name: str) -> str:
 
 
 def _new_task(test_set: str, taken: tuple[str, ...], changes: dict[str, Any]) -> Task:
-    """A task that only tests, under a name of its own."""
+    """A task that only tests, under a separate name."""
     import re
 
     from ..streams import Task

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _EPILOG = """\
 merged   a plain model for Transformers: each weight is the base's plus all
          updates, summed in fp32 and rounded once to `--dtype`; what rounding
-         cost is printed, beside what the best possible rounding would cost
+         error is printed, with the smallest error that any rounding could have
 adapter  one plain PEFT adapter on the recipe's base (rank-concatenated, exact)
 tasks    one plain PEFT adapter per task, and MANIFEST.json, which says what
          each is: the model that answers the task, for methods that are told

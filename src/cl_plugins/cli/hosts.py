@@ -19,5 +19,5 @@ def host() -> Host:
 
 
 def quiet_host() -> AbstractContextManager[None]:
-    """Only errors of the host are shown inside: a command prints what it was asked for."""
+    """Only errors of the host are shown inside: a command prints its own output only."""
     return host().quiet()

@@ -32,8 +32,8 @@ def recipe_schema() -> dict[str, Any]:
 
     stream, task = of_dataclass(Stream), of_dataclass(Task)
     _tasks(stream["properties"]["tasks"])
-    task["properties"]["scorer"] = _suggested(task["properties"]["scorer"], _scorers(peers=False))
-    task["properties"]["peer_scorer"] = _suggested(task["properties"]["peer_scorer"], _scorers(peers=True))
+    task["properties"]["scorer"] = _suggested(task["properties"]["scorer"], _scorers(reference=False))
+    task["properties"]["peer_scorer"] = _suggested(task["properties"]["peer_scorer"], _scorers(reference=True))
     block = of_dataclass(CLBlock)
     described = {key: value for key, value in block["properties"]["stream"].items() if key == "description"}
     block["properties"]["stream"] = {
@@ -126,7 +126,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     else:
         return dataclasses.MISSING
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {}  # the defaults of its keys stand with them
+        return {}  # the defaults of its keys are listed with them
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -135,10 +135,10 @@ def _tasks(entry: dict[str, Any]) -> None:
     entry.update({"type": "array", "items": {"$ref": "#/definitions/task"}, "minItems": 1})
 
 
-def _scorers(*, peers: bool) -> list[str]:
-    from ..evaluation.scorers import list_peers, list_scorers
+def _scorers(*, reference: bool) -> list[str]:
+    from ..evaluation.scorers import list_reference_scorers, list_scorers
 
-    return list_peers() if peers else [*list_scorers(), *list_peers()]
+    return list_reference_scorers() if reference else [*list_scorers(), *list_reference_scorers()]
 
 
 def _suggested(entry: Mapping[str, Any], words: list[str]) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def methods() -> list[dict[str, Any]]:
 def _adds(method: type[Any], options: list[dict[str, str]]) -> str:
     """What a method adds to the loss with its default options."""
     if any(option["default"] == "required" for option in options):
-        return "what its options say"
+        return "depends on its options"
     made = method(method.config_class())
     terms = [("a penalty on weights", made.penalised), ("a term of every batch's logits", made.reads_logits)]
     return " and ".join(words for words, there in terms if there) or "nothing"
@@ -119,10 +119,10 @@ def scorers() -> list[dict[str, Any]]:
         CompatibilityError: If two packages register the same name.
     """
     from ..base.registry import OWN, Entry
-    from ..evaluation.scorers import get_scorer, list_peers, scorer_entries
+    from ..evaluation.scorers import get_scorer, list_reference_scorers, scorer_entries
 
     found: list[dict[str, Any]] = []
-    for entry in [*scorer_entries(), *(Entry(name, OWN, get_scorer(name)) for name in list_peers())]:
+    for entry in [*scorer_entries(), *(Entry(name, OWN, get_scorer(name)) for name in list_reference_scorers())]:
         head: dict[str, Any] = {"name": entry.name, "distribution": entry.distribution, "error": entry.error}
         scorer = entry.value
         found.append(head if scorer is None else {**head, "version": scorer.version, "summary": scorer.summary})
@@ -163,7 +163,7 @@ _SCHEDULES = {
 
 
 def declared(entry: dict[str, Any]) -> dict[str, str]:
-    """What a method declares, in words, by heading.
+    """What a method declares, as text, by heading.
 
     Args:
         entry: One of `methods` that is not broken.

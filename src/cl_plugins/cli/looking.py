@@ -28,7 +28,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust-remote-code",
         action="store_true",
-        help="run the code that comes with the base, if the model needs it; what the run's recipe says is not obeyed",
+        help="run the code that comes with the base, if the model needs it; the value in the run's recipe is ignored",
     )
 
 
@@ -48,7 +48,7 @@ def opened(
         root: The run's directory; nothing is written to it.
         out: Where results go.
         model: Another place of the base.
-        task: The carry as it stood after this task; None for the latest.
+        task: The carry after this task; None for the latest.
         prepare: Changes keys and block before the run is put together.
         trust_remote_code: Whether the command allows code that comes with the base.
 
@@ -56,7 +56,7 @@ def opened(
         State and carry, both verified against hashes and base.
 
     Raises:
-        RunStateError: As `reopen`, and if the base cannot be loaded without code of its own.
+        RunStateError: As `reopen`, and if the base cannot be loaded without its own code.
     """
     from ..base.errors import Problem, RunStateError
     from ..evaluation.results import result_problems
@@ -79,5 +79,5 @@ def opened(
         if trust_remote_code or "trust_remote_code" not in str(error):
             raise
         what = f"cannot be loaded without the code that comes with it ({' '.join(str(error).split())[:300]})."
-        fix = "If you trust where it comes from, add `--trust-remote-code`."
+        fix = "If you trust its source, add `--trust-remote-code`."
         raise RunStateError(Problem(f"base {host_keys.get('model_name_or_path')}", what, fix)) from error

@@ -65,7 +65,7 @@ def bold(line: str) -> Text:
 
 
 def heading(title: str, detail: str = "") -> None:
-    """An empty line, a title in bold, and what belongs beside it."""
+    """An empty line, a title in bold, and a remark."""
     emit()
     emit(bold(title) + (printable(f"  {detail}") if detail else ""))
 

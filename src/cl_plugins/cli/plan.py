@@ -149,7 +149,7 @@ def _sizes(
 
     try:
         method = get_method(config.method)(config.options)
-        model = host.sizes(host_keys, method, config.stream.tasks[0])
+        model = host.sizes(host_keys, method, next(t for t in config.stream.tasks if t.train))
     except CompatibilityError as error:
         warnings.append(f"Sizes are not known: {error}")
         return None, None
@@ -214,7 +214,7 @@ def show(value: dict[str, Any]) -> None:
     output.pairs([row for row in (*rows, ("reveals", value["reveals"])) if row[1]])
     _show_steps(value)
     for task in value["tasks"]:
-        output.heading(f"Task {task['task']}", "what LLaMA-Factory is given beside the recipe's top level")
+        output.heading(f"Task {task['task']}", "what LLaMA-Factory gets in addition to the recipe's top level")
         rows = [
             (
                 key,
@@ -243,7 +243,7 @@ def show(value: dict[str, Any]) -> None:
             output.emit(line)
     if value["disk"] and not value["disk"]["fits"]:
         output.emit()
-        output.emit("The disk cannot hold this run. Free some space, or choose another `output_dir`.")
+        output.emit("The disk is too small for this run. Free some space, or choose another `output_dir`.")
 
 
 def _show_steps(value: dict[str, Any]) -> None:
@@ -284,7 +284,7 @@ def _show_keys(value: dict[str, Any]) -> None:
         given = f" = {entry['value']}" if "value" in entry else ""
         groups.setdefault((entry["kind"], entry["reason"]), []).append(f"{entry['key']}{given}")
     titles = {
-        "per_task": "Keys per task  (may stand in cl.task_overrides)",
+        "per_task": "Keys per task  (allowed in cl.task_overrides)",
         "per_run": "Keys per run  (the same for all tasks)",
         "refused": "Keys refused with cl",
     }
@@ -320,7 +320,7 @@ def _show_model(value: dict[str, Any]) -> None:
     if model["image_tokens"] is not None:
         rows.append(("a picture", f"{model['image_tokens']} tokens"))
     output.pairs(rows)
-    output.heading("Disk", "at the fullest moment")
+    output.heading("Disk", "at the peak")
     size = output.size
     free = f"{size(disk['free'])} are free" + (
         f", {size(disk['used'])} are used by this run already" if disk["used"] else ""
@@ -328,7 +328,7 @@ def _show_model(value: dict[str, Any]) -> None:
     output.pairs(
         [
             ("tasks/, carry/", size(disk["updates"])),
-            ("checkpoints", f"{size(disk['checkpoints'])}, gone when their task is done"),
+            ("checkpoints", f"{size(disk['checkpoints'])}, deleted when their task is done"),
             ("final/", size(disk["final"])),
             ("the rest", f"at most {size(disk['other'])}"),
             ("together", f"{size(disk['total'])}; {free}"),

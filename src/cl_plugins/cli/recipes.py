@@ -70,9 +70,9 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
         raise RecipeError(Problem(str(path), f"cannot be read ({error}).", "Check the file.")) from error
     except (ValueError, YAMLError, OmegaConfBaseException) as error:
         kind = "JSON" if path.suffix == ".json" else "YAML"
-        raise RecipeError(Problem(str(path), f"is not valid {kind}: {error}", "Mend the file.")) from error
+        raise RecipeError(Problem(str(path), f"is not valid {kind}: {error}", "Fix the file.")) from error
     if not isinstance(merged, dict):
-        raise RecipeError(Problem(str(path), "does not hold keys and values.", "A recipe is a mapping."))
+        raise RecipeError(Problem(str(path), "does not contain keys and values.", "A recipe is a mapping."))
     return {str(key): value for key, value in merged.items()}
 
 
@@ -85,7 +85,7 @@ def read_stream_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[
     recipe = read_recipe(path, overrides)
     problems = []
     if "cl" not in recipe:
-        fix = "Add one, or train it with `llamafactory-cli train` as it is."
+        fix = "Add one, or train it with `llamafactory-cli train`."
         problems.append(Problem(str(path), "has no `cl:` block: it is a plain LLaMA-Factory recipe.", fix))
     if not isinstance(recipe.get("output_dir"), str):
         problems.append(Problem(f"{path}: output_dir", "is missing.", "Name the directory of the run."))

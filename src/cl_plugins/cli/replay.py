@@ -18,7 +18,7 @@ _EPILOG = """\
   cl-plugins replay purge RUN --older-than 30d      (h, d or w)
 
 Deleting rewrites the buffer, its manifest, the carry's hashes and the journal
-together; a run that goes on accepts the new carry. Then the places are named in
+together; an unfinished run accepts the new carry. Then the places are named in
 which the samples can still be: predictions, caches of the `datasets` library,
 directories that `cl.restart` moved aside. What was learned from the samples
 stays in the weights. A run that is being carried out is left alone.
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     _show(samples, args.action)
     if places:
         output.emit()
-        output.emit(output.bold("Where they can still be; this command leaves these places alone:"))
+        output.emit(output.bold("Where they can still be; this command does not change these places:"))
         for place in places:
             output.emit(f"  {place.where}")
             output.emit(f"      {place.what}. {place.fix}")
@@ -98,8 +98,8 @@ def _unwanted(args: argparse.Namespace) -> Callable[[Sample], bool]:
         return sample.id in wanted and args.task in (None, sample.task)
 
     known = {sample.id for sample in kept_samples(args.run_dir) if chosen(sample)}
-    fix = "`cl-plugins replay list RUN` shows what the buffer holds."
-    problems = [Problem("--id", f"the buffer holds no sample {name!r}.", fix) for name in sorted(wanted - known)]
+    fix = "`cl-plugins replay list RUN` lists the samples in the buffer."
+    problems = [Problem("--id", f"the buffer has no sample {name!r}.", fix) for name in sorted(wanted - known)]
     if problems:
         raise RecipeError(problems)
     return chosen
@@ -109,7 +109,7 @@ def _show(samples: list[Sample], action: str) -> None:
     from . import output
 
     if not samples:
-        output.emit("The buffer holds no training sample." if action == "list" else "No sample was deleted.")
+        output.emit("The buffer has no training sample." if action == "list" else "No sample was deleted.")
         return
     rows = [
         (s.task, s.dataset, s.stored[:19].replace("T", " "), s.selection, s.licence or "not stated", s.id)

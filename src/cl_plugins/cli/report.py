@@ -11,18 +11,18 @@ from ..base.errors import Problem, RecipeError, RunStateError
 
 
 if TYPE_CHECKING:
-    from ..evaluation.matrix import ScoreMatrix
+    from ..evaluation.matrix import AccuracyMatrix
 
 _EPILOG = """\
-With `--scorer`, the predictions of the run are scored anew, without generating
+With `--scorer`, the predictions of the run are scored again, without generating
 anything. The result goes to RUN/rescored/<scorers>/ (or `--out`), with the
-run's own table beside the new one; the run's own scores stay as they are.
+run's own table next to the new one; the run's own scores stay as they are.
 
   cl-plugins report RUN
   cl-plugins report RUN --scorer exact_match               for every task
   cl-plugins report RUN --scorer path=contains rad=token_f1
   cl-plugins report RUN --scorer peer:medical_cl           the authors' rules
-  cl-plugins report RUN --scorer peer                      each task's own peer
+  cl-plugins report RUN --scorer peer                      each task's own `peer_scorer`
 """
 
 
@@ -31,7 +31,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("run_dir", metavar="RUN", type=Path, help="the `output_dir` of a run")
     parser.add_argument(
-        "--scorer", metavar="[TASK=]SCORER", nargs="+", action="extend", default=[], help="score the predictions anew"
+        "--scorer",
+        metavar="[TASK=]SCORER",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="score the predictions with another scorer",
     )
     parser.add_argument("--out", metavar="DIR", type=Path, help="where the new scores go (with --scorer)")
 
@@ -46,7 +51,9 @@ def run(args: argparse.Namespace) -> int:
     root: Path = args.run_dir
     own = root if args.scorer else None
     if args.out is not None and not args.scorer:
-        raise RecipeError(Problem("--out", "is given without `--scorer`.", "The report itself belongs into the run."))
+        raise RecipeError(
+            Problem("--out", "is given without `--scorer`.", "Without `--scorer` the report is written into the run.")
+        )
     read_record(root)
     if args.scorer:
         root = rescore(root, args.scorer, args.out)
@@ -58,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def rescore(root: Path, words: list[str], out: Path | None = None) -> Path:
-    """Score the predictions of a run anew, into a directory of their own.
+    """Score the predictions of a run again, into a separate directory.
 
     Args:
         root: The run's directory.
@@ -86,7 +93,7 @@ def rescore(root: Path, words: list[str], out: Path | None = None) -> Path:
 
     check_folders(root)
     matrix = read_results(root).matrix
-    scorers = _chosen(_with_peers(words, read_record(root)), matrix.tasks)
+    scorers = _chosen(_with_reference_scorers(words, read_record(root)), matrix.tasks)
     out = out or root / "rescored" / _folder(words)
     check_target(out)
     cells = [
@@ -97,7 +104,7 @@ def rescore(root: Path, words: list[str], out: Path | None = None) -> Path:
     ]
     missing = [path for row, task in cells if not (path := root / "predictions" / row / f"{task}.jsonl").is_file()]
     if missing:
-        fix = "Restore them from a copy; without them there is nothing to score."
+        fix = "Restore them from a copy; they are needed for scoring."
         raise RunStateError([Problem(str(path), "is missing.", fix) for path in missing])
     files: dict[str, Any] = {}
     for row, task in cells:
@@ -125,14 +132,14 @@ def rescore(root: Path, words: list[str], out: Path | None = None) -> Path:
         f"{', '.join(task for task in scorers if matrix.scorers[task] == key)} with {key}"
         for key in dict.fromkeys(matrix.scorers[task] for task in scorers)
     )
-    anew = f"Scored anew from the predictions of the run: {changed}."
+    anew = f"Scored again from the predictions of the run: {changed}."
     record["notes"] = [*(record.get("notes") or []), anew, *_as_printed(matrix)]
     record["files"] = files  # there is no journal here that holds the hashes
     write_run(out, record)
     return out
 
 
-def _with_peers(words: list[str], record: dict[str, Any]) -> list[str]:
+def _with_reference_scorers(words: list[str], record: dict[str, Any]) -> list[str]:
     """``peer`` replaced by the ``peer_scorer`` of every task that has one.
 
     Raises:
@@ -174,9 +181,9 @@ def _chosen(words: list[str], tasks: list[str]) -> dict[str, str]:
     return {task: chosen[task] for task in tasks if task in chosen}
 
 
-def _as_printed(matrix: ScoreMatrix) -> list[str]:
+def _as_printed(matrix: AccuracyMatrix) -> list[str]:
     """The averages as the authors of Medical-CL print them, where a task is scored by their rule for Rad."""
-    from ..evaluation.scorers.peer import printed_average
+    from ..evaluation.scorers.reference import printed_average
 
     rad = next((task for task, key in matrix.scorers.items() if key.startswith("peer:medical_cl:rad@")), None)
     if rad is None:
@@ -192,10 +199,10 @@ def _as_printed(matrix: ScoreMatrix) -> list[str]:
     if not found:
         return []
     return [
-        f"Averages as the Medical-CL authors print them, with the BLEU of {rad} cut to a whole number: {', '.join(found)}."
+        f"Averages as the Medical-CL authors print them, with the BLEU of {rad} truncated to a whole number: {', '.join(found)}."
     ]
 
 
 def _folder(words: list[str]) -> str:
-    """A name for the directory that says what was asked for."""
+    """A name for the directory that says what was requested."""
     return "+".join(re.sub(r"[^A-Za-z0-9_.-]+", "-", word).strip("-.") for word in words)

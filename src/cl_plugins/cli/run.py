@@ -11,9 +11,9 @@ from pathlib import Path
 _EPILOG = """\
 Without `--isolate` this is `llamafactory-cli train RECIPE ...`, nothing else.
 With it, that command is started with `cl.stop_after=1` until the run is
-finished: every step has a process of its own, for memory that fragments and
+finished: every step has a separate process, for memory that fragments and
 engines that cannot be set up twice. A start that ends with exit code 75 is
-repeated; any other failure ends it, and the same command goes on later.
+repeated; any other failure ends it, and the same command resumes it later.
 
   cl-plugins run recipe.yaml --isolate
   cl-plugins run recipe.yaml --isolate --steps 4 max_steps=100

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _EPILOG = """\
 FILE holds the predictions of a run (RUN/predictions/<row>/<task>.jsonl), or is
 LLaMA-Factory's generated_predictions.jsonl, or an answer file of MLLM-CL,
-MCITlib, CoIN, UCIT or MSLoRA-CR, as it is. Where the right answers stand in the
+MCITlib, CoIN, UCIT or MSLoRA-CR, as it is. If the right answers are in the
 test set, name it with --annotations: answers are joined by question_id,
 LLaMA-Factory's by row, and labels that both files hold must agree.
 `--format json` prints one flat object, metric to value; percentages (0-100) are
@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.epilog = _EPILOG
     parser.add_argument("file", metavar="FILE", type=Path, help="predictions, one JSON object per line")
-    parser.add_argument("--annotations", metavar="FILE", type=Path, help="the test set, if the answers stand there")
+    parser.add_argument("--annotations", metavar="FILE", type=Path, help="the test set, if it contains the answers")
     parser.add_argument("--partial", action="store_true", help="leave out questions that have no answer")
     parser.add_argument("--scorer", metavar="NAME", required=True, help="a scorer; `cl-plugins list scorers`")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="what to print (default: text)")
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 def flat(score: TaskScore) -> dict[str, Any]:
     """A score as one flat object of metric to value, percentages 0-100, not rounded.
 
-    A peer scorer gives what the peer prints, under fixed names, and nothing else.
+    A reference scorer gives what the original implementation prints, under fixed names, and nothing else.
 
     Args:
         score: The score.

@@ -64,7 +64,7 @@ def collect(root: Path, *, verify: bool = False) -> dict[str, Any]:
     try:
         keys = [(step.key, str(step.kind)) for step in planned(root, read_recipe(root, record)[1])]
     except RecipeError as error:
-        note = f"What is still to do cannot be said here: {error}"
+        note = f"The remaining steps cannot be listed here: {error}"
     keys += [(key, key.split(":")[0]) for key in journal.entries if key not in dict(keys)]
     over = "finish" in journal
     steps = []
@@ -146,9 +146,9 @@ def show(value: dict[str, Any]) -> None:
         output.heading("Damaged files")
         output.show_problems(value["damaged"])
     elif value["damaged"] is not None:
-        output.heading("Every file is there and has its hash.")
+        output.heading("All files are present and have their hashes.")
     if not value["finished"]:
-        output.heading("Start it with the same command again: it goes on where it stopped.")
+        output.heading("Start it with the same command again: it resumes where it stopped.")
 
 
 def _holder(note: dict[str, Any] | None) -> str:

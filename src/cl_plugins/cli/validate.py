@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("recipes", metavar="RECIPE", nargs="+", help="recipes, and key=value words for all of them")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--quick", action="store_true", help="leave out what takes the base's tokenizer")
+    parser.add_argument("--quick", action="store_true", help="skip the checks that need the base's tokenizer")
     parser.set_defaults(overrides=[])
 
 
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
             for line in output.wrap(f"note: {note}", output.width() - 4):
                 output.emit(f"    {line}")
     if len(files) > 1:
-        output.emit(f"{len(files) - bad} of {len(files)} recipes are good")
+        output.emit(f"{len(files) - bad} of {len(files)} recipes are valid")
     return 2 if bad else 0
 
 
@@ -118,7 +118,7 @@ def _prepared(host: Host, recipe: Recipe, read: bool) -> tuple[list[Problem], li
     for message, tasks in refusals.items():
         if _NEEDS_LAUNCHER in message:
             notes.append(
-                "LLaMA-Factory starts DeepSpeed only with FORCE_TORCHRUN=1, or under torchrun; what it checks after that was not seen."
+                "LLaMA-Factory starts DeepSpeed only with FORCE_TORCHRUN=1, or under torchrun; its later checks were not made."
             )
         else:
             problems.append(argument_problem(state, trainings, message, tasks))
@@ -126,7 +126,7 @@ def _prepared(host: Host, recipe: Recipe, read: bool) -> tuple[list[Problem], li
         return problems, notes
     try:
         state.session  # noqa: B018
-    except Exception as error:  # whatever the host or the hub raises
+    except Exception as error:  # any exception of the host or the hub
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         notes.append(f"The data were not prepared: the base's tokenizer cannot be loaded here ({reason}).")
     else:

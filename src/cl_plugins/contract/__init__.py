@@ -1,1 +1,1 @@
-"""What methods, runs and hosts agree on: protocols and small records, no behaviour of any one of them."""
+"""What methods, runs and hosts agree on: protocols and small records without behaviour."""

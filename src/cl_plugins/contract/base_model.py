@@ -33,13 +33,13 @@ class BaseModel(Protocol):
         """
 
     def original(self, name: str) -> Tensor:
-        """Parameter ``name`` as it stands in the checkpoint: a CPU tensor, read lazily, not to be written to."""
+        """Parameter ``name`` as stored in the checkpoint: a CPU tensor, read lazily, not to be written to."""
 
     def replace(self, name: str, value: Tensor) -> None:
         """Set parameter ``name``; keeps the device, takes the dtype of ``value``."""
 
     def attach(self, updates: list[LowRankUpdate]) -> None:
-        """Let the base compute itself plus low-rank updates, kept beside the weights as a frozen stack."""
+        """Let the base compute itself plus low-rank updates, kept next to the weights as a frozen stack."""
 
     def new_adapter(self, seed: int | None = None) -> Module:
         """Put a fresh adapter on the base as the host would, drawing from a generator seeded with ``seed``."""
@@ -50,7 +50,7 @@ class BaseModel(Protocol):
     def prepare_frozen(self) -> Module:
         """The base without any adapter: nothing trains but the modules that the recipe trains as a whole.
 
-        For methods that bring trainable tensors of their own, see `register`.
+        For methods that add trainable tensors, see `register`.
         """
 
     def targets(self) -> Sequence[str]:
@@ -75,24 +75,24 @@ class BaseModel(Protocol):
         """
 
     def wrap(self, names: Sequence[str], factory: Callable[[str, Module], Module]) -> None:
-        """Put modules in the place of others until `reset`.
+        """Put modules in place of others until `reset`.
 
         Args:
             names: The modules.
-            factory: Gets name and module, gives what stands in its place.
+            factory: Gets name and module, returns the module that replaces it.
         """
 
     def rows(self, begin: Callable[[Any], None]) -> Any:
         """Let the base choose per row until `reset`: once for every prompt, inside its forward.
 
-        The same holds in training, evaluation, ``model.generate`` and wherever else the model is called. What is chosen lives
-        as long as the conversation: on the cache of keys and values, inside one ``generate`` without a cache, and in training
-        until the backward is done.
+        The same holds in training, evaluation, ``model.generate`` and wherever else the model is called. What is
+        chosen lives as long as the conversation: on the cache of keys and values, inside one ``generate`` without a
+        cache, and in training until the backward is done.
 
         Args:
-            begin: Gets the `cl_plugins.adapters.row_features.Rows` of a prompt, between the tower and the language model, and
-                puts tensors or lists with the row first into its ``kept``. A list ``kept["route"]`` of texts stands in the
-                predictions.
+            begin: Gets the `cl_plugins.adapters.row_features.Rows` of a prompt, between the tower and the language
+                model, and puts tensors or lists with the row first into its ``kept``. A list ``kept["route"]`` of
+                texts is written to the predictions.
 
         Returns:
             `cl_plugins.adapters.rows.RowState`, whose ``current`` tells layers what their rows were given.

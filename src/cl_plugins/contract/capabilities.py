@@ -29,7 +29,7 @@ class Capabilities:
         schedule: ``sequential`` (each task starts from the carry), ``independent`` (each from the base) or ``joint``
             (all tasks at once).
         low_rank: Whether it adds low-rank updates; memory and disk are estimated by it.
-        answers: Who answers a question: one model (``alike``), a model that the task decides (``by_task``, see
+        answers: Which model answers a question: one model (``alike``), a model that the task decides (``by_task``, see
             `Method.route`), or parts that the model chooses for every sample by itself (``by_sample``).
         grows: Whether what is carried grows with every task.
         quantised: Quantisation methods of the base that are tested.
@@ -37,11 +37,11 @@ class Capabilities:
         needs_modality: Every task must have a modality label.
         needs_replay: It draws from the replay buffer by itself: there must be one, and its samples are not mixed into
             the training set.
-        needs: What else it asks for (the task at test, replay), in words; empty for nothing.
-        carries: What is handed to the next task, in words.
-        reveals: What the carry could tell about the training data, in words.
-        step_cost: Cost of an optimizer step as the stream grows, in words.
-        memory: Memory as the stream grows, in words.
+        needs: What else it requires (the task at test, replay), as text; empty for nothing.
+        carries: What is passed to the next task, as text.
+        reveals: What the carry could tell about the training data, as text.
+        step_cost: Cost of an optimizer step as the stream grows, as text.
+        memory: Memory as the stream grows, as text.
     """
 
     finetuning_types: tuple[str, ...] = ("lora",)
@@ -71,7 +71,7 @@ class RunFacts:
         fsdp: Whether FSDP is asked for.
         half_precision: Whether the base is loaded in a 16-bit type.
         stream: The stream.
-        keys: The host's keys as they stand in the recipe.
+        keys: The host's keys as written in the recipe.
     """
 
     finetuning_type: str

@@ -1,7 +1,7 @@
-"""The carry on disk: ``carry.json`` and safetensors files, written beside and then renamed.
+"""The carry on disk: ``carry.json`` and safetensors files, written under a temporary name and then renamed.
 
-A carry may come from somebody else. Its names are checked when it is opened, a file is used only if it is in ``files`` and
-has its hash, and no link is followed.
+A carry may come from an untrusted source. Its names are checked when it is opened, a file is used only if it is in ``files``
+and has its hash, and no link is followed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class TaskUpdate:
         return self.tensors.with_name(f"update_{name}.safetensors")
 
     def statistic(self, name: str) -> Path:
-        """The file of one of `Method.statistics`, beside the tensors of a task that has just been trained."""
+        """The file of one of `Method.statistics`, with the tensors of a task that has just been trained."""
         return self.tensors.with_name(f"{name}.safetensors")
 
 
@@ -78,15 +78,43 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise RunStateError(Problem(str(path), f"cannot be read ({error}).", fix)) from error
 
 
+class Meta(dict[str, Any]):
+    """What a method wrote beside its tensors; an entry that is missing is an error of the file, not of the program.
+
+    Args:
+        content: The entries.
+        where: The file.
+    """
+
+    def __init__(self, content: dict[str, Any], where: Path) -> None:
+        super().__init__({key: _with_place(value, where) for key, value in content.items()})
+        self._where = where
+
+    def __missing__(self, key: str) -> Any:
+        """Raise the error.
+
+        Raises:
+            RunStateError: Always.
+        """
+        fix = "Copy the whole carry directory again from its source."
+        raise RunStateError(Problem(str(self._where), f"'meta' has no {shown(repr(key))}.", fix))
+
+
+def _with_place(value: Any, where: Path) -> Any:
+    if isinstance(value, dict):
+        return Meta(value, where)
+    return [_with_place(item, where) for item in value] if isinstance(value, list) else value
+
+
 @dataclass(frozen=True)
 class Carry:
-    """Everything that a method hands to the next task.
+    """Everything that a method passes to the next task.
 
     Attributes:
         path: The directory.
         tasks: Names of the tasks that went into it, in order.
         method: Name of the method that made it.
-        meta: What the method wrote beside the tensors.
+        meta: What the method wrote in addition to the tensors.
         base: Fingerprint of the base.
         files: File name -> {"sha256", "bytes"}.
         stream: Name of the stream it was made in; None where it is not known.
@@ -118,7 +146,16 @@ class Carry:
         record = CarryRecord.read(path / FILE)
         files: dict[str, dict[str, Any]] = {name: dict(entry.plain()) for name, entry in record.files.items()}
         tasks = tuple(record.tasks)
-        return cls(path, tasks, record.method, record.meta, record.base, files, record.stream, record.identity())
+        return cls(
+            path,
+            tasks,
+            record.method,
+            Meta(record.plain_meta(), path / FILE),
+            record.base,
+            files,
+            record.stream,
+            record.identity(),
+        )
 
     def file(self, name: str) -> Path:
         """The path of one file, whose hash was compared first.
@@ -131,7 +168,7 @@ class Carry:
         """
         if name not in self.files:
             fix = "Copy the whole carry directory again from its source."
-            raise RunStateError(Problem(str(self.path / FILE), f"names no file {shown(repr(name))}.", fix))
+            raise RunStateError(Problem(str(self.path / FILE), f"lists no file {shown(repr(name))}.", fix))
         if not self.linked:
             problem = file_problem(self.path, name, self._record(name), CarryRecord.FIX, FILE)
             if problem is not None:
@@ -163,7 +200,7 @@ class Carry:
 
 
 def carry_directory(path: Path) -> Path:
-    """Where the carry lies in the directory of a run, or in that of a carry itself.
+    """Where the carry is in the directory of a run, or in that of a carry itself.
 
     Args:
         path: Directory of a run or of a carry.
@@ -173,18 +210,18 @@ def carry_directory(path: Path) -> Path:
     """
     inner = path / "carry"
     if inner.is_symlink():
-        fix = "Put the directory itself there, or name the directory that the link points to."
+        fix = "Use the directory itself, or name the directory that the link points to."
         raise RunStateError(Problem(str(inner), "is a symbolic link, which is not followed.", fix))
     return inner if inner.is_dir() else path
 
 
 @dataclass
 class CarryWriter:
-    """Collects the files of a carry in a directory of its own.
+    """Collects the files of a carry in a separate directory.
 
     Attributes:
         path: The directory, new and empty.
-        meta: What the method wants to find beside the tensors.
+        meta: What the method wants to find with the tensors.
     """
 
     path: Path
@@ -219,7 +256,9 @@ class CarryWriter:
         """
         if not is_carry_file(name):
             fix = "Use `<name>.safetensors` or `<folder>/<name>.safetensors`, of letters, digits, '_', '.' and '-'."
-            raise RunStateError(Problem(str(self.path), f"{shown(repr(name))} is no name for a file of a carry.", fix))
+            raise RunStateError(
+                Problem(str(self.path), f"{shown(repr(name))} is not a valid name for a file of a carry.", fix)
+            )
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         return target

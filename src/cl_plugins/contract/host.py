@@ -30,8 +30,8 @@ class KeyInfo:
     """What is known about one key of the host.
 
     Attributes:
-        key: The key as it stands in a recipe.
-        kind: ``per_task`` (may stand in ``task_overrides``), ``per_run``, or ``refused`` together with ``cl``.
+        key: The key as written in a recipe.
+        kind: ``per_task`` (allowed in ``task_overrides``), ``per_run``, or ``refused`` together with ``cl``.
         reason: Why, in a few words.
         home: The dataclass of the host that holds it; empty if the installed version does not know the key.
     """
@@ -82,7 +82,7 @@ class DataSet(Protocol):
 
     Attributes:
         name: Its name in the stream.
-        place: Where the task's keys say that it lies; the same name at the same place is the same data set.
+        place: Its location according to the task's keys; the same name at the same place is the same data set.
     """
 
     @property
@@ -118,10 +118,10 @@ class Host(Protocol):
 
     Attributes:
         name: Its name, for messages.
-        engines: Values of ``cl.eval.backend`` beside ``host`` that it can give prompts to.
+        engines: Values of ``cl.eval.backend`` other than ``host`` that it can give prompts to.
         path_keys: Keys whose values are paths; ``~`` is expanded in them.
         command: The ordinary launch command of a recipe.
-        engine_keys: Keys that choose a distributed engine; left out when a finished run is looked at.
+        engine_keys: Keys that choose a distributed engine; left out when a finished run is inspected.
         data_keys: Per-task keys that say which data a task has and how its samples are made.
         sample_keys: Those of them that a sample keeps when it is replayed in a later task.
     """
@@ -135,7 +135,7 @@ class Host(Protocol):
     sample_keys: frozenset[str]
 
     def quiet(self) -> AbstractContextManager[None]:
-        """Show only errors of the host inside, unless the user asked for more."""
+        """Show only errors of the host inside, unless the user requested more."""
 
     # --- the recipe
 
@@ -176,13 +176,14 @@ class Host(Protocol):
             penalised: Whether it adds terms to the loss.
         """
 
-    def data_set(self, name: str, keys: Mapping[str, Any], limit: int | None = None) -> DataSet:
+    def data_set(self, name: str, keys: Mapping[str, Any], limit: int | None = None, *, test: bool = False) -> DataSet:
         """A data set as a task uses it.
 
         Args:
             name: Its name.
             keys: The recipe's keys with the task's own.
-            limit: Only the first so many records are used; None for all.
+            limit: Only the first records up to this number are used; None for all.
+            test: Whether it is a test set.
         """
 
     def base_problems(self, keys: Mapping[str, Any]) -> list[Problem]:
@@ -225,11 +226,11 @@ class Host(Protocol):
         """Parse and check the keys of one task; seeds every generator with the task's seed.
 
         Raises:
-            Exception: Whatever the host and its libraries raise for keys that they refuse.
+            Exception: Any exception of the host and its libraries for keys that they refuse.
         """
 
     def looking_keys(self, keys: Mapping[str, Any]) -> dict[str, Any]:
-        """The keys for one process that looks at a finished run: without engine, on whatever device there is."""
+        """The keys for one process that inspects a finished run: without engine, on the available device."""
 
     def newest_checkpoint(
         self, folder: Path, world_size: int, recipe: str

@@ -50,7 +50,7 @@ class LowRankUpdate:
                 update.b[plain.removesuffix(".lora_B.weight")] = tensor
             elif ".lora_" in plain:
                 fix = "Use plain LoRA on linear layers (no DoRA, no LoRA on embeddings, no LoRA bias)."
-                raise CompatibilityError(Problem("update", f"holds '{plain}', which cannot be merged.", fix))
+                raise CompatibilityError(Problem("update", f"contains '{plain}', which cannot be merged.", fix))
             else:
                 update.replaced[plain] = tensor
         return update

@@ -1,7 +1,7 @@
 """The method contract: the few questions that every continual-learning method answers.
 
-A method never imports LLaMA-Factory. What it needs from the host (a fresh adapter, the base's tensors) is handed to it as
-a `BaseModel`, by a run, by a custom trainer or by a test. `cl_plugins.methods.one_lora.OneLoRA` and
+A method never imports LLaMA-Factory. What it needs from the host (a fresh adapter, the base's tensors) is passed to it
+as a `BaseModel`, by a run, by a custom trainer or by a test. `cl_plugins.methods.one_lora.OneLoRA` and
 `cl_plugins.methods.chain.LoRAChain` answer most questions for methods with one LoRA and with a LoRA per task.
 
 Life of a task::
@@ -10,15 +10,15 @@ Life of a task::
     model = method.begin_task(context, model)      # what is trained
     ...training...
     tensors = method.learned(context, model)       # written to tasks/<nn>_<task>/update.safetensors
-    meta = method.describe(context, model)         # written to update.json beside it
+    meta = method.describe(context, model)         # written to update.json next to it
     extra = method.statistics(context, model)      # Fisher, positions, ...: tasks/<nn>_<task>/<name>.safetensors
     numbers = method.numbers(context, model)       # for journal and report
     ...further phases, see `Phase`...
     method.consolidate(previous, update, writer)   # the next carry, written from files only
     model = method.restore(base, next_carry)       # and from here on, again
 
-Two guards hold for every method. Before the first step, every trainable tensor must be among what `learned` gives, or the
-training is refused by name. After `BaseModel.reset`, modules, hooks, buffers and dtypes must be those at load.
+Two guards hold for every method. Before the first step, every trainable tensor must be among what `learned` gives, or
+the training is refused by name. After `BaseModel.reset`, modules, hooks, buffers and dtypes must be those at load.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from .task import Batch, TaskContext
 
 
-#: What decides, beside the carry, which model answers; see `Method.route`.
+#: What decides, in addition to the carry, which model answers; see `Method.route`.
 Route = int | str | None
 
 
@@ -82,7 +82,7 @@ class Method(ABC):
 
     @property
     def answers(self) -> Answers:
-        """Who answers with these options: `Capabilities.answers`, or less where an option says so."""
+        """`Capabilities.answers` for these options."""
         return self.capabilities.answers
 
     def notes(self) -> list[str]:
@@ -121,7 +121,7 @@ class Method(ABC):
             CompatibilityError: If the method has no further phases.
         """
         what = f"declares a phase '{phase.name}' and has no `begin_phase`."
-        raise CompatibilityError(Problem(f"method '{self.name}'", what, "Report it to the method's authors."))
+        raise CompatibilityError(Problem(f"method '{self.name}'", what, "Report this to the authors of the method."))
 
     def learning_rates(self, context: TaskContext, model: Module) -> Mapping[str, float]:
         """Ending of a parameter's name -> factor on the recipe's learning rate; the longest ending wins."""
@@ -167,7 +167,7 @@ class Method(ABC):
     def numbers(self, context: TaskContext, model: Module) -> dict[str, float]:
         """Learned or measured numbers that people want to see (a router's accuracy, frozen positions); finite.
 
-        They stand in the journal and in the report. Called after `statistics`.
+        They appear in the journal and in the report. Called after `statistics`.
         """
         return {}
 
@@ -178,9 +178,9 @@ class Method(ABC):
         """Write the next carry, from files alone."""
 
     def route(self, carry: Carry | None, task: str) -> Route:
-        """What, beside the carry, decides which model answers a task's questions; asked where `answers` is ``by_task``.
+        """What, in addition to the carry, decides which model answers a task's questions.
 
-        Models are rebuilt only when carry or route change. None is the model that the next task starts from.
+        Called where `answers` is ``by_task``. Models are rebuilt only when carry or route change. None is the model that the next task starts from.
         """
         return None
 
@@ -202,5 +202,5 @@ class Method(ABC):
         """
 
     def export_task(self, carry: Carry, task: str) -> Export | None:
-        """One task's part of the model as something of its own; None where tasks have no parts of their own."""
+        """One task's part of the model as a separate model; None where tasks have no separate parts."""
         return None

@@ -54,6 +54,6 @@ def trainable(model: Module) -> dict[str, Parameter]:
 
 
 def trained_tensors(model: Module) -> dict[str, Tensor]:
-    """What is trainable, and what PEFT saves beside it (buffers of copied modules), live."""
+    """What is trainable, and what PEFT also saves (buffers of copied modules), live."""
     buffers = {saved_name(n): b for n, b in model.named_buffers() if _COPIED in n}
     return {**trainable(model), **buffers}

@@ -9,10 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Phase:
-    """One training of a task: a journal step of its own, so that a killed run goes on after the last finished one.
+    """One training of a task: a separate journal step, so that a killed run resumes after the last finished one.
 
     Attributes:
-        name: Empty for the task's own training; else a word that stands in the journal (``train:<task>:<name>``) and in the
+        name: Empty for the task's own training; else a word for the journal (``train:<task>:<name>``) and in the
             file names ``update_<name>.safetensors`` and ``update_<name>.json``.
         keys: The host's keys that hold for this phase (length, learning rate); they win over the task's own.
     """

@@ -29,7 +29,7 @@ class TaskArgs(Protocol):
 
     @property
     def trust_remote_code(self) -> bool:
-        """Whether the base may bring code of its own."""
+        """Whether the base may contain its own code."""
 
     @property
     def trained_modules(self) -> list[str]:
@@ -78,6 +78,10 @@ class Session(Protocol):
     def loaded_model(self) -> Any:
         """The base's model if it has been loaded already, else None."""
 
+    @property
+    def sample_counts(self) -> Mapping[str, Mapping[str, int]]:
+        """Task -> counts of records read, dropped and cut by `training_set`, for the journal."""
+
     def training_set(
         self, task: str, args: TaskArgs, *, with_rows: bool = False
     ) -> tuple[dict[str, Any], Rows | None]:
@@ -89,7 +93,7 @@ class Session(Protocol):
             with_rows: Also give the records behind the samples, for the replay buffer.
 
         Returns:
-            The data arguments of `trainer` (``{"train_dataset": ...}``), and the rows if they were asked for.
+            The data arguments of `trainer` (``{"train_dataset": ...}``), and the rows if requested.
 
         Raises:
             DataError: If it is empty or cannot be used.
@@ -150,7 +154,7 @@ class Session(Protocol):
         Args:
             task: The task.
             keys: The recipe's keys with the task's own.
-            max_items: Keep the first so many items.
+            max_items: Keep at most this number of items, the first ones.
             for_engine: Also give `TestItem.engine_tokens`.
             drop_too_long: Leave out items whose prompt is too long, instead of refusing them.
 
@@ -184,7 +188,7 @@ class Session(Protocol):
         """What answers test items with a model in memory (``cl.eval.backend: host``)."""
 
     def plot_loss(self, args: TaskArgs) -> None:
-        """Draw the loss of a finished training into its folder, if the recipe asks for it."""
+        """Draw the loss of a finished training into its folder, if the recipe requests it."""
 
     def save_model(self, model: Any, folder: Path, tensors: dict[str, Any] | None = None) -> None:
         """Save a plain model so that it opens without host and plugin.

@@ -78,7 +78,7 @@ class Memory(Protocol):
         """Number of samples of earlier tasks."""
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """What the method stored beside the samples, ``<uid>/<what>`` -> tensor; empty if nothing."""
+        """What the method stored with the samples, ``<uid>/<what>`` -> tensor; empty if nothing."""
 
     def draw(self, context: TaskContext, batch: Batch, purpose: str) -> list[int]:
         """Numbers of the samples that go with a micro-batch; draws with another purpose are independent."""

@@ -18,7 +18,7 @@ MEDIA = ("images", "videos", "audios")
 
 @dataclass(frozen=True)
 class StoredMedia:
-    """Pictures, videos or sounds that are part of a data set: read from the disk when they are asked for.
+    """Pictures, videos or sounds that are part of a data set: read from the disk when they are needed.
 
     Attributes:
         dataset: The host's data set.
@@ -47,13 +47,13 @@ class TestItem:
         media: Paths of ``images``, ``videos`` and ``audios``, or where in a data set they are.
         kinds: Which kinds of media it has.
         picture_count: Number of its pictures.
-        engine_tokens: Token ids with one token per picture, as vLLM takes them; only where they were asked for.
-        fields: The record's columns that some scorers ask for (`cl_plugins.evaluation.items.FIELDS`).
+        engine_tokens: Token ids with one token per picture, as vLLM takes them; only if requested.
+        fields: The record's columns that some scorers need (`cl_plugins.evaluation.items.FIELDS`).
         reference_thought: The reasoning that the template teaches in front of the expected answer.
         thought_words: What the template writes before and behind reasoning.
     """
 
-    __test__ = False  # not a test class, whatever pytest thinks
+    __test__ = False  # not a test class, although pytest would collect it
 
     id: str
     prompt: str
@@ -70,7 +70,7 @@ class TestItem:
 
     @property
     def feature(self) -> dict[str, Any]:
-        """``input_ids`` (prompt only), ``attention_mask``, ``labels`` and media, made anew for the host's collator.
+        """``input_ids`` (prompt only), ``attention_mask``, ``labels`` and media, rebuilt for the host's collator.
 
         The labels are empty: nothing is computed from them when answers are generated.
         """
@@ -100,7 +100,7 @@ class TestSet(list[TestItem]):
 
 
 class Features(Sequence[dict[str, Any]]):
-    """The features of test items, made one by one when they are asked for.
+    """The features of test items, made one by one when they are needed.
 
     Args:
         items: The items.

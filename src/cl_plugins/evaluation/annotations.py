@@ -23,13 +23,13 @@ _ASSISTANT = ("gpt", "assistant")
 _ROLES = ("from", "role")
 _CONTENTS = ("value", "content")
 _ANSWERS = ("answer", "gt", "ground_truth", "answers")
-#: What a question of MapQA holds if its answer is a list of states; the peers recognise them by it.
+#: What a question of MapQA holds if its answer is a list of states; the libraries recognise them by it.
 STATES = "Which states"
 
 
 @dataclass(frozen=True)
 class Record:
-    """A JSON object with the file and line (or number of the record) where it stands."""
+    """A JSON object with the file and line (or number of the record) where it is."""
 
     where: str
     value: dict[str, Any]
@@ -82,7 +82,7 @@ def read_records(path: Path) -> list[Record]:
         try:
             value = parse_json(line)
         except ValueError as error:
-            problems.append(Problem(where, f"is not JSON ({error}).", "Restore the line, or make the file again."))
+            problems.append(Problem(where, f"is not JSON ({error}).", "Restore the line, or create the file again."))
             continue
         if isinstance(value, dict):
             records.append(Record(where, value))
@@ -96,9 +96,10 @@ def read_records(path: Path) -> list[Record]:
 def read_annotations(path: Path) -> list[Annotation]:
     """Read a test set.
 
-    Known are the peers' lists (``question_id``, ``text``, ``answer`` or ``gt``), TextVQA's ``{"data": [...]}``, ScienceQA's
-    ``problems.json``, COCO captions (``{"annotations": [...]}``) and LLaMA-Factory's data sets (``messages`` or
-    ``conversations``, or ``instruction`` and ``output``); each as one JSON value or, where it is a list, as JSON lines.
+    Known are the lists of the reference implementations (``question_id``, ``text``, ``answer`` or ``gt``), TextVQA's
+    ``{"data": [...]}``, ScienceQA's ``problems.json``, COCO captions (``{"annotations": [...]}``) and LLaMA-Factory's
+    data sets (``messages`` or ``conversations``, or ``instruction`` and ``output``); each as one JSON value or, where
+    it is a list, as JSON lines.
 
     Raises:
         DataError: The file cannot be read, is of no known form, or a record has no right answer.
@@ -134,8 +135,10 @@ def _annotation(record: Record, problems: list[Problem]) -> Annotation | None:
         question = next((text for role, text in reversed(turns) if role not in _ASSISTANT), "")
     bad = next((key for key in (*_ANSWERS, "output") if not_finite(value.get(key))), None)
     if bad is not None:
-        what = f"{bad!r} is {value[bad]!r}, which is no answer."
-        problems.append(Problem(record.where, what, "Mend the record: the peers would compare with the word 'nan'."))
+        what = f"{bad!r} is {value[bad]!r}, which is not an answer."
+        problems.append(
+            Problem(record.where, what, "Fix the record: the original scripts would compare with the word 'nan'.")
+        )
         return None
     meaning = _two_meanings(value, texts)
     if meaning is not None:
@@ -184,7 +187,7 @@ def _two_meanings(value: Mapping[str, Any], options: tuple[str, ...] | None) -> 
     if not texts or texts == [answer]:
         return None
     places = f"option {string.ascii_uppercase[answer]} by its place and option {string.ascii_uppercase[texts[0]]} by its text"
-    return f"the answer {answer} may be {places}."
+    return f"the answer {answer} is ambiguous: {places}."
 
 
 def most_frequent(answers: Sequence[str]) -> str:
@@ -284,7 +287,7 @@ def _whole(text: str) -> dict[str, Any] | None:
 def _objects(path: Path, listed: list[Any]) -> list[Record]:
     """The objects of a list."""
     problems = [
-        Problem(f"{path}, record {number}", f"is {type(value).__name__}, not a JSON object.", "Mend the file.")
+        Problem(f"{path}, record {number}", f"is {type(value).__name__}, not a JSON object.", "Fix the file.")
         for number, value in enumerate(listed, start=1)
         if not isinstance(value, dict)
     ]

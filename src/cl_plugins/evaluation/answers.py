@@ -1,4 +1,4 @@
-"""Answer files of other programs, read as items: LLaMA-Factory's ``generated_predictions.jsonl`` and the peers' files.
+"""Answer files of LLaMA-Factory (``generated_predictions.jsonl``) and of reference implementations, read as items.
 
 What a file is, is read off the keys of its records:
 
@@ -62,11 +62,11 @@ def read_answers(
     by_row: bool = False,
     keep_thoughts: bool = False,
 ) -> list[Item]:
-    """Read an answer file and, where the right answers stand elsewhere, join it with the annotations.
+    """Read an answer file and, if the right answers are elsewhere, join it with the annotations.
 
-    Answers are joined by ``question_id``; by row if the file is LLaMA-Factory's, the annotations have no ids, or both files
-    have the same ids in the same order. Where both files know the right answer they must agree (spaces apart). COCO
-    captions are joined by the number of the line, as MCITlib does.
+    Answers are joined by ``question_id``; by row if the file is LLaMA-Factory's, the annotations have no ids, or both
+    files have the same ids in the same order. Where both files know the right answer they must agree (spaces apart).
+    COCO captions are joined by the number of the line, as MCITlib does.
 
     An answer file that stands alone or is joined by row may repeat ids (MSLoRA-CR's do, for different questions): such
     items are told apart by their line and keep the id in the field ``question_id``.
@@ -77,14 +77,15 @@ def read_answers(
         partial: Allow questions without an answer, and leave them out.
         keep_thoughts: Leave reasoning in front of answers and references where it is, as other libraries score it; by
             default it becomes `Item.thought` and `Item.reference_thought`.
-        by_row: Join by row whatever the ids say, as the peers' ImageNet scripts do (`BaseScorer.by_row`).
+        by_row: Join by row ignoring the ids, as the original ImageNet scripts do (`BaseScorer.by_row`).
 
     Returns:
         The items in the order of the answer file.
 
     Raises:
-        DataError: A file cannot be read, a record is damaged, no reference is known, an id is repeated in a join, an answer
-            has no question or a question no answer, or the references differ. Every problem names file and line.
+        DataError: A file cannot be read, a record is damaged, no reference is known, an id is repeated in a join, an
+            answer has no question or a question no answer, or the references differ. Every problem names file and
+            line.
     """
     path = Path(path)
     records = read_records(path)
@@ -93,7 +94,7 @@ def read_answers(
     first = records[0].value
     if {"id", "prediction", "reference"} <= first.keys():
         if annotations is not None:
-            what = "holds its references already; annotations have no use here."
+            what = "already contains references; annotations are not used."
             raise DataError(Problem(str(path), what, "Leave --annotations out."))
         return read_predictions(path)
     problems: list[Problem] = []
@@ -124,12 +125,12 @@ def _read(record: Record, first: Mapping[str, Any], problems: list[Problem]) -> 
             return None
         return _Answer(where, None, str(value.get("prompt", "")), prediction, reference, {})
     if "question_id" not in first:
-        fix = "Known are LLaMA-Factory's (predict, label), the peers' (question_id, text) and those of a run (id, prediction)."
+        fix = "Known are LLaMA-Factory's (predict, label), those of reference implementations (question_id, text) and those of a run (id, prediction)."
         problems.append(Problem(where, f"has the keys {', '.join(map(repr, value)) or 'none'}.", fix))
         return None
     identity = value.get("question_id")
     if not isinstance(identity, str | int) or isinstance(identity, bool):
-        problems.append(Problem(where, f"'question_id' must be a string or a number, found {identity!r}.", "Mend it."))
+        problems.append(Problem(where, f"'question_id' must be a string or a number, found {identity!r}.", "Fix it."))
     prediction = _text(value, _TEXT, where, problems)
     reference = None
     if any(key in first for key in _REFERENCE):
@@ -158,7 +159,7 @@ def _text(value: Mapping[str, Any], keys: tuple[str, ...], where: str, problems:
         problems.append(Problem(where, f"the key {' or '.join(map(repr, keys))} is missing.", "Restore the line."))
         return None
     if not isinstance(value[key], str | int | float) or not_finite(value[key]):
-        problems.append(Problem(where, f"{key!r} must be a text, found {value[key]!r}.", "Mend the line."))
+        problems.append(Problem(where, f"{key!r} must be a text, found {value[key]!r}.", "Fix the line."))
         return None
     return str(value[key])
 
@@ -166,7 +167,7 @@ def _text(value: Mapping[str, Any], keys: tuple[str, ...], where: str, problems:
 def _alone(answers: list[_Answer], path: Path) -> list[Item]:
     """Items of a file that holds its references."""
     if any(answer.reference is None for answer in answers):
-        what = "holds no reference answers."
+        what = "contains no reference answers."
         raise DataError(Problem(str(path), what, "Give the test set with --annotations FILE."))
     keys = [str(number) if answer.id is None else answer.id for number, answer in enumerate(answers, start=1)]
     items = []
@@ -193,7 +194,7 @@ def _by_row(
 ) -> list[tuple[_Answer, Annotation]]:
     if len(answers) != len(notes):
         what = f"has {len(answers)} answers for the {len(notes)} records of {annotations}; they are joined by row."
-        fix = "Give the test set that was answered, whole; LLaMA-Factory leaves out records that it cannot read."
+        fix = "Give the complete test set that was answered; LLaMA-Factory skips records that it cannot read."
         raise DataError(Problem(str(path), what, fix))
     return list(zip(answers, notes, strict=True))
 
@@ -204,14 +205,14 @@ def _by_id(
     problems: list[Problem] = []
     # Ids may be repeated on purpose, for different questions; a file that holds its references needs no join.
     alone = all(answer.reference is not None for answer in answers)
-    leave_out = "The answer file holds its references: leave --annotations out." if alone else ""
+    leave_out = "The answer file contains references: omit --annotations." if alone else ""
     by_id: dict[str, Annotation] = {}
     for note in notes:
         if note.id is None:
-            problems.append(Problem(note.where, "has no 'question_id', others have.", "Give every record an id."))
+            problems.append(Problem(note.where, "has no 'question_id', but others have.", "Give every record an id."))
         elif note.id in by_id:
-            what = f"the id {note.id!r} occurs already ({by_id[note.id].place})."
-            fix = leave_out or "Ids must be unique; the peers silently take the last one."
+            what = f"the id {note.id!r} is used twice ({by_id[note.id].place})."
+            fix = leave_out or "Ids must be unique; the original scripts silently take the last one."
             problems.append(Problem(note.where, what, fix))
         else:
             by_id[note.id] = note
@@ -220,7 +221,7 @@ def _by_id(
     for answer in answers:
         key = str(answer.id)
         if key in seen:
-            fix = leave_out or "Every question needs one answer: find out which of them belongs to it."
+            fix = leave_out or "Every question needs one answer: keep the right one."
             problems.append(Problem(answer.where, f"the id {key!r} was answered already ({seen[key]}).", fix))
         elif key not in by_id:
             what = f"the id {key!r} is not in {annotations}."
@@ -231,14 +232,14 @@ def _by_id(
     unanswered = [key for key in by_id if key not in seen]
     if unanswered and not partial:
         what = f"{len(unanswered)} of its {len(by_id)} questions have no answer (first: {unanswered[0]!r})."
-        fix = "Finish the answers, or score those that are there with --partial."
+        fix = "Complete the answers, or score the existing ones with --partial."
         problems.append(Problem(str(annotations), what, fix))
     _stop(problems)
     return pairs
 
 
 def _by_line(answers: list[_Answer], notes: list[Annotation]) -> list[tuple[_Answer, Annotation]]:
-    """MCITlib numbers the answers 1, 2, ... and looks the captions of that ``image_id`` up, whatever the line's own id is."""
+    """MCITlib numbers the answers 1, 2, ... and uses the number as ``image_id``, ignoring the id of the line."""
     by_number = {note.captions_of: note for note in notes}
     problems = [
         Problem(answer.where, f"there are no captions for image_id {number}.", "Lines and image ids must correspond.")
@@ -259,7 +260,7 @@ def _agreeing(pairs: list[tuple[_Answer, Annotation]]) -> list[tuple[_Answer, An
         known = note.fields.get("answers") or [note.reference]
         if answer.reference is not None and _plain(answer.reference) not in map(_plain, known):
             what = f"its reference is {answer.reference!r}, in {note.where} it is {note.reference!r}."
-            problems.append(Problem(answer.where, what, "The two files do not belong together, or not in this order."))
+            problems.append(Problem(answer.where, what, "The two files do not match, or are in a different order."))
     _stop(problems)
     return pairs
 

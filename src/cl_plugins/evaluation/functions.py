@@ -54,7 +54,7 @@ def score(
         options: For multiple choice the texts of each item's options, in any form of `read_options`; else they are read
             from the prompts.
         prompts: The user turn of each item.
-        fields: What else some peer scorers ask of each item (`cl_plugins.evaluation.items.FIELDS`).
+        fields: What else some reference scorers ask of each item (`cl_plugins.evaluation.items.FIELDS`).
         seed: Seed of the bootstrap and of shuffled references.
 
     Raises:

@@ -50,7 +50,7 @@ def bootstrap(
     """Percentile bootstrap over items of a value that depends on sums over items (Efron 1979).
 
     Items are drawn with replacement `resamples` times. Only the sums of their sufficient statistics are needed, so
-    a resample costs one matrix product, whatever the value is.
+    a resample costs one matrix product, for any value.
 
     Args:
         statistics: ``n`` rows of ``k`` numbers: the sufficient statistics of each item.

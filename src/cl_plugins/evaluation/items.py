@@ -29,11 +29,12 @@ class Item:
         prediction: What the model generated, without special tokens.
         reference: The answer that counts as right.
         options: The texts of the options of a multiple-choice item in the order A, B, C, ...; None when unknown.
-        fields: What else is known of the item and some scorers of other libraries ask for, under the names of
+        fields: What else is known of the item and some scorers of other libraries need, under the names of
             `FIELDS`; plain JSON values.
         thought: The reasoning that the model wrote in front of its answer; it is kept and not scored.
         reference_thought: The reasoning in front of the right answer.
         cut: Whether ``max_new_tokens`` ended the answer.
+        route: The task whose part of the model has answered, where the model has chosen it; else None.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Item:
     thought: str = ""
     reference_thought: str = ""
     cut: bool = False
+    route: str | None = None
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def require_items(items: Sequence[Item]) -> None:
 def read_predictions(path: str | Path) -> list[Item]:
     """Read a predictions file: lines with ``id``, ``prompt``, ``prediction`` and ``reference``.
 
-    A line may also have ``options``, ``fields``, ``thought``, ``reference_thought`` and ``cut`` (see `Item`). Other keys (``score`` among them) are ignored, and so are empty lines.
+    A line may also have ``options``, ``fields``, ``thought``, ``reference_thought``, ``cut`` and ``route`` (see `Item`). Other keys (``score`` among them) are ignored, and so are empty lines.
 
     Raises:
         DataError: The file is missing or cannot be read, a line is not such a record, or an id occurs twice; each
@@ -188,7 +190,7 @@ def read_predictions(path: str | Path) -> list[Item]:
             continue
         if item.id in line_of:
             what = f"the id {item.id!r} occurs already in line {line_of[item.id]}."
-            problems.append(Problem(where, what, "Every item needs an id of its own."))
+            problems.append(Problem(where, what, "Every item needs its own id."))
         line_of.setdefault(item.id, number)
         items.append(item)
     if problems:
@@ -217,6 +219,7 @@ def _read_line(line: bytes, where: str, problems: list[Problem]) -> Item | None:
         data.get("thought", ""),
         data.get("reference_thought", ""),
         data.get("cut", False),
+        data.get("route"),
     )
 
 
@@ -248,6 +251,7 @@ def predictions_to_jsonl(items: Iterable[Item], score: TaskScore) -> str:
         if item.fields:
             record["fields"] = dict(item.fields)
         more = {"thought": item.thought, "reference_thought": item.reference_thought, "cut": item.cut}
+        more["route"] = item.route
         record |= {key: value for key, value in more.items() if value}
         lines.append(dump(record) + "\n")
     return "".join(lines)

@@ -1,4 +1,4 @@
-"""The score matrix: the score on each task after each step of a stream, as stored in ``matrix.json``."""
+"""The accuracy matrix: the score on each task after each step of a stream, as stored in ``matrix.json``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Row = list[float | None]
 
 
 @dataclass
-class ScoreMatrix:
+class AccuracyMatrix:
     """Scores 0-100, not rounded; None where a cell was not evaluated. Checked when it is made.
 
     Attributes:
@@ -32,6 +32,7 @@ class ScoreMatrix:
         rows: Names of the rows in `scores`; None when they are the first tasks of the stream in order. ``["joint"]`` for
             a model trained on all tasks at once, some ``after_<task>`` for a run of single tasks.
         independent: Whether every row is another model, trained on its own task alone.
+        test_only: Tasks without training data: columns of the matrix, and not part of the continual metrics.
     """
 
     stream: str
@@ -43,6 +44,7 @@ class ScoreMatrix:
     scores: list[Row] = field(default_factory=list)
     rows: list[str] | None = None
     independent: bool = False
+    test_only: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if isinstance(self.tasks, list | tuple) and not self.zero_shot:
@@ -61,7 +63,7 @@ class ScoreMatrix:
             DataError: Everything that is wrong with it.
         """
         data = {"format": 1, **{f.name: getattr(self, f.name) for f in fields(self)}}
-        if found := MatrixRecord.problems({key: _plain(value) for key, value in data.items()}, "score matrix"):
+        if found := MatrixRecord.problems({key: _plain(value) for key, value in data.items()}, "accuracy matrix"):
             raise DataError(found)
 
     def row_names(self) -> list[str]:
@@ -98,7 +100,7 @@ class ScoreMatrix:
         """
         column, index = self._column(task), self._index(row)
         if score is not None and not is_percentage(score):
-            what = f"{score!r} is no score."
+            what = f"{score!r} is not a score."
             raise DataError(Problem(_cell(row, task), what, "Scores are finite numbers from 0 to 100."))
         if index is not None:
             missing = index + 1 - len(self.scores)
@@ -115,19 +117,38 @@ class ScoreMatrix:
         empty: Row = [None] * len(self.tasks)
         return [list(by_name.get(row_name(task), empty)) for task in self.tasks]
 
+    def of_trained(self) -> AccuracyMatrix:
+        """The matrix without the columns of tasks that are only tested."""
+        columns = [index for index, task in enumerate(self.tasks) if task not in self.test_only]
+        tasks = [self.tasks[index] for index in columns]
+        names = self.row_names()
+        return AccuracyMatrix(
+            self.stream,
+            self.method,
+            tasks,
+            {task: self.scorers[task] for task in tasks if task in self.scorers},
+            {task: self.n[task] for task in tasks if task in self.n},
+            [self.zero_shot[index] for index in columns],
+            [[row[index] for index in columns] for row in self.scores],
+            None if names == [row_name(task) for task in tasks] else names,
+            self.independent,
+        )
+
     def _column(self, task: str) -> int:
         if task not in self.tasks:
-            raise DataError(Problem("score matrix", f"there is no task {task!r}.", f"Tasks: {', '.join(self.tasks)}."))
+            raise DataError(
+                Problem("accuracy matrix", f"there is no task {task!r}.", f"Tasks: {', '.join(self.tasks)}.")
+            )
         return self.tasks.index(task)
 
     def _index(self, row: str) -> int | None:
-        """Where a row stands, or is to stand, in `scores`; None for the zero-shot row."""
+        """The index of a row, present or future, in `scores`; None for the zero-shot row."""
         if row == ZERO_SHOT:
             return None
         names = self.rows if self.rows is not None else [row_name(task) for task in self.tasks]
         if row not in names:
             known = ", ".join([ZERO_SHOT, *names])
-            raise DataError(Problem("score matrix", f"there is no row {row!r}.", f"Rows: {known}."))
+            raise DataError(Problem("accuracy matrix", f"there is no row {row!r}.", f"Rows: {known}."))
         return names.index(row)
 
     def to_dict(self) -> dict[str, Any]:
@@ -145,19 +166,21 @@ class ScoreMatrix:
             data["rows"] = list(self.rows)
         if self.independent:
             data["independent"] = True
+        if self.test_only:
+            data["test_only"] = list(self.test_only)
         return MatrixRecord.content(data)
 
     def to_json(self) -> str:
         """The text of ``matrix.json``.
 
         Raises:
-            DataError: The matrix was changed by hand into one that cannot be read back.
+            DataError: The matrix was edited manually into one that cannot be read back.
         """
         self.check()
         return dump(self.to_dict(), 1) + "\n"
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], *, where: str = "matrix.json") -> ScoreMatrix:
+    def from_dict(cls, data: Mapping[str, Any], *, where: str = "matrix.json") -> AccuracyMatrix:
         """Read what `to_dict` gave; unknown keys are ignored.
 
         Args:
@@ -171,7 +194,7 @@ class ScoreMatrix:
         return cls(**{f.name: getattr(record, f.name) for f in fields(cls)})
 
     @classmethod
-    def from_json(cls, text: str | bytes, *, where: str = "matrix.json") -> ScoreMatrix:
+    def from_json(cls, text: str | bytes, *, where: str = "matrix.json") -> AccuracyMatrix:
         """Read the text of ``matrix.json``.
 
         Args:
@@ -184,7 +207,7 @@ class ScoreMatrix:
         return cls.from_dict(parse_json(text, where, MatrixRecord.FIX, DataError), where=where)
 
     @classmethod
-    def read(cls, path: Path) -> ScoreMatrix:
+    def read(cls, path: Path) -> AccuracyMatrix:
         """Read ``matrix.json``.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Continual metrics: pure functions of the score matrix.
+"""Continual metrics: pure functions of the accuracy matrix.
 
 ``R`` is a list of rows; ``R[i][j]`` here stands, as in the papers, for the score (0-100) on task j after training task i,
 with i and j from 1 to T, and ``b_j`` for the zero-shot score on task j. In code the indices start at 0. A cell may be None
@@ -21,7 +21,7 @@ from typing import Any
 from ..base.errors import DataError, Problem
 from ..records.record import dump
 from ..records.results import JOINT, ZERO_SHOT, MetricsRecord
-from .matrix import ScoreMatrix
+from .matrix import AccuracyMatrix
 
 
 Matrix = Sequence[Sequence[float | None]]
@@ -225,16 +225,18 @@ _SCALARS: dict[str, _Definition] = {
 NAMES = ("last", "average", "a_k", "mft", "mfn", "bwt", "mfn_minus_mft", "forgetting", "fwt")
 
 
-def continual_metrics(matrix: ScoreMatrix) -> dict[str, Metric]:
+def continual_metrics(matrix: AccuracyMatrix) -> dict[str, Metric]:
     """All continual metrics of a run, in the order of `NAMES`.
 
     What a partial matrix allows is computed; the rest is None with the missing cells as the reason. A joint model
     (``rows == ["joint"]``) has Last and MFN only. Where the rows are independent models only MFT has a meaning, whatever
-    else was evaluated.
+    else was evaluated. Tasks that are only tested do not count.
 
     Args:
-        matrix: The score matrix.
+        matrix: The accuracy matrix.
     """
+    if matrix.test_only:
+        matrix = matrix.of_trained()
     if matrix.rows == [JOINT]:
         return _joint(matrix)
     R, zero_shot, T = matrix.after_each_task(), matrix.zero_shot, len(matrix.tasks)
@@ -242,7 +244,7 @@ def continual_metrics(matrix: ScoreMatrix) -> dict[str, Metric]:
     for name in NAMES:
         definition = _SCALARS.get(name, _A_K)
         if matrix.independent and name != "mft":
-            reason = f"every task has a model of its own ({matrix.method}): there is no sequence of tasks"
+            reason = f"every task has its own model ({matrix.method}): there is no sequence of tasks"
             metrics[name] = _undefined(name, reason, T)
         elif T < definition.least_tasks:
             metrics[name] = _undefined(name, f"defined for {definition.least_tasks} tasks or more", T)
@@ -254,7 +256,7 @@ def continual_metrics(matrix: ScoreMatrix) -> dict[str, Metric]:
     return metrics
 
 
-def _joint(matrix: ScoreMatrix) -> dict[str, Metric]:
+def _joint(matrix: AccuracyMatrix) -> dict[str, Metric]:
     """The metrics of a model that was trained on all tasks at once."""
     T = len(matrix.tasks)
     reason = "all tasks were trained at once (joint): there is no sequence of tasks"
@@ -276,7 +278,7 @@ def _undefined(name: str, reason: str, T: int) -> Metric:
     return Metric(None, reason, definition.divisor, definition.formula, values)
 
 
-def _missing(matrix: ScoreMatrix, R: Matrix, cells: Sequence[Cell]) -> str | None:
+def _missing(matrix: AccuracyMatrix, R: Matrix, cells: Sequence[Cell]) -> str | None:
     """The reason that names every missing cell, or None."""
     lacking = []
     for i, j in cells:

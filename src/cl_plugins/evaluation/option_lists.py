@@ -19,16 +19,17 @@ _MARK = re.compile(r"^\s*(?:\(([A-Za-z]|\d{1,2})\)\s*|([A-Za-z])[.):、．]\s*|(
 # A space behind the mark: "1.5 cm" is no first option.
 _NUMBERED_LINE = re.compile(r"^[^\S\n]*\(?(\d{1,2})[.):][^\S\n]+(\S.*)$", re.MULTILINE)
 _LIMIT = len(string.ascii_uppercase)
-_KNOWN = "a list of texts, a mapping of letters to texts, or text such as 'A. red' on lines of their own"
+_KNOWN = "a list of texts, a mapping of letters to texts, or text such as 'A. red' on separate lines"
 
 
 def read_options(value: Any) -> tuple[str, ...] | None:
     """The texts of the options in the order A, B, C, ...
 
     Understood are a list of texts, with or without letters in front (``["A. red", "B. blue"]``); a list of objects
-    (``{"label": "A", "text": "red"}``); a mapping of letters or numbers to texts; the two lists of ARC (``{"text": [...],
-    "label": [...]}``); each of them also as text in JSON or as a Python literal, as a CSV cell holds it; and text with
-    one list of letters or numbers (``A. red`` or ``1. red`` on lines of their own, ``A: red; B: blue`` in one line).
+    (``{"label": "A", "text": "red"}``); a mapping of letters or numbers to texts; the two lists of ARC (``{"text":
+    [...], "label": [...]}``); each of them also as text in JSON or as a Python literal, as a CSV cell holds it; and
+    text with one list of letters or numbers (``A. red`` or ``1. red`` on separate lines, ``A: red; B: blue`` in one
+    line).
 
     Args:
         value: What the record holds.
@@ -84,7 +85,7 @@ def _literal(text: str) -> Any:
 
 
 def _numbered(text: str) -> tuple[str, ...] | None:
-    """``1. red`` and ``2. blue`` on lines of their own, counted from 0 or 1."""
+    """``1. red`` and ``2. blue`` on separate lines, counted from 0 or 1."""
     found = _NUMBERED_LINE.findall(text)
     numbers = [int(number) for number, _ in found]
     if len(found) < 2 or numbers[0] not in (0, 1) or numbers != list(range(numbers[0], numbers[0] + len(found))):

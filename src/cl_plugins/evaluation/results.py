@@ -18,13 +18,13 @@ from ..records.record import read_file
 from ..records.results import MetricPart, MetricsRecord
 from ..records.run import JOURNAL, RUN, read_journal, read_run
 from .items import TaskScore
-from .matrix import ScoreMatrix
+from .matrix import AccuracyMatrix
 from .metrics import continual_metrics, metrics_to_dict
 
 
 MATRIX, METRICS, PREDICTIONS = "matrix.json", "metrics.json", "predictions"
-_RESTORE = "Restore the file from a copy; nothing is computed from a changed one."
-_AGAIN = "Start the run again: it writes matrix and metrics anew from its score files."
+_RESTORE = "Restore the file from a copy; a changed file is not used."
+_AGAIN = "Start the run again: it rewrites matrix and metrics from its score files."
 Cell = tuple[str, str]
 
 
@@ -40,7 +40,7 @@ class Results:
         remarks: What the reader should know, such as a file that a killed process left one cell behind.
     """
 
-    matrix: ScoreMatrix
+    matrix: AccuracyMatrix
     metrics: dict[str, MetricPart] = field(default_factory=dict)
     scores: dict[Cell, TaskScore] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
@@ -121,11 +121,11 @@ def _caught(problems: list[Problem], read: Any) -> Any:
         return None
 
 
-def _read_matrix(root: Path) -> ScoreMatrix:
+def _read_matrix(root: Path) -> AccuracyMatrix:
     if not os.path.lexists(root / MATRIX):
         fix = "Give the output_dir of a run that has evaluated at least one task."
         raise RunStateError(Problem(str(root / MATRIX), "there is no such file.", fix))
-    return ScoreMatrix.read(root / MATRIX)
+    return AccuracyMatrix.read(root / MATRIX)
 
 
 def _read_metrics(root: Path) -> dict[str, MetricPart]:
@@ -178,7 +178,7 @@ def _loose(results: Results) -> Results:
             continue
         if abs(held - score.score) > 1e-6 or (scorer is not None and score.scorer != scorer):
             remarks.append(
-                f"predictions/{row}/{task}.score.json ({score.scorer}: {score.score}) is not what matrix.json holds "
+                f"predictions/{row}/{task}.score.json ({score.scorer}: {score.score}) differs from matrix.json "
                 f"({scorer}: {held}); its interval and baselines are left out."
             )
         else:
@@ -199,11 +199,11 @@ def _strict(root: Path, results: Results, evidence: _Evidence) -> Results:
             continue
         task, where = cell[1], f"{path}, cell [{cell[0]}][{cell[1]}]"
         if held != score.score:
-            problems.append(Problem(where, f"is {held}, and the score file says {score.score}.", _AGAIN))
+            problems.append(Problem(where, f"is {held}, but the score file has {score.score}.", _AGAIN))
         if (found := matrix.scorers.get(task)) != score.scorer:
-            problems.append(Problem(where, f"is by {found!r}, and the score file says {score.scorer!r}.", _AGAIN))
+            problems.append(Problem(where, f"is by {found!r}, but the score file has {score.scorer!r}.", _AGAIN))
         if (count := matrix.n.get(task)) != score.n:
-            problems.append(Problem(where, f"has {count} items, and the score file says {score.n}.", _AGAIN))
+            problems.append(Problem(where, f"has {count} items, but the score file has {score.n}.", _AGAIN))
     for row in ["zero_shot", *matrix.row_names()]:
         for task in matrix.tasks:
             if _get(matrix, row, task) is not None and (row, task) not in scores:
@@ -219,7 +219,7 @@ def _strict(root: Path, results: Results, evidence: _Evidence) -> Results:
     metrics = results.metrics or _metrics_of(matrix)
     if not _same(metrics, _metrics_of(matrix)):
         if last is None or not _same(metrics, _metrics_of(_without(matrix, last))):
-            raise RunStateError(Problem(str(root / METRICS), "is not what matrix.json gives.", _AGAIN))
+            raise RunStateError(Problem(str(root / METRICS), "does not follow from matrix.json.", _AGAIN))
         metrics = _metrics_of(matrix)
     kept = {cell: score for cell, score in scores.items() if cell != behind}
     return replace(results, metrics=metrics, scores=kept, remarks=tuple(remarks))
@@ -233,18 +233,18 @@ def _about_problems(path: str, results: Results) -> list[Problem]:
     tasks = [task["name"] for task in info["stream"]["tasks"]]
     found = []
     if matrix.tasks != tasks[: len(matrix.tasks)]:
-        what = f"has the tasks {', '.join(matrix.tasks)}, and {RUN} says {', '.join(tasks)}."
+        what = f"has the tasks {', '.join(matrix.tasks)}, but {RUN} has {', '.join(tasks)}."
         found.append(Problem(path, what, _AGAIN))
     for key, own, theirs in (
         ("stream", matrix.stream, info["stream"]["name"]),
         ("method", matrix.method, info["method"]),
     ):
         if own != theirs:
-            found.append(Problem(path, f"has the {key} {own!r}, and {RUN} says {theirs!r}.", _AGAIN))
+            found.append(Problem(path, f"has the {key} {own!r}, but {RUN} has {theirs!r}.", _AGAIN))
     return found
 
 
-def _get(matrix: ScoreMatrix, row: str, task: str) -> float | None:
+def _get(matrix: AccuracyMatrix, row: str, task: str) -> float | None:
     """A cell, None also for rows and tasks that the matrix does not have."""
     try:
         return matrix.get(row, task)
@@ -252,7 +252,7 @@ def _get(matrix: ScoreMatrix, row: str, task: str) -> float | None:
         return None
 
 
-def _without(matrix: ScoreMatrix, cell: Cell) -> ScoreMatrix:
+def _without(matrix: AccuracyMatrix, cell: Cell) -> AccuracyMatrix:
     earlier = replace(matrix)
     earlier.scores = [list(row) for row in matrix.scores]
     earlier.zero_shot = list(matrix.zero_shot)
@@ -261,7 +261,7 @@ def _without(matrix: ScoreMatrix, cell: Cell) -> ScoreMatrix:
     return earlier
 
 
-def _metrics_of(matrix: ScoreMatrix) -> dict[str, MetricPart]:
+def _metrics_of(matrix: AccuracyMatrix) -> dict[str, MetricPart]:
     content = metrics_to_dict(continual_metrics(matrix))
     return dict(MetricsRecord.of(content, METRICS).metrics)
 

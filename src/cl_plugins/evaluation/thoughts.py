@@ -11,15 +11,16 @@ def split_thought(text: str, words: tuple[str, str] | None = None) -> tuple[str,
     """The thought and the answer of a text.
 
     A thought is what stands between the two words at the beginning of the text (several in a row are one), or before a
-    closing word without an opening one, as where the prompt ends with the opening word. A thought that never ends, because
-    the answer was cut, leaves an empty answer.
+    closing word without an opening one, as where the prompt ends with the opening word. A thought that never ends,
+    because the answer was cut, leaves an empty answer.
 
     Args:
         text: A reference, or what a model generated.
-        words: The opening and the closing word of a template, beside `TAGS`.
+        words: The opening and the closing word of a template, in addition to `TAGS`.
 
     Returns:
-        The thought without its words and outer white space, and the answer; a text without a thought is returned as it is.
+        The thought without its words and outer white space, and the answer; a text without a thought is returned as it
+        is.
     """
     given = [] if words is None else [(words[0].strip(), words[1].strip())]
     pairs = dict.fromkeys([*(pair for pair in given if all(pair)), TAGS])

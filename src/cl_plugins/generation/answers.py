@@ -1,4 +1,4 @@
-"""What a backend hands over for each prompt: the text, and whether the model would have gone on."""
+"""What a backend returns for each prompt: the text, and whether the model would have continued."""
 
 from __future__ import annotations
 

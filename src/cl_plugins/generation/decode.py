@@ -1,9 +1,9 @@
-"""Greedy decoding for plain decoders: a shared beginning computed once, prompts read in small parts, finished rows let go.
+"""Greedy decoding for plain decoders: shared prefix computed once, prompts in parts, finished rows removed.
 
-`transformers`' ``generate`` reads the beginning that all prompts share (a system prompt) anew for every item, and keeps a
-finished row in the batch until the longest answer is done. Both cost more than they need where answers of one letter stand
-beside captions. What is done here is the same greedy search on the same model; only the order of the arithmetic differs, so
-that the texts can differ where two tokens are equally likely up to rounding.
+`transformers`' ``generate`` reads the beginning that all prompts share (a system prompt) again for every item, and
+keeps a finished row in the batch until the longest answer is done. Both cost more than they need if answers of one
+letter are mixed with captions. What is done here is the same greedy search on the same model; only the order of the
+arithmetic differs, so that the texts can differ where two tokens are equally likely up to rounding.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def is_plain(model: Any) -> bool:
 
 
 def common_beginning(prompts: Sequence[Tokens], never: Sequence[int]) -> list[int]:
-    """Tokens with which every prompt begins; every prompt keeps at least one token of its own.
+    """Tokens with which every prompt begins; every prompt keeps at least one further token.
 
     Args:
         prompts: Token ids.
@@ -148,7 +148,7 @@ class Decoder:
         return _Rows(output.past_key_values, mask, output.logits[:, -1].float())
 
     def _beginning_for(self, rows: int, device: Any) -> Any:
-        """A cache that holds the shared beginning for so many rows."""
+        """A cache with the shared prefix for this number of rows."""
         import torch
         from transformers import DynamicCache
 

@@ -3,7 +3,7 @@
 PyTorch calls :func:`activate` in the middle of ``import torch``. At that moment a module of the host is in one of
 three states, and each needs its own handling:
 
-* *not imported yet*: a meta-path finder hands out the ordinary spec and runs our hook right after the module's code.
+* *not imported yet*: a meta-path finder returns the ordinary spec and runs our hook right after the module's code.
   ``importlib.reload`` asks the finders again, so a reloaded module is hooked again;
 * *finished*: the hook runs at once, in place;
 * *being executed* (the module's own ``import torch`` called us): the hook waits for the end of its import.

@@ -128,12 +128,12 @@ def _training_parse(
 
 
 def _checked(raw: Mapping[str, Any], megatron: bool) -> Recipe:
-    """The one parse of a recipe with ``cl``; under a launcher, one process looks at the data files for all."""
+    """The one parse of a recipe with ``cl``; under a launcher, one process checks the data files for all."""
     from ..run.check import check
     from .llama_factory import LlamaFactoryHost
 
     if megatron:
-        what = "is the parser of Megatron, which has a trainer of its own."
+        what = "is the parser of Megatron, which has its own trainer."
         raise RecipeError(Problem("USE_MCA", what, "Unset the variable USE_MCA."))
     return check(LlamaFactoryHost(), raw, data=ranks.is_main())
 
@@ -146,7 +146,7 @@ def _refusing_parse(
         return _without_field(original(raw, *rest, **kwargs))
     run = raw.get("output_dir") if isinstance(raw, Mapping) else None
     final = os.path.join(str(run or "OUTPUT_DIR"), "final")
-    what = f"has no meaning for {command}: they answer with a finished model and train no stream."
+    what = f"has no meaning for {command}: these commands use a finished model and train no stream."
     fix = (
         f"Remove the cl block and point model_name_or_path at {final} "
         "(where MANIFEST.json calls it an adapter: keep the recipe's model_name_or_path and "
@@ -156,7 +156,7 @@ def _refusing_parse(
 
 
 def _guard(module: ModuleType, original: Callable[..., Any], args: Any = None, *rest: Any, **kwargs: Any) -> Any:
-    """The entry of a host that is not supported: as it was, except that ``cl`` gives the error which says so."""
+    """The entry of a host that is not supported: as it was, except that ``cl`` raises the error."""
     reader = getattr(module, "read_args", None)
     raw = reader(args) if reader is not None else args
     if uses_cl(raw):
@@ -179,12 +179,12 @@ def _not_on_a_command_line() -> Problem:
         "cl",
         "cannot be given among command-line options.",
         "Put the `cl:` block into a YAML and run `llamafactory-cli train recipe.yaml`; "
-        "single values can then be set on the shell behind the YAML, as in `cl.method.name=NAME`.",
+        "single values can then be set on the command line after the YAML, as in `cl.method.name=NAME`.",
     )
 
 
 def _extend_lists(module: ModuleType) -> bool:
-    """Put the subclass in the place of `DataArguments`; whether it now stands in both lists."""
+    """Put the subclass in place of `DataArguments`; whether it is now in both lists."""
     base = module.DataArguments
     done = {}
     for name in _LISTS:
@@ -221,7 +221,7 @@ def _class_for(base: type) -> type:
 
 
 def _without_field(parsed: Any) -> Any:
-    """Turn the subclass back into the host's own class: whoever does not use ``cl`` gets what the host always gave."""
+    """Turn the subclass back into the host's own class: without ``cl`` the host works as before."""
     for item in parsed:
         base = getattr(type(item), "__cl_plugins_base__", None)
         if base is not None:

@@ -1,7 +1,7 @@
 """Which tensor of a checkpoint's files is which parameter in memory.
 
 Transformers renames tensors while it loads (``language_model.model.layers...`` on disk,
-``model.language_model.layers...`` in memory). The renaming is asked of Transformers itself; where it cannot say
+``model.language_model.layers...`` in memory). Transformers itself provides the renaming; where it cannot say
 (fused or split tensors, an older version), the parameter has no entry and its owner keeps a copy.
 """
 

@@ -1,6 +1,6 @@
 """Which of the trainer's checkpoints are whole.
 
-The trainer writes a checkpoint file by file; a kill in the middle leaves one that loads without complaint and goes on
+The trainer writes a checkpoint file by file; a kill in the middle leaves one that loads without complaint and resumes
 from other numbers. A checkpoint counts only if the list that is written last is there and fits.
 """
 
@@ -62,9 +62,9 @@ def problem_of(folder: Path, world_size: int, recipe: str) -> str | None:
         if len(mark["loss_sums"]) != ranks:
             raise ValueError("loss_sums")
     except (OSError, ValueError, KeyError, TypeError):
-        return "it was not written to its end"
+        return "it is incomplete"
     if mark.get("recipe") != recipe:
-        return "it is of another recipe, other data or another model"
+        return "it belongs to another recipe, other data or another model"
     if ranks != world_size:
         return f"it was written by {ranks} processes, and there are {world_size} now"
     for name, record in files.items():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import DataError, Problem
-from ..base.outside import read_json
+from ..base.outside import open_regular, read_json
+from .sample_counts import SampleCounts, aligned_records, count_samples, full_rows
 
 
 if TYPE_CHECKING:
@@ -28,14 +29,17 @@ def local_files(dataset_dir: str, names: Sequence[str]) -> tuple[list[Path], lis
         return [], []
     info_file = Path(dataset_dir) / "dataset_info.json"
     try:
+        if _has_mark(info_file):
+            what = "begins with a byte order mark (BOM), which LLaMA-Factory does not read."
+            return [], [Problem(str(info_file), what, "Save the file as UTF-8 without BOM.")]
         info = read_json(info_file)
     except FileNotFoundError:
         fix = f"Set `dataset_dir` to the folder that holds dataset_info.json (you start from {Path.cwd()})."
         return [], [Problem("dataset_dir", f"there is no {info_file}.", fix)]
     except (OSError, ValueError) as error:
-        return [], [Problem(str(info_file), f"is not valid JSON ({error}).", "Mend the file.")]
+        return [], [Problem(str(info_file), f"is not valid JSON ({error}).", "Fix the file.")]
     if not isinstance(info, dict):
-        return [], [Problem(str(info_file), "does not hold an object.", "Give a mapping of names to data sets.")]
+        return [], [Problem(str(info_file), "does not contain an object.", "Give a mapping of names to data sets.")]
     files, problems = [info_file], []
     for name in names:
         if name not in info:
@@ -50,7 +54,7 @@ def local_files(dataset_dir: str, names: Sequence[str]) -> tuple[list[Path], lis
     return files, problems
 
 
-#: Keys of an entry that say where its records are, in the order in which the host looks at them.
+#: Keys of an entry that say where its records are, in the order in which the host reads them.
 SOURCES = ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name", "file_name")
 
 
@@ -63,7 +67,7 @@ def _files_of(entry: Any, folder: Path) -> tuple[list[Path], list[tuple[str, str
     """The local files of an entry, and what is wrong with it. A hub's name may be a folder here, of a hub's own form."""
     source = source_of(entry)
     if source is None:
-        return [], [("does not say where its records are.", f"Give one of {', '.join(SOURCES)}.")]
+        return [], [("does not name the location of its records.", f"Give one of {', '.join(SOURCES)}.")]
     local = source in ("file_name", "script_url")
     path = folder / entry[source] if local else Path(entry[source])
     if source == "cloud_file_name" or (not local and not path.exists()):
@@ -72,7 +76,11 @@ def _files_of(entry: Any, folder: Path) -> tuple[list[Path], list[tuple[str, str
         inside = sorted(path.iterdir() if source == "file_name" else path.rglob("*"))
         odd = [p for p in inside if p.exists() and not p.is_file() and not p.is_dir()]
         fix = "Take it out of the folder."
-        problems = [(f"{p} is no regular file; the host would wait for it.", fix) for p in odd]
+        problems = [(f"{p} is not a regular file; reading it would block.", fix) for p in odd]
+        folders = [p.name for p in inside if p.is_dir()] if source == "file_name" else []
+        if folders:
+            what = f"the folder {path} contains folders ({', '.join(folders[:3])}), which LLaMA-Factory does not read."
+            problems.append((what, "Put the data files into the folder itself, and nothing else."))
         return [p for p in inside if p.is_file()], problems
     if path.is_file():
         return [path], []
@@ -80,8 +88,28 @@ def _files_of(entry: Any, folder: Path) -> tuple[list[Path], list[tuple[str, str
     return [], [(f"the file {path} {what}.", f"Correct `{source}` or put the file there.")]
 
 
+def _has_mark(path: Path) -> bool:
+    with open_regular(path) as file:
+        return file.read(3) == b"\xef\xbb\xbf"
+
+
+def num_samples_problem(where: str) -> Problem:
+    """A test set that the host would draw again at every start.
+
+    Args:
+        where: The data set, for the message.
+    """
+    what = "is a test set with `num_samples`: the host would draw different items at every start."
+    fix = "Remove `num_samples`; `cl.eval.max_items` limits tests to the same first items."
+    return Problem(where, what, fix)
+
+
 def load_training_set(
-    task_name: str, args: HostArgs, template: Any, tokenizer_module: dict[str, Any]
+    task_name: str,
+    args: HostArgs,
+    template: Any,
+    tokenizer_module: dict[str, Any],
+    counts: list[SampleCounts] | None = None,
 ) -> dict[str, Any]:
     """The host's training set of one task, checked.
 
@@ -90,21 +118,24 @@ def load_training_set(
         args: The host's arguments of the task.
         template: The host's template.
         tokenizer_module: The host's tokenizer and processor.
+        counts: Gets how many records were dropped or cut, unless the host streams the data.
 
     Returns:
         The host's dataset module, ``{"train_dataset": ...}``.
 
     Raises:
-        DataError: If it is empty, broken, or pictures are cut off by ``cutoff_len``.
+        DataError: If it is empty, broken, or pictures or questions are cut off by ``cutoff_len``.
     """
     from datasets.exceptions import DatasetsError
     from llamafactory.data import get_dataset
 
     where = f"task '{task_name}'"
+    aligned: list[Any] = []
     try:
-        module: dict[str, Any] = get_dataset(
-            template, args.model, args.data, args.training, stage="sft", **tokenizer_module
-        )
+        with aligned_records(aligned):
+            module: dict[str, Any] = get_dataset(
+                template, args.model, args.data, args.training, stage="sft", **tokenizer_module
+            )
     except (ValueError, RuntimeError, OSError, KeyError, StopIteration, IndexError, DatasetsError) as error:
         cause = error.__cause__ or error
         what = f"its training set {args.data.dataset} cannot be prepared ({type(cause).__name__}: {cause})."
@@ -116,11 +147,16 @@ def load_training_set(
         return module
     if len(dataset) == 0:
         raise DataError(
-            Problem(where, f"its training set {args.data.dataset} holds no usable sample.", "Check the file.")
+            Problem(where, f"its training set {args.data.dataset} contains no usable sample.", "Check the file.")
         )
     problem = _cut_samples(where, dataset, args, template, tokenizer_module)
     if problem is not None:
         raise DataError(problem)
+    found, problems = count_samples(where, aligned[0], dataset, args, template, tokenizer_module)
+    if problems:
+        raise DataError(problems)
+    if counts is not None:
+        counts.append(found)
     return module
 
 
@@ -133,7 +169,7 @@ def _cut_samples(where: str, dataset: Any, args: HostArgs, template: Any, module
     limit = args.data.cutoff_len
     token = getattr(template.mm_plugin, "image_token", None)
     token_id = module["tokenizer"].convert_tokens_to_ids(token) if token is not None else None
-    for row in _full_rows(dataset, limit):
+    for row in full_rows(dataset, limit):
         sample = dataset[row]
         if token_id is not None and sample.get("images"):
             whole = _picture_tokens(sample, template, module)
@@ -141,20 +177,9 @@ def _cut_samples(where: str, dataset: Any, args: HostArgs, template: Any, module
                 what = f"sample {row} has {whole} picture tokens, but `cutoff_len: {limit}` leaves fewer."
                 return Problem(where, what, f"Set `cutoff_len` to at least {whole} plus question and answer.")
         if all(label == IGNORE_INDEX for label in sample["labels"]):
-            what = f"`cutoff_len: {limit}` leaves nothing of the answer of sample {row}."
+            what = f"`cutoff_len: {limit}` leaves no token of the answer of sample {row}."
             return Problem(where, what, "Raise `cutoff_len`, or remove the sample.")
     return None
-
-
-def _full_rows(dataset: Any, limit: int) -> Iterator[int]:
-    """Numbers of the samples that fill ``cutoff_len``, the only ones of which something may be missing."""
-    from pyarrow.compute import list_value_length
-
-    start = 0
-    for table in dataset.select_columns(["input_ids"]).with_format("arrow").iter(batch_size=1000):
-        lengths = list_value_length(table["input_ids"]).to_pylist()
-        yield from (start + i for i, length in enumerate(lengths) if length >= limit)
-        start += len(lengths)
 
 
 def _picture_tokens(sample: dict[str, Any], template: Any, module: dict[str, Any]) -> int:

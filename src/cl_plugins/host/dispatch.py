@@ -39,7 +39,7 @@ def install(module: ModuleType) -> None:
 
 
 def is_wrapped(function: object) -> bool:
-    """Whether ``function`` is a wrapper of ours."""
+    """Whether ``function`` is a wrapper of this package."""
     return bool(getattr(function, "__cl_plugins__", False))
 
 
@@ -69,12 +69,12 @@ def _wrap(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(*args, **kwargs)
         recipe = getattr(data_args, "cl_recipe", None)
         if recipe is None:
-            what = "these arguments were not made by LLaMA-Factory's get_train_args, so that the recipe is unknown."
+            what = "these arguments do not come from LLaMA-Factory's get_train_args, so that the recipe is unknown."
             raise RecipeError(Problem("cl", what, "Call get_train_args(recipe) or run_exp(recipe)."))
         from ..run.entry import run_stream
         from .llama_factory import LlamaFactoryHost
 
-        # The callbacks of the host's launcher are made anew for every task.
+        # The callbacks of the host's launcher are rebuilt for every task.
         own = [c for c in given.get("callbacks") or [] if not type(c).__module__.startswith("llamafactory.")]
         return run_stream(LlamaFactoryHost(), recipe, own)
 

@@ -20,7 +20,7 @@ FSDP = "ACCELERATE_USE_FSDP"  # how `accelerate launch` asks for it
 #: Variables that choose an engine or a compiler behind the recipe's back.
 _ENGINES = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron is not tested with `cl`.",
-    "USE_MCA": "Megatron has a trainer of its own.",
+    "USE_MCA": "Megatron has its own trainer.",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor, context and sequence parallelism are not tested with `cl`.",
 }
 #: Value of `report_to` -> packages of which one must be there.
@@ -102,7 +102,7 @@ def run_facts(keys: Mapping[str, Any], stream: Stream) -> RunFacts:
 
 
 def engine_problems(name: str, facts: RunFacts, penalised: bool) -> list[Problem]:
-    """What does not go with DeepSpeed, whatever the stage."""
+    """What does not go with DeepSpeed, for every stage."""
     engine = facts.keys.get("deepspeed")
     if not engine:
         return []
@@ -121,10 +121,10 @@ def engine_problems(name: str, facts: RunFacts, penalised: bool) -> list[Problem
         what = f"is not tested on a base quantised with {facts.quantisation}."
         found.append(Problem("deepspeed", what, "Train a quantised base with DDP (torchrun without `deepspeed`)."))
     if penalised:
-        what = f"splits the gradients over the ranks, so that the penalties of '{name}' cannot be added to them."
+        what = f"splits the gradients over the ranks, so that '{name}' cannot add its penalties to them."
         found.append(Problem("deepspeed", what, "Use DDP (torchrun without `deepspeed`)."))
     if facts.zero_stage == 3 and facts.keys.get("use_cpu"):
-        what = "keeps DeepSpeed's ranks from finding each other under ZeRO-3."
+        what = "prevents DeepSpeed's ranks from connecting with ZeRO-3."
         fix = "Leave it out; on a machine without GPU set the environment variable DS_ACCELERATOR=cpu."
         found.append(Problem("use_cpu: true", what, fix))
     return found
@@ -174,7 +174,7 @@ def capability_problems(name: str, able: Capabilities, facts: RunFacts, penalise
                 )
     if facts.finetuning_type == "lora" and facts.keys.get("freeze_multi_modal_projector") is False:
         if not facts.keys.get("additional_target"):
-            what = "has no effect with LoRA: the host leaves the projector frozen and says nothing."
+            what = "has no effect with LoRA: LLaMA-Factory leaves the projector frozen without a message."
             fix = "Set `additional_target: multi_modal_projector` (the projector's module name) to train it."
             found.append(Problem("freeze_multi_modal_projector: false", what, fix))
     return found
@@ -227,19 +227,19 @@ def _tracker_problems(keys: Mapping[str, Any]) -> list[Problem]:
 
 
 def _environment_problems(keys: Mapping[str, Any]) -> list[Problem]:
-    """What `accelerate launch` asks for by variables, unseen by whoever reads the recipe."""
+    """What `accelerate launch` asks for by variables, which the recipe does not show."""
     found = [
         Problem(name, f"is set in the environment: {why}", "Unset it; DDP works (torchrun).")
         for name, why in _ENGINES.items()
         if env_enabled(name)
     ]
     if env_enabled("ACCELERATE_USE_DEEPSPEED") and not keys.get("deepspeed"):
-        what = "is set in the environment, and the recipe does not name the configuration."
+        what = "is set in the environment, but the recipe does not name the configuration."
         found.append(Problem("ACCELERATE_USE_DEEPSPEED", what, "Unset it, and give `deepspeed: FILE` in the recipe."))
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     if precision not in ("no", "bf16" if keys.get("bf16") else "no"):
-        what = f"is {precision!r} in the environment, and the recipe does not say so."
-        fix = "Unset it, and write `bf16: true` in the recipe if that is wanted."
+        what = f"is {precision!r} in the environment, but not in the recipe."
+        fix = "Unset it, and write `bf16: true` in the recipe if you want it."
         found.append(Problem("ACCELERATE_MIXED_PRECISION", what, fix))
     if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no":
         what = "is set in the environment; a compiled model is not tested with `cl`."

@@ -1,4 +1,4 @@
-"""Which base a run stands on, in a form that another machine can check."""
+"""Which base a run uses, in a form that another machine can check."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..base.hashes import cached_sha256
 from .checkpoint_names import checkpoint_files
 
 
@@ -14,9 +15,14 @@ if TYPE_CHECKING:
     from llamafactory.hparams import ModelArguments
 
 
-HASHED_UP_TO = 256 * 1024**2  # bytes; of larger files the header and samples
-SAMPLES, SAMPLE = 256, 256 * 1024  # 64 MB of each large file, evenly spread over its tensors
-DESCRIPTIONS = ("config.json", "model.safetensors.index.json", "preprocessor_config.json", "processor_config.json")
+READ_WHOLE = 256 * 1024**2  # bytes; of larger files the remembered hash goes into the fingerprint
+DESCRIPTIONS = (
+    "config.json",
+    "model.safetensors.index.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+)
 #: Vocabularies in other forms than ``tokenizer.json``.
 VOCABULARIES = (
     "tokenizer.model",
@@ -38,8 +44,8 @@ def base_fingerprint(args: ModelArguments) -> dict[str, Any]:
         args: The host's model arguments.
 
     Returns:
-        ``{"name", "sha256", "tokenizer", "commit"}``. ``sha256`` covers configuration, processor and safetensors files (of
-        those above 256 MB the header and 256 samples, 64 MB in all), ``tokenizer`` the ids that it gives. The name says
+        ``{"name", "sha256", "tokenizer", "commit"}``. ``sha256`` covers configuration, processor and safetensors files,
+        all of their bytes, ``tokenizer`` the ids that it gives. The name says
         nothing about identity and is not compared.
     """
     from transformers.utils import extract_commit_hash
@@ -66,7 +72,7 @@ def tokenizer_fingerprint(args: ModelArguments) -> str | None:
         args: The host's model arguments.
 
     Returns:
-        SHA-256, in hex; None if the base has no file that a vocabulary is known to lie in.
+        SHA-256, in hex; None if the base has no file that a vocabulary is known to be in.
     """
     digest = hashlib.sha256()
     seen = False
@@ -104,15 +110,5 @@ def _file(args: ModelArguments, name: str) -> Path | None:
 
 
 def _update(digest: hashlib._Hash, file: Path) -> None:
-    """Take in a safetensors file: whole, or its header and samples."""
-    size = file.stat().st_size
-    with file.open("rb") as handle:
-        if size <= HASHED_UP_TO:
-            digest.update(handle.read())
-            return
-        length = handle.read(8)
-        digest.update(size.to_bytes(8, "little") + length + handle.read(int.from_bytes(length, "little")))
-        start = handle.tell()
-        for number in range(SAMPLES):
-            handle.seek(start + (size - start - SAMPLE) * number // (SAMPLES - 1))
-            digest.update(handle.read(SAMPLE))
+    """Take in a safetensors file, whole; the hash of a large one is remembered."""
+    digest.update(file.read_bytes() if file.stat().st_size <= READ_WHOLE else cached_sha256(file).encode())

@@ -59,7 +59,7 @@ _PER_RUN: dict[str, str] = {
         ray_num_workers ray_init_kwargs master_addr master_port use_cpu gradient_checkpointing
         gradient_checkpointing_kwargs disable_gradient_checkpointing""",
     "a run has one directory": "output_dir logging_dir",
-    "an existing run is continued whatever it says; `cl.restart: true` begins anew": "overwrite_output_dir",
+    "an existing run is continued with any value of it; `cl.restart: true` starts again": "overwrite_output_dir",
     "task k trains with a seed derived from it": "seed data_seed full_determinism",
     "a run is tracked as one": """report_to run_name project trackio_space_id use_swanlab swanlab_project
         swanlab_workspace swanlab_run_name swanlab_mode swanlab_api_key swanlab_logdir""",
@@ -72,21 +72,21 @@ _GENERATION = "`cl` generates greedily, so that scores can be repeated"
 _OWN_EVALUATION = "`cl` tests after every task itself"
 _ADAPTERS = "the method makes the adapters of every task"
 
-# What no test of ours has run. A feature leaves this list when one does.
+# Features without a test in this package. A feature leaves this list when it has one.
 _UNTESTED: dict[str, str] = {
-    "not tested with updates that are stacked, merged and handed on": "use_dora pissa_init pissa_convert use_llama_pro",
+    "not tested with updates that are stacked, merged and passed on": "use_dora pissa_init pissa_convert use_llama_pro",
     "this optimizer is not tested, and some of its kind change the weights during the backward, before any penalty can "
     "be added": "use_galore use_apollo use_badam use_adam_mini",
-    "not tested: it puts layers of its own in the place of those that updates are merged into and stacked on": """
+    "not tested: it puts its own layers in place of those that updates are merged into and stacked on": """
         use_unsloth use_unsloth_gc use_kt use_v1_kernels mixture_of_depths shift_attn""",
-    "not tested: a model that is compiled for one task is another one in the next (an adapter, a stack)": """torch_compile
+    "not tested: the model changes between tasks (an adapter, a stack) and would need to be compiled again": """torch_compile
         torch_compile_backend torch_compile_mode""",
     "not tested: it needs a GPU with 8-bit floats": "fp8 fp8_enable_fsdp_float8_all_gather",
     "not tested: it needs a GPU, and it scales gradients and skips steps; `bf16: true` does neither": "fp16",
-    "not tested: it needs a GPU, and it computes the loss without the logits that terms and features are made of": """
+    "not tested: it needs a GPU, and it computes the loss without the logits that terms and features need": """
         enable_liger_kernel use_liger_kernel liger_kernel_config""",
     "not tested with `cl`": "parallelism_config enable_jit_checkpoint upcast_layernorm upcast_lmhead_output",
-    "not tested: a run, its `final/` and a later one must find the same base; make it so once, save it and name its folder": """
+    "not tested: a run, its `final/` and a later run need the same base; change it once, save it and name its folder": """
         resize_vocab add_tokens add_special_tokens new_special_tokens_config rope_scaling""",
 }
 
@@ -100,18 +100,18 @@ _REFUSED: dict[str, tuple[str, str]] = {
     "eval_on_each_dataset": (_OWN_EVALUATION, "Remove it."),
     "bf16_full_eval": (_OWN_EVALUATION, "Remove it; answers are generated in the precision of the training."),
     "fp16_full_eval": (_OWN_EVALUATION, "Remove it; answers are generated in the precision of the training."),
-    "ignore_data_skip": ("a task that is resumed would not see the samples that it would have seen", "Remove it."),
-    "do_eval": (_OWN_EVALUATION, "Remove it; `cl.eval` says what is tested."),
-    "do_predict": (_OWN_EVALUATION, "Remove it; `cl.eval` says what is tested."),
-    "eval_strategy": (_OWN_EVALUATION, "Remove it; `cl.eval` says what is tested."),
+    "ignore_data_skip": ("a resumed task would not see the same samples", "Remove it."),
+    "do_eval": (_OWN_EVALUATION, "Remove it; set `cl.eval` instead."),
+    "do_predict": (_OWN_EVALUATION, "Remove it; set `cl.eval` instead."),
+    "eval_strategy": (_OWN_EVALUATION, "Remove it; set `cl.eval` instead."),
     "eval_on_start": (_OWN_EVALUATION, "Use `cl.eval.zero_shot`."),
     "predict_with_generate": (_OWN_EVALUATION, "Remove it; predictions are written anyway."),
     "compute_accuracy": (_OWN_EVALUATION, "Name a scorer for each task."),
     "load_best_model_at_end": ("a task ends with its last weights", "Remove it."),
-    "early_stopping_steps": ("its counter needs an evaluation during training", "Set `max_steps` per task."),
+    "early_stopping_steps": ("it needs an evaluation during training", "Set `max_steps` per task."),
     "adapter_name_or_path": (_ADAPTERS, "Merge it into the base first, or use `cl.carry_from`."),
     "create_new_adapter": (_ADAPTERS, "Remove it."),
-    "resume_from_checkpoint": ("a run finds by itself where it stopped", "Run the same command again."),
+    "resume_from_checkpoint": ("a run resumes by itself", "Run the same command again."),
     "export_dir": ("a run writes its model to `final/`", "Use `cl-plugins export`."),
     "save_only_model": (
         "a checkpoint without optimizer cannot be resumed exactly",
@@ -119,20 +119,20 @@ _REFUSED: dict[str, tuple[str, str]] = {
     ),
     "push_to_hub": ("tasks' intermediate models would be published", "Publish `final/` when the run is done."),
     "auto_find_batch_size": (
-        "after running out of memory it would begin anew with weights that have already moved",
+        "after running out of memory it would start again with weights that have already moved",
         "Choose `per_device_train_batch_size` and `gradient_accumulation_steps` that fit.",
     ),
     "pure_bf16": (
-        "not tested, and it rounds away the small steps of what is trained",
-        "Use `bf16: true`; what is trained is then kept in fp32.",
+        "not tested, and small updates would be lost by rounding",
+        "Use `bf16: true`; trained weights are then kept in fp32.",
     ),
     "train_from_scratch": (
-        "not tested: a run that is started again must find the very same base",
+        "not tested: a resumed run needs the same base",
         "Save the fresh model once, and name its folder.",
     ),
-    "use_asft_loss": ("it needs a second copy of the base that no task owns", "Remove it."),
-    "use_mca": ("Megatron has a trainer of its own", "Remove it."),
-    "use_hyper_parallel": ("HyperParallel has a workflow of its own", "Remove it; DeepSpeed and DDP work."),
+    "use_asft_loss": ("it needs a second copy of the base", "Remove it."),
+    "use_mca": ("Megatron has its own trainer", "Remove it."),
+    "use_hyper_parallel": ("HyperParallel has its own workflow", "Remove it; DeepSpeed and DDP work."),
     "eval_num_beams": (_GENERATION, "Remove it."),
     "generation_num_beams": (_GENERATION, "Remove it."),
     "generation_config": (_GENERATION, "Remove it."),
@@ -150,7 +150,7 @@ _REFUSED: dict[str, tuple[str, str]] = {
 }
 _REFUSED |= {key: (reason, "Remove it.") for reason, members in _UNTESTED.items() for key in members.split()}
 
-# Values beside the host's default that ask for nothing that `cl` does not do.
+# Values other than the host's default that request nothing that `cl` does not do.
 _HARMLESS: dict[str, tuple[Any, ...]] = {
     "eval_strategy": ("no", False),
     "do_sample": (False,),
@@ -193,7 +193,7 @@ DATA_KEYS: frozenset[str] = frozenset(
 #: Those of them that a sample keeps when it is replayed in a later task.
 SAMPLE_KEYS: frozenset[str] = frozenset("cutoff_len train_on_prompt mask_history".split())
 
-#: Keys of distributed engines; a finished run is looked at by one process, whatever engine trained it.
+#: Keys of distributed engines; a finished run is inspected by one process, independent of the engine that trained it.
 ENGINE_KEYS: frozenset[str] = frozenset(
     "deepspeed fsdp fsdp_config ddp_backend ray_num_workers ray_init_kwargs".split()
 )
@@ -226,7 +226,7 @@ def key_table() -> list[KeyInfo]:
     return [kind_of(key) for key in _host_fields()]
 
 
-#: Optimizers of Transformers (values of ``optim``) that step during the backward, or in a space of their own.
+#: Optimizers of Transformers (values of ``optim``) that step during the backward, or in a separate space.
 _ODD_OPTIMIZERS = ("lomo", "layerwise", "galore", "apollo")
 
 
@@ -234,9 +234,7 @@ def _optimizer_problems(where: str, value: object) -> list[Problem]:
     """Optimizers that move weights before a penalty can be added to their gradients."""
     if not isinstance(value, str) or not any(part in value for part in _ODD_OPTIMIZERS):
         return []
-    what = (
-        f"is {value!r}, which changes the weights during the backward or in a space of its own; not tested with `cl`."
-    )
+    what = f"is {value!r}, which changes the weights during the backward pass or in a separate space; not tested with `cl`."
     return [Problem(where, what, "Use `adamw_torch`, or another optimizer that steps once per batch.")]
 
 
@@ -307,7 +305,7 @@ def check(raw: Mapping[str, Any]) -> list[Problem]:
         info = kind_of(key)
         if info.kind != "refused" or _is_harmless(key, value):
             continue
-        what = f"is {value!r}, which does not go together with `cl`: {info.reason}."
+        what = f"is {value!r}, which is not supported with `cl`: {info.reason}."
         problems.append(Problem(key, what, _REFUSED[key][1]))
     stage = raw.get("stage", "sft")
     if stage != "sft":
@@ -341,11 +339,11 @@ def check_overrides(overrides: Mapping[str, Any], where: str = "cl.task_override
             if not info.home and key not in _REFUSED:
                 problems.append(_unknown(path, key))
             elif info.kind == "refused":
-                what = f"does not go together with `cl`: {info.reason}."
+                what = f"is not supported with `cl`: {info.reason}."
                 problems.append(Problem(path, what, _REFUSED[key][1]))
             elif info.kind == "per_run":
                 fix = "Set it at the top level of the recipe."
-                problems.append(Problem(path, f"is the same for the whole run: {info.reason}.", fix))
+                problems.append(Problem(path, f"must be the same for the whole run: {info.reason}.", fix))
     return problems
 
 

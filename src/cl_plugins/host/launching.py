@@ -1,4 +1,4 @@
-"""The exit code 75 and the signals of a run on their way through torchrun and LLaMA-Factory's launcher.
+"""Passes the exit code 75 and the signals of a run through torchrun and LLaMA-Factory's launcher.
 
 torchrun reports every failed process with exit code 1, and `llamafactory-cli` runs torchrun without handing a signal
 on. For runs with ``cl:``, 75 ("run the same command again") reaches the caller of either, and a SIGTERM for the
@@ -84,7 +84,7 @@ class _Subprocess:
         return getattr(subprocess, name)
 
     def run(self, command: Any, *args: Any, **kwargs: Any) -> Any:
-        """`subprocess.run`; a recipe with ``cl`` gets signals handed on and its exit code 75 handed back."""
+        """`subprocess.run`; a recipe with ``cl`` gets signals forwarded and its exit code 75 returned."""
         if not _has_cl(sys.argv):
             return subprocess.run(command, *args, **kwargs)
         check = kwargs.pop("check", False)
@@ -97,9 +97,9 @@ class _Subprocess:
 
 
 def run_with_signals(start: Callable[[], subprocess.Popen[bytes]]) -> int:
-    """Wait for a process and hand signals on to it.
+    """Wait for a process and forward signals to it.
 
-    SIGTERM is handed on. The first SIGINT is not: a terminal sends Ctrl-C to both processes.
+    SIGTERM is forwarded. The first SIGINT is not: a terminal sends Ctrl-C to both processes.
 
     Args:
         start: Starts the process.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from ..base.files import sha256
 from . import keys as key_rules
 from . import names, task_args
 from .data import local_files
-from .media import DataUse, inspect
+from .media import DataUse, fingerprint, inspect, on_hub
 from .quiet import quiet
 
 
@@ -31,6 +31,7 @@ class LocalDataSet:
     """A data set of ``dataset_info.json``, see `cl_plugins.contract.host.DataSet`."""
 
     use: DataUse
+    keys: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -44,7 +45,7 @@ class LocalDataSet:
 
     def problems(self) -> list[Problem]:
         """Unknown name, missing file, not JSON, no record, missing media."""
-        return inspect(self.use)[1]
+        return inspect(self.use)
 
     def files(self) -> list[Path]:
         """``dataset_info.json`` and the files that it names."""
@@ -57,8 +58,15 @@ class LocalDataSet:
         return row_count(self.use)
 
     def record(self, sha256: Callable[[Path], str] = sha256) -> dict[str, Any]:
-        """Hashes of its files, and one over names and sizes of its media; independent of where they lie."""
-        return inspect(self.use, sha256)[0]
+        """What of it decides a number (`fingerprint`), independent of its location; rows of hubs by their content."""
+        found = fingerprint(self.use, sha256)
+        if on_hub(found.get("entry", {})) and not found.get("files"):
+            from .hub import hub_digest
+
+            folder = Path(str(self.keys.get("output_dir", "."))) / "tasks"
+            keys = task_args.task_keys(self.keys, datasets=[self.name], output_dir=folder, seed=0)
+            found["rows"] = hub_digest(self.use, task_args.parse({**keys, "seed": self.keys.get("seed", 42)}))
+        return found
 
 
 class LlamaFactoryHost:
@@ -110,11 +118,13 @@ class LlamaFactoryHost:
 
         return capability_problems(name, able, facts, penalised)
 
-    def data_set(self, name: str, keys: Mapping[str, Any], limit: int | None = None) -> LocalDataSet:
+    def data_set(
+        self, name: str, keys: Mapping[str, Any], limit: int | None = None, *, test: bool = False
+    ) -> LocalDataSet:
         """See `Host.data_set`."""
         folder, media = keys.get("dataset_dir", "data"), keys.get("media_dir")
         folder = folder if isinstance(folder, str) else "ONLINE"  # a mapping, as the host also takes it: nothing local
-        return LocalDataSet(DataUse(name, folder, media if isinstance(media, str) else None, limit))
+        return LocalDataSet(DataUse(name, folder, media if isinstance(media, str) else None, limit, test), keys)
 
     def base_problems(self, keys: Mapping[str, Any]) -> list[Problem]:
         """See `Host.base_problems`."""

@@ -1,4 +1,4 @@
-"""What stands in local data set files, and the pictures, videos and sounds they name: looked at before anything loads.
+"""Checks of local data set files and of the media they name, before anything is loaded.
 
 The host warns once about a missing picture and fails when it comes to it, which may be hours later, in the last task.
 """
@@ -10,12 +10,15 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ..base.errors import Problem
-from ..base.outside import is_regular, parse_json, read_json
-from .data import local_files, source_of
+from ..base.hashes import cached_hashes, cached_sha256
+from ..base.outside import is_regular, open_regular, parse_json, read_json
+from .data import local_files, num_samples_problem, source_of
 
 
 KINDS = ("images", "videos", "audios")  # columns of `dataset_info.json` that name files
@@ -30,38 +33,68 @@ class DataUse:
         name: Name in ``dataset_info.json``.
         dataset_dir: The host's ``dataset_dir`` for this use.
         media_dir: The host's ``media_dir``; None for ``dataset_dir``.
-        limit: Only the first so many records are used; None for all.
+        limit: Only the first records up to this number are used; None for all.
+        test: Whether it is a test set.
     """
 
     name: str
     dataset_dir: str
     media_dir: str | None = None
     limit: int | None = None
+    test: bool = False
 
 
-def inspect(use: DataUse, hashed: Callable[[Path], str] | None = None) -> tuple[dict[str, Any], list[Problem]]:
-    """Look at the files of one data set; media files are only asked for their size.
+def inspect(use: DataUse) -> list[Problem]:
+    """Check the files of one data set; of media files only the size.
 
     Args:
         use: The data set.
-        hashed: Gives the hash of a file; None leaves hashes out.
 
     Returns:
-        ``{"files": {name: sha256}, "media": {"count", "sha256"}}``, the latter over names and sizes (of a data set on a
-        hub ``source`` and its local files, if it is a folder here), and problems: unknown name, missing file, not JSON, no record, missing media.
+        Problems: unknown name, missing file, not JSON, no record, missing media, ``num_samples`` of a test set.
     """
+    return _look(use)[2]
+
+
+def fingerprint(use: DataUse, hashed: Callable[[Path], str] = cached_sha256) -> dict[str, Any]:
+    """What of a data set decides a number: its entry in ``dataset_info.json``, its files, and its media, by their bytes.
+
+    Args:
+        use: The data set.
+        hashed: Gives the hash of a data file.
+
+    Returns:
+        ``{"entry": {...}, "files": {name: sha256}, "media": {"count", "sha256"}}``, the last over names and contents; of
+        data sets on a hub the entry, and the files of a folder that has a hub's form (`hub_digest` is for the rows of others).
+    """
+    data, names, _ = _look(use)
+    files, _ = local_files(use.dataset_dir, [use.name])
+    info = next((path for path in files if path.name == "dataset_info.json"), None)
+    if info is None:
+        return {"entry": {"hub": use.name}}  # ONLINE, or a dataset_info.json that is on a hub itself
+    entry = {key: value for key, value in _entry(info, use.name).items() if key != "file_name"}
+    found: dict[str, Any] = {"entry": entry} if entry else {}
+    names_of = _below(data) if on_hub(entry) else {path: path.name for path in data}
+    found["files"] = {names_of[path]: hashed(path) for path in data}
+    if names:
+        found["media"] = _media_digest(Path(use.media_dir or use.dataset_dir), names)
+    return found
+
+
+def _look(use: DataUse) -> tuple[list[Path], list[str], list[Problem]]:
+    """The data files, the media they name, and what is wrong."""
     files, problems = local_files(use.dataset_dir, [use.name])
     info = next((path for path in files if path.name == "dataset_info.json"), None)
     if problems or info is None:
-        return {}, problems
+        return [], [], problems
+    where = f"data set '{use.name}'"
     data = [path for path in files if path != info]
-    entry = read_json(info)[use.name]
-    source = source_of(entry)
-    if source not in ("file_name", None):  # a hub: the host loads it, and says what is wrong with it
-        about = {key: entry[key] for key in (source, "subset", "split", "folder") if key in entry}
-        names_of = _below(data)
-        return {"source": about, "files": {names_of[p]: hashed(p) if hashed else "" for p in data}}, []
-    found: dict[str, Any] = {"files": {path.name: hashed(path) if hashed else "" for path in data}}
+    entry = _entry(info, use.name)
+    if use.test and entry.get("num_samples") is not None:
+        problems.append(num_samples_problem(f"{info}: {use.name}"))
+    problems += _sound_problems(where, entry)
+    if on_hub(entry):  # the host loads it, and says what is wrong with it
+        return data, [], problems
     columns = _media_columns(entry)
     names: list[str] = []
     count = 0
@@ -69,29 +102,38 @@ def inspect(use: DataUse, hashed: Callable[[Path], str] | None = None) -> tuple[
         if path.suffix not in {".json", ".jsonl"}:
             count += 1  # not read here; the host says what is wrong with it
             continue
+        if _has_mark(path):
+            what = f"{path} begins with a byte order mark (BOM), which the reader of JSON lists does not accept."
+            problems.append(Problem(where, what, "Save the file as UTF-8 without BOM."))
+            continue
         stat = path.stat()
         try:
             rows, named = _read(str(path), stat.st_mtime_ns, stat.st_size, columns, use.limit)
         except ValueError as error:
-            problems.append(Problem(f"data set '{use.name}'", f"{path} is not JSON ({error}).", "Mend the file."))
+            problems.append(Problem(where, f"{path} is not JSON ({error}).", "Fix the file."))
             continue
         names += named
         count += rows
     if not count and not problems:
-        where = f"data set '{use.name}'"
-        problems.append(
-            Problem(where, f"holds no record ({', '.join(map(str, data))}).", "Put records into the file.")
-        )
+        what = f"contains no record ({', '.join(map(str, data))})."
+        problems.append(Problem(where, what, "Add records to the file."))
     folder = Path(use.media_dir or use.dataset_dir)
-    digest, missing = _media_digest(folder, names)
-    if names:
-        found["media"] = digest
+    missing = [name for name in sorted(set(names)) if _media_path(folder, name) is None]
     if missing:
         some = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
         what = f"{len(missing)} of the {len(set(names))} media files it names do not exist (e.g. {some})."
         fix = f"Put them below {folder}, or set `media_dir` to the folder that the names start from."
-        problems.append(Problem(f"data set '{use.name}'", what, fix))
-    return found, problems
+        problems.append(Problem(where, what, fix))
+    return data, names, problems
+
+
+def on_hub(entry: Mapping[str, Any]) -> bool:
+    """Whether the host does not read the records of a data set from a file that the entry names.
+
+    Args:
+        entry: Its entry in ``dataset_info.json``.
+    """
+    return "hub" in entry or source_of(entry) not in ("file_name", None)
 
 
 def _below(files: list[Path]) -> dict[Path, str]:
@@ -102,8 +144,43 @@ def _below(files: list[Path]) -> dict[Path, str]:
     return {path: os.path.relpath(path, top) for path in files}
 
 
-def _media_columns(entry: Any) -> tuple[str, ...]:
-    columns = entry.get("columns") if isinstance(entry, Mapping) else None
+def _has_mark(path: Path) -> bool:
+    """Whether a JSON list begins with a byte order mark; in JSON lines the host's reader skips it."""
+    with open_regular(path) as file:
+        return file.read(64).startswith(b"\xef\xbb\xbf") and _first_value(path) == "["
+
+
+def _first_value(path: Path) -> str:
+    with open_regular(path) as file:
+        for line in file:
+            text = line.decode("utf-8-sig", errors="replace").strip()
+            if text:
+                return text[0]
+    return ""
+
+
+def _sound_problems(where: str, entry: Mapping[str, Any]) -> list[Problem]:
+    """Sounds are read by torchaudio, which since 2.9 asks TorchCodec to do it."""
+    columns = entry.get("columns")
+    if not (isinstance(columns, Mapping) and columns.get("audios")):
+        return []
+    try:
+        newest = tuple(int(part) for part in version("torchaudio").split(".")[:2]) >= (2, 9)
+    except (PackageNotFoundError, ValueError):
+        return []  # the host says that it needs torchaudio
+    if not newest or find_spec("torchcodec") is not None:
+        return []
+    what = "has sounds, which torchaudio reads with the package torchcodec; that is not installed."
+    return [Problem(where, what, "pip install torchcodec (it needs FFmpeg's libraries as well).")]
+
+
+def _entry(info: Path, name: str) -> Mapping[str, Any]:
+    entry = read_json(info)[name]
+    return entry if isinstance(entry, Mapping) else {}
+
+
+def _media_columns(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    columns = entry.get("columns")
     return tuple(str(columns[k]) for k in KINDS if columns.get(k)) if isinstance(columns, Mapping) else ()
 
 
@@ -124,7 +201,7 @@ def _read(
 
 
 def _records(path: Path) -> Iterator[Any]:
-    """Records of a JSON array, of JSON lines (whatever the file calls itself), or a single object.
+    """Records of a JSON array, of JSON lines (independent of the name of the file), or a single object.
 
     JSON lines are read one after the other; the other forms are held whole, as the host holds them.
     """
@@ -136,7 +213,7 @@ def _records(path: Path) -> Iterator[Any]:
         try:
             record = _value(first)
         except ValueError:
-            record = None  # a value that goes on in the next line
+            record = None  # a value that continues in the next line
         if isinstance(record, dict):
             yield record
             for number, line in lines:
@@ -163,22 +240,24 @@ def _paths(value: Any) -> Iterator[str]:
             yield from _paths(item)
 
 
-def _media_digest(folder: Path, names: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Hash over the names and sizes of media files, and those that do not exist."""
+def _media_digest(folder: Path, names: list[str]) -> dict[str, Any]:
+    """Hash over the names and contents of media files; a folder of frames counts by its name."""
     digest = hashlib.sha256()
-    missing = []
     unique = sorted(set(names))
-    for name in unique:
-        size = next((s for s in (_size(folder / name), _size(Path(name))) if s is not None), None)
-        if size is None:
-            missing.append(name)
-        digest.update(f"{name}\0{size}\n".encode())
-    return {"count": len(unique), "sha256": digest.hexdigest()}, missing
+    paths = [_media_path(folder, name) for name in unique]
+    hashes = cached_hashes([path for path in paths if path is not None and path.is_file()])
+    for name, path in zip(unique, paths, strict=True):
+        content = next(hashes) if path is not None and path.is_file() else ""
+        digest.update(f"{name}\0{content}\n".encode())
+    return {"count": len(unique), "sha256": digest.hexdigest()}
 
 
-def _size(path: Path) -> int | None:
-    """Size of a regular file; a pipe or a device is as good as missing, since the host would wait for it."""
-    try:
-        return os.stat(path).st_size if is_regular(path) else None
-    except (OSError, ValueError):
-        return None
+def _media_path(folder: Path, name: str) -> Path | None:
+    """Where a media file is, or a folder of frames; a pipe or a device is as good as missing: the host would wait for it."""
+    for path in (folder / name, Path(name)):
+        try:
+            if is_regular(path) or path.is_dir():
+                return path
+        except (OSError, ValueError):
+            continue
+    return None

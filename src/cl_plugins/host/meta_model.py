@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from ..adapters.ties import tied_problem
 from ..base.errors import CompatibilityError, Problem
 from ..contract.host import ModelSizes
 from ..contract.names import is_own
@@ -55,14 +56,14 @@ def _base(host_keys: Mapping[str, Any]) -> tuple[Any, Any, Any]:
         config = load_config(args)
         with torch.device("meta"):
             model = _model_class(config).from_config(config, trust_remote_code=args.trust_remote_code)
-    except Exception as error:  # whatever the host, the hub or a remote model's code raises
+    except Exception as error:  # any exception of the host, the hub or the code of a remote model
         raise CompatibilityError(_not_built(host_keys, error)) from error
     return model, args, finetuning
 
 
 @contextmanager
 def _aside() -> Iterator[None]:
-    """Whatever happens inside draws from no generator and prints nothing: it is not the training that was asked for."""
+    """Code inside draws from no generator and prints nothing: it is not the training that was requested."""
     import torch
 
     logger = logging.getLogger("llamafactory")
@@ -83,7 +84,7 @@ def _not_built(host_keys: Mapping[str, Any], error: Exception) -> Problem:
 
 
 def adapter_problems(host_keys: Mapping[str, Any]) -> list[Problem]:
-    """What is wrong with the LoRA that a recipe asks for, seen on the base without weights.
+    """What is wrong with the LoRA that a recipe requests, seen on the base without weights.
 
     Args:
         host_keys: The recipe without ``cl``.
@@ -118,12 +119,15 @@ def adapter_problems(host_keys: Mapping[str, Any]) -> list[Problem]:
     )
     found = []
     if odd:
-        what = f"puts a LoRA on {', '.join(odd)}: no linear layer, so that the update could not be merged or stacked."
-        fix = "Leave it out of `lora_target`; `additional_target` trains a module whole."
+        what = f"puts a LoRA on {', '.join(odd)}: not a linear layer, so that the update cannot be merged or stacked."
+        fix = "Leave it out of `lora_target`; `additional_target` trains a module as a whole."
         found.append(Problem("lora_target", what, fix))
+    tied = tied_problem(model, "lora_target")
+    if tied is not None:
+        found.append(tied)
     for module in finetuning.additional_target or []:
         if not any(f".{module}." in f".{name}" for name in trained):
-            what = f"names '{module}', and the base has no module of that name that could be trained."
+            what = f"names '{module}', but the base has no trainable module of that name."
             found.append(Problem("additional_target", what, "Check the module's name in this model."))
     return found
 

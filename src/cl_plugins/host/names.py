@@ -62,6 +62,7 @@ NAMES: tuple[HostName, ...] = (
     HostName("llamafactory.data.parser", "get_dataset_list", "finds data sets in dataset_info.json"),
     HostName("llamafactory.data.processor", "UnsupervisedDatasetProcessor", "tokenises the prompts of test items"),
     HostName("llamafactory.data.processor", "SupervisedDatasetProcessor", "tokenises a record again, for replay"),
+    HostName("llamafactory.data.processor.supervised", "infer_seqlen", "tells what `cutoff_len` cuts off a sample"),
     HostName("llamafactory.model", "load_tokenizer", "loads the tokenizer and the processor"),
     HostName("llamafactory.model", "load_model", "loads the base"),
     HostName("llamafactory.model", "load_config", "lets `plan` count what is trained without loading weights"),
@@ -101,7 +102,7 @@ def missing(*, load: bool = False) -> list[HostName]:
     """The listed names that this LLaMA-Factory does not have.
 
     Args:
-        load: Import the modules that are not imported yet; otherwise only imported ones are looked at (the host's
+        load: Import the modules that are not imported yet; otherwise only imported ones are checked (the host's
         training
             entry imports all of them before it parses a recipe).
     """
@@ -129,8 +130,8 @@ def incompatible(absent: list[HostName]) -> CompatibilityError:
     return CompatibilityError(
         [Problem(str(entry), f"is not there; it {entry.purpose}.", "") for entry in absent],
         headline=(
-            f"`cl` cannot be carried out on LLaMA-Factory {installed_version()}: "
-            "names that cl_plugins builds on have moved. "
+            f"`cl` cannot be used with LLaMA-Factory {installed_version()}: "
+            "names that cl_plugins uses have moved. "
             f"Supported are {supported} (`pip install llamafactory=={SUPPORTED_VERSIONS[-1]}`); "
             "a recipe without `cl` still works. Missing:"
         ),

@@ -1,7 +1,7 @@
 """Bases that the host quantises while it loads them.
 
 bitsandbytes quantises every linear layer but the output head, the projector with the others. A quantised layer cannot
-be trained, so the host fails on ``additional_target: multi_modal_projector`` beside ``quantization_bit``. Modules
+be trained, so the host fails on ``additional_target: multi_modal_projector`` with ``quantization_bit``. Modules
 that train are therefore left out of the quantisation.
 """
 

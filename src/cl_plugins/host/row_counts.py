@@ -31,7 +31,7 @@ def row_count(use: DataUse) -> int | None:
     if source_of(entry) != "file_name":  # a hub's form has splits, and the host knows which file is of which
         return None
     wanted = entry.get("num_samples") if isinstance(entry, Mapping) else None
-    if isinstance(wanted, int) and wanted > 0:  # the host draws so many, with repetition if need be
+    if isinstance(wanted, int) and wanted > 0:  # the host draws this number, with repetition if necessary
         return _limited(wanted, use.limit)
     total = 0
     for path in files:

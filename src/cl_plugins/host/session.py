@@ -17,6 +17,7 @@ from . import saving, test_sets, training_rows
 from .base import LoadedBase
 from .data import load_training_set
 from .quantised import check_trained_modules, keep_unpacked, quantisation_of, trained_modules_whole
+from .sample_counts import SampleCounts, total
 from .task_args import HostArgs, for_data, for_tests
 from .task_args import own as own_args
 
@@ -53,6 +54,7 @@ class Session:
         self.tokenizer_module: dict[str, Any] = dict(load_tokenizer(args.model))
         self.tokenizer = self.tokenizer_module["tokenizer"]
         self.template = get_template_and_fix_tokenizer(self.tokenizer, args.data)
+        self.sample_counts: dict[str, dict[str, int]] = {}
         self._base: LoadedBase | None = None
 
     @property
@@ -129,11 +131,13 @@ class Session:
     ) -> tuple[dict[str, Any], Rows | None]:
         """The host's training set of one task, checked, and the records behind it."""
         own = own_args(args)
+        counted: list[SampleCounts] = []
         module, rows = (
-            training_rows.load_with_rows(task, own, self.template, self.tokenizer_module)
+            training_rows.load_with_rows(task, own, self.template, self.tokenizer_module, counted)
             if with_rows
-            else (load_training_set(task, own, self.template, self.tokenizer_module), None)
+            else (load_training_set(task, own, self.template, self.tokenizer_module, counted), None)
         )
+        self.sample_counts[task] = counted[0].details() if counted else {}
         if not with_rows:  # memory samples may have pictures
             self._check_projectors(task, own, module["train_dataset"])
         return module, rows
@@ -145,13 +149,14 @@ class Session:
         from datasets import concatenate_datasets
 
         own, problems, found = own_args(args), [], []
+        counted: list[SampleCounts] = []
         if own.data.mix_strategy != "concat":
-            what = f"is {own.data.mix_strategy!r}, which cannot mix tasks that have keys of their own for their data."
+            what = f"is {own.data.mix_strategy!r}, which cannot mix tasks that have different keys for their data."
             problems.append(Problem("mix_strategy", what, "Write `mix_strategy: concat`."))
         for task, names, keys in parts:
             try:
                 args_of = for_data(own, keys, names)
-                module = load_training_set(task, args_of, self.template, self.tokenizer_module)
+                module = load_training_set(task, args_of, self.template, self.tokenizer_module, counted)
                 found.append(module["train_dataset"])
             except DataError as error:
                 problems += error.problems
@@ -161,6 +166,7 @@ class Session:
             raise DataError(problems)
         joint = concatenate_datasets(found)
         self._check_projectors("joint", own, joint)
+        self.sample_counts["joint"] = total(counted).details()
         return {"train_dataset": joint}
 
     def _check_projectors(self, task: str, args: HostArgs, dataset: Any) -> None:
@@ -179,7 +185,7 @@ class Session:
         projectors = [name for name in trained if known and any(name in key for key in known.projector_keys)]
         if projectors and not _has_media(dataset):
             names = ", ".join(projectors)
-            what = f"has no picture, video or sound, so that {names} (`additional_target`) would learn nothing."
+            what = f"has no picture, video or sound, so that {names} (`additional_target`) would not be trained."
             fix = "Leave this task out, give it data with pictures, or leave the projector out of `additional_target`."
             raise DataError(Problem(f"task '{task}'", what, fix))
 
@@ -237,7 +243,7 @@ class Session:
         )
 
     def engine_prompt(self, item: TestItem) -> dict[str, Any]:
-        """Token ids with one token per picture, and the pictures as the host hands them to engines.
+        """Token ids with one token per picture, and the pictures as the host passes them to engines.
 
         Raises:
             DataError: If the item has videos or sounds.
@@ -246,7 +252,7 @@ class Session:
             raise DataError(Problem(f"item {item.id!r}", "was not prepared for an engine.", "Use `backend: host`."))
         other = [kind for kind in item.kinds if kind != "images"]
         if other:
-            what = f"has {' and '.join(other)}; only pictures are handed to vLLM."
+            what = f"has {' and '.join(other)}; only pictures are passed to vLLM."
             raise DataError(Problem(f"item {item.id!r}", what, "Use `backend: host`."))
         prompt: dict[str, Any] = {"prompt_token_ids": item.engine_tokens.tolist()}
         if item.kinds:
@@ -279,7 +285,7 @@ class Session:
         return quantisation_of(self.base.model)
 
     def plot_loss(self, args: TaskArgs) -> None:
-        """The host's own picture of a task's training loss, if the recipe asks for it."""
+        """The host's own picture of a task's training loss, if the recipe requests it."""
         if own_args(args).finetuning.plot_loss:
             from llamafactory.extras.ploting import plot_loss as draw
 

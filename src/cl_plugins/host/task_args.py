@@ -36,7 +36,7 @@ class HostArgs:
 
     @property
     def trust_remote_code(self) -> bool:
-        """Whether the base may bring code of its own."""
+        """Whether the base may contain its own code."""
         return bool(self.model.trust_remote_code)
 
     @property
@@ -116,7 +116,7 @@ def for_data(args: HostArgs, keys: Mapping[str, Any], datasets: Sequence[str] | 
 
 
 def own(args: TaskArgs) -> HostArgs:
-    """Arguments that a run hands back, as `parse` made them.
+    """Arguments that a run passes back, as `parse` made them.
 
     Raises:
         TypeError: If another host made them.

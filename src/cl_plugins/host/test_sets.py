@@ -19,6 +19,7 @@ from ..evaluation.items import FIELDS
 from ..evaluation.option_lists import read_options
 from ..evaluation.thoughts import split_thought
 from ..generation.answers import decode
+from .data import num_samples_problem
 
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def _raw_rows() -> Iterator[None]:
-    """Let the host's loader hand out raw records: the step that drops their extra columns is held back."""
+    """Let the host's loader return raw records: the step that drops their extra columns is held back."""
     from llamafactory.data import loader
 
     original = loader.align_dataset
@@ -39,7 +40,14 @@ def _raw_rows() -> Iterator[None]:
         loader.align_dataset = original
 
 
-def _load_raw(name: str, args: HostArgs, data_args: Any) -> tuple[Any, Any]:
+def load_raw(name: str, args: HostArgs, data_args: Any) -> tuple[Any, Any]:
+    """The raw records of a data set and the host's attributes of it.
+
+    Args:
+        name: Its name in ``dataset_info.json``.
+        args: The host's arguments.
+        data_args: Those for its data.
+    """
     from llamafactory.data import loader
     from llamafactory.data.parser import get_dataset_list
 
@@ -60,7 +68,7 @@ def load_test_items(
 ) -> TestSet:
     """Load and tokenise the test sets of a task.
 
-    Prompt and reference are what the host encodes for training, not what stands in the record: templates rewrite answers
+    Prompt and reference are what the host encodes for training, not the text of the record: templates rewrite answers
     (thoughts, tool calls). A thought in front of the reference is kept apart (`TestItem.reference_thought`).
 
     Args:
@@ -68,13 +76,13 @@ def load_test_items(
         args: The host's arguments; ``max_samples`` does not apply here.
         template: The host's template.
         tokenizer_module: The host's tokenizer and processor.
-        max_items: Keep the first so many items.
+        max_items: Keep at most this number of items, the first ones.
         for_engine: Also give `TestItem.engine_tokens`.
         drop_too_long: Leave out items whose prompt is longer than ``cutoff_len``, instead of refusing them.
 
     Raises:
-        DataError: With every problem: duplicate ids, prompts longer than ``cutoff_len``, an empty set, bad records, records
-            without an answer.
+        DataError: With every problem: duplicate ids, prompts longer than ``cutoff_len``, an empty set, bad records,
+            records without an answer.
     """
     data_args = copy.copy(args.data)
     data_args.max_samples = None
@@ -87,7 +95,9 @@ def load_test_items(
         items.extend(loader.load(name, len(items)))
     if not items and not problems:
         problems.append(
-            Problem(f"task '{task.name}'", "its test set holds no usable item.", "Check the file and the `columns`.")
+            Problem(
+                f"task '{task.name}'", "its test set contains no usable item.", "Check the file and the `columns`."
+            )
         )
     problems.extend(_duplicates(task, items))
     fitting = [item for item in items if len(item.tokens) <= args.data.cutoff_len] if drop_too_long else items
@@ -141,16 +151,16 @@ class _Loader:
 
         where = f"data set '{name}'"
         try:
-            raw, attributes = _load_raw(name, self.args, self.data_args)
+            raw, attributes = load_raw(name, self.args, self.data_args)
         except (ValueError, OSError, DatasetsError) as error:
             what = f"cannot be loaded ({error.__cause__ or error})."
-            self.problems.append(Problem(where, what, "Check the file behind it."))
+            self.problems.append(Problem(where, what, "Check its data file."))
             return []
         if attributes.num_samples is not None:
             self.problems.append(num_samples_problem(where))
             return []
         if len(raw) == 0:
-            self.problems.append(Problem(where, "is empty.", "Check the file behind it."))
+            self.problems.append(Problem(where, "is empty.", "Check its data file."))
             return []
         training = self.args.training
         with training.main_process_first(desc="load test set", local=not self.args.data.data_shared_file_system):
@@ -167,7 +177,7 @@ class _Loader:
                 encoded = processor.preprocess_dataset(batch)
                 short = _with_short_media(processor, self.template, batch) if self.for_engine and encoded else None
             except (ValueError, OSError, ImportError, RuntimeError) as error:
-                fix = "Mend or remove the record."
+                fix = "Fix or remove the record."
                 self.problems.append(Problem(f"{where}, record {row}", f"cannot be used ({error}).", fix))
                 continue
             if not encoded or len(example["_response"]) != 1:
@@ -190,7 +200,7 @@ class _Loader:
         if dropped:
             what = f"{len(dropped)} records are not a question with one answer (first: {_first(dropped)})"
             why = _why_dropped(raw, attributes, dropped[0])
-            fix = "Mend or remove them; tests are never shortened silently."
+            fix = "Fix or remove them; test sets are never shortened silently."
             self.problems.append(Problem(where, f"{what}{why}.", fix))
         if unanswered:
             what = f"the answer of {len(unanswered)} records is empty (first: {_first(unanswered)})."
@@ -255,17 +265,6 @@ class _Loader:
         return thought, plain if answer.strip() == again.strip() else answer.strip()
 
 
-def num_samples_problem(where: str) -> Problem:
-    """A test set that the host would draw anew at every start.
-
-    Args:
-        where: The data set, for the message.
-    """
-    what = "is a test set with `num_samples`: the host would draw other items at every start."
-    fix = "Remove `num_samples`; `cl.eval.max_items` limits tests to the same first items."
-    return Problem(where, what, fix)
-
-
 def _first(rows: Sequence[int]) -> str:
     return ", ".join(map(str, rows[:5]))
 
@@ -301,7 +300,7 @@ def _decoded(raw: Any, column: str) -> bool:
 
 
 def _fields(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What scorers may ask for, as plain JSON values; of a picture only the name of its file."""
+    """What scorers may need, as plain JSON values; of a picture only the name of its file."""
     plain = (str, int, float)
     found: dict[str, Any] = {}
     for name in FIELDS:

@@ -26,7 +26,7 @@ class _AlreadyTrained(Exception):
 
 
 class _EndOfTraining(TrainerCallback):  # type: ignore[misc]
-    """Trainer looks at ``max_steps`` after a step only, so that resuming at the end would train one step too many."""
+    """Trainer checks ``max_steps`` after a step only, so that resuming at the end would train one step too many."""
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step >= state.max_steps:
@@ -49,7 +49,7 @@ class ContinualTrainer(ContinualTrainerMixin, CustomSeq2SeqTrainer):
         self.add_callback(_EndOfTraining())
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> TrainOutput:
-        """Train the task, or what is left of it; the mean loss covers the steps before a checkpoint too.
+        """Train the task, or the remaining part of it; the mean loss covers the steps before a checkpoint too.
 
         Args:
             resume_from_checkpoint: A whole checkpoint.
@@ -82,7 +82,7 @@ class ContinualTrainer(ContinualTrainerMixin, CustomSeq2SeqTrainer):
         return loss
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """Save, say that it is whole, and only then delete older ones: there is always one to go on from."""
+        """Save, say that it is whole, and only then delete older ones: there is always one to resume from."""
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(*args, **kwargs)
@@ -107,7 +107,7 @@ class ContinualTrainer(ContinualTrainerMixin, CustomSeq2SeqTrainer):
         """Load the weights of a checkpoint, all of them, and check that they arrived.
 
         A full checkpoint is saved under the hub's names; Trainer reads it with ``strict=False``, finds nothing, and
-        would go on from the task's first weights.
+        would continue from the initial weights of the task.
         """
         target = self.model if model is None else model
         if hasattr(target, "peft_config"):

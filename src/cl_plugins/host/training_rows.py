@@ -11,6 +11,7 @@ from ..base.errors import DataError, Problem
 from ..replay.media import KINDS, map_media, outside
 from ..replay.samples import as_files
 from ..replay.store import IDS
+from .sample_counts import SampleCounts, kept_rows
 
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 _MANY = 1000  # kept samples from which on worker processes pay
-_ID, _SOURCE = "_cl_id", "_cl_source"  # columns beside the host's own, gone when it has tokenised
+_ID, _SOURCE = "_cl_id", "_cl_source"  # columns in addition to the host's own, gone when it has tokenised
 
 
 class TrainingRows:
@@ -36,19 +37,10 @@ class TrainingRows:
     """
 
     def __init__(self, aligned: Any, dataset: Any, encode: Any, task: str) -> None:
-        from pyarrow.compute import list_value_length
-
         self._aligned, self._dataset, self._encode, self._task = aligned, dataset, encode, task
-        self._kept: list[int] = []
-        start = 0
-        for table in aligned.select_columns(["_prompt", "_response"]).with_format("arrow").iter(batch_size=1000):
-            prompts, answers = (list_value_length(table[name]).to_pylist() for name in ("_prompt", "_response"))
-            for i, (turns, count) in enumerate(zip(prompts, answers, strict=True)):
-                if turns % 2 == 1 and count == 1:  # the host drops the others
-                    self._kept.append(start + i)
-            start += len(prompts)
+        self._kept = kept_rows(aligned)
         if len(self._kept) != len(dataset):
-            raise DataError(self._mismatch(f"{len(dataset)} samples were made of {len(self._kept)} usable records."))
+            raise DataError(self._mismatch(f"{len(dataset)} samples were made from {len(self._kept)} usable records."))
 
     def __len__(self) -> int:
         """Number of training samples."""
@@ -70,15 +62,15 @@ class TrainingRows:
         return str(example[_ID]) or f"{self._task}/{row}", str(example[_SOURCE])
 
     def record(self, index: int) -> dict[str, Any]:
-        """The record of a sample in ShareGPT's form, with its media where they lie.
+        """The record of a sample in ShareGPT's form, with its media in place.
 
         Raises:
-            DataError: If the record does not give the very sample that was trained on.
+            DataError: If the record does not give the sample that was trained on.
         """
         example = self._aligned[self._kept[index]]
         encoded = self._encode({key: [value] for key, value in example.items()})
         if encoded["input_ids"][0] != list(self._dataset[index]["input_ids"]):
-            raise DataError(self._mismatch(f"sample {index} was not made of record {self._kept[index]}."))
+            raise DataError(self._mismatch(f"sample {index} was not made from record {self._kept[index]}."))
         record = {
             "id": self.origin(index)[0],
             "messages": [*example["_prompt"], *example["_response"]],
@@ -95,7 +87,7 @@ class TrainingRows:
 
 @contextmanager
 def _noting(names: Sequence[str], found: list[Any]) -> Iterator[None]:
-    """Let the host's loader keep ids and data set names, and hand out what it tokenises."""
+    """Let the host's loader keep ids and data set names, and return what it tokenises."""
     from llamafactory.data import loader
 
     align, merge = loader.align_dataset, loader._get_merged_dataset
@@ -123,7 +115,11 @@ def _noting(names: Sequence[str], found: list[Any]) -> Iterator[None]:
 
 
 def load_with_rows(
-    task_name: str, args: HostArgs, template: Any, tokenizer_module: dict[str, Any]
+    task_name: str,
+    args: HostArgs,
+    template: Any,
+    tokenizer_module: dict[str, Any],
+    counts: list[SampleCounts] | None = None,
 ) -> tuple[dict[str, Any], TrainingRows]:
     """`load_training_set`, and which record each of its samples was made of.
 
@@ -132,6 +128,7 @@ def load_with_rows(
         args: The host's arguments of the task.
         template: The host's template.
         tokenizer_module: The host's tokenizer and processor.
+        counts: As for `load_training_set`.
 
     Raises:
         DataError: As `load_training_set`, and if records and samples do not belong together.
@@ -142,7 +139,7 @@ def load_with_rows(
 
     found: list[Any] = []
     with _noting(args.data.dataset or [], found):
-        module = load_training_set(task_name, args, template, tokenizer_module)
+        module = load_training_set(task_name, args, template, tokenizer_module, counts)
     processor = SupervisedDatasetProcessor(template=template, data_args=args.data, **tokenizer_module)
     return module, TrainingRows(found[0], module["train_dataset"], processor.preprocess_dataset, task_name)
 
@@ -158,7 +155,7 @@ def load_buffer(
 ) -> Any:
     """The samples of a replay buffer, tokenised as in the task that each of them comes from.
 
-    The buffer may come from another site. It is read here and handed to the host as rows: the host's own loading obeys
+    The buffer may come from another site. It is read here and passed to the host as rows: the host's own loading obeys
     whatever ``dataset_info.json`` says, and caches what it has read outside of the run, where no deletion reaches it.
 
     Args:
@@ -168,7 +165,8 @@ def load_buffer(
         template: The host's template.
         module: The host's tokenizer and processor.
         like: The task's own tokenised samples, whose columns these will be joined with.
-        origins: Task that samples come from -> arguments with its own ``cutoff_len`` and the like; others have ``args``.
+        origins: Task that samples come from -> arguments with its own ``cutoff_len`` and the like; others have
+            ``args``.
 
     Raises:
         DataError: If a sample cannot be prepared with its task's keys.
@@ -205,9 +203,7 @@ def _encoded(where: str, rows: list[dict[str, Any]], args: HostArgs, template: A
         )
     except (ValueError, RuntimeError, OSError, KeyError, IndexError) as error:
         what = f"cannot be prepared ({type(error).__name__}: {error})."
-        raise DataError(
-            Problem(where, what, "Give the task the keys for its data that it was trained with.")
-        ) from error
+        raise DataError(Problem(where, what, "Set the data keys of the task as in its training.")) from error
     problem = _cut_samples(where, found, args, template, module)
     if problem is not None:
         raise DataError(problem)
@@ -218,8 +214,8 @@ def _chats(buffer: Buffer) -> list[tuple[Sample, dict[str, Any]]]:
     """The entries of a buffer that a recipe has filled."""
     entries = buffer.entries()
     if any("messages" not in record for _, record in entries):
-        what = "holds rows of a trainer of one's own; a recipe cannot read them."
-        raise DataError(Problem(str(buffer.path), what, "Go on with that trainer, or begin in another directory."))
+        what = "holds rows of a custom trainer; a recipe cannot read them."
+        raise DataError(Problem(str(buffer.path), what, "Continue with that trainer, or begin in another directory."))
     return entries
 
 
@@ -253,4 +249,39 @@ def joined(own: Any, memory: Any, indices: Sequence[int]) -> Any:
     """
     from datasets import concatenate_datasets
 
-    return concatenate_datasets([own, memory.select(list(indices))])
+    return concatenate_datasets([own, _alike(memory, own).select(list(indices))])
+
+
+#: Nothing of kept samples is written outside of the run.
+_HERE: dict[str, Any] = {"keep_in_memory": True, "load_from_cache_file": False}
+
+
+def _alike(memory: Any, own: Any) -> Any:
+    """The buffer's samples with media in the form of the task's own: the buffer has paths, tables may hold bytes.
+
+    Args:
+        memory: The buffer's samples, tokenised.
+        own: The task's.
+    """
+    from datasets import Features, Image, List, Value
+
+    for kind in KINDS:
+        if kind not in own.column_names or kind not in memory.column_names:
+            continue
+        wanted, given = own.features[kind], memory.features[kind]
+        inner = getattr(wanted, "feature", None)
+        if (
+            wanted == given
+            or getattr(given, "feature", None) != Value("string")
+            or not isinstance(inner, Image | dict)
+        ):
+            continue
+        struct = {"bytes": Value("binary"), "path": Value("string")}
+        features = Features({**memory.features, kind: List(struct)})
+        memory = memory.map(lambda row, kind=kind: {kind: _structs(row[kind])}, features=features, **_HERE)
+        memory = memory.cast_column(kind, wanted)
+    return memory
+
+
+def _structs(names: list[str] | None) -> list[dict[str, Any]] | None:
+    return None if names is None else [{"bytes": None, "path": name} for name in names]

@@ -1,14 +1,14 @@
 """A chain of LoRAs: ``W_t = W_0 + sum_{i<=t} s_i B_i A_i``, a fresh one per task, the past ones frozen.
 
 What the methods with one update per task share: how the sum is carried, and where it is held. It lives in the weights
-where that loses nothing (fp32), and as a frozen stack beside them where merging would round it away or cannot be done
+where that loses nothing (fp32), and as a frozen stack next to them where merging would round it away or cannot be done
 (half-precision, quantised and partitioned bases).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..adapters.update import adapter_meta
 from ..base.errors import CompatibilityError, Problem
@@ -37,10 +37,25 @@ class ChainConfig:
     )
 
 
+def link_updates(previous: Carry | None, update: TaskUpdate, writer: CarryWriter) -> None:
+    """Carry all past updates and this one, each in its own file."""
+    records = []
+    for i, item in enumerate([*(carried_updates(previous) if previous is not None else []), update], start=1):
+        name = f"updates/{i:02d}_{item.task}.safetensors"
+        writer.link(item.tensors, name)
+        records.append({"file": name, "task": item.task, "meta": item.meta})
+    writer.meta["updates"] = records
+
+
+def carried_updates(carry: Carry) -> list[TaskUpdate]:
+    """One update per past task, in order."""
+    return [TaskUpdate(carry.path / r["file"], r["meta"], r["task"]) for r in carry.meta["updates"]]
+
+
 class LoRAChain(Method):
     """A fresh LoRA per task on the sum of the past ones."""
 
-    config_class = ChainConfig
+    config_class: ClassVar[type[Any]] = ChainConfig
 
     def problems(self, facts: RunFacts) -> list[Problem]:
         """Merging into weights that cannot hold the sum is refused."""
@@ -57,13 +72,7 @@ class LoRAChain(Method):
 
     def consolidate(self, previous: Carry | None, update: TaskUpdate, writer: CarryWriter) -> None:
         """All past updates and this one, each in its own file."""
-        chain = self.updates(previous) if previous is not None else []
-        records = []
-        for i, item in enumerate([*chain, update], start=1):
-            name = f"updates/{i:02d}_{item.task}.safetensors"
-            writer.link(item.tensors, name)
-            records.append({"file": name, "task": item.task, "meta": item.meta})
-        writer.meta["updates"] = records
+        link_updates(previous, update, writer)
 
     def export(self, carry: Carry) -> Export:
         """The base plus every update."""
@@ -84,7 +93,7 @@ class LoRAChain(Method):
 
     def updates(self, carry: Carry) -> list[TaskUpdate]:
         """One update per past task, in order."""
-        return [TaskUpdate(carry.path / r["file"], r["meta"], r["task"]) for r in carry.meta["updates"]]
+        return carried_updates(carry)
 
     def restore(self, base: BaseModel, carry: Carry | None, route: Route = None) -> Module:
         """The base plus the updates, from the checkpoint's own tensors.
@@ -111,6 +120,6 @@ class LoRAChain(Method):
     def _merges(self, base: BaseModel) -> bool:
         if self.config.consolidate == "merge" and not base.can_merge:
             fix = "Use `consolidate: auto`, or load the base in fp32."
-            what = "asks for merging, but the base is not held as whole fp32 tensors, so the update would be rounded away."
+            what = "requests merging, but the base is not held as whole fp32 tensors, so the update would be rounded away."
             raise CompatibilityError(Problem("cl.method.consolidate", what, fix))
         return base.can_merge and self.config.consolidate != "stack"

@@ -72,7 +72,7 @@ class OneLoRA(Method):
             CompatibilityError: If the method puts more than a LoRA on the model and does not say what the result is.
         """
         if type(self).prepare is not OneLoRA.prepare:
-            what = "puts tensors of its own on the model (`prepare`) and does not say what `final/` is."
+            what = "adds tensors to the model (`prepare`) but does not define what `final/` is."
             fix = "Override `export`: a routed model is `Routed()`."
             raise CompatibilityError(Problem(f"method '{self.name}'", what, fix))
         return LowRankSum((TaskUpdate(carry.path / ADAPTER, carry.meta["adapter"], carry.tasks[-1]),))

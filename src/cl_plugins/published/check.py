@@ -33,7 +33,7 @@ class Inconsistency:
 
 
 def check_source(source: Source) -> tuple[Inconsistency, ...]:
-    """Every printed number of a source that neither its cells nor the numbers beside it give.
+    """Every printed number of a source that follows neither from its cells nor from the numbers next to it.
 
     A mean of rounded numbers may differ from the rounded mean by one unit of the last place; the mean of a single
     number may not. Where cells are missing, BWT is checked against MFN and MFT of the same row, and MAA against the

@@ -58,7 +58,7 @@ def find_published(reference: str, sources: Sequence[Source] | None = None) -> t
     """The source that ``source/entry`` names, and the key of the entry.
 
     Args:
-        reference: For example ``li2025/inclora``; an entry may stand in several tables of a source.
+        reference: For example ``li2025/inclora``; an entry may be in several tables of a source.
         sources: What to look in; by default everything there is.
 
     Raises:
@@ -74,7 +74,7 @@ def find_published(reference: str, sources: Sequence[Source] | None = None) -> t
         raise RecipeError(Problem(where, f"there is no source {name!r}.", fix))
     keys = list(dict.fromkeys(entry.key for _, entry in source.entries()))
     if key not in keys:
-        what = f"{name} has no entry {key!r}." if key else "names a source, but no entry of it."
+        what = f"{name} has no entry {key!r}." if key else "names a source without an entry."
         listed = ", ".join(f"{name}/{known}" for known in keys)
         raise RecipeError(Problem(where, what, f"{nearest(key, keys) if key else ''} Entries: {listed}.".strip()))
     return source, key
@@ -107,7 +107,9 @@ def _source(path: Path, problems: list[Problem]) -> Source | None:
             inconsistencies=tuple(raw["inconsistencies"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        problems.append(Problem(str(path), f"has not the shape of a source ({type(error).__name__}: {error}).", fix))
+        problems.append(
+            Problem(str(path), f"does not have the format of a source ({type(error).__name__}: {error}).", fix)
+        )
         return None
     problems.extend(_faults(source, str(path)))
     return source if len(problems) == before else None
@@ -162,7 +164,7 @@ def _faults(source: Source, where: str) -> Iterator[Problem]:
     for table in source.tables:
         keys = [entry.key for entry in table.entries]
         if len(set(keys)) < len(keys):
-            yield Problem(f"{where}: {table.key}", "names an entry twice.", "Give every entry a key of its own.")
+            yield Problem(f"{where}: {table.key}", "names an entry twice.", "Give every entry its own key.")
         if set(table.measures) - set(table.tasks) or (table.stream and set(table.measures) != set(table.tasks)):
             yield Problem(f"{where}: {table.key}", "needs a measure for each of its tasks.", "Add what is missing.")
         for entry in table.entries:

@@ -26,8 +26,8 @@ class PublishedMetric:
     Attributes:
         key: Its key in the file.
         label: Its name in the source.
-        definition: In words.
-        kind: One of `KINDS`: the formula; ``None`` where none of ours is the same.
+        definition: As text.
+        kind: One of `KINDS`: the formula; ``None`` where this package has no such formula.
         truncate: Tasks whose scores are cut to whole numbers before the mean is taken.
     """
 
@@ -43,7 +43,7 @@ class Measure:
     """How a source scores a task.
 
     Attributes:
-        rule: In words.
+        rule: As text.
         scorers: Our scorers with the same rule; the first one is the one to use.
         metric: The metric of that scorer (``extra["metrics"]``) where it prints several; ``None`` for its score.
     """
@@ -75,7 +75,7 @@ class PublishedEntry:
         diagonal: Scores right after each task's own training.
         printed: Metric to the printed number, or numbers.
         provenance: Tag of the source's ``provenance``.
-        provenance_of: Task to a tag of its own.
+        provenance_of: Task to its own tag.
         quoted: Where the source itself has the row from.
     """
 
@@ -124,7 +124,7 @@ class Source:
         title: Title or name of the work.
         reference: Authors, venue, arXiv number, DOI and address, as far as known.
         read_in: Where the numbers were read.
-        seeds: How many runs stand behind a number; empty where unknown.
+        seeds: How many runs a number is based on; empty where unknown.
         provenance: Tag to its meaning.
         notes: What a reader has to know.
         metrics: Key to metric.

@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ..base.errors import Problem
 from .files import FileRecord
@@ -26,6 +26,39 @@ class Deletion(Part):
     samples: dict[TaskName, Count]
 
 
+class LoraMeta(BaseModel):
+    """What a method says of a low-rank update, in the fields that it gives; it may say more."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+
+    rank: Annotated[int, Field(ge=1)] = 1
+    alpha: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    scaling: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    rslora: bool = False
+    targets: str | list[str] = ""
+    modules_to_save: list[str] = []
+
+
+class ChainEntry(BaseModel):
+    """One update of a chain in ``meta``."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+
+    file: CarryFile
+    task: TaskName
+    meta: LoraMeta
+
+
+class MethodMeta(BaseModel):
+    """What a method wrote into ``meta``: the entries that the methods of this package write have a form of their own."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+
+    updates: list[ChainEntry] = []
+    adapter: LoraMeta | None = None
+    positions: list[CarryFile] = []
+
+
 class CarryRecord(Record):
     """``carry.json``.
 
@@ -34,7 +67,7 @@ class CarryRecord(Record):
         stream: Name of the stream.
         tasks: Names of the tasks that went into it, in order.
         base: Fingerprint of the base, and under ``tokenizer`` that of the tokenizer.
-        meta: What the method wrote beside the tensors.
+        meta: What the method wrote in addition to the tensors.
         files: File name -> hash and size.
         deletions: What was deleted from the replay buffer.
     """
@@ -46,7 +79,7 @@ class CarryRecord(Record):
     stream: str | None = None
     tasks: Annotated[list[TaskName], Field(min_length=1)]
     base: dict[str, Any]
-    meta: dict[str, Any]
+    meta: MethodMeta
     files: dict[CarryFile, FileRecord]
     deletions: list[Deletion] = []
     checksum: str = ""
@@ -55,25 +88,29 @@ class CarryRecord(Record):
         """Tasks that repeat, and names in ``meta`` of files that the carry does not have."""
         found = []
         if len(set(self.tasks)) < len(self.tasks):
-            what = f"'tasks' names a task twice: {', '.join(self.tasks)}."
+            what = f"'tasks' lists a task twice: {', '.join(self.tasks)}."
             found.append(Problem(where, what, self.FIX))
         folded = [name.casefold() for name in self.files]
         if len(set(folded)) < len(folded):
             found.append(Problem(where, "'files' has names that differ in upper and lower case only.", self.FIX))
-        for place, name in _named_files(self.meta):
+        for place, name in _named_files(self.plain_meta()):
             if not isinstance(name, str) or name not in self.files:
                 what = f"'meta.{place}' is {shown(repr(name))}, which is not in 'files'."
                 found.append(Problem(where, what, self.FIX))
-        for place, name in _named_tasks(self.meta):
+        for place, name in _named_tasks(self.plain_meta()):
             if name not in self.tasks:
                 what = f"'meta.{place}' is {shown(repr(name))}, which is not in 'tasks'."
                 found.append(Problem(where, what, self.FIX))
         return found
 
+    def plain_meta(self) -> dict[str, Any]:
+        """What the method wrote, as it wrote it."""
+        return self.meta.model_dump(exclude_unset=True)
+
     def identity(self) -> str:
         """One hash over what the next task starts from; samples of the replay buffer may be deleted without changing it."""
         weights = {name: record.sha256 for name, record in self.files.items() if not name.startswith("replay/")}
-        about = {"method": self.method, "tasks": self.tasks, "meta": self.meta, "files": weights}
+        about = {"method": self.method, "tasks": self.tasks, "meta": self.plain_meta(), "files": weights}
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
@@ -108,15 +145,19 @@ class UpdateRecord(Record):
 
     Attributes:
         meta: What the method said of its update.
-        files: The tensors beside it: file name -> hash and size.
+        files: The tensors of the carry: file name -> hash and size.
     """
 
     FIX: ClassVar[str] = "Restore the file from a copy, or start again with `cl.restart: true`."
     OLDER: ClassVar[tuple[int, ...]] = ()
 
-    meta: dict[str, Any]
+    meta: LoraMeta
     files: dict[CarryFile, FileRecord]
     checksum: str = ""
+
+    def plain_meta(self) -> dict[str, Any]:
+        """What the method said, as it said it."""
+        return self.meta.model_dump(exclude_unset=True)
 
 
 class AdapterPart(Part):
@@ -130,7 +171,7 @@ class AdapterPart(Part):
 
 
 class ModelManifest(Record):
-    """``MANIFEST.json`` of ``final/`` and of exports: what the model is and what it stands on."""
+    """``MANIFEST.json`` of ``final/`` and of exports: what the model is and its base."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
 
@@ -163,7 +204,7 @@ class SamplePart(Part):
     @classmethod
     def _stored(cls, value: str) -> str:
         if value and datetime.fromisoformat(value).tzinfo is None:
-            raise ValueError("it should be a time with its time zone")
+            raise ValueError("it should be a time with a time zone")
         return value
 
 
@@ -180,12 +221,12 @@ class BufferRecord(Record):
         """Samples without a time, two of one name, or those of a task apart from each other."""
         found = []
         if any(not sample.stored for sample in self.samples):
-            found.append(Problem(where, "holds a sample without the time when it was stored.", self.FIX))
+            found.append(Problem(where, "has a sample without the time when it was stored.", self.FIX))
         if len({sample.uid for sample in self.samples}) < len(self.samples):
-            found.append(Problem(where, "holds two samples of the same name.", self.FIX))
+            found.append(Problem(where, "has two samples of the same name.", self.FIX))
         tasks = [sample.task for sample in self.samples]
         if sum(a != b for a, b in pairwise(tasks)) + bool(tasks) != len(set(tasks)):
-            found.append(Problem(where, "does not hold the samples task by task.", self.FIX))
+            found.append(Problem(where, "does not list the samples task by task.", self.FIX))
         return found
 
 

@@ -74,7 +74,7 @@ def table_problems(root: Path, table: Mapping[str, FileRecord], fix: str, source
 
 
 def check_folders(root: Path) -> None:
-    """Refuse a run whose folders are symbolic links: what is written or deleted in them would lie outside.
+    """Refuse a run whose folders are symbolic links: what is written or deleted in them would be outside.
 
     Args:
         root: The run's directory, which may itself be a link.
@@ -88,12 +88,12 @@ def check_folders(root: Path) -> None:
     ]
     found = [path for path in (*folders, *inner) if path.is_symlink()]
     if found:
-        fix = "Put the folder itself there; `output_dir` as a whole may be a link."
+        fix = "Use a folder instead; only `output_dir` itself may be a link."
         raise RunStateError([Problem(str(path), "is a symbolic link, which is not followed.", fix) for path in found])
 
 
 def unlisted(root: Path, table: Mapping[str, FileRecord], besides: tuple[str, ...], source: str) -> list[Problem]:
-    """What lies in a folder and is not in its table: files, links, pipes, devices.
+    """The entries of a folder that are not in its table: files, links, pipes, devices.
 
     Args:
         root: The folder.
@@ -108,7 +108,7 @@ def unlisted(root: Path, table: Mapping[str, FileRecord], besides: tuple[str, ..
             found.append(Problem(str(root / name), "is neither a regular file nor a folder.", fix))
         elif name not in table and name not in besides:
             fix = "Remove it, or copy the folder again from its source."
-            found.append(Problem(str(root / name), f"is not named in {source}.", fix))
+            found.append(Problem(str(root / name), f"is not listed in {source}.", fix))
     return found
 
 

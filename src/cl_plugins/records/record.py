@@ -35,7 +35,7 @@ class Part(BaseModel):
 class Record(BaseModel):
     """A JSON object with a format number and, from format 2 on, a checksum over its content.
 
-    The checksum finds damage and edits by hand. It is no signature: who can write the file can write the checksum.
+    The checksum finds damage and manual edits. It is no signature: who can write the file can write the checksum.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
@@ -132,7 +132,7 @@ class Record(BaseModel):
 
     @classmethod
     def content(cls, value: Mapping[str, Any]) -> dict[str, Any]:
-        """What stands in the file: the value with its format number and checksum.
+        """The content of the file: the value with its format number and checksum.
 
         Args:
             value: Plain JSON types.

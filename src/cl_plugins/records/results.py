@@ -39,6 +39,7 @@ class PredictionLine(Record):
     thought: str = ""
     reference_thought: str = ""
     cut: bool = False
+    route: str | None = None
 
     @classmethod
     def problems(cls, data: object, where: str) -> list[Problem]:
@@ -52,7 +53,7 @@ class ScoreRecord(Record):
     """``<task>.score.json``: the score of one test set."""
 
     ERROR: ClassVar[type[DataError]] = DataError
-    FIX: ClassVar[str] = "Score the predictions again to write the file anew."
+    FIX: ClassVar[str] = "Score the predictions again to rewrite the file."
 
     scorer: str
     score: Score
@@ -70,7 +71,7 @@ class MatrixRecord(Record):
     """``matrix.json``."""
 
     ERROR: ClassVar[type[DataError]] = DataError
-    FIX: ClassVar[str] = "Correct it, or start the run again, which writes the matrix anew from its score files."
+    FIX: ClassVar[str] = "Correct it, or start the run again, which rewrites the matrix from its score files."
 
     stream: str
     method: str
@@ -81,6 +82,7 @@ class MatrixRecord(Record):
     scores: list[list[Score | None]]
     rows: list[str] | None = None
     independent: bool = False
+    test_only: list[str] = []
 
     @classmethod
     def label(cls, place: tuple[int | str, ...], data: Mapping[str, Any]) -> str:
@@ -109,7 +111,7 @@ class MatrixRecord(Record):
             found.append(Problem(where, what, fix))
 
         if len(set(self.tasks)) < len(self.tasks):
-            add(f"'tasks' names a task twice: {', '.join(self.tasks)}.", "Task names are unique.")
+            add(f"'tasks' lists a task twice: {', '.join(self.tasks)}.", "Task names are unique.")
             return found
         for key, table in (("scorers", self.scorers), ("n", self.n)):
             for task in table:
@@ -150,6 +152,6 @@ class MetricsRecord(Record):
     """``metrics.json``."""
 
     ERROR: ClassVar[type[DataError]] = DataError
-    FIX: ClassVar[str] = "Start the run again: it writes the metrics anew from the matrix."
+    FIX: ClassVar[str] = "Start the run again: it rewrites the metrics from the matrix."
 
     metrics: dict[str, MetricPart]

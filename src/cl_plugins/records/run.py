@@ -99,7 +99,7 @@ class RunRecord(Record):
         numbers: Training (task, or task and phase) -> what the method has measured there.
         failed: The training that failed at the last start.
         began_with: The carry that ``carry_from`` named.
-        files: Where the directory has no journal (predictions that were scored anew): the files it consists of.
+        files: Where the directory has no journal (predictions that were scored again): the files it consists of.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")

@@ -1,6 +1,6 @@
-"""Replay: which samples of past tasks are kept (selection, capacity), where (store), and how they meet new data (mixing).
+"""Replay: which samples of past tasks are kept (selection, capacity), where (store), and how they are mixed in.
 
-Nothing here runs unless ``cl.replay`` asks for a buffer; a carry without one holds no sample.
+Nothing here runs unless ``cl.replay`` requests a buffer; a carry without one holds no sample.
 """
 
 from __future__ import annotations

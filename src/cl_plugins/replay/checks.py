@@ -17,7 +17,7 @@ _WHERE = "cl.replay"
 
 
 def method_problems(replay: ReplayConfig, able: Capabilities, name: str, where: str = _WHERE) -> list[Problem]:
-    """Why a method does not go with the buffer that is asked for, or without one.
+    """Why a method does not go with the buffer that is requested, or without one.
 
     Args:
         replay: The settings.
@@ -33,16 +33,16 @@ def method_problems(replay: ReplayConfig, able: Capabilities, name: str, where: 
         return [Problem(f"{where}.capacity_per_task", what, fix)]
     found = []
     if able.schedule != "sequential":
-        what = f"does not go with '{name}', which hands nothing from task to task."
+        what = f"does not go with '{name}', which passes nothing from task to task."
         found.append(Problem(where, what, "Leave it out, or use a sequential method."))
     if able.needs_replay and replay.mixing != "concatenate":
-        what = f"is {replay.mixing!r}, but '{name}' brings in the memory samples by itself."
+        what = f"is {replay.mixing!r}, but '{name}' draws the memory samples itself."
         found.append(Problem(f"{where}.mixing", what, "Leave it out."))
     return found
 
 
 def problems(config: CLConfig, able: Capabilities, facts: RunFacts, launched: bool = False) -> list[Problem]:
-    """Why a method, an engine or a way of reading data does not go with the buffer that is asked for.
+    """Why a method, an engine or a way of reading data does not go with the buffer that is requested.
 
     Args:
         config: The checked block.
@@ -59,7 +59,7 @@ def problems(config: CLConfig, able: Capabilities, facts: RunFacts, launched: bo
         keys |= {k: v for k, v in config.overrides_for(task.name).items() if v}
     for key in ("packing", "neat_packing"):
         if keys.get(key):
-            what = "hides which record a training sample is made of, so that none can be kept."
+            what = "hides the record of a training sample, so that none can be kept."
             found.append(Problem(key, what, "Turn it off, or `cl.replay`."))
     if replay.selection in (*FEATURES, *LOSSES) and facts.zero_stage == 3:
         what = f"is {replay.selection!r}, which is not tested on a model that ZeRO-3 has split."
@@ -67,13 +67,13 @@ def problems(config: CLConfig, able: Capabilities, facts: RunFacts, launched: bo
     if launched and (able.needs_replay or replay.mixing == "separate"):
         found += _checkpointing(facts)
     if replay.mixing == "separate" and facts.keys.get("deepspeed"):
-        what = "is 'separate', whose second forward is not tested with DeepSpeed."
+        what = "is 'separate', whose second forward pass is not tested with DeepSpeed."
         found.append(Problem(f"{_WHERE}.mixing", what, "Use `concatenate`, or train without DeepSpeed."))
     return found
 
 
 def _checkpointing(facts: RunFacts) -> list[Problem]:
-    """A reentrant checkpoint runs a backward of its own, so that DDP would average the gradients of one forward only."""
+    """With a reentrant checkpoint, DDP would average the gradients of one of the forward passes only."""
     keys = facts.keys
     if keys.get("disable_gradient_checkpointing") or keys.get("use_reentrant_gc", True) is False:
         return []

@@ -91,7 +91,7 @@ def _select(
         return [Pick(i, keys[i]) for i in selection.class_balanced(labels, keys, count)]
     if context.data is None or model is None:
         fix = "Use `selection: random`, or turn `streaming` off."
-        raise DataError(Problem("cl.replay.selection", "needs samples that can be read at random.", fix))
+        raise DataError(Problem("cl.replay.selection", "needs samples with random access.", fix))
     limit = max(count, config.candidates or len(keys))
     looked_at = selection.random_order(keys, limit)
     features = how in selection.FEATURES
@@ -116,7 +116,7 @@ def _uid(task: str, row: int) -> str:
 
 
 def write_candidates(folder: Path, config: ReplayConfig, context: TaskContext, rows: Rows, picks: list[Pick]) -> Path:
-    """Write the selected records beside the update of their task, for `filling`.
+    """Write the selected records next to the update of their task, for `filling`.
 
     Args:
         folder: The task's directory.
@@ -191,7 +191,7 @@ def filling(
 
 
 def remove_candidates(root: Path) -> None:
-    """Delete what a killed process has left of training samples outside the buffer, where nothing goes on from it.
+    """Delete what a killed process has left of training samples outside the buffer, where nothing resumes from it.
 
     Args:
         root: The directory of a `ContinualLearner`.

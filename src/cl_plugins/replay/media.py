@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,8 @@ from ..base.outside import open_regular
 
 KINDS = ("images", "videos", "audios")
 MEDIA = "media"
-#: Suffixes that a medium may keep in a buffer. Readers look at what a file holds; one with another suffix loses it.
+#: Suffixes that a medium may keep in a buffer. Readers inspect the content of a file; one with another suffix loses
+#: it.
 SUFFIXES = frozenset(
     ".png .jpg .jpeg .webp .gif .bmp .tif .tiff .ppm .pgm .jp2 .avif "
     ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .wmv "
@@ -52,14 +54,14 @@ def outside(value: Any, where: str) -> Any:
     """A medium of a training sample, as JSON can hold it until the buffer takes it in.
 
     Args:
-        value: What the host's aligned record holds: a path, an address, or ``{"path", "bytes"}``.
+        value: What the host's aligned record holds: a path, an address, ``{"path", "bytes"}``, or a decoded picture.
         where: The sample, for the message.
 
     Returns:
         ``{"path"}``, or ``{"data", "suffix"}`` with base64.
 
     Raises:
-        DataError: If it is none of these, such as an address: what a buffer hands on must lie in it.
+        DataError: If it is none of these, such as an address: what a buffer passes on must be in it.
     """
     if isinstance(value, str):
         if "://" in value:
@@ -72,8 +74,18 @@ def outside(value: Any, where: str) -> Any:
             return {"data": base64.b64encode(data).decode(), "suffix": Path(path or "").suffix}
         if isinstance(path, str):
             return outside(path, where)
-    what = f"holds a medium of the kind {type(value).__name__}, which the buffer cannot store."
+    if hasattr(value, "save") and hasattr(value, "convert"):  # a picture of Pillow, from a column of the type Image
+        return {"data": base64.b64encode(_as_png(value)).decode(), "suffix": ".png"}
+    what = f"contains a medium of the type {type(value).__name__}, which the buffer cannot store."
     raise DataError(Problem(where, what, "Give media as files, or turn `cl.replay` off."))
+
+
+def _as_png(picture: Any) -> bytes:
+    """A picture without loss; modes that PNG does not know become RGB, as the host makes them."""
+    buffer = io.BytesIO()
+    kept = picture if picture.mode in ("1", "L", "LA", "I;16", "P", "RGB", "RGBA") else picture.convert("RGB")
+    kept.save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def take_in(value: Any, folder: Path, media_from: Path | None) -> str:
@@ -110,7 +122,7 @@ def take_in(value: Any, folder: Path, media_from: Path | None) -> str:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             what = f"cannot be copied into the replay buffer ({reason})."
-            raise DataError(Problem(str(path), what, "Put it back and run the same command again.")) from error
+            raise DataError(Problem(str(path), what, "Restore it and run the same command again.")) from error
     suffix = suffix.lower() if suffix.lower() in SUFFIXES else ""
     name = f"{MEDIA}/{hashlib.sha256(data).hexdigest()[:32]}{suffix}"
     target = folder / name

@@ -1,4 +1,4 @@
-"""The buffer as methods see it while a task trains: samples to draw from, and what was stored beside them."""
+"""The buffer as methods see it while a task trains: samples to draw from, and what was stored with them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Memory:
         return len(self.samples)
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """What the method stored beside the samples, ``<uid>/<what>`` -> tensor; empty if nothing."""
+        """What the method stored with the samples, ``<uid>/<what>`` -> tensor; empty if nothing."""
         return self._buffer.tensors(name) if self._buffer is not None else {}
 
     def draw(self, context: TaskContext, batch: Batch, purpose: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""How memory samples meet new ones.
+"""How memory samples are mixed with new ones.
 
 ``concatenate`` puts every memory sample into the training set once, as the papers do. ``ratio`` repeats them (or takes
 some of them) until they are a given share of the training set. ``separate`` leaves the training set as it is and adds,
@@ -29,7 +29,7 @@ def repeated(count: int, new: int, ratio: float, seed: int) -> list[int]:
         count: Samples in the buffer.
         new: Samples of the new task.
         ratio: Wanted share of memory samples, between 0 and 1.
-        seed: Which ones are taken once more than others.
+        seed: Which ones are repeated once more than others.
 
     Returns:
         ``round(new * ratio / (1 - ratio))`` numbers; how often two samples occur differs by at most one.
@@ -58,7 +58,7 @@ def behind(config: ReplayConfig, by_itself: bool, count: int, new: int, seed: in
 
 
 def term(config: ReplayConfig, by_itself: bool, memory: Memory) -> SeparateMemory | None:
-    """The term that ``mixing: separate`` adds to the loss, if it is asked for."""
+    """The term that ``mixing: separate`` adds to the loss, if it is requested."""
     return SeparateMemory(memory, config.weight) if config.mixing == "separate" and not by_itself else None
 
 

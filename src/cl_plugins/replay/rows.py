@@ -1,6 +1,6 @@
-"""Samples of a trainer of one's own on disk: a row as its collator gets it, in JSON, PNG and safetensors.
+"""Samples of a custom trainer on disk: a row as its collator gets it, in JSON, PNG and safetensors.
 
-Whatever is no JSON stands in the row as a mark of one key: ``{"$image": 0}`` is the first of the record's ``images``,
+A value that is not JSON is in the row as a mark of one key: ``{"$image": 0}`` is the first of the record's ``images``,
 ``{"$tensor": 1}`` and ``{"$array": 1}`` are ``<sample>/1`` in ``memory_rows.safetensors``.
 """
 
@@ -83,7 +83,7 @@ class _Encoder:
         file = io.BytesIO()
         try:
             about = {"exif": exif.tobytes()} if (exif := picture.getexif()) else {}  # the orientation
-        except (struct.error, TypeError, ValueError):  # it is broken, and nobody can read it
+        except (struct.error, TypeError, ValueError):  # it is broken and cannot be read
             about = {}
         picture.save(file, format="PNG", **about)
         self.images.append({"data": base64.b64encode(file.getvalue()).decode(), "suffix": ".png"})
@@ -216,8 +216,8 @@ class StoredRows:
         self._buffer = buffer
         self._records = [record for _, record in buffer.entries()]
         if any("row" not in record for record in self._records):
-            what = "holds samples in LLaMA-Factory's form; a trainer of your own cannot read them."
-            raise DataError(Problem(str(buffer.path), what, "Go on with a recipe, or begin in another directory."))
+            what = "holds samples in LLaMA-Factory's form; a custom trainer cannot read them."
+            raise DataError(Problem(str(buffer.path), what, "Continue with a recipe, or begin in another directory."))
         self._tensors: dict[str, dict[str, Tensor]] = {}
         for key, value in buffer.tensors(STATISTIC).items():
             uid, _, number = key.rpartition("/")

@@ -1,7 +1,7 @@
 """The records of a buffer: their form, checked whenever they are read, and the files that they name.
 
 A recipe keeps ``{"id", "messages": [{"role", "content"}, ...], "system", "tools", "images", "videos", "audios"}``, a
-trainer of one's own ``{"row": ..., "images": [...]}`` (`rows`). Media are names that `media.take_in` gave.
+custom trainer ``{"row": ..., "images": [...]}`` (`rows`). Media are names that `media.take_in` gave.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from .media import KINDS, MEDIA, SUFFIXES
 #: How a file begins that only looks like a medium: a playlist, which names other files and addresses, or a program.
 _STRANGE = (b"#EXTM3U", b"ffconcat", b"%!PS", b"\xc5\xd0\xd3\xc6", b"<?xml", b"<MPD", b"<smil", b"v=0")
 ROLES = ("user", "assistant", "observation", "function")
-LINE_LIMIT = 256 * MIB  # bytes of one record; rows of a trainer of one's own hold token ids
+LINE_LIMIT = 256 * MIB  # bytes of one record; rows of a custom trainer hold token ids
 _NAME = re.compile(rf"{MEDIA}/[0-9a-f]{{32}}({'|'.join(map(re.escape, sorted(SUFFIXES)))})?")
 _TEXTS = ("id", "system", "tools")
-_FIX = "Restore the carry from a copy, or ask its sender for it again."
+_FIX = "Restore the carry from a copy, or request it again from its sender."
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -78,7 +78,7 @@ def problem_of(record: Any) -> str | None:
         return f"has the unknown field {min(unknown)!r}."
     names = [name for kind in lists for name in _names(record.get(kind) or [])]
     bad = [name for name in names if not is_medium(name)]
-    return f"names {bad[0]!r} as a medium, which is no file of a buffer." if bad else None
+    return f"names {bad[0]!r} as a medium, which is not a file of a buffer." if bad else None
 
 
 def _is_chat(messages: Any) -> bool:
@@ -128,7 +128,7 @@ def medium(folder: Path, name: object) -> Path:
     with open_regular(path, follow=False) as file:
         start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
     if start.startswith(_STRANGE):
-        raise RunStateError(Problem(str(path), "is no picture, video or sound.", _FIX))
+        raise RunStateError(Problem(str(path), "is not a picture, video or sound.", _FIX))
     return path
 
 

@@ -37,7 +37,7 @@ IDS = ("id", "question_id")  # where the id of a record is looked for
 FOLDER, MANIFEST, INFO, RECORDS = "replay", "manifest.json", "dataset_info.json", "samples.jsonl"
 DATASET = "replay"  # name of the buffer in `dataset_info.json`
 TENSORS = "memory_"  # statistics with this prefix belong to samples of the buffer
-CANDIDATES = "replay.json"  # what the training of a task leaves for the buffer, beside its update
+CANDIDATES = "replay.json"  # what the training of a task leaves for the buffer, next to its update
 NOTE = "Training samples of past tasks. Their terms of use go with them; `cl-plugins replay` lists and deletes them."
 _TAGS = {
     "role_tag": "role",
@@ -108,7 +108,7 @@ class Buffer:
         record = BufferRecord.read(carry.file(manifest))
         strange = sorted({sample.task for sample in record.samples} - set(carry.tasks))
         if strange:
-            what = f"holds samples of tasks that are not in the carry: {', '.join(strange)}."
+            what = f"contains samples of tasks that are not in the carry: {', '.join(strange)}."
             raise RunStateError(Problem(str(carry.path / manifest), what, BufferRecord.FIX))
         kept = tuple(Sample(**vars(sample)) for sample in record.samples)
         return cls(carry.path / FOLDER, kept, record.settings, carry)
@@ -145,7 +145,7 @@ class Buffer:
         return self.carry.file(f"{FOLDER}/{name}") if self.carry is not None else self.path / name
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """What a method stored beside the samples: ``<sample>/<what>`` -> tensor."""
+        """What a method stored with the samples: ``<sample>/<what>`` -> tensor."""
         from ..contract.carry import read_tensors
 
         if self.carry is not None:
@@ -193,7 +193,7 @@ def write(
 
 
 def tensor_names(buffer: Buffer | None) -> list[str]:
-    """Names of what methods have stored beside the samples."""
+    """Names of what methods have stored with the samples."""
     if buffer is None:
         return []
     names = [Path(name) for name in buffer.carry.files] if buffer.carry is not None else buffer.path.glob("*")
@@ -220,7 +220,7 @@ def without(writer: CarryWriter, buffer: Buffer, unwanted: Callable[[Sample], bo
 
 
 def write_candidates(path: Path, entries: Iterable[tuple[Sample, dict[str, Any]]]) -> None:
-    """Write what a training leaves for the buffer: samples and records that name their media where they lie."""
+    """Write what a training leaves for the buffer: samples and records that name their media in place."""
     listed = [{"sample": asdict(sample), "record": record} for sample, record in entries]
     CandidatesRecord.write(path, {"samples": listed})
 

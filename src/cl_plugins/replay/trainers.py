@@ -1,4 +1,4 @@
-"""The buffer in a trainer of one's own, during one task: what it adds to the training, and what the task leaves for it."""
+"""The buffer in a custom trainer, during one task: what it adds to the training, and what the task leaves for it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 WHERE = "replay"
-CHECKED = 100  # samples that are looked at before the training
+CHECKED = 100  # samples that are checked before the training
 COMPARED = 10
 
 
@@ -95,7 +95,7 @@ class TrainerReplay:
 
         sized = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
         if not sized or isinstance(dataset, IterableDataset):
-            what = "cannot be read at random, so that no sample of it can be kept."
+            what = "has no random access, so that none of its samples can be kept."
             fix = "Give a data set with `len` and `[i]`, or leave replay out."
             raise DataError(Problem("train_dataset", what, fix))
         self._own, self._ids, self._joined = len(dataset), _ids(dataset), dataset
@@ -123,15 +123,15 @@ class TrainerReplay:
             DataError: If a sample cannot be stored.
         """
         if self._own is None or not _same(dataset, self._joined):
-            what = "was changed after `ContinualTrainerMixin` had joined it with the buffer."
-            fix = "Put the mixin first: `class Mine(ContinualTrainerMixin, ...)`, and leave `train_dataset` as it is."
+            what = "was changed after `ContinualTrainerMixin` had added the buffer to it."
+            fix = "Put the mixin first: `class Mine(ContinualTrainerMixin, ...)`, and do not change `train_dataset`."
             raise CompatibilityError(Problem("train_dataset", what, fix))
         trim = collate._remove_columns if isinstance(collate, RemoveColumnsCollator) else None
         self._samples = OwnRows(dataset, self._own, trim)
         data = CollatedData(self._samples, collate, device)
         labels = next(iter(data.batches([0, 0], 2))).get("labels")
         if labels is None or len(labels) != 2:
-            what = "makes one row of several samples, or no labels, so that none can be told from the others."
+            what = "makes one row of several samples, or no labels, so that samples cannot be told apart."
             raise CompatibilityError(Problem("data_collator", what, "Use one that pads, or leave `replay` out."))
         self._rows = TrainerRows(self._samples, data, self._ids, context.task.name)
         if self._stored is not None:
@@ -164,7 +164,7 @@ class TrainerReplay:
     def leave(
         self, folder: Path, context: TaskContext, update: TaskUpdate, previous: Carry | None
     ) -> Callable[[CarryWriter], None] | None:
-        """Write the selected rows beside the update; gives what fills the next carry's buffer from them.
+        """Write the selected rows next to the update; returns what fills the next carry's buffer from them.
 
         Args:
             folder: The task's directory.
@@ -175,11 +175,11 @@ class TrainerReplay:
         if self._rows is None:
             return None
         keeping.write_candidates(folder, self._config, context, self._rows, self._picks)
-        return keeping.filling(self._config, update, previous, {"samples_of": "a trainer of one's own"})
+        return keeping.filling(self._config, update, previous, {"samples_of": "a custom trainer"})
 
 
 def _same(dataset: Any, joined: Any) -> bool:
-    """Whether a trainer loads from what it was given; of a Hub data set it may have taken off columns."""
+    """Whether a trainer loads from what it was given; of a Hub data set it may have removed columns."""
     if not hasattr(dataset, "column_names") or not hasattr(joined, "column_names"):
         return dataset is joined
     if len(dataset) != len(joined):
@@ -196,6 +196,6 @@ def _is_plain(value: Any) -> bool:
 
 
 def _ids(dataset: Any) -> list[Any] | None:
-    """Ids of the samples of a Hub data set, which are gone when the trainer has taken off unused columns."""
+    """Ids of the samples of a Hub data set, which are missing after the trainer has removed unused columns."""
     name = next((name for name in IDS if name in getattr(dataset, "column_names", ())), None)
     return list(dataset.with_format(None)[name]) if name is not None else None

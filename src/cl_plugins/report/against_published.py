@@ -15,13 +15,13 @@ from .run_data import Run, read_run
 from .text import listing, number
 
 
-#: From a run's directory and ``task=scorer`` words to a directory with the predictions scored anew.
+#: From a run's directory and ``task=scorer`` words to a directory with the predictions scored again.
 Rescore = Callable[[Path, list[str]], Path]
 
 
 @dataclass(frozen=True)
 class Beside:
-    """A group of runs beside an entry.
+    """A group of runs compared with an entry.
 
     Attributes:
         source: The source.
@@ -50,7 +50,7 @@ def compare_with_published(
     names: Sequence[str] | None = None,
     rescore: Rescore | None = None,
 ) -> tuple[Beside, ...]:
-    """Put runs beside a published entry.
+    """Compare runs with a published entry.
 
     Where a task of a run is scored by another rule than the source's and ``rescore`` is given, the run's kept
     predictions are scored by the source's rule first.
@@ -59,7 +59,7 @@ def compare_with_published(
         run_dirs: Directories of runs of one stream; repetitions (seeds) of one recipe form a group.
         reference: ``source/entry``, as in ``li2025/inclora``.
         names: A name per run; equal names form a group.
-        rescore: How to score a run anew; ``None`` refuses runs that are scored differently.
+        rescore: How to score a run again; ``None`` refuses runs that are scored differently.
 
     Returns:
         One for each group and each table of the source that holds the entry and has the runs' stream.
@@ -83,7 +83,7 @@ def compare_with_published(
             if beside.lines:
                 found.append(beside)
     if not found:
-        what = "has no number that your runs have too."
+        what = "has no number in common with your runs."
         raise RunStateError(Problem(f"--with {reference}", what, "Compare with another entry, or finish the runs."))
     return tuple(found)
 
@@ -97,13 +97,13 @@ def _tables(source: Source, key: str, runs: Sequence[Run]) -> list[PublishedTabl
         same = next((t for t in holding if t.stream == run.stream and set(t.tasks) == set(run.tasks)), None)
         if same is not None:
             what = f"learned {', '.join(run.tasks)}; {source.key} learned {', '.join(same.tasks)}."
-            fix = "Every order gives other numbers. Compare a run in the published order."
+            fix = "Numbers depend on the order. Compare a run in the published order."
         else:
             theirs = listing(
                 dict.fromkeys(f"{t.stream or t.title} ({', '.join(t.tasks) or 'tasks unknown'})" for t in holding)
             )
             what = f"is a run of {run.stream} ({', '.join(run.tasks)}); {source.key}/{key} is about {theirs}."
-            fix = "Choose an entry on the same stream: `cl-plugins list published`."
+            fix = "Choose an entry for the same stream: `cl-plugins list published`."
         problems.append(Problem(str(run.path), what, fix))
     if problems:
         raise RunStateError(problems, "The streams do not match:" if len(problems) > 1 else None)
@@ -134,12 +134,12 @@ def _same_rules(runs: Sequence[Run], table: PublishedTable, source: Source, resc
             if known and rescore is not None and has:
                 words.append(f"{task}={known[0]}")
                 continue
-            what = f"{task} is scored with {ours} here; {source.key} scores it otherwise: {measure.rule}."
+            what = f"{task} is scored with {ours} here; {source.key} uses another rule: {measure.rule}."
             fix = (
                 f"Score the answers by that rule: `cl-plugins report RUN --scorer {task}={known[0]}`, then compare "
                 "RUN/rescored/...; it needs the run's predictions."
                 if known
-                else "No scorer of this package has that rule, so the numbers cannot stand side by side."
+                else "No scorer of this package has that rule, so the numbers cannot be compared."
             )
             problems.append(Problem(str(run.path), what, fix))
         directories.append(rescore(run.path, words) if words and rescore is not None and not problems else run.path)
@@ -159,12 +159,16 @@ def _beside(source: Source, table: PublishedTable, entry: PublishedEntry, group:
     ]
     for key in entry.printed:
         metric = source.metrics[key]
-        ours = "the same formula" if metric.kind else "no metric of ours is the same, so it is left out"
+        ours = "the same formula" if metric.kind else "no metric of this package is the same, so it is left out"
         if metric.truncate:
-            ours = f"computed by their rule for this line: {listing(metric.truncate)} cut to a whole number, then the mean"
+            ours = f"computed by their rule for this line: {listing(metric.truncate)} truncated to a whole number, then the mean"
         definitions.append((f"{metric.label}, printed", ours, metric.definition))
     definitions.append(
-        ("from the cells", "plain formulae (docs: Evaluation), nothing cut", "computed by us from their printed cells")
+        (
+            "from the cells",
+            "plain formulae (docs: Evaluation), not truncated",
+            "computed by us from their printed cells",
+        )
     )
     remarks = tuple(_remarks(source, table, entry, group, before))
     return Beside(source, table, entry, group.label, len(whole), tuple(lines), tuple(definitions), remarks)
@@ -186,11 +190,11 @@ def _remarks(
             for t in run.tasks
             if before.scorers.get(t) != run.scorers.get(t)
         ]
-        found.append(f"Our kept answers were scored anew by the source's rules ({', '.join(pairs)}).")
+        found.append(f"Our kept answers were scored again by the source's rules ({', '.join(pairs)}).")
     for item in check_source(source):
         if (item.table, item.entry) == (table.key, entry.key):
             place = f" after {table.tasks[item.place - 1]}" if item.place else ""
-            why = "; scores cut to whole numbers before the mean explain it" if item.truncation else ""
+            why = "; it follows if scores are truncated to whole numbers before the mean" if item.truncation else ""
             label = source.metrics[item.metric].label
             found.append(
                 f"Printed {label}{place} is {number(item.printed)}, its cells give {number(item.computed)}{why}."
@@ -205,4 +209,6 @@ def _remarks(
     found.append(f"Theirs: {source.seeds or 'number of runs not known'}. Read in: {source.read_in}.")
     if run.limits:
         found.append(f"Our tests of {listing(run.limits)} were limited by cl.eval.max_items.")
+    if run.left_out:
+        found.append(f"Items of our tests of {listing(run.left_out)} were left out: their prompts exceed cutoff_len.")
     return [*found, *source.notes]

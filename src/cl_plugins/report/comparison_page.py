@@ -51,7 +51,9 @@ def compare(
         "compare.png": picture,
         "compare.csv": compare_csv(comparison),
         "compare.tex": compare_tex(comparison, streams).encode("utf-8"),
-        "compare.json": (json.dumps(as_json(comparison), indent=1, ensure_ascii=False) + "\n").encode("utf-8"),
+        "compare.json": (json.dumps(as_json(comparison), indent=1, ensure_ascii=False) + "\n").encode(
+            "utf-8", "backslashreplace"
+        ),
         "compare.md": writing.render("compare.md.j2", page),
         "compare.html": writing.render("compare.html.j2", page),
     }
@@ -70,7 +72,7 @@ def compare_table(
     Args:
         run_dirs: The ``output_dir`` of each run.
         names: A name per run; runs of equal name form one row.
-        width: Columns of the terminal; by default those of the terminal at hand, else 80.
+        width: Columns of the terminal; by default those of the current terminal, else 80.
         colour: Whether to use ANSI bold and dim.
         ascii: Whether to keep to ASCII.
 

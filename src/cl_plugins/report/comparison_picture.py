@@ -21,7 +21,7 @@ def compare_picture(comparison: Comparison) -> bytes:
     """Draw the comparison.
 
     One row per group and one panel per metric that any group has: an open dot for each run, the mean as a filled
-    diamond with its 95 % t-interval over runs, its number beside it.
+    diamond with its 95 % t-interval over runs, its number next to it.
 
     Args:
         comparison: The runs; where no metric is defined, the final scores of the tasks take the panels.

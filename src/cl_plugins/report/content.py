@@ -20,33 +20,54 @@ _BASELINES = {
 FILES = (
     ("report.html, report.md", "this report; the HTML page needs no other file"),
     ("matrix.png, forgetting.png", "the two pictures"),
-    ("matrix.csv", "the score matrix, unrounded"),
+    ("matrix.csv", "the accuracy matrix, unrounded"),
     ("cells.csv", "one line per cell: score, 95 % interval, items, scorer"),
-    ("matrix.tex", "the score matrix for LaTeX (booktabs)"),
+    ("matrix.tex", "the accuracy matrix for LaTeX (booktabs)"),
     ("matrix.json, metrics.json", "scores and metrics for programs"),
     ("predictions/", "every prompt, prediction and reference with its score, one JSON line per test item"),
     ("run.json, journal.jsonl", "the resolved recipe, versions and hashes; the finished steps"),
     (
         "tasks/, carry/, final/",
-        "each task's own outputs, what the next task starts from, and the model evaluated last",
+        "the outputs of each task, the input of the next task, and the model evaluated last",
     ),
 )
 
 
 def limit_note(run: Run) -> str:
-    """The sentence under every table when tests were limited."""
-    if not run.limits:
-        return ""
-    limited = text.listing(f"{task} {limit}" for task, limit in run.limits.items())
-    return f"Tests limited by cl.eval.max_items: {limited} items."
+    """The sentences under every table when tests were limited, or items were left out of them."""
+    found = []
+    if run.limits:
+        limited = text.listing(f"{task} {limit}" for task, limit in run.limits.items())
+        found.append(f"Tests limited by cl.eval.max_items: {limited} items.")
+    if run.left_out:
+        left_out = text.listing(f"{task} {count}" for task, count in run.left_out.items())
+        found.append(f"Test items left out, because their prompts exceed cutoff_len: {left_out}.")
+    return " ".join(found)
+
+
+def cut_notes(run: Run) -> list[str]:
+    """Answers that ``max_new_tokens`` ended, and training data that the host dropped or cut."""
+    found = []
+    for index, task in enumerate(run.tasks):
+        cells = [(row.label, row.cells[index]) for row in run.rows]
+        cut = text.listing(f"{label} {cell.cut} of {cell.n}" for label, cell in cells if cell.cut)
+        if cut:
+            found.append(f"Answers of {task} truncated at max_new_tokens, by row: {cut}.")
+    for task, counts in (run.info.get("training_data") or {}).items():
+        dropped, records = counts.get("dropped_records"), counts.get("records")
+        if dropped:
+            found.append(f"Training data of {task}: LLaMA-Factory dropped {dropped} of {records} records.")
+        if counts.get("cut_samples"):
+            found.append(f"Training data of {task}: cutoff_len truncates the end of {counts['cut_samples']} samples.")
+    return found
 
 
 def matrix_table(run: Run, intervals: bool = True) -> Table:
-    """The score matrix with ``A_k`` as its last column where the run has it.
+    """The accuracy matrix with ``A_k`` as its last column where the run has it.
 
     Args:
         run: The run.
-        intervals: Whether 95 % intervals stand beside the scores.
+        intervals: Whether to show 95 % intervals with the scores.
 
     Returns:
         One row per matrix row; the score of the task just trained is strong.
@@ -133,6 +154,49 @@ def numbers_table(run: Run) -> Table | None:
     return Table(("trained on", *(name.replace("_", " ") for name in names)), tuple(rows))
 
 
+def selection_table(run: Run) -> Table | None:
+    """Percentage of each task's items that the model gave to that task's part, by row; ``None`` where it chooses nothing."""
+    return _by_row(run, "selected")
+
+
+def confusion_table(run: Run) -> Table | None:
+    """Which tasks' parts answered each task's items in the last row, in %; ``None`` where the model chooses nothing."""
+    counts = {}
+    for index, task in enumerate(run.tasks):
+        found = _latest(run, index).extra.get("routes")
+        if isinstance(found, dict) and found:
+            counts[task] = found
+    if not counts:
+        return None
+    chosen = [task for task in run.tasks if any(task in found for found in counts.values())]
+    chosen += sorted({name for found in counts.values() for name in found} - set(chosen))
+    rows = []
+    for task, found in counts.items():
+        total = sum(found.values())
+        shares = [100 * found.get(name, 0) / total for name in chosen]
+        rows.append(
+            (
+                Entry(task),
+                *(Entry(text.number(s, 1), strong=n == task, tint=s) for n, s in zip(chosen, shares, strict=True)),
+            )
+        )
+    return Table(("items of", *chosen), tuple(rows), note=limit_note(run))
+
+
+def _by_row(run: Run, key: str) -> Table | None:
+    """A percentage out of ``extra``, one row per measured row and one column per task that has it."""
+    columns = [i for i in range(len(run.tasks)) if any(key in row.cells[i].extra for row in run.rows)]
+    if not columns:
+        return None
+    rows = [
+        (Entry(row.label), *(Entry(text.number(row.cells[index].extra.get(key), 1)) for index in columns))
+        for row in run.rows
+        if any(key in row.cells[index].extra for index in columns)
+    ]
+    head = ("after training on" if run.joint is None else "trained on", *(run.tasks[index] for index in columns))
+    return Table(head, tuple(rows), note=limit_note(run))
+
+
 def _number(value: float | None) -> str:
     """Four digits; whole numbers as they are."""
     if value is None:
@@ -181,10 +245,11 @@ def remarks(run: Run) -> list[str]:
         found.append(f"This run is not complete: {run.unfinished}.")
     if not run.metrics:
         found.append("metrics.json has not been written yet, so there are no continual metrics.")
-    if run.limits:
+    if limit_note(run):
         found.append(limit_note(run))
+    found += cut_notes(run)
     if run.independent:
-        found.append("Each row is a model of its own, trained from the base on that task alone; nothing is forgotten.")
+        found.append("Each row is its own model, trained from the base on that task alone; nothing is forgotten.")
     return [*found, *run.remarks]
 
 
@@ -244,7 +309,7 @@ def _cut(reason: str, limit: int = 160) -> str:
 
 
 def _latest(run: Run, task: int) -> Cell:
-    """The latest measured cell of a task that has something to say beside its score."""
+    """The latest measured cell of a task that has a remark in addition to its score."""
     cells = [row.cells[task] for row in run.rows if row.cells[task].extra]
     return cells[-1] if cells else Cell()
 

@@ -44,7 +44,7 @@ def environments(runs: Iterable[tuple[str, Run]]) -> tuple[Environment, ...]:
 
 
 def _machine(hardware: Mapping[str, Any]) -> str:
-    """The machine in words; devices where there are any, else its processors."""
+    """The machine as text; devices where there are any, else its processors."""
     system = str(hardware.get("platform") or hardware.get("machine") or "").partition("-")[0]
     kind = str(hardware.get("machine") or "")
     gpus = hardware.get("gpus") or ()

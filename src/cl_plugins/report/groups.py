@@ -269,13 +269,15 @@ def _check_comparable(runs: Sequence[Run]) -> None:
             lacks = [task for task in first.tasks if task not in run.tasks]
             adds = [task for task in run.tasks if task not in first.tasks]
             parts = [f"{word} {listing(tasks)}" for word, tasks in (("lacks", lacks), ("adds", adds)) if tasks]
-            problems.append(Problem(str(run.path), f"has other tasks than {first.path}: it {', '.join(parts)}.", fix))
+            problems.append(
+                Problem(str(run.path), f"has different tasks than {first.path}: it {', '.join(parts)}.", fix)
+            )
             continue
         for task in first.tasks:
             mine, theirs = run.scorers.get(task), first.scorers.get(task)
             if mine != theirs:
                 what = f"scores {task} with {mine}, {first.path} with {theirs}."
-                problems.append(Problem(str(run.path), what, "Score one of them anew: `cl-plugins report --scorer`."))
+                problems.append(Problem(str(run.path), what, "Score one of them again: `cl-plugins report --scorer`."))
     if problems:
         raise RunStateError(problems, "These runs cannot be compared:")
 
@@ -349,6 +351,9 @@ def _remarks(groups: tuple[Group, ...], members: tuple[Member, ...]) -> Iterator
     limited = sorted({task for member in members for task in member.run.limits}, key=tasks.index)
     if limited:
         yield f"Tests limited by cl.eval.max_items in some or all runs: {listing(limited)}."
+    shortened = sorted({task for member in members for task in member.run.left_out}, key=tasks.index)
+    if shortened:
+        yield f"Test items left out in some or all runs, because their prompts exceed cutoff_len: {listing(shortened)}."
     hashes = {tuple(sorted(map(str, (member.run.info.get("data") or {}).values()))) for member in members}
     if len(hashes - {()}) > 1:
         yield "The runs recorded different data hashes."

@@ -1,4 +1,4 @@
-"""``matrix.png``: the score matrix as a heat map with numbers."""
+"""``matrix.png``: the accuracy matrix as a heat map with numbers."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ ZERO_SHOT_GAP = 0.28
 
 
 def matrix_picture(run: Run) -> bytes:
-    """Draw the score matrix.
+    """Draw the accuracy matrix.
 
-    One row per trained task and one column per test; the zero-shot row stands apart above them, cells that were not
+    One row per trained task and one column per test; the zero-shot row is separate, above them, cells that were not
     measured are hatched, and the test of the task that had just been trained is framed.
 
     Args:
@@ -100,7 +100,7 @@ def _places(run: Run) -> list[float]:
 
 
 def _row_name(run: Run, index: int, tasks: list[str]) -> str:
-    """The label of a row: the task as its column has it, or what stands for no task."""
+    """The label of a row: the task as its column has it, or the label of a row without a task."""
     row = run.rows[index]
     return row.label if row.trained is None else tasks[row.trained]
 

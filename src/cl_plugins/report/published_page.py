@@ -36,9 +36,9 @@ def beside_table(beside: Beside, decimals: int = 2) -> Table:
 
 
 def title(beside: Beside) -> str:
-    """What stands above the table."""
+    """The heading of the table."""
     count = f"{beside.runs} run{'s' if beside.runs > 1 else ''}"
-    return f"{beside.label} ({count}) beside {beside.entry.label}, {beside.source.key}: {beside.table.title}"
+    return f"{beside.label} ({count}) compared with {beside.entry.label}, {beside.source.key}: {beside.table.title}"
 
 
 def interval_note(beside: Beside) -> str:

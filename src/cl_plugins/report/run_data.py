@@ -48,7 +48,9 @@ class Cell:
         interval_method: ``wilson`` or ``bootstrap``.
         n: Number of test items.
         max_items: The limit that ``cl.eval.max_items`` set, or ``None``.
-        extra: What the scorer says beside the score: baselines and the invalid rate, 0-100.
+        cut: Number of answers that ``max_new_tokens`` ended; ``None`` where it is not known.
+        dropped: Number of items left out because their prompt exceeds ``cutoff_len``.
+        extra: What the scorer reports in addition to the score: baselines and the invalid rate, 0-100.
     """
 
     score: float | None = None
@@ -56,6 +58,8 @@ class Cell:
     interval_method: str = ""
     n: int | None = None
     max_items: int | None = None
+    cut: int | None = None
+    dropped: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -118,6 +122,7 @@ class Run:
         info: ``run.json``, empty where there is none.
         remarks: What does not fit together, for the reader of the report.
         independent: Whether every row is another model, trained on its own task alone.
+        test_only: Tasks that are only tested.
     """
 
     path: Path
@@ -131,6 +136,7 @@ class Run:
     info: Mapping[str, Any]
     remarks: tuple[str, ...] = ()
     independent: bool = False
+    test_only: tuple[str, ...] = ()
 
     @property
     def zero_shot(self) -> Row | None:
@@ -172,6 +178,14 @@ class Run:
         return {task: limit for task, limit in found.items() if self.n.get(task, limit) >= limit}
 
     @property
+    def left_out(self) -> dict[str, int]:
+        """Task to the number of test items that ``cl.eval.too_long: drop`` left out, where it left out any."""
+        found: dict[str, int] = {}
+        for row in self.rows:
+            found |= {task: cell.dropped for task, cell in zip(self.tasks, row.cells, strict=True) if cell.dropped}
+        return found
+
+    @property
     def final(self) -> tuple[Cell, ...]:
         """The last cell of each task when the whole stream was trained; empty cells otherwise."""
         if self.joint is not None:
@@ -179,19 +193,24 @@ class Run:
         by_task = {row.trained: row for row in self.trained_rows}
         if self.independent:
             return tuple(by_task[j].cells[j] if j in by_task else Cell() for j in range(len(self.tasks)))
-        last = by_task.get(len(self.tasks) - 1)
+        last = by_task.get(max(self._to_train, default=-1))
         return last.cells if last is not None else tuple(Cell() for _ in self.tasks)
+
+    @property
+    def _to_train(self) -> set[int]:
+        """Columns of the tasks that have training data."""
+        return {index for index, task in enumerate(self.tasks) if task not in self.test_only}
 
     @property
     def stream_trained(self) -> bool:
         """Whether every task of the stream has been trained."""
-        return self.joint is not None or {row.trained for row in self.trained_rows} == set(range(len(self.tasks)))
+        return self.joint is not None or {row.trained for row in self.trained_rows} == self._to_train
 
     @property
     def unfinished(self) -> str:
-        """What is missing, in words; empty for a run that measured all it needs for its metrics."""
+        """What is missing, as text; empty for a run that measured all it needs for its metrics."""
         if not self.stream_trained:
-            return f"{len(self.trained_rows)} of {len(self.tasks)} tasks trained"
+            return f"{len(self.trained_rows)} of {len(self._to_train)} tasks trained"
         missing = 0
         for row in self.trained_rows:
             if row.trained is None:
@@ -243,6 +262,7 @@ def read_run(run_dir: Path) -> Run:
         info=results.info,
         remarks=results.remarks,
         independent=matrix.independent,
+        test_only=tuple(matrix.test_only),
     )
 
 
@@ -266,7 +286,16 @@ def _cell(results: Results, row: str, task: str) -> Cell:
     saved = results.scores.get((row, task))
     if score is None or saved is None:
         return Cell(score=score, n=n)
-    return Cell(score, saved.interval, saved.interval_method, saved.n, saved.max_items, saved.extra)
+    return Cell(
+        score=score,
+        interval=saved.interval,
+        interval_method=saved.interval_method,
+        n=saved.n,
+        max_items=saved.max_items,
+        cut=saved.cut,
+        dropped=saved.dropped,
+        extra=saved.extra,
+    )
 
 
 def _metric(key: str, part: MetricPart) -> Metric:

@@ -20,7 +20,7 @@ def write_report(run_dir: Path, write: writing.Write | None = None, beside: Path
     Args:
         run_dir: The ``output_dir`` of a run. It may be unfinished.
         write: Called with path and bytes for each file; by default each file is replaced in one step.
-        beside: Another directory with the same answers scored otherwise; its matrix is shown beside this one.
+        beside: Another directory with the same answers scored otherwise; its matrix is shown with this one.
 
     Returns:
         The files: ``matrix.png``, ``forgetting.png``, ``matrix.csv``, ``cells.csv``, ``matrix.tex``, ``report.md`` and
@@ -45,6 +45,8 @@ def write_report(run_dir: Path, write: writing.Write | None = None, beside: Path
         "tasks": content.task_table(run),
         "invalid": content.invalid_table(run),
         "numbers": content.numbers_table(run),
+        "selection": content.selection_table(run),
+        "confusion": content.confusion_table(run),
         "metrics": content.metric_table(run) if run.metrics else None,
         "facts": content.facts(run),
         "recipe": content.recipe_yaml(run),
@@ -69,14 +71,14 @@ def write_report(run_dir: Path, write: writing.Write | None = None, beside: Path
 def terminal_table(
     run_dir: Path, width: int | None = None, colour: bool = False, ascii: bool = False, beside: Path | None = None
 ) -> str:
-    """The score matrix and the metrics for the end of a run.
+    """The accuracy matrix and the metrics for the end of a run.
 
     Args:
         run_dir: The ``output_dir`` of a run.
-        width: Columns of the terminal; by default those of the terminal at hand, else 80.
+        width: Columns of the terminal; by default those of the current terminal, else 80.
         colour: Whether to use ANSI bold and dim.
         ascii: Whether to keep to ASCII, for streams that cannot encode UTF-8.
-        beside: Another directory with the same answers scored otherwise; its matrix stands below this one.
+        beside: Another directory with the same answers scored otherwise; its matrix is shown below this one.
 
     Returns:
         Several lines, without a final newline.
@@ -103,7 +105,7 @@ def terminal_table(
 
 
 def _beside(run_dir: Path | None) -> dict[str, Any] | None:
-    """The matrix of the other directory, with and without intervals, and its scorers in words; None without one."""
+    """The matrix of the other directory, with and without intervals, and its scorers as text; None without one."""
     if run_dir is None:
         return None
     run = read_run(Path(run_dir))
@@ -125,7 +127,20 @@ def matrix_csv(run: Run) -> bytes:
 
 def cells_csv(run: Run) -> bytes:
     """The cells, one line each, with all that is known of them."""
-    head = ["row", "task", "scorer", "score", "low", "high", "interval_method", "n", "max_items", "invalid_rate"]
+    head = [
+        "row",
+        "task",
+        "scorer",
+        "score",
+        "low",
+        "high",
+        "interval_method",
+        "n",
+        "max_items",
+        "dropped",
+        "cut",
+        "invalid_rate",
+    ]
     rows: list[list[object]] = [list(head)]
     for row in run.rows:
         for task, cell in zip(run.tasks, row.cells, strict=True):
@@ -134,6 +149,7 @@ def cells_csv(run: Run) -> bytes:
             low, high = cell.interval or (None, None)
             limit = run.limits.get(task)
             known = [run.scorers.get(task), cell.score, low, high, cell.interval_method, cell.n, limit]
+            known += [cell.dropped, cell.cut]
             rows.append([row.name, task, *known, cell.extra.get("invalid_rate")])
     return writing.csv_bytes(rows)
 
@@ -158,7 +174,7 @@ def matrix_tex(run: Run) -> str:
 
 
 def interval_methods(run: Run) -> str:
-    """How the intervals were made, in words."""
+    """How the intervals were made, as text."""
     known = {"wilson": "Wilson's score interval", "bootstrap": "a seeded bootstrap over the items"}
     found = sorted({cell.interval_method for row in run.rows for cell in row.cells if cell.interval is not None})
     return text.listing(known.get(name, name or "the run's own method") for name in found)

@@ -53,7 +53,7 @@ def _lines(run: Run) -> bytes:
     axes.set_xlim(-0.15, max(right, 0.5) + 0.15)
     gap = (high - low) * 0.16 / (0.75 * height)
     for x, finished in ends.items():
-        # Where a line ends before the picture does, its name stands at its end all the same.
+        # Where a line ends before the picture does, its name is still drawn at its end.
         _name_ends(axes, x, x + (0.15 + 0.03 * right if x == right else 0.06 * max(right, 1)), finished, tasks, gap)
     zero_shot = "zero-shot" if len(rows) < 8 else "zero-\nshot"
     labels = [zero_shot if row.trained is None else tasks[row.trained] for row in rows]
@@ -74,7 +74,7 @@ def _lines(run: Run) -> bytes:
 
 
 def _name_ends(axes: Axes, x: int, start: float, ends: list[tuple[int, float]], tasks: list[str], gap: float) -> None:
-    """Names and last scores of the lines that end at ``x``, moved apart, each led to from the end of its line."""
+    """Names and last scores of the lines that end at ``x``, moved apart, each connected to the end of its line."""
     low, high = axes.get_ylim()
     places = style.spread([score for _, score in ends], gap, low, high)
     for (task, score), place in zip(ends, places, strict=True):
@@ -178,7 +178,7 @@ def _legend(figure: object, axes: Axes, run: Run, dotted: bool) -> None:
 
 
 def _bars(run: Run) -> bytes:
-    """Horizontal bars of the final scores, with zero-shot and the best trivial baseline beside them."""
+    """Horizontal bars of the final scores, with zero-shot and the best trivial baseline next to them."""
     from matplotlib.lines import Line2D
 
     tasks = style.names(run.tasks)
@@ -204,7 +204,7 @@ def _bars(run: Run) -> bytes:
             tick: dict[str, Any] = {"color": style.COLOURS[1], "marker": "|", "markeredgewidth": 2, "linestyle": ""}
             axes.plot([floor], [index], markersize=15, zorder=5, **tick)
             handles["best trivial answer"] = Line2D([], [], markersize=8, **tick)
-        # In a column of its own: beside a bar it would be taken for the value of a mark.
+        # In a separate column: next to a bar it would be taken for the value of a mark.
         axes.text(109, index, number(cell.score, 1), va="center", ha="right", fontsize=8.5)
     axes.set_yticks(range(count), tasks)
     axes.set_ylim(count - 0.45, -0.55)

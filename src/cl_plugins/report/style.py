@@ -82,7 +82,7 @@ _FALLBACKS = (
 
 @contextmanager
 def picture_style() -> Iterator[None]:
-    """Draw and save with our own settings, whatever the user's ``matplotlibrc`` says; restores them at the end."""
+    """Draw and save with our own settings, whatever ``matplotlibrc`` sets; restores the user's settings."""
     import matplotlib
 
     # matplotlib types the keys as literals, which a dict made here cannot be.
@@ -127,7 +127,7 @@ def names(given: Sequence[str], width: int = 22, word: str = "task") -> list[str
 
 
 def title(method: str, stream: str) -> str:
-    """What stands above the picture of a run."""
+    """The heading of the picture of a run."""
     shown = names([method], 40, "method")[0], names([stream], 40, "stream")[0]
     return " on ".join(name.removesuffix(" 1") for name in shown)
 

@@ -19,8 +19,8 @@ class Entry:
     """One entry of a table.
 
     Attributes:
-        text: What stands there.
-        detail: Smaller print beside it, such as an interval.
+        text: The text.
+        detail: Smaller print next to it, such as an interval.
         strong: Whether it is set in bold.
         tint: 0-100 for a background from pale to full, or ``None`` for no background.
         code: Whether it is a formula or an identifier.
@@ -60,12 +60,11 @@ def to_markdown(table: Table) -> text.Markdown:
     def entry(cell: Entry) -> str:
         if cell.code and cell.text:
             return text.code(cell.text)
-        shown: str = text.markdown(cell.text)
-        shown = f"**{shown}**" if cell.strong and shown else shown
+        shown = text.strong(cell.text) if cell.strong else text.markdown_inside(cell.text)
         return f"{shown} {text.markdown_inside(cell.detail)}".strip()
 
     marks = [":---" if index < table.left else "---:" for index in range(len(table.head))]
-    lines: list[list[str]] = [[text.markdown(name) for name in table.head], marks]
+    lines: list[list[str]] = [[text.markdown_inside(name) for name in table.head], marks]
     lines += [[entry(cell) for cell in row] for row in table.rows]
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return text.Markdown(f"{body}\n\n{text.markdown(table.note)}" if table.note else body)

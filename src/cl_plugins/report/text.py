@@ -84,6 +84,12 @@ def markdown_inside(text: str) -> Markdown:
     return Markdown(re.sub(r"&(?=#?\w+;)", r"\\&", escaped))
 
 
+def strong(text: str) -> Markdown:
+    """A text in bold in Markdown; four asterisks with nothing between them would be a rule across the page."""
+    shown = markdown_inside(text).strip()
+    return Markdown(f"**{shown}**" if shown else "")
+
+
 def code(text: str) -> Markdown:
     """A code span in Markdown, also for a cell of a table: the column separator and the back-tick would end it."""
     inner = one_line(text).replace("|", "\\|").replace("`", "'")
@@ -95,7 +101,7 @@ def fenced(text: str, language: str = "") -> Markdown:
 
     Args:
         text: The code.
-        language: Its language, a word of ours.
+        language: Its language, as this package names it.
     """
     longest = max(map(len, re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)

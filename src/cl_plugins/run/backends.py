@@ -92,7 +92,7 @@ def backend_problems(
     settings = config.eval
     if settings.backend == "host":
         if settings.backend_options:
-            what = f"is given, but nothing reads it with `backend: {settings.backend}`."
+            what = f"is not used with `backend: {settings.backend}`."
             return [Problem("cl.eval.backend_options", what, "Leave it out, or use `backend: vllm`.")]
         return []
     if settings.scope == "none":

@@ -29,7 +29,7 @@ def check(host: Host, raw: Mapping[str, Any], *, data: bool = True) -> Recipe:
     Args:
         host: The host that the recipe is written for.
         raw: The recipe: host keys and ``cl``, plain dicts and lists.
-        data: Whether to look at the files of data and base as well; one process of a run is enough.
+        data: Whether to check the files of data and base as well; one process of a run is enough.
 
     Returns:
         The host's keys and the ``cl:`` block, ``~`` expanded in all paths.
@@ -42,7 +42,9 @@ def check(host: Host, raw: Mapping[str, Any], *, data: bool = True) -> Recipe:
     dotted = [key for key in keys if key.startswith("cl.")]
     problems += [
         Problem(
-            key, "is not nested.", f"Write it under `cl:` in the YAML, or as `{key}=...` behind the YAML on the shell."
+            key,
+            "is not nested.",
+            f"Write it under `cl:` in the YAML, or as `{key}=...` after the YAML on the command line.",
         )
         for key in dotted
     ]
@@ -83,7 +85,7 @@ def _config_problems(host: Host, keys: Mapping[str, Any], config: CLConfig) -> l
 def _schedule_problems(host: Host, keys: Mapping[str, Any], config: CLConfig, schedule: str) -> list[Problem]:
     found = _joint_problems(host, keys, config) if schedule == "joint" else []
     if config.block.only and schedule == "sequential" and not config.block.carry_from:
-        first = config.stream.task_names[0]
+        first = config.stream.trained_names[0]
         if config.block.only != first:
             fix = (
                 f"Give `carry_from`, the directory of the run that trained the tasks before, or begin with '{first}'."

@@ -14,7 +14,7 @@ from .state import RunState
 
 
 def consolidate(state: RunState, step: Step) -> dict[str, Any]:
-    """Write the next carry beside the old one and put it in its place.
+    """Write the next carry to a temporary folder and replace the old one.
 
     Returns:
         Artefacts of the step.

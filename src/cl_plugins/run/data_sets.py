@@ -27,7 +27,7 @@ def data_sets(host: Host, keys: Mapping[str, Any], config: CLConfig) -> dict[str
         config: The ``cl:`` block.
 
     Returns:
-        What stands for it in ``run.json`` (its name, behind the task's where the task has a place of its own for it)
+        What stands for it in ``run.json`` (its name, behind the task's where the task has its own place for it)
         -> data set.
     """
     found: dict[str, DataSet] = {}
@@ -36,10 +36,10 @@ def data_sets(host: Host, keys: Mapping[str, Any], config: CLConfig) -> dict[str
         most = own.get("max_samples")
         limit = most if isinstance(most, int) and not isinstance(most, bool) and most > 0 else None
         trained = config.block.only in (None, task.name)
-        uses = [(name, limit) for name in (task.train if trained else ())]
-        uses += [(name, None) for name in (task.test if config.eval.scope != "none" else ())]
-        for name, most_records in uses:
-            data_set = host.data_set(name, own, most_records)
+        uses = [(name, limit, False) for name in (task.train if trained else ())]
+        uses += [(name, None, True) for name in (task.test if config.eval.scope != "none" else ())]
+        for name, most_records, test in uses:
+            data_set = host.data_set(name, own, most_records, test=test)
             key = name if data_set.place == host.data_set(name, keys).place else f"{task.name}/{name}"
             if key not in found or most_records is None:
                 found[key] = data_set

@@ -42,7 +42,9 @@ def kept_samples(root: Path) -> list[Sample]:
     check_folders(root)
     if not _has_carry(root):
         return []
-    buffer = Buffer.open(Carry.open(root / "carry"))
+    carry = Carry.open(root / "carry")
+    carry.verify()  # a buffer that the carry does not name would be called empty
+    buffer = Buffer.open(carry)
     return list(buffer.samples) if buffer is not None else []
 
 
@@ -67,10 +69,10 @@ def host_keys(root: Path) -> dict[str, Any]:
 
 
 def forget(root: Path, unwanted: Callable[[Sample], bool], reason: str) -> list[Sample]:
-    """Delete samples from a run: records, media, what a method stored beside them, and their lines of the manifest.
+    """Delete samples from a run: records, media, what a method stored with them, and their lines of the manifest.
 
-    The next carry is written beside the old one and put into its place as a whole; it names the deletion, so that the
-    journal can be mended if the process is killed in between.
+    The next carry is written to a temporary folder and replaces the old one as a whole; it names the deletion, so that
+    the journal can be repaired if the process is killed in between.
 
     Args:
         root: The run's directory, or that of a `ContinualLearner`, which has no journal.
@@ -122,7 +124,7 @@ def _has_carry(root: Path) -> bool:
         return True
     if f"carry/{FILE}" in Journal(root).latest():
         fix = "Restore it from a copy, or start again with `cl.restart: true`."
-        raise RunStateError(Problem(str(root / "carry"), "is missing though its step is finished.", fix))
+        raise RunStateError(Problem(str(root / "carry"), "is missing, although its step is finished.", fix))
     return False
 
 
@@ -145,7 +147,7 @@ def _check_settled(root: Path) -> None:
     left = sorted(path.parent.name.partition("_")[2] for path in root.glob(f"tasks/*/{CANDIDATES}"))
     if left:
         names = ", ".join(left)
-        what = f"was stopped before the samples of task {names} had come to rest in the buffer."
+        what = f"was stopped before the samples of task {names} were in the buffer."
         fix = "Start the run again with `cl.stop_after=1` (it takes seconds), then delete."
         raise RunStateError(Problem(str(root), what, fix))
 
@@ -159,7 +161,7 @@ def _write(
         if not name.startswith(f"{FOLDER}/"):
             writer.link(carry.file(name), name)
     gone = store.without(writer, buffer, unwanted)
-    content = CarryRecord.read(carry.path / FILE).model_dump(exclude_none=True)
+    content = CarryRecord.read(carry.path / FILE).model_dump(exclude_unset=True)
     entry: dict[str, Any] = {
         "key": f"replay-{reason}:{uuid.uuid4().hex[:12]}",
         "samples": dict(Counter(sample.task for sample in gone)),
@@ -173,8 +175,8 @@ def _write(
 def older_than(text: str, now: datetime | None = None) -> Callable[[Sample], bool]:
     """A test for samples of at least an age.
 
-    A sample whose date cannot be read, or lies more than a day ahead, has an age that nobody knows: it counts as older
-    than any, since a purge is there to leave nothing that is too old. Clocks of two sites may differ by less.
+    A sample whose date cannot be read, or is more than a day in the future, has an unknown age: it counts as
+    older than any, since a purge is there to leave nothing that is too old. Clocks of two sites may differ by less.
 
     Args:
         text: An age such as ``30d``, ``12h`` or ``4w``; ``0h`` for all samples.

@@ -1,4 +1,4 @@
-"""Where a host hands over."""
+"""Where a host passes control to a run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run_stream(host: Host, recipe: Recipe, callbacks: Sequence[Any] = ()) -> Non
 
     Raises:
         RunStateError: If the output directory is in use or belongs to another recipe.
-        Interrupted: After SIGTERM; the process exits with code 75 and the same command goes on.
+        Interrupted: After SIGTERM; the process exits with code 75 and the same command resumes the run.
     """
     from .runner import Runner
 

@@ -27,7 +27,7 @@ class DiskNeed:
 
     Attributes:
         updates: What the tasks learned, under ``tasks/`` and (as hard links) in ``carry/``.
-        checkpoints: The trainer's own, gone when their task is done.
+        checkpoints: The trainer's own, deleted when their task is done.
         final: ``final/``.
         other: Everything else, generously.
         remarks: What was assumed.
@@ -70,7 +70,7 @@ def disk_need(
     """
     remarks: list[str] = []
     mixed = bool(keys.get("bf16"))
-    # DeepSpeed hands trained weights over in the 16-bit type; its fp32 copies are in its checkpoints only
+    # DeepSpeed returns trained weights in the 16-bit type; its fp32 copies are in its checkpoints only
     width = 2 if mixed and zero_stage else _FP32
     update = model.trainable * width
     grows = able.grows
@@ -90,7 +90,7 @@ def disk_need(
     weights = update if able.low_rank else whole
     if keys.get("save_only_model"):
         optimizer = 0
-    elif zero_stage:  # fp32 weights beside the moments; ZeRO-2 keeps the model once more, ZeRO-3 what is frozen of it
+    elif zero_stage:  # fp32 weights and the moments; ZeRO-2 keeps the model once more, ZeRO-3 what is frozen of it
         optimizer = model.trainable * (_FP32 + _MOMENTS) + (weights if zero_stage == 2 else weights - update)
     else:
         optimizer = model.trainable * _MOMENTS
@@ -108,10 +108,10 @@ def disk_need(
 
 
 def _checkpoints(keys: Mapping[str, Any]) -> tuple[int, str]:
-    """How many checkpoints lie side by side at most; the newest is written before the oldest goes."""
+    """How many checkpoints exist at the same time at most; the newest is written before the oldest goes."""
     strategy = keys.get("save_strategy", "steps")
     if strategy in ("no", False):
-        return 1, "one checkpoint is counted, for a run that is asked to stop"
+        return 1, "one checkpoint is counted, for a run that is stopped"
     limit = keys.get("save_total_limit")
     every, most = keys.get("save_steps", 500), keys.get("max_steps", -1)
     written = None
@@ -121,7 +121,7 @@ def _checkpoints(keys: Mapping[str, Any]) -> tuple[int, str]:
         return min(limit + 1, written or limit + 1), ""
     if written is not None:
         return written, ""
-    return 1, "one checkpoint is counted; without `save_total_limit` each one stays until its task is done"
+    return 1, "one checkpoint is counted; without `save_total_limit` all are kept until their task is done"
 
 
 def free_space(path: Path) -> int:

@@ -11,7 +11,7 @@ from ..base import ranks
 from ..base.files import artefact, write_bytes
 from ..base.logs import logger
 from ..evaluation.items import Item, TaskScore, predictions_to_jsonl
-from ..evaluation.matrix import ScoreMatrix
+from ..evaluation.matrix import AccuracyMatrix
 from ..evaluation.metrics import continual_metrics, metrics_to_json
 from ..evaluation.scorers import get_scorer
 from ..evaluation.thoughts import split_thought
@@ -53,9 +53,13 @@ def evaluate(state: RunState, step: Step, plan: list[Step]) -> tuple[dict[str, A
         score = dataclasses.replace(
             score_items(items, task.scorer, state.config.eval.max_items, task.name), cut=cut, dropped=tests.dropped
         )
+        learned = state.carry.tasks if state.carry is not None else ()
+        score = with_routes(score, items, task.name, learned)
         if cut:
             limit = state.config.max_new_tokens(task.name)
-            logger.warning("%s: %d of %d answers were cut at max_new_tokens: %d", step.key, cut, len(items), limit)
+            logger.warning(
+                "%s: %d of %d answers were truncated at max_new_tokens: %d", step.key, cut, len(items), limit
+            )
         folder = state.root / "predictions" / str(step.row)
         predictions, summary = folder / f"{task.name}.jsonl", folder / f"{task.name}.score.json"
         write_bytes(predictions, predictions_to_jsonl(items, score).encode())
@@ -68,7 +72,7 @@ def evaluate(state: RunState, step: Step, plan: list[Step]) -> tuple[dict[str, A
 
 
 def item_of(test: TestItem, found: Answer) -> Item:
-    """A test item with its answer, the reasoning in front of the answer taken off.
+    """A test item with its answer, with the reasoning in front of the answer removed.
 
     Args:
         test: The test item.
@@ -85,7 +89,31 @@ def item_of(test: TestItem, found: Answer) -> Item:
         thought=thought,
         reference_thought=test.reference_thought,
         cut=found.cut,
+        route=found.route,
     )
+
+
+def with_routes(score: TaskScore, items: Sequence[Item], task: str, learned: Sequence[str]) -> TaskScore:
+    """A score with which tasks' parts have answered, where the model has chosen.
+
+    Args:
+        score: The score.
+        items: The items.
+        task: The task that they belong to.
+        learned: The tasks that are learned.
+
+    Returns:
+        The score; ``extra`` has the number of items by chosen task (``routes``) and, once the task is learned, the
+        percentage that was given to it (``selected``).
+    """
+    chosen = [item.route for item in items if item.route is not None]
+    if not chosen:
+        return score
+    counts = {name: chosen.count(name) for name in dict.fromkeys(chosen)}
+    more: dict[str, Any] = {"routes": counts}
+    if task in learned:
+        more["selected"] = 100 * counts.get(task, 0) / len(chosen)
+    return dataclasses.replace(score, extra={**score.extra, **more})
 
 
 class _Stop(Exception):
@@ -121,7 +149,7 @@ def answer(state: RunState, step: Step, tests: Sequence[TestItem], backend: Back
     if done:
         count = sum(sizes[number] for number in done)
         state.progress.skip(count // ranks.world_size())
-        logger.info("%s: going on after %d of %d items", step.key, count, len(tests))
+        logger.info("%s: resuming after %d of %d items", step.key, count, len(tests))
     left = [number for number in range(len(batches)) if number not in done]
     alike = len({t.kinds for t in tests}) <= 1
     mine = share(left, ranks.rank(), ranks.world_size(), equal=backend.together, alike=alike)
@@ -175,13 +203,13 @@ def share(numbers: Sequence[int], rank: int, world_size: int, *, equal: bool, al
 
 
 def score_items(items: list[Item], scorer: str, max_items: int | None, task: str | None = None) -> TaskScore:
-    """Score items and note how far the test set was cut; the task's name picks the rule of a peer's scorer."""
+    """Score items and note how far the test set was cut; the task's name picks the rule of a reference scorer."""
     score = get_scorer(scorer, task=task).score(items)
     return dataclasses.replace(score, max_items=max_items)
 
 
-def build_matrix(root: Path, plan: list[Step], config: CLConfig) -> ScoreMatrix:
-    """The score matrix out of the score files that are there.
+def build_matrix(root: Path, plan: list[Step], config: CLConfig) -> AccuracyMatrix:
+    """The accuracy matrix out of the score files that are there.
 
     Args:
         root: The output directory.
@@ -194,7 +222,7 @@ def build_matrix(root: Path, plan: list[Step], config: CLConfig) -> ScoreMatrix:
     cells = {row: _row(root, row, tasks) for row in [ZERO_SHOT, *names]}
     known = {task: score for row in cells.values() for task, score in row.items()}
     regular = names == [f"after_{task}" for task in tasks]
-    return ScoreMatrix(
+    return AccuracyMatrix(
         stream=stream.name,
         method=config.method,
         tasks=tasks,
@@ -203,7 +231,8 @@ def build_matrix(root: Path, plan: list[Step], config: CLConfig) -> ScoreMatrix:
         zero_shot=[cells[ZERO_SHOT][t].score if t in cells[ZERO_SHOT] else None for t in tasks],
         scores=[[cells[row][t].score if t in cells[row] else None for t in tasks] for row in names],
         rows=None if regular else names,
-        independent=get_method(config.method).capabilities.schedule == "independent",
+        test_only=[task.name for task in stream.tasks if not task.train],
+        independent=get_method(config.method)(config.options).capabilities.schedule == "independent",
     )
 
 
@@ -216,7 +245,7 @@ def _row(root: Path, row: str, tasks: list[str]) -> dict[str, TaskScore]:
     return found
 
 
-def write_matrix(root: Path, matrix: ScoreMatrix) -> list[Path]:
+def write_matrix(root: Path, matrix: AccuracyMatrix) -> list[Path]:
     """Write ``matrix.json`` and ``metrics.json``."""
     write_bytes(root / "matrix.json", matrix.to_json().encode())
     write_bytes(root / "metrics.json", metrics_to_json(continual_metrics(matrix)).encode())

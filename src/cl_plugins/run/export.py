@@ -182,8 +182,8 @@ def _exported(state: RunState, carry: Carry, out: Path) -> Export:
     """What the method says that its model is; a routed one has no such form."""
     export = state.method.export(carry)
     if isinstance(export, Routed):
-        what = f"'{state.config.method}' chooses its parts for every sample, which one plain model cannot do."
-        fix = "Use `final/`, or `--to tasks` where each task has parts of its own."
+        what = f"'{state.config.method}' chooses its parts for every sample; a plain model cannot do this."
+        fix = "Use `final/`, or `--to tasks` where each task has separate parts."
         raise ExportError(Problem(str(out), what, fix))
     return export
 

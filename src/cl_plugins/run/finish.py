@@ -97,7 +97,7 @@ def merge_into_base(base: HostBase, updates: list[LowRankUpdate], dtype: torch.d
     """Set the base's weights to the checkpoint's plus the updates, and measure the rounding.
 
     Args:
-        base: The base; adapters are taken off.
+        base: The base; its adapters are removed.
         updates: The updates in order.
         dtype: Dtype of the merged weights; fp32 by default.
     """
@@ -113,7 +113,7 @@ def _whole_state(base: HostBase) -> dict[str, Any]:
 
 
 def manifest(state: RunState, carry: Carry, kind: str, error: MergeError | None) -> dict[str, Any]:
-    """What ``final/`` is and what it stands on."""
+    """What ``final/`` is and its base."""
     return {
         "kind": kind,
         "method": state.config.method,

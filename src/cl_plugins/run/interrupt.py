@@ -12,7 +12,7 @@ from typing import Any
 from ..base import ranks
 
 
-EXIT_RUN_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: not a failure, the same command goes on
+EXIT_RUN_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: not a failure, the same command resumes the run
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -24,10 +24,10 @@ class Interrupted(SystemExit):
 
 
 class StopRequest:
-    """Context manager that turns SIGTERM and SIGINT into a flag, to be looked at where stopping is safe.
+    """Context manager that turns SIGTERM and SIGINT into a flag, to be checked where stopping is safe.
 
-    A second SIGINT of a process without a launcher stops it at once, as Ctrl-C usually does. Under torchrun a rank gets
-    the same Ctrl-C twice, from the terminal and from torchrun, so that only the flag is set there.
+    A second SIGINT of a process without a launcher stops it at once, as Ctrl-C usually does. Under torchrun a rank
+    gets the same Ctrl-C twice, from the terminal and from torchrun, so that only the flag is set there.
     """
 
     def __init__(self) -> None:
@@ -58,11 +58,11 @@ class StopRequest:
         if number == signal.SIGINT and not ranks.launched():
             if self.asked:
                 raise KeyboardInterrupt
-            _tell("\nstopping when what is being done is written; press Ctrl-C again to stop at once\n")
+            _tell("\nstopping after the current files are written; press Ctrl-C again to stop at once\n")
         self.asked = True
 
     def check(self) -> None:
-        """Leave if a stop was asked for.
+        """Leave if a stop was requested.
 
         Raises:
             Interrupted: With the exit code that says "run again".

@@ -36,7 +36,7 @@ def launch_command(launcher: str) -> list[str]:
     beside = Path(sys.executable).parent / words[0]  # an environment that is not activated
     program = shutil.which(words[0]) or (str(beside) if beside.is_file() else None)
     if program is None:
-        fix = "Activate the environment that LLaMA-Factory is installed in."
+        fix = "Activate the environment of LLaMA-Factory."
         raise RecipeError(Problem("--launcher", f"there is no program called {words[0]!r}.", fix))
     return [program, *words[1:]]
 
@@ -114,8 +114,8 @@ def run_isolated(
             idle = 0 if gained else idle + 1
             skipped = 0 if gained else skipped + int(code == 0)
             if idle >= PATIENCE:
-                what = f"{PATIENCE} starts in a row finished no step, though the command reported no failure."
-                raise RunStateError(Problem(str(root), what, "Look at the messages of the last start."))
+                what = f"{PATIENCE} starts in a row finished no step, although the command reported no failure."
+                raise RunStateError(Problem(str(root), what, "Read the messages of the last start."))
     finally:
         for signal_number, handler in previous.items():
             if handler is not None:

@@ -1,4 +1,4 @@
-"""The journal: one line per finished step. What stands in it is never done again."""
+"""The journal: one line per finished step. Steps in it are never repeated."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Journal:
         self.entries[step] = Entry(step, round(seconds, 3), artefacts, time, details)
 
     def rewrite(self) -> None:
-        """Write the file anew from the entries in memory."""
+        """Rewrite the file from the entries in memory."""
         write_journal(self._root, (vars(entry) for entry in self.entries.values()))
 
     def forget(self, name: str) -> None:
@@ -98,7 +98,7 @@ class Journal:
     def _problem(self, name: str, record: FileRecord, full: bool) -> Problem | None:
         path = self._root / name
         if not (path.exists() or path.is_symlink()):
-            return Problem(str(path), "is missing though its step is finished.", _FIX)
+            return Problem(str(path), "is missing, although its step is finished.", _FIX)
         if path.is_file() and not path.is_symlink() and not full and path.suffix not in (".json", ".jsonl"):
             status = path.stat()
             if status.st_size == record.bytes and status.st_mtime_ns == record.mtime_ns:

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 
-#: Host key of the batch in which answers are generated: another one changes the order of the arithmetic only, so that a
-#: run that ran out of memory may go on with a smaller one.
+#: Host key of the batch in which answers are generated: another one changes the order of the arithmetic only, so that
+#: a run that ran out of memory may be resumed with a smaller one.
 BATCH = "per_device_eval_batch_size"
 _OF_TASKS = ("scorer", "max_new_tokens", "options_column")
 _OF_ALL = ("max_items", "too_long", "backend", "backend_options")

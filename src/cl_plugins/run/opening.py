@@ -29,7 +29,14 @@ from .recover import adopt_carry, adopt_deletions
 from .state import RunState
 
 
-KEPT = ("peak_memory_bytes", "seconds", "sizes", "merge_error", "numbers")  # of the last start, until this one is done
+KEPT = (
+    "peak_memory_bytes",
+    "seconds",
+    "sizes",
+    "merge_error",
+    "numbers",
+    "training_data",
+)  # of the last start, until this one is done
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class Opening:
 def open_directory(state: RunState, earlier: Carry | None = None) -> Opening:
     """Recover from a crash and compare with what the directory was made for; writes nothing new.
 
-    While no step is finished and no checkpoint is there, nothing can be lost, and the recipe may be mended freely.
+    While no step is finished and no checkpoint is there, nothing can be lost, and the recipe may be changed freely.
     After a task's training has failed, its own keys and its own training data may be.
 
     Args:
@@ -58,7 +65,8 @@ def open_directory(state: RunState, earlier: Carry | None = None) -> Opening:
         earlier: The carry that ``carry_from`` names.
 
     Raises:
-        RunStateError: If the directory was made with another recipe or from another carry, or a finished file is damaged.
+        RunStateError: If the directory was made with another recipe or from another carry, or a finished file is
+            damaged.
     """
     root = state.root
     check_folders(root)
@@ -73,14 +81,14 @@ def open_directory(state: RunState, earlier: Carry | None = None) -> Opening:
     old = _read(root)
     if not old and journal.entries:
         fix = "Restore the file from a copy, or start again with `cl.restart: true`."
-        raise RunStateError(Problem(str(root / "run.json"), "is missing though steps are finished.", fix))
+        raise RunStateError(Problem(str(root / "run.json"), "is missing, although steps are finished.", fix))
     appended: tuple[str, ...] = ()
     anew: tuple[str, ...] = ()
     if old:
         failed = _failed_task(old, journal)
         checkpoints = tuple(str(p.relative_to(root)) for p in sorted(root.glob("tasks/*/checkpoint-*")))
         if not journal.entries and not checkpoints:
-            pass  # nothing is finished: whatever the recipe says now is what the directory is made for
+            pass  # nothing is finished: the current recipe becomes the recipe of the directory
         else:
             _check_origin(state, old, now)
             measured = measured_tasks(journal.entries)
@@ -89,7 +97,7 @@ def open_directory(state: RunState, earlier: Carry | None = None) -> Opening:
                 logger.warning("%s", line)
             if failed and not appended and record.changed(old, now, measured):
                 anew = checkpoints
-                logger.info("task '%s', whose training failed, begins anew with what was changed", failed)
+                logger.info("task '%s', whose training failed, starts again with the changes", failed)
         for line in record.version_changes(old.get("versions", {}), record.versions()):
             logger.warning("version changed since this run began: %s", line)
         if appended:
@@ -115,7 +123,7 @@ def open_directory(state: RunState, earlier: Carry | None = None) -> Opening:
 
 
 def _check_origin(state: RunState, old: dict[str, Any], now: dict[str, Any]) -> None:
-    """A run that began with one site's carry cannot go on with another's.
+    """A run that began with one site's carry cannot be resumed with another's.
 
     Raises:
         RunStateError: If ``carry_from`` names a carry with another content than at the first start.
@@ -123,8 +131,8 @@ def _check_origin(state: RunState, old: dict[str, Any], now: dict[str, Any]) -> 
     before, after = old.get("began_with"), now.get("began_with")
     if before is None or after is None or before["sha256"] == after["sha256"]:
         return
-    what = f"is another carry (of {', '.join(after['tasks'])}) than the one that {state.root} began with (of {', '.join(before['tasks'])})."
-    fix = "Give the same carry, choose another `output_dir`, or begin anew with `cl.restart: true`."
+    what = f"is not the carry (it has {', '.join(after['tasks'])}) than the one that {state.root} began with (of {', '.join(before['tasks'])})."
+    fix = "Give the same carry, choose another `output_dir`, or start again with `cl.restart: true`."
     raise RunStateError(Problem(f"cl.carry_from: {state.config.block.carry_from}", what, fix))
 
 
@@ -133,7 +141,7 @@ def _remarks(state: RunState, journal: Journal, earlier: Carry | None) -> list[s
     found = []
     if skipped := prepare.skipped_tasks(state.config, earlier):
         found.append(
-            f"The stream has {', '.join(skipped)} before {state.config.block.only}; the model has not learned "
+            f"The stream has {', '.join(skipped)} before {state.config.block.only}; the model was not trained on "
             f"{'it' if len(skipped) == 1 else 'them'}."
         )
     counts = {
@@ -154,11 +162,11 @@ def _remarks(state: RunState, journal: Journal, earlier: Carry | None) -> list[s
 
 
 def trained_tasks(state: RunState) -> list[str]:
-    """The trainings that the recipe asks for, in order."""
+    """The trainings that the recipe requests, in order."""
     if state.schedule == "joint":
         return [JOINT]
     only = state.config.block.only
-    return [only] if only is not None else list(state.config.stream.task_names)
+    return [only] if only is not None else list(state.config.stream.trained_names)
 
 
 def _plain(options: Any) -> dict[str, Any]:

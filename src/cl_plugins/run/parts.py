@@ -1,9 +1,10 @@
 """Answers of a test set that is not finished yet: one line per batch, flushed to disk before the next batch begins.
 
-``predictions/<row>/<task>.parts/rank0.jsonl`` holds a line that says what the answers belong to, and then a line for every
-batch that this rank has answered. The batches are cut by the test set alone, so whatever was answered before a kill is used
-afterwards, also by another number of ranks, and the predictions are those of an undisturbed run. A last line that was torn by
-a kill does not count. Answers that belong to anything else (another model, other items, other settings) are thrown away.
+``predictions/<row>/<task>.parts/rank0.jsonl`` holds a line that says what the answers belong to, and then a line for
+every batch that this rank has answered. The batches are cut by the test set alone, so answers from before a kill are
+used afterwards, also by another number of ranks, and the predictions are those of an undisturbed run. A last line that
+was torn by a kill does not count. Answers that belong to anything else (another model, other items, other settings)
+are thrown away.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ FORMAT = 2
 
 
 def folder(root: Path, row: str, task: str) -> Path:
-    """Where the answers of an unfinished step lie."""
+    """Where the answers of an unfinished step are."""
     return root / "predictions" / row / f"{task}.parts"
 
 
@@ -125,6 +126,7 @@ def _usable(file: Path, key: str, sizes: Sequence[int]) -> tuple[dict[int, list[
         if not isinstance(value, dict):
             break
         number, texts, cut = value.get("batch"), value.get("texts"), value.get("cut")
+        routes = value.get("routes", {})
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(sizes):
             break
         if not isinstance(texts, list):
@@ -133,7 +135,9 @@ def _usable(file: Path, key: str, sizes: Sequence[int]) -> tuple[dict[int, list[
             break
         if len(texts) != sizes[number] or not all(isinstance(text, str) for text in texts):
             break
-        found[number] = [Answer(text, place in cut) for place, text in enumerate(texts)]
+        if not isinstance(routes, dict):
+            break
+        found[number] = [Answer(text, place in cut, routes.get(str(place))) for place, text in enumerate(texts)]
         length += len(line)
     return found, length
 
@@ -174,4 +178,6 @@ class Writer:
     def add(self, number: int, answers: Sequence[Answer]) -> None:
         """Make the answers of one batch durable."""
         texts, cut = [one.text for one in answers], [place for place, one in enumerate(answers) if one.cut]
-        files.append_line(self._file, json.dumps({"batch": number, "texts": texts, "cut": cut}))
+        routes = {str(place): one.route for place, one in enumerate(answers) if one.route is not None}
+        line = {"batch": number, "texts": texts, "cut": cut, **({"routes": routes} if routes else {})}
+        files.append_line(self._file, json.dumps(line))

@@ -17,7 +17,7 @@ class Step:
     Attributes:
         kind: What is done.
         task: The task that is trained, consolidated or tested; None for ``finish``.
-        row: For ``evaluate``: the row of the score matrix.
+        row: For ``evaluate``: the row of the accuracy matrix.
         phase: For ``train``: a further phase of the task, see `cl_plugins.contract.phase.Phase`.
     """
 
@@ -53,12 +53,14 @@ def make_plan(config: CLConfig, method: Method, earlier: tuple[str, ...] = ()) -
         if settings.scope != "none":
             steps += [Step("evaluate", name, JOINT) for name in tested]
         return [*steps, Step("finish")]
-    trained = [config.block.only] if config.block.only else list(stream.task_names)
+    trained = [config.block.only] if config.block.only else list(stream.trained_names)
+    probes = [task.name for task in stream.tasks if not task.train]  # tested after every task, never trained
     seen = [name for name in earlier if name in stream.task_names]
     for name in trained:
         steps += _training(name, method)
         seen = [*seen, name] if name not in seen else seen
         wanted = tested if settings.scope == "all" else [name] if schedule == "independent" else seen
+        wanted = [*wanted, *probes]
         if settings.scope != "none":
             steps += [
                 Step("evaluate", other, row_name(name))
@@ -75,6 +77,6 @@ def _training(task: str, method: Method) -> list[Step]:
 
 
 def rows(steps: list[Step]) -> list[str]:
-    """Rows of the score matrix without the zero-shot one, in order; also those of which nothing is tested."""
+    """Rows of the accuracy matrix without the zero-shot one, in order; also those of which nothing is tested."""
     found = [row_name(s.task) if s.task != JOINT else JOINT for s in steps if s.kind == "train" and s.task]
     return list(dict.fromkeys(found))

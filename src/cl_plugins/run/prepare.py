@@ -35,8 +35,8 @@ def earlier_carry(config: CLConfig, base: dict[str, Any]) -> Carry | None:
     """The carry that ``carry_from`` names, verified.
 
     Raises:
-        RunStateError: If it is damaged, stands on another base or tokenizer, was made by another method, or holds tasks
-            that this stream does not have.
+        RunStateError: If it is damaged, belongs to another base or tokenizer, was made by another method, or holds
+            tasks that this stream does not have.
     """
     if config.block.carry_from is None:
         return None
@@ -51,10 +51,10 @@ def earlier_carry(config: CLConfig, base: dict[str, Any]) -> Carry | None:
         )
     if not same_base(carry.base, base):
         names = f"{carry.base.get('name')} there, {base.get('name')} here"
-        problems.append(Problem(where, f"stands on another base ({names}).", "Use the very same base model."))
+        problems.append(Problem(where, f"belongs to another base ({names}).", "Use the same base model."))
     elif not same_tokenizer(carry.base, base):
-        what = "was made with a tokenizer that gives other ids, though the weights of the base are the same."
-        problems.append(Problem(where, what, "Use the tokenizer files that belong to the base."))
+        what = "was made with a tokenizer that produces other ids, although the weights of the base are the same."
+        problems.append(Problem(where, what, "Use the tokenizer files of the base."))
     unknown = [task for task in carry.tasks if task not in config.stream.task_names]
     if unknown:
         what = f"contains tasks that the stream '{config.stream.name}' does not have: {', '.join(unknown)}."
@@ -88,7 +88,7 @@ def skipped_tasks(config: CLConfig, carry: Carry | None) -> list[str]:
         config: The ``cl:`` block.
         carry: The carry that the run starts from.
     """
-    names = list(config.stream.task_names)
+    names = list(config.stream.trained_names)
     if config.block.only not in names:
         return []
     learned = carry.tasks if carry is not None else ()

@@ -25,7 +25,7 @@ class Progress:
     """Counts units of work (optimizer steps, test items) over the whole stream.
 
     The time left is each kind's remaining units times its measured seconds per unit; kinds not yet measured count as
-    the average of the others, so the first estimate is rough and improves. Steps of unknown length are named beside
+    the average of the others, so the first estimate is rough and improves. Steps of unknown length are listed with
     the estimate and are not part of it.
 
     Args:

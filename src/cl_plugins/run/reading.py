@@ -1,6 +1,6 @@
 """What a run reads before its base loads: every test set, and the training sets of all tasks.
 
-What is wrong with the last task's data is said before the first training, with everything else that is wrong.
+What is wrong with the last task's data is reported before the first training, with all other problems.
 """
 
 from __future__ import annotations
@@ -73,14 +73,14 @@ def parse_all(state: RunState, trainings: Sequence[str]) -> tuple[dict[str, Task
         trainings: Their names.
 
     Returns:
-        Training -> arguments, and what the host says -> trainings that it says this of.
+        Training -> arguments, and message of the host -> trainings with this message.
     """
     parsed: dict[str, TaskArgs] = {}
     refusals: dict[str, list[str]] = {}
     for name in trainings:
         try:
             parsed[name] = state.task_args(name)
-        except Exception as error:  # the host raises whatever its libraries raise, from ValueError to ImportError
+        except Exception as error:  # the host raises the exceptions of its libraries, from ValueError to ImportError
             refusals.setdefault(str(error).strip() or type(error).__name__, []).append(name)
     return parsed, refusals
 
@@ -92,7 +92,7 @@ def argument_problem(state: RunState, trainings: Sequence[str], message: str, re
         state: The run.
         trainings: All trainings that were tried.
         message: What the host says.
-        refused: The trainings that it says this of.
+        refused: The trainings with this message.
     """
     some = f"task{'s' if len(refused) > 1 else ''} {', '.join(refused)}"
     fix = ""
@@ -129,7 +129,7 @@ def reference_problems(task: Task, items: Sequence[TestItem]) -> list[Problem]:
         return error.problems or [Problem(f"task '{task.name}'", str(error), "")]
     if score.score < FULL_MARKS:
         logger.warning(
-            "task '%s': its references score %.1f against themselves with '%s'; no model can do better",
+            "task '%s': its references score %.1f against themselves with '%s'; this is the upper bound",
             task.name,
             score.score,
             task.scorer,
@@ -140,7 +140,7 @@ def reference_problems(task: Task, items: Sequence[TestItem]) -> list[Problem]:
 class TrainingSets:
     """Training sets that were prepared before the run began, each kept until its training.
 
-    The arguments stay with them: what an engine reads of them lives as long as they do.
+    The arguments stay with them: an engine's settings live as long as they do.
     """
 
     def __init__(self) -> None:

@@ -156,13 +156,13 @@ def compare(
     keys: frozenset[str] = frozenset(),
     measured: Collection[str] | None = None,
 ) -> tuple[str, ...]:
-    """Check that a directory may go on with this recipe.
+    """Check that a directory may be resumed with this recipe.
 
     Args:
         old: The identity in ``run.json``.
         new: The identity of the recipe that was started.
         root: The output directory, for the message.
-        failed: The task whose training failed the last time: its own keys and training data may be mended.
+        failed: The task whose training failed the last time: its own keys and training data may be changed.
         keys: Host keys that may change as well, because no task has been trained with them yet.
         measured: Tasks that were tested; settings of other tests may change. None: no setting may.
 
@@ -184,7 +184,7 @@ def compare(
     if failed is not None and _without_training_of(before, failed, keys) == _without_training_of(after, failed, keys):
         return ()
     lines = difflib.unified_diff(_lines(before), _lines(after), "finished so far", "this recipe", lineterm="", n=1)
-    fix = "Go back to the recipe it was made with, choose another `output_dir`, or begin anew with `cl.restart: true`. Tasks may only be appended."
+    fix = "Go back to the recipe it was made with, choose another `output_dir`, or start again with `cl.restart: true`. Tasks may only be appended."
     raise RunStateError(Problem(str(root), "was made with another recipe:\n" + "\n".join(lines) + "\n", fix))
 
 

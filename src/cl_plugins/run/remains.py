@@ -57,7 +57,7 @@ def remains(root: Path, entries: Entries, recipe: Mapping[str, Any] | None = Non
     sources = sorted({sample.dataset for sample, _ in entries if sample.dataset})
     if sources:
         folder = recipe.get("dataset_dir", "data")
-        what = "the data set that they were taken from, and its media"
+        what = "their original data set, and its media"
         found.append(Place(f"{', '.join(sources)} in {folder}", what, "Remove the records there too."))
     what = "copies of the carry at other sites, runs that began from it with `carry_from`, exports, and backups"
     fix = "Tell their owners; `cl-plugins replay delete` works there as well. What was learned stays in the weights."
@@ -65,14 +65,14 @@ def remains(root: Path, entries: Entries, recipe: Mapping[str, Any] | None = Non
 
 
 def _predictions(root: Path, entries: Entries) -> Iterator[Place]:
-    """Files of answers in which a kept sample stands as a test item: by its id, or by question and answer."""
+    """Files of answers in which a kept sample is also a test item: by its id, or by question and answer."""
     ids = {sample.id for sample, _ in entries}
     turns = {pair for _, record in entries if (pair := _last_turn(record)) is not None}
     for path in sorted((root / "predictions").rglob("*.jsonl")):
         count = sum(_is_one_of(item, ids, turns) for item in _objects(path))
         if count:
             what = f"{count} test item{'s' if count > 1 else ''} with the same id, or the same question and answer"
-            fix = "Take them out of the test set, and begin anew with `cl.restart: true`, or delete the run."
+            fix = "Take them out of the test set, and start again with `cl.restart: true`, or delete the run."
             yield Place(str(path), what, fix)
 
 
@@ -102,8 +102,8 @@ def _objects(path: Path) -> Iterator[Any]:
 def _checkpoints(root: Path) -> Iterator[Place]:
     for pattern in ("checkpoint-*", "broken-checkpoint-*"):
         for path in sorted(root.glob(f"tasks/*/{pattern}")):
-            what = "a checkpoint of a training that may have seen them: weights and optimizer state, no samples"
-            yield Place(str(path), what, "Delete it to train this task anew, or let the run go on: it removes it.")
+            what = "a checkpoint of a training that may have used them: weights and optimizer state, no samples"
+            yield Place(str(path), what, "Delete it to train this task again, or resume the run, which removes it.")
 
 
 def _moved_aside(root: Path, entries: Entries) -> Iterator[Place]:
@@ -138,7 +138,7 @@ def cache_folders(recipe: Mapping[str, Any]) -> list[Path]:
 
 
 def _caches(entries: Entries, recipe: Mapping[str, Any]) -> Iterator[Place]:
-    """Folders of the cache whose Arrow files hold every text of a sample; tokenised copies lie in the same folders."""
+    """Folders of the cache whose Arrow files hold every text of a sample; tokenised copies are in the same folders."""
     wanted = [texts for _, record in entries if (texts := _texts(record))][:LOOKED_FOR]
     for cache in cache_folders(recipe):
         hit: dict[Path, None] = {}
@@ -149,7 +149,7 @@ def _caches(entries: Entries, recipe: Mapping[str, Any]) -> Iterator[Place]:
             what = (
                 "the cache of the `datasets` library: their data set as it was read, and tokenised (`cache-*.arrow`)"
             )
-            yield Place(str(folder), what, f"rm -r {folder}   (LLaMA-Factory makes it anew from the data set)")
+            yield Place(str(folder), what, f"rm -r {folder}   (LLaMA-Factory rebuilds it from the data set)")
 
 
 def _texts(record: Mapping[str, Any]) -> list[bytes]:
@@ -171,7 +171,7 @@ def _texts(record: Mapping[str, Any]) -> list[bytes]:
 
 
 def _holds(path: Path, needles: Iterable[bytes], *, every: bool) -> bool:
-    """Whether all (or any) of some byte strings stand in a file."""
+    """Whether all (or any) of some byte strings are in a file."""
     if not is_regular(path) or path.stat().st_size == 0:
         return False
     try:

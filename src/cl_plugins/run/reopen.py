@@ -39,7 +39,7 @@ PLAIN_OPTIONS = frozenset(
     "max_num_batched_tokens enforce_eager swap_space cpu_offload_gb kv_cache_dtype block_size enable_prefix_caching "
     "enable_chunked_prefill disable_custom_all_reduce dtype seed limit_mm_per_prompt disable_log_stats".split()
 )
-# In `run.json` the stream stands in the order in which it was learned.
+# In `run.json` the stream is in the order in which it was learned.
 _ORDER_KEYS = ("order", "order_seed")
 
 
@@ -110,7 +110,7 @@ def check_idle(root: Path) -> None:
 
 
 def check_target(out: Path) -> None:
-    """Results of a look at a run never go into a run.
+    """Results of an inspection are never written into a run.
 
     Raises:
         RunStateError: If ``out`` is the directory of a run.
@@ -128,9 +128,9 @@ def reopen(
     *,
     trust_remote_code: bool = False,
 ) -> RunState:
-    """Put a run's tokenizer, base and method together again, to look at what it has learned.
+    """Put a run's tokenizer, base and method together again, to evaluate it.
 
-    The run may come from somebody else, so its record is not obeyed where it asks for code to be run (`distrusted`).
+    The run may come from an untrusted source, so its record is ignored where it requests to run code (`distrusted`).
 
     Args:
         host: The host.
@@ -144,15 +144,15 @@ def reopen(
         A state with the fingerprint of the base, and without a carry.
 
     Raises:
-        RunStateError: If the base is missing, or is another one than the run's, or the record asks for code to be run
+        RunStateError: If the base is missing, or is another one than the run's, or the record requests to run code
             and the command does not.
     """
     from .state import RunState
 
     name = str(host_keys.get("model_name_or_path", ""))
-    fix = "Say where it is now: `--model PATH`."
+    fix = "Give its path: `--model PATH`."
     if Path(name).is_absolute() and not Path(name).exists():
-        raise RunStateError(Problem(str(root), f"stands on the base {name}, which is not there.", fix))
+        raise RunStateError(Problem(str(root), f"belongs to the base {name}, which does not exist.", fix))
     if not trust_remote_code:
         host_keys, config = distrusted(root, host_keys, config)
     else:
@@ -162,7 +162,7 @@ def reopen(
     recorded = read_record(root).get("base") or {}
     same = same_base(recorded, state.base_fingerprint)
     if not same or not same_tokenizer(recorded, state.base_fingerprint):
-        what = f"stands on another {'tokenizer' if same else 'base'} ({recorded.get('name')}) than the one at {name}."
+        what = f"belongs to another {'tokenizer' if same else 'base'} ({recorded.get('name')}) than the one at {name}."
         raise RunStateError(Problem(str(root), what, fix))
     return state
 
@@ -176,17 +176,17 @@ def distrusted(root: Path, host_keys: Mapping[str, Any], config: CLConfig) -> tu
         config: The block.
 
     Raises:
-        RunStateError: If the run cannot be opened without it: the base has code of its own and the record asks to run
+        RunStateError: If the run cannot be opened without it: the base has its own code and the record asks to run
             it, or an option of vLLM is not one of `PLAIN_OPTIONS`.
     """
     stream, block = config.stream, config.block
     recorded = bool(host_keys.get(TRUST)) or any(config.overrides_for(name).get(TRUST) for name in stream.task_names)
-    fix = f"If you trust where it comes from, add `{TRUST_OPTION}`."
+    fix = f"If you trust its source, add `{TRUST_OPTION}`."
     problems = []
     base = Path(str(host_keys.get("model_name_or_path", "")))
     if recorded and _has_code(base):
-        what = f"asks to run the code that comes with the base {base} (`trust_remote_code: true`)."
-        problems.append(Problem(str(root / "run.json"), what, f"Look at the .py files there. {fix}"))
+        what = f"requests to run the code that comes with the base {base} (`trust_remote_code: true`)."
+        problems.append(Problem(str(root / "run.json"), what, f"Read the .py files there. {fix}"))
     strange = sorted(set(block.eval.backend_options) - PLAIN_OPTIONS)
     if strange and block.eval.backend == "vllm":
         what = f"sets `cl.eval.backend_options` {', '.join(strange)}, which may make vLLM load code."
@@ -194,7 +194,7 @@ def distrusted(root: Path, host_keys: Mapping[str, Any], config: CLConfig) -> tu
     if problems:
         raise RunStateError(problems)
     if recorded:
-        logger.warning("the run's recipe says `trust_remote_code: true`, which is not obeyed here. %s", fix)
+        logger.warning("the run's recipe has `trust_remote_code: true`, which is ignored here. %s", fix)
 
     def plain(keys: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in keys.items() if key != TRUST}
@@ -206,12 +206,12 @@ def distrusted(root: Path, host_keys: Mapping[str, Any], config: CLConfig) -> tu
 
 
 def _has_code(base: Path) -> bool:
-    """Whether a local checkpoint names classes of its own, which Transformers imports if it is told to."""
+    """Whether a local checkpoint names its own classes, which Transformers imports if it is told to."""
     for path in sorted(base.glob("*config.json")) if base.is_dir() else ():
         try:
             value = read_json(path)
         except (OSError, ValueError):
-            continue  # whoever loads it says what is wrong with it
+            continue  # its reader reports what is wrong with it
         if isinstance(value, dict) and "auto_map" in value:
             return True
     return False
@@ -226,7 +226,7 @@ class _Pointer(CarryWriter):
 
 
 def carry_after(state: RunState, root: Path, task: str | None, scratch: Path) -> Carry:
-    """The carry of a run as it stood after one of its tasks, verified.
+    """The carry of a run after one of its tasks, verified.
 
     The carries of earlier tasks are not kept; they are made again from the tasks' updates by the method's own
     `consolidate`, which reads nothing but files.
@@ -249,7 +249,7 @@ def carry_after(state: RunState, root: Path, task: str | None, scratch: Path) ->
         from ..base.schema import nearest
 
         fix = f"{nearest(task, latest.tasks)} Learned: {', '.join(latest.tasks)}.".strip()
-        raise RecipeError(Problem("--task", f"the run has not learned a task {task!r}.", fix))
+        raise RecipeError(Problem("--task", f"the run has no trained task {task!r}.", fix))
     wanted = list(latest.tasks[: latest.tasks.index(task) + 1])
     if state.schedule != "sequential":
         wanted = [task]
@@ -283,12 +283,12 @@ def _update(source: RunState, latest: Carry, task: str) -> TaskUpdate:
     if kept:
         return kept[0]
     what = f"the update of task '{task}' was not kept."
-    fix = "Only the latest model can be had; `cl.keep: all` (the default) keeps them."
+    fix = "Only the latest model is available; `cl.keep: all` (the default) keeps all updates."
     raise RunStateError(Problem(str(source.root), what, fix))
 
 
 def row_of(carry: Carry) -> str:
-    """The row of the score matrix that a carry's model answers for."""
+    """The row of the accuracy matrix that a carry's model answers for."""
     from ..evaluation.matrix import row_name
 
     return JOINT if carry.tasks[-1] == JOINT else row_name(carry.tasks[-1])

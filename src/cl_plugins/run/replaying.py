@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import DataError, Problem
@@ -23,11 +23,12 @@ class TrainingData:
     """What one task trains on.
 
     Attributes:
-        module: The host's data set module, memory samples mixed in where the recipe says so.
+        module: The host's data set module, with memory samples mixed in if the recipe sets this.
         own: The task's own tokenised samples.
         memory: The buffer; None without replay.
         rows: The records behind the own samples; None without replay.
         term: A term of every micro-batch (``mixing: separate``).
+        counts: Records that the host read and dropped, and samples that it cut, for the journal.
     """
 
     module: dict[str, Any]
@@ -35,6 +36,7 @@ class TrainingData:
     memory: Memory | None = None
     rows: Rows | None = None
     term: BatchTerms | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 def load(state: RunState, task: str, args: TaskArgs) -> TrainingData:
@@ -51,22 +53,23 @@ def load(state: RunState, task: str, args: TaskArgs) -> TrainingData:
     session, replay = state.session, state.config.replay
     module, rows = state.training_set(task, args)
     own = module["train_dataset"]
+    counts = session.sample_counts.get(task, {})
     if not replay.enabled:
-        return TrainingData(module, own)
+        return TrainingData(module, own, counts=counts)
     buffer = Buffer.open(state.carry)
     if buffer is None or not buffer.samples:
-        return TrainingData(module, own, Memory(buffer, None, replay.batch), rows)
+        return TrainingData(module, own, Memory(buffer, None, replay.batch), rows, counts=counts)
     past = session.stored_samples(task, args, buffer, keys=_own_keys(state, buffer.tasks), like=own)
     if len(past) != len(buffer.samples):
-        what = f"holds {len(buffer.samples)} samples, of which {len(past)} can be used."
-        fix = "Give the tasks that they come from the keys for their data that they were trained with."
+        what = f"holds {len(buffer.samples)} samples, but only {len(past)} can be used."
+        fix = "Set the data keys of their tasks as in their training."
         raise DataError(Problem(str(buffer.path), what, fix))
     memory = Memory(buffer, session.task_data(past, args), replay.batch)
     by_itself = state.method.capabilities.needs_replay
     again = mixing.behind(replay, by_itself, len(past), len(own), state.seed(task))
     if again:
         module = {**module, "train_dataset": session.joined(own, past, again)}
-    return TrainingData(module, own, memory, rows, mixing.term(replay, by_itself, memory))
+    return TrainingData(module, own, memory, rows, mixing.term(replay, by_itself, memory), counts)
 
 
 def _own_keys(state: RunState, tasks: Sequence[str]) -> dict[str, dict[str, Any]]:

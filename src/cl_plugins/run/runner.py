@@ -86,7 +86,9 @@ class Runner:
                     raise Interrupted
                 self._do(step, plan)
                 if limit is not None and count >= limit and step is not todo[-1]:
-                    logger.info("stopped after %d steps, as cl.stop_after says; the same command goes on", limit)
+                    logger.info(
+                        "stopped after %d steps, as cl.stop_after says; the same command resumes the run", limit
+                    )
                     ranks.on_main(lambda: self._write_report(plan))
                     return
         finally:
@@ -127,7 +129,9 @@ class Runner:
     def _do(self, step: Step, plan: list[Step]) -> None:
         state, number = self._state, plan.index(step) + 1
         if step.kind == "evaluate" and step.row != ZERO_SHOT and not self._measurable(step):
-            logger.warning("%s can no longer be measured: the carry has moved on; the cell stays empty", step.key)
+            logger.warning(
+                "%s can no longer be measured, since the carry is of a later task; the cell stays empty", step.key
+            )
             return
         started = time.monotonic()
         state.progress.begin(step, number, len(plan))
@@ -182,7 +186,7 @@ class Runner:
     def _tidy(self, task: str) -> None:
         """``cl.keep``: the updates of which tasks stay under ``tasks/``; the carry has its own copy or link.
 
-        Training samples never stay there, so that `cl-plugins replay delete` has one place to look at.
+        Training samples never stay there, so that `cl-plugins replay delete` has one place to search.
         """
         keep = self._config.block.keep
         names = list(self._config.stream.task_names) if task != JOINT else [JOINT]
@@ -214,6 +218,12 @@ class Runner:
         value["sizes"] = {
             name: sum(p.stat().st_size for p in (self._root / name).rglob("*") if p.is_file())
             for name in ("carry", "final", "tasks")
+        }
+        counted = {step.split(":")[1]: entry.details for step, entry in entries.items() if step.startswith("train:")}
+        value["training_data"] = {
+            task: {key: details[key] for key in ("records", "dropped_records", "cut_samples")}
+            for task, details in counted.items()
+            if "dropped_records" in details
         }
         if "finish" in entries:
             value["merge_error"] = entries["finish"].details.get("merge_error")

@@ -76,7 +76,7 @@ class RunState:
 
     @classmethod
     def to_look(cls, host: Host, root: Path, host_keys: Mapping[str, Any], config: CLConfig) -> RunState:
-        """A state that trains nothing: for checks, and for a look at a finished run.
+        """A state that trains nothing: for checks, and for the inspection of a finished run.
 
         Args:
             host: The host.
@@ -187,7 +187,7 @@ class RunState:
         return self.session.training_set(task, args, with_rows=self.config.replay.enabled)
 
     def route(self, carry: Carry | None, task: str) -> Route:
-        """What decides which model answers a task's questions, beside the carry."""
+        """What decides, in addition to the carry, which model answers a task's questions."""
         return self.method.route(carry, task) if self.method.answers == "by_task" else None
 
     def answering(self, carry: Carry | None, task: str | None = None) -> Any:

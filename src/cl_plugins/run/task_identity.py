@@ -1,7 +1,7 @@
 """What one task's training depends on, as one hash: it stands in the marks of the trainer's checkpoints.
 
 ``run.json`` says what a directory was made for. Where it is gone, or a checkpoint was copied in from elsewhere, a
-checkpoint would be gone on from under another recipe, without a word.
+checkpoint would be resumed under another recipe, without a word.
 """
 
 from __future__ import annotations

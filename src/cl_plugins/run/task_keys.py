@@ -40,7 +40,7 @@ def trained_tasks(config: CLConfig, schedule: str) -> list[str]:
     """Names of the trainings of a run, in order; one called ``joint`` where all tasks are trained at once."""
     if schedule == "joint":
         return [JOINT]
-    return [config.block.only] if config.block.only else list(config.stream.task_names)
+    return [config.block.only] if config.block.only else list(config.stream.trained_names)
 
 
 def keys_of(host: Host, keys: Mapping[str, Any], config: CLConfig, task: str, output_dir: Path) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class StreamTracker(TrainerCallback):  # type: ignore[misc]
         self._last: tuple[Any, Any] | None = None
 
     def begin(self, task: str, offset: int) -> None:
-        """The next logs belong to ``task``; so many optimizer steps came before it."""
+        """The next logs belong to ``task``; this number of optimizer steps came before it."""
         self._task, self._offset = task, offset
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -54,7 +54,7 @@ class StreamTracker(TrainerCallback):  # type: ignore[misc]
             tracker.on_log(self._args, self._shifted(state), control, logs=named, **kwargs)
 
     def score(self, row: str, task: str, value: float) -> None:
-        """Log one cell of the score matrix."""
+        """Log one cell of the accuracy matrix."""
         if self._open and self._last is not None:
             state, control = self._last
             for tracker in self._trackers:

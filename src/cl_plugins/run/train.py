@@ -120,6 +120,7 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
         if rows is not None:
             artefacts |= artefact(state.root, keeping.write_candidates(folder, replay, context, rows, picks))
         details = {"optimizer_steps": trainer.state.global_step, "train_loss": result.metrics.get("train_loss")}
+        details |= data.counts
         if learned.numbers:
             details["numbers"] = learned.numbers
         return artefacts, details
@@ -173,7 +174,7 @@ def _checkpoint(host: Host, folder: Path, world_size: int, recipe: str) -> Path 
             shutil.rmtree(target, ignore_errors=True)
             path.rename(target)
         if checkpoint is not None:
-            logger.info("going on from %s", checkpoint)
+            logger.info("resuming from %s", checkpoint)
         return str(checkpoint) if checkpoint else None
 
     chosen = ranks.on_main(choose)

@@ -71,7 +71,7 @@ def training_steps(
         host_keys: The recipe's keys of the host.
         config: The ``cl:`` block.
         task: The task, or `JOINT`.
-        by_itself: Whether the method brings in memory samples by itself, beside the training set.
+        by_itself: Whether the method brings in memory samples itself, in addition to the training set.
 
     Returns:
         The number, or None if it depends on what only loading the data will tell.
@@ -106,7 +106,7 @@ def _samples(host: Host, keys: Mapping[str, Any], config: CLConfig, task: str, b
     replay = config.replay
     if task == JOINT or by_itself or not replay.enabled or replay.mixing == "separate":
         return total
-    earlier = config.stream.task_names.index(task)
+    earlier = config.stream.trained_names.index(task)
     if not earlier:
         return total
     if replay.mixing == "ratio":

@@ -37,10 +37,10 @@ def read_mapping(text: str, where: str, problems: list[Problem]) -> Mapping[str,
     try:
         value = parse_yaml(text)
     except (YAMLError, ValueError) as error:  # ValueError: a date that does not exist, an alias bomb
-        problems.append(Problem(where, f"is not valid YAML: {' '.join(str(error).split())}.", "Mend the file."))
+        problems.append(Problem(where, f"is not valid YAML: {' '.join(str(error).split())}.", "Fix the file."))
         return None
     if not isinstance(value, Mapping):
-        problems.append(Problem(where, "does not hold a mapping.", "A stream file holds `name:` and `tasks:`."))
+        problems.append(Problem(where, "does not contain a mapping.", "A stream file contains `name:` and `tasks:`."))
         return None
     return value
 

@@ -13,7 +13,7 @@ from ..base.schema import option
 from ..records.names import TASK as NAME
 
 
-RESERVED = ("zero_shot", "joint")  # names of rows of the score matrix
+RESERVED = ("zero_shot", "joint")  # names of rows of the accuracy matrix
 ROW_PREFIX = "after_"  # and so are these
 LENGTH = frozenset({"max_steps", "num_train_epochs"})  # either says how long to train
 
@@ -38,9 +38,11 @@ class Task:
     options_column: str | None = option(
         None, help="Column of the raw record that lists the options (multiple choice)."
     )
-    overrides: dict[str, Any] = option(factory=dict, help="Per-task LLaMA-Factory keys; `cl.task_overrides` wins.")
+    overrides: dict[str, Any] = option(
+        factory=dict, help="Per-task LLaMA-Factory keys; `cl.task_overrides` takes precedence."
+    )
     defaults: dict[str, Any] = option(
-        factory=dict, help="LLaMA-Factory keys of the paper for this task, for recipes that say nothing about them."
+        factory=dict, help="LLaMA-Factory keys of the paper for this task, for recipes that do not set them."
     )
     title: str | None = option(None, help="Long name.")
     source: str | None = option(None, help="Where the data come from.")
@@ -55,7 +57,7 @@ class Task:
             return []
         fix = (
             f"Use letters, digits, '_', '.' and '-'; not {' or '.join(RESERVED)}, and no '{ROW_PREFIX}' at the beginning: "
-            "rows of the matrix are called so."
+            "rows of the matrix have these names."
         )
         return [Problem(where, f"is {self.name!r}.", fix)]
 
@@ -78,7 +80,7 @@ class Stream:
     name: str = option(help="Name of the stream.")
     tasks: tuple[Task, ...] = option(help="The tasks, in the order in which they are learned.")
     title: str | None = option(None, help="Long name.")
-    notes: tuple[str, ...] = option((), help="What a reader of the numbers must know; printed in every report.")
+    notes: tuple[str, ...] = option((), help="Notes on the numbers; printed in every report.")
     paper: str | None = option(None, help="Where the stream was defined.")
     homepage: str | None = option(None, help="Where to find it.")
 
@@ -86,6 +88,11 @@ class Stream:
     def task_names(self) -> tuple[str, ...]:
         """Names of the tasks in order."""
         return tuple(task.name for task in self.tasks)
+
+    @property
+    def trained_names(self) -> tuple[str, ...]:
+        """Names of the tasks that have training data, in order; the others are only tested."""
+        return tuple(task.name for task in self.tasks if task.train)
 
     def task(self, name: str) -> Task:
         """The task called ``name``; KeyError if there is none."""

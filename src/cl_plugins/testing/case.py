@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class MethodCase:
-    """One method with options, as it stands in a recipe.
+    """One method with options, as written in a recipe.
 
     Attributes:
         id: Name of the case.

@@ -1,4 +1,4 @@
-"""Runs that are stopped in the middle, or go on at another site: they must end like one that was left alone."""
+"""Runs that are stopped in the middle, or continue at another site: they must end like an uninterrupted one."""
 
 from __future__ import annotations
 

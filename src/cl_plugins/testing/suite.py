@@ -17,8 +17,8 @@ from .watch import Watched, logits, watch
 
 
 TASKS = ("one", "two", "three")
-#: What is rebuilt tensor by tensor gives the very same logits also in bf16. A sum of low-rank terms beside the weights adds in
-#: another order: a few of the steps of bf16 (2^-8).
+#: What is rebuilt tensor by tensor gives the same logits also in bf16. A sum of low-rank terms next to the
+#: weights adds in another order: a few of the steps of bf16 (2^-8).
 STACKED = 2e-2
 
 
@@ -49,7 +49,7 @@ def recipe(case: MethodCase, model: Path, data: Path, out: Path, **more: Any) ->
 
 
 def observe(case: MethodCase, model: Path, data: Path, out: Path) -> Observed:
-    """Carry out a case and look at it."""
+    """Carry out a case and inspect the result."""
     keys = recipe(case, model, data, out)
     return Observed(case, watch(keys), out, model, data, keys)
 
@@ -94,7 +94,7 @@ def next_task_starts_where_the_last_ended(observed: Observed) -> None:
         zip(observed.seen.fresh[1:], observed.seen.after[:-1], strict=True), start=2
     ):
         change = float((start - end).abs().max())
-        expect(change == 0, f"task {number} begins {change:.2e} away from where the one before ended")
+        expect(change == 0, f"task {number} starts {change:.2e} away from the end of the one before")
 
 
 def training_changed_the_model(observed: Observed) -> None:
@@ -111,16 +111,16 @@ def every_trainable_tensor_changed(observed: Observed) -> None:
     """Nothing that is called trainable stays without a gradient."""
     for changed, trainable in zip(observed.seen.changed, observed.seen.trainable, strict=True):
         missing = sorted(set(trainable) - set(changed))
-        expect(not missing, f"training left trainable tensors as they were: {missing[:5]}")
+        expect(not missing, f"training did not change trainable tensors: {missing[:5]}")
 
 
 def frozen_tensors_are_bit_identical(observed: Observed) -> None:
-    """Whatever is frozen keeps its bits while a task trains."""
+    """Frozen tensors keep their bits while a task trains."""
     expect(observed.seen.frozen and all(observed.seen.frozen), "training changed a frozen tensor")
 
 
 def terms_are_finite_and_act(observed: Observed, *, expected: bool) -> None:
-    """Terms stand in the logs from the second task on, finite and not zero throughout."""
+    """Terms appear in the logs from the second task on, finite and not zero throughout."""
     for folder in sorted((observed.out / "tasks").iterdir())[1:]:
         history = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
         values = [v for entry in history for k, v in entry.items() if k.startswith("penalty/")]
@@ -159,7 +159,7 @@ def _opened(observed: Observed, kind: str) -> Any:
 
 
 def _routed_logits(observed: Observed) -> Any:
-    """Of the carry in ``final/`` on a base that was loaded anew."""
+    """Of the carry in ``final/`` on a base that was loaded again."""
     from ..contract.carry import Carry
     from ..host.llama_factory import LlamaFactoryHost
     from ..run.check import check
@@ -177,7 +177,7 @@ def _routed_logits(observed: Observed) -> Any:
 
 
 def what_a_run_leaves_behind(observed: Observed) -> None:
-    """Reports, journal, matrix and predictions are there; nothing half-written and no pickle of ours."""
+    """Reports, journal, matrix and predictions are there; no partial file and no pickle of a run."""
     out = observed.out
     names = "run.json journal.jsonl matrix.json metrics.json report.md report.html matrix.png forgetting.png matrix.csv matrix.tex"
     for name in names.split():
@@ -186,7 +186,7 @@ def what_a_run_leaves_behind(observed: Observed) -> None:
     expect(json.loads(lines[-1])["step"] == "finish", "the journal does not end with finish")
     matrix = json.loads((out / "matrix.json").read_text(encoding="utf-8"))
     expect(matrix["tasks"] == list(TASKS), "the matrix has other tasks")
-    expect(all(v is not None for v in matrix["zero_shot"]), "the zero-shot row has holes")
+    expect(all(v is not None for v in matrix["zero_shot"]), "the zero-shot row has missing cells")
     for path in out.glob("predictions/*/*.jsonl"):
         ids = [json.loads(line)["id"].rsplit("-", 1)[1] for line in path.read_text(encoding="utf-8").splitlines()]
         expect(ids == [str(i) for i in range(6)], f"{path}: other items than those of the test set")
@@ -226,7 +226,7 @@ def a_finished_run_does_nothing_again(observed: Observed) -> None:
 
     journal = (observed.out / "journal.jsonl").read_bytes()
     run_exp(dict(observed.keys))
-    expect((observed.out / "journal.jsonl").read_bytes() == journal, "a finished run did something again")
+    expect((observed.out / "journal.jsonl").read_bytes() == journal, "a finished run repeated a step")
 
 
 CHECKS = (

@@ -70,7 +70,7 @@ def logits(model: Any, ids: Tensor, pixels: Tensor | None = None) -> Tensor:
 
 
 def watch(keys: dict[str, Any]) -> Watched:
-    """Carry out a recipe with LLaMA-Factory and look at it.
+    """Carry out a recipe with LLaMA-Factory and inspect the result.
 
     Args:
         keys: The recipe.

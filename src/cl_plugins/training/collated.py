@@ -34,7 +34,7 @@ class CollatedData:
 
 
 def _own(row: Any) -> Any:
-    """A row whose containers nobody else holds: some collators take things out of what they are given."""
+    """A copy of a row and its containers: some collators remove entries from their input."""
     if isinstance(row, dict):
         return {key: _own(value) for key, value in row.items()}
     return type(row)(map(_own, row)) if type(row) in (list, tuple) else row

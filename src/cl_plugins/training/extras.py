@@ -17,11 +17,11 @@ FILE = "cl_parameters.safetensors"
 
 
 def extras(model: Module) -> dict[str, Parameter]:
-    """Name -> trainable parameter that a checkpoint must hold beside what the trainer saves.
+    """Name -> trainable parameter that a checkpoint must contain in addition to what the trainer saves.
 
     Args:
-        model: The model in training. Of one with an adapter PEFT saves the adapter; one without, on which a method trains
-            tensors of its own, is not saved by the trainer at all (`only_extras`); any other is saved whole.
+        model: The model in training. Of one with an adapter PEFT saves the adapter; one without, on which a method
+            trains tensors of its own, is not saved by the trainer at all (`only_extras`); any other is saved whole.
     """
     if not hasattr(model, "peft_config") and not only_extras(model):
         return {}
@@ -70,7 +70,7 @@ def load_extras(model: Module, folder: Path) -> None:
     wrong = sorted(set(own) ^ set(values))
     if wrong:
         what = f"does not hold the tensors that this method trains (e.g. {wrong[0]})."
-        raise RunStateError(Problem(str(folder / FILE), what, "Delete the checkpoint and train the task anew."))
+        raise RunStateError(Problem(str(folder / FILE), what, "Delete the checkpoint and train the task again."))
     with torch.no_grad():
         for name, value in values.items():
             own[name].copy_(value)

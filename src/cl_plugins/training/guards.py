@@ -25,12 +25,12 @@ Marks = dict[str, tuple[float, float]]
 
 
 def check_trainable(where: str, model: Module, wanted: Sequence[str]) -> None:
-    """Something trains, and so does every module that was asked to.
+    """Something trains, and so does every module that is requested.
 
     Args:
         where: The task, for the messages.
         model: What will be trained.
-        wanted: Names of modules that were asked to train as a whole (``additional_target``, ``modules_to_save``).
+        wanted: Names of modules requested to train as a whole (``additional_target``, ``modules_to_save``).
 
     Raises:
         TrainingError: If not.
@@ -41,7 +41,7 @@ def check_trainable(where: str, model: Module, wanted: Sequence[str]) -> None:
         raise TrainingError(Problem(where, what, "Check `finetuning_type`, `lora_target` and the freeze_* keys."))
     for module in wanted:
         if not any(f".{module}." in f".{name}" for name in names):
-            what = f"'{module}' was asked to train, but none of its tensors is trainable."
+            what = f"'{module}' is to be trained, but none of its tensors is trainable."
             raise TrainingError(Problem(where, what, "Check the module's name in this model."))
 
 
@@ -60,7 +60,7 @@ def check_saved(method: Method, context: TaskContext, model: Module) -> None:
     lost = sorted(set(trainable(model)) - set(saved))
     if lost:
         shown = ", ".join(lost[:3]) + (", ..." if len(lost) > 3 else "")
-        what = f"trains {len(lost)} tensors that its `learned` does not give, so that they would be lost: {shown}."
+        what = f"trains {len(lost)} tensors that its `learned` does not return, so that they would be lost: {shown}."
         fix = "Return every trainable tensor under its saved name, or freeze what is not learned."
         raise CompatibilityError(Problem(f"method '{method.name}'", what, fix))
 
@@ -93,12 +93,12 @@ def check_trained(where: str, steps: int, before: Marks, after: Marks, wanted: S
         TrainingError: If not.
     """
     if steps == 0:
-        what = "not one optimizer step was made."
+        what = "no optimizer step was made."
         raise TrainingError(Problem(where, what, "Check `max_steps`, `num_train_epochs` and the data."))
     broken = sorted(name for name, values in after.items() if not all(map(math.isfinite, values)))
     if broken:
         what = f"{len(broken)} tensors are not finite after training (e.g. {broken[0]})."
-        raise TrainingError(Problem(where, what, "Lower `learning_rate`, or look at this task's data and the base."))
+        raise TrainingError(Problem(where, what, "Lower `learning_rate`, or check this task's data and the base."))
     changed = {name for name in after if before.get(name) != after[name]}
     if not changed:
         what = f"{steps} optimizer steps changed no weight."
@@ -106,7 +106,7 @@ def check_trained(where: str, steps: int, before: Marks, after: Marks, wanted: S
     for module in wanted:
         own = [name for name in after if f".{module}." in f".{name}"]
         if own and not changed.intersection(own):
-            what = f"'{module}' was asked to train, but {steps} optimizer steps left it as it was."
+            what = f"'{module}' is to be trained, but {steps} optimizer steps did not change it."
             fix = "Check that pictures reach it: `<image>` in the data, and the template."
             raise TrainingError(Problem(where, what, fix))
 
@@ -118,7 +118,7 @@ def check_loss(where: str, loss: float, step: int) -> None:
         TrainingError: If not.
     """
     if not math.isfinite(loss):
-        fix = "Lower `learning_rate`, or look at this task's data; the last checkpoint is still good."
+        fix = "Lower `learning_rate`, or check this task's data; the last checkpoint is still good."
         raise TrainingError(Problem(where, f"the loss is {loss} at step {step}.", fix))
 
 
@@ -131,9 +131,7 @@ def check_numbers(method: Method, numbers: Mapping[str, float]) -> dict[str, flo
     bad = {name: value for name, value in numbers.items() if not math.isfinite(value)}
     if bad:
         name, value = next(iter(bad.items()))
-        raise TrainingError(
-            Problem(f"method '{method.name}'", f"reports {name} = {value}.", "Look at the task's data.")
-        )
+        raise TrainingError(Problem(f"method '{method.name}'", f"reports {name} = {value}.", "Check the task's data."))
     return {name: float(value) for name, value in numbers.items()}
 
 
@@ -151,8 +149,8 @@ def check_export(method: Method, carry: Carry) -> None:
     if not isinstance(export, LowRankSum):
         return
     if method.answers == "by_sample":
-        what = "chooses its parts for every sample, and says that its model is one sum of low-rank updates."
-        raise CompatibilityError(Problem(f"method '{method.name}'", what, "Let `export` give `Routed()`."))
+        what = "chooses its parts for every sample, but its `export` returns one sum of low-rank updates."
+        raise CompatibilityError(Problem(f"method '{method.name}'", what, "Return `Routed()` from `export`."))
     for update in export.updates:
         update.low_rank()
 
@@ -165,6 +163,6 @@ def check_statistics(method: Method, statistics: Mapping[str, Mapping[str, Tenso
     """
     bad = [name for name in statistics if not name.replace("_", "").isalnum() or name.startswith("update")]
     if bad:
-        what = f"gives a statistic the name {bad[0]!r}."
+        what = f"names a statistic {bad[0]!r}."
         fix = "Use letters, digits and underscores; names that begin with `update` belong to the updates."
         raise CompatibilityError(Problem(f"method '{method.name}'", what, fix))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import RunStateError
 from ..base.files import write_with
-from ..contract.carry import FILE, Carry, CarryWriter, TaskUpdate
+from ..contract.carry import FILE, Carry, CarryWriter, Meta, TaskUpdate
 from ..records.carry import CarryRecord, UpdateRecord
 from ..records.files import record_of, table_problems
 from .guards import check_export
@@ -63,7 +63,7 @@ def read_update(folder: Path, task: str) -> TaskUpdate:
     }  # some are tidied away
     if found := table_problems(folder, there, UpdateRecord.FIX, UPDATE):
         raise RunStateError(found)
-    return TaskUpdate(folder / TENSORS, record.meta, task)
+    return TaskUpdate(folder / TENSORS, Meta(record.plain_meta(), folder / UPDATE), task)
 
 
 def write_carry(
@@ -74,12 +74,12 @@ def write_carry(
     about: dict[str, Any],
     fill: Callable[[CarryWriter], None] | None = None,
 ) -> None:
-    """Let a method write the next carry beside the old one, then put it in its place.
+    """Let a method write the next carry to a temporary folder, then replace the old one.
 
     Args:
         target: The carry's directory.
         method: The method.
-        previous: The carry so far; may lie in ``target``.
+        previous: The carry so far; may be in ``target``.
         update: What the task left.
         about: ``method``, ``stream``, ``tasks`` and ``base`` of ``carry.json``.
         fill: Writes the replay buffer.

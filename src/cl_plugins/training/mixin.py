@@ -55,8 +55,8 @@ class ContinualTrainerMixin:
         loss, outputs = base.compute_loss(model, inputs, True, num_items_in_batch=num_items_in_batch, **kwargs)
         logits = outputs.get("logits")
         if logits is None:
-            what = "the model gave no logits, of which the terms of this training are made."
-            fix = "Turn off what fuses the loss with the output layer (Liger kernels)."
+            what = "the model returned no logits, which the terms of this training need."
+            fix = "Turn off fused loss kernels (Liger kernels)."
             raise TrainingError(Problem(f"task '{terms.context.task.name}'", what, fix))
         inputs = {**inputs, "labels": labels}  # some trainers take the labels out
         found = terms.batch(Batch(inputs, logits, self.state.global_step + 1, self._micro))  # type: ignore[attr-defined]
@@ -115,7 +115,7 @@ class ContinualTrainerMixin:
         return loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log the terms beside the loss."""
+        """Log the terms together with the loss."""
         if "loss" in logs and self._terms is not None:
             logs = {**logs, **self._terms.logs}
         base: Any = super()
@@ -123,7 +123,7 @@ class ContinualTrainerMixin:
 
 
 def _scale_learning_rates(optimizer: Any, model: Any, factors: Mapping[str, float]) -> None:
-    """Give parameters whose names end in certain words a learning rate of their own, before there is a schedule.
+    """Give parameters whose names end in certain words a separate learning rate, before there is a schedule.
 
     Args:
         optimizer: Without state.

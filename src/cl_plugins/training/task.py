@@ -40,7 +40,7 @@ class TaskTraining:
     Args:
         terms: The terms of the task; they know method and context.
         model: What is trained, not wrapped.
-        wanted: Names of modules that were asked to train as a whole.
+        wanted: Names of modules requested to train as a whole.
 
     Raises:
         TrainingError: If nothing is trainable, or a module that should be is not.

@@ -1,8 +1,8 @@
 """How a method's terms join the loss of a trainer: one mixin for LLaMA-Factory's, Transformers' and TRL's trainers.
 
-Two kinds of terms. *Penalties* look at weights only; their gradient is added once per optimizer step, before clipping,
-so that they are worth the same whatever the batch layout. *Batch terms* look at a micro-batch's logits and are weighted
-among micro-batches and processes as the trainer weights the loss itself.
+Two kinds of terms. *Penalties* depend on weights only; their gradient is added once per optimizer step, before
+clipping, so that they are worth the same for every batch layout. *Batch terms* use the logits of a micro-batch and are
+weighted among micro-batches and processes as the trainer weights the loss itself.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class TaskTerms:
         context: The task.
         model: What is trained, not wrapped.
         more: Further terms of a micro-batch, as `Method.batch_terms` gives them (replay's memory batch).
-        join: In a trainer of one's own: makes the data set that is trained on of the task's own (replay).
+        join: In a custom trainer: makes the data set that is trained on of the task's own (replay).
 
     Attributes:
         method: The method.
@@ -86,7 +86,7 @@ class TaskTerms:
 
     @property
     def logs(self) -> dict[str, float]:
-        """The latest values, under the names that stand in the logs."""
+        """The latest values, under the names that appear in the logs."""
         return {f"penalty/{name}": value for name, value in self.last.items()}
 
     def check(self) -> None:
@@ -100,7 +100,7 @@ class TaskTerms:
         dead = [name for name, value in self._largest.items() if value == 0.0]
         if dead and self.context.index > 1:
             what = f"the penalties {', '.join(dead)} were zero at every step."
-            raise TrainingError(Problem(self._where, what, "Set their weight to 0 if that is meant."))
+            raise TrainingError(Problem(self._where, what, "Set their weight to 0 if this is intended."))
 
     @property
     def _where(self) -> str:

@@ -31,7 +31,7 @@ class LabMoE(OneLoRA):
     capabilities = Capabilities(answers="by_sample", carries="the experts and their router")
 
     def begin_task(self, context, model):
-        """The carried experts go on training; the first task starts fresh ones."""
+        """The carried experts continue to train; the first task starts fresh ones."""
         return self._with_experts(context.base, context.seed) if context.carry is None else model
 
     def restore(self, base, carry, route=None):
@@ -44,7 +44,7 @@ class LabMoE(OneLoRA):
         return model
 
     def describe(self, context, model):
-        """Nothing is needed beside the tensors."""
+        """Nothing is needed in addition to the tensors."""
         return {}
 
     def numbers(self, context, model):

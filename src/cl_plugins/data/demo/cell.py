@@ -34,7 +34,7 @@ def build(rng: np.random.Generator, train: int = 480, test: int = 150) -> DemoTa
     top, bottom, left, right = area["train"]
     counts = count_nuclei(mask)
     edges = count_edges(counts[top : bottom - CROP + 1, left : right - CROP + 1])
-    # Scale from the training part alone; the root lifts dim nuclei beside a few very bright ones.
+    # Scale from the training part alone; the root lifts dim nuclei next to a few very bright ones.
     black, white = np.percentile(picture[top:bottom, left:right], [5, 99])
     grey = (np.sqrt(np.clip((picture - black) / (white - black), 0, 1)) * 255).astype(np.uint8)
 
@@ -70,7 +70,7 @@ def held_out_border(mask: NDArray[np.int64]) -> str:
     """Return the border ("top", "bottom", "left", "right") whose strip is most like the rest in density of nuclei.
 
     Args:
-        mask: (h, w) instance numbers, 0 is background. No picture and no model is looked at.
+        mask: (h, w) instance numbers, 0 is background. No picture and no model is used.
     """
     from scipy.ndimage import center_of_mass
 

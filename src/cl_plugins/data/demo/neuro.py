@@ -1,4 +1,4 @@
-"""Neuro: which tissue a red box marks on a slice of an averaged brain. It stands where a surgical task would stand."""
+"""Neuro: which tissue a red box marks on a slice of an averaged brain. It replaces a surgical task."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def build(rng: np.random.Generator, train: int = 480, test: int = 150) -> DemoTa
         sources=(MNI_T1, MNI_GREY, MNI_WHITE),
         split="axial slices in blocks: 11 train, 2 unused, 5 test, 2 unused",
         labels="tissue maps of the template, averaged over 5 mm in the slice: grey or white >= 0.8; fluid: both <= 0.1",
-        notes="one averaged brain, so neighbouring slices look alike; stands in for a surgical task",
+        notes="one averaged brain, so neighbouring slices look alike; replaces a surgical task",
     )
 
 

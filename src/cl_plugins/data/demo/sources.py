@@ -1,4 +1,4 @@
-"""Pictures that lie inside installed wheels; nothing is downloaded.
+"""Pictures inside installed wheels; nothing is downloaded.
 
 A package is located without being imported: importing stardist would load a deep-learning stack for the sake of
 three pictures.
@@ -43,7 +43,7 @@ class Source:
     origin: str
 
     def path(self) -> Path | None:
-        """Return where the file lies, or None if the package or the file is missing."""
+        """Return where the file is, or None if the package or the file is missing."""
         spec = find_spec(self.module)
         for root in (spec.submodule_search_locations or []) if spec else []:
             candidate = Path(root) / self.file
@@ -120,7 +120,7 @@ def require(sources: tuple[Source, ...], modules: tuple[str, ...] = ()) -> None:
 
     Args:
         sources: Pictures that will be read.
-        modules: Import names that must be importable beside them.
+        modules: Import names that must be importable as well.
 
     Raises:
         DataError: Lists everything that is missing.

@@ -49,9 +49,9 @@ def tasks(seed: int = 0) -> list[DemoTask]:
 def build(out_dir: Path, seed: int = 0) -> Path:
     """Write the stream and the base into a folder.
 
-    The folder is a LLaMA-Factory ``dataset_dir`` (``dataset_info.json``, ``<task>_{train,test}.json`` in sharegpt form,
-    ``images/``), with ``stream.yaml``, ``manifest.json`` and ``base/`` beside. The same seed and the same package
-    versions give the same bytes. The manifest is written last.
+    The folder is a LLaMA-Factory ``dataset_dir`` (``dataset_info.json``, ``<task>_{train,test}.json`` in sharegpt
+    form, ``images/``), with ``stream.yaml``, ``manifest.json`` and ``base/`` next to them. The same seed and the same
+    package versions give the same bytes. The manifest is written last.
 
     Args:
         out_dir: Folder to write; made if missing, rewritten if it is an earlier demo.

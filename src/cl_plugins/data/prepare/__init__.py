@@ -1,9 +1,9 @@
 """Raw data sets in, LLaMA-Factory data sets out: ``cl-plugins data prepare <stream> --raw DIR --out DIR``.
 
 A benchmark is a few *converters*, one per task. A converter says which raw files it needs and where they are obtained
-(`sources`, `missing`), cuts the work into *units* (`units`, in the main process, lazily), and turns one unit into records
-(`convert`, in a worker process). Everything else belongs to the framework: worker processes, checking and writing
-pictures, the JSON lines, resuming, ``dataset_info.json``, the manifest, drops. A complete converter::
+(`sources`, `missing`), cuts the work into *units* (`units`, in the main process, lazily), and turns one unit into
+records (`convert`, in a worker process). Everything else belongs to the framework: worker processes, checking and
+writing pictures, the JSON lines, resuming, ``dataset_info.json``, the manifest, drops. A complete converter::
 
     class Spots(Converter):
         stream, task, version = "my_stream", "spots", 1
@@ -27,8 +27,9 @@ pictures, the JSON lines, resuming, ``dataset_info.json``, the manifest, drops. 
                 picture = Picture.inside(self.raw / "images", str(raw.get("image", "")))
                 yield Record.ask(name, raw.get("question"), raw.get("answer"), [picture], answer_type="OPEN")
 
-It is registered by one line in `registry.CONVERTERS`: ``"my_stream": {"spots": "cl_plugins.data.prepare.mine:Spots"}``.
-``--raw DIR`` is ``self.raw`` if ``DIR/<task>`` does not exist, else ``DIR/<task>``. What comes out::
+It is registered by one line in `registry.CONVERTERS`: ``"my_stream": {"spots":
+"cl_plugins.data.prepare.mine:Spots"}``. ``--raw DIR`` is ``self.raw`` if ``DIR/<task>`` does not exist, else
+``DIR/<task>``. The output::
 
     OUT/dataset_info.json                 merged: other entries stay
     OUT/<stream>_<task>_<split>.jsonl     one sharegpt record per line: id, conversations, images, then `columns`
@@ -38,13 +39,13 @@ It is registered by one line in `registry.CONVERTERS`: ``"my_stream": {"spots": 
 
 What converters may rely on:
 
-- A question or answer that is missing, NaN, blank or not text becomes a drop, not an error; so does a picture that is broken,
-  missing, too large, or named outside of the raw folder. `Picture` reads nothing until the framework asks.
-- `Record.ask` takes a question *without* placeholders: a literal ``<image>`` in it is escaped, and one ``<image>`` per picture is
-  put in front. `Record.chat` takes turns as LLaVA writes them, *with* placeholders: if there are none, they are put in front;
-  if their number is not that of the pictures, the record is dropped.
-- Yield `Drop` for what the converter itself rejects. Raise `DataError` for what makes the whole file useless (truncated
-  parquet); units that are finished stay, and the same command goes on.
+- A question or answer that is missing, NaN, blank or not text becomes a drop, not an error; so does a picture that is
+  broken, missing, too large, or named outside of the raw folder. `Picture` reads nothing until the framework asks.
+- `Record.ask` takes a question *without* placeholders: a literal ``<image>`` in it is escaped, and one ``<image>`` per
+  picture is put in front. `Record.chat` takes turns as LLaVA writes them, *with* placeholders: if there are none, they
+  are put in front; if their number is not that of the pictures, the record is dropped.
+- Yield `Drop` for what the converter itself rejects. Raise `DataError` for what makes the whole file useless
+  (truncated parquet); units that are finished stay, and the same command resumes the run.
 - Randomness comes only from `rng_for(seed, what, version)`, keyed by record, so that workers and order do not matter.
 - If two records of a split have the same id, the first is kept and the others are dropped with that reason.
 """

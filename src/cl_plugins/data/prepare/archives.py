@@ -69,8 +69,9 @@ def safe_parts(name: str) -> tuple[str, ...] | None:
 def unpack(archive: Path, target: Path, limits: Limits | None = None) -> int:
     """Unpack a zip or tar archive into a folder, all or nothing.
 
-    All names and sizes that the archive states are checked first; while writing, what really comes out is counted. If all
-    of it lies in one folder called like the target, that folder becomes the target. What a killed call left is removed.
+    All names and sizes that the archive states are checked first; while writing, the actual bytes are counted. If
+    all of it is in one folder called like the target, that folder becomes the target. What a killed call left is
+    removed.
 
     Args:
         archive: ``.zip``, ``.tar``, ``.tar.gz``, ``.tgz``, ``.tar.bz2`` or ``.tar.xz``.
@@ -82,7 +83,7 @@ def unpack(archive: Path, target: Path, limits: Limits | None = None) -> int:
 
     Raises:
         DataError: Not an archive, damaged, a name that leads out of the folder, a link or device, encrypted, or
-            beyond the limits. Nothing is left behind.
+            beyond the limits. No partial output remains.
     """
     limits = limits or Limits()
     if not is_regular(archive):
@@ -135,7 +136,7 @@ def _unpack(archive: Path, folder: Path, limits: Limits) -> int:
 
 
 def _check_zip(archive: Path, members: list[zipfile.ZipInfo], limits: Limits) -> None:
-    """Refuse an archive for what it says about itself."""
+    """Refuse an archive by its own headers."""
     problems = []
     if len(members) > limits.files:
         problems.append(Problem(str(archive), f"holds {len(members)} members; the limit is {limits.files}.", ""))
@@ -145,7 +146,7 @@ def _check_zip(archive: Path, members: list[zipfile.ZipInfo], limits: Limits) ->
     for member in members:
         what = _wrong_with(member, limits)
         if what:
-            problems.append(Problem(f"{archive}:{member.filename!r}", what, "The archive is not to be trusted."))
+            problems.append(Problem(f"{archive}:{member.filename!r}", what, "Do not trust this archive."))
         if len(problems) > 10:
             break
     if problems:
@@ -163,7 +164,9 @@ def _wrong_with(member: zipfile.ZipInfo, limits: Limits) -> str:
     if member.file_size > limits.member:
         return f"unpacks to {member.file_size} bytes; the limit is {limits.member}."
     if member.file_size > _SMALL and member.file_size > limits.ratio * max(member.compress_size, 1):
-        return f"unpacks to {member.file_size // max(member.compress_size, 1)} times its size, as only a bomb does."
+        return (
+            f"unpacks to {member.file_size // max(member.compress_size, 1)} times its size, as decompression bombs do."
+        )
     return ""
 
 
@@ -181,11 +184,11 @@ def _unpack_tar(archive: Path, folder: Path, limits: Limits) -> int:
                 raise DataError(Problem(str(archive), f"holds more than {limits.files} members.", ""))
             where = f"{archive}:{member.name!r}"
             if safe_parts(member.name) is None and member.name not in (".", "./"):
-                raise DataError(Problem(where, "leads out of the folder.", "The archive is not to be trusted."))
+                raise DataError(Problem(where, "leads out of the folder.", "Do not trust this archive."))
             if member.isdir():
                 continue
             if not member.isreg():
-                raise DataError(Problem(where, "is a link or a device.", "The archive is not to be trusted."))
+                raise DataError(Problem(where, "is a link or a device.", "Do not trust this archive."))
             files += 1
             if member.size > limits.member:
                 raise DataError(Problem(where, f"unpacks to {member.size} bytes; the limit is {limits.member}.", ""))
@@ -234,15 +237,15 @@ class _Unpacked:
         if self._header and self._file.tell() - self._start > 16 * _HEADER:
             raise self._refused("has headers without end")
         if self._file.tell() > self._most:
-            raise self._refused("unpacks to more than any archive of its size, or than the limit allows")
+            raise self._refused("unpacks to more than possible for its size, or than the limit")
         return self._file.read(size)
 
     def seek(self, position: int, whence: int = 0) -> int:
         """Go to a place, never far back."""
         if whence or position < self._file.tell() - tarfile.RECORDSIZE:
-            raise self._refused("has a header that leads back")
+            raise self._refused("has a header that points back")
         if position > self._most:
-            raise self._refused("unpacks to more than any archive of its size, or than the limit allows")
+            raise self._refused("unpacks to more than possible for its size, or than the limit")
         if self._header:
             self._start = max(self._start, position)
         return self._file.seek(position)
@@ -252,7 +255,7 @@ class _Unpacked:
         return self._file.tell()
 
     def _refused(self, what: str) -> DataError:
-        return DataError(Problem(str(self._archive), f"{what}.", "The archive is not to be trusted."))
+        return DataError(Problem(str(self._archive), f"{what}.", "Do not trust this archive."))
 
 
 def _unpacked(archive: Path, most: int) -> _Unpacked:
@@ -270,7 +273,7 @@ def _unpacked(archive: Path, most: int) -> _Unpacked:
             try:  # the archive says how much memory it wants
                 lzma.LZMADecompressor(memlimit=_LZMA_MEMORY).decompress(file.read(65536), max_length=1)
             except lzma.LZMAError as error:
-                raise DataError(Problem(str(archive), f"cannot be unpacked ({error}).", "Pack it anew.")) from error
+                raise DataError(Problem(str(archive), f"cannot be unpacked ({error}).", "Pack it again.")) from error
     return _Unpacked(archive, opener(archive, "rb"), most)
 
 
@@ -286,21 +289,21 @@ def _destination(archive: Path, folder: Path, name: str) -> Path:
     path = inside(folder, name)
     if path is None or path.exists():
         what = "leads out of the folder." if path is None else "occurs twice."
-        raise DataError(Problem(f"{archive}:{name!r}", what, "The archive is not to be trusted."))
+        raise DataError(Problem(f"{archive}:{name!r}", what, "Do not trust this archive."))
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def _write(archive: Path, source: IO[bytes], path: Path, size: int, budget: list[int]) -> None:
-    """Copy a member, counting what really comes out of it."""
+    """Copy a member, counting its actual bytes."""
     written = 0
     with path.open("xb") as file:
         while block := source.read(_BLOCK):
             written += len(block)
             budget[0] -= len(block)
             if written > size or budget[0] < 0:
-                what = "unpacks to more than it states, or than the limit allows."
-                raise DataError(Problem(f"{archive}:{path.name!r}", what, "The archive is not to be trusted."))
+                what = "unpacks to more than it declares, or than the limit."
+                raise DataError(Problem(f"{archive}:{path.name!r}", what, "Do not trust this archive."))
             file.write(block)
 
 

@@ -12,7 +12,7 @@ from .images import BadPicture
 
 
 IMAGE = "<image>"
-#: What LLaMA-Factory takes for a picture, video or sound wherever it stands in a text.
+#: What LLaMA-Factory takes for a picture, video or sound anywhere in a text.
 PLACEHOLDERS = (IMAGE, "<video>", "<audio>")
 
 

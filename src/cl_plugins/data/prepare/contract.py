@@ -1,4 +1,4 @@
-"""What a converter is, and what it hands to the framework. The package docstring holds a worked example."""
+"""What a converter is, and what it passes to the framework. The package docstring holds a worked example."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Source:
         name: What it is called.
         where: Where it is obtained (address, DOI), and how if that is not obvious.
         licence: Under which terms; say so if unverified.
-        files: What has to lie below the raw folder, for people.
+        files: What has to be below the raw folder, for people.
     """
 
     name: str
@@ -275,11 +275,11 @@ class Converter:
         return [path for path in paths if not path.exists()]
 
     def check(self) -> list[Problem]:
-        """What is wrong with raw files that do exist; looked at before any work, together with `missing`."""
+        """What is wrong with raw files that do exist; checked before any work, together with `missing`."""
         return []
 
     def inputs(self, split: str) -> list[Path]:
-        """The raw files that the records of a split depend on; when one changes, the split is made anew."""
+        """The raw files that the records of a split depend on; when one changes, the split is rebuilt."""
         raise NotImplementedError
 
     def total(self, split: str) -> int | None:

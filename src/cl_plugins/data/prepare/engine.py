@@ -23,7 +23,7 @@ from .writer import WORK, Tally, assemble, image_folder, shard_path, write_drops
 
 @dataclass(frozen=True)
 class Request:
-    """What ``cl-plugins data prepare`` was asked for.
+    """The options of ``cl-plugins data prepare``.
 
     Attributes:
         stream: Name of the stream.
@@ -32,10 +32,10 @@ class Request:
         tasks: Only these tasks; all if empty.
         workers: Processes; 1 works in this one.
         seed: Seed of option building and splits.
-        limit: At most so many records per data set.
+        limit: Maximum number of records per data set.
         rules: How pictures are stored.
         settings: ``task.name`` -> value.
-        restart: Make data sets anew that were made with other options or from other files.
+        restart: Rebuild data sets that were made with other options or from other files.
     """
 
     stream: str
@@ -67,8 +67,8 @@ class _Part:
 def prepare(request: Request, progress: Callable[[str, int | None], Any] | None = None) -> dict[str, dict[str, Any]]:
     """Convert the raw files of a stream.
 
-    Finished data sets are skipped, unfinished ones go on where they stopped. The result depends on the raw files, the
-    seed and the options, not on the number of workers or on interruptions.
+    Finished data sets are skipped, unfinished ones continue where they stopped. The result depends on the raw files,
+    the seed and the options, not on the number of workers or on interruptions.
 
     Args:
         request: What to do.
@@ -76,7 +76,7 @@ def prepare(request: Request, progress: Callable[[str, int | None], Any] | None 
             ``update(n)``, ``set_postfix_str(text)`` and ``close()``, such as `cl_plugins.base.status_line.Bar`.
 
     Returns:
-        Data set -> its entry of the manifest, for every data set asked for.
+        Data set -> its entry of the manifest, for every requested data set.
 
     Raises:
         DataError: Raw files are missing or useless, settings are unknown, or a data set came out empty. What is
@@ -117,7 +117,7 @@ def _open(request: Request) -> list[tuple[Converter, Context]]:
     classes = converters(request.stream, request.tasks)
     problems = _setting_problems(request, converters(request.stream))
     if not request.raw.is_dir():
-        fix = "Give the folder that the raw files lie in; `cl-plugins data sources` says which."
+        fix = "Give the folder of the raw files; `cl-plugins data sources` says which."
         problems.append(Problem("--raw", f"{request.raw} is not a folder.", fix))
     if problems:
         raise DataError(problems)
@@ -159,7 +159,7 @@ def _missing_problems(converter: Converter, absent: Sequence[Path]) -> list[Prob
         shown_archives = "; ".join(
             f"cl-plugins data unpack {archive} --out {folder}" for archive, folder in packed[:3]
         )
-        fix = f"Archives lie there; unpack what you need: {shown_archives}. {fix}"
+        fix = f"There are archives; unpack what you need: {shown_archives}. {fix}"
     return [
         Problem(f"{converter.stream}.{converter.task}", f"these files are missing: {', '.join(shown)}{more}.", fix)
     ]
@@ -206,7 +206,7 @@ def _setting_problems(request: Request, classes: Sequence[type[Converter]]) -> l
 
 
 def _pending(request: Request, made: Sequence[tuple[Converter, Context]]) -> list[_Part]:
-    """What remains to be done; data sets that were made otherwise are a problem, or made anew."""
+    """What remains to be done; data sets that were made otherwise are a problem, or rebuilt."""
     out = request.out
     done = manifest.read_object(out / manifest.MANIFEST).get("datasets", {})
     info = manifest.read_object(out / manifest.INFO)
@@ -229,7 +229,7 @@ def _pending(request: Request, made: Sequence[tuple[Converter, Context]]) -> lis
                 anew.append(part.dataset)
             elif entry is not None:
                 what = "was made with other options, or from other files."
-                problems.append(Problem(part.dataset, what, "Give another --out, or add --restart to make it anew."))
+                problems.append(Problem(part.dataset, what, "Give another --out, or add --restart to rebuild it."))
                 anew.append(part.dataset)
             pending.append(part)
     if problems and not request.restart:
@@ -237,7 +237,7 @@ def _pending(request: Request, made: Sequence[tuple[Converter, Context]]) -> lis
     manifest.forget(out, anew)
     for converter, _ in made:
         names = {converter.dataset(split) for split in converter.splits}
-        # Pictures are shared by the splits of a task, so they go only when all of its splits are made anew.
+        # Pictures are shared by the splits of a task, so they go only when all of its splits are rebuilt.
         if names & set(anew) and names <= {part.dataset for part in pending}:
             shutil.rmtree(out / image_folder(converter), ignore_errors=True)
     return pending

@@ -1,4 +1,4 @@
-"""Pictures on their way in: read, checked, padded if asked for, and stored under a name made from their content."""
+"""Pictures of raw data: read, checked, padded if requested, and stored under a name made from their content."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def store(picture: Picture, out: Path, folder: str, rules: ImageRules) -> str:
     except FileNotFoundError:
         pass
     path.parent.mkdir(parents=True, exist_ok=True)
-    # No flush per picture: a machine that fails leaves a short file, which is looked for when the work goes on.
+    # No flush per picture: a machine that fails leaves a short file, which is looked for when the work continues.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         temporary.write_bytes(data)
@@ -103,7 +103,7 @@ def encode(picture: Picture, rules: ImageRules) -> tuple[bytes, str]:
         return _save(image, "JPEG" if picture.lossy else "PNG")
     data = _bytes(picture, rules)
     with warnings.catch_warnings():
-        # Our own limit is checked before anything is decoded; warnings about EXIF blocks help nobody here.
+        # Our own limit is checked before anything is decoded; warnings about EXIF blocks are not useful here.
         warnings.simplefilter("ignore")
         try:
             with open_picture(data) as image:

@@ -37,11 +37,9 @@ def read_object(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise DataError(
-            Problem(str(path), f"cannot be read ({error}).", "Mend it, or give another folder.")
-        ) from error
+        raise DataError(Problem(str(path), f"cannot be read ({error}).", "Fix it, or give another folder.")) from error
     if not isinstance(value, dict):
-        raise DataError(Problem(str(path), "holds no JSON object.", "Mend it, or give another folder."))
+        raise DataError(Problem(str(path), "holds no JSON object.", "Fix it, or give another folder."))
     return value
 
 
@@ -176,7 +174,7 @@ def _versions() -> dict[str, str]:
 
 
 def add(out: Path, dataset: str, described: Mapping[str, Any]) -> None:
-    """Put a data set into ``dataset_info.json`` and ``manifest.json``; what else stands there stays.
+    """Put a data set into ``dataset_info.json`` and ``manifest.json``; other content is kept.
 
     The manifest comes last: a data set that is in it is finished.
     """
@@ -191,7 +189,7 @@ def add(out: Path, dataset: str, described: Mapping[str, Any]) -> None:
 
 
 def forget(out: Path, datasets: Iterable[str]) -> None:
-    """Take data sets out of the manifest, before they are made anew."""
+    """Take data sets out of the manifest, before they are rebuilt."""
     manifest = read_object(out / MANIFEST)
     kept = {name: value for name, value in manifest.get("datasets", {}).items() if name not in set(datasets)}
     if kept != manifest.get("datasets", {}):

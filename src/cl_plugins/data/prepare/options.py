@@ -1,4 +1,4 @@
-"""Options of multiple-choice questions: drawn with a seed, the same whatever the order of the work."""
+"""Options of multiple-choice questions: drawn with a seed, independent of the order of the work."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def _values(file: Any, path: Path) -> Iterator[Any]:
             if fill():
                 continue
             if in_array and expects != "nothing":
-                raise bad("the file ends inside of the list")
+                raise bad("the file ends inside the list")
             return
         sign = text[start]
         if in_array is None:
@@ -72,7 +72,7 @@ def _values(file: Any, path: Path) -> Iterator[Any]:
                 continue
         if in_array:
             if expects == "nothing":
-                raise bad("something follows the list")
+                raise bad("there is text after the list")
             if sign == "]":
                 expects, start = "nothing", start + 1
                 continue
@@ -93,7 +93,7 @@ def _values(file: Any, path: Path) -> Iterator[Any]:
             if not at_end and fill():
                 continue
             raise bad(error.msg) from error
-        # A number may go on in the next piece: it has ended where something follows that cannot belong to it.
+        # A number may continue in the next piece: it has ended where something follows that cannot belong to it.
         open_end = end >= len(text) or (sign in "-0123456789" and text[end] not in ",] \t\r\n")
         if open_end and not at_end and fill():
             continue
@@ -246,9 +246,7 @@ def plain_pickle(path: Path, limit: int = 2**30) -> Any:
         value = _PlainUnpickler(io.BytesIO(data), encoding="bytes").load()
         most = max(MIB, 20 * len(data))
         if _unfolded(value, {}, set(), most) > most:
-            raise pickle.UnpicklingError(
-                "its lists hold one another so often that they unfold to more than memory holds"
-            )
+            raise pickle.UnpicklingError("its nested lists expand to more than fits into memory")
         return _texts(value)
     except (pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
         if isinstance(error, DataError):
@@ -309,7 +307,7 @@ def _unfolded(value: Any, known: dict[int, int], above: set[int], most: int) -> 
     if id(value) in known:
         return known[id(value)]
     if id(value) in above:
-        raise pickle.UnpicklingError("a list in it contains itself")
+        raise pickle.UnpicklingError("it contains a list that contains itself")
     above.add(id(value))
     parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value
     count = 1

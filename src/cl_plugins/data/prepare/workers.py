@@ -45,7 +45,7 @@ class Job:
 
 @dataclass(frozen=True)
 class _Answer:
-    """A tally, or what went wrong; exceptions lose their problems on their way between processes."""
+    """A tally, or what went wrong; exceptions lose their problems when they are sent between processes."""
 
     tally: Tally | None
     problems: tuple[Problem, ...] = ()
@@ -69,7 +69,7 @@ def _work(job: Job, unit: Unit, number: int, limit: int | None) -> _Answer:
     except Exception as error:
         where = f"{converter.dataset(job.split)}, part {unit.key}"
         trace = "".join(traceback.format_exception(error)[-3:]).strip()
-        fix = "This is a fault of the converter; please report it. Finished parts are kept."
+        fix = "This is a bug in the converter; please report it. Finished parts are kept."
         return _Answer(None, (Problem(where, f"could not be converted:\n{trace}\n", fix),))
 
 

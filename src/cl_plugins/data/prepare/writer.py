@@ -52,7 +52,7 @@ def image_folder(converter: Converter) -> str:
 
 
 def shard_path(out: Path, dataset: str, number: int) -> Path:
-    """The JSON lines of a shard; the note and the drops lie beside."""
+    """The JSON lines of a shard; the note and the drops are next to them."""
     return out / WORK / dataset / f"{number:07d}.jsonl"
 
 
@@ -68,7 +68,7 @@ def make_shard(
         number: Place of the unit in its split.
         out: The data folder.
         rules: How pictures are stored.
-        limit: Stop after so many records.
+        limit: Maximum number of records.
     """
     path = shard_path(out, converter.dataset(split), number)
     found = _finished(path, unit.key, limit, out)

@@ -3,7 +3,7 @@
 Other packages register a scorer under the entry-point group ``cl_plugins.scorers``; `register` adds one to this process.
 
 Names beginning with ``peer:`` (``peer:<library>[:<task>]``) reproduce another library's scoring; a resolver per
-library (`register_peer`) turns the rest of the name into a scorer.
+library (`register_reference`) turns the rest of the name into a scorer.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from .foreign import ForeignScorer
 from .lists import ListF1
 from .match import Contains, ExactMatch, StartsWith
 from .options import parse_options
-from .peer import LIBRARIES
+from .reference import LIBRARIES
 
 
 __all__ = [
     "BaseScorer",
-    "PeerResolver",
+    "ReferenceResolver",
     "Scorer",
     "get_scorer",
-    "list_peers",
+    "list_reference_scorers",
     "list_scorers",
     "parse_options",
     "register",
-    "register_peer",
+    "register_reference",
     "scorer_entries",
 ]
 
 #: From the task part of ``peer:<library>:<task>`` (None when it is left out) to a scorer; raises RecipeError.
-PeerResolver = Callable[[str | None], Scorer]
+ReferenceResolver = Callable[[str | None], Scorer]
 
 
 def _check(name: str, value: Any, distribution: str) -> Scorer:
@@ -48,11 +48,11 @@ def _check(name: str, value: Any, distribution: str) -> Scorer:
     scorer = value() if isinstance(value, type) else value
     missing = [part for part in ("name", "version", "key", "summary", "score") if not hasattr(scorer, part)]
     if missing:
-        raise NotUsable(f"it is no scorer: it lacks {', '.join(missing)}")
+        raise NotUsable(f"it is not a scorer: it lacks {', '.join(missing)}")
     if scorer.name != name:
         raise NotUsable(f"the scorer calls itself {scorer.name!r}")
     if not name or ":" in name or "@" in name:
-        raise NotUsable(f"{name!r} is no name for a scorer: leave out ':' and '@'")
+        raise NotUsable(f"{name!r} is not a valid name for a scorer: leave out ':' and '@'")
     if not isinstance(scorer.version, int) or isinstance(scorer.version, bool):
         raise NotUsable(f"its version is {scorer.version!r}, not a whole number")
     if scorer.key != f"{name}@{scorer.version}":
@@ -60,35 +60,37 @@ def _check(name: str, value: Any, distribution: str) -> Scorer:
     return scorer if distribution == OWN else ForeignScorer(scorer, distribution)
 
 
-#: Every scorer but the peer scorers.
+#: Every scorer but the reference scorers.
 SCORERS: Registry[Scorer] = Registry("cl_plugins.scorers", "scorer", _check)
-_PEERS: dict[str, PeerResolver] = {}
+_REFERENCES: dict[str, ReferenceResolver] = {}
 
 
 def register(scorer: Scorer) -> None:
     """Add a scorer under its name.
 
     Raises:
-        RecipeError: The name is taken, or holds ``:`` or ``@``, which have a meaning of their own.
+        RecipeError: The name is taken, or holds ``:`` or ``@``, which have a special meaning.
     """
     name = scorer.name
     if name in SCORERS.names():
         what = f"a scorer named {name!r} is registered already."
         raise RecipeError(Problem("scorers", what, "Choose another name."))
     if not name or ":" in name or "@" in name:
-        raise RecipeError(Problem("scorers", f"{name!r} is no name for a scorer.", "Leave out ':' and '@'."))
+        raise RecipeError(Problem("scorers", f"{name!r} is not a valid name for a scorer.", "Leave out ':' and '@'."))
     SCORERS.own[name] = scorer
 
 
-def register_peer(library: str, resolver: PeerResolver) -> None:
-    """Add the scorers of a peer library, reached as ``peer:<library>`` and ``peer:<library>:<task>``.
+def register_reference(library: str, resolver: ReferenceResolver) -> None:
+    """Add the scorers of a reference library, reached as ``peer:<library>`` and ``peer:<library>:<task>``.
 
     Raises:
         RecipeError: The library is registered already.
     """
-    if library in _PEERS:
-        raise RecipeError(Problem("scorers", f"peer library {library!r} is registered already.", "Register it once."))
-    _PEERS[library] = resolver
+    if library in _REFERENCES:
+        raise RecipeError(
+            Problem("scorers", f"reference library {library!r} is registered already.", "Register it once.")
+        )
+    _REFERENCES[library] = resolver
 
 
 def list_scorers() -> list[str]:
@@ -109,8 +111,8 @@ def scorer_entries() -> list[Entry[Scorer]]:
     return SCORERS.entries()
 
 
-def list_peers() -> list[str]:
-    """The names of the peer scorers, sorted: ``peer:<library>`` where that is a scorer, and ``peer:<library>:<task>``."""
+def list_reference_scorers() -> list[str]:
+    """The names of the reference scorers, sorted: ``peer:<library>`` where that is a scorer, and ``peer:<library>:<task>``."""
     found = [f"peer:{name}" for name, library in LIBRARIES.items() if library.default is not None]
     return sorted(found + [f"peer:{name}:{task}" for name, library in LIBRARIES.items() for task in library.scorers])
 
@@ -131,7 +133,7 @@ def get_scorer(name: str, *, where: str = "scorer", task: str | None = None) -> 
     plain, _, version = name.partition("@")
     scorer: Scorer
     if plain.startswith("peer:"):
-        scorer = _peer(plain, where, task)
+        scorer = _reference(plain, where, task)
     else:
         plain, _, variant = plain.partition(":")
         scorer = SCORERS.get(plain, where=where)
@@ -155,13 +157,13 @@ def _variant(scorer: Scorer, variant: str, where: str) -> Scorer:
         raise RecipeError([Problem(where, f"{p.where} {p.what}", p.fix) for p in error.problems]) from None
 
 
-def _peer(name: str, where: str, hint: str | None) -> Scorer:
+def _reference(name: str, where: str, hint: str | None) -> Scorer:
     """The scorer of a name that begins with ``peer:``."""
     library, _, task = name.removeprefix("peer:").partition(":")
-    resolver = _PEERS.get(library)
+    resolver = _REFERENCES.get(library)
     if resolver is None:
-        what = f"there is no peer library {library!r} (in {name!r})."
-        raise RecipeError(Problem(where, what, _suggest(library, sorted(_PEERS), "peer libraries")))
+        what = f"there is no reference library {library!r} (in {name!r})."
+        raise RecipeError(Problem(where, what, _suggest(library, sorted(_REFERENCES), "reference libraries")))
     try:
         if not task and hint:
             try:
@@ -186,4 +188,4 @@ def _suggest(wrong: str, known: list[str], kind: str) -> str:
 for _scorer in (ChoiceAccuracy(), ExactMatch(), StartsWith(), Contains(), TokenF1(), ListF1(), Bleu(), BoxAccuracy()):
     SCORERS.own[_scorer.name] = _scorer
 for _library in LIBRARIES.values():
-    register_peer(_library.name, _library.resolve)
+    register_reference(_library.name, _library.resolve)

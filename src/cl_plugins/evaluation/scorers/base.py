@@ -26,7 +26,7 @@ class Scorer(Protocol):
 
     @property
     def key(self) -> str:
-        """``name@version``, as stored beside every score."""
+        """``name@version``, as stored with every score."""
 
     @property
     def summary(self) -> str:
@@ -37,7 +37,7 @@ class Scorer(Protocol):
 
         Args:
             items: The items in test-set order.
-            seed: Seed of whatever is drawn at random (bootstrap, shuffled references).
+            seed: Seed of random choices (bootstrap, shuffled references).
 
         Raises:
             DataError: There are no items, two items have the same id, or an item cannot be scored by this scorer.
@@ -45,12 +45,13 @@ class Scorer(Protocol):
 
 
 class BaseScorer:
-    """The shared part of the scorers; subclasses set the first three attributes, mostly on the class, and write ``score``.
+    """Base class of the scorers; subclasses set the first three attributes, usually on the class, and ``score``.
 
     Attributes:
-        by_row: Whether answers of other programs belong to the annotations by row, whatever their ids (`read_answers`).
+        by_row: Whether answers of other programs belong to the annotations by row, ignoring their ids
+            (`read_answers`).
         variants: What may follow the name behind a colon (``bleu:zh``), where a scorer has several ways to split text.
-        variant: The one that was asked for; None lets the references decide.
+        variant: The requested one; None lets the references decide.
     """
 
     name: str
@@ -61,14 +62,14 @@ class BaseScorer:
     variant: str | None = None
 
     def as_variant(self, variant: str) -> BaseScorer:
-        """The scorer with one of its `variants`, whatever the references are."""
+        """The scorer with one of its `variants`, independent of the references."""
         found = copy.copy(self)
         found.variant = variant
         return found
 
     @property
     def key(self) -> str:
-        """``name@version``, with a variant that was asked for ``name:variant@version``."""
+        """``name@version``, with a requested variant ``name:variant@version``."""
         return self._key_of(self.variant)
 
     def _key_of(self, variant: str | None) -> str:
@@ -91,7 +92,7 @@ class BaseScorer:
 
 
 class SegmentingScorer(BaseScorer):
-    """A scorer that looks at words, or at characters where the references are written without spaces.
+    """A scorer that uses words, or characters where the references are written without spaces.
 
     The key of a score names the segmentation (``contains:characters@1``) unless the references decided for words.
     """

@@ -16,7 +16,7 @@ def candidates(references: Sequence[str], limit: int | None = MAX_CANDIDATES) ->
 
     Args:
         references: The references of the test set.
-        limit: At most so many; None for all.
+        limit: At most this number; None for all.
     """
     return [text for text, _ in Counter(references).most_common(limit)]
 

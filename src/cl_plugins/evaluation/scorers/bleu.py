@@ -33,7 +33,7 @@ class Bleu(BaseScorer):
     """Corpus BLEU by sacrebleu with its defaults (order 4, exponential smoothing), 0-100.
 
     The tokeniser is sacrebleu's default ``13a``, ``zh`` for Chinese references and ``char`` for other scripts without
-    spaces (`bleu_tokenizer`), or the one behind the name (``bleu:ja-mecab``). It stands in the signature, and unless the
+    spaces (`bleu_tokenizer`), or the one after the name (``bleu:ja-mecab``). It is in the signature, and unless the
     references decided for ``13a`` in the key of the score (``bleu:zh@1``).
 
     Papineni et al. 2002; Post 2018, "A Call for Clarity in Reporting BLEU Scores". The score of an item is its

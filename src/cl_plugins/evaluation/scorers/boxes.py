@@ -89,7 +89,7 @@ def _references(items: Sequence[Item]) -> list[Box]:
         box = parse_box(item.reference)
         if box is None:
             fix = "A reference is [x1, y1, x2, y2] with x1 <= x2 and y1 <= y2."
-            problems.append(Problem(f"item {item.id!r}", f"the reference {item.reference!r} is no box.", fix))
+            problems.append(Problem(f"item {item.id!r}", f"the reference {item.reference!r} is not a box.", fix))
         else:
             found.append(box)
     if problems:

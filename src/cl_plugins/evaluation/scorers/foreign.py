@@ -51,7 +51,7 @@ class ForeignScorer(BaseScorer):
         return found
 
     def _problem(self, what: str) -> Problem:
-        return Problem(f"scorer {self.key} of the package '{self._distribution}'", what, "Report it to that package.")
+        return Problem(f"scorer {self.key} of the package '{self._distribution}'", what, "Report this to its authors.")
 
     def _faults(self, found: object, count: int) -> list[str]:
         """What is wrong with a result."""
@@ -63,10 +63,10 @@ class ForeignScorer(BaseScorer):
         except DataError as error:
             faults += [problem.what for problem in error.problems]
         except (TypeError, ValueError) as error:
-            faults.append(f"returned what JSON cannot hold ({error}).")
+            faults.append(f"returned values that JSON cannot represent ({error}).")
         keys = {self._key_of(variant) for variant in (self.variant, *(() if self.variant else self.variants))}
         if found.scorer not in keys:
-            faults.append(f"signed its score with {found.scorer!r}.")
+            faults.append(f"returned a score with the key {found.scorer!r}.")
         if found.n != count:
             faults.append(f"returned n = {found.n!r} for {count} items.")
         if len(found.items) not in (0, count):

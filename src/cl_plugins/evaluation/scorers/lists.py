@@ -65,7 +65,7 @@ class ListF1(SegmentingScorer):
 
 
 def _constant_value(references: Sequence[frozenset[str]], way: Segmentation) -> Callable[[str], float]:
-    """The mean F1 of a constant answer against all references, 0-100; equal references are looked at once."""
+    """The mean F1 of a constant answer against all references, 0-100; equal references are scored once."""
     counts = Counter(references)
 
     def value(answer: str) -> float:

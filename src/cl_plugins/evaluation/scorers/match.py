@@ -34,7 +34,7 @@ class ExactMatch(BaseScorer):
 
 
 class _Inside(SegmentingScorer):
-    """Share of items whose normalised reference stands in the normalised prediction, where ``_holds`` looks for it."""
+    """Share of items whose normalised reference is in the normalised prediction, where ``_holds`` looks for it."""
 
     _holds: Callable[[str, str, Segmentation], bool]
 
@@ -60,9 +60,9 @@ class _Inside(SegmentingScorer):
 class StartsWith(_Inside):
     """Share of items whose normalised prediction begins with the normalised reference, as whole words.
 
-    The rule for closed questions (yes or no): what follows the answer is not looked at, so "Yes, in the left lung" is
-    right and "no, yes" is not. ``extra``: ``constant_baseline`` and ``constant_answer``, the best constant answer among
-    the `MAX_CANDIDATES` most frequent references.
+    The rule for closed questions (yes or no): text after the answer is ignored, so "Yes, in the left lung" is
+    right and "no, yes" is not. ``extra``: ``constant_baseline`` and ``constant_answer``, the best constant answer
+    among the `MAX_CANDIDATES` most frequent references.
     """
 
     name = "starts_with"

@@ -109,7 +109,7 @@ def parse_choice(prediction: str, options: Sequence[str] | None) -> str | None:
     A letter alone (``B``, ``(B)``, ``B.``) counts if it names an option; else the whole answer, normalised, counts if it
     equals the text of exactly one option; else a leading letter (`LETTER`) counts. The words "A" and "I" at the beginning
     of a sentence are no letters ("A benign tumour."), unless what follows is the text of that option. A sentence that
-    merely mentions an option is no choice: "no sign of a tumour" does not choose "tumour".
+    merely mentions an option is not a choice: "no sign of a tumour" does not choose "tumour".
 
     Args:
         prediction: The answer.

@@ -1,7 +1,7 @@
 """Writing systems without spaces between words, and the segmentation that the scorers use for a test set.
 
 Which segmentation a test set gets depends on its references alone, never on what a model answers and never on which
-packages are installed, so that all cells of a column of the accuracy matrix are measured alike on every machine.
+packages are installed, so that all cells of a column of the accuracy matrix are measured in the same way on every machine.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal
 
 
 #: ``words``: words are separated by spaces and punctuation. ``characters``: a character of an unsegmented script is a
-#: token of its own, with its combining marks; all other text is split as for ``words``.
+#: separate token, with its combining marks; all other text is split as for ``words``.
 Segmentation = Literal["words", "characters"]
 SEGMENTATIONS: tuple[Segmentation, ...] = ("words", "characters")
 

@@ -55,7 +55,7 @@ class DER(SeqLoRA):
         quantised=("bnb",),
         zero_stages=(2,),
         carries="one LoRA and the projector, the replay buffer, and the logits of its answers",
-        reveals="training samples: the replay buffer holds them, and logits say more about their answers than labels do",
+        reveals="training samples: the replay buffer holds them, and logits reveal more about their answers than labels",
         step_cost="as plain LoRA plus a memory batch for each of the two terms",
         memory="as plain LoRA plus the buffer; 400 bytes on disk per buffered answer token",
     )
@@ -128,7 +128,7 @@ class DER(SeqLoRA):
             if len(entry.get("logsumexp", ())) != count:
                 where = f"replay buffer, sample {memory.samples[i].id!r}"
                 what = f"has {count} answer tokens and stored logits for {len(entry.get('logsumexp', ()))}."
-                fix = "Tokenise all tasks alike (`cutoff_len`, template), and start from a carry that 'der' made."
+                fix = "Tokenise all tasks in the same way (`cutoff_len`, template), and start from a carry that 'der' made."
                 raise DataError(Problem(where, what, fix))
         return unpack(entries)
 

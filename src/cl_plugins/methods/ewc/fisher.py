@@ -18,7 +18,7 @@ IGNORED = -100
 
 
 def chosen_samples(total: int, count: int, seed: int) -> list[int]:
-    """The first ``count`` numbers of a permutation of ``range(total)`` drawn with a generator of its own."""
+    """The first ``count`` numbers of a permutation of ``range(total)`` drawn with a separate generator."""
     import torch
 
     return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].tolist()
@@ -64,8 +64,8 @@ def fisher_diagonal(
             count += 1
     count = _over_all_processes(sums, count)
     if count == 0:
-        what = "no sample that was drawn for the Fisher values has an answer token."
-        raise TrainingError(Problem("Fisher", what, "Look at the training set and at `cutoff_len`."))
+        what = "none of the samples for the Fisher values has an answer token."
+        raise TrainingError(Problem("Fisher", what, "Check the training set and `cutoff_len`."))
     if not all(bool(torch.isfinite(total).all()) for total in sums):
         fix = "Train in bf16 or fp32, or lower the learning rate."
         raise TrainingError(Problem("Fisher", "a gradient of the samples is not finite.", fix))

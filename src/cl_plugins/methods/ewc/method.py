@@ -1,7 +1,7 @@
-"""EWC: one LoRA that keeps training, held back where the past tasks' loss is steep.
+"""EWC: one LoRA with a quadratic penalty, weighted by Fisher information.
 
-``L = CE + weight/2 * sum_j F_j (theta_j - theta*_j)^2`` (Kirkpatrick et al. 2017), online: one F and one theta* for all
-past tasks, ``F <- gamma F + F_new`` (Schwarz et al. 2018, Progress & Compress).
+``L = CE + weight/2 * sum_j F_j (theta_j - theta*_j)^2`` (Kirkpatrick et al. 2017), online: one F and one theta* for
+all past tasks, ``F <- gamma F + F_new`` (Schwarz et al. 2018, Progress & Compress).
 """
 
 from __future__ import annotations
@@ -38,16 +38,14 @@ class EWCConfig:
     weight: float = option(
         1e4,
         minimum=0,
-        help="Weight of the penalty; 0 gives sequential LoRA. Usual: 1e3 to 1e6, the card says how to find it.",
+        help="Weight of the penalty; 0 gives sequential LoRA. Usual: 1e3 to 1e6; the card explains how to choose it.",
     )
-    gamma: float = option(
-        1.0, minimum=0, help="What is kept of the earlier tasks' Fisher values when a task is added."
-    )
+    gamma: float = option(1.0, minimum=0, help="Factor for the earlier tasks' Fisher values when a task is added.")
     fisher_samples: int = option(
-        128, minimum=1, help="Training samples of a finished task that its Fisher values are taken from."
+        128, minimum=1, help="Training samples of a finished task from which its Fisher values are computed."
     )
     faithful: Literal["prism", "mammoth", "easycl"] | None = option(
-        None, help="Do as one of these code bases does, also where it errs; the card says what that is."
+        None, help="Follow one of these code bases, including its errors; see the card."
     )
 
 
@@ -70,9 +68,9 @@ class EWC(SeqLoRA):
     capabilities = Capabilities(
         quantised=("bnb",),
         carries="one LoRA and the projector, and the Fisher value of each of their elements",
-        reveals="weights, and how steeply the past answers' loss depends on each of them; no samples",
+        reveals="weights, and the sensitivity of the past answers' loss to each of them; no samples",
         step_cost="as plain LoRA plus one pass over the trained tensors; at the end of a task one backward per Fisher sample",
-        memory="plus two more copies of the trained tensors, whatever the length of the stream",
+        memory="plus two more copies of the trained tensors, independent of the length of the stream",
     )
     starts_at_zero = True
 
@@ -85,7 +83,7 @@ class EWC(SeqLoRA):
         """The quadratic penalty, from the second task on."""
         if self.config.weight == 0:
             return {}
-        if context.data is None:  # said now, and not when hours of training are over
+        if context.data is None:  # an error now, and not after hours of training
             what = "needs the training samples one by one for its Fisher values, which streamed data cannot give."
             raise CompatibilityError(Problem("method 'ewc'", what, "Give a data set with a length."))
         if context.carry is None:
@@ -138,11 +136,11 @@ class EWC(SeqLoRA):
             live = trainable(model)
             missing = sorted(set(live) - set(fisher))
             if missing:
-                what = f"holds no Fisher values of {len(missing)} trained tensors (e.g. {missing[0]})."
+                what = f"contains no Fisher values of {len(missing)} trained tensors (e.g. {missing[0]})."
                 raise RunStateError(Problem(str(carry.path / FISHER), what, "Train the same tensors in every task."))
             if not any(bool(value.any()) for value in fisher.values()):
-                what = "holds zeros only, so that nothing would be protected."
-                raise RunStateError(Problem(str(carry.path / FISHER), what, "Look at the data of the earlier task."))
+                what = "contains zeros only, so that nothing would be protected."
+                raise RunStateError(Problem(str(carry.path / FISHER), what, "Check the data of the earlier task."))
             self._cached = _Past(
                 context,
                 list(live.values()),
@@ -159,8 +157,8 @@ def _fisher(carry: Carry) -> dict[str, Tensor]:
         RunStateError: If the carry has none.
     """
     if FISHER not in carry.files:
-        what = "holds no Fisher values: it was made with `weight: 0`."
-        raise RunStateError(Problem(str(carry.path), what, "Train the earlier tasks with the weight that you want."))
+        what = "contains no Fisher values: it was made with `weight: 0`."
+        raise RunStateError(Problem(str(carry.path), what, "Train the earlier tasks with the same weight."))
     return carry.load(FISHER)
 
 

@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 
 def quadratic_penalty(current: Sequence[Tensor], anchors: Sequence[Tensor], fisher: Sequence[Tensor]) -> Tensor:
-    """``1/2 * sum_j F_j (theta_j - theta*_j)^2`` over all elements of all tensors (Kirkpatrick et al. 2017, equation 3).
+    """``1/2 * sum_j F_j (theta_j - theta*_j)^2`` over all elements of all tensors (Kirkpatrick et al. 2017).
 
-    A fixed number of batched operations, however many tensors there are, and one sum for each tensor.
+    This is equation 3 of the paper. A fixed number of batched operations for any number of tensors, and one sum for each tensor.
 
     Args:
         current: The trained tensors theta.
-        anchors: Where they stood when the past tasks ended, theta*; same shapes; not differentiated.
+        anchors: Their values when the past tasks ended, theta*; same shapes; not differentiated.
         fisher: Weights F, non-negative; same shapes; their dtype is the one that is computed in; not differentiated.
 
     Returns:

@@ -78,5 +78,5 @@ def _divergence(new: Tensor, old: Tensor, temperature: float) -> Tensor:
 def _check_lengths(new: Tensor, old: Tensor, labels: Tensor) -> None:
     if not (new.shape == old.shape and new.shape[:2] == labels.shape):
         shapes = f"{tuple(new.shape)}, {tuple(old.shape)} and {tuple(labels.shape)}"
-        what = f"logits, the teacher's logits and labels do not belong together (shapes {shapes})."
+        what = f"logits, the teacher's logits and labels do not match (shapes {shapes})."
         raise CompatibilityError(Problem("distillation", what, "Use a model that gives logits for every input token."))

@@ -1,7 +1,8 @@
-"""LwF: one LoRA that keeps training and is asked to answer the new samples also as it did before.
+"""LwF: one LoRA, trained on all tasks in turn and distilled on the new samples from its state before the task.
 
-``L = CE + alpha T^2 KL(softmax(z_old / T) || softmax(z_new / T))`` on answer tokens (Li & Hoiem 2016). The teacher is the
-carried adapter on the same base: the model computes once more with the carried tensors in the place of the trained ones.
+``L = CE + alpha T^2 KL(softmax(z_old / T) || softmax(z_new / T))`` on answer tokens (Li & Hoiem 2016). The teacher is
+the carried adapter on the same base: the model runs a second forward pass with the carried tensors in place of the trained
+ones.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ class LwFConfig:
 
     alpha: float = option(0.5, minimum=0, help="Weight of the distillation; 0 gives sequential LoRA.")
     temperature: float = option(
-        2.0, minimum=1e-3, help="Both distributions are softened by it; more of it heeds unlikely tokens more."
+        2.0, minimum=1e-3, help="Softens both distributions; a higher value gives unlikely tokens more weight."
     )
     faithful: Literal["easycl"] | None = option(
         None,
-        help="`easycl` (or `peer`): do as this code base does, also where it errs; the card says what that is.",
+        help="`easycl` (or `peer`): follow this code base, including its errors; see the card.",
         aliases={"peer": "easycl"},
     )
 

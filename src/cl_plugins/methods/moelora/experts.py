@@ -73,7 +73,7 @@ def check_rank(rank: int, count: int) -> None:
         RecipeError: If not.
     """
     if rank % count:
-        what = f"is {rank}, which {count} experts cannot share; it is the rank of all experts together."
+        what = f"is {rank}, which is not a multiple of {count} experts; it is the rank of all experts together."
         raise RecipeError(Problem("lora_rank", what, f"Use a multiple of {count}, or change `cl.method.experts`."))
 
 

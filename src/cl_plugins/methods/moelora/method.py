@@ -1,8 +1,8 @@
 """MoELoRA: a dense mixture of low-rank experts that keeps training, task after task.
 
 ``y = W x + s sum_i softmax(G x)_i B_i A_i drop_i(x)`` on every target layer (Chen et al., *CoIN*, NeurIPS 2024), with
-``s = alpha / r`` of the total rank r and an independent dropout mask for every expert. Experts, routers and the projector
-go on training; nothing is frozen or added at a boundary.
+``s = alpha / r`` of the total rank r and an independent dropout mask for every expert. Experts, routers and the
+projector continue to train; nothing is frozen or added at a boundary.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class MoELoRAConfig:
         8, help="Experts of every layer; `lora_rank` is the rank of all of them together.", minimum=1
     )
     faithful: Literal["peer"] | None = option(
-        None, help="`peer`: A begins as N(0, 0.01^2), as in the authors' code, and not as PEFT begins a LoRA."
+        None, help="`peer`: A is initialised from N(0, 0.01^2), as in the authors' code, and not as in PEFT."
     )
 
 
@@ -65,7 +65,7 @@ class MoELoRA(Method):
         return []
 
     def begin_task(self, context: TaskContext, model: Module) -> Module:
-        """The carried experts go on training; the first task starts fresh ones."""
+        """The carried experts continue to train; the first task starts fresh ones."""
         return self._with_experts(context.base, context.seed) if context.carry is None else model
 
     def describe(self, context: TaskContext, model: Module) -> dict[str, Any]:

@@ -14,10 +14,11 @@ from ...base.errors import Problem
 from ...base.schema import nearest, option
 from ...contract.capabilities import Answers, Capabilities, RunFacts
 from ...contract.carry import TaskUpdate
-from ...contract.export import Export, LowRankSum
+from ...contract.export import Export, LowRankSum, Routed
 from ...contract.method import Route
 from ...contract.task import TaskContext
 from ..chain import ChainConfig, LoRAChain
+from ..selecting import SelectingConfig, Selection
 from .regulariser import Regulariser
 
 
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from ...contract.carry import Carry
+    from ...contract.base_model import BaseModel
+    from ...contract.carry import Carry, CarryWriter
 
 
 @dataclass(frozen=True)
-class MSLoRACRConfig(ChainConfig):
+class MSLoRACRConfig(ChainConfig, SelectingConfig):
     """Options of `MSLoRACR`."""
 
     alpha: float = option(
@@ -37,7 +39,8 @@ class MSLoRACRConfig(ChainConfig):
     )
     beta: float = option(0.01, help="Weight of the orthonormality term; 0 leaves it out.", minimum=0.0)
     learnable: bool = option(
-        False, help="Train the weights that are not 0 as exp(parameter), from exp(-4.6) on, in place of their values."
+        False,
+        help="Train the weights that are not 0 as exp(parameter), starting from exp(-4.6) instead of their values.",
     )
     inference: str = option(
         "first_k",
@@ -63,7 +66,7 @@ class MSLoRACR(LoRAChain):
         carries="the LoRA and the modality label of every past task, and the latest projector if it trains",
         reveals="weights and the names of the modalities, no training samples",
         step_cost="as inclora, plus distances to every past LoRA: one pass over their tensors",
-        memory="as inclora, plus the LoRAs of all past tasks beside the model",
+        memory="as inclora, plus the LoRAs of all past tasks next to the model",
     )
 
     def __init__(self, config: MSLoRACRConfig) -> None:
@@ -71,6 +74,8 @@ class MSLoRACR(LoRAChain):
         self.regulariser = Regulariser(
             config.alpha, config.beta, learnable=config.learnable, peer=config.faithful == "peer"
         )
+        self.selection = Selection(config.selector)
+        vars(self)["capabilities"] = self.selection.capabilities(type(self).capabilities)
 
     def problems(self, facts: RunFacts) -> list[Problem]:
         """Also: modality labels that are missing, and a task for inference that does not exist."""
@@ -79,6 +84,20 @@ class MSLoRACR(LoRAChain):
         if chosen not in ("first_k", "all", *names):
             fix = f"{nearest(chosen, ('first_k', 'all', *names))} Use first_k, all, or one of {', '.join(names)}.".strip()
             found.append(Problem("cl.method.inference", f"is {chosen!r}.", fix))
+        return [*found, *self._selector_problems(facts)]
+
+    def _selector_problems(self, facts: RunFacts) -> list[Problem]:
+        """What does not go with a selector."""
+        selector, where = self.selection.selector, "cl.method.selector"
+        if selector is None:
+            return []
+        found = []
+        if self.config.inference != "first_k":
+            what = "chooses among the first k LoRAs, which `inference` fixes."
+            found.append(Problem(where, what, "Leave `inference` out."))
+        if "hidden" in selector.config.features and not selector.told:
+            what = "`hidden` are features of the frozen base, and this method trains on the sum of the past LoRAs."
+            found.append(Problem(f"{where}.features", what, "Use `vision` and `text`."))
         return found
 
     @property
@@ -87,7 +106,12 @@ class MSLoRACR(LoRAChain):
         return self.regulariser.active
 
     def begin_task(self, context: TaskContext, model: Module) -> Module:
-        """A fresh LoRA, and the regulariser's own parameters."""
+        """A fresh LoRA on the chain, and the regulariser's own parameters."""
+        self.selection.begin(context)
+        if (
+            self.selection.by_sample
+        ):  # what is handed over chooses among the tasks; all past LoRAs take part in the training
+            model = super().restore(context.base, context.carry)
         model = super().begin_task(context, model)
         self.regulariser.prepare(context, model, self._past(context))
         return model
@@ -97,13 +121,30 @@ class MSLoRACR(LoRAChain):
         return self.regulariser.terms(context, model, self._past(context))
 
     def statistics(self, context: TaskContext, model: Module) -> dict[str, dict[str, Tensor]]:
-        """None; the past tensors are no longer needed."""
+        """What a selector measures; the past tensors are no longer needed."""
         self.regulariser.forget()
-        return {}
+        return self.selection.statistics(context)
 
     def numbers(self, context: TaskContext, model: Module) -> dict[str, float]:
-        """The learnable weights as they ended."""
-        return {name.removeprefix("log_"): math.exp(value) for name, value in self.regulariser.learned(model).items()}
+        """The learnable weights as they ended, and how many of the task's samples a selector gives to it."""
+        learned = {name.removeprefix("log_"): math.exp(v) for name, v in self.regulariser.learned(model).items()}
+        return learned | self.selection.numbers()
+
+    def consolidate(self, previous: Carry | None, update: TaskUpdate, writer: CarryWriter) -> None:
+        """All LoRAs, and a selector's statistics."""
+        super().consolidate(previous, update, writer)
+        self.selection.consolidate(previous, update, writer)
+
+    def restore(self, base: BaseModel, carry: Carry | None, route: Route = None) -> Module:
+        """The base with the LoRAs that answer; with a selector it chooses how many for every sample."""
+        if carry is None or not self.selection.by_sample:
+            return super().restore(base, carry, route)
+        base.reset()
+        return self.selection.restore(base, carry, self.updates(carry), cumulative=True)
+
+    def export(self, carry: Carry) -> Export:
+        """The whole chain; with a selector the model that chooses."""
+        return Routed() if self.selection.by_sample else super().export(carry)
 
     def describe(self, context: TaskContext, model: Module) -> dict[str, Any]:
         """Also the modality, so that a later site can compare, and learned weights."""
@@ -118,6 +159,8 @@ class MSLoRACR(LoRAChain):
     def notes(self) -> list[str]:
         """How the questions were answered."""
         chosen = self.config.inference
+        if self.selection.by_sample:
+            return self.selection.note(self.title)
         if chosen == "all":
             return [
                 "MSLoRA-CR, inference: all. Every question was answered with all LoRAs so far; no task was given at test."
@@ -135,7 +178,9 @@ class MSLoRACR(LoRAChain):
 
     @property
     def answers(self) -> Answers:
-        """With `inference: all` one model answers everything."""
+        """With `inference: all` one model answers everything; with a selector it chooses for every sample."""
+        if self.selection.by_sample:
+            return "by_sample"
         return "alike" if self.config.inference == "all" else "by_task"
 
     def route(self, carry: Carry | None, task: str) -> Route:

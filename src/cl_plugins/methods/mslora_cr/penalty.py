@@ -74,7 +74,7 @@ def _gram_errors(tensors: Sequence[Tensor], *, rows: bool) -> Tensor:
 
 
 class PastTensors:
-    """The tensors of past tasks, stacked by shape once, so that a step costs a few calls however many modules there are.
+    """The tensors of past tasks, stacked by shape once, so that a step costs a few calls for any number of modules.
 
     Args:
         like: Name -> tensor of the current task: names, shapes, dtype and device to follow.

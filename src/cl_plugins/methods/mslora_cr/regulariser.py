@@ -28,7 +28,7 @@ class Regulariser:
     Args:
         alpha: Weight of `contrastive_regularization`; 0 leaves it out.
         beta: Weight of `orthonormality`; 0 leaves it out.
-        learnable: Weights that are not 0 are ``exp(parameter)``, trained with the rest, whatever their value.
+        learnable: Weights that are not 0 are ``exp(parameter)``, trained with the rest, for any value.
         peer: `orthonormality` over the LoRAs of all tasks, the frozen ones included, as the authors' code has it.
     """
 
@@ -126,7 +126,7 @@ class Regulariser:
         return {name.removeprefix("cl_"): float(p.detach()) for name, p in found.items() if p is not None}
 
     def forget(self) -> None:
-        """Let go of the past tensors."""
+        """Release the past tensors."""
         self._task: TaskContext | None = None
         self._past: PastTensors | None = None
         self._frozen: Tensor | None = None

@@ -48,7 +48,7 @@ class OLoRAConfig(ChainConfig):
 
 
 class OLoRA(LoRAChain):
-    """A LoRA per task in a subspace of its own."""
+    """A LoRA per task in a separate subspace."""
 
     name = "olora"
     title = "O-LoRA"
@@ -58,7 +58,7 @@ class OLoRA(LoRAChain):
         grows=True,
         carries="the LoRA of every past task and the latest projector",
         step_cost="as inclora, plus one product of the new A with all past A per module",
-        memory="as inclora, plus the A of all past tasks beside the model",
+        memory="as inclora, plus the A of all past tasks next to the model",
     )
 
     def __init__(self, config: OLoRAConfig) -> None:

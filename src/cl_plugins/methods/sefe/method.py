@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ...contract.carry import Carry, CarryWriter, TaskUpdate
 
 
-PEER_MODULES = 224  # the linear layers of a 7B language model, written into the peers' code for every model
+PEER_MODULES = 224  # the linear layers of a 7B language model, hard-coded in the original code for every model
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,11 @@ class SEFEConfig(ChainConfig):
 
     weight: float = option(2.5e3, minimum=0, help="Weight of the penalty; 0 gives IncLoRA.")
     share: float = option(
-        0.02, minimum=0, help="Part of each module's elements that every task adds to the protected ones."
+        0.02, minimum=0, help="Share of each module's elements that every task adds to the protected ones."
     )
     faithful: Literal["peer"] | None = option(
-        None, help="Count an element once for every task that protects it, and divide by 224 modules, as the peers do."
+        None,
+        help="Count an element once for every task that protects it, and divide by 224 modules, as in the original code.",
     )
 
 
@@ -102,7 +103,7 @@ class SEFE(LoRAChain):
         return {} if self._count is None else {"protected_elements": float(self._count)}
 
     def consolidate(self, previous: Carry | None, update: TaskUpdate, writer: CarryWriter) -> None:
-        """The chain, and each task's positions in a file of their own."""
+        """The chain, and each task's positions in separate files."""
         super().consolidate(previous, update, writer)
         if self.config.weight == 0:
             return

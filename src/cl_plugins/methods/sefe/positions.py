@@ -59,7 +59,7 @@ def merge_positions(lists: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         lists: Ascending positions, one tensor for each task.
 
     Returns:
-        Each position once, ascending, and in how many lists it stands (int32).
+        Each position once, ascending, and in how many lists it occurs (int32).
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Sequential full fine-tuning: all weights that the host marks as trainable go on training.
+"""Sequential full fine-tuning: all weights that the host marks as trainable continue to train.
 
 With ``freeze_multi_modal_projector: false`` these are the language model and the projector; the vision tower stays
 frozen (Li et al. 2025, section 5.3 of the replay-free study).

@@ -1,4 +1,4 @@
-"""Sequential LoRA: task k goes on training the adapter that task k-1 left, with a fresh optimizer and schedule."""
+"""Sequential LoRA: task k continues to train the adapter that task k-1 left, with a fresh optimizer and schedule."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SeqLoRA(OneLoRA):
     )
 
     def begin_task(self, context: TaskContext, model: Module) -> Module:
-        """The carried adapter goes on training; the first task starts a fresh one."""
+        """The carried adapter continues to train; the first task starts a fresh one."""
         if context.carry is None:
             return super().begin_task(context, model)
         return model

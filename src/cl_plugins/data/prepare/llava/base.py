@@ -1,4 +1,4 @@
-"""What the LLaVA-style benchmarks share: a task is two annotation files and the folders that their pictures lie in."""
+"""What the LLaVA-style benchmarks share: a task is two annotation files and the folders of their pictures."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class LlavaTask(Converter):
     """One task in LLaVA's layout.
 
     Training records hold ``conversations`` with placeholders; test records hold a question and an answer, the question
-    without placeholder. Ids are not unique in the peers' files, so every record gets one made of split and row, and keeps
-    the original under ``question_id``. The other columns are what the peers' own scorers ask for (`Item.fields`).
+    without placeholder. Ids are not unique in the authors' files, so every record gets one made of split and row, and
+    keeps the original under ``question_id``. The other columns are what the published scorers need (`Item.fields`).
 
     Attributes:
         annotations: Split to the names that its file goes by, relative to the raw folder, the preferred one first.
-        folders: Split to the names of the folder that its pictures lie in, likewise.
+        folders: Split to the names of the folder of its pictures, likewise.
         question: Name of the question in test records.
         answer: Name of the answer in test records.
         separator: See `answer_of`.
@@ -98,7 +98,7 @@ class LlavaTask(Converter):
         Args:
             split: The split.
             name: Its id.
-            raw: What stands in the file.
+            raw: The content of the file.
         """
         if not isinstance(raw, Mapping):
             return Drop(name, "not a record", f"found {type(raw).__name__} where an object was expected")
@@ -119,7 +119,7 @@ class LlavaTask(Converter):
         return Record.ask(name, question, answer, pictures, answers=several, **extra, **self.extra(split, raw))
 
     def answer_field(self, raw: Mapping[str, Any]) -> object:
-        """What stands where the answer should."""
+        """The value in place of the answer."""
         return raw.get(self.answer)
 
     def ask(self, split: str, question: object, answer: object) -> object:
@@ -144,7 +144,7 @@ class LlavaTask(Converter):
 
 
 def _keys(raw: Mapping[str, Any]) -> str:
-    """Which keys a record has, in words: it may be of another release, or of another data set."""
+    """Which keys a record has, as text: it may be of another release, or of another data set."""
     names = ", ".join(map(str, list(raw)[:20]))
     return f"the record has {names or 'no keys'}"
 

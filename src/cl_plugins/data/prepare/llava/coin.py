@@ -32,8 +32,8 @@ class _Coin(LlavaTask):
 
     Attributes:
         places: Folder names of the task inside an instruction set.
-        test_files: Names of its test file, the one that the peers test on first.
-        collections: Folders of the pictures of this task, wherever the pictures lie.
+        test_files: Names of its test file, the one that the authors test on first.
+        collections: Folders of the pictures of this task, wherever the pictures are.
     """
 
     stream = "coin"
@@ -92,12 +92,12 @@ class ScienceQA(_Coin):
     settings: ClassVar[Mapping[str, Setting]] = {
         **_Coin.settings,
         "prompt": Setting(
-            "plain", ("plain", "peer"), "Test questions as distributed, or with the peers' letter prompt."
+            "plain", ("plain", "peer"), "Test questions as distributed, or with the authors' letter prompt."
         ),
     }
 
     def ask(self, split: str, question: object, answer: object) -> object:
-        """The question, with the letter prompt if asked for."""
+        """The question, with the letter prompt if requested."""
         return suffixed(question, LETTER_PROMPT) if self.setting("prompt") == "peer" else question
 
     def record(self, split: str, name: str, raw: Any) -> Record | Drop:
@@ -134,8 +134,8 @@ def letters(question: str, answer: str) -> tuple[str, ...] | None:
 class TextVQA(_Coin):
     """Reading text in photographs.
 
-    The answers of all ten annotators, which the peers' soft accuracy needs, come from the record or from TextVQA's own
-    file, by picture and question. The reference stays the record's own answer.
+    The answers of all ten annotators, which the published soft accuracy needs, come from the record or from TextVQA's
+    own file, by picture and question. The reference stays the record's own answer.
     """
 
     task = "textvqa"
@@ -148,7 +148,7 @@ class TextVQA(_Coin):
     )
 
     def _annotators_file(self) -> Path | None:
-        """TextVQA's own annotations; beside the pictures, as CoIN's README puts them."""
+        """TextVQA's own annotations; next to the pictures, as CoIN's README puts them."""
         folder = self.picture_folder("test")
         path = folder / "TextVQA" / "TextVQA_0.5.1_val.json" if folder is not None else None
         return path if path is not None and path.is_file() else None
@@ -260,14 +260,14 @@ class Grounding(_Coin):
         return str(box) if isinstance(box, list) and len(box) == 4 else box
 
     def extra(self, split: str, raw: Mapping[str, Any]) -> dict[str, Any]:
-        """The box and the size of the picture, which the peers' scorer asks for."""
+        """The box and the size of the picture, which the published scorer needs."""
         if split == "train":
             return {}
         return {"answer_bbox": self.answer_field(raw), "size": raw.get("size")}
 
 
 class VQAv2(_Coin):
-    """Everyday questions; the peers test on ``val.json``."""
+    """Everyday questions; the authors test on ``val.json``."""
 
     task = "vqav2"
     places = ("VQAv2",)

@@ -1,4 +1,4 @@
-"""Single fields of the peers' records: pictures, answers, questions."""
+"""Single fields of the published records: pictures, answers, questions."""
 
 from __future__ import annotations
 

@@ -33,10 +33,10 @@ def first_existing(raw: Path, names: Sequence[str], task: str) -> Path | None:
 def find_picture(roots: Sequence[Path], name: str) -> Picture:
     """A picture by the name that a record gives it.
 
-    The name is looked for below each root as it stands, then without its first folders one after the other: the peers'
-    files hold paths such as ``/data/somebody/RS/images/1.png`` or ``./datasets/ArxivQA/images/1.jpg``. The last folder is
-    kept, so that ``train/1.png`` never becomes another set's ``1.png``. Nothing outside of the roots is opened, and a name
-    with ``..`` never leads to a picture.
+    The name is looked for below each root as it stands, then without its first folders one after the other: the
+    authors' files hold paths such as ``/data/somebody/RS/images/1.png`` or ``./datasets/ArxivQA/images/1.jpg``. The
+    last folder is kept, so that ``train/1.png`` never becomes another set's ``1.png``. Nothing outside of the roots is
+    opened, and a name with ``..`` never leads to a picture.
 
     Args:
         roots: Folders, the preferred one first; not empty.

@@ -18,7 +18,7 @@ CARD = "data card: Apache-2.0, which cannot widen the terms of the sources"
 PROMPT = Setting(
     "plain",
     ("plain", "peer"),
-    "Test questions as distributed, or with the instruction that the peers' test code adds.",
+    "Test questions as distributed, or with the instruction that the authors' test code adds.",
 )
 MED_SUFFIX = " Answer the question with a single word (or phrase)."
 FIN_YES_NO = " Only answer with yes or no directly."
@@ -57,7 +57,7 @@ class RemoteSensing(_Domain):
 
 
 class Medicine(_Domain):
-    """Med: PathVQA, split anew by MLLM-CL."""
+    """Med: PathVQA, split again by MLLM-CL."""
 
     task = "med"
     annotations, folders = _domain("Med", "Medical/data", "Medical")
@@ -68,7 +68,7 @@ class Medicine(_Domain):
     )
 
     def ask(self, split: str, question: object, answer: object) -> object:
-        """The question, with MCITlib's instruction if asked for."""
+        """The question, with MCITlib's instruction if requested."""
         return suffixed(question, MED_SUFFIX) if self.setting("prompt") == "peer" else question
 
 
@@ -102,11 +102,11 @@ class Finance(_Domain):
     sources = _source("Fin", "StockQA", "made by the authors of MLLM-CL")
     settings: ClassVar[Mapping[str, Setting]] = {"prompt": PROMPT}
     notes = (
-        "prompt=peer adds an instruction chosen by looking at the reference answer, as the peers' test code does.",
+        "prompt=peer adds an instruction chosen by looking at the reference answer, as the authors' test code does.",
     )
 
     def ask(self, split: str, question: object, answer: object) -> object:
-        """The question, with the peers' instruction if asked for; which one gives away the kind of the answer."""
+        """The question, with the authors' instruction if requested; which one gives away the kind of the answer."""
         if self.setting("prompt") != "peer":
             return question
         return suffixed(question, FIN_YES_NO if answer in ("Yes", "No") else FIN_LETTER)

@@ -39,10 +39,10 @@ class _Biomedical(LlavaTask):
 
     stream = "mslora_cr"
     answer = "gt"
-    # The peers' test code opens the first of several pictures.
+    # The authors' test code opens the first of several pictures.
     first_picture_only = True
     columns: ClassVar[Mapping[str, type]] = {**LlavaTask.columns, "answer_type": str}
-    answer_type: ClassVar[str] = "OPEN"  # what the peers take for granted where the field is missing
+    answer_type: ClassVar[str] = "OPEN"  # what the authors assume where the field is missing
 
     def extra(self, split: str, raw: Mapping[str, Any]) -> dict[str, Any]:
         """Whether a test question is open or closed."""

@@ -119,7 +119,7 @@ class _Captions(_Ucit):
         unnamed = sum(entry.name is None for entry in captions.values())
         if unnamed:
             what = f"does not name the pictures of {unnamed} of its {len(captions)} numbers (`images[].file_name`)."
-            more = f"To join by row all the same: --set {self.task}.captions=by_row."
+            more = f"To join by row anyway: --set {self.task}.captions=by_row."
             raise DataError(Problem(str(path), what, f"{fix} {more}"))
         wrong: list[str] = []
         for row, raw in enumerate(super().raw_records("test"), start=1):
@@ -156,7 +156,7 @@ class _Captions(_Ucit):
         }
 
     def remarks(self, split: str) -> list[str]:
-        """Also how many records have an answer of their own that is none of the captions."""
+        """Also how many records have an answer that is none of the captions."""
         found = super().remarks(split)
         if split != "test":
             return found
@@ -168,7 +168,7 @@ class _Captions(_Ucit):
             if isinstance(own, str) and own.strip() and entry is not None:
                 other += _plain(own) not in {_plain(text) for text in entry.captions}
         if other:
-            found.append(f"{other} records have an answer of their own that is none of their captions; it is not used")
+            found.append(f"{other} records have an answer that is none of their captions; it is not used")
         if self.setting("captions") == "by_row":
             found.append("captions were joined by row, without comparing the names of the pictures")
         return found

@@ -45,12 +45,12 @@ _GATE = "selection_gated"  # columns of the surface markers whose place is the c
 
 
 class Cells(Converter):
-    """Each channel of a cell is a question of its own; all channels of a cell are in the same split."""
+    """Each channel of a cell is a separate question; all channels of a cell are in the same split."""
 
     stream, task, version = "medical_cl", "cell", 1
     sources = (
         Source(
-            "BSCCM (228 GB; BSCCMNIST, BSCCM-tiny and BSCCM-coherent have the same form)",
+            "BSCCM (228 GB; BSCCMNIST, BSCCM-tiny and BSCCM-coherent have the same format)",
             "doi 10.5061/dryad.sxksn038s (Dryad; a download may need a token), or `pip install bsccm`",
             "CC0 (unverified: Dryad's usual licence)",
             (

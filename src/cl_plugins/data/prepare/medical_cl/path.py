@@ -45,13 +45,13 @@ class Pathology(Converter):
         Source(
             "PathVQA as pickles (official split)",
             "https://github.com/UCSD-AI4H/PathVQA (a link there leads to the archive pvqa)",
-            "as the parquet form; unverified for the archive",
+            "as the parquet format; unverified for the archive",
             ("pvqa/qas/{train,val,test}_vqa.pkl", "pvqa/images/{train,val,test}/*.jpg"),
         ),
     )
     settings: ClassVar[Mapping[str, Setting]] = {
         "form": Setting(
-            "auto", ("auto", "mllm_cl", "parquet", "pickle"), "which raw form to read, if several are there"
+            "auto", ("auto", "mllm_cl", "parquet", "pickle"), "which raw format to read, if there are several"
         ),
         "questions": Setting(
             "open",
@@ -105,7 +105,7 @@ class Pathology(Converter):
         return next((path for path in choices if path.is_file()), choices[0])
 
     def missing(self) -> list[Path]:
-        """Files of the form that was found or asked for."""
+        """Files of the form that was found or requested."""
         if self.form == "mllm_cl":
             return self.need(self._med / "train.json", self._med / "test.json", self._med / "images")
         if self.form == "parquet":
@@ -153,7 +153,7 @@ class Pathology(Converter):
             path = self._pickle(split)
             entries = plain_pickle(path)
             if not isinstance(entries, list):
-                raise self.unreadable(path, "it holds no list")
+                raise self.unreadable(path, "it contains no list")
             yield from chunked(entries)
             return
         for number, path in enumerate(self._parquet(split)):

@@ -46,7 +46,7 @@ INSTRUMENTS = {
     17: "surgical drill",
     18: "tissue glue",
 }
-#: FFmpeg looks at what a file holds: a playlist called video_01.mp4 would make it open other files and addresses.
+#: FFmpeg inspects the content of a file: a playlist called video_01.mp4 would make it open other files and addresses.
 _ONLY_VIDEOS = {"protocol_whitelist": "file", "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts"}
 _ROW = ("int_time", "int_step", "int_instrument1", "int_instrument2")
 

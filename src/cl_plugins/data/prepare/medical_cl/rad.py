@@ -46,7 +46,7 @@ class Radiology(Converter):
         ),
     )
     settings: ClassVar[Mapping[str, Setting]] = {
-        "form": Setting("auto", ("auto", "zip", "parquet"), "which raw form to read, if both are there")
+        "form": Setting("auto", ("auto", "zip", "parquet"), "which raw format to read, if both are present")
     }
     columns: ClassVar[Mapping[str, type]] = {"cuis": str}
     notes = ("Wording of the question is ours, not the authors'.",)
@@ -62,7 +62,7 @@ class Radiology(Converter):
         return sorted(folder.glob(f"{split}-*.parquet"))
 
     def _file(self, split: str, end: str) -> Path:
-        """``valid_captions.csv``; ``validation_captions.csv`` where somebody has named it so."""
+        """``valid_captions.csv``; ``validation_captions.csv`` if the file has that name."""
         usual, other = self.raw / f"{_NAMES[split]}_{end}", self.raw / f"{split}_{end}"
         return other if other.exists() and not usual.exists() else usual
 
@@ -112,7 +112,7 @@ class Radiology(Converter):
                 yield Unit(f"{number:03d}-{first:07d}", (number, first, min(first + _ROWS, rows)))
 
     def _joined(self, split: str) -> Iterator[tuple[str, str, str]]:
-        """(id, caption, CUIs), joined by id in whatever order the two files are.
+        """(id, caption, CUIs), joined by id in any order of the two files.
 
         The concepts are held: ROCOv2 has some eighty thousand lines of a hundred letters.
         """
@@ -152,14 +152,14 @@ class Radiology(Converter):
 
 @lru_cache(maxsize=8)
 def _inner(folder: Path) -> Path:
-    """Where the pictures lie: the only folder inside, if unpacking has kept that of the archive."""
+    """Where the pictures are: the only folder inside, if unpacking has kept that of the archive."""
     found = list(islice(folder.iterdir(), 2))
     return found[0] if len(found) == 1 and found[0].is_dir() else folder
 
 
 @lru_cache(maxsize=8)
 def _folder(archive: Path) -> str:
-    """The folder that the pictures of a zip file lie in, with a slash; empty for none."""
+    """The folder that the pictures of a zip file are in, with a slash; empty for none."""
     for _, name in picture_names(archive):
         parent = PurePosixPath(name).parent.as_posix()
         return "" if parent == "." else f"{parent}/"

@@ -43,13 +43,13 @@ class Surgery(Converter):
         ),
     )
     settings: ClassVar[Mapping[str, Setting]] = {
-        "form": Setting("auto", ("auto", "videos", "frames"), "which raw form to read, if both are there"),
+        "form": Setting("auto", ("auto", "videos", "frames"), "which raw format to read, if both are present"),
         "every": Setting("6", (), "use every Nth annotation (the paper: 6)"),
         "time": Setting(
             "auto",
             ("auto", "paper"),
             "auto: the frame that the annotation describes. paper: the frame at int_time / 24 seconds, as the "
-            "authors' converter has it; int_time counts seconds, so that frame lies elsewhere in the video",
+            "authors' converter has it; int_time counts seconds, so that frame is at another position in the video",
         ),
         "videos": Setting("", (), "only these videos, such as 1,2,24"),
     }
@@ -75,7 +75,7 @@ class Surgery(Converter):
         return [video for video in videos if not self._chosen or video in self._chosen]
 
     def _labelled(self, split: str = "") -> list[int]:
-        """The videos without 19, unless somebody has annotations for it."""
+        """The videos without 19, unless there are annotations for it."""
         return [v for v in self._wanted(split) if v != pitvis.UNLABELLED or self.release.annotations(v) is not None]
 
     def _pictures(self, video: int) -> Path | None:
@@ -137,7 +137,7 @@ class Surgery(Converter):
         for video in self._labelled(split):
             annotations, pictures = self.release.annotations(video), self._pictures(video)
             if annotations is None or pictures is None:
-                raise self.unreadable(self.raw, f"the files of video {video} have gone")
+                raise self.unreadable(self.raw, f"the files of video {video} have disappeared")
             rows = pitvis.annotation_rows(annotations)
             rate = pitvis.frame_rate(pictures) if self.form == "videos" else 24.0
             paper = self.setting("time") == "paper"
@@ -155,7 +155,7 @@ class Surgery(Converter):
         for place, (time, code) in enumerate(wanted):
             name = f"sur-{video:02d}-{time:06d}" if time is not None else f"sur-{unit.key}-{place:03d}"
             if time is None or code is None:
-                drops[place] = Drop(name, "label is missing", "int_time or int_instrument1 is no whole number")
+                drops[place] = Drop(name, "label is missing", "int_time or int_instrument1 is not a whole number")
             elif code not in self.names and code not in pitvis.FIXED:
                 drops[place] = Drop(name, "unknown instrument code", str(code))
             else:

@@ -1,0 +1,160 @@
+"""What methods with a part per task do with ``selector``: answer without being told the task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..base.errors import Problem, RecipeError, RunStateError
+from ..base.schema import option
+from ..contract.capabilities import Capabilities
+from ..contract.carry import read_tensors
+from ..selectors import Selector, make_selector
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+    from ..contract.base_model import BaseModel
+    from ..contract.carry import Carry, CarryWriter, TaskUpdate
+    from ..contract.task import TaskContext
+
+
+FILE, STATISTIC = "selector.safetensors", "selector"
+
+
+@dataclass(frozen=True)
+class SelectingConfig:
+    """The option of every method whose tasks have parts of their own."""
+
+    selector: dict[str, Any] | None = option(
+        None,
+        help="Who chooses a task's part at test: `{kind: prototype, features: [vision, text]}`, `{kind: ridge}`, or "
+        "`{kind: oracle}` (the task is given).",
+    )
+
+    def value_problems(self, where: str) -> list[Problem]:
+        """What is wrong with the selector's own options."""
+        if self.selector is None:
+            return []
+        try:
+            make_selector(self.selector, f"{where}.selector")
+        except RecipeError as error:
+            return error.problems
+        return []
+
+
+class Selection:
+    """The selector of a method, over the life of a task.
+
+    Args:
+        given: ``cl.method.selector``.
+    """
+
+    def __init__(self, given: dict[str, Any] | None) -> None:
+        self.selector: Selector | None = None if given is None else make_selector(given)
+        self._accuracy: dict[str, float] = {}
+
+    @property
+    def by_sample(self) -> bool:
+        """Whether the model finds out the task by itself."""
+        return self.selector is not None and not self.selector.told
+
+    def capabilities(self, able: Capabilities) -> Capabilities:
+        """What a method with a part per task can do with this selector."""
+        if self.selector is None:
+            return able
+        words = f"the LoRA and the projector of every task, and the statistics of the selector '{self.selector.kind}'"
+        return replace(
+            able,
+            schedule="sequential",
+            answers="by_sample" if self.by_sample else "by_task",
+            grows=True,
+            zero_stages=(),
+            quantised=() if self.by_sample else able.quantised,
+            carries=words,
+            reveals=f"weights, and {self.selector.reveals}; no training samples",
+        )
+
+    def note(self, title: str) -> list[str]:
+        """How the questions were answered, for reports."""
+        if self.selector is None:
+            return []
+        if self.selector.told:
+            return [f"{title}, selector: oracle. Task identity was given at test."]
+        features = ", ".join(self.selector.config.features)
+        return [
+            f"{title}, selector: {self.selector.kind} on {features}. No task was given at test; which task's part answered "
+            "stands in every prediction (`route`)."
+        ]
+
+    def begin(self, context: TaskContext) -> None:
+        """Check a sample before the training, on a base without this task's adapter."""
+        from ..selectors.collect import check_features
+
+        self._accuracy = {}
+        if self.selector is not None:
+            check_features(self.selector, context)
+
+    def statistics(self, context: TaskContext) -> dict[str, dict[str, Tensor]]:
+        """What the selector measures on the task that was trained."""
+        from ..selectors.collect import accuracy, measure
+
+        if self.selector is None or self.selector.told:
+            return {}
+        own, vectors = measure(self.selector, context)
+        carried = self.selector.merge(self._carried(context.carry), own)
+        self._accuracy = {"selected_training_samples": accuracy(self.selector, carried, vectors)}
+        return {STATISTIC: own}
+
+    def numbers(self) -> dict[str, float]:
+        """Percentage of the task's own training samples that the selector gives to it."""
+        return dict(self._accuracy)
+
+    def consolidate(self, previous: Carry | None, update: TaskUpdate, writer: CarryWriter) -> None:
+        """Add the task's statistics to what is carried."""
+        if self.selector is None:
+            return
+        writer.meta["selector"] = {"kind": self.selector.kind, "features": list(self.selector.config.features)}
+        if not self.selector.told:
+            own = read_tensors(update.statistic(STATISTIC))
+            writer.write(FILE, self.selector.merge(self._carried(previous), own))
+
+    def restore(
+        self, base: BaseModel, carry: Carry, updates: Sequence[TaskUpdate], *, cumulative: bool = False
+    ) -> Module:
+        """The base with every task's part and the selector among them.
+
+        Args:
+            base: The base, without adapters.
+            carry: The carry.
+            updates: One update per task, in order.
+            cumulative: Whether a task is answered by its own part and those before it.
+        """
+        from ..selectors.router import Learned, put_on
+
+        carried = self._carried(carry)
+        if self.selector is None or carried is None:
+            raise RunStateError(
+                Problem("carry", "holds no selector.", "Train with `cl.method.selector` from task 1 on.")
+            )
+        tasks = [Learned(update.task, update.low_rank()) for update in updates]
+        return put_on(base, tasks, self.selector, carried, cumulative=cumulative)
+
+    def _carried(self, carry: Carry | None) -> dict[str, Tensor] | None:
+        """The selector's statistics in a carry.
+
+        Raises:
+            RunStateError: If they are another selector's, or of other features.
+        """
+        if carry is None or self.selector is None:
+            return None
+        there = carry.meta.get("selector")
+        ours = {"kind": self.selector.kind, "features": list(self.selector.config.features)}
+        if there != ours:
+            what = f"was made with the selector {there}; this recipe's is {ours}."
+            fix = "Use the selector it was made with, or train from the first task on."
+            raise RunStateError(Problem("carry", what, fix))
+        return carry.load(FILE)

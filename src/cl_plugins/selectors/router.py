@@ -1,0 +1,159 @@
+"""The experts of all tasks on one base, and a selector that chooses among them per row.
+
+The choice is taken once, at the prompt (`BaseModel.rows`). Each row is then computed by the low-rank terms of its choice, and
+each of its pictures by the projector of its choice, where tasks have trained one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..adapters import bank
+from ..adapters.features import of_rows
+from ..adapters.rows import RowState, find_decoder, find_tower
+from ..adapters.versions import Versions
+from ..base.errors import CompatibilityError, Problem
+from .collect import vectors_of
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+    from ..adapters.row_features import Rows
+    from ..contract.base_model import BaseModel
+    from ..contract.low_rank import LowRankUpdate
+    from .selector import Selector
+
+
+@dataclass(frozen=True)
+class Learned:
+    """One task's part of a model.
+
+    Attributes:
+        task: Its name.
+        update: Its low-rank update, and what it has trained as a whole.
+    """
+
+    task: str
+    update: LowRankUpdate
+
+
+def put_on(
+    base: BaseModel,
+    tasks: Sequence[Learned],
+    selector: Selector,
+    carried: dict[str, Tensor],
+    *,
+    cumulative: bool = False,
+) -> Module:
+    """Let a base choose among the parts of its tasks.
+
+    Args:
+        base: The base, without adapters.
+        tasks: The tasks in the order in which they were learned.
+        selector: The selector.
+        carried: What it has carried.
+        cumulative: A task is answered by its own update and those of all tasks before it; else by its own alone.
+
+    Returns:
+        The model.
+
+    Raises:
+        CompatibilityError: If a part lies where the choice is not yet known.
+    """
+    _check_places(base, tasks)
+    prepared = selector.prepare(carried)
+    names = [learned.task for learned in tasks]
+
+    def begin(rows: Rows) -> None:
+        vectors = vectors_of([of_rows(state, rows, kind) for kind in selector.config.features])
+        chosen = selector.scores(prepared, vectors).argmax(dim=1)
+        rows.kept.update(expert=chosen, route=[names[i] for i in chosen.tolist()])
+
+    state: RowState = base.rows(begin)
+    layers = {}
+    for name in dict.fromkeys(n for learned in tasks for n in learned.update.a):
+        own = [i for i, learned in enumerate(tasks) if name in learned.update.a]
+        trunks = [tasks[i].update.a[name] for i in own]
+        experts = [bank.Expert(tasks[i].update.b[name], place, tasks[i].update.scaling) for place, i in enumerate(own)]
+        gate = Prefix(state, own) if cumulative else OneOf(state, own, len(tasks))
+        layers[name] = bank.Experts(trunks, experts, gate=gate)
+    bank.attach(base, layers)
+    _replace(base, tasks, state)
+    return base.model
+
+
+class OneOf:
+    """A row is computed by the expert of its task.
+
+    Args:
+        state: The row state.
+        own: For each expert of the layer the number of its task.
+        count: Number of tasks.
+    """
+
+    def __init__(self, state: RowState, own: Sequence[int], count: int) -> None:
+        self._state = state
+        self._place = [own.index(task) if task in own else -1 for task in range(count)]
+
+    def __call__(self, inputs: Tensor) -> bank.Chosen:
+        """The expert of each row; -1 while the base computes alone."""
+        import torch
+
+        if self._state.off:
+            return bank.Chosen(torch.full((len(inputs),), -1))
+        return bank.Chosen(torch.tensor([self._place[i] for i in self._state.current.kept["expert"].tolist()]))
+
+
+class Prefix:
+    """A row is computed by the experts of its task and of all tasks before it.
+
+    Args:
+        state: The row state.
+        own: For each expert of the layer the number of its task.
+    """
+
+    def __init__(self, state: RowState, own: Sequence[int]) -> None:
+        self._state, self._own = state, list(own)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """(rows, experts), 0 or 1; all 0 while the base computes alone."""
+        import torch
+
+        own = torch.tensor(self._own)
+        if self._state.off:
+            return inputs.new_zeros(len(inputs), len(own))
+        return (own[None, :] <= self._state.current.kept["expert"][:, None]).to(inputs.device, inputs.dtype)
+
+
+def _check_places(base: BaseModel, tasks: Sequence[Learned]) -> None:
+    """Every part lies behind the tower, and no one in front of the prompt's features."""
+    tower = find_tower(base.model)
+    names = [n for learned in tasks for n in (*learned.update.a, *learned.update.replaced)]
+    early = [n for n in names if tower is not None and f"{n}.".startswith(f"{tower[0]}.")]
+    embedding: Any = base.model.get_input_embeddings()  # type: ignore[operator]
+    early += [n for n in names if base.model.get_submodule(n.rpartition(".")[0]) is embedding]
+    if early:
+        what = f"has trained '{early[0]}', which computes before it is known which task a row is like."
+        fix = "Leave vision tower and input embeddings frozen, or use `selector: {kind: oracle}`."
+        raise CompatibilityError(Problem("a selector", what, fix))
+
+
+def _replace(base: BaseModel, tasks: Sequence[Learned], state: RowState) -> None:
+    """Modules that tasks have trained as a whole, each with a version per task."""
+    model: Any = base.model
+    inner, output = find_decoder(model), model.get_output_embeddings()
+    inside = {id(module) for module in inner.modules()} | {id(output)}
+    owners = dict.fromkeys(n.rpartition(".")[0] for learned in tasks for n in learned.update.replaced)
+
+    def versions(name: str, module: Module) -> Module:
+        found: list[Mapping[str, Tensor]] = [
+            {n.rpartition(".")[2]: t for n, t in learned.update.replaced.items() if n.rpartition(".")[0] == name}
+            for learned in tasks
+        ]
+        return Versions(module, found, state, by_row=id(module) in inside or find_tower(model) is None)
+
+    base.wrap(list(owners), versions)

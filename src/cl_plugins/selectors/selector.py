@@ -1,0 +1,96 @@
+"""What a selector is asked: what it measures on a task, what it carries, how it scores rows."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..base.errors import Problem
+from ..base.schema import nearest, option
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+FEATURES = ("vision", "text", "hidden")
+
+
+@dataclass(frozen=True)
+class SelectorConfig:
+    """Options that every selector has.
+
+    Attributes:
+        features: See `cl_plugins.contract.base_model.BaseModel.features`; of several, the vectors stand beside each other.
+    """
+
+    features: tuple[str, ...] = option(
+        ("vision", "text"), help="What it looks at: `vision`, `text`, `hidden`, or a list of them."
+    )
+
+    def value_problems(self, where: str) -> list[Problem]:
+        """Features that do not exist."""
+        found = []
+        for name in self.features:
+            if name not in FEATURES:
+                fix = f"{nearest(name, FEATURES)} Use {', '.join(FEATURES)}.".strip()
+                found.append(Problem(f"{where}.features", f"there are no features called {name!r}.", fix))
+        if not self.features or len(set(self.features)) < len(self.features):
+            found.append(Problem(f"{where}.features", "is empty or names something twice.", "Name each once."))
+        return found
+
+
+class Selector(ABC):
+    """Base class of all selectors.
+
+    Attributes:
+        kind: Name in recipes and in the entry point.
+        config_class: Frozen dataclass of its options, a subclass of `SelectorConfig`.
+        told: Whether the task is given at test; nothing is measured then.
+        reveals: What its statistics could tell about the training data, in words.
+    """
+
+    kind: ClassVar[str]
+    config_class: ClassVar[type[SelectorConfig]] = SelectorConfig
+    told: ClassVar[bool] = False
+    reveals: ClassVar[str] = ""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @abstractmethod
+    def measure(self, vectors: Tensor) -> dict[str, Tensor]:
+        """What adds up over the rows of a task.
+
+        Args:
+            vectors: (rows, width), fp64.
+
+        Returns:
+            Name -> tensor, fp64; sums over the rows.
+        """
+
+    @abstractmethod
+    def merge(self, carried: dict[str, Tensor] | None, own: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What is carried once a further task is learned.
+
+        Args:
+            carried: What was carried so far.
+            own: The sums of `measure` over the task.
+        """
+
+    @abstractmethod
+    def prepare(self, carried: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What scores rows, computed once when a model is put together."""
+
+    @abstractmethod
+    def scores(self, prepared: dict[str, Tensor], vectors: Tensor) -> Tensor:
+        """How much rows are like each task.
+
+        Args:
+            prepared: What `prepare` gave, fp64 on the CPU.
+            vectors: (rows, width), fp64 on the CPU.
+
+        Returns:
+            (rows, tasks), in the order in which the tasks were learned; the largest wins.
+        """

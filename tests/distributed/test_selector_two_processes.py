@@ -1,0 +1,25 @@
+"""A selector's statistics with two gloo ranks are those of one."""
+
+from __future__ import annotations
+
+import tiny
+import torch
+from launch import launch
+from running import NO_TESTS, go
+from safetensors.torch import load_file
+
+
+def test_statistics_of_two_ranks_are_those_of_one(llava, data, tmp_path):
+    method = {"name": "single_task", "selector": {"kind": "ridge", "features": ["vision", "text"]}}
+
+    def keys(out, **layout):
+        more = {"max_samples": 23, "max_steps": 2, **layout}  # an odd number: the ranks have unequal shares
+        return tiny.recipe(llava, data, out, method, ("one", "two"), cl=dict(NO_TESTS), **more)
+
+    go(keys(tmp_path / "single", per_device_train_batch_size=4, gradient_accumulation_steps=2))
+    launch(keys(tmp_path / "double", per_device_train_batch_size=4), tmp_path)
+    one, two = (load_file(tmp_path / out / "carry" / "selector.safetensors") for out in ("single", "double"))
+    assert one["sums"].shape == (2, one["gram"].shape[0])
+    for name, value in one.items():
+        assert value.dtype == torch.float64
+        assert (value - two[name]).abs().max() <= 1e-5 * value.abs().max()  # the features themselves are in fp32

@@ -1,0 +1,191 @@
+"""Runs whose model finds out the task by itself: with a perfect selector they answer as the runs that are told."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import tiny
+import torch
+from running import NO_TESTS, go, journal, load
+
+from cl_plugins.base.errors import RecipeError, RunStateError
+
+
+TASKS = ("one", "two", "three")
+MARKS = {"one": "red", "two": "the square", "three": "yes or no"}
+SYSTEM = tiny.SYSTEM
+SELECTOR = {"kind": "prototype", "features": "text"}
+
+
+@pytest.fixture(scope="module")
+def told_apart(tmp_path_factory):
+    """Pictures with questions that differ by task, so that a text tells the task."""
+    folder = tiny.build_data(tmp_path_factory.mktemp("data") / "apart", TASKS)
+    for task in TASKS:
+        for split in ("train", "test"):
+            file = folder / f"{task}_{split}.json"
+            records = json.loads(file.read_text())
+            for record in records:
+                first = record["messages"][0]
+                first["value"] = first["value"].replace("what colour", f"{MARKS[task]}: what colour")
+            file.write_text(json.dumps(records))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(llava, told_apart, tmp_path_factory):
+    """Directory of a finished run by method and selector."""
+    found = {}
+
+    def get(name, selector=None, **options):
+        key = json.dumps([name, selector, options])
+        if key not in found:
+            found[key] = out = tmp_path_factory.mktemp(name) / "run"
+            method = {"name": name, **options, **({} if selector is None else {"selector": selector})}
+            keys = tiny.recipe(llava, told_apart, out, method, TASKS, max_steps=6, learning_rate=3e-2)
+            go(keys)
+        return found[key]
+
+    return get
+
+
+def texts(out, row, task):
+    lines = (out / "predictions" / f"after_{row}" / f"{task}.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize(
+    "selector", [SELECTOR, {"kind": "ridge", "features": ["text"], "penalty": 0.1}], ids=["p", "r"]
+)
+def test_single_task_with_a_perfect_selector_is_its_diagonal(runs, selector):
+    told, chosen = runs("single_task"), runs("single_task", selector)
+    for last in TASKS:
+        for task in TASKS[: TASKS.index(last) + 1]:
+            ours, theirs = texts(chosen, last, task), texts(told, task, task)
+            assert [line["prediction"] for line in ours] == [line["prediction"] for line in theirs]
+            assert {line["route"] for line in ours} == {task}
+            assert "route" not in theirs[0]
+    assert len({json.dumps([x["prediction"] for x in texts(told, t, t)]) for t in TASKS}) > 1
+    assert load(chosen, "matrix.json")["scores"][2] == [load(told, "matrix.json")["scores"][i][i] for i in range(3)]
+
+
+def test_the_training_is_the_same_with_and_without_a_selector(runs):
+    from safetensors.torch import load_file
+
+    for number, task in enumerate(TASKS, start=1):
+        files = [
+            runs("single_task", s) / "tasks" / f"{number:02d}_{task}" / "update.safetensors" for s in (None, SELECTOR)
+        ]
+        one, two = map(load_file, files)
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[n], two[n]) for n in one)
+
+
+def test_the_oracle_is_told(runs):
+    told, chosen = runs("single_task"), runs("single_task", {"kind": "oracle"})
+    for task in TASKS:
+        assert [x["prediction"] for x in texts(chosen, "three", task)] == [
+            x["prediction"] for x in texts(told, task, task)
+        ]
+    assert not list(chosen.rglob("selector.safetensors"))
+
+
+def test_mslora_cr_answers_without_being_told_as_it_answers_when_told(runs):
+    told, chosen = runs("mslora_cr"), runs("mslora_cr", SELECTOR)
+    for last in TASKS:
+        for task in TASKS[: TASKS.index(last) + 1]:
+            ours, theirs = texts(chosen, last, task), texts(told, last, task)
+            assert [line["prediction"] for line in ours] == [line["prediction"] for line in theirs]
+            assert {line["route"] for line in ours} == {task}
+
+
+def test_accuracy_stands_in_journal_scores_and_report(runs):
+    from cl_plugins.report import write_report
+
+    out = runs("single_task", SELECTOR)
+    numbers = [
+        e["details"]["numbers"]["selected_training_samples"] for e in journal(out) if e["step"].startswith("train")
+    ]
+    assert numbers == [100.0] * 3
+    extra = load(out, "predictions/after_three/two.score.json")["extra"]
+    assert extra["selected"] == 100.0
+    assert extra["routes"] == {"two": 6}
+    write_report(out)
+    page = (out / "report.md").read_text()
+    assert "Which task's part answered" in page
+    assert "| two | 0.0 | **100.0** | 0.0 |" in page
+    assert "No task was given at test" in page
+    assert "Which task's part answered" in (out / "report.html").read_text()
+
+
+def test_the_projector_of_the_choice_is_used_per_picture(runs):
+    """Two tasks' questions in one batch: each as the run that was told answered it."""
+    from PIL import Image
+    from transformers import AutoProcessor
+
+    out = runs("single_task", SELECTOR)
+    model, state, base = rebuilt(out)
+    processor = AutoProcessor.from_pretrained(base)
+    processor.tokenizer.padding_side = "left"
+    lines, prompts, pictures = [], [], []
+    folder = load_recipe(out)["dataset_dir"]
+    for task in TASKS:
+        records = json.loads(open(f"{folder}/{task}_test.json").read())
+        for record, line in list(zip(records, texts(out, "three", task), strict=True))[:3]:
+            lines.append((line["route"], line["prediction"]))
+            prompts.append(f"{SYSTEM} USER: {record['messages'][0]['value']} ASSISTANT:")
+            pictures.append(Image.open(f"{folder}/{record['images'][0]}"))
+    inputs = processor(text=prompts, images=pictures, return_tensors="pt", padding=True)
+    with state.recording() as seen, torch.no_grad():
+        ids = model.generate(**inputs, max_new_tokens=3, do_sample=False, pad_token_id=3, eos_token_id=2)
+    answers = processor.tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert list(zip(seen[0]["route"], answers, strict=True)) == lines
+
+
+def load_recipe(out):
+    return load(out, "run.json")["recipe"]
+
+
+def rebuilt(out):
+    """The model of the last row, from the carry."""
+    from transformers import LlavaForConditionalGeneration
+
+    from cl_plugins.adapters.rows import state_of
+    from cl_plugins.callbacks.learner import PlainBase
+    from cl_plugins.contract.carry import Carry
+    from cl_plugins.methods.registry import make_method
+
+    folder = load_recipe(out)["model_name_or_path"]
+    method = make_method("single_task", {"selector": SELECTOR})
+    base = PlainBase(LlavaForConditionalGeneration.from_pretrained(folder))
+    model = method.restore(base, Carry.open(out / "carry")).eval()
+    return model, state_of(model), folder
+
+
+def test_final_is_routed_and_tasks_are_exported(runs):
+    out = runs("single_task", SELECTOR)
+    assert load(out, "final/MANIFEST.json")["kind"] == "routed"
+
+
+def test_another_selector_than_the_carrys_is_refused(llava, told_apart, tmp_path):
+    def keys(out, task, selector, **block):
+        method = {"name": "single_task", "selector": selector}
+        return tiny.recipe(llava, told_apart, out, method, TASKS, max_steps=1, cl={"only": task, **NO_TESTS, **block})
+
+    go(keys(tmp_path / "one", "one", SELECTOR))
+    with pytest.raises(RunStateError, match=r"prototype.*this recipe's is.*ridge"):
+        go(keys(tmp_path / "two", "two", {**SELECTOR, "kind": "ridge"}, carry_from=str(tmp_path / "one")))
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"name": "single_task", "selector": {"kind": "nearest"}}, "no selector called 'nearest'"),
+        ({"name": "mslora_cr", "inference": "all", "selector": SELECTOR}, "Leave `inference` out"),
+        ({"name": "mslora_cr", "selector": {"kind": "ridge", "features": "hidden"}}, "features of the frozen base"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_anything_loads(llava, told_apart, tmp_path, method, message):
+    with pytest.raises(RecipeError, match=message):
+        tiny.checked(tiny.recipe(llava, told_apart, tmp_path / "run", method, TASKS))
