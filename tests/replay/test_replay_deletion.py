@@ -322,6 +322,18 @@ def test_listing(out, capsys):
     assert json.loads(capsys.readouterr().out) == manifest(out)
 
 
+def test_a_buffer_that_the_carry_does_not_name_is_not_called_empty(out, tmp_path, capsys):
+    from cl_plugins.records.carry import CarryRecord
+
+    copy = copy_of(out, tmp_path / "copied")
+    path = copy / "carry" / "carry.json"
+    content = json.loads(path.read_text())
+    content.pop("checksum", None)
+    CarryRecord.write(path, {**content, "files": {}})
+    assert main(["replay", "list", str(copy)]) != 0
+    assert "no training sample" not in capsys.readouterr().out
+
+
 def test_a_run_without_replay_has_nothing_to_list(llava, pictures, tmp_path, capsys):
     out = tmp_path / "plain"
     go(marked.recipe(llava, pictures, out, "seqlora", ("one",), pictures=True))

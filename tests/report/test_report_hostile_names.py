@@ -189,6 +189,8 @@ def files_of(run, monkeypatch) -> dict[str, str]:
 
 @given(name=names)
 @example(name="".join(HOSTILE))
+@example(name=" ")
+@example(name="\ud800")
 @settings(
     max_examples=40,
     deadline=None,

@@ -120,6 +120,21 @@ def test_a_lora_on_a_convolution(llava, data, tmp_path):
     assert "patch_embedding" in wheres(keys)["lora_target"]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"additional_target": "embed_tokens"},
+        {"lora_target": "q_proj,lm_head"},
+        {"additional_target": "embed_tokens,lm_head"},
+    ],
+)
+def test_weights_that_the_base_shares(change, llama, text_data, tmp_path):
+    tied = tiny.build_llama(tmp_path / "tied", tied=True)
+    assert "tied embeddings" in wheres({**recipe(tied, text_data, tmp_path / "run"), **change})["lora_target"]
+    tiny.checked(recipe(tied, text_data, tmp_path / "run"))
+    tiny.checked({**recipe(llama, text_data, tmp_path / "run"), **change})
+
+
 def test_modules_that_the_base_does_not_have(keys):
     assert "cannot put a LoRA" in wheres({**keys, "lora_target": "q_porj"})["lora_target"]
     assert "projektor" in " ".join(wheres({**keys, "additional_target": "projektor"}).values())

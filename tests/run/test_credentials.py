@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import sealed
 from running import NO_TESTS, go, load, recipe
 
 from cl_plugins.cli import main
@@ -53,9 +54,8 @@ def test_other_credentials_are_not_another_recipe(keys, out):
 
 def test_a_run_that_recorded_a_key_in_clear_goes_on(keys, out):
     """Earlier versions masked fewer keys; the next start writes the record anew."""
-    record = load(out, "run.json")
-    record["recipe"]["swanlab_lark_secret"] = "SeCrEt4"
-    (out / "run.json").write_text(json.dumps(record))
+    sealed.edit(out / "run.json", lambda record: record["recipe"].update(swanlab_lark_secret="SeCrEt4"))
+    assert leaks(out)
     go(keys)
     assert leaks(out) == []
 

@@ -157,6 +157,7 @@ def test_padding_of_labels_is_that_of_the_task(llama, text_data, tmp_path, monke
 
     def note(self, *args, **kwargs):
         labels[self._task] = self.data_collator.label_pad_token_id
+        assert str(self.data_collator.compute_dtype) == "torch.float32"  # what loading the base has found out
         return train(self, *args, **kwargs)
 
     monkeypatch.setattr(ContinualTrainer, "train", note)

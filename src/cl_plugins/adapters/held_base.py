@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..base.errors import CompatibilityError
 from ..contract.low_rank import PREFIX
 from . import bank
 from .features import features
@@ -12,6 +13,7 @@ from .merge import replaced
 from .partitioned import gathered, is_partitioned, one_dtype, whole
 from .rows import RowState
 from .structure import Structure
+from .ties import tied_problem
 
 
 if TYPE_CHECKING:
@@ -211,6 +213,9 @@ class HeldBase:
         before = dict(self._model.named_modules())
         self._adapted = self._make_adapter()
         one_dtype(self._adapted)
+        tied = tied_problem(self._adapted, "the LoRA")
+        if tied is not None:
+            raise CompatibilityError(tied)
         self._wrapped = {
             name: before[name]
             for name, module in self._model.named_modules()

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from ..adapters.ties import tied_problem
 from ..base.errors import CompatibilityError, Problem
 from ..contract.host import ModelSizes
 from ..contract.names import is_own
@@ -121,6 +122,9 @@ def adapter_problems(host_keys: Mapping[str, Any]) -> list[Problem]:
         what = f"puts a LoRA on {', '.join(odd)}: not a linear layer, so that the update cannot be merged or stacked."
         fix = "Leave it out of `lora_target`; `additional_target` trains a module as a whole."
         found.append(Problem("lora_target", what, fix))
+    tied = tied_problem(model, "lora_target")
+    if tied is not None:
+        found.append(tied)
     for module in finetuning.additional_target or []:
         if not any(f".{module}." in f".{name}" for name in trained):
             what = f"names '{module}', but the base has no trainable module of that name."

@@ -62,6 +62,7 @@ NAMES: tuple[HostName, ...] = (
     HostName("llamafactory.data.parser", "get_dataset_list", "finds data sets in dataset_info.json"),
     HostName("llamafactory.data.processor", "UnsupervisedDatasetProcessor", "tokenises the prompts of test items"),
     HostName("llamafactory.data.processor", "SupervisedDatasetProcessor", "tokenises a record again, for replay"),
+    HostName("llamafactory.data.processor.supervised", "infer_seqlen", "tells what `cutoff_len` cuts off a sample"),
     HostName("llamafactory.model", "load_tokenizer", "loads the tokenizer and the processor"),
     HostName("llamafactory.model", "load_model", "loads the base"),
     HostName("llamafactory.model", "load_config", "lets `plan` count what is trained without loading weights"),

@@ -9,30 +9,29 @@ from contextlib import contextmanager
 
 
 _NAME = "LLAMAFACTORY_VERBOSITY"
+_QUIET = {_NAME: "ERROR", "TRANSFORMERS_VERBOSITY": "error", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Only errors of the host are shown inside, unless the user set ``LLAMAFACTORY_VERBOSITY``.
 
-    Transformers is asked the same through its own variable, which it reads when it is first imported. Both variables
-    are as before afterwards, so that processes that are started later are not quiet.
+    Transformers and Datasets are asked the same through variables of their own, which they read when they are first
+    imported. All variables are as before afterwards, so that processes that are started later are not quiet.
     """
     if _NAME in os.environ:
         yield
         return
-    os.environ[_NAME] = "ERROR"
-    added = "TRANSFORMERS_VERBOSITY" not in os.environ
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    added = {name: value for name, value in _QUIET.items() if name not in os.environ}
+    os.environ.update(added)
     logger = logging.getLogger("llamafactory")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        os.environ.pop(_NAME, None)
-        if added:
-            os.environ.pop("TRANSFORMERS_VERBOSITY", None)
+        for name in added:
+            os.environ.pop(name, None)
         logger.setLevel(level)
 
 

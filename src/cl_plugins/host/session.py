@@ -86,18 +86,18 @@ class Session:
         from llamafactory.data import SFTDataCollatorWith4DAttentionMask
         from llamafactory.extras.constants import IGNORE_INDEX
 
-        args = args or self.args
+        data, base = (args or self.args).data, self.args.model  # loading the base has filled in the latter
         fields = {field.name for field in dataclasses.fields(SFTDataCollatorWith4DAttentionMask)}
-        packed = training and args.data.neat_packing  # answers are never packed: their mask is (batch, length)
+        packed = training and data.neat_packing  # answers are never packed: their mask is (batch, length)
         since_0_9_5 = {"neat_packing": packed} if "neat_packing" in fields else {}
         return SFTDataCollatorWith4DAttentionMask(
             template=self.template,
             model=model if training else None,
             pad_to_multiple_of=8 if training else None,
-            label_pad_token_id=IGNORE_INDEX if args.data.ignore_pad_token_for_loss else self.tokenizer.pad_token_id,
-            block_diag_attn=training and args.model.block_diag_attn,
+            label_pad_token_id=IGNORE_INDEX if data.ignore_pad_token_for_loss else self.tokenizer.pad_token_id,
+            block_diag_attn=training and base.block_diag_attn,
             attn_implementation=getattr(model.config, "_attn_implementation", None),
-            compute_dtype=args.model.compute_dtype,
+            compute_dtype=base.compute_dtype,  # loading the base sets it, in the arguments of the run only
             **since_0_9_5,
             **self.tokenizer_module,
         )

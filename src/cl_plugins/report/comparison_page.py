@@ -51,7 +51,9 @@ def compare(
         "compare.png": picture,
         "compare.csv": compare_csv(comparison),
         "compare.tex": compare_tex(comparison, streams).encode("utf-8"),
-        "compare.json": (json.dumps(as_json(comparison), indent=1, ensure_ascii=False) + "\n").encode("utf-8"),
+        "compare.json": (json.dumps(as_json(comparison), indent=1, ensure_ascii=False) + "\n").encode(
+            "utf-8", "backslashreplace"
+        ),
         "compare.md": writing.render("compare.md.j2", page),
         "compare.html": writing.render("compare.html.j2", page),
     }

@@ -60,8 +60,7 @@ def to_markdown(table: Table) -> text.Markdown:
     def entry(cell: Entry) -> str:
         if cell.code and cell.text:
             return text.code(cell.text)
-        shown: str = text.markdown_inside(cell.text)
-        shown = f"**{shown}**" if cell.strong and shown else shown
+        shown = text.strong(cell.text) if cell.strong else text.markdown_inside(cell.text)
         return f"{shown} {text.markdown_inside(cell.detail)}".strip()
 
     marks = [":---" if index < table.left else "---:" for index in range(len(table.head))]

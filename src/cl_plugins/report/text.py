@@ -84,6 +84,12 @@ def markdown_inside(text: str) -> Markdown:
     return Markdown(re.sub(r"&(?=#?\w+;)", r"\\&", escaped))
 
 
+def strong(text: str) -> Markdown:
+    """A text in bold in Markdown; four asterisks with nothing between them would be a rule across the page."""
+    shown = markdown_inside(text).strip()
+    return Markdown(f"**{shown}**" if shown else "")
+
+
 def code(text: str) -> Markdown:
     """A code span in Markdown, also for a cell of a table: the column separator and the back-tick would end it."""
     inner = one_line(text).replace("|", "\\|").replace("`", "'")

@@ -66,7 +66,7 @@ def csv_bytes(rows: Iterable[Sequence[Any]]) -> bytes:
     """Rows as CSV in UTF-8: unrounded numbers, an empty field for ``None``."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue().encode("utf-8")
+    return buffer.getvalue().encode("utf-8", "backslashreplace")
 
 
 def data_uri(picture: bytes) -> str:
@@ -98,6 +98,7 @@ def _environment(template: str) -> Environment:
     )
     environment.filters["markdown_table"] = tables.to_markdown
     environment.filters["md"] = text.markdown
+    environment.filters["strong"] = text.strong
     environment.filters["code"] = text.code
     environment.filters["fenced"] = text.fenced
     return environment

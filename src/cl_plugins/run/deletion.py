@@ -42,7 +42,9 @@ def kept_samples(root: Path) -> list[Sample]:
     check_folders(root)
     if not _has_carry(root):
         return []
-    buffer = Buffer.open(Carry.open(root / "carry"))
+    carry = Carry.open(root / "carry")
+    carry.verify()  # a buffer that the carry does not name would be called empty
+    buffer = Buffer.open(carry)
     return list(buffer.samples) if buffer is not None else []
 
 

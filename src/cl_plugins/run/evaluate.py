@@ -53,7 +53,8 @@ def evaluate(state: RunState, step: Step, plan: list[Step]) -> tuple[dict[str, A
         score = dataclasses.replace(
             score_items(items, task.scorer, state.config.eval.max_items, task.name), cut=cut, dropped=tests.dropped
         )
-        score = with_routes(score, items, task.name)
+        learned = state.carry.tasks if state.carry is not None else ()
+        score = with_routes(score, items, task.name, learned)
         if cut:
             limit = state.config.max_new_tokens(task.name)
             logger.warning(
@@ -92,23 +93,26 @@ def item_of(test: TestItem, found: Answer) -> Item:
     )
 
 
-def with_routes(score: TaskScore, items: Sequence[Item], task: str) -> TaskScore:
+def with_routes(score: TaskScore, items: Sequence[Item], task: str, learned: Sequence[str]) -> TaskScore:
     """A score with which tasks' parts have answered, where the model has chosen.
 
     Args:
         score: The score.
         items: The items.
         task: The task that they belong to.
+        learned: The tasks that are learned.
 
     Returns:
-        The score; ``extra`` has the number of items by chosen task (``routes``) and the percentage that was given to
-        their own (``selected``).
+        The score; ``extra`` has the number of items by chosen task (``routes``) and, once the task is learned, the
+        percentage that was given to it (``selected``).
     """
     chosen = [item.route for item in items if item.route is not None]
     if not chosen:
         return score
     counts = {name: chosen.count(name) for name in dict.fromkeys(chosen)}
-    more = {"routes": counts, "selected": 100 * counts.get(task, 0) / len(chosen)}
+    more: dict[str, Any] = {"routes": counts}
+    if task in learned:
+        more["selected"] = 100 * counts.get(task, 0) / len(chosen)
     return dataclasses.replace(score, extra={**score.extra, **more})
 
 

@@ -94,8 +94,8 @@ def build_llava(folder: Path, seed: int = 0, dtype: str = "float32", widths: tup
     return folder
 
 
-def build_llama(folder: Path, seed: int = 0) -> Path:
-    """A text-only LLaMA of about 60 k parameters."""
+def build_llama(folder: Path, seed: int = 0, tied: bool = False) -> Path:
+    """A text-only LLaMA of about 60 k parameters, whose output layer may share its weight with the input embedding."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -103,7 +103,7 @@ def build_llama(folder: Path, seed: int = 0) -> Path:
     tokenizer = build_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=512, bos_token_id=1, eos_token_id=2, pad_token_id=3, tie_word_embeddings=False,
+        max_position_embeddings=512, bos_token_id=1, eos_token_id=2, pad_token_id=3, tie_word_embeddings=tied,
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     LlamaForCausalLM(config).save_pretrained(folder)
