@@ -105,7 +105,7 @@ def test_echo_is_the_cross_entropy_of_the_token_that_was_just_read():
 
 def test_lengths_that_do_not_fit():
     for f in (distillation, unshifted_distillation):
-        with pytest.raises(CompatibilityError, match="do not belong together"):
+        with pytest.raises(CompatibilityError, match="do not match"):
             f(drawn(1), drawn(2), LABELS[:, :4])
 
 

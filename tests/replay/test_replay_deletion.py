@@ -202,7 +202,7 @@ def test_an_unknown_id_deletes_nothing(out, capsys):
     known = manifest(out)[0]
     assert main(["replay", "delete", str(out), "--id", known["id"], "--id", "nobody"]) == 2
     assert main(["replay", "delete", str(out), "--id", known["id"], "--task", "two"]) == 2
-    assert "holds no sample" in capsys.readouterr().err
+    assert "has no sample" in capsys.readouterr().err
     assert (out / "carry" / "carry.json").read_bytes() == before
 
 

@@ -181,11 +181,11 @@ def test_a_carry_with_tasks_that_the_stream_does_not_have(first, llama, text_dat
 
 def test_a_task_that_only_skips_is_remarked(first, llama, text_data, tmp_path, caplog):
     go(site(llama, text_data, tmp_path, "three", first / "a/run", max_steps=1))
-    remark = "The stream has two before three; the model has not learned it."
+    remark = "The stream has two before three; the model was not trained on it."
     assert remark in load(tmp_path / "run", "run.json")["notes"]
     assert remark in caplog.text
     go(site(llama, text_data, tmp_path / "next", "two", first / "a/run", max_steps=1))
-    assert not any("has not learned" in note for note in load(tmp_path / "next/run", "run.json")["notes"])
+    assert not any("was not trained on" in note for note in load(tmp_path / "next/run", "run.json")["notes"])
 
 
 def test_another_number_of_processes_is_remarked_and_in_the_journal(llama, text_data, tmp_path):
