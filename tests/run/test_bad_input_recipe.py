@@ -139,8 +139,8 @@ def test_a_peer_scorer_that_does_not_exist(refused, keys):
         ("two_test.json", '[{"messages": ', "not JSON"),
         ("two_train.json", '{"messages": []}\n{"messages"\n', "line 2"),
         ("two_test.json", b"\xff\xfe\x00", "not JSON"),
-        ("two_train.json", "[]", "holds no record"),
-        ("two_test.json", "", "holds no record"),
+        ("two_train.json", "[]", "contains no record"),
+        ("two_test.json", "", "contains no record"),
     ],
 )
 def test_data_files_that_are_broken(refused, keys, text_data, tmp_path, name, content, said):
