@@ -61,7 +61,7 @@ def test_a_box_without_area_overlaps_nothing():
 
 
 def test_a_reference_that_is_no_box_is_an_error():
-    with pytest.raises(DataError, match="'somewhere' is no box"):
+    with pytest.raises(DataError, match="'somewhere' is not a box"):
         score(RIGHT, reference="somewhere")
 
 

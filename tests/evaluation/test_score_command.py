@@ -365,7 +365,7 @@ def test_files_that_are_not_answers(score, tmp_path, content, message):
         ('[{"question_id": "1", "gt": -Infinity}]', "t.json, record 1: 'gt' is -inf, which is no answer"),
         (
             '[{"question_id": "1", "answers": ["a", NaN]}]',
-            "t.json, record 1: 'answers' is ['a', nan], which is no answer",
+            "t.json, record 1: 'answers' is ['a', nan], which is not an answer",
         ),
         ('{"annotations": [{"caption": "x"}]}', "t.json, annotation 1: needs 'image_id' and 'caption'"),
         ('[{"question_id": "1", "answer": "x"}, {"answer": "y"}]', "record 2: has no 'question_id', but others have"),

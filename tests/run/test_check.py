@@ -261,7 +261,7 @@ def test_a_scorer_that_gives_its_references_too_little_is_named(llama, text_data
     assert reference_problems(Task(name="t", scorer="exact_match"), [One()]) == []
     assert not caplog.records
     assert reference_problems(Task(name="t", scorer="bleu"), [One()]) == []
-    assert "no model can do better" in caplog.text
+    assert "this is the upper bound" in caplog.text
 
 
 def test_training_sets_are_prepared_once(llama, text_data, tmp_path, monkeypatch):

@@ -102,7 +102,7 @@ def test_options_of_vllm_that_name_code_are_refused(tmp_path):
 def test_a_stream_file_cannot_set_what_belongs_to_the_run(where, key, llama, text_data, tmp_path):
     keys = recipe(llama, text_data, tmp_path / "run", "seqlora", ("one",))
     keys["cl"]["stream"]["tasks"][0][where] = {key: True}
-    with pytest.raises(RecipeError, match=rf"cl.stream.tasks.one.{key}: is the same for the whole run"):
+    with pytest.raises(RecipeError, match=rf"cl.stream.tasks.one.{key}: must be the same for the whole run"):
         go(keys)
 
 
