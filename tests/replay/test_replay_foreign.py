@@ -133,7 +133,7 @@ def test_a_damaged_line_is_named(tmp_path):
     with pytest.raises(RunStateError, match=r"line 2: cannot be read \(it is nested too deeply"):
         samples.read(path)
     path.write_text(json.dumps(CHAT) + "\n" + '{"id": ' + "9" * 6000 + "}\n")
-    with pytest.raises(RunStateError, match=r"line 2: cannot be read \(it holds a number of 6000 digits"):
+    with pytest.raises(RunStateError, match=r"line 2: cannot be read \(it contains a number of 6000 digits"):
         samples.read(path)
 
 
