@@ -361,8 +361,8 @@ def test_files_that_are_not_answers(score, tmp_path, content, message):
         ('[\n{"question_id": "1",}\n]', "t.json, line 2: is not JSON"),
         ('[{"question_id": "1", "text": "q"}]', "t.json, record 1: has no right answer"),
         ('[{"question_id": "1", "answer": null}]', "t.json, record 1: has no right answer"),
-        ('[{"question_id": "1", "answer": NaN}]', "t.json, record 1: 'answer' is nan, which is no answer"),
-        ('[{"question_id": "1", "gt": -Infinity}]', "t.json, record 1: 'gt' is -inf, which is no answer"),
+        ('[{"question_id": "1", "answer": NaN}]', "t.json, record 1: 'answer' is nan, which is not an answer"),
+        ('[{"question_id": "1", "gt": -Infinity}]', "t.json, record 1: 'gt' is -inf, which is not an answer"),
         (
             '[{"question_id": "1", "answers": ["a", NaN]}]',
             "t.json, record 1: 'answers' is ['a', nan], which is not an answer",
