@@ -146,7 +146,7 @@ def test_imagenet_is_joined_by_row_as_both_peers_do(score, tmp_path):
         code, found, err = score(answers, "--annotations", test, "--scorer", f"peer:{library}:imagenet")
         assert (code, err) == (0, "")
         assert found == {"accuracy": 200 / 3}, "by id, nothing would be right"
-    assert "occurs already" in score(answers, "--annotations", test, "--scorer", "peer:coin:gqa")[2]
+    assert "is used twice" in score(answers, "--annotations", test, "--scorer", "peer:coin:gqa")[2]
     lines(tmp_path / "t.jsonl", question("2", "cat"), question("1", "dog"))
     assert "they are joined by row" in score(answers, "--annotations", test, "--scorer", "peer:coin:imagenet")[2]
 
@@ -283,7 +283,7 @@ def test_ids_that_are_missing_or_repeated_in_a_join(score, tmp_path):
     assert "4 problems" in err
     assert "a.jsonl, line 2 the id '9' is not in" in err
     assert "a.jsonl, line 3 the id '1' was answered already (line 1)" in err
-    assert "t.jsonl, line 4 the id '2' occurs already (line 2)" in err
+    assert "t.jsonl, line 4 the id '2' is used twice (line 2)" in err
     assert "2 of its 3 questions have no answer (first: '2')" in err
 
 
