@@ -137,7 +137,7 @@ def test_a_number_that_may_be_place_or_text_is_refused(tmp_path):
         return read_annotations(notes)
 
     with pytest.raises(
-        DataError, match=r"record 1: the answer 2 may be option C by its place and option B by its text"
+        DataError, match=r"record 1: the answer 2 is ambiguous: option C by its place and option B by its text"
     ):
         note(2, ["1", "2", "3", "4"])
     assert note(2, ["0", "1", "2", "3"])[0].reference == "C"  # both readings agree

@@ -85,7 +85,7 @@ def test_a_fifo_in_a_folder_is_not_waited_for(tmp_path):
 
     os.mkfifo(tmp_path / "pipe")
     keys = registry(tmp_path / "data", {"x": {"hf_hub_url": str(tmp_path)}})
-    assert any("no regular file" in p.what for p in HOST.data_set("x", keys).problems())
+    assert any("not a regular file" in p.what for p in HOST.data_set("x", keys).problems())
 
 
 def test_tiny_data_are_as_before(text_data):

@@ -237,8 +237,7 @@ def test_another_stream_order_or_scorer_is_refused(tmp_path):
     message = str(error.value)
     assert "metrics do not match" in message
     assert (
-        "rad is scored with bleu@1 here; li2025 uses another rule: LLaMA-Factory's BLEU-4: over characters"
-        in message
+        "rad is scored with bleu@1 here; li2025 uses another rule: LLaMA-Factory's BLEU-4: over characters" in message
     )
     assert "path is scored with contains@1" in message
     assert "--scorer rad=peer:medical_cl:rad" in message

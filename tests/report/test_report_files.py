@@ -310,10 +310,7 @@ def test_a_score_file_of_another_score_is_left_out_and_named(tmp_path):
     run = read_run(directory)
     assert run.rows[-1].cells[0].interval is None
     assert run.rows[-1].cells[1].interval is not None
-    assert (
-        "predictions/after_rad/path.score.json (choice_accuracy@1: 99.0) differs from matrix.json"
-        in run.remarks[0]
-    )
+    assert "predictions/after_rad/path.score.json (choice_accuracy@1: 99.0) differs from matrix.json" in run.remarks[0]
     assert "its interval and baselines are left out" in report_of(directory)["report.md"].decode()
 
 

@@ -106,7 +106,8 @@ def test_samples_that_fit_are_not_counted(counted):
 def test_a_question_that_is_cut_is_an_error(counted, more):
     long = " ".join(f"finding {i}" for i in range(40)) + " question: red or blue?"
     with pytest.raises(
-        DataError, match=r"`cutoff_len: (100|99)` truncates the question of 2 of 3 training samples \(first: record 0, 2"
+        DataError,
+        match=r"`cutoff_len: (100|99)` truncates the question of 2 of 3 training samples \(first: record 0, 2",
     ):
         counted([record(long), record(), record(long)], cutoff_len=100, **more)
 

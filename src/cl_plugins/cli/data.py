@@ -11,7 +11,7 @@ from typing import Any
 _EPILOG = """\
 prepare writes OUT/dataset_info.json (merged), a .jsonl per data set, pictures,
 and OUT/manifest.json: counts, hashes, licences, drops and why.
-After a kill, the same command resumes the work. --raw may hold one folder per task
+After a kill, the same command resumes. --raw may hold one folder per task
 (DIR/path, DIR/sur, ...), or all raw files side by side. Needs the extra `data`.
 unpack extracts a zip or tar archive into the new folder OUT, all or nothing;
 names that lead out of it, links and archives that grow beyond measure are

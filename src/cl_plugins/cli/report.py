@@ -22,7 +22,7 @@ run's own table next to the new one; the run's own scores stay as they are.
   cl-plugins report RUN --scorer exact_match               for every task
   cl-plugins report RUN --scorer path=contains rad=token_f1
   cl-plugins report RUN --scorer peer:medical_cl           the authors' rules
-  cl-plugins report RUN --scorer peer                      task's `peer_scorer`
+  cl-plugins report RUN --scorer peer            each task's own `peer_scorer`
 """
 
 
