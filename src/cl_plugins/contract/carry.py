@@ -79,7 +79,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 class Meta(dict[str, Any]):
-    """What a method wrote beside its tensors; an entry that is missing is an error of the file, not of the program.
+    """What a method wrote in addition to its tensors; an entry that is missing is an error of the file, not of the program.
 
     Args:
         content: The entries.

@@ -22,7 +22,7 @@ class SelectorConfig:
     """Options that every selector has.
 
     Attributes:
-        features: See `cl_plugins.contract.base_model.BaseModel.features`; of several, the vectors stand beside each other.
+        features: See `cl_plugins.contract.base_model.BaseModel.features`; several vectors are concatenated.
     """
 
     features: tuple[str, ...] = option(
