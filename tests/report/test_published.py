@@ -1,4 +1,4 @@
-"""Published results: what the files say is what a checker computes, and a run beside them."""
+"""Published results: what the files say is what a checker computes, and runs compared with them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cl_plugins.published import (
     reading,
 )
 from cl_plugins.report.against_published import compare_with_published
-from cl_plugins.report.published_page import as_json, write_beside
+from cl_plugins.report.published_page import as_json, write_published
 from cl_plugins.streams import builtin_streams, load_stream
 
 
@@ -182,14 +182,14 @@ def test_the_wheel_takes_the_files_in():
     assert published_dir() == root / "benchmarks" / "published"
 
 
-# --- a run beside an entry ------------------------------------------------------------------------------------------------
+# --- a run compared with an entry ------------------------------------------------------------------------------------------------
 
 
 def test_one_run_beside_the_paper(tmp_path):
     scores = [row[:] for row in THEIRS]
     scores[3] = [30.0, 47.12, 75.58, 17.62]
-    (beside,) = compare_with_published([medical(tmp_path / "run", scores)], "li2025/inclora")
-    lines = {line.place: line for line in beside.lines}
+    (compared,) = compare_with_published([medical(tmp_path / "run", scores)], "li2025/inclora")
+    lines = {line.place: line for line in compared.lines}
     assert lines["path, after rad"].difference == pytest.approx(30 - 53.58)
     assert lines["path, after rad"].inside is False
     assert lines["sur, after rad"].inside is True
@@ -201,11 +201,11 @@ def test_one_run_beside_the_paper(tmp_path):
     assert lines["Last, from the cells"].ours == pytest.approx((30 + 47.12 + 75.58 + 17.62) / 4)
     assert lines["Last, from the cells"].theirs == pytest.approx(48.60)
     assert lines["BWT (T−1), from the cells"].theirs == pytest.approx(-10.1133, abs=1e-4)
-    assert len(beside.lines) == 4 + 10 + 5 + 4
-    words = " ".join(beside.remarks)
+    assert len(compared.lines) == 4 + 10 + 5 + 4
+    words = " ".join(compared.remarks)
     assert "48.57, its cells give 48.60; it follows if scores are truncated to whole numbers" in words
     assert "400-step variant" in words
-    assert any("int()" in theirs for _, _, theirs in beside.definitions)
+    assert any("int()" in theirs for _, _, theirs in compared.definitions)
 
 
 def test_seeds_have_an_interval_over_runs(tmp_path):
@@ -213,10 +213,10 @@ def test_seeds_have_an_interval_over_runs(tmp_path):
     for seed, move in enumerate((-1.0, 0.0, 4.0)):
         scores = [[None if v is None else v + move for v in row] for row in THEIRS]
         runs.append(medical(tmp_path / str(seed), scores, seed=seed))
-    (beside,) = compare_with_published(runs, "li2025/inclora")
-    lines = {line.place: line for line in beside.lines}
+    (compared,) = compare_with_published(runs, "li2025/inclora")
+    lines = {line.place: line for line in compared.lines}
     cell = lines["cell, after cell"]
-    assert beside.runs == 3
+    assert compared.runs == 3
     assert cell.ours == pytest.approx(85.34)
     assert cell.interval == pytest.approx((85.34 - 6.5727, 85.34 + 6.5727), abs=1e-3)
     assert cell.inside is True
@@ -263,8 +263,8 @@ def test_a_source_without_a_rule_of_ours_is_refused(tmp_path):
 
 
 def test_final_rows_and_metrics_of_another_stream(tmp_path):
-    (beside,) = compare_with_published([medical_like(tmp_path / "run", "mllm_cl")], "cfroute2026/sefe")
-    lines = {line.place: line for line in beside.lines}
+    (compared,) = compare_with_published([medical_like(tmp_path / "run", "mllm_cl")], "cfroute2026/sefe")
+    lines = {line.place: line for line in compared.lines}
     assert lines["ad, at the end"].theirs == 37.21
     assert lines["BWT, printed"].ours == 0
     assert lines["MFN, printed"].theirs == 58.51
@@ -281,7 +281,7 @@ def test_unknown_references_name_the_nearest():
 
 def test_files(tmp_path):
     found = compare_with_published([medical(tmp_path / "run")], "li2025/inclora")
-    paths = write_beside(found, tmp_path / "out")
+    paths = write_published(found, tmp_path / "out")
     assert [path.name for path in paths] == ["published.md", "published.tex", "published.csv", "published.json"]
     page = (tmp_path / "out/published.md").read_text()
     assert "| path, after path | 68.85 |" in page

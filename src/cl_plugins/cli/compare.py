@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", type=Path, help="where the files go; may be omitted with --with")
     parser.add_argument("--names", metavar="NAME", nargs="+", help="a name for each run, in their order")
     parser.add_argument(
-        "--with", dest="beside", metavar="SOURCE/ENTRY", help="a published result to compare the runs with"
+        "--with", dest="published", metavar="SOURCE/ENTRY", help="a published result to compare the runs with"
     )
     parser.add_argument("--json", action="store_true", help="print JSON (with --with)")
 
@@ -48,15 +48,15 @@ def run(args: argparse.Namespace) -> int:
     if args.names is not None and len(args.names) != len(args.runs):
         what = f"gives {len(args.names)} names for {len(args.runs)} runs."
         problems.append(Problem("--names", what, "Give one name per run, in the same order."))
-    if args.out is None and args.beside is None:
+    if args.out is None and args.published is None:
         problems.append(Problem("--out", "is missing.", "Give a folder for table and picture, or add `--with`."))
-    if args.json and args.beside is None:
+    if args.json and args.published is None:
         problems.append(Problem("--json", "is given without `--with`.", "Read compare.json in the folder of `--out`."))
     if problems:
         raise RecipeError(problems)
     if args.out is not None:
         check_target(args.out)
-    if args.beside is not None:
+    if args.published is not None:
         return _beside(args)
     files = compare(args.runs, args.out, names=args.names, write=write_bytes)
     table = compare_table(
@@ -90,29 +90,29 @@ def _beside(args: argparse.Namespace) -> int:
         def anew(run_dir: Path, words: list[str]) -> Path:
             return scored(run_dir, tuple(words))  # several tables of a source often need the same rules
 
-        found = against_published.compare_with_published(args.runs, args.beside, args.names, anew)
-    files = published_page.write_beside(found, args.out, write_bytes) if args.out is not None else []
+        found = against_published.compare_with_published(args.runs, args.published, args.names, anew)
+    files = published_page.write_published(found, args.out, write_bytes) if args.out is not None else []
     if args.json:
         output.print_json(published_page.as_json(found))
         return 0
-    for number, beside in enumerate(found):
+    for number, compared in enumerate(found):
         if number:
             output.emit()
-        for line in output.wrap(published_page.title(beside), output.width()):
+        for line in output.wrap(published_page.title(compared), output.width()):
             output.emit(output.bold(line))
-        for line in output.wrap(f"{beside.source.title}. {beside.source.reference}", output.width()):
+        for line in output.wrap(f"{compared.source.title}. {compared.source.reference}", output.width()):
             output.emit(line)
         output.emit()
-        output.numbers(published_page.beside_table(beside, decimals=1 if output.width() < 72 else 2))
+        output.numbers(published_page.published_table(compared, decimals=1 if output.width() < 72 else 2))
         output.emit()
-        for line in output.wrap(published_page.interval_note(beside), output.width()):
+        for line in output.wrap(published_page.interval_note(compared), output.width()):
             output.emit(line)
         output.heading("What each side measures")
-        for name, ours, theirs in beside.definitions:
+        for name, ours, theirs in compared.definitions:
             output.emit(f"  {name}")
             output.pairs([("ours", ours), ("theirs", theirs)], indent=4)
         output.heading("About these numbers")
-        output.pairs([("-", remark) for remark in beside.remarks])
+        output.pairs([("-", remark) for remark in compared.remarks])
     if files:
         output.emit()
         for line in output.wrap(f"{', '.join(path.name for path in files)} in {args.out}", output.width()):

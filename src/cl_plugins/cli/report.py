@@ -57,8 +57,8 @@ def run(args: argparse.Namespace) -> int:
     read_record(root)
     if args.scorer:
         root = rescore(root, args.scorer, args.out)
-    write_report(root, write_bytes, beside=own)
-    output.show_styled(terminal_table(root, output.width(), output.colour(), output.plain(), beside=own))
+    write_report(root, write_bytes, original=own)
+    output.show_styled(terminal_table(root, output.width(), output.colour(), output.plain(), original=own))
     output.emit()
     output.emit(f"report: {root / 'report.html'}")
     return 0

@@ -20,7 +20,7 @@ Rescore = Callable[[Path, list[str]], Path]
 
 
 @dataclass(frozen=True)
-class Beside:
+class PublishedComparison:
     """A group of runs compared with an entry.
 
     Attributes:
@@ -49,7 +49,7 @@ def compare_with_published(
     reference: str,
     names: Sequence[str] | None = None,
     rescore: Rescore | None = None,
-) -> tuple[Beside, ...]:
+) -> tuple[PublishedComparison, ...]:
     """Compare runs with a published entry.
 
     Where a task of a run is scored by another rule than the source's and ``rescore`` is given, the run's kept
@@ -79,9 +79,9 @@ def compare_with_published(
         entry = next(entry for entry in table.entries if entry.key == key)
         before = runs[0] if directories != [run.path for run in runs] else None
         for group in comparison.groups:
-            beside = _beside(source, table, entry, group, before)
-            if beside.lines:
-                found.append(beside)
+            compared = _compared(source, table, entry, group, before)
+            if compared.lines:
+                found.append(compared)
     if not found:
         what = "has no number in common with your runs."
         raise RunStateError(Problem(f"--with {reference}", what, "Compare with another entry, or finish the runs."))
@@ -148,7 +148,9 @@ def _same_rules(runs: Sequence[Run], table: PublishedTable, source: Source, resc
     return directories
 
 
-def _beside(source: Source, table: PublishedTable, entry: PublishedEntry, group: Group, before: Run | None) -> Beside:
+def _compared(
+    source: Source, table: PublishedTable, entry: PublishedEntry, group: Group, before: Run | None
+) -> PublishedComparison:
     """The numbers that both sides have."""
     whole = [member for member in group.members if member.run.stream_trained] or list(group.members)
     lines = compared_lines(source, table, entry, whole)
@@ -171,7 +173,9 @@ def _beside(source: Source, table: PublishedTable, entry: PublishedEntry, group:
         )
     )
     remarks = tuple(_remarks(source, table, entry, group, before))
-    return Beside(source, table, entry, group.label, len(whole), tuple(lines), tuple(definitions), remarks)
+    return PublishedComparison(
+        source, table, entry, group.label, len(whole), tuple(lines), tuple(definitions), remarks
+    )
 
 
 def _own(scorer: str, measure: Measure) -> str:

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from . import tables, text, writing
-from .against_published import Beside
+from .against_published import PublishedComparison
 from .tables import Entry, Table
 
 
 _INSIDE = {True: "yes", False: "no", None: text.MISSING}
 
 
-def beside_table(beside: Beside, decimals: int = 2) -> Table:
+def published_table(compared: PublishedComparison, decimals: int = 2) -> Table:
     """Ours, our 95 % interval, theirs, the difference, and whether theirs lies inside the interval."""
     rows = []
-    for line in beside.lines:
+    for line in compared.lines:
         difference = line.difference
         sign = "+" if difference is not None and round(difference, decimals) > 0 else ""
         entries = [
@@ -30,25 +30,27 @@ def beside_table(beside: Beside, decimals: int = 2) -> Table:
             _INSIDE[line.inside],
         ]
         rows.append(tuple(Entry(entry) for entry in entries))
-    cut = sum("from the cells" not in line.place and "printed" not in line.place for line in beside.lines)
+    cut = sum("from the cells" not in line.place and "printed" not in line.place for line in compared.lines)
     rules = frozenset({cut - 1}) if 0 < cut < len(rows) else frozenset()
     return Table(("", "ours", "95 % interval", "theirs", "difference", "inside"), tuple(rows), rules=rules)
 
 
-def title(beside: Beside) -> str:
+def title(compared: PublishedComparison) -> str:
     """The heading of the table."""
-    count = f"{beside.runs} run{'s' if beside.runs > 1 else ''}"
-    return f"{beside.label} ({count}) compared with {beside.entry.label}, {beside.source.key}: {beside.table.title}"
+    count = f"{compared.runs} run{'s' if compared.runs > 1 else ''}"
+    return f"{compared.label} ({count}) compared with {compared.entry.label}, {compared.source.key}: {compared.table.title}"
 
 
-def interval_note(beside: Beside) -> str:
+def interval_note(compared: PublishedComparison) -> str:
     """What our interval covers."""
     one = "over the test items of our one run; metrics have none"
-    over = "over our runs (Student's t), where they differ" if beside.runs > 1 else one
+    over = "over our runs (Student's t), where they differ" if compared.runs > 1 else one
     return f"The interval is {over}. Inside: the published number lies in our interval."
 
 
-def write_beside(found: Sequence[Beside], directory: Path, write: writing.Write | None = None) -> list[Path]:
+def write_published(
+    found: Sequence[PublishedComparison], directory: Path, write: writing.Write | None = None
+) -> list[Path]:
     """Write ``published.md``, ``.tex``, ``.csv`` and ``.json``.
 
     Args:
@@ -58,16 +60,16 @@ def write_beside(found: Sequence[Beside], directory: Path, write: writing.Write 
     """
     pages, sources = [], []
     rows: list[tuple[str, ...]] = [("label", "with", "table", "place", "ours", "low", "high", "theirs", "inside")]
-    for beside in found:
-        reference = f"{beside.source.key}/{beside.entry.key}"
-        pages.append(_page(beside))
-        label = text.slug((beside.label, reference, beside.table.key))
-        sources.append(tables.to_tex(beside_table(beside), text.tex(title(beside) + "."), label))
-        for line in beside.lines:
+    for compared in found:
+        reference = f"{compared.source.key}/{compared.entry.key}"
+        pages.append(_page(compared))
+        label = text.slug((compared.label, reference, compared.table.key))
+        sources.append(tables.to_tex(published_table(compared), text.tex(title(compared) + "."), label))
+        for line in compared.lines:
             low, high = line.interval or ("", "")
             inside = "" if line.inside is None else str(line.inside).lower()
             values = (line.place, line.ours, low, high, line.theirs, inside)
-            rows.append((beside.label, reference, beside.table.key, *map(str, values)))
+            rows.append((compared.label, reference, compared.table.key, *map(str, values)))
     files = {
         "published.md": ("\n\n".join(pages) + "\n").encode("utf-8"),
         "published.tex": "\n".join(sources).encode("utf-8"),
@@ -77,25 +79,25 @@ def write_beside(found: Sequence[Beside], directory: Path, write: writing.Write 
     return writing.write_all(directory, files, write)
 
 
-def _page(beside: Beside) -> str:
+def _page(compared: PublishedComparison) -> str:
     """One comparison in Markdown."""
     definitions = Table(
-        ("", "ours", "theirs"), tuple(tuple(Entry(word) for word in row) for row in beside.definitions), left=3
+        ("", "ours", "theirs"), tuple(tuple(Entry(word) for word in row) for row in compared.definitions), left=3
     )
-    reference = beside.source.reference
+    reference = compared.source.reference
     parts = [
-        f"## {text.markdown(title(beside))}",
-        f"{text.markdown(beside.source.title)}{'. ' + text.markdown(reference) if reference else ''}.",
-        tables.to_markdown(beside_table(beside)),
-        interval_note(beside),
+        f"## {text.markdown(title(compared))}",
+        f"{text.markdown(compared.source.title)}{'. ' + text.markdown(reference) if reference else ''}.",
+        tables.to_markdown(published_table(compared)),
+        interval_note(compared),
         "What each side measures:",
         tables.to_markdown(definitions),
-        "\n".join(f"- {text.markdown(remark)}" for remark in beside.remarks),
+        "\n".join(f"- {text.markdown(remark)}" for remark in compared.remarks),
     ]
     return "\n\n".join(parts)
 
 
-def as_json(beside: Sequence[Beside]) -> dict[str, Any]:
+def as_json(compared: Sequence[PublishedComparison]) -> dict[str, Any]:
     """The comparison as plain JSON types, unrounded."""
     return {
         "format": 1,
@@ -124,6 +126,6 @@ def as_json(beside: Sequence[Beside]) -> dict[str, Any]:
                 ],
                 "remarks": list(b.remarks),
             }
-            for b in beside
+            for b in compared
         ],
     }

@@ -11,7 +11,7 @@ from . import content, tables, text, writing
 from .run_data import Run, read_run
 
 
-def write_report(run_dir: Path, write: writing.Write | None = None, beside: Path | None = None) -> list[Path]:
+def write_report(run_dir: Path, write: writing.Write | None = None, original: Path | None = None) -> list[Path]:
     """Write the report of a run into its directory.
 
     Reads ``matrix.json``, ``metrics.json`` and, where they exist, ``run.json`` and
@@ -20,7 +20,7 @@ def write_report(run_dir: Path, write: writing.Write | None = None, beside: Path
     Args:
         run_dir: The ``output_dir`` of a run. It may be unfinished.
         write: Called with path and bytes for each file; by default each file is replaced in one step.
-        beside: Another directory with the same answers scored otherwise; its matrix is shown with this one.
+        original: Another directory with the same answers scored otherwise; its matrix is shown with this one.
 
     Returns:
         The files: ``matrix.png``, ``forgetting.png``, ``matrix.csv``, ``cells.csv``, ``matrix.tex``, ``report.md`` and
@@ -41,7 +41,7 @@ def write_report(run_dir: Path, write: writing.Write | None = None, beside: Path
         "remarks": content.remarks(run),
         "headline": content.headline(run),
         "matrix": content.matrix_table(run),
-        "beside": _beside(beside),
+        "original": _original(original),
         "tasks": content.task_table(run),
         "invalid": content.invalid_table(run),
         "numbers": content.numbers_table(run),
@@ -69,7 +69,7 @@ def write_report(run_dir: Path, write: writing.Write | None = None, beside: Path
 
 
 def terminal_table(
-    run_dir: Path, width: int | None = None, colour: bool = False, ascii: bool = False, beside: Path | None = None
+    run_dir: Path, width: int | None = None, colour: bool = False, ascii: bool = False, original: Path | None = None
 ) -> str:
     """The accuracy matrix and the metrics for the end of a run.
 
@@ -78,7 +78,7 @@ def terminal_table(
         width: Columns of the terminal; by default those of the current terminal, else 80.
         colour: Whether to use ANSI bold and dim.
         ascii: Whether to keep to ASCII, for streams that cannot encode UTF-8.
-        beside: Another directory with the same answers scored otherwise; its matrix is shown below this one.
+        original: Another directory with the same answers scored otherwise; its matrix is shown below this one.
 
     Returns:
         Several lines, without a final newline.
@@ -96,7 +96,7 @@ def terminal_table(
     lines += _wrapped(metrics, width)
     if run.unfinished:
         lines.append(printable(f"Not complete: {run.unfinished}."))
-    other = _beside(beside)
+    other = _original(original)
     if other is not None:
         lines += ["", printable(f"The same answers by {other['scorers']}:"), ""]
         lines += [tables.to_terminal(other["plain"], width, colour, ascii), ""]
@@ -104,7 +104,7 @@ def terminal_table(
     return "\n".join(text.plain_ascii(line) if ascii else line for line in lines).rstrip("\n")
 
 
-def _beside(run_dir: Path | None) -> dict[str, Any] | None:
+def _original(run_dir: Path | None) -> dict[str, Any] | None:
     """The matrix of the other directory, with and without intervals, and its scorers as text; None without one."""
     if run_dir is None:
         return None
