@@ -31,12 +31,18 @@ def registry(folder, entries):
         {"hf_hub_url": "someone/data", "file_name": "not_here.json"},
     ],
 )
-def test_what_is_not_on_this_machine_is_left_to_the_host(entry, tmp_path):
+def test_what_is_not_on_this_machine_is_left_to_the_host(entry, tmp_path, monkeypatch):
+    """It is recorded by what its entry says, and by the content of its rows once the host has loaded them."""
+    from cl_plugins.host import hub, task_args
+
+    monkeypatch.setattr(task_args, "parse", lambda keys: keys["dataset"])
+    monkeypatch.setattr(hub, "hub_digest", lambda use, args: f"rows of {args}")
     keys = registry(tmp_path, {"x": {**entry, "subset": "s", "columns": {"prompt": "p"}}})
     used = HOST.data_set("x", keys)
     assert used.problems() == []
     source = next(key for key in entry if key != "file_name")
-    assert used.record(sha256) == {"source": {source: entry[source], "subset": "s"}, "files": {}}
+    said = {source: entry[source], "subset": "s", "columns": {"prompt": "p"}}
+    assert used.record(sha256) == {"entry": said, "files": {}, "rows": "rows of x"}
 
 
 @pytest.mark.parametrize(
@@ -73,7 +79,10 @@ def test_a_folder_of_a_hubs_form(llama, text_data, tmp_path):
     assert steps(tmp_path / "run")[-1] == "finish"
     data = load(tmp_path / "run", "run.json")["data"]
     assert set(data["tr"]["files"]) == {"train-00000.jsonl", "validation-00000.jsonl"}
-    assert data["va"]["source"] == {"hf_hub_url": str(hub), "split": "validation"}
+    assert {key: data["va"]["entry"][key] for key in ("hf_hub_url", "split")} == {
+        "hf_hub_url": str(hub),
+        "split": "validation",
+    }
     assert len((tmp_path / "run" / "predictions" / "after_one" / "one.jsonl").read_text().splitlines()) == 6
     changed = hub / "data" / "train-00000.jsonl"
     changed.write_text(changed.read_text() + "\n")
@@ -88,8 +97,9 @@ def test_a_fifo_in_a_folder_is_not_waited_for(tmp_path):
     assert any("not a regular file" in p.what for p in HOST.data_set("x", keys).problems())
 
 
-def test_tiny_data_are_as_before(text_data):
+def test_a_file_is_recorded_by_its_entry_and_its_content(text_data):
     keys = {"dataset_dir": str(text_data)}
     assert HOST.data_set("one_train", keys).record(sha256) == {
-        "files": {"one_train.json": sha256(text_data / "one_train.json")}
+        "entry": {"columns": {"messages": "messages"}, "formatting": "sharegpt"},
+        "files": {"one_train.json": sha256(text_data / "one_train.json")},
     }
