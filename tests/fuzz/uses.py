@@ -78,7 +78,9 @@ def carried(root: Path) -> Any:
     if buffer is not None:
         found += [[asdict(sample), record] for sample, record in buffer.entries()]
         found += [
-            buffer.medium(name).read_bytes().hex() for _, record in buffer.entries() for name in record["images"]
+            buffer.medium(name).read_bytes().hex()
+            for _, record in buffer.entries()
+            for name in record.get("images") or ()
         ]
         found += [_digest(buffer.tensors(name)) for name in tensor_names(buffer)]
     return found

@@ -240,3 +240,9 @@ def test_playlists_and_programs_are_no_media(content, tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(RunStateError, match="is not a picture, video or sound"):
             samples.medium(tmp_path, name)
+
+
+@pytest.mark.parametrize("value", [0, "", {}, False, "media/x"])
+def test_media_that_are_no_list(value):
+    assert samples.problem_of({**CHAT, "images": value}) == "has no list under 'images'."
+    assert samples.problem_of({**CHAT, "images": None}) is None

@@ -9,6 +9,7 @@ import os
 import pytest
 
 from cl_plugins.base import files
+from cl_plugins.base.errors import RunStateError
 
 
 def test_files_and_directories_are_replaced_whole(tmp_path):
@@ -100,3 +101,15 @@ def test_a_finished_file_and_its_record(tmp_path):
     record = files.artefact(tmp_path, path)["a/b"]
     assert record["bytes"] == 3
     assert record["sha256"] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_folder_in_the_place_of_a_file_and_the_reverse_are_said(tmp_path):
+    (tmp_path / "matrix.json").mkdir()
+    with pytest.raises(RunStateError, match=r"matrix\.json: is a folder"):
+        files.write_bytes(tmp_path / "matrix.json", b"x")
+    (tmp_path / "carry").write_bytes(b"x")
+    with pytest.raises(RunStateError, match=r"carry: is no folder"):
+        files.write_with(tmp_path / "carry", lambda folder: folder.mkdir())
+    with pytest.raises(RunStateError, match=r"carry: is no folder"):
+        files.write_bytes(tmp_path / "carry" / "x", b"x")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["carry", "matrix.json"]

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .errors import Problem, RunStateError
 from .lock import check_held
 
 
@@ -35,10 +36,14 @@ def write_with(path: Path, produce: Callable[[Path], None]) -> None:
         produce: Is given the temporary name.
 
     Raises:
-        RunStateError: If this process has lost the lock of the directory (see `check_held`).
+        RunStateError: If this process has lost the lock of the directory (see `check_held`), or a folder lies where a file
+            is to be written, or the other way round.
     """
     check_held(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise RunStateError(Problem(str(path.parent), "is no folder.", "Move what lies there away.")) from error
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         produce(temporary)
@@ -48,6 +53,9 @@ def write_with(path: Path, produce: Callable[[Path], None]) -> None:
                 os.fsync(handle)
             finally:
                 os.close(handle)
+        if path.exists() and temporary.is_dir() != path.is_dir():
+            kind = "no folder" if temporary.is_dir() else "a folder"
+            raise RunStateError(Problem(str(path), f"is {kind}.", "Move what lies there away."))
         if temporary.is_dir() and path.exists():
             previous = path.with_name(f".{path.name}.old")
             shutil.rmtree(previous, ignore_errors=True)

@@ -54,11 +54,16 @@ def collect(root: Path, *, verify: bool = False) -> dict[str, Any]:
         RunStateError: If it is no run.
     """
     from ..base.lock import holder
+    from ..records.run import JOURNAL
     from ..run.journal import Journal
     from ..run.reopen import planned, read_recipe, read_record
 
     record = read_record(root)
     journal = Journal(root)
+    left = [name for name in ("carry", "final", "matrix.json") if os.path.lexists(root / name)]
+    if not journal.entries and left and "files" not in record:
+        what = f"is missing or empty, though there is {', '.join(left)}."
+        raise RunStateError(Problem(str(root / JOURNAL), what, "Restore it from a copy."))
     note = ""
     keys: list[tuple[str, str]] = []
     try:

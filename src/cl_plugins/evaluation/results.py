@@ -143,6 +143,8 @@ def _score_path(root: Path, cell: Cell) -> Path:
 def _evidence(root: Path, info: dict[str, Any]) -> _Evidence:
     """The cells that were measured, by the journal; else by the table in ``run.json``; else by the files."""
     if os.path.lexists(root / JOURNAL):
+        if not os.path.lexists(root / RUN):
+            raise RunStateError(Problem(str(root / RUN), "is missing though steps are finished.", _RESTORE))
         files: dict[str, FileRecord] = {}
         cells = []
         for line in read_journal(root):

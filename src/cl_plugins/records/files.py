@@ -82,7 +82,9 @@ def check_folders(root: Path) -> None:
     Raises:
         RunStateError: Naming every link.
     """
-    folders = [root / name for name in ("carry", "final", "predictions", "tasks", "rescored")]
+    folders = [
+        root / name for name in ("carry", ".carry.old", "final", ".final.old", "predictions", "tasks", "rescored")
+    ]
     inner = [
         path for name in ("predictions", "tasks") if not (root / name).is_symlink() for path in (root / name).glob("*")
     ]

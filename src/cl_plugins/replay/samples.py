@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from ..base.errors import Problem, RunStateError
@@ -76,6 +77,8 @@ def problem_of(record: Any) -> str | None:
             return "has no messages of a user and an assistant in turn."
     if unknown:
         return f"has the unknown field {min(unknown)!r}."
+    if wrong := [kind for kind in lists if not isinstance(record.get(kind), list | NoneType)]:
+        return f"has no list under {wrong[0]!r}."
     names = [name for kind in lists for name in _names(record.get(kind) or [])]
     bad = [name for name in names if not is_medium(name)]
     return f"names {bad[0]!r} as a medium, which is not a file of a buffer." if bad else None

@@ -14,7 +14,6 @@ them names code or a file elsewhere.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Problem, RunStateError
 from ..records.carry import BufferRecord, CandidatesRecord
+from ..records.record import dump
 from . import samples
 from .media import KINDS, map_media, media_names, take_in
 
@@ -179,7 +179,7 @@ def write(
     folder = writer.path / FOLDER
     folder.mkdir(parents=True)
     placed = [map_media(record, lambda value: take_in(value, folder, media_from)) for _, record in entries]
-    lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in placed)
+    lines = (dump(record) + "\n" for record in placed)
     (folder / RECORDS).write_text("".join(lines), encoding="utf-8")
     readable = placed and all("messages" in record for record in placed)
     _write_json(folder / INFO, {DATASET: _description(placed)} if readable else {})
@@ -238,4 +238,4 @@ def _description(placed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(dump(value, 1) + "\n", encoding="utf-8")
