@@ -113,6 +113,11 @@ def case_of(name: str) -> MethodCase:
     return next(case for case in CASES if case.id == name)
 
 
+def mapping_of(name: str) -> dict[str, Any]:
+    """``cl.method`` of the first case of this method: the options without which tiny models refuse it."""
+    return next(case.method for case in CASES if case.method["name"] == name)
+
+
 @dataclass(frozen=True)
 class ReplayCase:
     """A way of replaying, under a method, and which suites it is in.

@@ -291,12 +291,12 @@ def test_a_later_task_without_replay_would_drop_the_samples(stream, tmp_path):
 
 @pytest.mark.parametrize("who", ["learner", "cli"])
 def test_samples_that_a_kill_left_before_there_was_a_buffer_are_taken_away(stream, tmp_path, monkeypatch, who):
-    from cl_plugins.run import consolidate
+    from cl_plugins.callbacks import callback
 
     def killed(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(consolidate, "write_carry", killed)
+    monkeypatch.setattr(callback, "write_carry", killed)
     with pytest.raises(KeyboardInterrupt):
         stream.learn(stream(), "one")
     monkeypatch.undo()

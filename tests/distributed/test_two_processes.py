@@ -19,16 +19,19 @@ def keys(llava, data, out, method, per_device, **more):
     return tiny.recipe(llava, data, out, method, TASKS, per_device_train_batch_size=per_device, **more)
 
 
-@pytest.fixture(scope="module", params=[case.name for case in CASES if case.ranks is not None and not case.term])
+IN_BOTH = [pytest.param(case, id=case.id) for case in CASES if case.ranks is not None and not case.term]
+
+
+@pytest.fixture(scope="module", params=IN_BOTH)
 def both(request, llava, data, tmp_path_factory):
     """The same recipe at the same global batch, in one process and in two."""
     from llamafactory.train.tuner import run_exp
 
-    folder = tmp_path_factory.mktemp(f"two-{request.param}")
+    method, folder = request.param.method, tmp_path_factory.mktemp(f"two-{request.param.id}")
     single, double = folder / "single", folder / "double"
-    run_exp(keys(llava, data, single, request.param, 8))
-    launch(keys(llava, data, double, request.param, 4), folder)
-    return request.param, single, double
+    run_exp(keys(llava, data, single, method, 8))
+    launch(keys(llava, data, double, method, 4), folder)
+    return method, single, double
 
 
 def steps(out):

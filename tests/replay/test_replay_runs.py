@@ -9,6 +9,7 @@ import marked
 import pytest
 import tiny
 from marked import TASKS, manifest, mark, run
+from method_cases import mapping_of
 from running import go
 from safetensors.torch import load_file
 
@@ -111,7 +112,7 @@ def terms(out, task):
 
 @pytest.mark.parametrize("method", SEQUENTIAL)
 def test_every_kept_sample_is_added_once_under_any_method(method, llama, texts, tmp_path, loaded):
-    out = run(llama, texts, tmp_path / "run", method, replay={"capacity_per_task": 3})
+    out = run(llama, texts, tmp_path / "run", mapping_of(method), replay={"capacity_per_task": 3})
     if get_method(method).capabilities.needs_replay:  # it draws from the buffer by itself
         assert loaded == {"one": (12, 12), "two": (12, 12), "three": (12, 12)}
     else:
@@ -126,9 +127,9 @@ def test_separate_memory_batches_beside_the_terms_of_any_method(method, llama, t
     """Each term is there, and each changes what is learned."""
     replay = {"capacity_per_task": 3, "mixing": "separate"}
     two, second = ("one", "two"), "tasks/02_two/update.safetensors"
-    both = run(llama, texts, tmp_path / "both", method, two, replay=replay)
+    both = run(llama, texts, tmp_path / "both", mapping_of(method), two, replay=replay)
     assert loaded == {"one": (12, 12), "two": (12, 12)}
-    without = run(llama, texts, tmp_path / "without", method, two, replay={**replay, "weight": 0.0})
+    without = run(llama, texts, tmp_path / "without", mapping_of(method), two, replay={**replay, "weight": 0.0})
     assert terms(both, "02_two") == {"replay"} | terms(without, "02_two")
     assert terms(both, "01_one") == terms(without, "01_one")
     assert (both / second).read_bytes() != (without / second).read_bytes()
