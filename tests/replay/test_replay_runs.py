@@ -9,7 +9,7 @@ import marked
 import pytest
 import tiny
 from marked import TASKS, manifest, mark, run
-from method_cases import mapping_of
+from method_cases import CASES, mapping_of
 from running import go
 from safetensors.torch import load_file
 
@@ -118,8 +118,8 @@ def test_every_kept_sample_is_added_once_under_any_method(method, llama, texts, 
     else:
         assert loaded == {"one": (12, 12), "two": (15, 12), "three": (18, 12)}
     assert [s["task"] for s in manifest(out)] == [t for t in TASKS for _ in range(3)]
-    plain = {"seqlora", "inclora", "seqfull"}
-    assert bool(terms(out, "02_two")) == (method not in plain)
+    with_term = {case.method["name"] for case in CASES if case.term}
+    assert bool(terms(out, "02_two")) == (method in with_term)
 
 
 @pytest.mark.parametrize("method", [n for n in SEQUENTIAL if not get_method(n).capabilities.needs_replay])
