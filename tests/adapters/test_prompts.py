@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_rows import PAD, SETTINGS, batch, cut, decoded, pixels, prompts
+from row_prompts import PAD, SETTINGS, batch, cut, decoded, pixels, prompts
 from transformers import AutoConfig, AutoModelForCausalLM, LlavaForConditionalGeneration
 
 from cl_plugins.adapters.held_base import HeldBase

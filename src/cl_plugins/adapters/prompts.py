@@ -43,13 +43,23 @@ def put_in(base: BaseModel, state: RowState, vectors: Callable[[Rows], Tensor]) 
     Raises:
         CompatibilityError: If the positions of the base cannot be widened.
     """
-    if problem := position_problem(base.model.config, type(base.model).__name__):
-        raise CompatibilityError(problem)
+    require_positions(base)
     decoder = find_decoder(base.model)
     name = next(n for n, module in base.model.named_modules() if module is decoder)
     prompts = _Prompts(state, vectors)
     base.hook(name, prompts.before, before=True)
     base.hook(name, prompts.after)
+
+
+def require_positions(base: BaseModel) -> None:
+    """Refuse a base between whose tokens no prompt can be put, see `position_problem`.
+
+    Raises:
+        CompatibilityError: If its positions cannot be widened.
+    """
+    problem = position_problem(base.model.config, f"the base model ({type(base.model).__name__})")
+    if problem is not None:
+        raise CompatibilityError(problem)
 
 
 def position_problem(config: Any, where: str) -> Problem | None:
