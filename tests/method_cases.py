@@ -110,6 +110,15 @@ CASES = [
         "l2p-diversify", {"name": "l2p", "prompt_length": 2, "top_k": 3, "diversify": True, "key_rate": 5.0},
         boundary=0.0, term=True, kill=Kill("frequency.safetensors"),
     ),
+    MethodCase(
+        "modalprompt", {"name": "modalprompt", "prompt_length": 2, "prompts": 2}, boundary=0.0, term=True, ranks={},
+        learner={}, run_exp=False, kill=Kill("prototype.safetensors"),
+    ),
+    MethodCase(
+        "modalprompt-peer",
+        {"name": "modalprompt", "prompt_length": 2, "prompts": 1, "faithful": "peer", "num_tasks": 3},
+        boundary=0.0, term=True,
+    ),
     MethodCase("seqlora-replay", {"name": "seqlora"}, block=REPLAY, boundary=0.0),
     MethodCase("inclora-replay", {"name": "inclora"}, block=REPLAY, kill=Kill("replay.json")),
     MethodCase("der", {"name": "der", "beta": 0.0}, block=REPLAY, boundary=0.0, term=True),
