@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..base.printable import printable
 from . import scores, tables, text, writing
-from .groups import METRICS, Comparison, Group, Summary, as_json, latest_cell, read_comparison
+from .groups import METRICS, TASK_MEANS, Comparison, Group, Summary, as_json, latest_cell, read_comparison
 from .run_data import METRIC_LABELS
 from .tables import Entry, Table
 
@@ -39,11 +39,14 @@ def compare(
     comparison = read_comparison(run_dirs, names)
     picture = compare_picture(comparison)
     streams = text.listing(dict.fromkeys(member.run.stream for member in comparison.members))
+    methods, runs = group_table(comparison), run_table(comparison)
     page = {
         "title": f"Comparison on {streams}",
         "comparison": comparison,
-        "groups": group_table(comparison),
-        "runs": run_table(comparison),
+        "groups": methods,
+        "runs": runs,
+        "missing": any(entry.text == text.MISSING for table in (methods, runs) for row in table.rows for entry in row),
+        "caption": _caption(comparison),
         "interval": any(entry.half_width is not None for entry in _summaries(comparison)),
         "picture": writing.embedded(picture),
     }
@@ -58,6 +61,21 @@ def compare(
         "compare.html": writing.render("compare.html.j2", page),
     }
     return writing.write_all(Path(out_dir), files, write)
+
+
+def _caption(comparison: Comparison) -> str:
+    """What the picture shows, and nothing that it does not."""
+    found = _summaries(comparison)
+    parts = (
+        ["single runs as open dots, the mean as a diamond"] if any(len(entry.values) > 1 for entry in found) else []
+    )
+    parts = parts or ["a diamond for the run"]
+    if any(entry.half_width is not None for entry in found):
+        parts.append("its 95 % t-interval over runs as a line")
+    if any(group.trivial.get(key) is not None for group in comparison.groups for key in TASK_MEANS):
+        parts.append("the best answers that need no model as a dashed line")
+    panels = "metric" if any(group.metrics[key].values for group in comparison.groups for key in METRICS) else "task"
+    return f"One panel per {panels}: {', '.join(parts)}."
 
 
 def compare_table(

@@ -267,8 +267,25 @@ def remarks(run: Run) -> list[str]:
     return [*found, *run.remarks]
 
 
+def baselines(run: Run) -> str:
+    """What the columns of baselines mean, for those that the run has."""
+    found = {key for row in run.rows for cell in row.cells for key in cell.extra if key in _BASELINES}
+    if not found:
+        return "The scorers and the numbers of test items."
+    parts = ["What the scores have to be read against."]
+    if "random_baseline" in found:
+        parts.append("Random: guessing among the options.")
+    single = [_BASELINES[key] for key in ("majority_baseline", "constant_baseline") if key in found]
+    if single:
+        words = text.listing(single).capitalize()
+        parts.append(f"{words}: the best single answer for every item, taken from the test references.")
+    if "shuffled_floor" in found:
+        parts.append("Shuffled: the same predictions against references of other items.")
+    return " ".join(parts)
+
+
 def facts(run: Run) -> list[tuple[str, str]]:
-    """How the run was made: seed, base, versions, hardware, time and memory, hashes; credentials are masked."""
+    """How the run was made: stream, method with its options, seed, time and memory; credentials are masked."""
     info = run.info
     found = [
         ("stream", f"{run.stream}: {', '.join(run.tasks)}"),
@@ -280,8 +297,14 @@ def facts(run: Run) -> list[tuple[str, str]]:
         found.append(("time", text.duration(info["seconds"])))
     if isinstance(info.get("peak_memory_bytes"), int | float):
         found.append(("peak memory", text.size(info["peak_memory_bytes"])))
+    return found
+
+
+def environment(run: Run) -> list[tuple[str, str]]:
+    """With what the run was made: hardware, versions, base, sizes of folders, hashes of the data."""
+    found = []
     for key in ("hardware", "versions", "base", "sizes", "merge_error", "data"):
-        for name, value in _flat(masked(info.get(key))):
+        for name, value in _flat(masked(run.info.get(key))):
             if key == "sizes" and isinstance(value, int):
                 value = text.size(value)
             word = key.replace("_", " ")
