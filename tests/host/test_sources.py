@@ -127,7 +127,7 @@ def test_a_folder_is_read_in_the_order_of_names_on_every_machine(llama, tmp_path
         made.pop("cl")
         session = Session(parse(made))
         tests = session.test_items(Task(name="t", test=("x",)), made, None)
-        module, rows = session.training_set("t", session.args, with_rows=True)
+        module, _ = session.training_set("t", session.args, with_rows=True)
         texts = [session.tokenizer.decode(ids) for ids in module["train_dataset"]["input_ids"]]
         seen.append(([(item.id, item.prompt) for item in tests], texts))
     assert seen[0] == seen[1]

@@ -104,6 +104,8 @@ def recipe_of(example: Example, folder: Path) -> dict[str, Any]:
         (folder / f"{split}.json").write_text(text, encoding="utf-8")
         entry = {"file_name": f"{split}.json", **own}
         info[split] = {key: value for key, value in entry.items() if value is not None}
+    for name, text in example.files.items():
+        (folder / name).write_text(text, encoding="utf-8")
     (folder / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
     task = {"name": _TASK, "train": "train", "test": "test", **example.task}
     keys: dict[str, Any] = {

@@ -26,6 +26,8 @@ def chat(*turns: tuple[str, str]) -> list[dict[str, Any]]:
 
 
 SHAREGPT = {"formatting": "sharegpt"}
+PICTURES = {"columns": {"prompt": "instruction", "response": "output", "images": "images"}}
+EPS = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Example:
             None removes a key.
         test_entry: The same for the test set.
         task: Keys of the task in the stream.
+        files: Other files of the data folder.
         base: Keys of the base's ``config.json`` that differ from the demo's.
     """
 
@@ -55,6 +58,7 @@ class Example:
     train_entry: Mapping[str, Any] = field(default_factory=dict)
     test_entry: Mapping[str, Any] = field(default_factory=dict)
     task: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
     base: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -127,8 +131,9 @@ DATA: tuple[Example, ...] = (
     Example("a file that is not JSON", train="no"),
     Example("a JSON list with a byte order mark", train="\ufeff[]"),
     Example("an empty list", train=[]),
-    Example("pictures that do not exist", train=rows(images=["no.png"]), train_entry={"columns": {"prompt": "instruction", "response": "output", "images": "images"}}),
-    Example("fewer pictures than `<image>`", train=rows(instruction="<image>What?", images=[]), train_entry={"columns": {"prompt": "instruction", "response": "output", "images": "images"}}),
+    Example("pictures that do not exist", train=rows(images=["no.png"]), train_entry=PICTURES),
+    Example("fewer pictures than `<image>`", train=rows(instruction="<image>What?", images=[]), train_entry=PICTURES),
+    Example("a PostScript file called `scan.png`", test=rows(1, instruction="<image>What?", images=["scan.png"]), test_entry=PICTURES, files={"scan.png": EPS}),
     Example("training data with other tags than the entry says", train=chat(("human", "a?"), ("gpt", "yes")), train_entry={**SHAREGPT, "tags": {"role_tag": "role"}}),
     Example("a training set whose records are all dropped", train=chat(("human", "a?"), ("human", "b?"), ("gpt", "yes")), train_entry=SHAREGPT),
     Example("preference pairs as training data", train=rows(chosen="yes", rejected="no"), train_entry={"ranking": True, "columns": {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}}),
