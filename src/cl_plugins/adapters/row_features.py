@@ -25,6 +25,9 @@ class Rows:
         inputs: What its ``forward`` was called with.
         fresh: Whether it reads prompts, and not the next tokens of rows that have been given something.
         kept: What the rows have been given.
+
+    Attributes:
+        told: The task that all rows are known to belong to, see `RowState.telling`; None where it is to be found out.
     """
 
     #: The inputs that make up a prompt.
@@ -33,6 +36,7 @@ class Rows:
     def __init__(self, model: Any, inputs: Mapping[str, Any], fresh: bool, kept: Any) -> None:
         self.model, self.inputs, self.fresh, self.kept = model, inputs, fresh, kept
         self.chosen = False
+        self.told: str | None = None
         self.tower_output: Any = None
         self._pictures: Tensor | None = None
 

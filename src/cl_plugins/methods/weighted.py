@@ -78,6 +78,11 @@ class WeightedExperts(Method):
         return self.capabilities.answers
 
     @property
+    def follows_told(self) -> bool:
+        """Whenever a selector finds out the task."""
+        return self.selection.by_sample
+
+    @property
     def peer(self) -> bool:
         """Whether the authors' code is reproduced."""
         return bool(self.config.faithful == "peer")

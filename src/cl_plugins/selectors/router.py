@@ -63,13 +63,18 @@ def put_on(
     Raises:
         CompatibilityError: If a part lies where the choice is not yet known.
     """
+    import torch
+
     check_places(base, [n for learned in tasks for n in (*learned.update.a, *learned.update.replaced)])
     prepared = selector.prepare(carried)
     names = [learned.task for learned in tasks]
 
     def begin(rows: Rows) -> None:
-        vectors = selector.join([of_rows(state, rows, look) for look in selector.looks])
-        chosen = selector.scores(prepared, vectors).argmax(dim=1)
+        if rows.told in names:
+            chosen = torch.full((rows.count,), names.index(rows.told))
+        else:
+            vectors = selector.join([of_rows(state, rows, look) for look in selector.looks])
+            chosen = selector.scores(prepared, vectors).argmax(dim=1)
         rows.kept.update(expert=chosen, route=[names[i] for i in chosen.tolist()])
 
     state: RowState = base.rows(begin)

@@ -52,6 +52,11 @@ class SingleTask(OneLoRA):
         """One adapter; with a selector the one that it chooses, or the one of the task that is given."""
         return self.capabilities.answers
 
+    @property
+    def follows_told(self) -> bool:
+        """Whenever a selector finds out the task."""
+        return self.selection.by_sample
+
     def notes(self) -> list[str]:
         """How the questions were answered, with a selector."""
         return self.selection.note(self.title)
