@@ -19,7 +19,7 @@ from cl_plugins.methods.hide.layers import last_layers, product_of_sums, sum_of_
 from cl_plugins.methods.registry import make_method
 from cl_plugins.methods.weighted import row_softmax
 from cl_plugins.selectors.router import Learned
-from cl_plugins.selectors.weighted import Weighed, separate
+from cl_plugins.selectors.weighted import RowWeights, separate
 
 
 IN, OUT, RANK, TASKS = 6, 5, 2, 3
@@ -64,10 +64,10 @@ def close(got, truth):
     return (got - truth).abs().max() <= 1e-9 * truth.abs().max()
 
 
-def test_a_weighed_layer_is_the_formula():
+def test_a_weighted_layer_is_the_formula():
     tasks, x = updates_of_a_layer((2.0, 1.0, 0.5)), torch.randn(4, 3, IN, dtype=FP64)
     weights = torch.softmax(torch.randn(4, TASKS, dtype=FP64), dim=-1)
-    layer = layer_with(separate(tasks, "layer", Weighed(Rows(weights), range(TASKS))))
+    layer = layer_with(separate(tasks, "layer", RowWeights(Rows(weights), range(TASKS))))
     truth = x @ layer.weight.T + layer.bias
     for i, task in enumerate(tasks):
         a, b = task.update.a["layer"].double(), task.update.b["layer"].double()
@@ -75,9 +75,9 @@ def test_a_weighed_layer_is_the_formula():
     assert close(layer(x), truth)
 
 
-def test_gradients_reach_the_input_of_a_weighed_layer():
+def test_gradients_reach_the_input_of_a_weighted_layer():
     weights = torch.softmax(torch.randn(2, TASKS, dtype=FP64), dim=-1)
-    layer = layer_with(separate(updates_of_a_layer(), "layer", Weighed(Rows(weights), range(TASKS))))
+    layer = layer_with(separate(updates_of_a_layer(), "layer", RowWeights(Rows(weights), range(TASKS))))
     assert torch.autograd.gradcheck(layer, torch.randn(2, 3, IN, dtype=FP64, requires_grad=True))
 
 
@@ -201,12 +201,12 @@ def test_a_row_is_computed_by_the_weighted_sum(text, llama):
     rows, state = prompts(6), state_of(model)
     with state.recording() as seen, torch.no_grad():
         got = model(**batch(rows)).logits[:, -1]
-    weighed = method.weighed(base)
+    weighted = method.weighted(base)
     plain = HeldBase(AutoModelForCausalLM.from_pretrained(llama).eval())
     for number, row in enumerate(rows):
         parts = []
         for update, weight in zip(updates, seen[0]["weights"][number].tolist(), strict=True):
-            factors = {n: weight if weighed(n) else 1.0 for n in update.a}
+            factors = {n: weight if weighted(n) else 1.0 for n in update.a}
             parts.append(LowRankUpdate(update.a, {n: b * factors[n] for n, b in update.b.items()}, update.scaling))
         attach(plain, past_updates(parts))
         with torch.no_grad():

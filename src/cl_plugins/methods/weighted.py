@@ -48,7 +48,7 @@ def row_softmax(scores: Tensor, temperature: float) -> Tensor:
 
 
 class WeightedExperts(Method):
-    """An expert per task, weighed per row by the softmax of a selector's scores.
+    """An expert per task, weighted per row by the softmax of a selector's scores.
 
     The options have ``selector``, ``temperature``, ``faithful`` and ``experts``, see `hide.HiDe` and `disco.DISCO`.
     """
@@ -59,15 +59,15 @@ class WeightedExperts(Method):
         vars(self)["capabilities"] = self.selection.capabilities(type(self).capabilities)
 
     @abstractmethod
-    def weighed(self, base: BaseModel) -> Callable[[str], bool]:
-        """Whether the experts of a layer are weighed; given as a function of its name."""
+    def weighted(self, base: BaseModel) -> Callable[[str], bool]:
+        """Whether the experts of a layer are weighted; given as a function of its name."""
 
     @abstractmethod
     def peer_scores(self, selector: Selector, prepared: Mapping[str, Tensor], vectors: Tensor) -> Tensor:
         """Scores of a batch as the authors' code computes them, (rows or 1, tasks)."""
 
     def fuse(self, tasks: Sequence[Learned], layer: str) -> Experts:
-        """The experts of a layer where they are not weighed; by default their sum."""
+        """The experts of a layer where they are not weighted; by default their sum."""
         from ..selectors.weighted import separate
 
         return separate(tasks, layer)
@@ -159,12 +159,12 @@ class WeightedExperts(Method):
         self._put_latest(base, carry, [learned.update for learned in tasks])
         if not self.selection.by_sample:
             told = len(tasks) - 1 if route is None else int(route)
-            return put_on_told(base, tasks, told, fuse=self.fuse, weighed=self.weighed(base))
+            return put_on_told(base, tasks, told, fuse=self.fuse, weighted=self.weighted(base))
         selector, carried = self.selection.carried(carry)
-        return put_on(base, tasks, selector, carried, weigh=self._weigh, fuse=self.fuse, weighed=self.weighed(base))
+        return put_on(base, tasks, selector, carried, weigh=self._weigh, fuse=self.fuse, weighted=self.weighted(base))
 
     def export(self, carry: Carry) -> Export:
-        """The experts are weighed for every row, so there is no sum to merge."""
+        """The experts are weighted for every row, so there is no sum to merge."""
         return Routed()
 
     def export_task(self, carry: Carry, task: str) -> Export | None:

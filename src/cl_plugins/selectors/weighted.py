@@ -1,4 +1,4 @@
-"""The experts of all tasks on one base, weighed per row by how much it is like each task.
+"""The experts of all tasks on one base, weighted per row by how much it is like each task.
 
 The weights are computed once, at the prompt (`BaseModel.rows`), and hold for the whole answer.
 """
@@ -38,7 +38,7 @@ def put_on(
     *,
     weigh: Weigh,
     fuse: Fuse,
-    weighed: Callable[[str], bool],
+    weighted: Callable[[str], bool],
 ) -> Module:
     """Let a base weigh the experts of its tasks for every row.
 
@@ -48,8 +48,8 @@ def put_on(
         selector: The selector.
         carried: What it has carried.
         weigh: Gives the weights.
-        fuse: Gives the experts of the layers that are not weighed.
-        weighed: Whether the experts of a layer are weighed.
+        fuse: Gives the experts of the layers that are not weighted.
+        weighted: Whether the experts of a layer are weighted.
 
     Returns:
         The model.
@@ -77,8 +77,8 @@ def put_on(
     layers = {}
     for name in dict.fromkeys(n for learned in tasks for n in learned.update.a):
         own = [i for i, learned in enumerate(tasks) if name in learned.update.a]
-        if weighed(name):
-            layers[name] = separate([tasks[i] for i in own], name, Weighed(state, own))
+        if weighted(name):
+            layers[name] = separate([tasks[i] for i in own], name, RowWeights(state, own))
         else:
             fused = fuse([tasks[i] for i in own], name)
             layers[name] = bank.Experts(fused.trunks, fused.experts, gate=Always(state))
@@ -87,21 +87,21 @@ def put_on(
 
 
 def put_on_told(
-    base: BaseModel, tasks: Sequence[Learned], told: int, *, fuse: Fuse, weighed: Callable[[str], bool]
+    base: BaseModel, tasks: Sequence[Learned], told: int, *, fuse: Fuse, weighted: Callable[[str], bool]
 ) -> Module:
-    """The model of rows that are known to belong to one task: its expert alone where experts are weighed.
+    """The model of rows that are known to belong to one task: its expert alone where experts are weighted.
 
     Args:
         base: The base, without adapters.
         tasks: The tasks in the order in which they were learned.
         told: Number of the task.
         fuse: As for `put_on`.
-        weighed: As for `put_on`.
+        weighted: As for `put_on`.
     """
     layers = {}
     for name in dict.fromkeys(n for learned in tasks for n in learned.update.a):
         having = [learned for learned in tasks if name in learned.update.a]
-        if not weighed(name):
+        if not weighted(name):
             layers[name] = fuse(having, name)
         elif name in tasks[told].update.a:
             layers[name] = separate([tasks[told]], name)
@@ -122,7 +122,7 @@ def separate(tasks: Sequence[Learned], name: str, gate: bank.Gate | None = None)
     return bank.Experts([update.a[name] for update in updates], experts, gate=gate)
 
 
-class Weighed:
+class RowWeights:
     """The weights of a layer's experts for the rows of the forward.
 
     Args:

@@ -1,4 +1,4 @@
-"""DISCO: an expert per task, all of them weighed per row in every layer."""
+"""DISCO: an expert per task, all of them weighted per row in every layer."""
 
 from __future__ import annotations
 

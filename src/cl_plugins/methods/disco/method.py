@@ -1,4 +1,4 @@
-"""DISCO (MCITlib): an expert per task, weighed per row in every layer.
+"""DISCO (MCITlib): an expert per task, weighted per row in every layer.
 
 Every task trains its own LoRA on the base. At test ``W + sum_i d_i s B_i A_i`` with ``d = softmax(r / tau)`` and
 ``r_i = cos(u, text anchor i)``: an anchor is the mean of the text features of a task's samples.
@@ -34,7 +34,7 @@ class DISCOConfig(SelectingConfig):
     temperature: float = option(0.05, help="Divisor of the selector's scores in the softmax.", minimum=1e-6)
     experts: int | None = option(
         None,
-        help="With `faithful: peer`: experts that share the softmax; those of tasks not learned yet have similarity 0.",
+        help="With `faithful: peer`: number of LoRAs in the softmax; those of tasks not learned yet have similarity 0.",
         minimum=1,
     )
     faithful: Literal["peer"] | None = option(
@@ -43,7 +43,7 @@ class DISCOConfig(SelectingConfig):
 
 
 class DISCO(WeightedExperts):
-    """An expert per task, weighed per row in every layer."""
+    """An expert per task, weighted per row in every layer."""
 
     name = "disco"
     title = "DISCO"
@@ -52,7 +52,7 @@ class DISCO(WeightedExperts):
         SHARED, memory="as plain LoRA in training; at test plus the LoRAs of all tasks next to the model"
     )
 
-    def weighed(self, base: BaseModel) -> Callable[[str], bool]:
+    def weighted(self, base: BaseModel) -> Callable[[str], bool]:
         """All layers."""
         return lambda name: True
 

@@ -1,4 +1,4 @@
-"""HiDe-LLaVA: an expert per task, weighed per row in the last layer and fused in all others."""
+"""HiDe-LLaVA: an expert per task, weighted per row in the last layer and fused in all others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which layers are weighed, and how the experts of the others are fused."""
+"""Which layers are weighted, and how the experts of the others are fused."""
 
 from __future__ import annotations
 

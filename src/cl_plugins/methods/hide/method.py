@@ -36,22 +36,22 @@ class HiDeConfig(SelectingConfig):
         "paper, any other selector, or `{kind: oracle}` (the task is given).",
     )
     temperature: float = option(0.1, help="Divisor of the selector's scores in the softmax.", minimum=1e-6)
-    layers: int = option(1, help="Last layers of the language model that are weighed; 0 fuses all.", minimum=0)
-    epsilon: float = option(1.0, help="Factor on every expert in the fused layers.")
+    layers: int = option(1, help="Number of last layers of the language model whose LoRAs are weighted per question; 0 adds them everywhere.", minimum=0)
+    epsilon: float = option(1.0, help="Factor on every LoRA in the other layers.")
     experts: int | None = option(
         None,
-        help="With `faithful: peer`: experts that share the softmax; those of tasks not learned yet have similarity 0.",
+        help="With `faithful: peer`: number of LoRAs in the softmax; those of tasks not learned yet have similarity 0.",
         minimum=1,
     )
     faithful: Literal["peer"] | None = option(
         None,
-        help="`peer`: the product of sums in the fused layers and the largest similarity of the batch, as in the authors' "
+        help="`peer`: the product of sums in the other layers and the largest similarity of the batch, as in the authors' "
         "code.",
     )
 
 
 class HiDe(WeightedExperts):
-    """An expert per task: fused in most layers, weighed per row in the last one."""
+    """An expert per task: fused in most layers, weighted per row in the last one."""
 
     name = "hide"
     title = "HiDe-LLaVA"
@@ -60,7 +60,7 @@ class HiDe(WeightedExperts):
         SHARED, memory="as plain LoRA in training; at test plus the LoRAs of all tasks next to the model"
     )
 
-    def weighed(self, base: BaseModel) -> Callable[[str], bool]:
+    def weighted(self, base: BaseModel) -> Callable[[str], bool]:
         """The last layers of the language model."""
         from .layers import last_layers
 
