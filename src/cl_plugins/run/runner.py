@@ -207,7 +207,7 @@ class Runner:
             path.unlink()
 
     def _write_matrix(self, plan: list[Step]) -> None:
-        write_matrix(self._root, build_matrix(self._root, plan, self._config))
+        write_matrix(self._root, build_matrix(self._root, plan, self._config, self._state.scores))
 
     def _write_report(self, plan: list[Step]) -> None:
         """Bring ``run.json`` up to date and write matrix, metrics, tables, pictures and pages."""
