@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..base.errors import DataError, Problem, RecipeError
+from ..base.errors import DataError, Problem
 from ..base.outside import without_ghostscript
 from ..contract.test_item import MEDIA
 from ..generation.answers import read_answers
@@ -21,6 +21,7 @@ from .quantised import check_trained_modules, keep_unpacked, quantisation_of, tr
 from .sample_counts import SampleCounts, total
 from .task_args import HostArgs, for_data, for_tests
 from .task_args import own as own_args
+from .vocabulary import check_added_tokens
 
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Session:
         known = len(self.tokenizer)
         self.template = get_template_and_fix_tokenizer(self.tokenizer, args.data)
         if len(self.tokenizer) > known:
-            _check_added_tokens(args, self.tokenizer, known)
+            check_added_tokens(args, self.tokenizer, known)
         self.sample_counts: dict[str, dict[str, int]] = {}
         self._base: LoadedBase | None = None
 
@@ -335,29 +336,6 @@ class Session:
             **data,
             **self.tokenizer_module,
         )
-
-
-def _check_added_tokens(args: HostArgs, tokenizer: Any, known: int) -> None:
-    """Refuse a template whose words the base has no embeddings for; the training would stop at the first of them.
-
-    Args:
-        args: The host's arguments.
-        tokenizer: The tokenizer, with the words of the template.
-        known: Its size before.
-
-    Raises:
-        RecipeError: Naming the words.
-    """
-    from llamafactory.model import load_config
-
-    config = load_config(args.model)
-    rows = getattr(getattr(config, "text_config", None) or config, "vocab_size", None)
-    if rows is None or len(tokenizer) <= rows:
-        return
-    words = ", ".join(tokenizer.convert_ids_to_tokens(range(known, len(tokenizer))))
-    what = f"is {args.data.template!r}, whose words {words} are not in the base's vocabulary of {rows}."
-    fix = "Use the base's own template, or add the words once (`resize_vocab`) and name the folder of that base."
-    raise RecipeError(Problem("template", what, fix))
 
 
 def _has_media(dataset: Any) -> bool:
