@@ -48,7 +48,7 @@ def option(
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """``Did you mean 'x'?`` or an empty string."""
-    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.65)
     return f"Did you mean '{close[0]}'?" if close else ""
 
 
