@@ -63,7 +63,11 @@ def finished(llava, half_llava, mixed, tmp_path_factory):
             base = half_llava if half else llava
             rate = 1e-4 if spec["method"] == "seqfull" else 1e-2  # short, so that the answers stay different
             block = {"eval": {"max_new_tokens": TOKENS, "zero_shot": False}}
-            go(tiny.recipe(base, mixed, out, spec["method"], TASKS, max_steps=2, learning_rate=rate, bf16=half, cl=block))
+            go(
+                tiny.recipe(
+                    base, mixed, out, spec["method"], TASKS, max_steps=2, learning_rate=rate, bf16=half, cl=block
+                )
+            )
             found[name] = SimpleNamespace(out=out, final=out / "final", base=base, half=half, items=items(out, mixed))
         return found[name]
 

@@ -87,10 +87,10 @@ def test_the_recipe_is_given_in_a_file_and_on_the_command_line(finished, monkeyp
 def test_keys_of_the_recipe_win(finished):
     from llamafactory.hparams import get_infer_args
 
-    keys = {"cl": {"model": str(finished("routed by token").final)}, "template": "vicuna", "image_max_pixels": 99}
+    keys = {"cl": {"model": str(finished("routed by token").final)}, "template": "vicuna", "image_max_pixels": 9999}
     model_args, data_args, *_ = get_infer_args(keys)
     assert data_args.template == "vicuna"
-    assert model_args.image_max_pixels == 99
+    assert model_args.image_max_pixels == 9999
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------

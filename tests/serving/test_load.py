@@ -124,7 +124,11 @@ def test_code_in_the_folder_never_runs(copy, tmp_path):
     (folder / "evil.py").write_text(code)
     config = json.loads((folder / "config.json").read_text())
     config["model_type"] = "evil"
-    config["auto_map"] = {"AutoConfig": "evil.C", "AutoModelForImageTextToText": "evil.M", "AutoModelForCausalLM": "evil.M"}
+    config["auto_map"] = {
+        "AutoConfig": "evil.C",
+        "AutoModelForImageTextToText": "evil.M",
+        "AutoModelForCausalLM": "evil.M",
+    }
     (folder / "config.json").write_text(json.dumps(config))
     _sign(folder)
     with pytest.raises(RunStateError, match="trust_remote_code=True"):

@@ -39,7 +39,9 @@ def check_trains(block: Any) -> None:
     """
     if isinstance(block, Mapping) and "model" in block:
         what = "names a finished model, for chat, webchat and api; this command trains."
-        fix = "Give `stream` and `method`; to train a further task on a finished run, use `cl.carry_from` and `cl.only`."
+        fix = (
+            "Give `stream` and `method`; to train a further task on a finished run, use `cl.carry_from` and `cl.only`."
+        )
         raise RecipeError(Problem("cl.model", what, fix))
 
 
@@ -55,7 +57,9 @@ def check_places(raw: Any) -> None:
     problems = []
     for key, place in _places(raw):
         if _is_routed(Path(place)):
-            what = f"is {place}, a model that chooses its parts by itself; LLaMA-Factory cannot load it under this key."
+            what = (
+                f"is {place}, a model that chooses its parts by itself; LLaMA-Factory cannot load it under this key."
+            )
             fix = (
                 f"For chat, webchat and api write `cl: {{model: {place}}}`; in Python use `cl_plugins.load`. "
                 "To train a further task on it, use `cl.carry_from` with the run's directory."
@@ -164,10 +168,14 @@ def _routed_problems(keys: Mapping[str, Any], final: Final) -> list[Problem]:
     """What a model that chooses its parts by itself cannot do in the host."""
     found = []
     method = final.manifest.method
-    tasks = f"Where tasks have separate parts, `cl-plugins export {final.path.parent} --to tasks` writes plain adapters."
+    tasks = (
+        f"Where tasks have separate parts, `cl-plugins export {final.path.parent} --to tasks` writes plain adapters."
+    )
     if keys.get("export_dir") is not None:
         what = f"cannot be written as a plain model: '{method}' chooses its parts for every sample."
-        found.append(Problem("export_dir", what, f"Share the folder {final.path}; `cl_plugins.load` opens it. {tasks}"))
+        found.append(
+            Problem("export_dir", what, f"Share the folder {final.path}; `cl_plugins.load` opens it. {tasks}")
+        )
     engine = str(keys.get("infer_backend", "huggingface"))
     if engine != "huggingface":
         what = f"is {engine!r}, which cannot let '{method}' choose its parts for every sample."

@@ -89,9 +89,7 @@ def _lora(state: RunState) -> dict[str, Any] | None:
     return state.session.base.lora()
 
 
-def _write_routed(
-    state: RunState, carry: Carry, lora: dict[str, Any] | None
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def _write_routed(state: RunState, carry: Carry, lora: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """``final/`` of a model that chooses its parts by itself: the carry without training samples, and the tokenizer."""
     target = state.root / "final"
 
