@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..base.errors import CompatibilityError
 from ..contract.low_rank import PREFIX
 from . import bank
-from .features import features
+from .features import Kind, features
 from .merge import replaced
 from .partitioned import gathered, is_partitioned, one_dtype, whole
 from .rows import RowState
@@ -141,7 +141,7 @@ class HeldBase:
         self._rows.install()
         return self._rows
 
-    def features(self, inputs: Mapping[str, Any], kind: str) -> tuple[Tensor, Tensor]:
+    def features(self, inputs: Mapping[str, Any], kind: Kind) -> tuple[Tensor, Tensor]:
         """Vectors of rows from frozen parts, see `BaseModel.features`."""
         return features(self, inputs, kind)
 

@@ -71,7 +71,7 @@ class ContinualLearner:
         if self.method.capabilities.schedule != "sequential":
             what = f"'{method}' does not train its tasks one after the other."
             raise CompatibilityError(Problem("method", what, "Train this reference with the trainer alone."))
-        if "lora" in self.method.capabilities.finetuning_types and lora is None:
+        if self.method.capabilities.low_rank and lora is None:
             raise CompatibilityError(Problem("lora", "is missing.", "Give a `peft.LoraConfig`."))
         self.directory = Path(directory)
         if (self.directory / "run.json").exists():

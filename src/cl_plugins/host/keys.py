@@ -232,6 +232,22 @@ def key_table() -> list[KeyInfo]:
     return [kind_of(key) for key in _host_fields()]
 
 
+def refused_keys() -> dict[tuple[str, str], list[str]]:
+    """Reason and what to do instead -> the keys that are refused for it, for the docs."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for key, why in _REFUSED.items():
+        found.setdefault(why, []).append(key)
+    return found
+
+
+def bounds() -> dict[tuple[float, float], list[str]]:
+    """Smallest and largest value -> the keys that have them, for the docs."""
+    found: dict[tuple[float, float], list[str]] = {}
+    for key, limits in _BOUNDS.items():
+        found.setdefault(limits, []).append(key)
+    return found
+
+
 #: Optimizers of Transformers (values of ``optim``) that step during the backward, or in a separate space.
 _ODD_OPTIMIZERS = ("lomo", "layerwise", "galore", "apollo")
 
