@@ -157,7 +157,6 @@ def _inference_parse(
     raw = module.read_args(args)
     if not serving.names_model(raw):
         return _refusing_parse(module, "export, chat and api", original, raw, *rest, **kwargs)
-    names.require(load=True)
     keys, final = serving.host_keys(plain(raw))
     serving.check_places(keys)
     parsed = _without_field(original(keys, *rest, **kwargs))
