@@ -98,9 +98,13 @@ CASES = [
         "moelora", {"name": "moelora", "experts": 2}, boundary=0.0, ranks={}, learner={}, run_exp=False, kill=Kill()
     ),
     MethodCase("moelora-peer", {"name": "moelora", "experts": 4, "faithful": "peer"}, boundary=0.0),
-    MethodCase("hide", {"name": "hide"}, apart=True, kill=Kill("selector.safetensors"), ranks={}, learner={}),
+    MethodCase(
+        "hide", {"name": "hide"}, apart=True, kill=Kill("selector.safetensors"), ranks={}, learner={}, run_exp=False
+    ),
     MethodCase("hide-peer", {"name": "hide", "faithful": "peer", "experts": 3}, apart=True),
-    MethodCase("disco", {"name": "disco"}, apart=True, kill=Kill("selector.safetensors"), ranks={}, learner={}),
+    MethodCase(
+        "disco", {"name": "disco"}, apart=True, kill=Kill("selector.safetensors"), ranks={}, learner={}, run_exp=False
+    ),
     MethodCase("seqlora-replay", {"name": "seqlora"}, block=REPLAY, boundary=0.0),
     MethodCase("inclora-replay", {"name": "inclora"}, block=REPLAY, kill=Kill("replay.json")),
     MethodCase("der", {"name": "der", "beta": 0.0}, block=REPLAY, boundary=0.0, term=True),

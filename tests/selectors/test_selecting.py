@@ -258,7 +258,9 @@ def test_a_longer_stream_has_its_oracle_row_at_its_end(llava, data, tmp_path):
     assert len(steps) == len(set(steps))
 
 
-@pytest.mark.parametrize("method", ["seqlora", "moelora", "mslora_cr", {"name": "single_task", "selector": {"kind": "oracle"}}])
+@pytest.mark.parametrize(
+    "method", ["seqlora", "moelora", "mslora_cr", {"name": "single_task", "selector": {"kind": "oracle"}}]
+)
 def test_an_oracle_row_needs_a_model_that_finds_out_the_task(llava, data, tmp_path, method):
     keys = tiny.recipe(llava, data, tmp_path / "run", method, TASKS)
     keys["cl"]["eval"]["oracle"] = True
@@ -282,7 +284,11 @@ def test_weighted_experts_under_every_selector(llama, tmp_path, name):
         go(keys)
         return tmp_path / out
 
-    told = run("single", "single_task") if name == "disco" else run("told", {"name": name, "selector": {"kind": "oracle"}})
+    told = (
+        run("single", "single_task")
+        if name == "disco"
+        else run("told", {"name": name, "selector": {"kind": "oracle"}})
+    )
     for kind in ("anchors", "prototype", "ridge"):
         more = {"penalty": 1e-6} if kind == "ridge" else {}
         selector = {"kind": kind, "features": "text", **more}

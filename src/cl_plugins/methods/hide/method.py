@@ -36,7 +36,11 @@ class HiDeConfig(SelectingConfig):
         "paper, any other selector, or `{kind: oracle}` (the task is given).",
     )
     temperature: float = option(0.1, help="Divisor of the selector's scores in the softmax.", minimum=1e-6)
-    layers: int = option(1, help="Number of last layers of the language model whose LoRAs are weighted per question; 0 adds them everywhere.", minimum=0)
+    layers: int = option(
+        1,
+        help="Number of last layers of the language model whose LoRAs are weighted per question; 0 adds them everywhere.",
+        minimum=0,
+    )
     epsilon: float = option(1.0, help="Factor on every LoRA in the other layers.")
     experts: int | None = option(
         None,
