@@ -187,5 +187,6 @@ HALF_CASES = [
     _half("lwf"),
     _half("sefe-stack", STACKED),
     _half("moelora"),
+    _half("hide", STACKED),
     _half("der++"),
 ]
