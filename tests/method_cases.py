@@ -101,7 +101,7 @@ CASES = [
     MethodCase(
         "hide", {"name": "hide"}, apart=True, kill=Kill("selector.safetensors"), ranks={}, learner={}, run_exp=False
     ),
-    MethodCase("hide-peer", {"name": "hide", "faithful": "peer", "experts": 3}, apart=True),
+    MethodCase("hide-peer", {"name": "hide", "faithful": "peer"}, apart=True),
     MethodCase(
         "disco", {"name": "disco"}, apart=True, kill=Kill("selector.safetensors"), ranks={}, learner={}, run_exp=False
     ),
