@@ -117,6 +117,26 @@ CASES = [
         "l2p-diversify", {"name": "l2p", "prompt_length": 2, "top_k": 3, "diversify": True, "key_rate": 5.0},
         boundary=0.0, term=True, kill=Kill("frequency.safetensors"),
     ),
+    MethodCase(
+        "modalprompt", {"name": "modalprompt", "prompt_length": 2, "prompts": 2}, boundary=0.0, term=True, ranks={},
+        learner={}, run_exp=False, kill=Kill("prototype.safetensors"),
+    ),
+    MethodCase(
+        "modalprompt-peer",
+        {"name": "modalprompt", "prompt_length": 2, "prompts": 1, "faithful": "peer", "num_tasks": 3},
+        boundary=0.0, term=True,
+    ),
+    MethodCase("gem", {"name": "gem", "samples": 4}, block=REPLAY, boundary=0.0, kill=Kill("replay.json")),
+    MethodCase("agem", {"name": "gem", "variant": "agem", "samples": 4}, block=REPLAY, boundary=0.0),
+    MethodCase(
+        "ilora", {"name": "ilora", "decay": 0.5}, block=REPLAY, boundary=0.0, term=True,
+        kill=Kill(options={"decay": 0.9}),
+    ),
+    MethodCase("ilora-peer", {"name": "ilora", "faithful": "peer"}, block=REPLAY, boundary=0.0, term=True),
+    MethodCase(
+        "osf", {"name": "osf", "growth": 0.1}, ranks={}, learner={}, run_exp=False, kill=Kill("weights.safetensors")
+    ),
+    MethodCase("osf-peer", {"name": "osf", "preserve": 0.8, "faithful": "peer"}),
     MethodCase("seqlora-replay", {"name": "seqlora"}, block=REPLAY, boundary=0.0),
     MethodCase("inclora-replay", {"name": "inclora"}, block=REPLAY, kill=Kill("replay.json")),
     MethodCase("der", {"name": "der", "beta": 0.0}, block=REPLAY, boundary=0.0, term=True),
@@ -178,6 +198,9 @@ REPLAY_CASES = [
     _replay("full", "seqfull", "resume", capacity_total=6, policy="reservoir"),
     _replay("der", "der", "learner resume", capacity_per_task=3, batch=2),
     _replay("der_five", "der", "ranks", capacity_per_task=5),
+    _replay("gem", {"name": "gem", "samples": 4}, "learner resume ranks", capacity_per_task=5),
+    _replay("agem", {"name": "gem", "variant": "agem", "samples": 5}, "learner", capacity_per_task=4),
+    _replay("ilora", {"name": "ilora", "decay": 0.9}, "learner resume ranks", capacity_per_task=5),
     _replay("der_full", {"name": "der", "store": "full"}, "learner", capacity_per_task=3),
 ]
 

@@ -162,6 +162,37 @@ class Method(ABC):
         """
         return {}
 
+    # What happens in an optimizer step?
+
+    @property
+    def changes_gradients(self) -> bool:
+        """Whether `change_gradients` does something; trainers that cannot call it are refused then."""
+        return type(self).change_gradients is not Method.change_gradients
+
+    def change_gradients(self, context: TaskContext, model: Module, step: int) -> None:  # noqa: B027 - may be left as it is
+        """Change the gradients of an optimizer step in place.
+
+        Called once per step, when ``.grad`` of every parameter is complete (accumulated, averaged over processes, with
+        the gradients of the penalties) and before it is clipped. All processes must end with the same gradients.
+
+        Args:
+            context: The task.
+            model: What is trained, not wrapped.
+            step: Number of the optimizer step, from 1.
+        """
+
+    def after_step(self, context: TaskContext, model: Module, *, last: bool) -> None:  # noqa: B027 - may be left as it is
+        """Called after every optimizer step, before a checkpoint is written.
+
+        State that the training changes besides its parameters belongs into buffers called ``cl_live_<name>``
+        (`BaseModel.register`): checkpoints hold them.
+
+        Args:
+            context: The task.
+            model: What is trained, not wrapped.
+            last: Whether it was the last step of the training.
+        """
+
     # What has the task learned?
 
     def learned(self, context: TaskContext, model: Module) -> dict[str, Tensor]:
