@@ -99,6 +99,13 @@ CASES = [
     ),
     MethodCase("moelora-peer", {"name": "moelora", "experts": 4, "faithful": "peer"}, boundary=0.0),
     MethodCase(
+        "hide", {"name": "hide"}, apart=True, kill=Kill("selector.safetensors"), ranks={}, learner={}, run_exp=False
+    ),
+    MethodCase("hide-peer", {"name": "hide", "faithful": "peer"}, apart=True),
+    MethodCase(
+        "disco", {"name": "disco"}, apart=True, kill=Kill("selector.safetensors"), ranks={}, learner={}, run_exp=False
+    ),
+    MethodCase(
         "l2p", {"name": "l2p", "pool_size": 4, "prompt_length": 2, "top_k": 2}, boundary=0.0, term=True, ranks={},
         learner={}, run_exp=False, kill=Kill(),
     ),
@@ -215,6 +222,7 @@ HALF_CASES = [
     _half("lwf"),
     _half("sefe-stack", STACKED),
     _half("moelora"),
+    _half("hide", STACKED),
     _half("l2p"),
     _half("der++"),
 ]

@@ -139,7 +139,7 @@ def test_beams_and_several_sequences_keep_their_rows(text):
 
 @pytest.mark.parametrize("size", [1, 5, 12])
 def test_our_decoder_answers_as_generate_does(seeing, size):
-    """In parts, with finished rows let go, and no shared beginning."""
+    """In parts, with finished rows dropped, and no shared beginning."""
     model, state = seeing
     rows = [[*p[:1], 30, 31, *p[1:]] for p in prompts(12, lambda i: i % 2)]  # they share a beginning
     seen = pixels(rows)

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from made_runs import make_run
 
-from cl_plugins.report import comparison_page, groups, run_report, text
+from cl_plugins.report import comparison_page, groups, run_report, style, text
 from cl_plugins.report.run_data import read_run
 
 
@@ -170,18 +170,19 @@ def files_of(run, monkeypatch) -> dict[str, str]:
     from cl_plugins.report import comparison_picture, matrix_picture, stream_picture
 
     found: dict[str, str] = {}
+    nothing = style.Picture(b"", b"", b"")
 
     def write(path: Path, content: bytes) -> None:
-        if path.suffix != ".png":
+        if path.suffix not in (".png", ".pdf"):
             found[path.name] = content.decode()
 
     with monkeypatch.context() as patch:
         patch.setattr(run_report, "read_run", lambda path: run)
         patch.setattr(groups, "read_run", lambda path: run)
         patch.setattr(groups, "_short_names", lambda paths: [run.method for _ in paths])
-        patch.setattr(matrix_picture, "matrix_picture", lambda run: b"")
-        patch.setattr(stream_picture, "stream_picture", lambda run: b"")
-        patch.setattr(comparison_picture, "compare_picture", lambda comparison: b"")
+        patch.setattr(matrix_picture, "matrix_picture", lambda run: nothing)
+        patch.setattr(stream_picture, "stream_picture", lambda run: nothing)
+        patch.setattr(comparison_picture, "compare_picture", lambda comparison: nothing)
         run_report.write_report(Path("a"), write)
         comparison_page.compare([Path("a"), Path("b")], Path("out"), write=write)
     return found
@@ -221,7 +222,17 @@ def test_a_report_keeps_its_shape(name, plain, monkeypatch):
 
 
 #: Commands that stand for one character.
-SIGNS = ("textbackslash", "textasciitilde", "textasciicircum", "textless", "textgreater", "dots", "pm", "dagger")
+SIGNS = (
+    "textbackslash",
+    "textasciitilde",
+    "textasciicircum",
+    "textless",
+    "textgreater",
+    "dots",
+    "pm",
+    "dagger",
+    "ddagger",
+)
 
 
 def tex_shape(source: str) -> tuple[list[int], Counter[str]]:
@@ -263,11 +274,19 @@ def test_names_are_read_as_they_are(plain):
         assert not [tag for tag, _ in page.tags if tag != "p"]
 
 
-def test_tables_for_programs_hold_the_names_unchanged(plain, monkeypatch):
+def test_tables_for_programs_hold_the_names_and_no_formulas(plain, monkeypatch):
     for name in HOSTILE:
         run = named(plain, name)
         rows = list(csv.reader(io.StringIO(files_of(run, monkeypatch)["matrix.csv"])))
-        assert rows[0][1:] == [task.replace("\r\n", "\n") for task in run.tasks] or rows[0][1:] == list(run.tasks)
+        names = [f"'{task}" if task[0] in "=+-@\t\r" else task for task in run.tasks]
+        assert rows[0][1:] == [task.replace("\r\n", "\n") for task in names] or rows[0][1:] == names
+
+
+def test_numbers_stay_numbers_in_tables():
+    from cl_plugins.report.writing import csv_bytes
+
+    rows = [[-1.5, "-1.5", "+2", None, "", "-", "=1+1", "@x", "\tx", "a=b", 3]]
+    assert csv_bytes(rows).decode() == "-1.5,-1.5,+2,,,'-,'=1+1,'@x,'\tx,a=b,3\n"
 
 
 def test_pictures_are_drawn_with_such_names(tmp_path):

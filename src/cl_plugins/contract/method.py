@@ -27,7 +27,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..base.errors import CompatibilityError, Problem
-from .capabilities import Answers, Capabilities, NoOptions, RunFacts
+from .capabilities import Answers, Capabilities, Family, NoOptions, RunFacts
 from .phase import Phase
 
 
@@ -57,6 +57,7 @@ class Method(ABC):
         capabilities: What it can do and needs.
         starts_at_zero: Whether its terms measure the distance from where the task began, and so are zero at the first
             step.
+        lora_per_task: Whether every task has a LoRA that stays; lists of methods are grouped by it.
     """
 
     name: ClassVar[str]
@@ -64,9 +65,24 @@ class Method(ABC):
     config_class: ClassVar[type[Any]] = NoOptions
     capabilities: ClassVar[Capabilities] = Capabilities()
     starts_at_zero: ClassVar[bool] = False
+    lora_per_task: ClassVar[bool] = False
 
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    @classmethod
+    def family(cls) -> Family:
+        """The group of a method in lists, told from what it declares.
+
+        ``full`` trains whole weights; ``prompts`` and ``routed`` choose for every sample, without and with low-rank updates;
+        ``lora_per_task`` keeps a LoRA of every task; the others are ``one_lora``.
+        """
+        able = cls.capabilities
+        if "lora" not in able.finetuning_types:
+            return "full"
+        if able.answers == "by_sample":
+            return "routed" if able.low_rank else "prompts"
+        return "lora_per_task" if cls.lora_per_task or able.schedule == "independent" else "one_lora"
 
     # What may run with me?
 
@@ -84,6 +100,11 @@ class Method(ABC):
     def answers(self) -> Answers:
         """`Capabilities.answers` for these options."""
         return self.capabilities.answers
+
+    @property
+    def follows_told(self) -> bool:
+        """Whether a model that chooses per row follows `Rows.told`, a task that it is told (``cl.eval.oracle``)."""
+        return False
 
     def notes(self) -> list[str]:
         """What a reader of the scores must know about how they came about; printed in every report."""

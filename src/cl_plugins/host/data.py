@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +60,12 @@ def local_files(dataset_dir: str, names: Sequence[str]) -> tuple[list[Path], lis
 SOURCES = ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name", "file_name")
 
 
+#: Ending of a data file -> the reader that the host takes for it.
+KINDS_OF_FILES = {
+    ".arrow": "arrow", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text",
+}  # fmt: skip
+
+
 def source_of(entry: Any) -> str | None:
     """The key of an entry of ``dataset_info.json`` that says where its records are; None if there is none."""
     return next((key for key in SOURCES if isinstance(entry, dict) and isinstance(entry.get(key), str)), None)
@@ -81,11 +89,25 @@ def _files_of(entry: Any, folder: Path) -> tuple[list[Path], list[tuple[str, str
         if folders:
             what = f"the folder {path} contains folders ({', '.join(folders[:3])}), which LLaMA-Factory does not read."
             problems.append((what, "Put the data files into the folder itself, and nothing else."))
+        problems += _kind_problems(path, [p for p in inside if p.is_file()]) if source == "file_name" else []
         return [p for p in inside if p.is_file()], problems
     if path.is_file():
         return [path], []
     what = "is not a regular file" if path.exists() else "does not exist"
     return [], [(f"the file {path} {what}.", f"Correct `{source}` or put the file there.")]
+
+
+def _kind_problems(folder: Path, files: list[Path]) -> list[tuple[str, str]]:
+    """What the host says of a folder without naming a file: files that are no data, or of several kinds."""
+    odd = [file.name for file in files if file.suffix not in KINDS_OF_FILES]
+    if odd:
+        what = f"the folder {folder} contains files that are no data ({', '.join(odd[:3])})."
+        return [(what, f"Remove them; LLaMA-Factory reads {', '.join(KINDS_OF_FILES)}.")]
+    kinds = {KINDS_OF_FILES[file.suffix]: file.name for file in reversed(files)}
+    if len(kinds) > 1:
+        what = f"the folder {folder} contains files of different kinds ({', '.join(sorted(kinds.values()))})."
+        return [(what, "Convert them to one kind.")]
+    return []
 
 
 def _has_mark(path: Path) -> bool:
@@ -102,6 +124,34 @@ def num_samples_problem(where: str) -> Problem:
     what = "is a test set with `num_samples`: the host would draw different items at every start."
     fix = "Remove `num_samples`; `cl.eval.max_items` limits tests to the same first items."
     return Problem(where, what, fix)
+
+
+class _SortedOs:
+    """Stands for the module `os` in the namespace of the host's loader."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def listdir(self, path: Any = ".") -> list[str]:
+        """`os.listdir`, sorted."""
+        return sorted(os.listdir(path))
+
+
+@contextmanager
+def sorted_folders() -> Iterator[None]:
+    """Let the host's loader read the files of a folder in the order of their names.
+
+    It takes the order of the file system, which differs from machine to machine: a run that goes on elsewhere, or from a
+    copy of its data, would see other samples in each step, and items without an id would get other ones.
+    """
+    from llamafactory.data import loader
+
+    original = loader.os
+    loader.os = _SortedOs()
+    try:
+        yield
+    finally:
+        loader.os = original
 
 
 def load_training_set(
@@ -132,7 +182,7 @@ def load_training_set(
     where = f"task '{task_name}'"
     aligned: list[Any] = []
     try:
-        with aligned_records(aligned):
+        with aligned_records(aligned), sorted_folders():
             module: dict[str, Any] = get_dataset(
                 template, args.model, args.data, args.training, stage="sft", **tokenizer_module
             )

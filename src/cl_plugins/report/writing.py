@@ -17,6 +17,8 @@ from . import tables, text
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+    from .style import Picture
+
 Write = Callable[[Path, bytes], None]
 
 
@@ -63,15 +65,44 @@ def render(template: str, content: Mapping[str, Any]) -> bytes:
 
 
 def csv_bytes(rows: Iterable[Sequence[Any]]) -> bytes:
-    """Rows as CSV in UTF-8: unrounded numbers, an empty field for ``None``."""
+    """Rows as CSV in UTF-8: unrounded numbers, an empty field for ``None``.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front, with which spreadsheets mark texts.
+    """
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    csv.writer(buffer, lineterminator="\n").writerows([_no_formula(value) for value in row] for row in rows)
     return buffer.getvalue().encode("utf-8", "backslashreplace")
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def _no_formula(value: Any) -> Any:
+    """A value of a CSV field that is no formula; texts of numbers stay."""
+    if not isinstance(value, str) or not value.startswith(_FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def data_uri(picture: bytes) -> str:
     """A PNG as a ``data:`` address, so that a page needs no other file."""
     return "data:image/png;base64," + base64.b64encode(picture).decode("ascii")
+
+
+def pictures(made: Mapping[str, Picture]) -> dict[str, bytes]:
+    """Pictures as files: ``NAME.png`` and ``NAME.pdf``."""
+    return {
+        f"{name}.{kind}": data for name, each in made.items() for kind, data in (("png", each.png), ("pdf", each.pdf))
+    }
+
+
+def embedded(picture: Picture) -> dict[str, str]:
+    """A picture for a page: ``light`` and ``dark`` as ``data:`` addresses."""
+    return {"light": data_uri(picture.png), "dark": data_uri(picture.dark)}
 
 
 def _visible(value: Any) -> Any:

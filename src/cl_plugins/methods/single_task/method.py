@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...adapters.update import fill
-from ...contract.capabilities import Answers, Capabilities
+from ...base.errors import Problem
+from ...contract.capabilities import Answers, Capabilities, RunFacts
 from ...contract.export import Export, LowRankSum, Routed
 from ...contract.method import Route
 from ..chain import carried_updates, link_updates
@@ -51,16 +52,27 @@ class SingleTask(OneLoRA):
         """One adapter; with a selector the one that it chooses, or the one of the task that is given."""
         return self.capabilities.answers
 
+    @property
+    def follows_told(self) -> bool:
+        """Whenever a selector finds out the task."""
+        return self.selection.by_sample
+
     def notes(self) -> list[str]:
         """How the questions were answered, with a selector."""
         return self.selection.note(self.title)
+
+    def problems(self, facts: RunFacts) -> list[Problem]:
+        """What speaks against the selector."""
+        return self.selection.problems(facts)
 
     def begin_task(self, context: TaskContext, model: Module) -> Module:
         """A fresh adapter on the base, whatever was learned before."""
         if self.selection.selector is not None:
             context.base.reset()
             self.selection.begin(context)
-        return super().begin_task(context, model)
+        adapted = super().begin_task(context, model)
+        self.selection.check_places(context, self, adapted)
+        return adapted
 
     def statistics(self, context: TaskContext, model: Module) -> dict[str, dict[str, Tensor]]:
         """What the selector measures."""
