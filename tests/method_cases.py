@@ -98,6 +98,15 @@ CASES = [
         "moelora", {"name": "moelora", "experts": 2}, boundary=0.0, ranks={}, learner={}, run_exp=False, kill=Kill()
     ),
     MethodCase("moelora-peer", {"name": "moelora", "experts": 4, "faithful": "peer"}, boundary=0.0),
+    MethodCase(
+        "branchlora", {"name": "branchlora", "branches": 4, "selector": {"kind": "oracle"}}, continues=False,
+        unchosen=("cl_b", "cl_router"), kill=Kill("usage.safetensors", {"selector": {"kind": "keys"}}, always=True), run_exp=False,
+        ranks={"selector": {"kind": "keys"}}, learner={"selector": {"kind": "keys"}},
+    ),
+    MethodCase(
+        "branchlora-shared", {"name": "branchlora", "branches": 4, "routers": "shared", "freeze": 0, "gate_input": "token"},
+        keys={"lora_dropout": 0.1},
+    ),
     MethodCase("seqlora-replay", {"name": "seqlora"}, block=REPLAY, boundary=0.0),
     MethodCase("inclora-replay", {"name": "inclora"}, block=REPLAY, kill=Kill("replay.json")),
     MethodCase("der", {"name": "der", "beta": 0.0}, block=REPLAY, boundary=0.0, term=True),
@@ -180,5 +189,6 @@ HALF_CASES = [
     _half("lwf"),
     _half("sefe-stack", STACKED),
     _half("moelora"),
+    _half("branchlora", STACKED),
     _half("der++"),
 ]

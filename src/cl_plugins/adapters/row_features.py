@@ -11,10 +11,28 @@ from ..base.errors import CompatibilityError, Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
 
 
 IGNORED = -100
+TOWERS = ("vision_tower", "vision_model", "visual", "vision_encoder")
 _PICTURES = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
+
+
+def find_tower(model: Any) -> tuple[str, Module] | None:
+    """Name and module of the tower that sees pictures; None for a model of texts."""
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in TOWERS:
+            return name, module
+    return None
+
+
+def tower_width(model: Any) -> int | None:
+    """Width of the tower's pooled output as its config says it; None without a tower, or where it does not say."""
+    tower = find_tower(model)
+    config = getattr(tower[1], "config", None) if tower is not None else None
+    widths = (getattr(config, name, None) for name in ("out_hidden_size", "hidden_size"))
+    return next((width for width in widths if isinstance(width, int)), None)
 
 
 class Rows:
@@ -128,7 +146,7 @@ class Rows:
 
         rows = self.picture_rows
         if self._pictures is None or not any(row >= 0 for row in rows):
-            width = 1 if self._pictures is None else self._pictures.shape[1]
+            width = tower_width(self.model) or 1 if self._pictures is None else self._pictures.shape[1]
             nothing = torch.zeros(self.count, width, device=self.ids.device)
             return nothing, torch.zeros(self.count, dtype=torch.bool, device=self.ids.device)
         pictures = self._pictures

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..base.errors import CompatibilityError, Problem
 from .modes import looking
 from .row_features import Rows
+from .row_features import find_tower as find_tower
 
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 
-TOWERS = ("vision_tower", "vision_model", "visual", "vision_encoder")
 _KEPT = "cl_kept"
 _STATE = "cl_row_state"
 
@@ -325,14 +325,6 @@ def _named(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str
 
 class _Token:
     """Is there while the graph is there."""
-
-
-def find_tower(model: Any) -> tuple[str, Module] | None:
-    """Name and module of the tower that sees pictures; None for a model of texts."""
-    for name, module in model.named_modules():
-        if name.rpartition(".")[2] in TOWERS:
-            return name, module
-    return None
 
 
 def find_decoder(model: Any) -> Any:

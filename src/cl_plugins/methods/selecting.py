@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
+    from ..adapters.row_features import Rows
+    from ..adapters.rows import RowState
     from ..contract.base_model import BaseModel
     from ..contract.carry import Carry, CarryWriter, TaskUpdate
     from ..contract.task import TaskContext
@@ -31,8 +33,8 @@ class SelectingConfig:
 
     selector: dict[str, Any] | None = option(
         None,
-        help="Who chooses a task's part at test: `{kind: prototype, features: [vision, text]}`, `{kind: ridge}`, or "
-        "`{kind: oracle}` (the task is given).",
+        help="Who chooses a task's part at test: `{kind: prototype, features: [vision, text]}`, `{kind: ridge}`, `{kind: keys}`, "
+        "or `{kind: oracle}` (the task is given).",
     )
 
     def value_problems(self, where: str) -> list[Problem]:
@@ -56,6 +58,12 @@ class Selection:
     def __init__(self, given: dict[str, Any] | None) -> None:
         self.selector: Selector | None = None if given is None else make_selector(given)
         self._accuracy: dict[str, float] = {}
+        self._training: Any = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether the selector has tensors that train with a task, by a term of their own."""
+        return self.selector is not None and self.selector.trains
 
     @property
     def by_sample(self) -> bool:
@@ -98,15 +106,42 @@ class Selection:
         if self.selector is not None:
             check_features(self.selector, context)
 
+    def prepare(self, context: TaskContext) -> None:
+        """Put what the selector trains on the model; it then looks at every forward of the base."""
+        self.put_keys(context)
+        if self._training is not None:
+            state = context.base.rows(lambda rows: self.see(state, rows))
+
+    def put_keys(self, context: TaskContext) -> None:
+        """`prepare` for methods whose models have a row state, which must call `see`."""
+        self._training = self.selector.training(context) if self.selector is not None and self.trains else None
+
+    def see(self, state: RowState, rows: Rows) -> None:
+        """Look at the prompts of a batch in training."""
+        if self._training is not None:
+            self._training.see(state, rows)
+
+    def terms(self) -> dict[str, Tensor]:
+        """The selector's term of the batch that was seen last."""
+        return self._training.terms() if self._training is not None else {}
+
+    def learning_rates(self) -> dict[str, float]:
+        """Factors on the learning rate of what the selector trains."""
+        return self._training.learning_rates() if self._training is not None else {}
+
     def statistics(self, context: TaskContext) -> dict[str, dict[str, Tensor]]:
-        """What the selector measures on the task that was trained."""
-        from ..selectors.collect import accuracy, measure
+        """What the selector has learned or measures on the task that was trained."""
+        from ..selectors.collect import accuracy, measure, sample
 
         if self.selector is None or self.selector.told:
             return {}
-        own, vectors = measure(self.selector, context)
+        if self._training is not None:
+            own, vectors = self._training.learned(), sample(self.selector, context)
+        else:
+            own, vectors = measure(self.selector, context)
         carried = self.selector.merge(self._carried(context.carry), own)
-        self._accuracy = {"selected_training_samples": accuracy(self.selector, carried, vectors)}
+        if len(vectors):
+            self._accuracy = {"selected_training_samples": accuracy(self.selector, carried, vectors)}
         return {STATISTIC: own}
 
     def numbers(self) -> dict[str, float]:
@@ -135,13 +170,30 @@ class Selection:
         """
         from ..selectors.router import Learned, put_on
 
+        selector, carried = self._there(carry)
+        tasks = [Learned(update.task, update.low_rank()) for update in updates]
+        return put_on(base, tasks, selector, carried, cumulative=cumulative)
+
+    def chooser(self, carry: Carry, names: Sequence[str]) -> Callable[[RowState, Rows], None]:
+        """What gives each prompt its task, see `cl_plugins.selectors.router.choose`.
+
+        Args:
+            carry: The carry.
+            names: The tasks in the order in which they were learned.
+        """
+        from ..selectors.router import choose
+
+        selector, carried = self._there(carry)
+        prepared = selector.prepare(carried)
+        return lambda state, rows: choose(state, rows, selector, prepared, names)
+
+    def _there(self, carry: Carry) -> tuple[Selector, dict[str, Tensor]]:
         carried = self._carried(carry)
         if self.selector is None or carried is None:
             raise RunStateError(
                 Problem("carry", "holds no selector.", "Train with `cl.method.selector` from task 1 on.")
             )
-        tasks = [Learned(update.task, update.low_rank()) for update in updates]
-        return put_on(base, tasks, self.selector, carried, cumulative=cumulative)
+        return self.selector, carried
 
     def _carried(self, carry: Carry | None) -> dict[str, Tensor] | None:
         """The selector's statistics in a carry.

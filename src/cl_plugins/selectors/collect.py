@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..base import ranks
@@ -45,24 +45,21 @@ def vectors_of(values: list[tuple[Tensor, Tensor]]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat([normalize(part, dim=1) for part in parts], dim=1)
 
 
-def batch_vectors(base: BaseModel, selector: Selector, inputs: Mapping[str, Any]) -> Tensor:
-    """Vectors of a collated batch, see `vectors_of`."""
-    return vectors_of([base.features(inputs, kind) for kind in selector.config.features])
+def batch_kinds(base: BaseModel, selector: Selector, inputs: Mapping[str, Any]) -> list[tuple[Tensor, Tensor]]:
+    """For each kind of features of a selector the rows of a collated batch, and which have it."""
+    return [base.features(inputs, kind) for kind in selector.config.features]
 
 
 def check_features(selector: Selector, context: TaskContext) -> None:
-    """Before a task trains: its samples have what the selector looks at.
+    """Before a task trains: its samples have what the selector looks at. A custom trainer has none yet.
 
     Raises:
-        DataError: If they do not, or cannot be read at random.
+        DataError: If they do not.
     """
-    if selector.told:
+    if selector.told or context.data is None:
         return
-    if context.data is None:
-        what = "are streamed, but the selector reads each sample again after the training."
-        raise DataError(Problem(f"training samples of '{context.task.name}'", what, "Set `streaming: false`."))
     for inputs in context.data.batches([0], 1):
-        batch_vectors(context.base, selector, inputs)
+        vectors_of(batch_kinds(context.base, selector, inputs))
 
 
 def measure(selector: Selector, context: TaskContext) -> tuple[dict[str, Tensor], Tensor]:
@@ -83,14 +80,8 @@ def measure(selector: Selector, context: TaskContext) -> tuple[dict[str, Tensor]
 
     sums: dict[str, Tensor] = {}
     kept: list[Tensor] = []
-    data = context.data
-    numbers = list(range(context.rank, len(data) if data is not None else 0, context.world_size))
-    for inputs in data.batches(numbers, BATCH) if data is not None else ():
-        vectors = batch_vectors(context.base, selector, inputs)
-        if not bool(torch.isfinite(vectors).all()):
-            what = "a feature of the task's samples is not finite."
-            raise TrainingError(Problem(f"task '{context.task.name}'", what, "Look at the data and at the base."))
-        for name, value in selector.measure(vectors).items():
+    for kinds, vectors in _batches(selector, context, None):
+        for name, value in selector.measure_kinds(kinds).items():
             sums[name] = sums[name] + value if name in sums else value
         if sum(map(len, kept)) < SAMPLED:
             kept.append(vectors)
@@ -105,6 +96,42 @@ def measure(selector: Selector, context: TaskContext) -> tuple[dict[str, Tensor]
         what = "has no training sample."
         raise DataError(Problem(f"task '{context.task.name}'", what, "Give it data."))
     return total, torch.cat(seen)
+
+
+def sample(selector: Selector, context: TaskContext) -> Tensor:
+    """Vectors of the first samples of each process, from all processes, for `accuracy`; (0, 0) without samples."""
+    import torch
+
+    kept = [vectors for _, vectors in _batches(selector, context, SAMPLED)] if context.data is not None else []
+    found = [part for part in ranks.gather(torch.cat(kept) if kept else None) if part is not None]
+    return torch.cat(found) if found else torch.zeros(0, 0)
+
+
+def _batches(
+    selector: Selector, context: TaskContext, most: int | None
+) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    """This process's samples: each kind of features, and the joint vectors.
+
+    Raises:
+        DataError: If the samples cannot be read at random.
+        TrainingError: If a feature is not finite.
+    """
+    import torch
+
+    data = context.data
+    if data is None:
+        what = "cannot be read again, as the selector does after the training."
+        raise DataError(
+            Problem(f"training samples of '{context.task.name}'", what, "Use a data set with random access.")
+        )
+    for inputs in data.batches(list(range(context.rank, len(data), context.world_size))[:most], BATCH):
+        values = batch_kinds(context.base, selector, inputs)
+        vectors = vectors_of(values)
+        if not bool(torch.isfinite(vectors).all()):
+            what = "a feature of the task's samples is not finite."
+            raise TrainingError(Problem(f"task '{context.task.name}'", what, "Look at the data and at the base."))
+        parts = [torch.where(has.cpu()[:, None], value.cpu().double(), 0.0) for value, has in values]
+        yield dict(zip(selector.config.features, parts, strict=True)), vectors
 
 
 def accuracy(selector: Selector, carried: dict[str, Tensor], vectors: Tensor) -> float:

@@ -68,12 +68,7 @@ def put_on(
     prepared = selector.prepare(carried)
     names = [learned.task for learned in tasks]
 
-    def begin(rows: Rows) -> None:
-        vectors = vectors_of([of_rows(state, rows, kind) for kind in selector.config.features])
-        chosen = selector.scores(prepared, vectors).argmax(dim=1)
-        rows.kept.update(expert=chosen, route=[names[i] for i in chosen.tolist()])
-
-    state: RowState = base.rows(begin)
+    state: RowState = base.rows(lambda rows: choose(state, rows, selector, prepared, names))
     layers = {}
     for name in dict.fromkeys(n for learned in tasks for n in learned.update.a):
         own = [i for i, learned in enumerate(tasks) if name in learned.update.a]
@@ -84,6 +79,23 @@ def put_on(
     bank.attach(base, layers)
     _replace(base, tasks, state)
     return base.model
+
+
+def choose(
+    state: RowState, rows: Rows, selector: Selector, prepared: dict[str, Tensor], names: Sequence[str]
+) -> None:
+    """Give each prompt the number of a task as ``kept["expert"]`` and its name as ``kept["route"]``.
+
+    Args:
+        state: The row state.
+        rows: The prompts.
+        selector: The selector.
+        prepared: What its `prepare` gave.
+        names: The tasks in the order in which they were learned.
+    """
+    vectors = vectors_of([of_rows(state, rows, kind) for kind in selector.config.features])
+    chosen = selector.scores(prepared, vectors).argmax(dim=1)
+    rows.kept.update(expert=chosen, route=[names[i] for i in chosen.tolist()])
 
 
 class OneOf:

@@ -6,12 +6,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..base.errors import Problem
+from ..base.errors import CompatibilityError, Problem
 from ..base.schema import nearest, option
 
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ..contract.task import TaskContext
 
 
 FEATURES = ("vision", "text", "hidden")
@@ -58,6 +60,31 @@ class Selector(ABC):
 
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    @property
+    def trains(self) -> bool:
+        """Whether it has tensors that train with a task, see `training`; nothing is measured afterwards then."""
+        return False
+
+    def training(self, context: TaskContext) -> Any:
+        """Put fresh tensors on the base of a task, see `cl_plugins.selectors.learning.KeyTraining`.
+
+        Raises:
+            CompatibilityError: If it trains nothing.
+        """
+        raise CompatibilityError(Problem(f"selector '{self.kind}'", "trains nothing.", "Use `measure`."))
+
+    def measure_kinds(self, kinds: dict[str, Tensor]) -> dict[str, Tensor]:
+        """`measure` for selectors that treat kinds of features separately.
+
+        Args:
+            kinds: Kind -> (rows, width), fp64; 0 where a row does not have it.
+        """
+        import torch
+        from torch.nn.functional import normalize
+
+        parts = list(kinds.values())
+        return self.measure(parts[0] if len(parts) == 1 else torch.cat([normalize(p, dim=1) for p in parts], dim=1))
 
     @abstractmethod
     def measure(self, vectors: Tensor) -> dict[str, Tensor]:

@@ -66,15 +66,20 @@ def put_on(base: BaseModel, count: int, seed: int | None, *, peer: bool) -> tupl
     return model, meta
 
 
-def check_rank(rank: int, count: int) -> None:
+def check_rank(rank: int, count: int, parts: str = "experts") -> None:
     """The rank can be shared out among the experts.
+
+    Args:
+        rank: Rank of all experts together.
+        count: Number of experts.
+        parts: What they are called, as the method's option is.
 
     Raises:
         RecipeError: If not.
     """
     if rank % count:
-        what = f"is {rank}, which is not a multiple of {count} experts; it is the rank of all experts together."
-        raise RecipeError(Problem("lora_rank", what, f"Use a multiple of {count}, or change `cl.method.experts`."))
+        what = f"is {rank}, which is not a multiple of {count} {parts}; it is the rank of all {parts} together."
+        raise RecipeError(Problem("lora_rank", what, f"Use a multiple of {count}, or change `cl.method.{parts}`."))
 
 
 def _dropout(model: Any) -> float:

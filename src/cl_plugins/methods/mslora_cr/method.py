@@ -16,7 +16,7 @@ from ...contract.capabilities import Answers, Capabilities, RunFacts
 from ...contract.carry import TaskUpdate
 from ...contract.export import Export, LowRankSum, Routed
 from ...contract.method import Route
-from ...contract.task import TaskContext
+from ...contract.task import Batch, TaskContext
 from ..chain import ChainConfig, LoRAChain
 from ..selecting import SelectingConfig, Selection
 from .regulariser import Regulariser
@@ -114,7 +114,21 @@ class MSLoRACR(LoRAChain):
             model = super().restore(context.base, context.carry)
         model = super().begin_task(context, model)
         self.regulariser.prepare(context, model, self._past(context))
+        self.selection.prepare(context)
         return model
+
+    @property
+    def reads_logits(self) -> bool:
+        """Only with a selector that trains: its term joins the loss of a batch."""
+        return self.selection.trains
+
+    def batch_terms(self, context: TaskContext, model: Module, batch: Batch) -> dict[str, Tensor]:
+        """The selector's term, if it trains."""
+        return self.selection.terms()
+
+    def learning_rates(self, context: TaskContext, model: Module) -> dict[str, float]:
+        """Those of what the selector trains."""
+        return self.selection.learning_rates()
 
     def penalties(self, context: TaskContext, model: Module) -> dict[str, Tensor]:
         """The regulariser's terms."""

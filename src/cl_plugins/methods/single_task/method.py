@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ...contract.base_model import BaseModel
     from ...contract.carry import Carry, CarryWriter, TaskUpdate
-    from ...contract.task import TaskContext
+    from ...contract.task import Batch, TaskContext
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,22 @@ class SingleTask(OneLoRA):
         if self.selection.selector is not None:
             context.base.reset()
             self.selection.begin(context)
-        return super().begin_task(context, model)
+        model = super().begin_task(context, model)
+        self.selection.prepare(context)
+        return model
+
+    @property
+    def reads_logits(self) -> bool:
+        """Only with a selector that trains: its term joins the loss of a batch."""
+        return self.selection.trains
+
+    def batch_terms(self, context: TaskContext, model: Module, batch: Batch) -> dict[str, Tensor]:
+        """The selector's term, if it trains."""
+        return self.selection.terms()
+
+    def learning_rates(self, context: TaskContext, model: Module) -> dict[str, float]:
+        """Those of what the selector trains."""
+        return self.selection.learning_rates()
 
     def statistics(self, context: TaskContext, model: Module) -> dict[str, dict[str, Tensor]]:
         """What the selector measures."""

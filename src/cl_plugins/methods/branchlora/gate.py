@@ -1,0 +1,143 @@
+"""The gate of a layer: the k best branches of a row (or a token), by the router of its task.
+
+Imports torch at the top; import it where a model is put together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear, one_hot
+
+from ...base.errors import CompatibilityError, Problem
+
+
+if TYPE_CHECKING:
+    from ...adapters.row_features import Rows
+    from ...adapters.rows import RowState
+    from .config import BranchLoRAConfig
+
+
+#: Name of the router that trains, (branches, in), and of those of all tasks, (tasks, branches, in).
+ROUTER, ROUTERS = "cl_router", "cl_routers"
+
+
+def sparse_gate(scores: Tensor, top_k: int, norm: str = "selected") -> Tensor:
+    """Weights of the branches: ``softmax`` over the ``top_k`` largest scores, 0 for the others (BranchLoRA).
+
+    Args:
+        scores: (..., branches).
+        top_k: Branches that are not 0; all of them for a dense softmax.
+        norm: ``selected``; or ``all`` for the softmax over all scores, of which ``top_k`` are kept as they are.
+
+    Returns:
+        As ``scores``; sums to 1 with ``selected``.
+    """
+    if top_k >= scores.shape[-1]:
+        return torch.softmax(scores, dim=-1)
+    best = scores.topk(top_k, dim=-1)
+    if norm == "selected":
+        weights = torch.softmax(best.values, dim=-1)
+    else:
+        weights = torch.softmax(scores, dim=-1).gather(-1, best.indices)
+    return torch.zeros_like(scores).scatter(-1, best.indices, weights)
+
+
+@dataclass
+class Usage:
+    """How much the branches of a layer were used: a sum over rows (or tokens), (branches,) in fp64, and their number."""
+
+    total: Any = 0.0
+    count: int = 0
+
+    def add(self, scores: Tensor, top_k: int, by: str) -> None:
+        """Count rows.
+
+        Args:
+            scores: (rows, branches).
+            top_k: Branches that are selected.
+            by: ``probability`` (the softmax over all branches) or ``selection`` (1 / k for a selected branch).
+        """
+        scores = scores.detach().double().cpu()
+        if by == "probability":
+            used = torch.softmax(scores, dim=-1)
+        else:
+            best = scores.topk(top_k, dim=-1).indices
+            used = one_hot(best, scores.shape[-1]).sum(-2).double() / top_k
+        self.total = self.total + used.sum(0)
+        self.count += len(scores)
+
+
+class BranchGate:
+    """Weights of the branches of a layer.
+
+    What a row is given at its prompt holds for its answer: the weights are kept in the row state, so that a step with a
+    key-value cache, which sees one token only, does not choose again.
+
+    Args:
+        name: Name of the layer.
+        layer: The layer, which has its router as ``cl_router``, or those of all tasks as ``cl_routers``.
+        state: The row state; ``kept["expert"]`` is the number of a row's task.
+        config: The method's options.
+    """
+
+    def __init__(self, name: str, layer: Any, state: RowState, config: BranchLoRAConfig) -> None:
+        self._name, self._layer, self._state, self._config = name, layer, state, config
+        self.usage: Usage | None = None
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """The weights; those of rows are 0 while the base computes alone.
+
+        Args:
+            inputs: (rows, length, in).
+
+        Returns:
+            (rows, branches), or (rows, length, branches) with ``gate_input: token``; in at least fp32.
+
+        Raises:
+            CompatibilityError: If the layer does not see the prompt's tokens.
+        """
+        if self._state.off:
+            return inputs.new_zeros(len(inputs), self._config.branches)
+        rows = self._state.current
+        by_token, kept = self._config.gate_input == "token", f"gate:{self._name}"
+        if not by_token and not rows.fresh:
+            return rows.kept[kept].to(inputs.device)  # type: ignore[no-any-return]
+        if rows.fresh and tuple(inputs.shape[:2]) != tuple(rows.ids.shape):
+            what = f"sees an input of shape {tuple(inputs.shape[:2])} where the prompts have {tuple(rows.ids.shape)}."
+            fix = "Choose layers of the language model in `lora_target`, or use `gate_input: token`."
+            raise CompatibilityError(Problem(f"layer '{self._name}'", what, fix))
+        scores = self._scores(inputs if by_token else self._pooled(inputs, rows), rows)
+        if self.usage is not None:
+            counted = scores[rows.attended.to(scores.device)] if by_token else scores
+            self.usage.add(counted, self._config.top_k, self._config.freeze_by)
+        weights = sparse_gate(scores, self._config.top_k, self._config.gate_norm)
+        if not by_token:
+            rows.kept[kept] = weights.detach()
+        return weights
+
+    def _pooled(self, inputs: Tensor, rows: Rows) -> Tensor:
+        """(rows, in): the first attended position, which is no padding, or the mean over the prompt."""
+        if self._config.gate_input == "first":
+            numbers = torch.arange(len(inputs), device=inputs.device)
+            return inputs[numbers, rows.first.to(inputs.device)]
+        where = rows.prompt.to(inputs.device)
+        wide = torch.promote_types(inputs.dtype, torch.float32)
+        # row by row, so that padding and the other rows of a batch change nothing
+        return torch.stack([row[at].to(wide).mean(dim=0) for row, at in zip(inputs, where, strict=True)])
+
+    def _scores(self, inputs: Tensor, rows: Rows) -> Tensor:
+        """``W_r^t x`` with the router of each row's task, in the router's precision also under autocast."""
+        router = getattr(self._layer, ROUTER, None)
+        with torch.autocast(inputs.device.type, enabled=False):
+            if router is not None:
+                return linear(inputs.to(router.dtype), router)
+            routers: Tensor = getattr(self._layer, ROUTERS)
+            tasks = rows.kept["expert"].tolist()
+            values = inputs.to(routers.dtype)
+            if len(set(tasks)) == 1:
+                return linear(values, routers[tasks[0]])
+            return torch.stack([linear(row, routers[task]) for row, task in zip(values, tasks, strict=True)])
