@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conversations import PAD, PICTURE, SETTINGS, answers, batch, cut, pixels, prompts
 from transformers import AutoModelForCausalLM, DynamicCache, LlavaForConditionalGeneration
 
 from cl_plugins.adapters.bank import Chosen, Expert, Experts, attach
@@ -15,7 +16,7 @@ from cl_plugins.contract.test_item import TestItem
 from cl_plugins.generation.backend import ModelBackend
 
 
-PICTURE, PAD, EXPERTS = 4, 3, 4  # token ids of the tiny models
+EXPERTS = 4
 LAYERS = ("q_proj", "down_proj")
 
 
@@ -73,49 +74,6 @@ def seeing(seeing_model, request):
     base, state = routed(seeing_model, kind=request.param)
     yield seeing_model, state
     base.reset()
-
-
-def prompts(count, pictures=lambda i: 0, seed=1):
-    """Prompts of different lengths; a picture has four tokens."""
-    generator = torch.Generator().manual_seed(seed)
-    found = []
-    for i in range(count):
-        length = 4 + int(torch.randint(0, 9, (1,), generator=generator))
-        ids = [1, *torch.randint(20, 90, (length,), generator=generator).tolist()]
-        found.append([ids[0], *[PICTURE] * 4 * pictures(i), *ids[1:]])
-    return found
-
-
-def pixels(prompts_, seed=2):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(p.count(PICTURE) // 4, 3, 16, 16, generator=generator) for p in prompts_]
-
-
-def batch(rows, pictures=None):
-    """Left-padded inputs."""
-    width = max(map(len, rows))
-    ids = torch.tensor([[PAD] * (width - len(row)) + row for row in rows])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-    found = {"input_ids": ids, "attention_mask": mask}
-    if pictures is not None and sum(map(len, pictures)):
-        found["pixel_values"] = torch.cat(pictures)
-    return found
-
-
-SETTINGS = {"do_sample": False, "max_new_tokens": 6, "pad_token_id": PAD, "eos_token_id": 2}
-
-
-def answers(model, state, rows, pictures=None, **more):
-    """Answers and routes of one ``generate``."""
-    inputs = batch(rows, pictures)
-    with state.recording() as seen, torch.no_grad():
-        ids = model.generate(**inputs, **{**SETTINGS, **more})
-    width = inputs["input_ids"].shape[1]
-    return [cut(row) for row in ids[:, width:].tolist()], [r for kept in seen for r in kept["route"]]
-
-
-def cut(ids):
-    return ids[: ids.index(2)] if 2 in ids else ids
 
 
 def test_one_row_alone_or_thirty_with_padding(text):

@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import json
 
+import apart
 import pytest
 import tiny
 import torch
+from apart import TASKS
 from running import NO_TESTS, go, journal, load
 
 from cl_plugins.base.errors import RecipeError, RunStateError
 
 
-TASKS = ("one", "two", "three")
-MARKS = {"one": "red", "two": "the square", "three": "yes or no"}
 SYSTEM = tiny.SYSTEM
 SELECTOR = {"kind": "prototype", "features": "text"}
 
 
 @pytest.fixture(scope="module")
 def told_apart(tmp_path_factory):
-    """Pictures with questions that differ by task, so that a text tells the task."""
-    folder = tiny.build_data(tmp_path_factory.mktemp("data") / "apart", TASKS)
-    for task in TASKS:
-        for split in ("train", "test"):
-            file = folder / f"{task}_{split}.json"
-            records = json.loads(file.read_text())
-            for record in records:
-                first = record["messages"][0]
-                first["value"] = first["value"].replace("what colour", f"{MARKS[task]}: what colour")
-            file.write_text(json.dumps(records))
-    return folder
+    return apart.build(tmp_path_factory.mktemp("data") / "apart")
 
 
 @pytest.fixture(scope="module")
