@@ -101,7 +101,7 @@ CASES = [
     MethodCase(
         "branchlora", {"name": "branchlora", "branches": 4, "selector": {"kind": "oracle"}}, continues=False,
         unchosen=("cl_b", "cl_router"), kill=Kill("usage.safetensors", {"selector": {"kind": "keys"}}, always=True), run_exp=False,
-        ranks={"selector": {"kind": "keys"}}, learner={"selector": {"kind": "keys"}},
+        learner={"gate_input": "token", "selector": {"kind": "keys"}},
     ),
     MethodCase(
         "branchlora-shared", {"name": "branchlora", "branches": 4, "routers": "shared", "freeze": 0, "gate_input": "token"},

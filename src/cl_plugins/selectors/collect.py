@@ -107,9 +107,7 @@ def sample(selector: Selector, context: TaskContext) -> Tensor:
     return torch.cat(found) if found else torch.zeros(0, 0)
 
 
-def _batches(
-    selector: Selector, context: TaskContext, most: int | None
-) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+def _batches(selector: Selector, context: TaskContext, most: int | None) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
     """This process's samples: each kind of features, and the joint vectors.
 
     Raises:

@@ -81,9 +81,7 @@ def put_on(
     return base.model
 
 
-def choose(
-    state: RowState, rows: Rows, selector: Selector, prepared: dict[str, Tensor], names: Sequence[str]
-) -> None:
+def choose(state: RowState, rows: Rows, selector: Selector, prepared: dict[str, Tensor], names: Sequence[str]) -> None:
     """Give each prompt the number of a task as ``kept["expert"]`` and its name as ``kept["route"]``.
 
     Args:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...adapters import bank
 from ...adapters.rows import RowState, find_decoder
 from ...adapters.update import adapter_meta, trained_factors
-from ...base.errors import CompatibilityError, Problem
+from ...base.errors import CompatibilityError, Problem, RunStateError
 from ..moelora.experts import check_rank
 from .gate import ROUTER, ROUTERS, BranchGate
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 
 STD = 0.01  # of A with `init: normal`
+#: Options that a carry and the recipe that goes on with it must share.
+SHARED = ("branches", "shared_trunk", "top_k", "gate_input", "gate_norm", "routers")
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,25 @@ class Past:
             and the latest ``<layer>.cl_router``.
         frozen: Layer -> (branches,), bool.
         routers: For each task ``<layer>.cl_router``; empty where all tasks share one.
+        meta: What `put_on` said of the model that they come from; empty for no comparison.
     """
 
     tensors: dict[str, Tensor]
     frozen: dict[str, Tensor]
     routers: list[dict[str, Tensor]] = field(default_factory=list)
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def check(self, meta: Mapping[str, Any]) -> None:
+        """Compare with a model that is about to be built.
+
+        Raises:
+            RunStateError: If it has other options, another rank or another scaling.
+        """
+        names = {**{key: f"cl.method.{key}" for key in SHARED}, "rank": "lora_rank", "scaling": "lora_alpha"}
+        for key, name in names.items() if self.meta else ():
+            if self.meta.get(key) != meta[key]:
+                what = f"was trained with {key} {self.meta.get(key)}; this recipe's is {meta[key]}."
+                raise RunStateError(Problem("carry", what, f"Use the `{name}` it was made with."))
 
 
 @dataclass(frozen=True)
@@ -49,7 +65,7 @@ class Branched:
 
     Attributes:
         model: The model.
-        meta: Rank, scaling and targets of the host's LoRA.
+        meta: Rank, scaling and targets of the host's LoRA, and the options that later tasks must share.
         gates: Layer -> its gate; empty with a single branch.
     """
 
@@ -81,11 +97,14 @@ def put_on(
     Raises:
         RecipeError: If the rank is not a multiple of the branches.
         CompatibilityError: If a target is no layer of the language model.
+        RunStateError: If the past was made with other options, rank or scaling.
     """
     import torch
 
     adapted = base.new_adapter(seed)
-    meta = adapter_meta(adapted)
+    meta = {**adapter_meta(adapted), **{key: getattr(config, key) for key in SHARED}}
+    if past is not None:
+        past.check(meta)
     check_rank(meta["rank"], config.branches, "branches")
     dropout = float(adapted.peft_config["default"].lora_dropout)  # type: ignore[index, union-attr]
     starts = {name: (a.detach().clone(), b.shape[0]) for name, (a, b) in trained_factors(adapted).items()}
@@ -121,9 +140,7 @@ def routers_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if name.endswith(f".{ROUTER}")}
 
 
-def joined(
-    learned: dict[str, Tensor], past: Past | None, config: BranchLoRAConfig, rank: int
-) -> dict[str, Tensor]:
+def joined(learned: dict[str, Tensor], past: Past | None, config: BranchLoRAConfig, rank: int) -> dict[str, Tensor]:
     """What a task has learned, with what was frozen in its places.
 
     Args:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from .gate import BranchGate
 
 
-def measured(model: Module, gates: Mapping[str, BranchGate], samples: Iterable[Mapping[str, Any]]) -> dict[str, Tensor]:
+def measured(
+    model: Module, gates: Mapping[str, BranchGate], samples: Iterable[Mapping[str, Any]]
+) -> dict[str, Tensor]:
     """How much a task's samples use each branch, averaged over all processes' samples.
 
     Args:

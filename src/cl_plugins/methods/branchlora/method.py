@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ...base.errors import DataError, Problem, RecipeError, RunStateError
+from ...base.errors import DataError, Problem, RecipeError
 from ...contract.capabilities import Answers, Capabilities, RunFacts
 from ...contract.export import Export, Routed
 from ...contract.method import Method, Route
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 
 FROZEN, USAGE = "frozen.safetensors", "usage"
-#: Options that a carry and the recipe that goes on with it must share.
-SHARED = ("branches", "shared_trunk", "top_k", "gate_input", "gate_norm", "routers")
 
 
 class BranchLoRA(Method):
@@ -219,15 +217,11 @@ class BranchLoRA(Method):
 
         branched = put_on(base, self.config, past, begin, seed=seed, trained=trained)
         self._gates = branched.gates
-        self._meta = {**branched.meta, **{key: getattr(self.config, key) for key in SHARED}}
+        self._meta = branched.meta
         return branched.model
 
     def _filled(self, model: Module, carry: Carry | None) -> Module:
-        """Put back what is trained as a whole, after a look at the carry's options.
-
-        Raises:
-            RunStateError: If they are others.
-        """
+        """Put back what is trained as a whole (the projector)."""
         import torch
 
         from ...adapters.update import fill
@@ -235,12 +229,6 @@ class BranchLoRA(Method):
 
         if carry is None:
             return model
-        carried = carry.meta["adapter"]
-        names = {"rank": "lora_rank", "scaling": "lora_alpha", **{key: f"cl.method.{key}" for key in SHARED}}
-        for key, name in names.items():
-            if carried.get(key) != self._meta[key]:
-                what = f"was trained with {key} {carried.get(key)}; this recipe's is {self._meta[key]}."
-                raise RunStateError(Problem("carry", what, f"Use the `{name}` it was made with."))
         whole = {n: t for n, t in carry.load(ADAPTER).items() if not n.rpartition(".")[2].startswith("cl_")}
         own = {name: p for name, p in trainable(model).items() if name.rpartition(".")[2].startswith("cl_")}
         with torch.no_grad():
@@ -253,7 +241,7 @@ class BranchLoRA(Method):
         records = carry.meta["routers"] if self.config.routers == "per_task" else []
         routers = [carry.load(record["file"]) for record in records]
         frozen = {name: held.bool() for name, held in carry.load(FROZEN).items()}
-        return Past(carry.load(ADAPTER), frozen, routers)
+        return Past(carry.load(ADAPTER), frozen, routers, carry.meta["adapter"])
 
     def _frozen(
         self, past: Past | None, usage: dict[str, Tensor], layers: list[str] | None = None
