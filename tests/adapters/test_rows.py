@@ -302,3 +302,13 @@ def test_kept_rows_are_selected_and_joined():
     assert joined["expert"].tolist() == [2, 0, 3]
     assert joined["route"] == ["c", "a", "d"]
     assert joined.rows == 3
+
+
+def test_texts_alone_have_no_picture_of_the_towers_width(seeing_model):
+    """So that their vectors fit those of batches with pictures."""
+    rows = prompts(2, lambda i: 1)
+    base = HeldBase(seeing_model)
+    values, there = base.features(batch(prompts(2)), "vision")
+    pictured, _ = base.features(batch(rows, pixels(rows)), "vision")
+    assert values.shape == pictured.shape
+    assert not there.any()

@@ -15,7 +15,8 @@ from cl_plugins.base.errors import CompatibilityError
 from cl_plugins.methods.branchlora.branches import Past, joined
 from cl_plugins.methods.branchlora.config import BranchLoRAConfig
 from cl_plugins.methods.branchlora.freezing import frozen_after
-from cl_plugins.methods.branchlora.gate import BranchGate, Usage, sparse_gate
+from cl_plugins.methods.branchlora.gate import BranchGate, sparse_gate
+from cl_plugins.methods.usage import Usage
 
 
 IN, OUT, RANK, BRANCHES, SCALING = 6, 5, 2, 4, 2.0

@@ -16,6 +16,7 @@ from cl_plugins.base.errors import RecipeError, RunStateError
 
 SYSTEM = tiny.SYSTEM
 SELECTOR = {"kind": "prototype", "features": "text"}
+KEYS = {"kind": "keys", "features": "text"}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,9 @@ def texts(out, row, task):
 
 
 @pytest.mark.parametrize(
-    "selector", [SELECTOR, {"kind": "ridge", "features": ["text"], "penalty": 0.1}], ids=["p", "r"]
+    "selector",
+    [SELECTOR, {"kind": "ridge", "features": ["text"], "penalty": 0.1}, {**KEYS, "learn": "mean"}],
+    ids=["p", "r", "k"],
 )
 def test_single_task_with_a_perfect_selector_is_its_diagonal(runs, selector):
     told, chosen = runs("single_task"), runs("single_task", selector)
@@ -88,6 +91,27 @@ def test_mslora_cr_answers_without_being_told_as_it_answers_when_told(runs):
             ours, theirs = texts(chosen, last, task), texts(told, last, task)
             assert [line["prediction"] for line in ours] == [line["prediction"] for line in theirs]
             assert {line["route"] for line in ours} == {task}
+
+
+@pytest.mark.parametrize("name", ["single_task", "mslora_cr"])
+def test_keys_train_with_the_task(llava, told_apart, tmp_path, name):
+    """The keys' term is logged, the keys are carried, and they are near the mean of the features."""
+    from safetensors.torch import load_file
+
+    found = {}
+    for learn, steps in (("training", 40), ("mean", 1)):
+        method = {"name": name, "selector": {**KEYS, "learn": learn}}
+        keys = tiny.recipe(llava, told_apart, tmp_path / learn, method, TASKS, max_steps=steps, learning_rate=1e-3)
+        keys["cl"]["stream"]["tasks"] = keys["cl"]["stream"]["tasks"][:2]
+        keys["cl"]["eval"] = NO_TESTS["eval"]
+        go(keys)
+        found[learn] = load_file(tmp_path / learn / "carry" / "selector.safetensors")["text"]
+    assert found["training"].shape == found["mean"].shape
+    assert torch.cosine_similarity(found["training"], found["mean"]).min() > 0.99
+    update = load_file(tmp_path / "training" / "tasks" / "01_one" / "update.safetensors")
+    assert sum(n.endswith("cl_key_text") for n in update) == 1
+    history = load(tmp_path / "training", "tasks/02_two/trainer_state.json")["log_history"]
+    assert [entry for entry in history if entry.get("penalty/keys", 0) > 0]
 
 
 def test_accuracy_stands_in_journal_scores_and_report(runs):

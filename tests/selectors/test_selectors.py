@@ -53,6 +53,71 @@ def test_ridge_is_the_regression_on_all_samples_at_once(seed, cut, penalty):
     assert (got - rows @ weights).abs().max() <= 1e-8
 
 
+def kinds(rows):
+    """Two kinds of features; the last row has no picture."""
+    parts = {"vision": rows[:, :3].clone(), "text": rows[:, 3:].clone()}
+    parts["vision"][-1] = 0
+    return parts
+
+
+@given(st.integers(0, 1000), st.sampled_from(["sum", "mean"]))
+def test_keys_are_cosines_over_the_kinds_that_a_row_has(seed, combine):
+    groups = tasks(seed)
+    selector = make_selector({"kind": "keys", "learn": "mean", "combine": combine})
+    carried = None
+    for rows in groups:
+        carried = selector.merge(carried, selector.measure_kinds(kinds(rows)))
+    rows = kinds(groups[1])
+    vectors = torch.cat([torch.nn.functional.normalize(part, dim=1) for part in rows.values()], dim=1)
+    got = selector.scores(selector.prepare(carried), vectors)
+    for number in range(len(groups[1])):
+        for task, group in enumerate(groups):
+            found = []
+            for kind, part in rows.items():
+                e, k = part[number], sum(h / h.norm() for h in kinds(group)[kind] if h.any())
+                if e.any():
+                    found.append(float(e @ k / (e.norm() * k.norm())))
+            truth = sum(found) / (len(found) if combine == "mean" else 1)
+            assert abs(float(got[number, task]) - truth) <= 1e-9
+
+
+def test_a_task_without_pictures_has_no_key_for_them():
+    selector = make_selector({"kind": "keys", "learn": "mean"})
+    text, both = torch.randn(4, 2).double(), torch.randn(4, 5).double()
+    first = selector.merge(None, selector.measure_kinds({"vision": torch.zeros(4, 3).double(), "text": text}))
+    carried = selector.merge(first, selector.measure_kinds({"vision": both[:, :3], "text": both[:, 3:]}))
+    prepared = selector.prepare(carried)
+    assert not prepared["vision"][0].any()
+    assert prepared["vision"][1].norm() == pytest.approx(1)
+    learned = {"text": torch.randn(1, 2).double()}  # keys of a base without a tower
+    merged = selector.merge(selector.merge(None, learned), {"text": torch.randn(1, 2).double()})
+    scores = selector.scores(selector.prepare(merged), torch.cat([torch.zeros(3, 1), torch.randn(3, 2)], 1).double())
+    assert scores.shape == (3, 2)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_the_term_that_pulls_keys_to_features(reduction):
+    from cl_plugins.selectors.learning import alignment
+
+    values = {"vision": torch.randn(4, 3).double(), "text": torch.randn(4, 2).double()}
+    there = {"vision": torch.tensor([True, False, True, True]), "text": torch.ones(4, dtype=torch.bool)}
+    keys = {kind: torch.randn(part.shape[1]).double().requires_grad_() for kind, part in values.items()}
+    truth = 0.0
+    for kind, part in values.items():
+        away = [1 - e @ keys[kind] / (e.norm() * keys[kind].norm()) for e, has in zip(part, there[kind]) if has]
+        truth = truth + sum(away) / (len(away) if reduction == "mean" else 1)
+    features = {kind: (part, there[kind]) for kind, part in values.items()}
+    assert abs(float(alignment(features, keys, reduction) - truth)) <= 1e-12
+
+    def term(*given):
+        return alignment(features, dict(zip(keys, given, strict=True)), reduction)
+
+    assert torch.autograd.gradcheck(term, tuple(keys.values()))
+    nothing = {"vision": (torch.zeros(4, 3).double(), torch.zeros(4, dtype=torch.bool)), "text": features["text"]}
+    gradient = torch.autograd.grad(alignment(nothing, keys), keys["vision"])[0]
+    assert torch.equal(gradient, torch.zeros(3).double())
+
+
 @pytest.mark.parametrize("kind", ["prototype", "ridge"])
 def test_tasks_that_lie_apart_are_told_apart(kind):
     selector = make_selector({"kind": kind, "features": "text"})
@@ -76,8 +141,8 @@ def test_several_features_are_brought_to_one_length_and_what_is_missing_is_zero(
 
 
 def test_the_kinds_are_entry_points():
-    assert {"oracle", "prototype", "ridge"} <= set(SELECTORS.names())
-    for name in ("oracle", "prototype", "ridge"):
+    assert {"oracle", "prototype", "ridge", "keys"} <= set(SELECTORS.names())
+    for name in ("oracle", "prototype", "ridge", "keys"):
         assert SELECTORS.get(name, where="x").reveals
 
 

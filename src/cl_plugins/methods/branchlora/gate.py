@@ -5,12 +5,11 @@ Imports torch at the top; import it where a model is put together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, one_hot
+from torch.nn.functional import linear
 
 from ...base.errors import CompatibilityError, Problem
 
@@ -18,6 +17,7 @@ from ...base.errors import CompatibilityError, Problem
 if TYPE_CHECKING:
     from ...adapters.row_features import Rows
     from ...adapters.rows import RowState
+    from ..usage import Usage
     from .config import BranchLoRAConfig
 
 
@@ -44,31 +44,6 @@ def sparse_gate(scores: Tensor, top_k: int, norm: str = "selected") -> Tensor:
     else:
         weights = torch.softmax(scores, dim=-1).gather(-1, best.indices)
     return torch.zeros_like(scores).scatter(-1, best.indices, weights)
-
-
-@dataclass
-class Usage:
-    """How much the branches of a layer were used: a sum over rows (or tokens), (branches,) in fp64, and their number."""
-
-    total: Any = 0.0
-    count: int = 0
-
-    def add(self, scores: Tensor, top_k: int, by: str) -> None:
-        """Count rows.
-
-        Args:
-            scores: (rows, branches).
-            top_k: Branches that are selected.
-            by: ``probability`` (the softmax over all branches) or ``selection`` (1 / k for a selected branch).
-        """
-        scores = scores.detach().double().cpu()
-        if by == "probability":
-            used = torch.softmax(scores, dim=-1)
-        else:
-            best = scores.topk(top_k, dim=-1).indices
-            used = one_hot(best, scores.shape[-1]).sum(-2).double() / top_k
-        self.total = self.total + used.sum(0)
-        self.count += len(scores)
 
 
 class BranchGate:

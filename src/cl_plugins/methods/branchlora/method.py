@@ -120,7 +120,7 @@ class BranchLoRA(Method):
     def statistics(self, context: TaskContext, model: Module) -> dict[str, dict[str, Tensor]]:
         """How much the task used each branch, and what the selector has learned."""
         from ..ewc.fisher import chosen_samples
-        from .freezing import measured
+        from ..usage import measured
 
         found = self.selection.statistics(context)
         self._numbers = {}
