@@ -107,6 +107,15 @@ CASES = [
         "branchlora-shared", {"name": "branchlora", "branches": 4, "routers": "shared", "freeze": 0, "gate_input": "token"},
         keys={"lora_dropout": 0.1},
     ),
+    MethodCase(
+        "clmoe", {"name": "clmoe", "usage_samples": 6}, boundary=0.0, averages=True, learner={}, run_exp=False,
+        kill=Kill("usage.safetensors", always=True),
+    ),
+    MethodCase("smolora", {"name": "smolora", "experts": 4}, boundary=0.0, learner={}, run_exp=False, kill=Kill()),
+    MethodCase(
+        "smolora-peer", {"name": "smolora", "experts": 2, "faithful": "peer"}, boundary=0.0,
+        unchosen=("cl_visual_router", "cl_instruction_router"),
+    ),
     MethodCase("seqlora-replay", {"name": "seqlora"}, block=REPLAY, boundary=0.0),
     MethodCase("inclora-replay", {"name": "inclora"}, block=REPLAY, kill=Kill("replay.json")),
     MethodCase("der", {"name": "der", "beta": 0.0}, block=REPLAY, boundary=0.0, term=True),
@@ -190,5 +199,7 @@ HALF_CASES = [
     _half("sefe-stack", STACKED),
     _half("moelora"),
     _half("branchlora", STACKED),
+    _half("clmoe"),
+    _half("smolora"),
     _half("der++"),
 ]

@@ -58,9 +58,7 @@ class Usage:
         self.add(scores[mask.bool().to(scores.device)] if known else scores.flatten(0, -2), top_k, by)
 
 
-def measured(
-    model: Module, gates: Mapping[str, Any], samples: Iterable[Mapping[str, Any]]
-) -> dict[str, Tensor]:
+def measured(model: Module, gates: Mapping[str, Any], samples: Iterable[Mapping[str, Any]]) -> dict[str, Tensor]:
     """How much a task's samples use each part, averaged over all processes' samples.
 
     Args:

@@ -19,6 +19,8 @@ class MethodCase:
         half: Whether the base is held in bf16, and trained with ``bf16: true``.
         continues: Whether a task starts from the model that answered before it. A method that gives each task a fresh
             router does not.
+        averages: Whether a boundary averages what was learned with what was there before, so that from task 2 on the model
+            behind it is not the trained one.
         unchosen: Endings of the names of trainable tensors that a task leaves as they are where it has not chosen them.
     """
 
@@ -29,6 +31,7 @@ class MethodCase:
     boundary: float = 1e-5
     half: bool = False
     continues: bool = True
+    averages: bool = False
     unchosen: tuple[str, ...] = ()
 
     @property

@@ -80,6 +80,8 @@ def boundary_identity(observed: Observed) -> None:
     seen, bound = observed.seen, observed.case.boundary
     expect(len(seen.before) == len(seen.after) >= 1, "not every task was trained and consolidated")
     for number, (before, after) in enumerate(zip(seen.before, seen.after, strict=True), start=1):
+        if observed.case.averages and number > 1:
+            break
         change = float((before - after).abs().max() / before.abs().max())
         expect(
             change <= bound, f"boundary of task {number}: the logits change by {change:.2e}, allowed are {bound:.0e}"

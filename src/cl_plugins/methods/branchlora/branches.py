@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...adapters import bank
-from ...adapters.rows import RowState, find_decoder
+from ...adapters.rows import RowState
 from ...adapters.update import adapter_meta, trained_factors
-from ...base.errors import CompatibilityError, Problem, RunStateError
+from ...base.errors import Problem, RunStateError
 from ..moelora.experts import check_rank
+from ..row_gates import check_places
 from .gate import ROUTER, ROUTERS, BranchGate
 
 
@@ -109,7 +110,7 @@ def put_on(
     dropout = float(adapted.peft_config["default"].lora_dropout)  # type: ignore[index, union-attr]
     starts = {name: (a.detach().clone(), b.shape[0]) for name, (a, b) in trained_factors(adapted).items()}
     model = base.prepare_frozen()
-    _check_places(base.model, list(starts))
+    check_places(base.model, list(starts))
     state: RowState = base.rows(lambda rows: begin(state, rows))
     generator = torch.Generator().manual_seed(0 if seed is None else seed)
     layers, gates = {}, {}
@@ -204,13 +205,3 @@ def _put_router(
     if past is not None and (config.routers == "shared" or config.router_init == "previous"):
         router = past.tensors[own].clone()
     base.register(own, router.to(a.device), trained=trained)
-
-
-def _check_places(model: Any, names: list[str]) -> None:
-    """The gates read the prompt's tokens, so the layers must be those of the language model."""
-    inside = {id(module) for module in find_decoder(model).modules()}
-    outside: Iterator[str] = (name for name in names if id(model.get_submodule(name)) not in inside)
-    first = next(outside, None)
-    if first is not None:
-        what = f"names '{first}', which is no layer of the language model; BranchLoRA chooses by its tokens."
-        raise CompatibilityError(Problem("lora_target", what, "Leave it out."))

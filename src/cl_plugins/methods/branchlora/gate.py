@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from ...base.errors import CompatibilityError, Problem
+from ..row_gates import check_shape, first_token, prompt_mean
 
 
 if TYPE_CHECKING:
@@ -81,10 +81,8 @@ class BranchGate:
         by_token, kept = self._config.gate_input == "token", f"gate:{self._name}"
         if not by_token and not rows.fresh:
             return rows.kept[kept].to(inputs.device)  # type: ignore[no-any-return]
-        if rows.fresh and tuple(inputs.shape[:2]) != tuple(rows.ids.shape):
-            what = f"sees an input of shape {tuple(inputs.shape[:2])} where the prompts have {tuple(rows.ids.shape)}."
-            fix = "Choose layers of the language model in `lora_target`, or use `gate_input: token`."
-            raise CompatibilityError(Problem(f"layer '{self._name}'", what, fix))
+        if rows.fresh:
+            check_shape(self._name, inputs, rows)
         scores = self._scores(inputs if by_token else self._pooled(inputs, rows), rows)
         if self.usage is not None:
             counted = scores[rows.attended.to(scores.device)] if by_token else scores
@@ -96,13 +94,7 @@ class BranchGate:
 
     def _pooled(self, inputs: Tensor, rows: Rows) -> Tensor:
         """(rows, in): the first attended position, which is no padding, or the mean over the prompt."""
-        if self._config.gate_input == "first":
-            numbers = torch.arange(len(inputs), device=inputs.device)
-            return inputs[numbers, rows.first.to(inputs.device)]
-        where = rows.prompt.to(inputs.device)
-        wide = torch.promote_types(inputs.dtype, torch.float32)
-        # row by row, so that padding and the other rows of a batch change nothing
-        return torch.stack([row[at].to(wide).mean(dim=0) for row, at in zip(inputs, where, strict=True)])
+        return first_token(inputs, rows) if self._config.gate_input == "first" else prompt_mean(inputs, rows)
 
     def _scores(self, inputs: Tensor, rows: Rows) -> Tensor:
         """``W_r^t x`` with the router of each row's task, in the router's precision also under autocast."""

@@ -29,6 +29,7 @@ def put_on(
     *,
     peer: bool,
     gate_of: Callable[[str, Module], bank.Gate] = lambda name, layer: TokenSoftmax(layer),
+    router: bool = True,
 ) -> tuple[Module, dict[str, Any]]:
     """Put experts and routers on the layers that ``lora_target`` names.
 
@@ -41,6 +42,7 @@ def put_on(
         seed: Seed of the initial values; None where they are about to be overwritten.
         peer: Draw A from N(0, 0.01^2), as the authors' code does.
         gate_of: Makes the gate of a layer that has its router as ``cl_router``.
+        router: Whether the layers get this router; else ``gate_of`` registers what it needs.
 
     Returns:
         The model, and rank, scaling and targets of the host's LoRA with the number of experts.
@@ -66,9 +68,10 @@ def put_on(
         ]
         gate = None
         if count > 1:
-            bound = 1 / math.sqrt(a.shape[1])
-            router = (torch.rand(count, a.shape[1], generator=generator) * 2 - 1) * bound
-            base.register(f"{name}.{ROUTER}", router.to(a.device), trained=True)
+            if router:
+                bound = 1 / math.sqrt(a.shape[1])
+                start = (torch.rand(count, a.shape[1], generator=generator) * 2 - 1) * bound
+                base.register(f"{name}.{ROUTER}", start.to(a.device), trained=True)
             gate = gate_of(name, base.model.get_submodule(name))
         layers[name] = bank.Experts(trunks, experts, [True] * count, gate, dropout, own_masks=True)
     bank.attach(base, layers)
