@@ -44,7 +44,7 @@ def answers(model, state, rows, pictures=None, **more):
     with state.recording() as seen, torch.no_grad():
         ids = model.generate(**inputs, **{**SETTINGS, **more})
     width = inputs["input_ids"].shape[1]
-    return [cut(row) for row in ids[:, width:].tolist()], [r for kept in seen for r in kept["route"]]
+    return [cut(row) for row in ids[:, width:].tolist()], [r for kept in seen for r in kept.get("route", ())]
 
 
 def cut(ids):

@@ -104,7 +104,7 @@ def test_the_term_that_pulls_keys_to_features(reduction):
     keys = {kind: torch.randn(part.shape[1]).double().requires_grad_() for kind, part in values.items()}
     truth = 0.0
     for kind, part in values.items():
-        away = [1 - e @ keys[kind] / (e.norm() * keys[kind].norm()) for e, has in zip(part, there[kind]) if has]
+        away = [1 - e @ keys[kind] / (e.norm() * keys[kind].norm()) for e, has in zip(part, there[kind], strict=True) if has]
         truth = truth + sum(away) / (len(away) if reduction == "mean" else 1)
     features = {kind: (part, there[kind]) for kind, part in values.items()}
     assert abs(float(alignment(features, keys, reduction) - truth)) <= 1e-12
