@@ -108,13 +108,28 @@ CASES = [
         keys={"lora_dropout": 0.1},
     ),
     MethodCase(
-        "clmoe", {"name": "clmoe", "usage_samples": 6}, boundary=0.0, averages=True, learner={}, run_exp=False,
+        "clmoe", {"name": "clmoe", "usage_samples": 6}, boundary=0.0, apart=True, learner={}, run_exp=False,
         kill=Kill("usage.safetensors", always=True),
     ),
     MethodCase("smolora", {"name": "smolora", "experts": 4}, boundary=0.0, learner={}, run_exp=False, kill=Kill()),
     MethodCase(
         "smolora-peer", {"name": "smolora", "experts": 2, "faithful": "peer"}, boundary=0.0,
         unchosen=("cl_visual_router", "cl_instruction_router"),
+    ),
+    MethodCase("hide", {"name": "hide"}, apart=True, kill=Kill("selector.safetensors"), ranks={}, learner={}),
+    MethodCase("hide-peer", {"name": "hide", "faithful": "peer", "experts": 3}, apart=True),
+    MethodCase("disco", {"name": "disco"}, apart=True, kill=Kill("selector.safetensors"), ranks={}, learner={}),
+    MethodCase(
+        "l2p", {"name": "l2p", "pool_size": 4, "prompt_length": 2, "top_k": 2}, boundary=0.0, term=True, ranks={},
+        learner={}, run_exp=False, kill=Kill(),
+    ),
+    MethodCase(
+        "l2p-tasks", {"name": "l2p", "pool_size": 6, "prompt_length": 2, "top_k": 2, "task_prompts": True, "pull": 1.0},
+        boundary=0.0, term=True,
+    ),
+    MethodCase(
+        "l2p-diversify", {"name": "l2p", "prompt_length": 2, "top_k": 3, "diversify": True, "key_rate": 5.0},
+        boundary=0.0, term=True, kill=Kill("frequency.safetensors"),
     ),
     MethodCase("seqlora-replay", {"name": "seqlora"}, block=REPLAY, boundary=0.0),
     MethodCase("inclora-replay", {"name": "inclora"}, block=REPLAY, kill=Kill("replay.json")),
@@ -201,5 +216,6 @@ HALF_CASES = [
     _half("branchlora", STACKED),
     _half("clmoe"),
     _half("smolora"),
+    _half("l2p"),
     _half("der++"),
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conversations import PAD, PICTURE, SETTINGS, answers, batch, cut, pixels, prompts
+from row_prompts import PAD, SETTINGS, answers, batch, cut, decoded, pixels, prompts
 from transformers import AutoModelForCausalLM, DynamicCache, LlavaForConditionalGeneration
 
 from cl_plugins.adapters.bank import Chosen, Expert, Experts, attach
@@ -12,8 +12,6 @@ from cl_plugins.adapters.held_base import HeldBase
 from cl_plugins.adapters.rows import Kept, state_of
 from cl_plugins.adapters.structure import Structure
 from cl_plugins.base.errors import CompatibilityError, RunStateError
-from cl_plugins.contract.test_item import TestItem
-from cl_plugins.generation.backend import ModelBackend
 
 
 EXPERTS = 4
@@ -132,45 +130,13 @@ def test_beams_and_several_sequences_keep_their_rows(text):
 
 @pytest.mark.parametrize("size", [1, 5, 12])
 def test_our_decoder_answers_as_generate_does(seeing, size):
-    """In parts, with finished rows let go, and no shared beginning."""
+    """In parts, with finished rows dropped, and no shared beginning."""
     model, state = seeing
     rows = [[*p[:1], 30, 31, *p[1:]] for p in prompts(12, lambda i: i % 2)]  # they share a beginning
     seen = pixels(rows)
     alone = [answers(model, state, [row], [one]) for row, one in zip(rows, seen, strict=True)]
     found = decoded(model, rows, seen, size)
     assert [(text, route) for text, route in found] == [(" ".join(map(str, a[0])), r[0]) for a, r in alone]
-
-
-def decoded(model, rows, pictures, size):
-    """Through the backend of a run, with a tokenizer that writes numbers."""
-    import numpy as np
-
-    class Numbers:
-        padding_side, pad_token_id, bos_token_id, all_special_tokens = "left", PAD, 1, ()
-
-        def batch_decode(self, ids, skip_special_tokens):
-            return [" ".join(map(str, cut(row))) for row in ids]
-
-    def collate(features):
-        return batch([f["input_ids"] for f in features], [f["images"] for f in features])
-
-    items = [
-        TestItem(str(i), "", "", None, np.array(row, dtype=np.int32), {"images": one})
-        for i, (row, one) in enumerate(zip(rows, pictures, strict=True))
-    ]
-    backend = ModelBackend(model, Numbers(), collate, size, False, (2,), (PICTURE,))
-    found = {}
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
-    batches = [order[i : i + size] for i in range(0, len(order), size)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(__import__("cl_plugins.generation.generate", fromlist=["x"]).PREFILL_TOKENS, "cpu", 40)
-        backend.answer(
-            items,
-            batches,
-            6,
-            lambda n, a: found.update(dict(zip(batches[n], [(x.text, x.route) for x in a], strict=True))),
-        )
-    return [found[i] for i in range(len(rows))]
 
 
 def test_conversations_in_several_threads_do_not_mix(text):
@@ -302,13 +268,3 @@ def test_kept_rows_are_selected_and_joined():
     assert joined["expert"].tolist() == [2, 0, 3]
     assert joined["route"] == ["c", "a", "d"]
     assert joined.rows == 3
-
-
-def test_texts_alone_have_no_picture_of_the_towers_width(seeing_model):
-    """So that their vectors fit those of batches with pictures."""
-    rows = prompts(2, lambda i: 1)
-    base = HeldBase(seeing_model)
-    values, there = base.features(batch(prompts(2)), "vision")
-    pictured, _ = base.features(batch(rows, pixels(rows)), "vision")
-    assert values.shape == pictured.shape
-    assert not there.any()

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import tiny
 import torch
-from conversations import answers, batch, pixels, prompts
 from peft import LoraConfig
+from row_prompts import answers, batch, pixels, prompts
 from running import NO_TESTS, go, recipe
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration

@@ -42,6 +42,42 @@ def test_prototypes_are_means_of_unit_vectors(seed, cut):
     assert (got - truth).abs().max() <= 1e-9
 
 
+def seen(seed, count):
+    """Pictures of width 3 and texts of width 5 of some rows, one of which has no picture."""
+    generator = torch.Generator().manual_seed(seed)
+    vision = torch.randn(count, 3, generator=generator), torch.arange(count) != seed % count
+    return [vision, (torch.randn(count, WIDTH, generator=generator) + 1, torch.ones(count, dtype=torch.bool))]
+
+
+@given(st.integers(0, 1000), st.integers(1, 6))
+def test_anchors_are_the_mean_cosine_with_the_mean_of_each_feature(seed, cut):
+    selector = make_selector({"kind": "anchors", "features": ["vision", "text"]})
+    groups = [seen(seed + i, 7 + i) for i in range(3)]
+    carried = learned(selector, [selector.join(group) for group in groups], cut)
+    got = selector.scores(selector.prepare(carried), selector.join(groups[0]))
+    for row in range(7):
+        for task, group in enumerate(groups):
+            cosines = []
+            for (values, has), (theirs, have) in zip(groups[0], group, strict=True):
+                if has[row]:
+                    f, a = values[row].double(), theirs[have].double().mean(0)
+                    cosines.append(float(f @ a / (f.norm() * a.norm())))
+            assert abs(float(got[row, task]) - sum(cosines) / len(cosines)) <= 1e-9
+
+
+def test_a_task_of_texts_has_no_anchor_of_pictures():
+    selector = make_selector({"kind": "anchors", "features": ["vision", "text"]})
+    (vision, _), text = seen(0, 4)
+    texts = [(vision, torch.zeros(4, dtype=torch.bool)), text]
+    carried = selector.merge(selector.measure(selector.join(texts)), selector.measure(selector.join(seen(1, 4))))
+    similar = selector.similarities(selector.prepare(carried), selector.join(seen(2, 4)))
+    assert not similar[:, 0, 0].any()
+    assert similar[:, 1].all()
+    only = [(vision, torch.zeros(4, dtype=torch.bool)), (text[0], torch.zeros(4, dtype=torch.bool))]
+    with pytest.raises(DataError, match="without a picture"):
+        selector.join(only)
+
+
 @given(st.integers(0, 1000), st.integers(1, 6), st.sampled_from([0.1, 3.0]))
 def test_ridge_is_the_regression_on_all_samples_at_once(seed, cut, penalty):
     groups = tasks(seed)
@@ -53,46 +89,21 @@ def test_ridge_is_the_regression_on_all_samples_at_once(seed, cut, penalty):
     assert (got - rows @ weights).abs().max() <= 1e-8
 
 
-def kinds(rows):
-    """Two kinds of features; the last row has no picture."""
-    parts = {"vision": rows[:, :3].clone(), "text": rows[:, 3:].clone()}
-    parts["vision"][-1] = 0
-    return parts
-
-
-@given(st.integers(0, 1000), st.sampled_from(["sum", "mean"]))
-def test_keys_are_cosines_over_the_kinds_that_a_row_has(seed, combine):
-    groups = tasks(seed)
+@given(st.integers(0, 1000), st.integers(1, 6), st.sampled_from(["sum", "mean"]))
+def test_keys_are_cosines_with_the_mean_of_the_unit_features(seed, cut, combine):
     selector = make_selector({"kind": "keys", "learn": "mean", "combine": combine})
-    carried = None
-    for rows in groups:
-        carried = selector.merge(carried, selector.measure_kinds(kinds(rows)))
-    rows = kinds(groups[1])
-    vectors = torch.cat([torch.nn.functional.normalize(part, dim=1) for part in rows.values()], dim=1)
-    got = selector.scores(selector.prepare(carried), vectors)
-    for number in range(len(groups[1])):
+    groups = [seen(seed + i, 7 + i) for i in range(3)]
+    carried = learned(selector, [selector.join(group) for group in groups], cut)
+    got = selector.scores(selector.prepare(carried), selector.join(groups[0]))
+    for row in range(7):
         for task, group in enumerate(groups):
-            found = []
-            for kind, part in rows.items():
-                e, k = part[number], sum(h / h.norm() for h in kinds(group)[kind] if h.any())
-                if e.any():
-                    found.append(float(e @ k / (e.norm() * k.norm())))
-            truth = sum(found) / (len(found) if combine == "mean" else 1)
-            assert abs(float(got[number, task]) - truth) <= 1e-9
-
-
-def test_a_task_without_pictures_has_no_key_for_them():
-    selector = make_selector({"kind": "keys", "learn": "mean"})
-    text, both = torch.randn(4, 2).double(), torch.randn(4, 5).double()
-    first = selector.merge(None, selector.measure_kinds({"vision": torch.zeros(4, 3).double(), "text": text}))
-    carried = selector.merge(first, selector.measure_kinds({"vision": both[:, :3], "text": both[:, 3:]}))
-    prepared = selector.prepare(carried)
-    assert not prepared["vision"][0].any()
-    assert prepared["vision"][1].norm() == pytest.approx(1)
-    learned = {"text": torch.randn(1, 2).double()}  # keys of a base without a tower
-    merged = selector.merge(selector.merge(None, learned), {"text": torch.randn(1, 2).double()})
-    scores = selector.scores(selector.prepare(merged), torch.cat([torch.zeros(3, 1), torch.randn(3, 2)], 1).double())
-    assert scores.shape == (3, 2)
+            cosines = []
+            for (values, has), (theirs, have) in zip(groups[0], group, strict=True):
+                if has[row]:
+                    f, k = values[row].double(), sum(h / h.norm() for h in theirs[have].double())
+                    cosines.append(float(f @ k / (f.norm() * k.norm())))
+            truth = sum(cosines) / (len(cosines) if combine == "mean" else 1)
+            assert abs(float(got[row, task]) - truth) <= 1e-9
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
@@ -104,7 +115,11 @@ def test_the_term_that_pulls_keys_to_features(reduction):
     keys = {kind: torch.randn(part.shape[1]).double().requires_grad_() for kind, part in values.items()}
     truth = 0.0
     for kind, part in values.items():
-        away = [1 - e @ keys[kind] / (e.norm() * keys[kind].norm()) for e, has in zip(part, there[kind], strict=True) if has]
+        away = [
+            1 - e @ keys[kind] / (e.norm() * keys[kind].norm())
+            for e, has in zip(part, there[kind], strict=True)
+            if has
+        ]
         truth = truth + sum(away) / (len(away) if reduction == "mean" else 1)
     features = {kind: (part, there[kind]) for kind, part in values.items()}
     assert abs(float(alignment(features, keys, reduction) - truth)) <= 1e-12
@@ -118,9 +133,9 @@ def test_the_term_that_pulls_keys_to_features(reduction):
     assert torch.equal(gradient, torch.zeros(3).double())
 
 
-@pytest.mark.parametrize("kind", ["prototype", "ridge"])
+@pytest.mark.parametrize("kind", ["prototype", "ridge", "anchors", "keys"])
 def test_tasks_that_lie_apart_are_told_apart(kind):
-    selector = make_selector({"kind": kind, "features": "text"})
+    selector = make_selector({"kind": kind, "features": "text"})  # anchors of one feature are what `join` gives
     groups = [torch.eye(WIDTH, dtype=torch.float64)[i] + torch.randn(20, WIDTH).double() * 0.01 for i in range(3)]
     carried = learned(selector, groups)
     for number, rows in enumerate(groups):
@@ -141,8 +156,8 @@ def test_several_features_are_brought_to_one_length_and_what_is_missing_is_zero(
 
 
 def test_the_kinds_are_entry_points():
-    assert {"oracle", "prototype", "ridge", "keys"} <= set(SELECTORS.names())
-    for name in ("oracle", "prototype", "ridge", "keys"):
+    assert {"oracle", "prototype", "ridge", "anchors", "keys"} <= set(SELECTORS.names())
+    for name in ("oracle", "prototype", "ridge", "anchors", "keys"):
         assert SELECTORS.get(name, where="x").reveals
 
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from ..base.errors import CompatibilityError, Problem
 from .modes import looking
 from .row_features import Rows
-from .row_features import find_tower as find_tower
 
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 
+TOWERS = ("vision_tower", "vision_model", "visual", "vision_encoder")
 _KEPT = "cl_kept"
 _STATE = "cl_row_state"
 
@@ -150,6 +150,19 @@ class RowState:
             self._threads.seen = before
 
     @contextmanager
+    def telling(self, task: str) -> Iterator[None]:
+        """Prompts inside the block are known to belong to a task (`Rows.told`).
+
+        Args:
+            task: Its name.
+        """
+        before, self._threads.told = getattr(self._threads, "told", None), task
+        try:
+            yield
+        finally:
+            self._threads.told = before
+
+    @contextmanager
     def base_alone(self) -> Iterator[None]:
         """Nothing is chosen inside the block, and every expert is off."""
         before, self._threads.off = self.off, True
@@ -217,6 +230,7 @@ class RowState:
                 Problem("a model that chooses per row", what, "Keep the rows of a batch together.")
             )
         rows = Rows(self._model, inputs, kept is None, Kept() if kept is None else kept)
+        rows.told = getattr(self._threads, "told", None)
         if scope is not None and rows.fresh:
             scope["kept"] = rows.kept
         return rows
@@ -325,6 +339,14 @@ def _named(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str
 
 class _Token:
     """Is there while the graph is there."""
+
+
+def find_tower(model: Any) -> tuple[str, Module] | None:
+    """Name and module of the tower that sees pictures; None for a model of texts."""
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in TOWERS:
+            return name, module
+    return None
 
 
 def find_decoder(model: Any) -> Any:

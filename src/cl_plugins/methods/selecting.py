@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Problem, RecipeError, RunStateError
 from ..base.schema import option
-from ..contract.capabilities import Capabilities
+from ..contract.capabilities import Capabilities, RunFacts
 from ..contract.carry import read_tensors
 from ..selectors import Selector, make_selector
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from ..adapters.rows import RowState
     from ..contract.base_model import BaseModel
     from ..contract.carry import Carry, CarryWriter, TaskUpdate
-    from ..contract.task import TaskContext
+    from ..contract.method import Method
+    from ..contract.task import Batch, TaskContext
 
 
 FILE, STATISTIC = "selector.safetensors", "selector"
@@ -46,6 +47,28 @@ class SelectingConfig:
         except RecipeError as error:
             return error.problems
         return []
+
+
+class SelectorTerms:
+    """Put before `Method`: lets a selector that trains do so with every task.
+
+    The method has a ``selection``, and calls its `Selection.prepare` (or `Selection.put_keys`) in ``begin_task``.
+    """
+
+    selection: Selection
+
+    @property
+    def reads_logits(self) -> bool:
+        """Only with a selector that trains: its term joins the loss of a batch."""
+        return self.selection.trains
+
+    def batch_terms(self, context: TaskContext, model: Module, batch: Batch) -> dict[str, Tensor]:
+        """The selector's term, if it trains."""
+        return self.selection.terms()
+
+    def learning_rates(self, context: TaskContext, model: Module) -> dict[str, float]:
+        """Those of what the selector trains."""
+        return self.selection.learning_rates()
 
 
 class Selection:
@@ -92,11 +115,15 @@ class Selection:
             return []
         if self.selector.told:
             return [f"{title}, selector: oracle. Task identity was given at test."]
-        features = ", ".join(self.selector.config.features)
+        features = ", ".join(self.selector.config.kinds)
         return [
             f"{title}, selector: {self.selector.kind} on {features}. No task was given at test; which task's part answered "
             "stands in every prediction (`route`)."
         ]
+
+    def problems(self, facts: RunFacts) -> list[Problem]:
+        """What speaks against this run, before anything loads."""
+        return [] if self.selector is None else self.selector.problems("cl.method.selector", facts.keys)
 
     def begin(self, context: TaskContext) -> None:
         """Check a sample before the training, on a base without this task's adapter."""
@@ -104,6 +131,7 @@ class Selection:
 
         self._accuracy = {}
         if self.selector is not None:
+            self.selector.identity()  # loads what the features come from
             check_features(self.selector, context)
 
     def prepare(self, context: TaskContext) -> None:
@@ -129,6 +157,24 @@ class Selection:
         """Factors on the learning rate of what the selector trains."""
         return self._training.learning_rates() if self._training is not None else {}
 
+    def check_places(self, context: TaskContext, method: Method, model: Module) -> None:
+        """Before the first step: nothing trains where the features come from.
+
+        Args:
+            context: The task.
+            method: The method.
+            model: What is about to be trained.
+
+        Raises:
+            CompatibilityError: If something does.
+        """
+        from ..contract.low_rank import LowRankUpdate
+        from ..selectors.router import check_places
+
+        if self.by_sample:
+            update = LowRankUpdate.from_state(method.learned(context, model), method.describe(context, model))
+            check_places(context.base, [*update.a, *update.replaced])
+
     def statistics(self, context: TaskContext) -> dict[str, dict[str, Tensor]]:
         """What the selector has learned or measures on the task that was trained."""
         from ..selectors.collect import accuracy, measure, sample
@@ -152,7 +198,7 @@ class Selection:
         """Add the task's statistics to what is carried."""
         if self.selector is None:
             return
-        writer.meta["selector"] = {"kind": self.selector.kind, "features": list(self.selector.config.features)}
+        writer.meta["selector"] = self.selector.identity()
         if not self.selector.told:
             own = read_tensors(update.statistic(STATISTIC))
             writer.write(FILE, self.selector.merge(self._carried(previous), own))
@@ -170,7 +216,7 @@ class Selection:
         """
         from ..selectors.router import Learned, put_on
 
-        selector, carried = self._there(carry)
+        selector, carried = self.carried(carry)
         tasks = [Learned(update.task, update.low_rank()) for update in updates]
         return put_on(base, tasks, selector, carried, cumulative=cumulative)
 
@@ -183,11 +229,16 @@ class Selection:
         """
         from ..selectors.router import choose
 
-        selector, carried = self._there(carry)
+        selector, carried = self.carried(carry)
         prepared = selector.prepare(carried)
         return lambda state, rows: choose(state, rows, selector, prepared, names)
 
-    def _there(self, carry: Carry) -> tuple[Selector, dict[str, Tensor]]:
+    def carried(self, carry: Carry) -> tuple[Selector, dict[str, Tensor]]:
+        """The selector and what it has carried.
+
+        Raises:
+            RunStateError: If the carry holds none, another selector's, or one of other features.
+        """
         carried = self._carried(carry)
         if self.selector is None or carried is None:
             raise RunStateError(
@@ -204,7 +255,7 @@ class Selection:
         if carry is None or self.selector is None:
             return None
         there = carry.meta.get("selector")
-        ours = {"kind": self.selector.kind, "features": list(self.selector.config.features)}
+        ours = self.selector.identity()
         if there != ours:
             what = f"was made with the selector {there}; this recipe's is {ours}."
             fix = "Use the selector it was made with, or train from the first task on."

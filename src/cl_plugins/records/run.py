@@ -220,16 +220,23 @@ def read_journal(root: Path) -> list[JournalLine]:
     return list(found.values())
 
 
-def write_journal(root: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+def write_journal(
+    root: Path, lines: Iterable[Mapping[str, Any]], before: tuple[str, str] = ("", "")
+) -> tuple[str, str]:
     """Replace the journal.
 
     Args:
         root: The run's directory.
         lines: ``step``, ``seconds``, ``artefacts``, ``time`` and ``details`` of each step.
+        before: What an earlier call returned: the lines that stay in front of the new ones.
+
+    Returns:
+        The text of the journal and the checksum of its last line.
     """
-    previous, text = "", []
+    text, previous = before
     for line in lines:
         data = json.loads(json.dumps({"format": JournalLine.FORMAT, **line}))
         previous = data[CHECKSUM] = checksum(data, previous)
-        text.append(dump(data) + "\n")
-    write_bytes(root / JOURNAL, "".join(text).encode())
+        text += dump(data) + "\n"
+    write_bytes(root / JOURNAL, text.encode())
+    return text, previous

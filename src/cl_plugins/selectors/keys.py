@@ -8,10 +8,11 @@ task trains, ``learn: mean`` takes the minimum itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..base.schema import option
-from .selector import Selector, SelectorConfig
+from .anchors import Anchors
+from .selector import SelectorConfig
 
 
 if TYPE_CHECKING:
@@ -40,8 +41,11 @@ class KeysConfig(SelectorConfig):
     )
 
 
-class Keys(Selector):
-    """``scores_t = sum over kinds f of cos(e_f, k_f^t)``; what a row or a task does not have is left out."""
+class Keys(Anchors):
+    """``scores_t = sum over kinds f of cos(e_f, k_f^t)``; what a row or a task does not have is left out.
+
+    What is carried and what a row is compared with are laid out as those of `Anchors`: one block for each kind.
+    """
 
     kind = "keys"
     config_class = KeysConfig
@@ -56,63 +60,20 @@ class Keys(Selector):
         """Fresh keys on the base of a task."""
         from .learning import KeyTraining
 
-        return KeyTraining(self.config, context)
+        return KeyTraining(self, context)
 
     def measure(self, vectors: Tensor) -> dict[str, Tensor]:
-        """See `measure_kinds`; called for a single kind of features."""
-        return self.measure_kinds({self.config.features[0]: vectors})
-
-    def measure_kinds(self, kinds: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Sum of the unit vectors of each kind, (1, width)."""
+        """Sum of the unit vectors of each kind, whose direction is the key: (1, features x width)."""
         from torch.nn.functional import normalize
 
-        return {name: normalize(rows, dim=1).sum(0, keepdim=True) for name, rows in kinds.items()}
-
-    def merge(self, carried: dict[str, Tensor] | None, own: dict[str, Tensor]) -> dict[str, Tensor]:
-        """One row per task; 0 for a kind that a task did not have."""
-        import torch
-
-        before = {} if carried is None else carried
-        count = max((len(keys) for keys in before.values()), default=0)
-        merged = {}
-        for name in sorted({*before, *own}):
-            width = max(keys[name].shape[1] for keys in (before, own) if name in keys)
-            parts = [
-                _fitting(before.get(name), count, width),
-                _fitting(own.get(name), 1, width),
-            ]
-            merged[name] = torch.cat(parts)
-        return merged
+        return {"keys": normalize(self._blocks(vectors), dim=-1).flatten(1).sum(0, keepdim=True)}
 
     def prepare(self, carried: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Unit keys of each kind, (tasks, width); 0 where there is none."""
-        from torch.nn.functional import normalize
-
-        return {name: normalize(keys.double(), dim=1) for name, keys in carried.items()}
+        """The keys, (tasks, features x width); 0 where no sample of a task had the feature."""
+        return {"anchors": carried["keys"]}
 
     def scores(self, prepared: dict[str, Tensor], vectors: Tensor) -> Tensor:
-        """Cosines over the kinds of features, (rows, tasks)."""
-        import torch
-        from torch.nn.functional import normalize
-
-        kinds = self.config.features
-        widths = [prepared[name].shape[1] if name in prepared else 1 for name in kinds]  # 1: a base without a tower
-        parts = [vectors] if len(kinds) == 1 else vectors.split(widths, dim=1)
-        found = vectors.new_zeros(len(vectors), len(next(iter(prepared.values()))))
-        counts = torch.zeros_like(found)
-        for name, part in zip(kinds, parts, strict=True):
-            if name not in prepared:
-                continue
-            keys = prepared[name]
-            found = found + normalize(part, dim=1) @ keys.T
-            counts += part.any(dim=1)[:, None] & keys.any(dim=1)[None, :]
-        return found / counts.clamp(min=1) if self.config.combine == "mean" else found
-
-
-def _fitting(keys: Tensor | None, count: int, width: int) -> Any:
-    """Keys of ``count`` tasks; zeros where there are none, or where no row had the features (width 1)."""
-    import torch
-
-    if keys is None or (keys.shape[1] != width and not bool(keys.any())):
-        return torch.zeros(count, width, dtype=torch.float64)
-    return keys.double()
+        """Cosines, (rows, tasks), added up over the kinds or averaged over those that a row has."""
+        if self.config.combine == "mean":
+            return super().scores(prepared, vectors)
+        return self.similarities(prepared, vectors).sum(dim=1)

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from ..adapters.features import of_rows
-from ..adapters.row_features import find_tower, tower_width
+from ..adapters.row_features import tower_width
+from ..adapters.rows import find_tower
 from ..base.errors import CompatibilityError, DataError, Problem
 
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ..adapters.row_features import Rows
     from ..adapters.rows import RowState
     from ..contract.task import TaskContext
+    from .keys import Keys
 
 
 #: Name of a key on the model, with the kind of features behind it.
@@ -31,22 +33,24 @@ class KeyTraining:
     """The keys of one task; registered on the base, so that they train, and are saved, with the model.
 
     Args:
-        config: The selector's options (`KeysConfig`).
+        selector: The selector.
         context: The task.
 
     Raises:
         DataError: If the width of a kind of features is not known before there are samples.
     """
 
-    def __init__(self, config: Any, context: TaskContext) -> None:
+    def __init__(self, selector: Keys, context: TaskContext) -> None:
+        config = selector.config
         self._config, self._base = config, context.base
+        self._looks = dict(zip(config.kinds, selector.looks, strict=True))
         self._latest: dict[str, tuple[Tensor, Tensor]] = {}
         model: Any = context.base.model
         device = next(model.parameters()).device
         generator = torch.Generator().manual_seed(context.seed)
         self._start: dict[str, Tensor] = {}
-        for kind in config.features:
-            width = width_of(context, kind)
+        for kind in config.kinds:
+            width = width_of(selector, context, kind)
             if width is None:  # a base without a tower
                 continue
             start = normalize(torch.randn(width, generator=generator), dim=0)
@@ -66,7 +70,7 @@ class KeyTraining:
         adapted = getattr(self._base, "adapted", None)
         off = adapted.disable_adapter() if adapted is not None and "hidden" in self._start else nullcontext()
         with torch.no_grad(), off:
-            self._latest = {kind: of_rows(state, rows, kind) for kind in self._start}
+            self._latest = {kind: of_rows(state, rows, self._looks[kind]) for kind in self._start}
         for kind, (values, there) in self._latest.items():
             if bool(there.any()) and values.shape[1] != len(self._start[kind]):
                 what = f"have the width {values.shape[1]}; {len(self._start[kind])} was expected."
@@ -85,12 +89,17 @@ class KeyTraining:
         return {f"{PREFIX}{kind}": self._config.rate for kind in self._start}
 
     def learned(self) -> dict[str, Tensor]:
-        """The keys, (1, width) each, fp64 on the CPU; 0 for one that no row has pulled."""
-        found = {}
-        for kind, start in self._start.items():
-            key = getattr(self._base.model, f"{PREFIX}{kind}").detach().cpu()
-            found[kind] = (torch.zeros_like(key) if torch.equal(key, start) else key).double()[None]
-        return found
+        """The keys as `Anchors.join` lays out features, (1, features x width), fp64; 0 for one that no row has pulled."""
+        width = max(map(len, self._start.values()))
+        blocks = []
+        for kind in self._config.kinds:
+            block = torch.zeros(width, dtype=torch.float64)
+            if kind in self._start:
+                key = getattr(self._base.model, f"{PREFIX}{kind}").detach().cpu()
+                if not torch.equal(key, self._start[kind]):
+                    block[: len(key)] = key.double()
+            blocks.append(block)
+        return {"keys": torch.cat(blocks)[None]}
 
 
 def alignment(features: dict[str, tuple[Tensor, Tensor]], keys: dict[str, Tensor], reduction: str = "mean") -> Tensor:
@@ -116,12 +125,13 @@ def alignment(features: dict[str, tuple[Tensor, Tensor]], keys: dict[str, Tensor
     return total  # type: ignore[no-any-return]
 
 
-def width_of(context: TaskContext, kind: str) -> int | None:
+def width_of(selector: Keys, context: TaskContext, kind: str) -> int | None:
     """Width of a kind of features; None for pictures where the base has no tower.
 
     Args:
-        context: The task. Its samples are looked at only for kinds whose width the base does not tell.
-        kind: As in `cl_plugins.contract.base_model.BaseModel.features`.
+        selector: The selector.
+        context: The task.
+        kind: One of the selector's `kinds`.
 
     Raises:
         DataError: If it is not known before there are samples.
@@ -130,15 +140,8 @@ def width_of(context: TaskContext, kind: str) -> int | None:
     if kind in ("text", "hidden"):
         return int(model.get_input_embeddings().weight.shape[1])
     if kind == "vision":
-        if find_tower(model) is None:
-            return None
-        width = tower_width(model)
-        if width is not None:
-            return width
-    for inputs in context.data.batches(range(min(len(context.data), 64)), 1) if context.data is not None else ():
-        values, there = context.base.features(inputs, kind)
-        if bool(there.any()):
-            return int(values.shape[1])
+        return tower_width(model.config) if find_tower(model) is not None else None
+    if selector.clip is not None:
+        return selector.clip.width
     what = f"have a width that is not known before there are samples with `{kind}`."
-    fix = "Use `learn: mean`, which learns the keys after the training."
-    raise DataError(Problem(f"features '{kind}'", what, fix))
+    raise DataError(Problem(f"features '{kind}'", what, "Use `learn: mean`, which learns the keys afterwards."))

@@ -15,7 +15,6 @@ from ..adapters.features import of_rows
 from ..adapters.rows import RowState, find_decoder, find_tower
 from ..adapters.versions import Versions
 from ..base.errors import CompatibilityError, Problem
-from .collect import vectors_of
 
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def put_on(
     Raises:
         CompatibilityError: If a part lies where the choice is not yet known.
     """
-    _check_places(base, tasks)
+    check_places(base, [n for learned in tasks for n in (*learned.update.a, *learned.update.replaced)])
     prepared = selector.prepare(carried)
     names = [learned.task for learned in tasks]
 
@@ -86,13 +85,18 @@ def choose(state: RowState, rows: Rows, selector: Selector, prepared: dict[str, 
 
     Args:
         state: The row state.
-        rows: The prompts.
+        rows: The prompts; those that are told a task get it.
         selector: The selector.
         prepared: What its `prepare` gave.
         names: The tasks in the order in which they were learned.
     """
-    vectors = vectors_of([of_rows(state, rows, kind) for kind in selector.config.features])
-    chosen = selector.scores(prepared, vectors).argmax(dim=1)
+    import torch
+
+    if rows.told in names:
+        chosen = torch.full((rows.count,), names.index(rows.told))
+    else:
+        vectors = selector.join([of_rows(state, rows, look) for look in selector.looks])
+        chosen = selector.scores(prepared, vectors).argmax(dim=1)
     rows.kept.update(expert=chosen, route=[names[i] for i in chosen.tolist()])
 
 
@@ -139,10 +143,17 @@ class Prefix:
         return (own[None, :] <= self._state.current.kept["expert"][:, None]).to(inputs.device, inputs.dtype)
 
 
-def _check_places(base: BaseModel, tasks: Sequence[Learned]) -> None:
-    """Every part lies behind the tower, and no one in front of the prompt's features."""
+def check_places(base: BaseModel, names: Sequence[str]) -> None:
+    """Everything that is trained lies behind the tower, and nothing in front of the prompt's features.
+
+    Args:
+        base: The base.
+        names: Layers with a low-rank update, and parameters that are trained as a whole.
+
+    Raises:
+        CompatibilityError: If not.
+    """
     tower = find_tower(base.model)
-    names = [n for learned in tasks for n in (*learned.update.a, *learned.update.replaced)]
     early = [n for n in names if tower is not None and f"{n}.".startswith(f"{tower[0]}.")]
     embedding: Any = base.model.get_input_embeddings()  # type: ignore[operator]
     early += [n for n in names if base.model.get_submodule(n.rpartition(".")[0]) is embedding]

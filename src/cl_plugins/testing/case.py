@@ -17,10 +17,10 @@ class MethodCase:
         block: Further keys of the ``cl:`` block.
         boundary: Allowed change of the logits at a boundary, relative to the largest logit.
         half: Whether the base is held in bf16, and trained with ``bf16: true``.
+        apart: Whether a task is trained without the parts of earlier tasks, which take part in its answers, or is averaged with
+            them: from task 2 on the model that answers is then not the one that was trained.
         continues: Whether a task starts from the model that answered before it. A method that gives each task a fresh
             router does not.
-        averages: Whether a boundary averages what was learned with what was there before, so that from task 2 on the model
-            behind it is not the trained one.
         unchosen: Endings of the names of trainable tensors that a task leaves as they are where it has not chosen them.
     """
 
@@ -30,8 +30,8 @@ class MethodCase:
     block: dict[str, Any] = field(default_factory=dict)
     boundary: float = 1e-5
     half: bool = False
+    apart: bool = False
     continues: bool = True
-    averages: bool = False
     unchosen: tuple[str, ...] = ()
 
     @property

@@ -17,7 +17,7 @@ from ...contract.export import Export, Routed
 from ...contract.method import Method, Route
 from ...contract.task import TaskContext
 from ..one_lora import ADAPTER
-from ..selecting import Selection
+from ..selecting import Selection, SelectorTerms
 from .config import BranchLoRAConfig
 
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from ...adapters.rows import RowState
     from ...contract.base_model import BaseModel
     from ...contract.carry import Carry, CarryWriter, TaskUpdate
-    from ...contract.task import Batch
     from .branches import Past
     from .gate import BranchGate
 
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 FROZEN, USAGE = "frozen.safetensors", "usage"
 
 
-class BranchLoRA(Method):
+class BranchLoRA(SelectorTerms, Method):
     """One bank of branches per layer for the whole stream, with a router per task."""
 
     name = "branchlora"
@@ -74,26 +73,32 @@ class BranchLoRA(Method):
         return self.capabilities.answers
 
     @property
-    def reads_logits(self) -> bool:
-        """Only with a selector that trains: its term joins the loss of a batch."""
-        return self.selection.trains
+    def follows_told(self) -> bool:
+        """Whenever a selector finds out the task."""
+        return self.selection.by_sample
 
     def notes(self) -> list[str]:
         """How the routers were chosen."""
         return self.selection.note(self.title)
 
     def problems(self, facts: RunFacts) -> list[Problem]:
-        """Also: a rank that the branches cannot share."""
+        """Also: a rank that the branches cannot share, and features that change from task to task."""
         from ..moelora.experts import check_rank
 
+        found, selector = self.selection.problems(facts), self.selection.selector
+        if selector is not None and "hidden" in selector.config.kinds and facts.keys.get("additional_target"):
+            what = (
+                "`hidden` are features of the frozen base, and `additional_target` goes on training from task to task."
+            )
+            found.append(Problem("cl.method.selector.features", what, "Use `vision` and `text`."))
         rank = facts.keys.get("lora_rank")
         if not isinstance(rank, int):  # the host's default; `put_on` checks it
-            return []
+            return found
         try:
             check_rank(rank, self.config.branches, "branches")
         except RecipeError as error:
-            return error.problems
-        return []
+            found += error.problems
+        return found
 
     def begin_task(self, context: TaskContext, model: Module) -> Module:
         """Trunk, branches that are not frozen, a router and the selector's keys train."""
@@ -102,16 +107,9 @@ class BranchLoRA(Method):
         self.selection.begin(context)
         past = None if context.carry is None else self._past(context.carry)
         branched = self._put_on(base, past, self._in_training, seed=context.seed, trained=True)
+        self.selection.check_places(context, self, branched)
         self.selection.put_keys(context)
         return self._filled(branched, context.carry)
-
-    def learning_rates(self, context: TaskContext, model: Module) -> dict[str, float]:
-        """Those of the selector's keys."""
-        return self.selection.learning_rates()
-
-    def batch_terms(self, context: TaskContext, model: Module, batch: Batch) -> dict[str, Tensor]:
-        """``L_align`` of the task's keys, with the selector `keys`."""
-        return self.selection.terms()
 
     def describe(self, context: TaskContext, model: Module) -> dict[str, Any]:
         """Total rank, scaling, targets, and the options that later tasks must share."""

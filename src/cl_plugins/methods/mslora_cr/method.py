@@ -16,9 +16,9 @@ from ...contract.capabilities import Answers, Capabilities, RunFacts
 from ...contract.carry import TaskUpdate
 from ...contract.export import Export, LowRankSum, Routed
 from ...contract.method import Route
-from ...contract.task import Batch, TaskContext
+from ...contract.task import TaskContext
 from ..chain import ChainConfig, LoRAChain
-from ..selecting import SelectingConfig, Selection
+from ..selecting import SelectingConfig, Selection, SelectorTerms
 from .regulariser import Regulariser
 
 
@@ -52,7 +52,7 @@ class MSLoRACRConfig(ChainConfig, SelectingConfig):
     )
 
 
-class MSLoRACR(LoRAChain):
+class MSLoRACR(SelectorTerms, LoRAChain):
     """A LoRA per task with contrastive regularisation."""
 
     name = "mslora_cr"
@@ -91,11 +91,11 @@ class MSLoRACR(LoRAChain):
         selector, where = self.selection.selector, "cl.method.selector"
         if selector is None:
             return []
-        found = []
+        found = self.selection.problems(facts)
         if self.config.inference != "first_k":
             what = "chooses among the first k LoRAs, which `inference` fixes."
             found.append(Problem(where, what, "Leave `inference` out."))
-        if "hidden" in selector.config.features and not selector.told:
+        if "hidden" in selector.config.kinds and not selector.told:
             what = "`hidden` are features of the frozen base, and this method trains on the sum of the past LoRAs."
             found.append(Problem(f"{where}.features", what, "Use `vision` and `text`."))
         return found
@@ -113,22 +113,10 @@ class MSLoRACR(LoRAChain):
         ):  # what is handed over chooses among the tasks; all past LoRAs take part in the training
             model = super().restore(context.base, context.carry)
         model = super().begin_task(context, model)
+        self.selection.check_places(context, self, model)
         self.regulariser.prepare(context, model, self._past(context))
         self.selection.prepare(context)
         return model
-
-    @property
-    def reads_logits(self) -> bool:
-        """Only with a selector that trains: its term joins the loss of a batch."""
-        return self.selection.trains
-
-    def batch_terms(self, context: TaskContext, model: Module, batch: Batch) -> dict[str, Tensor]:
-        """The selector's term, if it trains."""
-        return self.selection.terms()
-
-    def learning_rates(self, context: TaskContext, model: Module) -> dict[str, float]:
-        """Those of what the selector trains."""
-        return self.selection.learning_rates()
 
     def penalties(self, context: TaskContext, model: Module) -> dict[str, Tensor]:
         """The regulariser's terms."""
@@ -169,6 +157,11 @@ class MSLoRACR(LoRAChain):
 
     def _past(self, context: TaskContext) -> list[TaskUpdate]:
         return self.updates(context.carry) if context.carry is not None else []
+
+    @property
+    def follows_told(self) -> bool:
+        """Whenever a selector finds out the task."""
+        return self.selection.by_sample
 
     def notes(self) -> list[str]:
         """How the questions were answered."""

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...adapters.update import fill
-from ...contract.capabilities import Answers, Capabilities
+from ...base.errors import Problem
+from ...contract.capabilities import Answers, Capabilities, RunFacts
 from ...contract.export import Export, LowRankSum, Routed
 from ...contract.method import Route
 from ..chain import carried_updates, link_updates
 from ..one_lora import OneLoRA
-from ..selecting import SelectingConfig, Selection
+from ..selecting import SelectingConfig, Selection, SelectorTerms
 
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from ...contract.base_model import BaseModel
     from ...contract.carry import Carry, CarryWriter, TaskUpdate
-    from ...contract.task import Batch, TaskContext
+    from ...contract.task import TaskContext
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class SingleTaskConfig(SelectingConfig):
     """Options of `SingleTask`."""
 
 
-class SingleTask(OneLoRA):
+class SingleTask(SelectorTerms, OneLoRA):
     """An independent LoRA per task; with a selector all of them, one of which answers."""
 
     name = "single_task"
@@ -51,31 +52,28 @@ class SingleTask(OneLoRA):
         """One adapter; with a selector the one that it chooses, or the one of the task that is given."""
         return self.capabilities.answers
 
+    @property
+    def follows_told(self) -> bool:
+        """Whenever a selector finds out the task."""
+        return self.selection.by_sample
+
     def notes(self) -> list[str]:
         """How the questions were answered, with a selector."""
         return self.selection.note(self.title)
+
+    def problems(self, facts: RunFacts) -> list[Problem]:
+        """What speaks against the selector."""
+        return self.selection.problems(facts)
 
     def begin_task(self, context: TaskContext, model: Module) -> Module:
         """A fresh adapter on the base, whatever was learned before."""
         if self.selection.selector is not None:
             context.base.reset()
             self.selection.begin(context)
-        model = super().begin_task(context, model)
+        adapted = super().begin_task(context, model)
+        self.selection.check_places(context, self, adapted)
         self.selection.prepare(context)
-        return model
-
-    @property
-    def reads_logits(self) -> bool:
-        """Only with a selector that trains: its term joins the loss of a batch."""
-        return self.selection.trains
-
-    def batch_terms(self, context: TaskContext, model: Module, batch: Batch) -> dict[str, Tensor]:
-        """The selector's term, if it trains."""
-        return self.selection.terms()
-
-    def learning_rates(self, context: TaskContext, model: Module) -> dict[str, float]:
-        """Those of what the selector trains."""
-        return self.selection.learning_rates()
+        return adapted
 
     def statistics(self, context: TaskContext, model: Module) -> dict[str, dict[str, Tensor]]:
         """What the selector measures."""
