@@ -152,7 +152,7 @@ CASES = [
     ),
     MethodCase("ilora-peer", {"name": "ilora", "faithful": "peer"}, block=REPLAY, boundary=0.0, term=True),
     MethodCase(
-        "osf", {"name": "osf", "growth": 0.1}, ranks={}, learner={}, run_exp=False, kill=Kill("weights.safetensors")
+        "osf", {"name": "osf", "growth": 0.1}, learner={}, run_exp=False, kill=Kill("weights.safetensors")
     ),
     MethodCase("osf-peer", {"name": "osf", "preserve": 0.8, "faithful": "peer"}),
     MethodCase("seqlora-replay", {"name": "seqlora"}, block=REPLAY, boundary=0.0),

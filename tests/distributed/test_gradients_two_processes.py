@@ -1,4 +1,4 @@
-"""Projected gradients with two gloo ranks, in a training in which gradients really conflict."""
+"""Methods that change gradients, with two gloo ranks."""
 
 from __future__ import annotations
 
@@ -29,3 +29,21 @@ def test_two_processes_project_what_one_projects(llama, tmp_path):
         for name in ("single", "double", "plain")
     )
     assert difference(one, two) < 0.1 * difference(one, plain)
+
+
+def test_two_processes_stay_in_the_subspace_of_one(llama, text_data, tmp_path):
+    """Plain gradient descent: Adam makes a full step of any gradient, also of one that is rounding alone."""
+
+    def keys(out, per_device):
+        return tiny.recipe(
+            llama, text_data, out, "osf", ("one", "two"), text_only=True, cl=dict(NO_TESTS), max_steps=4, optim="sgd",
+            learning_rate=0.1, max_grad_norm=0.0, per_device_train_batch_size=per_device,
+        )  # fmt: skip
+
+    go(keys(tmp_path / "single", 8))
+    launch(keys(tmp_path / "double", 4), tmp_path)
+    for task in ("01_one", "02_two"):
+        one, two = (
+            load_file(tmp_path / name / "tasks" / task / "update.safetensors") for name in ("single", "double")
+        )
+        assert difference(one, two) <= 1e-4
