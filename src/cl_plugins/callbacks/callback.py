@@ -129,7 +129,9 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             raise CompatibilityError(Problem("ContinualCallback", what, fix))
         if self._base is None and self.method.answers == "by_sample":
             what = f"'{self.method.name}' puts parts on the base that are chosen per sample, and no base is given."
-            raise CompatibilityError(Problem("ContinualCallback", what, "Use `ContinualLearner`, which holds the base."))
+            raise CompatibilityError(
+                Problem("ContinualCallback", what, "Use `ContinualLearner`, which holds the base.")
+            )
         if not terms.in_loss and terms.method.changes_gradients:
             what = f"'{self.method.name}' changes the gradient of every step, which a callback cannot do."
             fix = "Use `class Mine(ContinualTrainerMixin, YourTrainer)` and pass `terms=task.terms`."
