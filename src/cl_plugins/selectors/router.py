@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..adapters import bank
-from ..adapters.features import of_rows
 from ..adapters.rows import RowState, find_decoder, find_tower
 from ..adapters.versions import Versions
 from ..base.errors import CompatibilityError, Problem
-from .collect import vectors_of
 
 
 if TYPE_CHECKING:
@@ -48,6 +46,7 @@ def put_on(
     carried: dict[str, Tensor],
     *,
     cumulative: bool = False,
+    router: LowRankUpdate | None = None,
 ) -> Module:
     """Let a base choose among the parts of its tasks.
 
@@ -57,6 +56,7 @@ def put_on(
         selector: The selector.
         carried: What it has carried.
         cumulative: A task is answered by its own update and those of all tasks before it; else by its own alone.
+        router: The update with which a `TrainedSelector` reads prompts; it has the number behind the last task's.
 
     Returns:
         The model.
@@ -64,13 +64,13 @@ def put_on(
     Raises:
         CompatibilityError: If a part lies where the choice is not yet known.
     """
-    _check_places(base, tasks)
     prepared = selector.prepare(carried)
     names = [learned.task for learned in tasks]
+    tasks = tasks if router is None else [*tasks, Learned("", router)]
+    _check_places(base, tasks)
 
     def begin(rows: Rows) -> None:
-        vectors = vectors_of([of_rows(state, rows, kind) for kind in selector.config.features])
-        chosen = selector.scores(prepared, vectors).argmax(dim=1)
+        chosen = choice(selector, prepared, state, rows)
         rows.kept.update(expert=chosen, route=[names[i] for i in chosen.tolist()])
 
     state: RowState = base.rows(begin)
@@ -79,11 +79,16 @@ def put_on(
         own = [i for i, learned in enumerate(tasks) if name in learned.update.a]
         trunks = [tasks[i].update.a[name] for i in own]
         experts = [bank.Expert(tasks[i].update.b[name], place, tasks[i].update.scaling) for place, i in enumerate(own)]
-        gate = Prefix(state, own) if cumulative else OneOf(state, own, len(tasks))
+        gate = Prefix(state, own, len(names)) if cumulative else OneOf(state, own, len(tasks))
         layers[name] = bank.Experts(trunks, experts, gate=gate)
     bank.attach(base, layers)
     _replace(base, tasks, state)
     return base.model
+
+
+def choice(selector: Selector, prepared: dict[str, Tensor], state: RowState, rows: Rows) -> Tensor:
+    """The task of each row, (rows,), int64 on the CPU."""
+    return selector.of_rows(prepared, state, rows).argmax(dim=1).cpu()
 
 
 class OneOf:
@@ -109,15 +114,16 @@ class OneOf:
 
 
 class Prefix:
-    """A row is computed by the experts of its task and of all tasks before it.
+    """A row is computed by the experts of its task and of all tasks before it, or by the router alone.
 
     Args:
         state: The row state.
         own: For each expert of the layer the number of its task.
+        count: Number of tasks, which is the router's number.
     """
 
-    def __init__(self, state: RowState, own: Sequence[int]) -> None:
-        self._state, self._own = state, list(own)
+    def __init__(self, state: RowState, own: Sequence[int], count: int) -> None:
+        self._state, self._own, self._count = state, list(own), count
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """(rows, experts), 0 or 1; all 0 while the base computes alone."""
@@ -126,7 +132,9 @@ class Prefix:
         own = torch.tensor(self._own)
         if self._state.off:
             return inputs.new_zeros(len(inputs), len(own))
-        return (own[None, :] <= self._state.current.kept["expert"][:, None]).to(inputs.device, inputs.dtype)
+        chosen = self._state.current.kept["expert"][:, None]
+        before = torch.where(chosen < self._count, own[None, :] <= chosen, own[None, :] == self._count)
+        return before.to(inputs.device, inputs.dtype)
 
 
 def _check_places(base: BaseModel, tasks: Sequence[Learned]) -> None:

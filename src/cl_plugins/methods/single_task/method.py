@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...adapters.update import fill
-from ...contract.capabilities import Answers, Capabilities
+from ...base.errors import Problem
+from ...contract.capabilities import Answers, Capabilities, RunFacts
 from ...contract.export import Export, LowRankSum, Routed
 from ...contract.method import Route
 from ..chain import carried_updates, link_updates
 from ..one_lora import OneLoRA
-from ..selecting import SelectingConfig, Selection
+from ..selecting import Selecting, SelectingConfig, Selection
 
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class SingleTaskConfig(SelectingConfig):
     """Options of `SingleTask`."""
 
 
-class SingleTask(OneLoRA):
+class SingleTask(Selecting, OneLoRA):
     """An independent LoRA per task; with a selector all of them, one of which answers."""
 
     name = "single_task"
@@ -55,6 +56,10 @@ class SingleTask(OneLoRA):
         """How the questions were answered, with a selector."""
         return self.selection.note(self.title)
 
+    def problems(self, facts: RunFacts) -> list[Problem]:
+        """What of the selector does not fit the stream."""
+        return [*super().problems(facts), *self.selection.problems(facts)]
+
     def begin_task(self, context: TaskContext, model: Module) -> Module:
         """A fresh adapter on the base, whatever was learned before."""
         if self.selection.selector is not None:
@@ -62,9 +67,13 @@ class SingleTask(OneLoRA):
             self.selection.begin(context)
         return super().begin_task(context, model)
 
+    def describe(self, context: TaskContext, model: Module) -> dict[str, Any]:
+        """Rank, scaling and targets of the adapter, and what a selector that learns has to know of the task."""
+        return {**super().describe(context, model), **self.selection.describe(context)}
+
     def statistics(self, context: TaskContext, model: Module) -> dict[str, dict[str, Tensor]]:
         """What the selector measures."""
-        return self.selection.statistics(context)
+        return self.selection.statistics(context, model)
 
     def numbers(self, context: TaskContext, model: Module) -> dict[str, float]:
         """How many of the task's samples the selector gives to it."""
