@@ -19,7 +19,7 @@ from cl_plugins.testing.resume import results
 TASKS = ("one", "two", "three")
 MARKS = {"one": "red", "two": "the square", "three": "yes or no"}
 ROUTER = {"kind": "mllm", "steps": 60, "learning_rate": 1e-2, "batch_size": 18}
-REPLAY = {"replay": {"capacity_per_task": 6}}
+REPLAY = {"replay": {"capacity_per_task": 12}}
 METHODS = {
     "mr_lora": {"name": "mr_lora", "selector": ROUTER},
     "mslora_cr": {"name": "mslora_cr", "consolidate": "stack", "selector": ROUTER},
@@ -36,7 +36,9 @@ def told_apart(tmp_path_factory):
             records = json.loads(file.read_text())
             for record in records:
                 first = record["messages"][0]
-                first["value"] = first["value"].replace("what colour", f"{MARKS[task]}: what colour")
+                first["value"] = first["value"].replace(
+                    "what colour", f"{MARKS[task]} {MARKS[task]} {MARKS[task]}: what colour"
+                )
             file.write_text(json.dumps(records))
     return folder
 
@@ -97,7 +99,9 @@ def test_with_a_perfect_router_questions_are_answered_as_when_the_task_is_given(
 def test_experts_are_those_of_single_task(runs):
     alone = runs("alone", {"name": "single_task"})
     for number, task in enumerate(TASKS, start=1):
-        one, two = (load_file(o / "tasks" / f"{number:02d}_{task}" / "update.safetensors") for o in (alone, runs("mr_lora")))
+        one, two = (
+            load_file(o / "tasks" / f"{number:02d}_{task}" / "update.safetensors") for o in (alone, runs("mr_lora"))
+        )
         assert one.keys() == two.keys()
         assert all(torch.equal(one[name], two[name]) for name in one)
 
@@ -108,7 +112,7 @@ def test_the_samples_of_the_router_are_in_the_buffer_and_nowhere_else(runs):
         "carry.json", "replay", "router.safetensors", "selector.safetensors", "updates",
     ]  # fmt: skip
     kept = kept_samples(out)
-    assert [sample.task for sample in kept] == [task for task in TASKS for _ in range(6)]
+    assert [sample.task for sample in kept] == [task for task in TASKS for _ in range(12)]
     assert not list(out.glob("tasks/*/replay.json"))
     names = {path.name for path in out.rglob("*") if path.is_file() and b"three-train-" in path.read_bytes()}
     assert names == {"samples.jsonl", "manifest.json"}
@@ -122,7 +126,7 @@ def test_deleted_samples_are_gone_and_the_run_still_answers(llava, told_apart, t
     go(keys(stop_after=5))
     assert steps(tmp_path / "run")[-1] == "consolidate:two"
     gone = forget(tmp_path / "run", lambda sample: sample.id == "one-train-3" or sample.task == "two", "delete")
-    assert len(gone) in (6, 7)
+    assert len(gone) in (12, 13)
     go(keys())
     assert details(tmp_path / "run")["train:three:router"]["numbers"]["router_accuracy"] > 0
     assert {s.task for s in kept_samples(tmp_path / "run")} == {"one", "three"}
@@ -153,8 +157,9 @@ def test_a_stop_changes_nothing(llava, told_apart, tmp_path, where):
     assert not list(tmp_path.rglob("checkpoint-*"))
 
 
-def test_a_row_is_given_to_the_same_expert_in_every_batch(runs):
-    """Rows of all tasks, left-padded, with a row without a picture among them."""
+@pytest.fixture(scope="module")
+def ask(runs):
+    """Answers of the routed model that is rebuilt from the carry: route and tokens of each row."""
     from PIL import Image
     from transformers import AutoProcessor, LlavaForConditionalGeneration
 
@@ -170,26 +175,41 @@ def test_a_row_is_given_to_the_same_expert_in_every_batch(runs):
     model = method.restore(base, Carry.open(out / "carry")).eval()
     processor = AutoProcessor.from_pretrained(keys["model_name_or_path"])
     processor.tokenizer.padding_side = "left"
-    rows = []
-    for task in TASKS:
-        record = json.loads(open(f"{keys['dataset_dir']}/{task}_test.json").read())[0]
-        picture = Image.open(f"{keys['dataset_dir']}/{record['images'][0]}")
-        rows.append((f"{tiny.SYSTEM} USER: {record['messages'][0]['value']} ASSISTANT:", picture))
-    rows.append(("USER: red: what colour is this picture? ASSISTANT:", None))
 
-    def ask(chosen, **more):
-        pictures = [picture for _, picture in chosen if picture is not None]
-        inputs = processor(text=[text for text, _ in chosen], images=pictures or None, return_tensors="pt", padding=True)
+    def answer(rows, **more):
+        texts = [f"{tiny.SYSTEM} USER: {text} ASSISTANT:" for text, _ in rows]
+        pictures = [Image.open(picture) for _, picture in rows if picture is not None]
+        inputs = processor(text=texts, images=pictures or None, return_tensors="pt", padding=True)
         with state_of(model).recording() as seen, torch.no_grad():
             ids = model.generate(**inputs, max_new_tokens=3, do_sample=False, pad_token_id=3, eos_token_id=2, **more)
-        return list(zip(seen[0]["route"], ids[:, inputs["input_ids"].shape[1] :].tolist(), strict=True)), len(seen)
+        assert len(seen) == 1
+        answers = [[t for t in row if t != 3] for row in ids[:, inputs["input_ids"].shape[1] :].tolist()]
+        return list(zip(seen[0]["route"], answers, strict=True))
 
-    together, count = ask(rows)
-    assert count == 1
+    return answer
+
+
+def test_the_router_reads_at_test_what_it_was_trained_on(runs, ask):
+    """It gives every sample of its training to the task that it comes from."""
+    from cl_plugins.contract.carry import Carry
+    from cl_plugins.replay.store import Buffer
+
+    buffer = Buffer.open(Carry.open(runs("mr_lora") / "carry"))
+    entries = buffer.entries()
+    rows = [(record["messages"][0]["content"], buffer.medium(record["images"][0])) for _, record in entries]
+    assert [route for route, _ in ask(rows)] == [sample.task for sample, _ in entries]
+
+
+def test_a_row_is_given_to_the_same_expert_in_every_batch(runs, ask, told_apart):
+    """Rows of all tasks, left-padded, with a row without a picture among them."""
+    records = [json.loads((told_apart / f"{task}_test.json").read_text())[0] for task in TASKS]
+    rows = [(record["messages"][0]["value"], told_apart / record["images"][0]) for record in records]
+    rows.append(("red: what colour is this picture?", None))
+    together = ask(rows)
     assert [route for route, _ in together[:3]] == list(TASKS)
-    assert [ask([row])[0][0] for row in rows] == together
-    assert ask(rows[::-1])[0] == together[::-1]
-    assert ask(rows, use_cache=False) == (together, 1)
+    assert [ask([row])[0] for row in rows] == together
+    assert ask(rows[::-1]) == together[::-1]
+    assert ask(rows, use_cache=False) == together
 
 
 @pytest.mark.parametrize(

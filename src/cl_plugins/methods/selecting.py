@@ -83,7 +83,9 @@ class Selection:
             return able
         words = f"the LoRA and the projector of every task, and the statistics of the selector '{self.selector.kind}'"
         if self._trained is not None:
-            words = "the LoRA and the projector of every task, the router's, and the replay buffer that it is trained on"
+            words = (
+                "the LoRA and the projector of every task, the router's, and the replay buffer that it is trained on"
+            )
         return replace(
             able,
             schedule="sequential",

@@ -34,7 +34,9 @@ IGNORED = -100
 BATCH = 4
 #: Per-token entries of a sample that do not fit its new tokens; the model makes them again.
 _DROPPED = frozenset(("position_ids", "token_type_ids", "mm_token_type_ids", "completion_mask", "assistant_masks"))
-_QUESTION = "\nWhich expert should answer? Decide by the question, its picture and the list, and do not answer the question."
+_QUESTION = (
+    "\nWhich expert should answer? Decide by the question, its picture and the list, and do not answer the question."
+)
 _ENDING = "\nReply with one letter.\nLetter:"
 
 
@@ -47,7 +49,9 @@ class MLLMConfig(SelectorConfig):
     steps: int | None = option(None, help="Optimizer steps of the router's training, instead of `epochs`.", minimum=1)
     learning_rate: float = option(5e-6, help="Learning rate of the router.", minimum=0)
     batch_size: int | None = option(
-        None, help="Samples per device in the router's training, without accumulation; null: as in the recipe.", minimum=1
+        None,
+        help="Samples per device in the router's training, without accumulation; null: as in the recipe.",
+        minimum=1,
     )
     letters: dict[str, str] = option(
         factory=dict, help="Task -> letter of its expert; the others get the next free one, from A."
@@ -60,7 +64,9 @@ class MLLMConfig(SelectorConfig):
         """Features, and letters that are none or are given twice."""
         found = []
         if self.features:
-            found.append(Problem(f"{where}.features", "is given, and `mllm` reads the prompt itself.", "Leave it out."))
+            found.append(
+                Problem(f"{where}.features", "is given, and `mllm` reads the prompt itself.", "Leave it out.")
+            )
         for task, letter in self.letters.items():
             if letter not in tuple(ascii_uppercase):
                 found.append(Problem(f"{where}.letters.{task}", f"is {letter!r}.", "Use one letter from A to Z."))
@@ -202,7 +208,9 @@ def instruction_ids(
     bad = [letter for letter in wanted if len(ids[letter]) != length + 1]
     if bad:
         what = f"needs letters of one token, and this tokenizer splits {', '.join(bad)}."
-        raise CompatibilityError(Problem("cl.method.selector.letters", what, "Use other letters, or another selector."))
+        raise CompatibilityError(
+            Problem("cl.method.selector.letters", what, "Use other letters, or another selector.")
+        )
     return ids[wanted[0]][:length], [ids[letter][length] for letter in wanted]
 
 
