@@ -98,6 +98,26 @@ CASES = [
         "moelora", {"name": "moelora", "experts": 2}, boundary=0.0, ranks={}, learner={}, run_exp=False, kill=Kill()
     ),
     MethodCase("moelora-peer", {"name": "moelora", "experts": 4, "faithful": "peer"}, boundary=0.0),
+    MethodCase("hide", {"name": "hide"}, apart=True, kill=Kill("selector.safetensors"), ranks={}, learner={}),
+    MethodCase("hide-peer", {"name": "hide", "faithful": "peer", "experts": 3}, apart=True),
+    MethodCase("disco", {"name": "disco"}, apart=True, kill=Kill("selector.safetensors"), ranks={}, learner={}),
+    MethodCase(
+        "l2p", {"name": "l2p", "pool_size": 4, "prompt_length": 2, "top_k": 2}, boundary=0.0, term=True, ranks={},
+        learner={}, run_exp=False, kill=Kill(),
+    ),
+    MethodCase(
+        "l2p-tasks", {"name": "l2p", "pool_size": 6, "prompt_length": 2, "top_k": 2, "task_prompts": True, "pull": 1.0},
+        boundary=0.0, term=True,
+    ),
+    MethodCase(
+        "l2p-diversify", {"name": "l2p", "prompt_length": 2, "top_k": 3, "diversify": True, "key_rate": 5.0},
+        boundary=0.0, term=True, kill=Kill("frequency.safetensors"),
+    ),
+    MethodCase(
+        "mr_lora", {"name": "mr_lora", "selector": {"kind": "mllm", "steps": 4, "learning_rate": 1e-2}}, block=REPLAY,
+        apart=True, kill=Kill(),
+    ),
+    MethodCase("mr_lora-ridge", {"name": "mr_lora", "selector": {"kind": "ridge"}}, apart=True),
     MethodCase("seqlora-replay", {"name": "seqlora"}, block=REPLAY, boundary=0.0),
     MethodCase("inclora-replay", {"name": "inclora"}, block=REPLAY, kill=Kill("replay.json")),
     MethodCase("der", {"name": "der", "beta": 0.0}, block=REPLAY, boundary=0.0, term=True),
@@ -180,5 +200,6 @@ HALF_CASES = [
     _half("lwf"),
     _half("sefe-stack", STACKED),
     _half("moelora"),
+    _half("l2p"),
     _half("der++"),
 ]

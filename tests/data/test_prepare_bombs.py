@@ -8,6 +8,7 @@ import io
 import lzma
 import os
 import pickle
+import re
 import resource
 import subprocess
 import sys
@@ -247,7 +248,8 @@ def test_postscript_under_the_name_of_a_picture(tmp_path, monkeypatch):
     from cl_plugins.base.outside import without_ghostscript
 
     without_ghostscript()
-    with pytest.raises(OSError, match="Ghostscript"), Image.open(path) as picture:
+    said = re.escape(f"{path} is a PostScript file (EPS), which would need Ghostscript; convert it to PNG")
+    with pytest.raises(OSError, match=said), Image.open(path) as picture:
         picture.load()
     assert not started.exists()
 

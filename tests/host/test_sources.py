@@ -103,3 +103,32 @@ def test_a_file_is_recorded_by_its_entry_and_its_content(text_data):
         "entry": {"columns": {"messages": "messages"}, "formatting": "sharegpt"},
         "files": {"one_train.json": sha256(text_data / "one_train.json")},
     }
+
+
+def test_a_folder_is_read_in_the_order_of_names_on_every_machine(llama, tmp_path, monkeypatch):
+    """File systems list a folder in orders of their own; LLaMA-Factory takes it as it comes."""
+    import os
+
+    from cl_plugins.host.session import Session
+    from cl_plugins.host.task_args import parse
+    from cl_plugins.streams import Task
+
+    folder = tmp_path / "data" / "parts"
+    folder.mkdir(parents=True)
+    for name in "bca":
+        row = {"instruction": f"question {name}", "input": "", "output": "yes"}
+        (folder / f"{name}.json").write_text(json.dumps([row]))
+    keys = registry(tmp_path / "data", {"x": {"file_name": "parts"}})
+    listdir = os.listdir
+    seen = []
+    for turned in (False, True):
+        monkeypatch.setattr(os, "listdir", lambda path=".", turned=turned: sorted(listdir(path), reverse=turned))
+        made = {**recipe(llama, tmp_path / "data", tmp_path / "run"), **keys, "dataset": "x", "overwrite_cache": True}
+        made.pop("cl")
+        session = Session(parse(made))
+        tests = session.test_items(Task(name="t", test=("x",)), made, None)
+        module, _ = session.training_set("t", session.args, with_rows=True)
+        texts = [session.tokenizer.decode(ids) for ids in module["train_dataset"]["input_ids"]]
+        seen.append(([(item.id, item.prompt) for item in tests], texts))
+    assert seen[0] == seen[1]
+    assert [prompt for _, prompt in seen[0][0]] == ["question a", "question b", "question c"]

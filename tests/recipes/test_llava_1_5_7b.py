@@ -85,7 +85,7 @@ def _distinct(finetuning_type: str) -> list[Path]:
     found: dict[str, Path] = {}
     for path in paper_recipes():
         keys = host_keys(path)
-        if keys["finetuning_type"] == finetuning_type:
+        if keys["finetuning_type"] == finetuning_type and (finetuning_type == "full" or "lora_rank" in keys):
             found.setdefault(str([keys.get(key) for key in KEYS]), path)
     return list(found.values())
 

@@ -263,11 +263,19 @@ def test_names_are_read_as_they_are(plain):
         assert not [tag for tag, _ in page.tags if tag != "p"]
 
 
-def test_tables_for_programs_hold_the_names_unchanged(plain, monkeypatch):
+def test_tables_for_programs_hold_the_names_and_no_formulas(plain, monkeypatch):
     for name in HOSTILE:
         run = named(plain, name)
         rows = list(csv.reader(io.StringIO(files_of(run, monkeypatch)["matrix.csv"])))
-        assert rows[0][1:] == [task.replace("\r\n", "\n") for task in run.tasks] or rows[0][1:] == list(run.tasks)
+        names = [f"'{task}" if task[0] in "=+-@\t\r" else task for task in run.tasks]
+        assert rows[0][1:] == [task.replace("\r\n", "\n") for task in names] or rows[0][1:] == names
+
+
+def test_numbers_stay_numbers_in_tables():
+    from cl_plugins.report.writing import csv_bytes
+
+    rows = [[-1.5, "-1.5", "+2", None, "", "-", "=1+1", "@x", "\tx", "a=b", 3]]
+    assert csv_bytes(rows).decode() == "-1.5,-1.5,+2,,,'-,'=1+1,'@x,'\tx,a=b,3\n"
 
 
 def test_pictures_are_drawn_with_such_names(tmp_path):

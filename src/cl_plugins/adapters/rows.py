@@ -152,6 +152,19 @@ class RowState:
             self._threads.seen = before
 
     @contextmanager
+    def telling(self, task: str) -> Iterator[None]:
+        """Prompts inside the block are known to belong to a task (`Rows.told`).
+
+        Args:
+            task: Its name.
+        """
+        before, self._threads.told = getattr(self._threads, "told", None), task
+        try:
+            yield
+        finally:
+            self._threads.told = before
+
+    @contextmanager
     def base_alone(self) -> Iterator[None]:
         """Nothing is chosen inside the block, and every expert is off."""
         before, self._threads.off = self.off, True
@@ -221,6 +234,7 @@ class RowState:
                 Problem("a model that chooses per row", what, "Keep the rows of a batch together.")
             )
         rows = Rows(self._model, inputs, kept is None, Kept() if kept is None else kept)
+        rows.told = getattr(self._threads, "told", None)
         if scope is not None and rows.fresh:
             scope["kept"] = rows.kept
         return rows

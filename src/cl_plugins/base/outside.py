@@ -13,7 +13,7 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 
 if TYPE_CHECKING:
@@ -266,3 +266,11 @@ def without_ghostscript() -> None:
     from PIL import EpsImagePlugin
 
     EpsImagePlugin.gs_binary = False
+    EpsImagePlugin.Ghostscript = _not_drawn  # type: ignore[assignment]
+
+
+def _not_drawn(tile: Any, size: Any, file: Any, *args: Any, **kwargs: Any) -> NoReturn:
+    """In the place of Pillow's call of Ghostscript."""
+    name = getattr(file, "name", None)
+    shown = f"{name} is" if isinstance(name, str) else "it is"
+    raise OSError(f"{shown} a PostScript file (EPS), which would need Ghostscript; convert it to PNG")

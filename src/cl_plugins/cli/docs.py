@@ -23,7 +23,7 @@ keys below `cl.stream`. `cl.method` holds `name` and the options of that method.
 
 
 _EPILOG = """\
-keys, reveals and methods are pages in Markdown. schema is a JSON schema of a
+keys, reveals, methods and refused are pages in Markdown. schema is a JSON schema of a
 recipe, stream-schema one of a stream file: an editor with yaml-language-server
 completes and checks the `cl:` block of a recipe that begins with the line
 
@@ -138,6 +138,13 @@ def methods_tables() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def refused_page() -> str:
+    """What is refused, why, and what to do, in Markdown."""
+    from .refused import refused_page as page
+
+    return page()
+
+
 def schema_page() -> str:
     """The JSON schema of a recipe, for editors."""
     from .json_schema import recipe_schema
@@ -162,6 +169,7 @@ _PAGES = {
     "keys": keys_page,
     "reveals": reveals_table,
     "methods": methods_tables,
+    "refused": refused_page,
     "schema": schema_page,
     "stream-schema": stream_schema_page,
 }

@@ -85,6 +85,11 @@ class Method(ABC):
         """`Capabilities.answers` for these options."""
         return self.capabilities.answers
 
+    @property
+    def follows_told(self) -> bool:
+        """Whether a model that chooses per row follows `Rows.told`, a task that it is told (``cl.eval.oracle``)."""
+        return False
+
     def notes(self) -> list[str]:
         """What a reader of the scores must know about how they came about; printed in every report."""
         return []

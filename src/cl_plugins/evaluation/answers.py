@@ -20,6 +20,7 @@ from typing import Any
 
 from ..base.errors import DataError, Problem
 from .annotations import Annotation, Record, not_finite, read_annotations, read_records
+from .end_words import without_end_words
 from .items import Item, few, read_predictions
 from .thoughts import split_thought
 
@@ -75,8 +76,9 @@ def read_answers(
         path: The answer file: JSON lines, or one JSON list.
         annotations: The test set.
         partial: Allow questions without an answer, and leave them out.
-        keep_thoughts: Leave reasoning in front of answers and references where it is, as other libraries score it; by
-            default it becomes `Item.thought` and `Item.reference_thought`.
+        keep_thoughts: Leave reasoning in front of answers and references, and the words that end LLaMA-Factory's, where
+            they are, as other libraries score them; by default reasoning becomes `Item.thought` and
+            `Item.reference_thought`, and the end words are removed.
         by_row: Join by row ignoring the ids, as the original ImageNet scripts do (`BaseScorer.by_row`).
 
     Returns:
@@ -101,7 +103,7 @@ def read_answers(
     answers = [answer for record in records if (answer := _read(record, first, problems)) is not None]
     _stop(problems)
     if not keep_thoughts:
-        answers = [_without_thoughts(answer) for answer in answers]
+        answers = [_without_thoughts(_without_end(answer)) for answer in answers]
     if annotations is None:
         return _alone(answers, path)
     notes = read_annotations(Path(annotations))
@@ -142,6 +144,14 @@ def _read(record: Record, first: Mapping[str, Any], problems: list[Problem]) -> 
     prompt = next((str(value[key]) for key in _PROMPT if key in value), "")
     fields: dict[str, Any] = {key: value[key] for key in ("image", "answer_type") if value.get(key) is not None}
     return _Answer(where, str(identity), prompt, prediction, reference, fields)
+
+
+def _without_end(answer: _Answer) -> _Answer:
+    """An answer of LLaMA-Factory (those have no id and a reference) without the word that ends it."""
+    if answer.id is not None or answer.reference is None:
+        return answer
+    prediction, reference = without_end_words(answer.prediction), without_end_words(answer.reference)
+    return replace(answer, prediction=prediction, reference=reference)
 
 
 def _without_thoughts(answer: _Answer) -> _Answer:

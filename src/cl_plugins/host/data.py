@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +106,34 @@ def num_samples_problem(where: str) -> Problem:
     return Problem(where, what, fix)
 
 
+class _SortedOs:
+    """Stands for the module `os` in the namespace of the host's loader."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def listdir(self, path: Any = ".") -> list[str]:
+        """`os.listdir`, sorted."""
+        return sorted(os.listdir(path))
+
+
+@contextmanager
+def sorted_folders() -> Iterator[None]:
+    """Let the host's loader read the files of a folder in the order of their names.
+
+    It takes the order of the file system, which differs from machine to machine: a run that goes on elsewhere, or from a
+    copy of its data, would see other samples in each step, and items without an id would get other ones.
+    """
+    from llamafactory.data import loader
+
+    original = loader.os
+    loader.os = _SortedOs()
+    try:
+        yield
+    finally:
+        loader.os = original
+
+
 def load_training_set(
     task_name: str,
     args: HostArgs,
@@ -132,7 +162,7 @@ def load_training_set(
     where = f"task '{task_name}'"
     aligned: list[Any] = []
     try:
-        with aligned_records(aligned):
+        with aligned_records(aligned), sorted_folders():
             module: dict[str, Any] = get_dataset(
                 template, args.model, args.data, args.training, stage="sft", **tokenizer_module
             )

@@ -193,6 +193,12 @@ DATA_KEYS: frozenset[str] = frozenset(
 #: Those of them that a sample keeps when it is replayed in a later task.
 SAMPLE_KEYS: frozenset[str] = frozenset("cutoff_len train_on_prompt mask_history".split())
 
+#: Keys that shape prompts, pictures and the base in memory; whoever asks a finished model needs them again.
+PROMPT_KEYS: frozenset[str] = frozenset(
+    f"""{_PER_RUN["all tasks share one prompt format and one image format"]}
+    {_PER_RUN["all tasks share one quantised base"]} use_fast_tokenizer split_special_tokens flash_attn""".split()
+)
+
 #: Keys of distributed engines; a finished run is inspected by one process, independent of the engine that trained it.
 ENGINE_KEYS: frozenset[str] = frozenset(
     "deepspeed fsdp fsdp_config ddp_backend ray_num_workers ray_init_kwargs".split()
@@ -224,6 +230,22 @@ def kind_of(key: str) -> KeyInfo:
 def key_table() -> list[KeyInfo]:
     """Every key of the installed LLaMA-Factory, by home and then in the order of the host's dataclass."""
     return [kind_of(key) for key in _host_fields()]
+
+
+def refused_keys() -> dict[tuple[str, str], list[str]]:
+    """Reason and what to do instead -> the keys that are refused for it, for the docs."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for key, why in _REFUSED.items():
+        found.setdefault(why, []).append(key)
+    return found
+
+
+def bounds() -> dict[tuple[float, float], list[str]]:
+    """Smallest and largest value -> the keys that have them, for the docs."""
+    found: dict[tuple[float, float], list[str]] = {}
+    for key, limits in _BOUNDS.items():
+        found.setdefault(limits, []).append(key)
+    return found
 
 
 #: Optimizers of Transformers (values of ``optim``) that step during the backward, or in a separate space.

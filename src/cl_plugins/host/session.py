@@ -15,6 +15,7 @@ from ..generation.backend import ModelBackend
 from ..training.collated import CollatedData
 from . import saving, test_sets, training_rows
 from .base import LoadedBase
+from .custom_code import forget_unused_code
 from .data import load_training_set
 from .quantised import check_trained_modules, keep_unpacked, quantisation_of, trained_modules_whole
 from .sample_counts import SampleCounts, total
@@ -65,6 +66,7 @@ class Session:
 
             with _adapter_later(), trained_modules_whole(self.args):
                 model = load_model(self.tokenizer, self.args.model, self.args.finetuning, True)
+            forget_unused_code(model, model.config, self.tokenizer, self.tokenizer_module["processor"])
             check_trained_modules(model, self.args)
             keep_unpacked(model)
             self._base = LoadedBase(model, self.args)

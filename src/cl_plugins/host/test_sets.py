@@ -19,7 +19,7 @@ from ..evaluation.items import FIELDS
 from ..evaluation.option_lists import read_options
 from ..evaluation.thoughts import split_thought
 from ..generation.answers import decode
-from .data import num_samples_problem
+from .data import num_samples_problem, sorted_folders
 
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def load_raw(name: str, args: HostArgs, data_args: Any) -> tuple[Any, Any]:
     from llamafactory.data.parser import get_dataset_list
 
     attributes = get_dataset_list([name], data_args.dataset_dir)[0]
-    with _raw_rows():
+    with _raw_rows(), sorted_folders():
         return loader._load_single_dataset(attributes, args.model, data_args, args.training), attributes
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from ..contract.base_model import BaseModel
     from ..contract.carry import Carry, CarryWriter, TaskUpdate
+    from ..contract.method import Method
     from ..contract.task import TaskContext
 
 
@@ -68,10 +69,6 @@ class Selection:
         """The trainings of a task."""
         return (Phase(),) if self._trained is None else (Phase(), self._trained.phase)
 
-    def problems(self, facts: RunFacts) -> list[Problem]:
-        """What of the selector does not fit the stream."""
-        return [] if self._trained is None else self._trained.stream_problems(facts.stream, "cl.method.selector")
-
     @property
     def by_sample(self) -> bool:
         """Whether the model finds out the task by itself."""
@@ -105,11 +102,19 @@ class Selection:
             return []
         if self.selector.told:
             return [f"{title}, selector: oracle. Task identity was given at test."]
-        features = ", ".join(self.selector.config.features)
+        features = ", ".join(self.selector.config.kinds)
         return [
             f"{title}, selector: {self.selector.kind}{' on ' if features else ''}{features}. No task was given at test; which task's part answered "
             "stands in every prediction (`route`)."
         ]
+
+    def problems(self, facts: RunFacts) -> list[Problem]:
+        """What speaks against this run, before anything loads."""
+        if self.selector is None:
+            return []
+        where = "cl.method.selector"
+        own = [] if self._trained is None else self._trained.stream_problems(facts.stream, where)
+        return [*self.selector.problems(where, facts.keys), *own]
 
     def begin(self, context: TaskContext) -> None:
         """Check a sample before the training, on a base without this task's adapter."""
@@ -119,7 +124,25 @@ class Selection:
         if self._trained is not None:
             self._trained.prompt(context, self._experts(context))
         elif self.selector is not None:
+            self.selector.identity()  # loads what the features come from
             check_features(self.selector, context)
+
+    def check_places(self, context: TaskContext, method: Method, model: Module) -> None:
+        """Before the first step: nothing trains where the features come from.
+
+        Args:
+            context: The task.
+            method: The method.
+            model: What is about to be trained.
+
+        Raises:
+            CompatibilityError: If something does.
+        """
+        from ..selectors.router import check_places
+
+        if self.by_sample:
+            update = LowRankUpdate.from_state(method.learned(context, model), method.describe(context, model))
+            check_places(context.base, [*update.a, *update.replaced])
 
     def begin_phase(self, context: TaskContext) -> Module:
         """The base with a fresh router."""
@@ -158,14 +181,14 @@ class Selection:
             self._made = (key, self._trained.prompt(context, self._experts(context)))
         return self._made[1]
 
-    def statistics(self, context: TaskContext, model: Module) -> dict[str, dict[str, Tensor]]:
+    def statistics(self, context: TaskContext, model: Module | None = None) -> dict[str, dict[str, Tensor]]:
         """What the selector measures on the task that was trained, or has learned in its phase."""
         from ..selectors.collect import accuracy, measure
 
         if self.selector is None or self.selector.told:
             return {}
         if self._trained is not None:
-            if not context.phase:
+            if not context.phase or model is None:
                 return {}
             prompt = self._prompt(context)
             self._accuracy = {"router_accuracy": self._trained.accuracy(prompt, context, model)}
@@ -183,7 +206,7 @@ class Selection:
         """Add the task's statistics to what is carried."""
         if self.selector is None:
             return
-        writer.meta["selector"] = {"kind": self.selector.kind, "features": list(self.selector.config.features)}
+        writer.meta["selector"] = self.selector.identity()
         if self._trained is not None:
             if previous is not None:  # one expert needs no router
                 writer.link(update.statistic(STATISTIC), FILE)
@@ -205,16 +228,25 @@ class Selection:
         """
         from ..selectors.router import Learned, put_on
 
+        selector, carried = self.carried(carry)
+        tasks = [Learned(update.task, update.low_rank()) for update in updates]
+        router = None
+        if self._trained is not None and len(tasks) > 1:
+            router = LowRankUpdate.from_state(carry.load(ROUTER), updates[-1].meta)
+        return put_on(base, tasks, selector, carried, cumulative=cumulative, router=router)
+
+    def carried(self, carry: Carry) -> tuple[Selector, dict[str, Tensor]]:
+        """The selector and what it has carried.
+
+        Raises:
+            RunStateError: If the carry holds none, another selector's, or one of other features.
+        """
         carried = self._carried(carry)
         if self.selector is None or carried is None:
             raise RunStateError(
                 Problem("carry", "holds no selector.", "Train with `cl.method.selector` from task 1 on.")
             )
-        tasks = [Learned(update.task, update.low_rank()) for update in updates]
-        router = None
-        if self._trained is not None and len(tasks) > 1:
-            router = LowRankUpdate.from_state(carry.load(ROUTER), updates[-1].meta)
-        return put_on(base, tasks, self.selector, carried, cumulative=cumulative, router=router)
+        return self.selector, carried
 
     def _carried(self, carry: Carry | None) -> dict[str, Tensor] | None:
         """The selector's statistics in a carry.
@@ -225,7 +257,7 @@ class Selection:
         if carry is None or self.selector is None:
             return None
         there = carry.meta.get("selector")
-        ours = {"kind": self.selector.kind, "features": list(self.selector.config.features)}
+        ours = self.selector.identity()
         if there != ours:
             what = f"was made with the selector {there}; this recipe's is {ours}."
             fix = "Use the selector it was made with, or train from the first task on."

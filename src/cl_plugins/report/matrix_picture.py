@@ -48,7 +48,7 @@ def _draw(run: Run) -> bytes:
     # The axes are given the size of the cells exactly; savefig's tight box then adds the room the labels need.
     width, height = cell_width * count, cell_height * (bottom + 0.5)
     axes.set_position((0.2, 0.1, width / figure.get_figwidth(), height / figure.get_figheight()))
-    colours = _colours()
+    colours = heat_colours()
     for row, place in zip(run.rows, places, strict=True):
         for column, cell in enumerate(row.cells):
             _draw_cell(axes, colours, cell, column, place, small)
@@ -88,7 +88,7 @@ def _draw(run: Run) -> bytes:
         )
     for spine in axes.spines.values():
         spine.set_visible(False)
-    _bar(figure, axes, colours)
+    colour_bar(figure, axes, colours)
     axes.set_title(style.title(run.method, run.stream), pad=14, fontsize=11)
     return style.png(figure)
 
@@ -124,8 +124,7 @@ def _draw_cell(axes: Axes, colours: Any, cell: Cell, column: int, place: float, 
         return
     colour = colours((cell.score - LOW) / (HIGH - LOW))
     axes.add_patch(Rectangle(**box, facecolor=colour))
-    # Where white and near-black are read equally well (a contrast of 4.4 to 1), by WCAG's formula.
-    ink = "white" if _luminance(colour) < 0.19 else style.INK
+    ink = ink_on(colour)
     show_interval = cell.interval is not None and not small
     axes.text(
         column,
@@ -141,7 +140,7 @@ def _draw_cell(axes: Axes, colours: Any, cell: Cell, column: int, place: float, 
         axes.text(column, place + 0.22, ends, ha="center", va="center", color=ink, fontsize=6.5)
 
 
-def _bar(figure: Any, axes: Axes, colours: Any) -> None:
+def colour_bar(figure: Any, axes: Axes, colours: Any) -> None:
     """The colour scale at the right."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -155,13 +154,19 @@ def _bar(figure: Any, axes: Axes, colours: Any) -> None:
     scale.ax.tick_params(length=2, labelsize=7)
 
 
-def _colours() -> Any:
+def heat_colours() -> Any:
     """A single-hue sequential map: readable with every kind of colour vision and in grey print."""
     from matplotlib import colormaps
     from matplotlib.colors import LinearSegmentedColormap
 
     blues = colormaps["Blues"]
     return LinearSegmentedColormap.from_list("blues", [blues(0.02 + 0.96 * step / 63) for step in range(64)])
+
+
+def ink_on(colour: tuple[float, ...]) -> str:
+    """White or near-black, whichever is read better on a colour."""
+    # Where both are read equally well (a contrast of 4.4 to 1), by WCAG's formula.
+    return "white" if _luminance(colour) < 0.19 else style.INK
 
 
 def _luminance(colour: tuple[float, ...]) -> float:

@@ -23,17 +23,22 @@ def write_report(run_dir: Path, write: writing.Write | None = None, original: Pa
         original: Another directory with the same answers scored otherwise; its matrix is shown with this one.
 
     Returns:
-        The files: ``matrix.png``, ``forgetting.png``, ``matrix.csv``, ``cells.csv``, ``matrix.tex``, ``report.md`` and
+        The files: ``matrix.png``, ``forgetting.png``, ``confusion.png`` where the model chooses, ``matrix.csv``, ``cells.csv``, ``matrix.tex``, ``report.md`` and
         ``report.html``.
 
     Raises:
         RunStateError: The run directory holds no matrix, or a damaged file; lists every problem.
     """
+    from .confusion_picture import confusion_picture
     from .matrix_picture import matrix_picture
     from .stream_picture import stream_picture
 
     run = read_run(Path(run_dir))
     pictures = {"matrix.png": matrix_picture(run), "forgetting.png": stream_picture(run)}
+    chosen, more = content.confusion(run), []
+    if chosen is not None:
+        pictures["confusion.png"] = confusion_picture(run, chosen)
+        more = [("confusion.png", "which task's part answered the items of each task")]
     sentence, bibtex = content.citation(run)
     page = {
         "run": run,
@@ -50,7 +55,8 @@ def write_report(run_dir: Path, write: writing.Write | None = None, original: Pa
         "metrics": content.metric_table(run) if run.metrics else None,
         "facts": content.facts(run),
         "recipe": content.recipe_yaml(run),
-        "files": content.FILES,
+        "oracle": content.oracle_table(run),
+        "files": (*content.FILES[:2], *more, *content.FILES[2:]),
         "sentence": sentence,
         "bibtex": bibtex,
         "intervals": interval_methods(run),

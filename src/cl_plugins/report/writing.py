@@ -63,10 +63,27 @@ def render(template: str, content: Mapping[str, Any]) -> bytes:
 
 
 def csv_bytes(rows: Iterable[Sequence[Any]]) -> bytes:
-    """Rows as CSV in UTF-8: unrounded numbers, an empty field for ``None``."""
+    """Rows as CSV in UTF-8: unrounded numbers, an empty field for ``None``.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front, with which spreadsheets mark texts.
+    """
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    csv.writer(buffer, lineterminator="\n").writerows([_no_formula(value) for value in row] for row in rows)
     return buffer.getvalue().encode("utf-8", "backslashreplace")
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def _no_formula(value: Any) -> Any:
+    """A value of a CSV field that is no formula; texts of numbers stay."""
+    if not isinstance(value, str) or not value.startswith(_FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def data_uri(picture: bytes) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..adapters.rows import state_of
 from ..base import ranks
 from ..base.files import artefact, write_bytes
 from ..base.logs import logger
@@ -22,7 +24,7 @@ from . import parts
 from .answers_key import answers_key
 from .backends import backend_for
 from .interrupt import Interrupted
-from .plan import ZERO_SHOT, Step, rows
+from .plan import ORACLE, ZERO_SHOT, Step, rows
 from .state import RunState
 
 
@@ -45,7 +47,9 @@ def evaluate(state: RunState, step: Step, plan: list[Step]) -> tuple[dict[str, A
     """
     task = state.config.stream.task(str(step.task))
     tests = state.tests(task)
-    answers = answer(state, step, tests, backend_for(state, step))
+    backend = backend_for(state, step)
+    with _told(state, step):
+        answers = answer(state, step, tests, backend)
 
     def write() -> tuple[dict[str, Any], dict[str, Any]]:
         items = [item_of(test, found) for test, found in zip(tests, answers, strict=True)]
@@ -70,6 +74,12 @@ def evaluate(state: RunState, step: Step, plan: list[Step]) -> tuple[dict[str, A
 
     result = ranks.on_main(write)
     return result
+
+
+def _told(state: RunState, step: Step) -> AbstractContextManager[None]:
+    """In the row `ORACLE` the model is told the task."""
+    rows = state_of(state.session.base.model) if step.row == ORACLE else None
+    return rows.telling(str(step.task)) if rows is not None else nullcontext()
 
 
 def item_of(test: TestItem, found: Answer) -> Item:

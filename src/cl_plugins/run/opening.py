@@ -24,7 +24,7 @@ from . import prepare, record
 from .data_sets import data_records
 from .journal import Journal
 from .open_settings import batch_changes, measured_tasks
-from .plan import JOINT
+from .plan import JOINT, ORACLE
 from .recover import adopt_carry, adopt_deletions
 from .state import RunState
 
@@ -188,9 +188,20 @@ def begin(root: Path, opening: Opening) -> None:
         shutil.rmtree(root / name, ignore_errors=True)
     if opening.appended:  # before run.json: a kill between the two must not leave the old `finish` standing
         journal = Journal(root)
-        journal.entries.pop("finish", None)
+        forget_end(journal)
         journal.rewrite()
     write_run(root, opening.value)
+
+
+def forget_end(journal: Journal) -> None:
+    """Forget the steps that belong to the last task of a stream, which has become longer.
+
+    Args:
+        journal: Its entries are changed, its file is not.
+    """
+    for key in list(journal.entries):
+        if key == "finish" or key.startswith(f"evaluate:{ORACLE}:"):
+            del journal.entries[key]
 
 
 def note_failure(root: Path, step: str, error: Exception) -> None:

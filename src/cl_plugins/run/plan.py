@@ -7,7 +7,7 @@ from typing import Literal
 
 from ..config import CLConfig
 from ..contract.method import Method
-from ..records.results import JOINT, ZERO_SHOT, row_name
+from ..records.results import JOINT, ORACLE, ZERO_SHOT, row_name
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Step:
     Attributes:
         kind: What is done.
         task: The task that is trained, consolidated or tested; None for ``finish``.
-        row: For ``evaluate``: the row of the accuracy matrix.
+        row: For ``evaluate``: the row of the accuracy matrix, or `ORACLE`.
         phase: For ``train``: a further phase of the task, see `cl_plugins.contract.phase.Phase`.
     """
 
@@ -67,6 +67,8 @@ def make_plan(config: CLConfig, method: Method, earlier: tuple[str, ...] = ()) -
                 for other in stream.task_names
                 if other in wanted and other in tested
             ]
+    if settings.oracle and settings.scope != "none" and method.follows_told:
+        steps += [Step("evaluate", name, ORACLE) for name in stream.task_names if name in seen and name in tested]
     return [*steps, Step("finish")]
 
 

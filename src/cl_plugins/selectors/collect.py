@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..base import ranks
 from ..base.errors import DataError, Problem, TrainingError
-from .vectors import vectors_of
 
 
 if TYPE_CHECKING:
@@ -23,22 +22,44 @@ BATCH = 8
 SAMPLED = 512
 
 
+def vectors_of(values: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """One vector per row out of several kinds of features; what a row does not have is 0.
+
+    Args:
+        values: For each kind (rows, width) and which rows have it.
+
+    Returns:
+        (rows, sum of the widths), fp64 on the CPU; with several kinds each is brought to length 1 first.
+
+    Raises:
+        DataError: If a row has none of them.
+    """
+    import torch
+    from torch.nn.functional import normalize
+
+    there = torch.stack([has.cpu() for _, has in values])
+    if not bool(there.any(dim=0).all()):
+        what = "has a row without a picture, and the selector looks at pictures only."
+        raise DataError(Problem("selector", what, "Add `text` to `cl.method.selector.features`."))
+    parts = [torch.where(has.cpu()[:, None], value.cpu().double(), 0.0) for value, has in values]
+    return parts[0] if len(parts) == 1 else torch.cat([normalize(part, dim=1) for part in parts], dim=1)
+
+
 def batch_vectors(base: BaseModel, selector: Selector, inputs: Mapping[str, Any]) -> Tensor:
-    """Vectors of a collated batch, see `vectors_of`."""
-    return vectors_of([base.features(inputs, kind) for kind in selector.config.features])
+    """Vectors of a collated batch, see `Selector.join`."""
+    return selector.join([base.features(inputs, look) for look in selector.looks])
 
 
 def check_features(selector: Selector, context: TaskContext) -> None:
-    """Before a task trains: its samples have what the selector looks at.
+    """Before a task trains: its first sample has what the selector looks at.
+
+    A custom trainer knows its samples only once it trains; `measure` looks at all of them.
 
     Raises:
-        DataError: If they do not, or cannot be read at random.
+        DataError: If it has not.
     """
-    if selector.told:
+    if selector.told or context.data is None:
         return
-    if context.data is None:
-        what = "are streamed, but the selector reads each sample again after the training."
-        raise DataError(Problem(f"training samples of '{context.task.name}'", what, "Set `streaming: false`."))
     for inputs in context.data.batches([0], 1):
         batch_vectors(context.base, selector, inputs)
 
@@ -54,7 +75,7 @@ def measure(selector: Selector, context: TaskContext) -> tuple[dict[str, Tensor]
         The sums over all samples, and the vectors of the first samples of each process.
 
     Raises:
-        DataError: If a row has none of the features.
+        DataError: If a row has none of the features, or the samples cannot be read at random.
         TrainingError: If a feature is not finite.
     """
     import torch
@@ -62,27 +83,36 @@ def measure(selector: Selector, context: TaskContext) -> tuple[dict[str, Tensor]
     sums: dict[str, Tensor] = {}
     kept: list[Tensor] = []
     data = context.data
-    numbers = list(range(context.rank, len(data) if data is not None else 0, context.world_size))
-    for inputs in data.batches(numbers, BATCH) if data is not None else ():
+    if data is None:
+        what = "are streamed, but the selector reads each sample again after the training."
+        raise DataError(Problem(f"training samples of '{context.task.name}'", what, "Set `streaming: false`."))
+    for inputs in data.batches(list(range(context.rank, len(data), context.world_size)), BATCH):
         vectors = batch_vectors(context.base, selector, inputs)
         if not bool(torch.isfinite(vectors).all()):
             what = "a feature of the task's samples is not finite."
             raise TrainingError(Problem(f"task '{context.task.name}'", what, "Look at the data and at the base."))
-        for name, value in selector.measure(vectors).items():
-            sums[name] = sums[name] + value if name in sums else value
+        _add(sums, selector.measure(vectors), context.task.name)
         if sum(map(len, kept)) < SAMPLED:
             kept.append(vectors)
     total: dict[str, Tensor] = {}
     seen: list[Tensor] = []
     for part, vectors_there in ranks.gather((sums, torch.cat(kept) if kept else None)):
-        for name, value in part.items():
-            total[name] = total[name] + value if name in total else value
+        _add(total, part, context.task.name)
         if vectors_there is not None:
             seen.append(vectors_there)
     if not seen:
         what = "has no training sample."
         raise DataError(Problem(f"task '{context.task.name}'", what, "Give it data."))
     return total, torch.cat(seen)
+
+
+def _add(sums: dict[str, Tensor], more: Mapping[str, Tensor], task: str) -> None:
+    """Add statistics to those so far, in place."""
+    for name, value in more.items():
+        if name in sums and sums[name].shape != value.shape:
+            what = "has samples without a picture, whose vision features would have another width than those with one."
+            raise DataError(Problem(f"task '{task}'", what, "Leave `vision` out of `cl.method.selector.features`."))
+        sums[name] = sums[name] + value if name in sums else value
 
 
 def accuracy(selector: Selector, carried: dict[str, Tensor], vectors: Tensor) -> float:

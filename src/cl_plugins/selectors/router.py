@@ -64,13 +64,18 @@ def put_on(
     Raises:
         CompatibilityError: If a part lies where the choice is not yet known.
     """
+    import torch
+
     prepared = selector.prepare(carried)
     names = [learned.task for learned in tasks]
     tasks = tasks if router is None else [*tasks, Learned("", router)]
-    _check_places(base, tasks)
+    check_places(base, [n for learned in tasks for n in (*learned.update.a, *learned.update.replaced)])
 
     def begin(rows: Rows) -> None:
-        chosen = choice(selector, prepared, state, rows)
+        if rows.told in names:
+            chosen = torch.full((rows.count,), names.index(rows.told))
+        else:
+            chosen = selector.of_rows(prepared, state, rows).argmax(dim=1).cpu()
         rows.kept.update(expert=chosen, route=[names[i] for i in chosen.tolist()])
 
     state: RowState = base.rows(begin)
@@ -84,11 +89,6 @@ def put_on(
     bank.attach(base, layers)
     _replace(base, tasks, state)
     return base.model
-
-
-def choice(selector: Selector, prepared: dict[str, Tensor], state: RowState, rows: Rows) -> Tensor:
-    """The task of each row, (rows,), int64 on the CPU."""
-    return selector.of_rows(prepared, state, rows).argmax(dim=1).cpu()
 
 
 class OneOf:
@@ -137,10 +137,17 @@ class Prefix:
         return before.to(inputs.device, inputs.dtype)
 
 
-def _check_places(base: BaseModel, tasks: Sequence[Learned]) -> None:
-    """Every part lies behind the tower, and no one in front of the prompt's features."""
+def check_places(base: BaseModel, names: Sequence[str]) -> None:
+    """Everything that is trained lies behind the tower, and nothing in front of the prompt's features.
+
+    Args:
+        base: The base.
+        names: Layers with a low-rank update, and parameters that are trained as a whole.
+
+    Raises:
+        CompatibilityError: If not.
+    """
     tower = find_tower(base.model)
-    names = [n for learned in tasks for n in (*learned.update.a, *learned.update.replaced)]
     early = [n for n in names if tower is not None and f"{n}.".startswith(f"{tower[0]}.")]
     embedding: Any = base.model.get_input_embeddings()  # type: ignore[operator]
     early += [n for n in names if base.model.get_submodule(n.rpartition(".")[0]) is embedding]

@@ -17,6 +17,8 @@ class MethodCase:
         block: Further keys of the ``cl:`` block.
         boundary: Allowed change of the logits at a boundary, relative to the largest logit.
         half: Whether the base is held in bf16, and trained with ``bf16: true``.
+        apart: Whether a task is trained without the parts of earlier tasks, which take part in its answers: from task 2 on
+            the model that answers is then not the one that was trained.
     """
 
     id: str
@@ -25,6 +27,7 @@ class MethodCase:
     block: dict[str, Any] = field(default_factory=dict)
     boundary: float = 1e-5
     half: bool = False
+    apart: bool = False
 
     @property
     def name(self) -> str:

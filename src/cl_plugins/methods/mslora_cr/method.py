@@ -95,7 +95,7 @@ class MSLoRACR(Selecting, LoRAChain):
         if self.config.inference != "first_k":
             what = "chooses among the first k LoRAs, which `inference` fixes."
             found.append(Problem(where, what, "Leave `inference` out."))
-        if "hidden" in selector.config.features and not selector.told:
+        if "hidden" in selector.config.kinds and not selector.told:
             what = "`hidden` are features of the frozen base, and this method trains on the sum of the past LoRAs."
             found.append(Problem(f"{where}.features", what, "Use `vision` and `text`."))
         return found
@@ -113,6 +113,7 @@ class MSLoRACR(Selecting, LoRAChain):
         ):  # what is handed over chooses among the tasks; all past LoRAs take part in the training
             model = super().restore(context.base, context.carry)
         model = super().begin_task(context, model)
+        self.selection.check_places(context, self, model)
         self.regulariser.prepare(context, model, self._past(context))
         return model
 
@@ -157,6 +158,11 @@ class MSLoRACR(Selecting, LoRAChain):
 
     def _past(self, context: TaskContext) -> list[TaskUpdate]:
         return self.updates(context.carry) if context.carry is not None else []
+
+    @property
+    def follows_told(self) -> bool:
+        """Whenever a selector finds out the task."""
+        return self.selection.by_sample
 
     def notes(self) -> list[str]:
         """How the questions were answered."""

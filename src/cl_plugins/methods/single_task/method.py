@@ -52,12 +52,17 @@ class SingleTask(Selecting, OneLoRA):
         """One adapter; with a selector the one that it chooses, or the one of the task that is given."""
         return self.capabilities.answers
 
+    @property
+    def follows_told(self) -> bool:
+        """Whenever a selector finds out the task."""
+        return self.selection.by_sample
+
     def notes(self) -> list[str]:
         """How the questions were answered, with a selector."""
         return self.selection.note(self.title)
 
     def problems(self, facts: RunFacts) -> list[Problem]:
-        """What of the selector does not fit the stream."""
+        """What speaks against the selector."""
         return [*super().problems(facts), *self.selection.problems(facts)]
 
     def begin_task(self, context: TaskContext, model: Module) -> Module:
@@ -65,7 +70,9 @@ class SingleTask(Selecting, OneLoRA):
         if self.selection.selector is not None:
             context.base.reset()
             self.selection.begin(context)
-        return super().begin_task(context, model)
+        adapted = super().begin_task(context, model)
+        self.selection.check_places(context, self, adapted)
+        return adapted
 
     def describe(self, context: TaskContext, model: Module) -> dict[str, Any]:
         """Rank, scaling and targets of the adapter, and what a selector that learns has to know of the task."""
