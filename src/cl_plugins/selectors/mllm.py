@@ -49,9 +49,10 @@ class MLLMConfig(SelectorConfig):
     steps: int | None = option(None, help="Optimizer steps of the router's training, instead of `epochs`.", minimum=1)
     learning_rate: float = option(5e-6, help="Learning rate of the router.", minimum=0)
     batch_size: int | None = option(
-        None,
-        help="Samples per device in the router's training, without accumulation; null: as in the recipe.",
-        minimum=1,
+        None, help="Samples per device and micro-batch in the router's training; null: as in the recipe.", minimum=1
+    )
+    accumulation: int | None = option(
+        None, help="Micro-batches per optimizer step in the router's training; null: as in the recipe.", minimum=1
     )
     letters: dict[str, str] = option(
         factory=dict, help="Task -> letter of its expert; the others get the next free one, from A."
@@ -90,8 +91,11 @@ class MLLM(TrainedSelector):
             "max_steps": self.config.steps or -1,
             "learning_rate": self.config.learning_rate,
         }
-        if self.config.batch_size is not None:
-            keys |= {"per_device_train_batch_size": self.config.batch_size, "gradient_accumulation_steps": 1}
+        given = {
+            "per_device_train_batch_size": self.config.batch_size,
+            "gradient_accumulation_steps": self.config.accumulation,
+        }
+        keys |= {key: value for key, value in given.items() if value is not None}
         return Phase(PHASE, keys, samples="kept", since=2)
 
     def stream_problems(self, stream: Stream, where: str) -> list[Problem]:
