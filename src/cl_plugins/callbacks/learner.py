@@ -90,9 +90,13 @@ class LearnerTraining:
         """The training set.
 
         Args:
-            own: The task's own.
+            own: The task's own. Of a `datasets.Dataset` the result is one, too: some trainers take no other.
         """
-        return own if self._samples is None else self._samples
+        if self._samples is None or not hasattr(own, "column_names"):
+            return own if self._samples is None else self._samples
+        from datasets import Dataset
+
+        return Dataset.from_list([self._samples[i] for i in range(len(self._samples))])
 
     def arguments(self, args: Any) -> Any:
         """A copy of `transformers.TrainingArguments` with the settings and the folder of this training.

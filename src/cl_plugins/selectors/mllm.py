@@ -34,6 +34,8 @@ IGNORED = -100
 BATCH = 4
 #: Per-token entries of a sample that do not fit its new tokens; the model makes them again.
 _DROPPED = frozenset(("position_ids", "token_type_ids", "mm_token_type_ids", "completion_mask", "assistant_masks"))
+#: Where a sample has no labels yet: what says which tokens are the answer, 0 or 1 (TRL).
+_MASKS = ("completion_mask", "assistant_masks")
 _QUESTION = (
     "\nWhich expert should answer? Decide by the question, its picture and the list, and do not answer the question."
 )
@@ -142,19 +144,20 @@ class MLLM(TrainedSelector):
         Raises:
             DataError: If the sample is not tokenised, or has no prompt.
         """
-        if "input_ids" not in sample or "labels" not in sample:
-            what = "has no `input_ids` and `labels`, of which the router's samples are made."
+        mark = next((name for name in ("labels", *_MASKS) if name in sample), None)
+        if "input_ids" not in sample or mark is None:
+            what = "has no `input_ids` with `labels` or `completion_mask`, of which the router's samples are made."
             raise DataError(Problem("a sample of the router", what, "Tokenise the data set before the training."))
-        ids, labels = list(map(int, sample["input_ids"])), list(map(int, sample["labels"]))
-        start = next((i for i, label in enumerate(labels) if label != IGNORED), len(labels))
+        ids, outside = list(map(int, sample["input_ids"])), IGNORED if mark == "labels" else 0
+        start = next((i for i, value in enumerate(sample[mark]) if int(value) != outside), len(ids))
         if not start:
             what = "has no prompt: every token has a label."
             raise DataError(Problem("a sample of the router", what, "Set `train_on_prompt: false`."))
-        asked = ids[:start] + prompt["instruction"].tolist()
+        asked, letter = ids[:start] + prompt["instruction"].tolist(), int(prompt["letters"][number])
         new = {
-            "input_ids": [*asked, int(prompt["letters"][number])],
+            "input_ids": [*asked, letter],
             "attention_mask": [1] * (len(asked) + 1),
-            "labels": [IGNORED] * len(asked) + [int(prompt["letters"][number])],
+            mark: [outside] * len(asked) + [letter if mark == "labels" else 1],
         }
         return {**{k: v for k, v in sample.items() if k not in _DROPPED}, **_alike(new, sample["input_ids"])}
 
