@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...adapters.update import fill
 from ...base.errors import Problem
@@ -34,7 +34,7 @@ class SingleTask(Selecting, OneLoRA):
 
     name = "single_task"
     title = "Single task"
-    config_class = SingleTaskConfig
+    config_class: ClassVar[type[Any]] = SingleTaskConfig
     capabilities = Capabilities(
         schedule="independent",
         quantised=("bnb",),
