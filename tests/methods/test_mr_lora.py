@@ -231,3 +231,10 @@ def test_what_does_not_fit_is_refused_before_anything_loads(llava, told_apart, t
 def test_other_selectors_need_no_buffer(llava, told_apart, tmp_path):
     for selector in ({"kind": "oracle"}, {"kind": "prototype", "features": "text"}, {"kind": "ridge"}):
         tiny.checked(tiny.recipe(llava, told_apart, tmp_path, {"name": "mr_lora", "selector": selector}, TASKS))
+
+
+@pytest.mark.parametrize("name", ["hide", "branchlora"])
+def test_a_method_without_separate_parts_takes_no_router(llava, told_apart, tmp_path, name):
+    method = {"name": name, "selector": {"kind": "mllm"}}
+    with pytest.raises(RecipeError, match=r"selector.kind.*trains a router LoRA"):
+        tiny.checked(tiny.recipe(llava, told_apart, tmp_path / "run", method, TASKS, cl=dict(REPLAY), lora_rank=16))

@@ -48,7 +48,7 @@ def option(
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """``Did you mean 'x'?`` or an empty string."""
-    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.65)
     return f"Did you mean '{close[0]}'?" if close else ""
 
 
@@ -150,6 +150,24 @@ def resolve_aliases(cls: type[Any], mapping: Mapping[str, Any]) -> dict[str, Any
     return {
         key: aliases.get(key, {}).get(value, value) if isinstance(value, str) else value
         for key, value in mapping.items()
+    }
+
+
+def defaults(cls: type[Any]) -> dict[str, Any]:
+    """The default of every key of a dataclass that has one; nested dataclasses as mappings.
+
+    Args:
+        cls: A dataclass.
+    """
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):
+        if field.default is not _MISSING:
+            found[field.name] = field.default
+        elif field.default_factory is not _MISSING:
+            found[field.name] = field.default_factory()
+    return {
+        name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+        for name, value in found.items()
     }
 
 

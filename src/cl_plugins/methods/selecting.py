@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
+    from ..adapters.row_features import Rows
+    from ..adapters.rows import RowState
     from ..contract.base_model import BaseModel
     from ..contract.carry import Carry, CarryWriter, TaskUpdate
     from ..contract.method import Method
-    from ..contract.task import TaskContext
+    from ..contract.task import Batch, TaskContext
 
 
 FILE, STATISTIC, ROUTER = "selector.safetensors", "selector", "router.safetensors"
@@ -36,7 +38,7 @@ class SelectingConfig:
 
     selector: dict[str, Any] | None = option(
         None,
-        help="Who chooses a task's part at test: `{kind: prototype, features: [vision, text]}`, `{kind: ridge}`, "
+        help="Who chooses a task's part at test: `{kind: prototype, features: [vision, text]}`, `{kind: ridge}`, `{kind: keys}`, "
         "`{kind: mllm}` (a router LoRA, trained on kept samples), or `{kind: oracle}` (the task is given).",
     )
 
@@ -51,23 +53,53 @@ class SelectingConfig:
         return []
 
 
+class SelectorTerms:
+    """Put before `Method`: lets a selector that trains do so with every task.
+
+    The method has a ``selection``, and calls its `Selection.prepare` (or `Selection.put_keys`) in ``begin_task``.
+    """
+
+    selection: Selection
+
+    @property
+    def reads_logits(self) -> bool:
+        """Only with a selector that trains: its term joins the loss of a batch."""
+        return self.selection.trains
+
+    def batch_terms(self, context: TaskContext, model: Module, batch: Batch) -> dict[str, Tensor]:
+        """The selector's term, if it trains."""
+        return self.selection.terms()
+
+    def learning_rates(self, context: TaskContext, model: Module) -> dict[str, float]:
+        """Those of what the selector trains."""
+        return self.selection.learning_rates()
+
+
 class Selection:
     """The selector of a method, over the life of a task.
 
     Args:
         given: ``cl.method.selector``.
+        routers: Whether the method is a `Selecting`, which can carry a router LoRA.
     """
 
-    def __init__(self, given: dict[str, Any] | None) -> None:
+    def __init__(self, given: dict[str, Any] | None, *, routers: bool = False) -> None:
+        self._routers = routers
         self.selector: Selector | None = None if given is None else make_selector(given)
         self._trained = self.selector if isinstance(self.selector, TrainedSelector) else None
         self._accuracy: dict[str, float] = {}
+        self._training: Any = None
         self._made: tuple[tuple[str, int], dict[str, Tensor]] | None = None
 
     @property
     def phases(self) -> tuple[Phase, ...]:
         """The trainings of a task."""
         return (Phase(),) if self._trained is None else (Phase(), self._trained.phase)
+
+    @property
+    def trains(self) -> bool:
+        """Whether the selector has tensors that train with a task, by a term of their own."""
+        return self.selector is not None and self.selector.trains
 
     @property
     def by_sample(self) -> bool:
@@ -114,6 +146,9 @@ class Selection:
             return []
         where = "cl.method.selector"
         own = [] if self._trained is None else self._trained.stream_problems(facts.stream, where)
+        if self._trained is not None and not self._routers:
+            what = f"is '{self._trained.kind}', which trains a router LoRA to name one part; this method has none to name."
+            own.append(Problem(f"{where}.kind", what, "Use another selector, or the method `mr_lora`."))
         return [*self.selector.problems(where, facts.keys), *own]
 
     def begin(self, context: TaskContext) -> None:
@@ -126,6 +161,29 @@ class Selection:
         elif self.selector is not None:
             self.selector.identity()  # loads what the features come from
             check_features(self.selector, context)
+
+    def prepare(self, context: TaskContext) -> None:
+        """Put what the selector trains on the model; it then looks at every forward of the base."""
+        self.put_keys(context)
+        if self._training is not None:
+            state = context.base.rows(lambda rows: self.see(state, rows))
+
+    def put_keys(self, context: TaskContext) -> None:
+        """`prepare` for methods whose models have a row state, which must call `see`."""
+        self._training = self.selector.training(context) if self.selector is not None and self.trains else None
+
+    def see(self, state: RowState, rows: Rows) -> None:
+        """Look at the prompts of a batch in training."""
+        if self._training is not None:
+            self._training.see(state, rows)
+
+    def terms(self) -> dict[str, Tensor]:
+        """The selector's term of the batch that was seen last."""
+        return self._training.terms() if self._training is not None else {}
+
+    def learning_rates(self) -> dict[str, float]:
+        """Factors on the learning rate of what the selector trains."""
+        return self._training.learning_rates() if self._training is not None else {}
 
     def check_places(self, context: TaskContext, method: Method, model: Module) -> None:
         """Before the first step: nothing trains where the features come from.
@@ -182,8 +240,8 @@ class Selection:
         return self._made[1]
 
     def statistics(self, context: TaskContext, model: Module | None = None) -> dict[str, dict[str, Tensor]]:
-        """What the selector measures on the task that was trained, or has learned in its phase."""
-        from ..selectors.collect import accuracy, measure
+        """What the selector has learned or measures on the task that was trained."""
+        from ..selectors.collect import accuracy, measure, sample
 
         if self.selector is None or self.selector.told:
             return {}
@@ -193,9 +251,13 @@ class Selection:
             prompt = self._prompt(context)
             self._accuracy = {"router_accuracy": self._trained.accuracy(prompt, context, model)}
             return {STATISTIC: prompt}
-        own, vectors = measure(self.selector, context)
+        if self._training is not None:
+            own, vectors = self._training.learned(), sample(self.selector, context)
+        else:
+            own, vectors = measure(self.selector, context)
         carried = self.selector.merge(self._carried(context.carry), own)
-        self._accuracy = {"selected_training_samples": accuracy(self.selector, carried, vectors)}
+        if len(vectors):
+            self._accuracy = {"selected_training_samples": accuracy(self.selector, carried, vectors)}
         return {STATISTIC: own}
 
     def numbers(self) -> dict[str, float]:
@@ -235,6 +297,19 @@ class Selection:
             router = LowRankUpdate.from_state(carry.load(ROUTER), updates[-1].meta)
         return put_on(base, tasks, selector, carried, cumulative=cumulative, router=router)
 
+    def chooser(self, carry: Carry, names: Sequence[str]) -> Callable[[RowState, Rows], None]:
+        """What gives each prompt its task, see `cl_plugins.selectors.router.choose`.
+
+        Args:
+            carry: The carry.
+            names: The tasks in the order in which they were learned.
+        """
+        from ..selectors.router import choose
+
+        selector, carried = self.carried(carry)
+        prepared = selector.prepare(carried)
+        return lambda state, rows: choose(state, rows, selector, prepared, names)
+
     def carried(self, carry: Carry) -> tuple[Selector, dict[str, Tensor]]:
         """The selector and what it has carried.
 
@@ -267,7 +342,7 @@ class Selection:
         return carry.load(FILE)
 
 
-class Selecting(Method):
+class Selecting(SelectorTerms):
     """A method with a part per task, one of which a `Selection` chooses.
 
     Attributes:

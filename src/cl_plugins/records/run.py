@@ -96,6 +96,8 @@ class RunRecord(Record):
         method: Name of the method.
         base: Fingerprint of the base.
         data: Data set -> hashes of its files.
+        method_options: All options of the method.
+        method_defaults: Their defaults, so that a comparison can name the options that are not; absent in older runs.
         numbers: Training (task, or task and phase) -> what the method has measured there.
         failed: The training that failed at the last start.
         began_with: The carry that ``carry_from`` named.
@@ -112,6 +114,7 @@ class RunRecord(Record):
     data: dict[str, Any] = {}
     seed: int | None = None
     method_options: dict[str, Any] = {}
+    method_defaults: dict[str, Any] | None = None
     notes: list[str] = []
     versions: dict[str, str] = {}
     hardware: dict[str, Any] = {}

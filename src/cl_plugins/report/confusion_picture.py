@@ -1,7 +1,8 @@
-"""``confusion.png``: which task's part answered the items of each task, as a heat map with numbers."""
+"""``confusion.png`` and ``confusion.pdf``: which task's part answered the items of each task, as a heat map with numbers."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import style
@@ -13,9 +14,10 @@ from .text import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
-def confusion_picture(run: Run, found: Confusion) -> bytes:
+def confusion_picture(run: Run, found: Confusion) -> style.Picture:
     """Draw the choices of the last row.
 
     One row per task whose items were answered, one column per task whose part answered; the right choice is framed, and
@@ -24,15 +26,11 @@ def confusion_picture(run: Run, found: Confusion) -> bytes:
     Args:
         run: The run.
         found: From `content.confusion`.
-
-    Returns:
-        A PNG.
     """
-    with style.picture_style():
-        return _draw(run, found)
+    return style.render(partial(_draw, run, found))
 
 
-def _draw(run: Run, found: Confusion) -> bytes:
+def _draw(run: Run, found: Confusion) -> Figure:
     rows, columns = style.names(found.tasks), style.names(found.chosen)
     small = len(columns) > 6
     slanted = max(map(len, columns)) > (13 if not small else 7)
@@ -63,7 +61,7 @@ def _draw(run: Run, found: Confusion) -> bytes:
     axes.set_ylabel("items of", labelpad=8, fontweight="bold")
     colour_bar(figure, axes, colours)
     axes.set_title(f"{style.title(run.method, run.stream)}: choices in %", pad=14)
-    return style.png(figure)
+    return figure
 
 
 def _draw_cell(axes: Axes, colours: Any, share: float, column: int, place: int, small: bool) -> None:
@@ -72,7 +70,9 @@ def _draw_cell(axes: Axes, colours: Any, share: float, column: int, place: int, 
 
     colour = colours(share / 100)
     axes.add_patch(
-        Rectangle((column - 0.47, place - 0.47), 0.94, 0.94, linewidth=0, facecolor=colour if share else "#f4f4f4")
+        Rectangle(
+            (column - 0.47, place - 0.47), 0.94, 0.94, linewidth=0, facecolor=colour if share else style.theme().empty
+        )
     )
     if share:
         size = 8 if small else 10
@@ -82,5 +82,5 @@ def _draw_cell(axes: Axes, colours: Any, share: float, column: int, place: int, 
 def _frame(axes: Axes, column: int, place: int) -> None:
     from matplotlib.patches import Rectangle
 
-    box = Rectangle((column - 0.47, place - 0.47), 0.94, 0.94, fill=False, edgecolor=style.INK, linewidth=1.6)
+    box = Rectangle((column - 0.47, place - 0.47), 0.94, 0.94, fill=False, edgecolor=style.theme().ink, linewidth=1.6)
     axes.add_patch(box)

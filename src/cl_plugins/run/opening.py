@@ -15,6 +15,7 @@ from ..base import ranks
 from ..base.errors import ClPluginsError, Problem, RunStateError
 from ..base.files import recover_directory, remove_leftovers
 from ..base.logs import logger
+from ..base.schema import defaults
 from ..base.secrets import failure, masked
 from ..contract.carry import Carry
 from ..contract.host import Host
@@ -113,7 +114,8 @@ def open_directory(state: RunState, earlier: Carry | None = None) -> Opening:
         **now,
         "method": state.config.method,
         "seed": int(state.host_keys.get("seed", 42)),
-        "method_options": masked(_plain(state.method.config)),
+        "method_options": masked(_plain(dataclasses.asdict(state.method.config))),
+        "method_defaults": masked(_plain(defaults(type(state.method.config)))),
         "notes": [*state.config.stream.notes, *state.method.notes(), *_remarks(state, journal, earlier)],
         "versions": record.versions(),
         "hardware": record.hardware(),
@@ -172,9 +174,9 @@ def trained_tasks(state: RunState) -> list[str]:
     return [only] if only is not None else list(state.config.stream.trained_names)
 
 
-def _plain(options: Any) -> dict[str, Any]:
-    """A method's options with their defaults, as JSON."""
-    return dict(json.loads(json.dumps(dataclasses.asdict(options), default=str)))
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    """A method's options as JSON."""
+    return dict(json.loads(json.dumps(options, default=str)))
 
 
 def begin(root: Path, opening: Opening) -> None:

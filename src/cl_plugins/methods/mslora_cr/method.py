@@ -74,7 +74,7 @@ class MSLoRACR(Selecting, LoRAChain):
         self.regulariser = Regulariser(
             config.alpha, config.beta, learnable=config.learnable, peer=config.faithful == "peer"
         )
-        self.selection = Selection(config.selector)
+        self.selection = Selection(config.selector, routers=True)
         vars(self)["capabilities"] = self.selection.capabilities(type(self).capabilities)
 
     def problems(self, facts: RunFacts) -> list[Problem]:
@@ -115,6 +115,7 @@ class MSLoRACR(Selecting, LoRAChain):
         model = super().begin_task(context, model)
         self.selection.check_places(context, self, model)
         self.regulariser.prepare(context, model, self._past(context))
+        self.selection.prepare(context)
         return model
 
     def penalties(self, context: TaskContext, model: Module) -> dict[str, Tensor]:

@@ -44,7 +44,7 @@ class SingleTask(Selecting, OneLoRA):
 
     def __init__(self, config: SingleTaskConfig) -> None:
         super().__init__(config)
-        self.selection = Selection(config.selector)
+        self.selection = Selection(config.selector, routers=True)
         vars(self)["capabilities"] = self.selection.capabilities(type(self).capabilities)
 
     @property
@@ -72,6 +72,7 @@ class SingleTask(Selecting, OneLoRA):
             self.selection.begin(context)
         adapted = super().begin_task(context, model)
         self.selection.check_places(context, self, adapted)
+        self.selection.prepare(context)
         return adapted
 
     def describe(self, context: TaskContext, model: Module) -> dict[str, Any]:
