@@ -136,6 +136,11 @@ CASES = [
         boundary=0.0, term=True, kill=Kill("frequency.safetensors"),
     ),
     MethodCase(
+        "mr_lora", {"name": "mr_lora", "selector": {"kind": "mllm", "steps": 4, "learning_rate": 1e-2}}, block=REPLAY,
+        apart=True, kill=Kill(),
+    ),
+    MethodCase("mr_lora-ridge", {"name": "mr_lora", "selector": {"kind": "ridge"}}, apart=True),
+    MethodCase(
         "modalprompt", {"name": "modalprompt", "prompt_length": 2, "prompts": 2}, boundary=0.0, term=True, ranks={},
         learner={}, run_exp=False, kill=Kill("prototype.safetensors"),
     ),

@@ -144,6 +144,17 @@ class Method(ABC):
         what = f"declares a phase '{phase.name}' and has no `begin_phase`."
         raise CompatibilityError(Problem(f"method '{self.name}'", what, "Report this to the authors of the method."))
 
+    def phase_sample(self, context: TaskContext, task: str, sample: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A training sample as a further phase with ``samples: kept`` trains on it (default: as it is).
+
+        Args:
+            context: The task and the phase, without ``data``.
+            task: The task that the sample comes from.
+            sample: The tokenised sample: ``input_ids``, ``attention_mask`` and ``labels`` as lists, and media. Not to be
+                changed.
+        """
+        return sample
+
     def learning_rates(self, context: TaskContext, model: Module) -> Mapping[str, float]:
         """Ending of a parameter's name -> factor on the recipe's learning rate; the longest ending wins."""
         return {}
