@@ -36,7 +36,7 @@ def test_the_recipes_for_real_hardware_are_there() -> None:
     for folder in set(PAPER) - {"mslora_cr_6", "mslora_cr_8"}:
         assert names >= {
             f"{folder}/{name}.yaml"
-            for name in ("moelora", "branchlora", "clmoe", "smolora", "hide", "disco", "l2p", "modalprompt")
+            for name in ("moelora", "branchlora", "clmoe", "smolora", "hide", "disco", "l2p", "modalprompt", "mr_lora")
         }
     for folder in set(PAPER) - {"medical_cl"}:
         assert names >= {f"{folder}/{name}.yaml" for name in ("seqlora", "inclora", "seqfull_zero2")}
@@ -167,6 +167,10 @@ HYPER = {
     "medical_cl/branchlora": Hyper(1e-4, 64, rank=128, alpha=256),
     "medical_cl/smolora": Hyper(1e-4, 64, rank=128, alpha=256),
     "medical_cl/clmoe": Hyper(1e-4, 64, rank=32, alpha=64),
+    "mllm_cl/mr_lora": Hyper(2e-5, 64, rank=128, alpha=256, warmup=60),
+    "ucit/mr_lora": Hyper(2e-4, 64, rank=128, alpha=256, warmup=60),
+    "coin/mr_lora": Hyper(2e-4, 64, rank=128, alpha=256, warmup=60),
+    "medical_cl/mr_lora": Hyper(1e-4, 64, rank=128, alpha=256),
     "mllm_cl/hide_replay": Hyper(2e-5, 64, rank=32, alpha=64, warmup=60),
     "medical_cl/hide": Hyper(1e-4, 64, rank=16, alpha=32),
     "medical_cl/disco": Hyper(1e-4, 64, rank=16, alpha=32),
@@ -261,6 +265,13 @@ def test_the_page_lists_the_recipes_of_table_1(row: str) -> None:
     page = (ROOT / "docs" / "benchmarks" / "mllm_cl.md").read_text(encoding="utf-8")
     (line,) = [line for line in page.splitlines() if line.startswith(f"| {row} |")]
     assert re.findall(r"`([^`]+)\.yaml`", line) == list(TABLE_1[row])
+
+
+def test_the_row_of_mr_lora_has_replay_only() -> None:
+    """Its router trains on kept samples; the table has no row of it without replay."""
+    page = (ROOT / "docs" / "benchmarks" / "mllm_cl.md").read_text(encoding="utf-8")
+    assert "| MR-LoRA | - | `mr_lora.yaml` |" in page
+    assert read(Path("examples/yaml/mllm_cl/mr_lora.yaml"))["cl"]["replay"] == {"capacity_per_task": 20}
 
 
 @pytest.mark.parametrize("row", TABLE_1)
