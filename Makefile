@@ -113,6 +113,10 @@ bench-step: demo-data ## an optimizer step of every method at task 1 and 8, plai
 bench-synthetic-conflict: demo-data ## who forgets how much where tasks contradict each other, over five seeds
 	$(DEMO) python benchmarks/synthetic_conflict/run.py $(ARGS)
 
+.PHONY: bench-growth
+bench-growth: venv ## how a stream's time grows with its number of tasks: 10, 30, 60 and 100
+	$(DEMO) python benchmarks/growth/run.py $(ARGS)
+
 .PHONY: bench-data
 bench-data: venv ## peak memory of `cl-plugins data prepare` at 10,000 and 100,000 records
 	$(DEMO) python benchmarks/data/memory.py $(ARGS)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "install"]
+__all__ = ["__version__", "install", "load"]
 
 
 def install() -> None:
@@ -17,3 +22,22 @@ def install() -> None:
     from .host.activation import activate
 
     activate()
+
+
+def load(
+    folder: str | Path, *, base: str | Path | None = None, trust_remote_code: bool = False, **options: Any
+) -> Any:
+    """Open the model of a finished run with Transformers; see `cl_plugins.loading.load`.
+
+    Args:
+        folder: The run's directory, its ``final/``, or a folder that ``cl-plugins export`` has written.
+        base: Where the base is, if not where the run found it.
+        trust_remote_code: Whether code that comes with the base may be run.
+        **options: For ``from_pretrained`` of the base, for example ``device_map``.
+
+    Returns:
+        The model that answers as the last row of the run did, in evaluation mode.
+    """
+    from .loading import load as open_model
+
+    return open_model(folder, base=base, trust_remote_code=trust_remote_code, **options)

@@ -19,6 +19,11 @@ class EvalConfig:
         "seen", help="After a task, test the tasks seen so far, all tasks (needed for forward transfer), or nothing."
     )
     zero_shot: bool = option(True, help="Test the base on every task before any training.")
+    oracle: bool = option(
+        False,
+        help="Answer the last row a second time with the true task's part, where the model finds out the task itself; the "
+        "report shows both.",
+    )
     max_new_tokens: int = option(64, help="Longest answer in tokens, for tasks that do not set it.", minimum=1)
     too_long: Literal["error", "drop"] = option(
         "error",

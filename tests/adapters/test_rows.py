@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from row_prompts import PAD, SETTINGS, answers, batch, cut, decoded, pixels, prompts
 from transformers import AutoModelForCausalLM, DynamicCache, LlavaForConditionalGeneration
 
 from cl_plugins.adapters.bank import Chosen, Expert, Experts, attach
@@ -11,11 +12,9 @@ from cl_plugins.adapters.held_base import HeldBase
 from cl_plugins.adapters.rows import Kept, state_of
 from cl_plugins.adapters.structure import Structure
 from cl_plugins.base.errors import CompatibilityError, RunStateError
-from cl_plugins.contract.test_item import TestItem
-from cl_plugins.generation.backend import ModelBackend
 
 
-PICTURE, PAD, EXPERTS = 4, 3, 4  # token ids of the tiny models
+EXPERTS = 4
 LAYERS = ("q_proj", "down_proj")
 
 
@@ -75,49 +74,6 @@ def seeing(seeing_model, request):
     base.reset()
 
 
-def prompts(count, pictures=lambda i: 0, seed=1):
-    """Prompts of different lengths; a picture has four tokens."""
-    generator = torch.Generator().manual_seed(seed)
-    found = []
-    for i in range(count):
-        length = 4 + int(torch.randint(0, 9, (1,), generator=generator))
-        ids = [1, *torch.randint(20, 90, (length,), generator=generator).tolist()]
-        found.append([ids[0], *[PICTURE] * 4 * pictures(i), *ids[1:]])
-    return found
-
-
-def pixels(prompts_, seed=2):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(p.count(PICTURE) // 4, 3, 16, 16, generator=generator) for p in prompts_]
-
-
-def batch(rows, pictures=None):
-    """Left-padded inputs."""
-    width = max(map(len, rows))
-    ids = torch.tensor([[PAD] * (width - len(row)) + row for row in rows])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-    found = {"input_ids": ids, "attention_mask": mask}
-    if pictures is not None and sum(map(len, pictures)):
-        found["pixel_values"] = torch.cat(pictures)
-    return found
-
-
-SETTINGS = {"do_sample": False, "max_new_tokens": 6, "pad_token_id": PAD, "eos_token_id": 2}
-
-
-def answers(model, state, rows, pictures=None, **more):
-    """Answers and routes of one ``generate``."""
-    inputs = batch(rows, pictures)
-    with state.recording() as seen, torch.no_grad():
-        ids = model.generate(**inputs, **{**SETTINGS, **more})
-    width = inputs["input_ids"].shape[1]
-    return [cut(row) for row in ids[:, width:].tolist()], [r for kept in seen for r in kept["route"]]
-
-
-def cut(ids):
-    return ids[: ids.index(2)] if 2 in ids else ids
-
-
 def test_one_row_alone_or_thirty_with_padding(text):
     model, state = text
     rows = prompts(30)
@@ -174,45 +130,13 @@ def test_beams_and_several_sequences_keep_their_rows(text):
 
 @pytest.mark.parametrize("size", [1, 5, 12])
 def test_our_decoder_answers_as_generate_does(seeing, size):
-    """In parts, with finished rows let go, and no shared beginning."""
+    """In parts, with finished rows dropped, and no shared beginning."""
     model, state = seeing
     rows = [[*p[:1], 30, 31, *p[1:]] for p in prompts(12, lambda i: i % 2)]  # they share a beginning
     seen = pixels(rows)
     alone = [answers(model, state, [row], [one]) for row, one in zip(rows, seen, strict=True)]
     found = decoded(model, rows, seen, size)
     assert [(text, route) for text, route in found] == [(" ".join(map(str, a[0])), r[0]) for a, r in alone]
-
-
-def decoded(model, rows, pictures, size):
-    """Through the backend of a run, with a tokenizer that writes numbers."""
-    import numpy as np
-
-    class Numbers:
-        padding_side, pad_token_id, bos_token_id, all_special_tokens = "left", PAD, 1, ()
-
-        def batch_decode(self, ids, skip_special_tokens):
-            return [" ".join(map(str, cut(row))) for row in ids]
-
-    def collate(features):
-        return batch([f["input_ids"] for f in features], [f["images"] for f in features])
-
-    items = [
-        TestItem(str(i), "", "", None, np.array(row, dtype=np.int32), {"images": one})
-        for i, (row, one) in enumerate(zip(rows, pictures, strict=True))
-    ]
-    backend = ModelBackend(model, Numbers(), collate, size, False, (2,), (PICTURE,))
-    found = {}
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
-    batches = [order[i : i + size] for i in range(0, len(order), size)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(__import__("cl_plugins.generation.generate", fromlist=["x"]).PREFILL_TOKENS, "cpu", 40)
-        backend.answer(
-            items,
-            batches,
-            6,
-            lambda n, a: found.update(dict(zip(batches[n], [(x.text, x.route) for x in a], strict=True))),
-        )
-    return [found[i] for i in range(len(rows))]
 
 
 def test_conversations_in_several_threads_do_not_mix(text):

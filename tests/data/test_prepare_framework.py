@@ -1,4 +1,4 @@
-"""The framework of ``data prepare``: resuming, workers, merging, drops, and refusals that leave nothing half done."""
+"""The framework of ``data prepare``: resuming, workers, merging, drops, and refusals that leave no partial output."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_killed_and_run_again_equals_a_run_that_was_not_killed(tmp_path):
     code = textwrap.dedent(_KILLED.format(tests=str(Path(__file__).parent), raw=str(raw), out=str(out)))
     killed = subprocess.run([sys.executable, "-c", code], env={**os.environ, "CL_PLUGINS_AUTOLOAD": "0"}, check=False)
     assert killed.returncode == -9
-    assert not (out / "toy_spots_train.jsonl").exists()  # nothing half-written under its final name
+    assert not (out / "toy_spots_train.jsonl").exists()  # no partial file under its final name
     assert not (out / "dataset_info.json").exists()
     first = {path: path.stat().st_mtime_ns for path in (out / ".prepare" / "toy_spots_train").glob("*.jsonl")}
     assert len(first) == 2

@@ -72,6 +72,7 @@ def make_run(
     intervals: bool = True,
     metrics: bool = True,
     independent: bool = False,
+    record: dict[str, Any] | None = None,
 ) -> Path:
     """Write matrix.json, metrics.json, run.json and the score files of a made-up run."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -113,7 +114,7 @@ def make_run(
             "seconds": 214.6,
             "sizes": {"carry": 90112, "final": 5242880},
         }
-        dump(directory / "run.json", run | ({"notes": notes} if notes else {}))
+        dump(directory / "run.json", run | ({"notes": notes} if notes else {}) | (record or {}))
     if intervals:
         lines = [("zero_shot", zero_shot)] if zero_shot else []
         lines += list(zip(rows or [f"after_{task}" for task in tasks], scores, strict=False))

@@ -16,7 +16,7 @@ from cl_plugins.report import compare, compare_table
 from cl_plugins.report.groups import read_comparison, summarise, t_quantile
 
 
-FILES = ["compare.png", "compare.csv", "compare.tex", "compare.json", "compare.md", "compare.html"]
+FILES = ["compare.png", "compare.pdf", "compare.csv", "compare.tex", "compare.json", "compare.md", "compare.html"]
 
 
 def shifted(amount: float):
@@ -77,7 +77,7 @@ def test_seeds_of_a_method_become_one_row_with_an_interval(tmp_path):
     tex = (tmp_path / "out/compare.tex").read_text()
     assert f"inclora & 3 & {base + 2:.1f} $\\pm$ {half:.1f} &" in tex
     assert (tmp_path / "out/compare.png").read_bytes()[:4] == b"\x89PNG"
-    assert (tmp_path / "out/compare.html").read_text().count("data:image/png;base64,") == 1
+    assert (tmp_path / "out/compare.html").read_text().count("data:image/png;base64,") == 2
 
 
 def test_the_same_runs_give_the_same_bytes_and_the_callers_writing_is_used(tmp_path):
@@ -100,10 +100,230 @@ def test_recipes_that_differ_are_told_apart_and_seeds_and_places_are_not(tmp_pat
 
     options = {"method": {"name": "inclora", "alpha": 2}, "eval": {"scope": "seen"}, "order_seed": 5}
     runs = [one("a"), one("dddd", cl=options)]
-    assert [group.label for group in read_comparison(runs).groups] == [
-        "inclora (method.alpha=None)",
-        "inclora (method.alpha=2)",
+    assert [group.label for group in read_comparison(runs).groups] == ["inclora", "inclora (alpha=2)"]
+
+
+def stream(*names, shared=None, **overrides):
+    """A stream as ``run.json`` holds it, with the host's keys of single tasks."""
+    return {
+        "name": "demo",
+        "tasks": [
+            {
+                "name": name,
+                "train": [f"{name}_train"],
+                "test": [f"{name}_test"],
+                "overrides": overrides.get(name, shared or {}),
+            }
+            for name in names
+        ],
+    }
+
+
+def test_lengths_that_the_stream_sets_are_no_repetitions(tmp_path):
+    """Two lengths of training in the stream's overrides were once printed as two runs with a vast interval."""
+    runs = [
+        demo_run(tmp_path / name, seed=seed, recipe=recipe(), record={"stream": stream(*DEMO_TASKS, shared={"max_steps": steps})}, scores=shifted(move))
+        for name, seed, steps, move in (("a", 0, 60, 0.0), ("b", 1, 60, 1.0), ("c", 0, 600, 39.0))
+    ]  # fmt: skip
+    comparison = read_comparison(runs)
+    assert [(group.label, len(group.members)) for group in comparison.groups] == [
+        ("inclora (max_steps=60)", 2),
+        ("inclora (max_steps=600)", 1),
     ]
+    assert "Training is not equal: max_steps 60 (inclora (max_steps=60)) and 600 (inclora (max_steps=600))." in (
+        comparison.remarks
+    )
+    assert comparison.groups[1].metrics["last"].half_width is None
+
+
+def test_overrides_count_wherever_they_are_written_and_whatever_the_order(tmp_path):
+    def one(name, tasks, block=None, **changes):
+        cl = {"method": {"name": "inclora"}, **(block or {})}
+        scores = [[50.0 if j <= i else None for j in range(2)] for i in range(2)]
+        names = [task["name"] for task in tasks["tasks"]]
+        return make_run(
+            tmp_path / name, names, scores, seed=len(name), recipe=recipe(cl=cl, **changes), record={"stream": tasks}
+        )
+
+    runs = [
+        one("x", stream("a", "b"), max_steps=5, num_train_epochs=3),
+        one("xx", stream("b", "a", shared={"max_steps": 5})),
+        one("xxx", stream("a", "b"), block={"task_overrides": {"a": {"max_steps": 5}, "b": {"max_steps": "5"}}}),
+        one("xxxx", stream("a", "b", shared={"max_steps": 5}, a={"max_steps": 9})),
+        one("xxxxx", stream("a", "b", shared={"max_steps": 5}), block={"eval": {"max_new_tokens": 9}}),
+    ]  # fmt: skip
+    labels = [member.label for member in read_comparison(runs).members]
+    assert labels[0] == labels[1] == labels[2] != labels[3]
+    assert len(set(labels)) == 3
+    two = [member.label for member in read_comparison([runs[0], runs[3]]).members]
+    assert two == ["inclora (a.max_steps=5)", "inclora (a.max_steps=9)"]
+
+
+def test_base_and_data_count_by_their_content(tmp_path):
+    def one(name, base, data, model):
+        record = {
+            "stream": stream(*DEMO_TASKS),
+            "base": {"sha256": base * 32},
+            "data": {f"{task}_train": {"files": {f"{name}.json": data}} for task in DEMO_TASKS},
+        }
+        return demo_run(tmp_path / name, seed=len(name), recipe=recipe(model_name_or_path=model), record=record)
+
+    runs = [one("x", "ab", "1", "here/m7b"), one("xx", "ab", "1", "there/m"), one("xxx", "cd", "1", "m13b")]
+    labels = [member.label for member in read_comparison(runs).members]
+    assert labels == ["inclora (model_name_or_path=m7b)"] * 2 + ["inclora (model_name_or_path=m13b)"]
+    comparison = read_comparison([runs[0], one("xxxx", "ab", "2", "m7b")])
+    assert len(comparison.groups) == 2
+    assert all(group.label.startswith("inclora (training data=") for group in comparison.groups)
+    assert any(remark.startswith("Training is not equal: training data ") for remark in comparison.remarks)
+
+
+def options(**method):
+    """A recipe's ``cl`` block with options of its method, and what the run resolved them to."""
+    replay = method.pop("replay", {})
+    given = {"name": method.pop("name"), **method}
+    return recipe(cl={"method": given, "replay": {"capacity_per_task": 0, "capacity_total": None, **replay}})
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "resolved", "replay", "label"),
+    [
+        ("seqlora", {}, {}, {"capacity_per_task": 20}, "seqlora + replay 20/task"),
+        ("seqlora", {}, {}, {"capacity_per_task": 20, "selection": "herding", "candidates": 1000}, "seqlora + replay 20/task (herding)"),
+        ("seqlora", {}, {}, {"capacity_total": 99, "mixing": "ratio", "ratio": 0.25}, "seqlora + replay 99 (ratio 0.25)"),
+        ("seqlora", {}, {}, {"selection": "herding"}, "seqlora"),
+        ("ewc", {"weight": 10}, {"weight": 10, "decay": 1.0}, {}, "ewc (weight=10)"),
+        ("ewc", {"weight": 5}, {"weight": 5, "decay": 1.0}, {}, "ewc"),
+        ("ewc", {"weight": 10}, {"weight": 10, "decay": 0.5}, {"capacity_per_task": 8}, "ewc (weight=10, decay=0.5) + replay 8/task"),
+    ],
+)  # fmt: skip
+def test_replay_and_options_stand_in_the_label_of_a_single_run(tmp_path, method, given, resolved, replay, label):
+    record = {
+        "method_options": resolved,
+        "method_defaults": {key: {"weight": 5, "decay": 1.0}[key] for key in resolved},
+    }
+    run = demo_run(tmp_path / "run", method=method, recipe=options(name=method, replay=replay, **given), record=record)
+    assert [group.label for group in read_comparison([run]).groups] == [label]
+    compare([run], tmp_path / "out")
+    for name in ("compare.csv", "compare.json", "compare.html"):
+        assert label in (tmp_path / "out" / name).read_text()
+
+
+def test_a_default_that_is_written_out_is_the_default(tmp_path):
+    runs = [
+        demo_run(tmp_path / "a", method="ewc", seed=0, recipe=options(name="ewc"), record={"method_options": {"weight": 5}}),
+        demo_run(tmp_path / "b", method="ewc", seed=1, recipe=options(name="ewc", weight=5), record={"method_options": {"weight": 5.0}}),
+    ]  # fmt: skip
+    assert [group.label for group in read_comparison(runs).groups] == ["ewc"]
+
+
+def test_unequal_training_of_methods_is_remarked(tmp_path):
+    runs = [
+        demo_run(tmp_path / "a", method="inclora", recipe=recipe(lora_rank=8, max_steps=60)),
+        demo_run(tmp_path / "b", method="olora", recipe=recipe(lora_rank=16, max_steps=60)),
+        demo_run(tmp_path / "c", method="seqfull", recipe=recipe(learning_rate=1e-5, finetuning_type="full", max_steps=60)),
+    ]  # fmt: skip
+    (remark,) = [text for text in read_comparison(runs).remarks if text.startswith("Training")]
+    assert remark == (
+        "Training is not equal: learning_rate 0.001 (inclora, olora) and 1e-05 (seqfull); "
+        "lora_rank 8 (inclora) and 16 (olora)."
+    )
+    compare(runs, tmp_path / "out")
+    assert "learning\\_rate 0.001" in (tmp_path / "out/compare.md").read_text()
+    assert "Training is not equal" in compare_table(runs, width=100)
+    assert not [text for text in read_comparison(runs[:1]).remarks if text.startswith("Training")]
+
+
+def test_means_over_unlike_scores_say_so_in_every_form(tmp_path):
+    runs = seeds(tmp_path, moves=(0.0, 1.0))
+    compare(runs, tmp_path / "out")
+    told = "unlike scores: accuracy (path, neuro, cell) and BLEU (rad)"
+    for name in ("compare.md", "compare.html", "compare.tex"):
+        assert told in (tmp_path / "out" / name).read_text().replace("\\", ""), name
+    assert told in " ".join(compare_table(runs, width=80).split())
+    markdown = (tmp_path / "out/compare.md").read_text()
+    assert "| method | runs | Last (mixed) |" in markdown
+    assert "| path (accuracy) |" in markdown
+    assert "| rad (BLEU) |" in markdown
+    assert r"{\footnotesize BLEU}" in (tmp_path / "out/compare.tex").read_text()
+    assert json.loads((tmp_path / "out/compare.json").read_text())["means_over_unlike_scores"] is True
+
+    alike = [demo_run(tmp_path / "alike", bleu=())]
+    assert read_comparison(alike).remarks == ()
+    assert "mixed" not in compare_table(alike, width=100)
+
+
+def test_rules_for_a_right_answer_are_alike(tmp_path):
+    run = demo_run(tmp_path / "run", bleu=(), intervals=False)
+    matrix = json.loads((run / "matrix.json").read_text())
+    dump(run / "matrix.json", matrix | {"scorers": {**matrix["scorers"], "rad": "exact_match@1"}})
+    assert read_comparison([run]).unlike is False
+
+
+def test_scores_that_a_trivial_answer_reaches_are_marked(tmp_path):
+    low = [*DEMO_SCORES[:3], [50.0, 46.67, 58.33, 3.9]]
+    runs = [demo_run(tmp_path / name, seed=seed, scores=low) for seed, name in enumerate("ab")]
+    group = read_comparison(runs).groups[0]
+    assert [group.is_trivial(task) for task in DEMO_TASKS] == [True, True, False, True]
+    assert group.trivial["last"] == pytest.approx((3 * 50 + 3.9) / 4)
+    assert not group.is_trivial("last")
+    compare(runs, tmp_path / "out")
+    legend = "‡ Not above the best answer that needs no model (majority, constant or random)."
+    markdown = (tmp_path / "out/compare.md").read_text()
+    assert "| ‡50.00 ± 0.00 | ‡46.67 ± 0.00 | 58.33 ± 0.00 | ‡3.90 ± 0.00 |" in markdown
+    assert markdown.count(legend) == 2
+    assert legend in (tmp_path / "out/compare.html").read_text()
+    assert legend.replace("‡", r"$\ddagger$") in (tmp_path / "out/compare.tex").read_text()
+    assert legend in compare_table(runs, width=100)
+    assert "#50.0 +- 0.0" in compare_table(runs, width=100, ascii=True)
+    high = demo_run(
+        tmp_path / "high", scores=[[90.0 if j <= i else None for j in range(4)] for i in range(4)], zero_shot=None
+    )
+    assert "‡" not in compare_table([high], width=100)
+
+
+def test_runs_are_compared_on_the_tasks_that_they_share(tmp_path):
+    longer = make_run(
+        tmp_path / "longer", ["a", "b", "c"], [[90.0, None, None], [80.0, 70.0, None], [10.0, 20.0, 95.0]], seed=0
+    )
+    shorter = make_run(tmp_path / "shorter", ["a", "b"], [[88.0, None], [78.0, 68.0]], seed=1)
+    between = make_run(
+        tmp_path / "between", ["a", "d", "b"], [[88.0, None, None], [8.0, 60.0, None], [44.0, 50.0, 66.0]], seed=1
+    )
+    comparison = read_comparison([longer, shorter, between])
+    assert comparison.tasks == ("a", "b")
+    assert [group.label for group in comparison.groups] == [
+        "inclora (tasks=a+b+c)",
+        "inclora (tasks=a+b)",
+        "inclora (tasks=a+d+b)",
+    ]
+    values = [{key: summary.mean for key, summary in group.metrics.items()} for group in comparison.groups]
+    assert values[0]["last"] == pytest.approx(75.0), "the row after b: what came later does not count"
+    assert [value["bwt"] for value in values] == pytest.approx([-10.0, -10.0, -44.0])
+    assert [group.final["b"].mean for group in comparison.groups] == [70.0, 68.0, 66.0]
+    told = " ".join(comparison.remarks)
+    assert "Only the tasks that all runs have are compared: a and b. Left out: c and d." in told
+    assert "d was also learned before the scores were taken: between." in told
+    compare([longer, shorter, between], tmp_path / "out")
+    assert "Left out: c and d" in (tmp_path / "out/compare.md").read_text()
+
+
+def test_joint_and_unfinished_runs_on_shared_tasks(tmp_path):
+    joint = make_run(tmp_path / "joint", ["a", "b", "c"], [[90.0, 80.0, 70.0]], rows=["joint"], method="multitask")
+    stopped = make_run(tmp_path / "stopped", ["a", "b", "c"], [[90.0, None, None], [80.0, 60.0, None]])
+    comparison = read_comparison([joint, stopped, make_run(tmp_path / "two", ["b", "a"], [[1.0, None], [2.0, 3.0]])])
+    assert [group.metrics["last"].mean for group in comparison.groups] == [85.0, 70.0, 2.5]
+    assert "c was also learned before the scores were taken: joint." in comparison.remarks
+    assert not any("not complete" in remark for remark in comparison.remarks)
+
+
+def test_names_for_runs_of_different_recipes_are_remarked(tmp_path):
+    runs = [
+        demo_run(tmp_path / name, seed=seed, recipe=recipe(learning_rate=rate))
+        for seed, (name, rate) in enumerate((("a", 1e-3), ("b", 1e-4)))
+    ]
+    assert (
+        "ours: one name for runs of different recipes (learning_rate)." in read_comparison(runs, ["ours"] * 2).remarks
+    )
 
 
 def test_labels_stay_short_and_different_recipes_never_share_one(tmp_path):
@@ -199,16 +419,19 @@ def test_joint_models_have_final_scores_and_no_forgetting(tmp_path):
     compare([joint], tmp_path / "out")
 
 
-def test_other_tasks_or_scorers_are_refused_all_at_once(tmp_path):
+def test_no_shared_task_or_other_scorers_are_refused(tmp_path):
     first = make_run(tmp_path / "first", ["a", "b"], [[1.0, None], [2.0, 3.0]])
-    fewer = make_run(tmp_path / "fewer", ["a", "c"], [[1.0, None], [2.0, 3.0]])
-    scored = make_run(tmp_path / "scored", ["a", "b"], [[1.0, None], [2.0, 3.0]], bleu=("b",))
+    other = make_run(tmp_path / "other", ["c"], [[1.0]])
+    scored = [
+        make_run(tmp_path / name, ["a", "b"], [[1.0, None], [2.0, 3.0]], bleu=("b", *more))
+        for name, more in (("scored", ()), ("both", ("a",)))
+    ]
+    with pytest.raises(RunStateError, match=r"no task is part of all runs: .*first has a and b; .*other has c"):
+        read_comparison([first, other])
     with pytest.raises(RunStateError) as caught:
-        read_comparison([first, fewer, scored])
-    message = str(caught.value)
-    assert "it lacks b, adds c." in message
-    assert "scores b with bleu@1" in message
-    assert len(caught.value.problems) == 2
+        read_comparison([first, *scored])
+    assert "scores b with bleu@1" in str(caught.value)
+    assert len(caught.value.problems) == 3
 
 
 def test_runs_that_cannot_be_read_are_named_all_at_once(tmp_path):
@@ -235,7 +458,9 @@ def test_differences_in_tests_and_data_are_named(tmp_path):
     record = json.loads((runs[1] / "run.json").read_text())
     dump(runs[1] / "run.json", record | {"data": {"x": "another hash"}, "notes": ["Only a demo."]})
     comparison = read_comparison(runs)
+    mixed = "Means over tasks (Last, Average and the other metrics) are taken over unlike scores: accuracy (path, neuro, cell) and BLEU (rad)."
     assert set(comparison.remarks) == {
+        mixed,
         "The streams have different names: demo and other.",
         "The runs were tested on different numbers of items.",
         "The runs recorded different data hashes.",
@@ -248,7 +473,7 @@ def test_data_that_only_moved_is_the_same_data(tmp_path):
     for place, run in zip(("here", "there"), runs, strict=True):
         record = json.loads((run / "run.json").read_text())
         dump(run / "run.json", record | {"data": {f"/{place}/train.json": "12", f"/{place}/test.json": "34"}})
-    assert read_comparison(runs).remarks == ()
+    assert not [remark for remark in read_comparison(runs).remarks if "data" in remark]
 
 
 @pytest.mark.parametrize("ascii", [False, True])
@@ -280,6 +505,18 @@ def test_the_comparison_says_with_what_it_was_made(tmp_path):
     for page in ("compare.md", "compare.html"):
         told = (tmp_path / "two" / page).read_text().replace("\\", "")
         assert "torch 2.15.0; Linux x86_64, NVIDIA A100, 4 processes: seed1" in told
+
+
+def test_a_comparison_explains_only_what_is_in_it(tmp_path):
+    one = make_run(tmp_path / "one", ["a", "b"], [[60.0, None], [80.0, 90.0]], intervals=False)
+    compare([one], tmp_path / "out")
+    page = (tmp_path / "out/compare.html").read_text()
+    for absent in ("An en dash", "t-interval", "open dots", "dashed line", "‡", "†"):
+        assert absent not in page, absent
+    compare(seeds(tmp_path), tmp_path / "all")
+    page = (tmp_path / "all/compare.html").read_text()
+    for present in ("t-interval", "open dots", "dashed line"):
+        assert present in page, present
 
 
 def test_runs_that_recorded_nothing_are_compared_all_the_same(tmp_path):

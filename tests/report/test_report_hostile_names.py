@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from made_runs import make_run
 
-from cl_plugins.report import comparison_page, groups, run_report, text
+from cl_plugins.report import comparison_page, groups, run_report, style, text
 from cl_plugins.report.run_data import read_run
 
 
@@ -170,18 +170,19 @@ def files_of(run, monkeypatch) -> dict[str, str]:
     from cl_plugins.report import comparison_picture, matrix_picture, stream_picture
 
     found: dict[str, str] = {}
+    nothing = style.Picture(b"", b"", b"")
 
     def write(path: Path, content: bytes) -> None:
-        if path.suffix != ".png":
+        if path.suffix not in (".png", ".pdf"):
             found[path.name] = content.decode()
 
     with monkeypatch.context() as patch:
         patch.setattr(run_report, "read_run", lambda path: run)
         patch.setattr(groups, "read_run", lambda path: run)
         patch.setattr(groups, "_short_names", lambda paths: [run.method for _ in paths])
-        patch.setattr(matrix_picture, "matrix_picture", lambda run: b"")
-        patch.setattr(stream_picture, "stream_picture", lambda run: b"")
-        patch.setattr(comparison_picture, "compare_picture", lambda comparison: b"")
+        patch.setattr(matrix_picture, "matrix_picture", lambda run: nothing)
+        patch.setattr(stream_picture, "stream_picture", lambda run: nothing)
+        patch.setattr(comparison_picture, "compare_picture", lambda comparison: nothing)
         run_report.write_report(Path("a"), write)
         comparison_page.compare([Path("a"), Path("b")], Path("out"), write=write)
     return found
@@ -221,7 +222,17 @@ def test_a_report_keeps_its_shape(name, plain, monkeypatch):
 
 
 #: Commands that stand for one character.
-SIGNS = ("textbackslash", "textasciitilde", "textasciicircum", "textless", "textgreater", "dots", "pm", "dagger")
+SIGNS = (
+    "textbackslash",
+    "textasciitilde",
+    "textasciicircum",
+    "textless",
+    "textgreater",
+    "dots",
+    "pm",
+    "dagger",
+    "ddagger",
+)
 
 
 def tex_shape(source: str) -> tuple[list[int], Counter[str]]:

@@ -16,9 +16,14 @@ from cl_plugins.report.tables import Entry, Table, to_markdown, to_terminal
 
 
 def blocks(shown: str) -> list[list[str]]:
-    """The blocks of a table in the terminal, without rules: paragraphs whose second line is a rule."""
+    """The blocks of a table in the terminal, without rules and the line of units: paragraphs whose head ends in a rule."""
     lines = [block.splitlines() for block in shown.split("\n\n")]
-    return [[line for line in block if not is_rule(line)] for block in lines if len(block) > 1 and is_rule(block[1])]
+    found = []
+    for block in lines:
+        head = next((number for number, line in enumerate(block[:3]) if is_rule(line)), None)
+        if head:
+            found.append([line for line in (block[0], *block[head:]) if not is_rule(line)])
+    return found
 
 
 def is_rule(line: str) -> bool:
@@ -31,11 +36,15 @@ def test_the_terminal_shows_matrix_and_metrics(tmp_path):
     assert lines[0] == "inclora on demo, seed 42: score on each task, 0-100"
     (table,) = blocks(shown)
     assert table[0].split() == ["after", "training", "on", *DEMO_TASKS, "A_k"]
-    assert table[1].split() == ["zero-shot", "48.33", "33.33", "25.83", "4.20"]
-    assert table[-1].split() == ["rad", "51.67", "46.67", "58.33", "31.40", "47.02"]
+    assert lines[3].split() == ["accuracy", "accuracy", "accuracy", "BLEU", "mixed"]
+    assert table[1].split() == ["zero-shot", "‡48.33", "‡33.33", "‡25.83", "4.20"]
+    assert table[-1].split() == ["rad", "51.67", "‡46.67", "58.33", "31.40", "47.02"]
     start = table[0].index("path") - 1
     ends = [[match.end() for match in re.finditer(r"\S+", line[start:])] for line in table]
     assert all(each == ends[0][: len(each)] for each in ends)
+    assert "‡ Not above the best answer that needs no model (majority, constant or random)." in " ".join(lines)
+    assert "unlike scores: accuracy (path, neuro, cell) and BLEU (rad)." in " ".join(lines)
+    assert max(map(len, lines)) <= 80
     assert "Last 47.02   Average 68.59   MFT 68.89   BWT −29.16   Forgetting 29.16" in lines
     assert lines[-1] == "Note: Only a demo."
 

@@ -127,3 +127,43 @@ def test_files_that_were_deleted_on_purpose(journal, tmp_path):
     again = Journal(tmp_path)
     assert not again.damaged()
     assert "train:one" in again
+
+
+def test_a_step_serialises_its_own_line_only(journal, tmp_path, monkeypatch):
+    """The earlier lines are written as they were, which is what a whole rewrite gives."""
+    from cl_plugins.records import run as records
+
+    dumped, dump = [], records.dump
+    monkeypatch.setattr(records, "dump", lambda data: dumped.append(data["step"]) or dump(data))
+    journal.finish("train:three", 0.5, {}, loss=0.25)
+    assert dumped == ["train:three"]
+    text = (tmp_path / "journal.jsonl").read_text()
+    journal.rewrite()
+    assert (tmp_path / "journal.jsonl").read_text() == text
+    journal.forget("one")  # a change of an earlier line is written at the next step
+    journal.finish("train:four", 0.5, {})
+    assert Journal(tmp_path).entries == journal.entries
+
+
+def test_a_score_is_read_once(tmp_path, monkeypatch):
+    """The matrix of a long stream is built after every cell."""
+    from cl_plugins.evaluation.items import TaskScore
+    from cl_plugins.methods.registry import get_method
+    from cl_plugins.recipe import parse_cl
+    from cl_plugins.run.evaluate import build_matrix
+    from cl_plugins.run.plan import make_plan
+
+    tasks = [{"name": name, "train": f"{name}_train", "test": f"{name}_test"} for name in ("one", "two")]
+    config = parse_cl({"stream": {"name": "s", "tasks": tasks}, "method": {"name": "seqlora"}})
+    plan = make_plan(config, get_method("seqlora")(config.options), ())
+    read, known = [], {}
+    monkeypatch.setattr(TaskScore, "read", classmethod(lambda cls, path: read.append(path) or made))
+    made = TaskScore(scorer="exact_match", score=50.0, n=4, interval=(40.0, 60.0), interval_method="wilson")
+    path = tmp_path / "predictions" / "after_one" / "one.score.json"
+    write_bytes(path, b"{}")
+    for _ in range(2):
+        assert build_matrix(tmp_path, plan, config, known).scores == [[50.0, None], [None, None]]
+    assert read == [path]
+    known["after_two", "one"] = made
+    (tmp_path / "predictions" / "after_two").mkdir()
+    assert build_matrix(tmp_path, plan, config, known).scores == [[50.0, None], [50.0, None]]

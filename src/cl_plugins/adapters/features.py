@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..base.errors import CompatibilityError, Problem
 from .modes import looking
@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
 
 KINDS = ("vision", "text", "hidden")
+#: One of `KINDS`, or a function that gets the rows of a prompt and returns what `of_rows` returns.
+Kind: TypeAlias = "str | Callable[[Rows], tuple[Tensor, Tensor]]"
 
 
 class _Enough(Exception):
     """The features are known; the rest of the forward is not needed."""
 
 
-def features(base: Any, inputs: Mapping[str, Any], kind: str) -> tuple[Tensor, Tensor]:
+def features(base: Any, inputs: Mapping[str, Any], kind: Kind) -> tuple[Tensor, Tensor]:
     """Vectors of rows from frozen parts of a base, see `BaseModel.features`.
 
     Adapters of PEFT are off meanwhile, and so are the experts of a row state. For ``vision`` and ``text`` the language model
@@ -32,7 +34,7 @@ def features(base: Any, inputs: Mapping[str, Any], kind: str) -> tuple[Tensor, T
     Args:
         base: The base.
         inputs: A collated batch.
-        kind: One of `KINDS`.
+        kind: One of `KINDS`, or a function of the rows.
     """
     model = base.model
     found: list[tuple[Tensor, Tensor]] = []
@@ -56,19 +58,21 @@ def features(base: Any, inputs: Mapping[str, Any], kind: str) -> tuple[Tensor, T
     return found[0]
 
 
-def of_rows(state: RowState, rows: Rows, kind: str) -> tuple[Tensor, Tensor]:
+def of_rows(state: RowState, rows: Rows, kind: Kind) -> tuple[Tensor, Tensor]:
     """Vectors of the rows of a prompt whose choice is being taken.
 
     Args:
         state: The row state, for a second pass of the language model.
         rows: The rows.
-        kind: One of `KINDS`.
+        kind: One of `KINDS`, or a function of the rows.
 
     Returns:
         (rows, width) in fp32, and which rows have one, (rows,) bool.
     """
     import torch
 
+    if callable(kind):
+        return kind(rows)
     if kind == "vision":
         return rows.vision
     if kind not in KINDS:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..base.errors import CompatibilityError
 from ..contract.low_rank import PREFIX
 from . import bank
-from .features import features
+from .features import Kind, features
 from .merge import replaced
 from .partitioned import gathered, is_partitioned, one_dtype, whole
 from .rows import RowState
@@ -46,6 +46,7 @@ class HeldBase:
         self._rows: RowState | None = None
         self._replaced_modules: list[tuple[Module, str, Module]] = []
         self._targets: tuple[str, ...] | None = None
+        self._lora_config: dict[str, Any] = {}
         self._files: dict[str, Any] | None = None
         self._full = False
         self._structure = Structure.of(model)
@@ -140,7 +141,7 @@ class HeldBase:
         self._rows.install()
         return self._rows
 
-    def features(self, inputs: Mapping[str, Any], kind: str) -> tuple[Tensor, Tensor]:
+    def features(self, inputs: Mapping[str, Any], kind: Kind) -> tuple[Tensor, Tensor]:
         """Vectors of rows from frozen parts, see `BaseModel.features`."""
         return features(self, inputs, kind)
 
@@ -155,11 +156,25 @@ class HeldBase:
                 adapted = self.new_adapter() if own else adapted
             names = [n for n, m in adapted.named_modules() if "lora_A" in m._modules]
             self._targets = tuple(name.removeprefix(PREFIX) for name in names)
+            config = adapted.peft_config["default"]
+            self._lora_config = {
+                "r": int(config.r),
+                "lora_alpha": float(config.lora_alpha),
+                "lora_dropout": float(config.lora_dropout),
+                "use_rslora": bool(config.use_rslora),
+                "target_modules": sorted(self._targets),
+                "modules_to_save": sorted(config.modules_to_save or []),
+            }
             if own:
                 self._take_off_adapter()
                 for parameter, trained in flags:  # PEFT freezes the base
                     parameter.requires_grad_(trained)
         return self._targets
+
+    def lora(self) -> dict[str, Any]:
+        """The LoRA of `new_adapter` with the full names of its layers, see `cl_plugins.records.carry.LoraPart`."""
+        self.targets()
+        return dict(self._lora_config)
 
     def prepare_frozen(self) -> Any:
         """The base without adapter, see `BaseModel.prepare_frozen`."""

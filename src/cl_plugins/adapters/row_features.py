@@ -25,6 +25,9 @@ class Rows:
         inputs: What its ``forward`` was called with.
         fresh: Whether it reads prompts, and not the next tokens of rows that have been given something.
         kept: What the rows have been given.
+
+    Attributes:
+        told: The task that all rows are known to belong to, see `RowState.telling`; None where it is to be found out.
     """
 
     #: The inputs that make up a prompt.
@@ -33,6 +36,7 @@ class Rows:
     def __init__(self, model: Any, inputs: Mapping[str, Any], fresh: bool, kept: Any) -> None:
         self.model, self.inputs, self.fresh, self.kept = model, inputs, fresh, kept
         self.chosen = False
+        self.told: str | None = None
         self.tower_output: Any = None
         self._pictures: Tensor | None = None
 
@@ -124,18 +128,40 @@ class Rows:
     @property
     def vision(self) -> tuple[Tensor, Tensor]:
         """Mean of a row's pictures, (rows, width) in fp32, and which rows have one, (rows,) bool."""
+        if self._pictures is None:
+            return self.without_pictures(tower_width(self.model.config))
+        return self.picture_means(self._pictures)
+
+    def picture_means(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean over the pictures of each row.
+
+        Args:
+            pictures: (pictures, width), one vector for each picture of the forward.
+
+        Returns:
+            (rows, width), and which rows have a picture, (rows,) bool.
+        """
         import torch
 
         rows = self.picture_rows
-        if self._pictures is None or not any(row >= 0 for row in rows):
-            width = 1 if self._pictures is None else self._pictures.shape[1]
-            nothing = torch.zeros(self.count, width, device=self.ids.device)
-            return nothing, torch.zeros(self.count, dtype=torch.bool, device=self.ids.device)
-        pictures = self._pictures
+        if not any(row >= 0 for row in rows):
+            return self.without_pictures(pictures.shape[1])
         owner = torch.tensor(rows, device=pictures.device)
         member = (owner[None, :] == torch.arange(self.count, device=pictures.device)[:, None]).to(pictures.dtype)
         counts = member.sum(dim=1, keepdim=True)
         return member @ pictures / counts.clamp(min=1), counts[:, 0] > 0
+
+    def without_pictures(self, width: int) -> tuple[Tensor, Tensor]:
+        """What rows of text alone have: zeros, (rows, width), and that no row has a picture."""
+        import torch
+
+        device = self.ids.device
+        return torch.zeros(self.count, width, device=device), torch.zeros(self.count, dtype=torch.bool, device=device)
+
+    @property
+    def words(self) -> Tensor:
+        """(rows, length), bool: the prompt without the tokens of pictures."""
+        return self.prompt & ~self._is_picture()
 
     @property
     def text(self) -> Tensor:
@@ -143,8 +169,7 @@ class Rows:
         import torch
 
         with torch.no_grad():
-            ids, words = self.ids, self.prompt & ~self._is_picture()
-            return self.mean(self.model.get_input_embeddings()(ids), words)
+            return self.mean(self.model.get_input_embeddings()(self.ids), self.words)
 
     @staticmethod
     def mean(values: Tensor, where: Tensor) -> Tensor:
@@ -172,3 +197,9 @@ class Rows:
         for number in numbers:
             found |= self.ids == number
         return found
+
+
+def tower_width(config: Any) -> int:
+    """Width of the tower's output, where a forward has no picture that would show it."""
+    vision = getattr(config, "vision_config", None)
+    return int(getattr(vision, "out_hidden_size", None) or getattr(vision, "hidden_size", None) or 1)

@@ -105,6 +105,11 @@ class Registry(Generic[T]):
             raise RecipeError(Problem(where, what, f"Repair or uninstall '{entry.distribution}'."))
         return entry.value
 
+    def distribution(self, name: str) -> str:
+        """Name of the package that registers a name; imports nothing."""
+        found = self._entry_points().get(name)
+        return OWN if found is None else _distribution(found)
+
     def unknown(self, name: str, where: str) -> Problem:
         """Return the problem of a name that nothing has, with the nearest name and all known ones."""
         known = self.names()

@@ -153,6 +153,24 @@ def resolve_aliases(cls: type[Any], mapping: Mapping[str, Any]) -> dict[str, Any
     }
 
 
+def defaults(cls: type[Any]) -> dict[str, Any]:
+    """The default of every key of a dataclass that has one; nested dataclasses as mappings.
+
+    Args:
+        cls: A dataclass.
+    """
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):
+        if field.default is not _MISSING:
+            found[field.name] = field.default
+        elif field.default_factory is not _MISSING:
+            found[field.name] = field.default_factory()
+    return {
+        name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+        for name, value in found.items()
+    }
+
+
 def build(cls: type[T], mapping: Mapping[str, Any], where: str, problems: list[Problem]) -> T | None:
     """Build dataclass ``cls`` from a mapping; everything that is wrong is appended to ``problems``.
 

@@ -98,13 +98,16 @@ class BaseModel(Protocol):
             `cl_plugins.adapters.rows.RowState`, whose ``current`` tells layers what their rows were given.
         """
 
-    def features(self, inputs: Mapping[str, Any], kind: str) -> tuple[Tensor, Tensor]:
+    def features(
+        self, inputs: Mapping[str, Any], kind: str | Callable[[Any], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
         """Vectors of rows from frozen parts of the base: what a row state sees of the same prompt.
 
         Args:
             inputs: A collated batch, answers included.
             kind: ``vision`` (pooled output of the tower, mean over the row's pictures), ``text`` (mean input embedding of the
-                prompt without picture tokens) or ``hidden`` (mean last hidden state of the prompt in the frozen base).
+                prompt without picture tokens) or ``hidden`` (mean last hidden state of the prompt in the frozen base); or a
+                function that gets the `cl_plugins.adapters.row_features.Rows` of the prompts and returns the same.
 
         Returns:
             (rows, width) in fp32, and which rows have one, (rows,) bool.

@@ -124,6 +124,7 @@ class Host(Protocol):
         engine_keys: Keys that choose a distributed engine; left out when a finished run is inspected.
         data_keys: Per-task keys that say which data a task has and how its samples are made.
         sample_keys: Those of them that a sample keeps when it is replayed in a later task.
+        prompt_keys: Keys that shape prompts, pictures and the base in memory; ``final/`` notes them.
     """
 
     name: str
@@ -133,6 +134,7 @@ class Host(Protocol):
     engine_keys: frozenset[str]
     data_keys: frozenset[str]
     sample_keys: frozenset[str]
+    prompt_keys: frozenset[str]
 
     def quiet(self) -> AbstractContextManager[None]:
         """Show only errors of the host inside, unless the user requested more."""

@@ -47,6 +47,9 @@ class HostBase(BaseModel, Protocol):
     def partitioned(self) -> bool:
         """Whether its weights are split over the ranks."""
 
+    def lora(self) -> dict[str, Any]:
+        """The LoRA that the recipe asks for, see `cl_plugins.records.carry.LoraPart`."""
+
 
 class Rows(Protocol):
     """The samples that a task trained on, as the replay buffer may keep them; numbered as in `TaskContext.data`."""
@@ -73,6 +76,9 @@ class Session(Protocol):
     @property
     def base(self) -> HostBase:
         """The base, loaded at the first use."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without special tokens."""
 
     @property
     def loaded_model(self) -> Any:

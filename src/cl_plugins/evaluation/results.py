@@ -15,7 +15,7 @@ from typing import Any
 from ..base.errors import DataError, Problem, RunStateError
 from ..records.files import FileRecord, file_problem
 from ..records.record import read_file
-from ..records.results import MetricPart, MetricsRecord
+from ..records.results import ORACLE, MetricPart, MetricsRecord
 from ..records.run import JOURNAL, RUN, read_journal, read_run
 from .items import TaskScore
 from .matrix import AccuracyMatrix
@@ -36,6 +36,7 @@ class Results:
         matrix: The accuracy matrix.
         metrics: Name -> metric; empty where the run has not written them yet.
         scores: (row, task) -> score, where a score file is known to belong to the cell.
+        oracle: Task -> score of the last row's items with the true task's part (``cl.eval.oracle``).
         info: ``run.json``; empty where there is none.
         remarks: What the reader should know, such as a file that a killed process left one cell behind.
     """
@@ -44,6 +45,7 @@ class Results:
     metrics: dict[str, MetricPart] = field(default_factory=dict)
     scores: dict[Cell, TaskScore] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
+    oracle: dict[str, TaskScore] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
 
@@ -91,7 +93,9 @@ def read_results(root: Path) -> Results:
                 scores[cell] = score
     if problems or matrix is None or evidence is None:
         raise RunStateError(list(dict.fromkeys(problems)))
-    results = Results(matrix, metrics, scores, info)
+    told = {task: score for (row, task), score in scores.items() if row == ORACLE}
+    scores = {cell: score for cell, score in scores.items() if cell[0] != ORACLE}
+    results = Results(matrix, metrics, scores, info, told)
     if evidence.files is None:
         return _loose(results)
     return _strict(root, results, evidence)

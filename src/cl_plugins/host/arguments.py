@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base import ranks
 from ..base.errors import CompatibilityError, Problem, RecipeError
-from . import names
+from . import names, serving
 
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def install(module: ModuleType) -> None:
     if is_parser and not names.missing_in(module) and _extend_lists(module):
         _wrap(module, "_parse_train_args", functools.partial(_training_parse, module, False))
         _wrap(module, "_parse_train_mca_args", functools.partial(_training_parse, module, True))
-        _wrap(module, "_parse_infer_args", functools.partial(_refusing_parse, module, "export, chat and api"))
+        _wrap(module, "_parse_infer_args", functools.partial(_inference_parse, module))
         _wrap(module, "_parse_eval_args", functools.partial(_refusing_parse, module, "eval"))
     elif is_parser or not _is_extended(sys.modules.get(names.PARSER)):
         # Names have moved: the entries of the host are guarded, so that `cl` gives our error and not that of an
@@ -119,11 +119,13 @@ def _training_parse(
     module: ModuleType, megatron: bool, original: Callable[..., Any], args: Any = None, *rest: Any, **kwargs: Any
 ) -> Any:
     raw = module.read_args(args)
+    serving.check_places(raw)
     if not uses_cl(raw):
         return _without_field(original(raw, *rest, **kwargs))
     names.require()
     if not isinstance(raw, Mapping):
         raise RecipeError(_not_on_a_command_line())
+    serving.check_trains(raw["cl"] if "cl" in raw else None)
     recipe = _checked(plain(raw), megatron)
     from .dispatch import ensure
 
@@ -148,10 +150,25 @@ def _checked(raw: Mapping[str, Any], megatron: bool) -> Recipe:
     return check(LlamaFactoryHost(), raw, data=ranks.is_main())
 
 
+def _inference_parse(
+    module: ModuleType, original: Callable[..., Any], args: Any = None, *rest: Any, **kwargs: Any
+) -> Any:
+    """Arguments of chat, webchat, api and export; ``cl: {model: RUN/final}`` becomes the host's own keys."""
+    raw = module.read_args(args)
+    if not serving.names_model(raw):
+        return _refusing_parse(module, "export, chat and api", original, raw, *rest, **kwargs)
+    keys, final = serving.host_keys(plain(raw))
+    serving.check_places(keys)
+    parsed = _without_field(original(keys, *rest, **kwargs))
+    serving.attach(parsed, final)
+    return parsed
+
+
 def _refusing_parse(
     module: ModuleType, command: str, original: Callable[..., Any], args: Any = None, *rest: Any, **kwargs: Any
 ) -> Any:
     raw = module.read_args(args)
+    serving.check_places(raw)
     if not uses_cl(raw):
         return _without_field(original(raw, *rest, **kwargs))
     run = raw.get("output_dir") if isinstance(raw, Mapping) else None

@@ -193,6 +193,12 @@ DATA_KEYS: frozenset[str] = frozenset(
 #: Those of them that a sample keeps when it is replayed in a later task.
 SAMPLE_KEYS: frozenset[str] = frozenset("cutoff_len train_on_prompt mask_history".split())
 
+#: Keys that shape prompts, pictures and the base in memory; whoever asks a finished model needs them again.
+PROMPT_KEYS: frozenset[str] = frozenset(
+    f"""{_PER_RUN["all tasks share one prompt format and one image format"]}
+    {_PER_RUN["all tasks share one quantised base"]} use_fast_tokenizer split_special_tokens flash_attn""".split()
+)
+
 #: Keys of distributed engines; a finished run is inspected by one process, independent of the engine that trained it.
 ENGINE_KEYS: frozenset[str] = frozenset(
     "deepspeed fsdp fsdp_config ddp_backend ray_num_workers ray_init_kwargs".split()

@@ -79,6 +79,7 @@ class LlamaFactoryHost:
     engine_keys = key_rules.ENGINE_KEYS
     data_keys = key_rules.DATA_KEYS
     sample_keys = key_rules.SAMPLE_KEYS
+    prompt_keys = key_rules.PROMPT_KEYS
 
     def quiet(self) -> AbstractContextManager[None]:
         """See `Host.quiet`."""

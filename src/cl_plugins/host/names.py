@@ -67,7 +67,9 @@ NAMES: tuple[HostName, ...] = (
     HostName("llamafactory.model", "load_model", "loads the base"),
     HostName("llamafactory.model", "load_config", "lets `plan` count what is trained without loading weights"),
     HostName("llamafactory.model.model_utils.visual", "COMPOSITE_MODELS", "tells which modules only pictures reach"),
-    HostName("llamafactory.model.loader", "init_adapter", "is put off until a task begins"),
+    HostName(
+        "llamafactory.model.loader", "init_adapter", "is put off until a task begins, and puts a routed model on"
+    ),
     HostName("llamafactory.model.loader", "patch_config", "keeps trained modules out of the quantisation"),
     HostName("llamafactory.model.adapter", "init_adapter", "makes the task's parameters trainable"),
     HostName("llamafactory.extras.constants", "IGNORE_INDEX", "marks tokens without a loss"),

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ..base.errors import Problem
 from .files import FileRecord
-from .names import CarryFile, TaskName
+from .names import CarryFile, RunFile, TaskName
 from .record import Count, Part, Record, shown
 
 
@@ -170,8 +170,47 @@ class AdapterPart(Part):
     answers: bool
 
 
+class LoraPart(Part):
+    """The LoRA of a run, as `peft.LoraConfig` names it.
+
+    Attributes:
+        r: Rank.
+        lora_alpha: Numerator of the scaling.
+        lora_dropout: Dropout in training.
+        use_rslora: Whether the scaling is ``alpha / sqrt(r)``.
+        target_modules: Full names of the linear layers.
+        modules_to_save: Names of the modules that are trained whole.
+    """
+
+    r: Annotated[int, Field(ge=1)]
+    lora_alpha: Annotated[float, Field(allow_inf_nan=False)]
+    lora_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
+    use_rslora: bool = False
+    target_modules: list[str]
+    modules_to_save: list[str] = []
+
+
 class ModelManifest(Record):
-    """``MANIFEST.json`` of ``final/`` and of exports: what the model is and its base."""
+    """``MANIFEST.json`` of ``final/`` and of exports: what the model is and its base.
+
+    Attributes:
+        kind: ``merged`` and ``full`` (a plain model), ``peft`` (an adapter), ``routed`` (a carry that the method opens), or
+            ``tasks`` (an adapter per task).
+        method: Name of the method.
+        stream: Name of the stream.
+        tasks: Names of the learned tasks, in order.
+        base: Fingerprint of the base.
+        options: Options of the method, as the recipe gave them.
+        package: The package that registers the method.
+        version: Its version.
+        lora: The LoRA; None where the method trains whole weights.
+        dtype: Dtype of the base in the run.
+        autocast: Dtype in which the run computed, where it mixed precisions.
+        keys: The recipe's keys that shape prompts, pictures and the base in memory.
+        files: Hash and size of every other file of the folder.
+    """
+
+    FIX: ClassVar[str] = "Copy the whole folder again from its source, or run the recipe again."
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
 
@@ -184,6 +223,14 @@ class ModelManifest(Record):
     merge_error: dict[str, Any] | None = None
     cl_plugins: str
     adapters: list[AdapterPart] | None = None
+    options: dict[str, Any] | None = None
+    package: str | None = None
+    version: str | None = None
+    lora: LoraPart | None = None
+    dtype: str | None = None
+    autocast: str | None = None
+    keys: dict[str, Any] | None = None
+    files: dict[RunFile, FileRecord] | None = None
 
 
 class SamplePart(Part):

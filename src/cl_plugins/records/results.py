@@ -13,6 +13,8 @@ from .record import Count, Part, Record, Score
 
 ZERO_SHOT = "zero_shot"
 JOINT = "joint"
+#: Not a row of the matrix: the last row again, answered by a model that is told the task.
+ORACLE = "oracle"
 
 
 def row_name(task: str) -> str:

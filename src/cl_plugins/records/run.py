@@ -96,6 +96,8 @@ class RunRecord(Record):
         method: Name of the method.
         base: Fingerprint of the base.
         data: Data set -> hashes of its files.
+        method_options: All options of the method.
+        method_defaults: Their defaults, so that a comparison can name the options that are not; absent in older runs.
         numbers: Training (task, or task and phase) -> what the method has measured there.
         failed: The training that failed at the last start.
         began_with: The carry that ``carry_from`` named.
@@ -112,6 +114,7 @@ class RunRecord(Record):
     data: dict[str, Any] = {}
     seed: int | None = None
     method_options: dict[str, Any] = {}
+    method_defaults: dict[str, Any] | None = None
     notes: list[str] = []
     versions: dict[str, str] = {}
     hardware: dict[str, Any] = {}
@@ -220,16 +223,23 @@ def read_journal(root: Path) -> list[JournalLine]:
     return list(found.values())
 
 
-def write_journal(root: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+def write_journal(
+    root: Path, lines: Iterable[Mapping[str, Any]], before: tuple[str, str] = ("", "")
+) -> tuple[str, str]:
     """Replace the journal.
 
     Args:
         root: The run's directory.
         lines: ``step``, ``seconds``, ``artefacts``, ``time`` and ``details`` of each step.
+        before: What an earlier call returned: the lines that stay in front of the new ones.
+
+    Returns:
+        The text of the journal and the checksum of its last line.
     """
-    previous, text = "", []
+    text, previous = before
     for line in lines:
         data = json.loads(json.dumps({"format": JournalLine.FORMAT, **line}))
         previous = data[CHECKSUM] = checksum(data, previous)
-        text.append(dump(data) + "\n")
-    write_bytes(root / JOURNAL, "".join(text).encode())
+        text += dump(data) + "\n"
+    write_bytes(root / JOURNAL, text.encode())
+    return text, previous

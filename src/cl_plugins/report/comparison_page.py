@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..base.printable import printable
-from . import tables, text, writing
-from .groups import METRICS, Comparison, Summary, as_json, latest_score, read_comparison
+from . import scores, tables, text, writing
+from .groups import METRICS, TASK_MEANS, Comparison, Group, Summary, as_json, latest_cell, read_comparison
 from .run_data import METRIC_LABELS
 from .tables import Entry, Table
 
@@ -23,13 +23,13 @@ def compare(
     """Write the comparison of several runs: one table in five forms, and one picture.
 
     Args:
-        run_dirs: The ``output_dir`` of each run; they have the same tasks, in any order.
+        run_dirs: The ``output_dir`` of each run; the tasks that all of them have are compared, in any order.
         out_dir: Where the files go.
         names: A name per run; runs of equal name form one row. By default rows are methods, told apart by their recipes.
         write: Called with path and bytes for each file; by default each file is replaced in one step.
 
     Returns:
-        The files: ``compare.png``, ``.csv``, ``.tex``, ``.json``, ``.md`` and ``.html``.
+        The files: ``compare.png``, ``.pdf``, ``.csv``, ``.tex``, ``.json``, ``.md`` and ``.html``.
 
     Raises:
         RunStateError: A run cannot be read, or the runs cannot be compared; lists every problem.
@@ -39,16 +39,19 @@ def compare(
     comparison = read_comparison(run_dirs, names)
     picture = compare_picture(comparison)
     streams = text.listing(dict.fromkeys(member.run.stream for member in comparison.members))
+    methods, runs = group_table(comparison), run_table(comparison)
     page = {
         "title": f"Comparison on {streams}",
         "comparison": comparison,
-        "groups": group_table(comparison),
-        "runs": run_table(comparison),
+        "groups": methods,
+        "runs": runs,
+        "missing": any(entry.text == text.MISSING for table in (methods, runs) for row in table.rows for entry in row),
+        "caption": _caption(comparison),
         "interval": any(entry.half_width is not None for entry in _summaries(comparison)),
-        "picture": writing.data_uri(picture),
+        "picture": writing.embedded(picture),
     }
     files = {
-        "compare.png": picture,
+        **writing.pictures({"compare": picture}),
         "compare.csv": compare_csv(comparison),
         "compare.tex": compare_tex(comparison, streams).encode("utf-8"),
         "compare.json": (json.dumps(as_json(comparison), indent=1, ensure_ascii=False) + "\n").encode(
@@ -58,6 +61,21 @@ def compare(
         "compare.html": writing.render("compare.html.j2", page),
     }
     return writing.write_all(Path(out_dir), files, write)
+
+
+def _caption(comparison: Comparison) -> str:
+    """What the picture shows, and nothing that it does not."""
+    found = _summaries(comparison)
+    parts = (
+        ["single runs as open dots, the mean as a diamond"] if any(len(entry.values) > 1 for entry in found) else []
+    )
+    parts = parts or ["a diamond for the run"]
+    if any(entry.half_width is not None for entry in found):
+        parts.append("its 95 % t-interval over runs as a line")
+    if any(group.trivial.get(key) is not None for group in comparison.groups for key in TASK_MEANS):
+        parts.append("the best answers that need no model as a dashed line")
+    panels = "metric" if any(group.metrics[key].values for group in comparison.groups for key in METRICS) else "task"
+    return f"One panel per {panels}: {', '.join(parts)}."
 
 
 def compare_table(
@@ -89,7 +107,8 @@ def compare_table(
         parts.append(tables.to_terminal(run_table(comparison, only_unfinished=True), width, colour, ascii))
     if any(entry.half_width is not None for entry in _summaries(comparison)):
         parts.append("± is half the 95 % t-interval over runs.")
-    parts.append(printable("\n".join([*comparison.remarks, *(f"Note: {note}" for note in comparison.notes)])))
+    remarks = "\n".join([*comparison.remarks, *(f"Note: {note}" for note in comparison.notes)])
+    parts.append(printable(text.wrap(text.plain_ascii(remarks) if ascii else remarks, width)))
     whole = "\n\n".join(part for part in parts if part)
     return text.plain_ascii(whole) if ascii else whole
 
@@ -101,10 +120,15 @@ def group_table(comparison: Comparison, decimals: int = 2) -> Table:
         count = group.finished
         unfinished = len(group.members) - count
         entries = [Entry(group.label), Entry(str(count), detail=f"+ {unfinished} †" if unfinished else "")]
-        entries += [_entry(group.metrics[key], count, decimals) for key in METRICS]
-        entries += [_entry(group.final[task], count, decimals) for task in comparison.tasks]
+        entries += [_entry(group, key, decimals) for key in (*METRICS, *comparison.tasks)]
         rows.append(tuple(entries))
-    return Table(("method", "runs", *(METRIC_LABELS[key] for key in METRICS), *comparison.tasks), tuple(rows))
+    marked = any(entry.mark for row in rows for entry in row)
+    return Table(
+        ("method", "runs", *(METRIC_LABELS[key] for key in METRICS), *comparison.tasks),
+        tuple(rows),
+        note=scores.MARK_NOTE if marked else "",
+        units=(None, None, *_units(comparison)),
+    )
 
 
 def run_table(comparison: Comparison, only_unfinished: bool = False) -> Table:
@@ -118,16 +142,27 @@ def run_table(comparison: Comparison, only_unfinished: bool = False) -> Table:
         entries += [Entry(" → ".join(run.tasks))] if orders else []
         entries.append(Entry(str(run.seed) if run.seed is not None else text.MISSING))
         entries += [Entry(text.number(run.metrics[key].value if key in run.metrics else None)) for key in METRICS]
-        entries += [Entry(text.number(latest_score(run, task))) for task in comparison.tasks]
+        for task in comparison.tasks:
+            cell = latest_cell(run, task)
+            entries.append(Entry(text.number(cell.score), mark=scores.mark(cell)))
         rows.append(tuple(entries))
     head = ["run", "method", *(["order"] if orders else []), "seed"]
-    note = "† Not complete: the latest score of each task is shown." if any(m.run.unfinished for m in members) else ""
+    notes = (
+        ["† Not complete: the latest score of each task is shown."] if any(m.run.unfinished for m in members) else []
+    )
+    notes += [scores.MARK_NOTE] if any(entry.mark for row in rows for entry in row) else []
     return Table(
         (*head, *(METRIC_LABELS[key] for key in METRICS), *comparison.tasks),
         tuple(rows),
         left=3 if orders else 2,
-        note=note,
+        note=" ".join(notes),
+        units=(*[None] * len(head), *_units(comparison)),
     )
+
+
+def _units(comparison: Comparison) -> tuple[str | None, ...]:
+    """What the numbers of metrics and tasks are."""
+    return (*[scores.MIXED if comparison.unlike else None] * len(METRICS), *comparison.heads)
 
 
 def compare_csv(comparison: Comparison) -> bytes:
@@ -151,21 +186,27 @@ def compare_tex(comparison: Comparison, streams: str) -> str:
         r"Mean over runs $\pm$ half the 95\,\% $t$-interval."
     )
     table = group_table(comparison, decimals=1)
-    unfinished = (
-        "† Runs that did not finish are left out."
-        if any(not member.run.stream_trained for member in comparison.members)
-        else ""
-    )
-    return tables.to_tex(Table(table.head, table.rows, note=unfinished), caption, text.slug(("compare", streams)))
+    notes = [table.note] if table.note else []
+    if any(not member.run.stream_trained for member in comparison.members):
+        notes.append("† Runs that did not finish are left out.")
+    if comparison.unlike:
+        notes.append(scores.unlike_note(comparison.members[0].run))
+    label = text.slug(("compare", streams))
+    return tables.to_tex(Table(table.head, table.rows, note=" ".join(notes), units=table.units), caption, label)
 
 
-def _entry(summary: Summary, runs: int, decimals: int) -> Entry:
+def _entry(group: Group, key: str, decimals: int) -> Entry:
     """``mean ± half width``; the number of runs where only some of them have the quantity."""
+    summary = group.metrics[key] if key in group.metrics else group.final[key]
     if summary.mean is None:
         return Entry(text.MISSING)
     half = f" ± {text.number(summary.half_width, decimals)}" if summary.half_width is not None else ""
     count = len(summary.values)
-    return Entry(f"{text.number(summary.mean, decimals)}{half}", detail=f"(n = {count})" if count != runs else "")
+    return Entry(
+        f"{text.number(summary.mean, decimals)}{half}",
+        detail=f"(n = {count})" if count != group.finished else "",
+        mark=scores.MARK if group.is_trivial(key) else "",
+    )
 
 
 def _summaries(comparison: Comparison) -> list[Summary]:

@@ -1,46 +1,45 @@
-"""``compare.png``: single runs, mean and interval of every group, one panel per metric."""
+"""``compare.png`` and ``compare.pdf``: single runs, mean and interval of every group, one panel per metric."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from . import style
-from .groups import METRICS, Comparison, Summary
+from . import scores, style
+from .groups import METRICS, TASK_MEANS, Comparison, Group, Summary
 from .run_data import METRIC_LABELS
 from .text import number
 
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _LOWER_IS_BETTER = frozenset({"forgetting"})
 _DIFFERENCES = frozenset({"bwt", "forgetting"})
 
 
-def compare_picture(comparison: Comparison) -> bytes:
+def compare_picture(comparison: Comparison) -> style.Picture:
     """Draw the comparison.
 
     One row per group and one panel per metric that any group has: an open dot for each run, the mean as a filled
-    diamond with its 95 % t-interval over runs, its number next to it.
+    diamond with its 95 % t-interval over runs, its number next to it. A dashed line stands where trivial answers to all
+    tasks would be; means that are not above it are marked.
 
     Args:
         comparison: The runs; where no metric is defined, the final scores of the tasks take the panels.
-
-    Returns:
-        A PNG.
     """
-    with style.picture_style():
-        return _draw(comparison)
+    return style.render(partial(_draw, comparison))
 
 
-def _draw(comparison: Comparison) -> bytes:
+def _draw(comparison: Comparison) -> Figure:
+    shown = style.names(comparison.tasks)
     panels = [
         (key, METRIC_LABELS[key], [group.metrics[key] for group in comparison.groups])
         for key in METRICS
         if any(group.metrics[key].values for group in comparison.groups)
     ]
     if not panels:
-        shown = style.names(comparison.tasks)
         panels = [
             (task, f"{name}, final", [group.final[task] for group in comparison.groups])
             for task, name in zip(comparison.tasks, shown, strict=True)
@@ -54,25 +53,25 @@ def _draw(comparison: Comparison) -> bytes:
     for place, (key, title, entries) in enumerate(panels):
         box = ((1.9 + place * (panel + gap)) / across, 0.6 / down, panel / across, height / down)
         axes = figure.add_axes(box)
-        _panel(axes, key, entries)
+        _panel(axes, key, entries, comparison)
         axes.set_title(title, fontsize=9.5, pad=14)
         if key in METRICS:
             better = "lower is better" if key in _LOWER_IS_BETTER else "higher is better"
-            axes.text(0, 1.0, better, transform=axes.transAxes, fontsize=7, color=style.SOFT, va="bottom")
+            axes.text(0, 1.0, better, transform=axes.transAxes, fontsize=7, color=style.theme().soft, va="bottom")
         axes.set_ylim(len(labels) - 0.5, -0.5)
         axes.set_yticks(range(len(labels)), labels if place == 0 else [""] * len(labels))
         axes.tick_params(axis="y", length=0, pad=6)
         axes.tick_params(axis="x", length=2, labelsize=7.5)
         for index in range(len(labels) - 1):
-            axes.axhline(index + 0.5, color=style.GRID, linewidth=0.7, zorder=0)
+            axes.axhline(index + 0.5, color=style.theme().grid, linewidth=0.7, zorder=0)
     _legend(figure, comparison, 1.9 / across, 0.12 / down)
-    return style.png(figure)
+    return figure
 
 
-def _panel(axes: Axes, key: str, entries: list[Summary]) -> None:
-    """One metric: runs, means and intervals of all groups."""
+def _panel(axes: Axes, key: str, entries: list[Summary], comparison: Comparison) -> None:
+    """One metric: runs, means and intervals of all groups, and where trivial answers are."""
     for index, entry in enumerate(entries):
-        colour = style.COLOURS[index % len(style.COLOURS)]
+        colour = style.theme().colours[index % len(style.theme().colours)]
         if entry.mean is None:
             axes.text(
                 0.5,
@@ -82,7 +81,7 @@ def _panel(axes: Axes, key: str, entries: list[Summary]) -> None:
                 ha="center",
                 va="center",
                 fontsize=7.5,
-                color=style.SOFT,
+                color=style.theme().soft,
             )
             continue
         if len(entry.values) > 1:
@@ -111,18 +110,42 @@ def _panel(axes: Axes, key: str, entries: list[Summary]) -> None:
             "D",
             color=colour,
             markersize=5.5,
-            markeredgecolor="white",
+            markeredgecolor=style.theme().paper,
             markeredgewidth=0.7,
             zorder=4,
         )
-        axes.text(entry.mean, index - 0.17, number(entry.mean, 1), ha="center", va="bottom", fontsize=7.5, zorder=5)
+        axes.text(
+            entry.mean,
+            index - 0.17,
+            _number(comparison.groups[index], key),
+            ha="center",
+            va="bottom",
+            fontsize=7.5,
+            zorder=5,
+        )
     low, high = _range(key, entries)
+    trivial = _trivial(comparison, key)
+    if trivial is not None:
+        low, high = min(low, trivial - 2), max(high, trivial + 2)
+        axes.axvline(trivial, color=style.theme().soft, linewidth=0.9, linestyle=(0, (3, 2)), zorder=1)
     axes.set_xlim(low, high)
-    axes.xaxis.grid(True, color=style.GRID, linewidth=0.7)
+    axes.xaxis.grid(True, color=style.theme().grid, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.locator_params(axis="x", nbins=4, steps=[1, 2, 5, 10])
     if key in _DIFFERENCES and low < 0 < high:
-        axes.axvline(0, color=style.SOFT, linewidth=0.9, zorder=1)
+        axes.axvline(0, color=style.theme().soft, linewidth=0.9, zorder=1)
+
+
+def _number(group: Group, key: str) -> str:
+    """A mean, with its mark."""
+    summary = group.metrics[key] if key in group.metrics else group.final[key]
+    return (scores.MARK if group.is_trivial(key) else "") + number(summary.mean, 1)
+
+
+def _trivial(comparison: Comparison, key: str) -> float | None:
+    """What trivial answers reach; ``None`` where it is not known, or differs because the runs had different tests."""
+    found = [group.trivial[key] for group in comparison.groups if key in group.trivial]
+    return found[0] if found and max(found) - min(found) < 0.05 else None
 
 
 def _range(key: str, entries: list[Summary]) -> tuple[float, float]:
@@ -162,16 +185,23 @@ def _legend(figure: object, comparison: Comparison, left: float, bottom: float) 
 
     if not isinstance(figure, Figure):
         return
-    entries = [entry for group in comparison.groups for entry in (*group.metrics.values(), *group.final.values())]
+    groups = comparison.groups
+    entries = [entry for group in groups for entry in (*group.metrics.values(), *group.final.values())]
     several = any(len(entry.values) > 1 for entry in entries)
-    handles = [Line2D([], [], color=style.SOFT, marker="D", markersize=5.5, linestyle="")]
+    handles = [Line2D([], [], color=style.theme().soft, marker="D", markersize=5.5, linestyle="")]
     words = ["mean" if several else "the run"]
     if several:
-        handles.append(Line2D([], [], color=style.SOFT, linewidth=1.8))
+        handles.append(Line2D([], [], color=style.theme().soft, linewidth=1.8))
         words.append("95 % t-interval over runs")
         ring: dict[str, Any] = {"markerfacecolor": "none", "markersize": 3.8, "linestyle": ""}
-        handles.append(Line2D([], [], color=style.SOFT, marker="o", **ring))
+        handles.append(Line2D([], [], color=style.theme().soft, marker="o", **ring))
         words.append("single runs")
+    drawn = (
+        *(TASK_MEANS if any(group.metrics[key].values for group in groups for key in METRICS) else comparison.tasks),
+    )
+    if any(_trivial(comparison, key) is not None for key in drawn):
+        handles.append(Line2D([], [], color=style.theme().soft, linewidth=0.9, linestyle=(0, (3, 2))))
+        words.append("best answers without a model")
     figure.legend(
         handles,
         words,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..base.secrets import masked
-from . import text
+from . import scores, text
 from .run_data import METRIC_MEANINGS, Cell, Run
 from .tables import Entry, Table
 
@@ -19,7 +20,7 @@ _BASELINES = {
 }
 FILES = (
     ("report.html, report.md", "this report; the HTML page needs no other file"),
-    ("matrix.png, forgetting.png", "the two pictures"),
+    ("matrix.png, forgetting.png", "the two pictures; as vectors for papers: matrix.pdf, forgetting.pdf"),
     ("matrix.csv", "the accuracy matrix, unrounded"),
     ("cells.csv", "one line per cell: score, 95 % interval, items, scorer"),
     ("matrix.tex", "the accuracy matrix for LaTeX (booktabs)"),
@@ -83,6 +84,7 @@ def matrix_table(run: Run, intervals: bool = True) -> Table:
                     detail=text.interval(cell.interval) if intervals else "",
                     strong=row.trained == column and cell.score is not None,
                     tint=cell.score,
+                    mark=scores.mark(cell),
                 )
             )
         if means:
@@ -91,13 +93,21 @@ def matrix_table(run: Run, intervals: bool = True) -> Table:
         rows.append(tuple(entries))
     head = ("after training on" if run.joint is None else "trained on", *run.tasks, *(["A_k"] if means else []))
     rules = frozenset({0}) if run.zero_shot is not None else frozenset()
-    return Table(head, tuple(rows), rules=rules, note=limit_note(run))
+    note = _joined(scores.mark_note(cell for row in run.rows for cell in row.cells), limit_note(run))
+    units = (None, *scores.heads(run), *([scores.MIXED if scores.unlike(run) else None] if means else []))
+    return Table(head, tuple(rows), rules=rules, note=note, units=units)
+
+
+def _joined(*sentences: str) -> str:
+    """Those sentences that say something."""
+    return " ".join(sentence for sentence in sentences if sentence)
 
 
 def task_table(run: Run) -> Table:
     """The tasks in order: scorer, items, score after its own training, final score, and the trivial baselines."""
     keys = [key for key in _BASELINES if any(key in cell.extra for row in run.rows for cell in row.cells)]
     rows = []
+    shown: list[Cell] = []
     for index, task in enumerate(run.tasks):
         own = next((row.cells[index] for row in run.trained_rows if row.trained == index), Cell())
         final = run.final[index]
@@ -107,22 +117,27 @@ def task_table(run: Run) -> Table:
             Entry(str(run.n.get(task, text.MISSING)), detail="(limited)" if task in run.limits else ""),
         ]
         if run.joint is None:
-            entries.append(Entry(text.number(own.score), detail=text.interval(own.interval), strong=True))
+            detail = text.interval(own.interval)
+            entries.append(Entry(text.number(own.score), detail=detail, strong=True, mark=scores.mark(own)))
+            shown.append(own)
         if not run.independent:
-            entries.append(Entry(text.number(final.score), detail=text.interval(final.interval)))
+            detail = text.interval(final.interval)
+            entries.append(Entry(text.number(final.score), detail=detail, mark=scores.mark(final)))
+            shown.append(final)
         # The baselines of the labels are the same in every row; a shuffled floor belongs to the predictions, so the
         # latest measured one is shown.
         latest = _latest(run, index)
         for key in keys:
             value = latest.extra.get(key)
             answer = latest.extra.get("constant_answer") if key == "constant_baseline" else None
-            shown = text.number(float(value) if isinstance(value, int | float) else None)
-            entries.append(Entry(shown, detail=f"“{text.shorten(str(answer), 40)}”" if answer else ""))
+            number = text.number(float(value) if isinstance(value, int | float) else None)
+            entries.append(Entry(number, detail=f"“{text.shorten(str(answer), 40)}”" if answer else ""))
         rows.append(tuple(entries))
     head = ["task", "scorer", "items"]
     head += ["right after its training"] if run.joint is None else []
     head += ["at the end"] if not run.independent else []
-    return Table((*head, *(_BASELINES[key] for key in keys)), tuple(rows), left=2, note=limit_note(run))
+    note = _joined(scores.mark_note(shown), limit_note(run))
+    return Table((*head, *(_BASELINES[key] for key in keys)), tuple(rows), left=2, note=note)
 
 
 def invalid_table(run: Run) -> Table | None:
@@ -159,9 +174,24 @@ def selection_table(run: Run) -> Table | None:
     return _by_row(run, "selected")
 
 
-def confusion_table(run: Run) -> Table | None:
-    """Which tasks' parts answered each task's items in the last row, in %; ``None`` where the model chooses nothing."""
-    counts = {}
+@dataclass(frozen=True)
+class Confusion:
+    """Which tasks' parts answered each task's items in the last row.
+
+    Attributes:
+        tasks: The tasks whose items were answered.
+        chosen: The tasks whose parts answered.
+        shares: For each of ``tasks`` the percentage of its items by ``chosen``.
+    """
+
+    tasks: tuple[str, ...]
+    chosen: tuple[str, ...]
+    shares: tuple[tuple[float, ...], ...]
+
+
+def confusion(run: Run) -> Confusion | None:
+    """The choices of the last row; ``None`` where the model chooses nothing."""
+    counts: dict[str, dict[str, int]] = {}
     for index, task in enumerate(run.tasks):
         found = _latest(run, index).extra.get("routes")
         if isinstance(found, dict) and found:
@@ -170,17 +200,51 @@ def confusion_table(run: Run) -> Table | None:
         return None
     chosen = [task for task in run.tasks if any(task in found for found in counts.values())]
     chosen += sorted({name for found in counts.values() for name in found} - set(chosen))
-    rows = []
-    for task, found in counts.items():
-        total = sum(found.values())
-        shares = [100 * found.get(name, 0) / total for name in chosen]
-        rows.append(
-            (
-                Entry(task),
-                *(Entry(text.number(s, 1), strong=n == task, tint=s) for n, s in zip(chosen, shares, strict=True)),
-            )
+    shares = [tuple(100 * found.get(name, 0) / sum(found.values()) for name in chosen) for found in counts.values()]
+    return Confusion(tuple(counts), tuple(chosen), tuple(shares))
+
+
+def confusion_table(run: Run) -> Table | None:
+    """`confusion` as a table."""
+    found = confusion(run)
+    if found is None:
+        return None
+    rows = [
+        (
+            Entry(task),
+            *(Entry(text.number(s, 1), strong=n == task, tint=s) for n, s in zip(found.chosen, shares, strict=True)),
         )
-    return Table(("items of", *chosen), tuple(rows), note=limit_note(run))
+        for task, shares in zip(found.tasks, found.shares, strict=True)
+    ]
+    return Table(("items of", *found.chosen), tuple(rows), note=limit_note(run))
+
+
+def oracle_table(run: Run) -> Table | None:
+    """The last row beside the answers of the true tasks' parts; ``None`` without `cl.eval.oracle`."""
+    tasks = [index for index, task in enumerate(run.tasks) if task in run.oracle and run.trained_rows]
+    if not tasks:
+        return None
+    chosen = [run.trained_rows[-1].cells[index] for index in tasks]
+    told = [run.oracle[run.tasks[index]] for index in tasks]
+    lines = [("chosen by the model", chosen), ("true task given", told)]
+    rows = []
+    for label, cells in lines:
+        entries = [Entry(text.number(c.score), detail=text.interval(c.interval), tint=c.score) for c in cells]
+        rows.append((Entry(label), *entries, Entry(text.number(_mean(cells)))))
+    lost = [
+        None if a.score is None or b.score is None else b.score - a.score for a, b in zip(chosen, told, strict=True)
+    ]
+    known = [value for value in lost if value is not None]
+    mean = sum(known) / len(known) if len(known) == len(lost) else None
+    rows.append((Entry("lost by the choice"), *(Entry(text.number(v)) for v in lost), Entry(text.number(mean))))
+    head = ("last row", *(run.tasks[index] for index in tasks), "mean")
+    return Table(head, tuple(rows), rules=frozenset({1}), note=limit_note(run))
+
+
+def _mean(cells: Sequence[Cell]) -> float | None:
+    """Mean score; ``None`` if one is missing."""
+    scores = [cell.score for cell in cells if cell.score is not None]
+    return sum(scores) / len(scores) if len(scores) == len(cells) else None
 
 
 def _by_row(run: Run, key: str) -> Table | None:
@@ -225,7 +289,8 @@ def metric_table(run: Run) -> Table:
             )
         )
     head = ("metric", "value", "meaning, or why there is no value", "divisor", "formula")
-    return Table(head, tuple(rows), left=5, note=limit_note(run), wrap=frozenset({2, 4}))
+    note = _joined(scores.unlike_note(run), limit_note(run))
+    return Table(head, tuple(rows), left=5, note=note, wrap=frozenset({2, 4}))
 
 
 def headline(run: Run) -> list[tuple[str, str, str]]:
@@ -245,16 +310,32 @@ def remarks(run: Run) -> list[str]:
         found.append(f"This run is not complete: {run.unfinished}.")
     if not run.metrics:
         found.append("metrics.json has not been written yet, so there are no continual metrics.")
-    if limit_note(run):
-        found.append(limit_note(run))
+    found += [note for note in (scores.unlike_note(run), limit_note(run)) if note]
     found += cut_notes(run)
     if run.independent:
         found.append("Each row is its own model, trained from the base on that task alone; nothing is forgotten.")
     return [*found, *run.remarks]
 
 
+def baselines(run: Run) -> str:
+    """What the columns of baselines mean, for those that the run has."""
+    found = {key for row in run.rows for cell in row.cells for key in cell.extra if key in _BASELINES}
+    if not found:
+        return "The scorers and the numbers of test items."
+    parts = ["What the scores have to be read against."]
+    if "random_baseline" in found:
+        parts.append("Random: guessing among the options.")
+    single = [_BASELINES[key] for key in ("majority_baseline", "constant_baseline") if key in found]
+    if single:
+        words = text.listing(single).capitalize()
+        parts.append(f"{words}: the best single answer for every item, taken from the test references.")
+    if "shuffled_floor" in found:
+        parts.append("Shuffled: the same predictions against references of other items.")
+    return " ".join(parts)
+
+
 def facts(run: Run) -> list[tuple[str, str]]:
-    """How the run was made: seed, base, versions, hardware, time and memory, hashes; credentials are masked."""
+    """How the run was made: stream, method with its options, seed, time and memory; credentials are masked."""
     info = run.info
     found = [
         ("stream", f"{run.stream}: {', '.join(run.tasks)}"),
@@ -266,8 +347,14 @@ def facts(run: Run) -> list[tuple[str, str]]:
         found.append(("time", text.duration(info["seconds"])))
     if isinstance(info.get("peak_memory_bytes"), int | float):
         found.append(("peak memory", text.size(info["peak_memory_bytes"])))
+    return found
+
+
+def environment(run: Run) -> list[tuple[str, str]]:
+    """With what the run was made: hardware, versions, base, sizes of folders, hashes of the data."""
+    found = []
     for key in ("hardware", "versions", "base", "sizes", "merge_error", "data"):
-        for name, value in _flat(masked(info.get(key))):
+        for name, value in _flat(masked(run.info.get(key))):
             if key == "sizes" and isinstance(value, int):
                 value = text.size(value)
             word = key.replace("_", " ")

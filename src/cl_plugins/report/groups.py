@@ -5,26 +5,23 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..base.errors import Problem, RunStateError
-from ..base.secrets import is_secret, masked
+from . import scores
 from .environment import Environment, environments
-from .run_data import Run, read_run
+from .labels import labels as group_labels
+from .run_data import Cell, Run, read_run
+from .shared_tasks import left_out, on_tasks, shared_tasks
 from .text import listing
+from .training import mixed_recipes, unequal_training
 
 
-SHOWN_KEYS = 3
 METRICS = ("last", "average", "bwt", "forgetting", "mft")
-# Keys that say where and how a run was carried out, or which repetition it is, but not what was trained.
-_REPETITION = frozenset(
-    "seed data_seed output_dir overwrite_output_dir overwrite_cache logging_dir logging_steps run_name report_to plot_loss "
-    "save_steps save_strategy save_total_limit disable_tqdm cache_dir dataset dataset_dir media_dir log_level "
-    "preprocessing_num_workers dataloader_num_workers ddp_timeout".split()
-)
-_REPETITION_CL = frozenset("stream order order_seed restart stop_after keep".split())
+#: Metrics that are means over all tasks, so that a trivial answer has them too.
+TASK_MEANS = ("last", "mft")
 
 
 @dataclass(frozen=True)
@@ -66,12 +63,20 @@ class Group:
         members: The runs.
         metrics: Key to summary.
         final: Task to the summary of its final score.
+        trivial: Task, or metric of `TASK_MEANS`, to what the best answer that needs no model reaches; only where all
+            runs know it.
     """
 
     label: str
     members: tuple[Member, ...]
     metrics: Mapping[str, Summary]
     final: Mapping[str, Summary]
+    trivial: Mapping[str, float] = field(default_factory=dict)
+
+    def is_trivial(self, key: str) -> bool:
+        """Whether the mean of a task or metric is not above what a trivial answer reaches."""
+        summary = self.metrics[key] if key in self.metrics else self.final[key]
+        return scores.is_trivial(summary.mean, self.trivial.get(key))
 
     @property
     def finished(self) -> int:
@@ -81,10 +86,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs over the same tasks.
+    """Runs on the tasks that all of them have.
 
     Attributes:
         tasks: The tasks, in the order of the first run.
+        heads: The scorer of each task, for the heads of columns.
+        unlike: Whether means over the tasks are means over unlike scores.
         groups: In the order in which their methods were given; groups of one method side by side.
         members: All runs.
         notes: What the runs themselves want every reader to know.
@@ -93,6 +100,8 @@ class Comparison:
     """
 
     tasks: tuple[str, ...]
+    heads: tuple[str, ...]
+    unlike: bool
     groups: tuple[Group, ...]
     members: tuple[Member, ...]
     notes: tuple[str, ...]
@@ -103,8 +112,10 @@ class Comparison:
 def read_comparison(run_dirs: Sequence[Path], names: Sequence[str] | None = None) -> Comparison:
     """Read several runs and group them.
 
-    Runs of one method whose recipes differ in nothing but seed, task order, places and logging form a group. Runs of
-    one method with other differences form several, named by what differs. With ``names``, equal names form a group.
+    Runs of one method whose resolved recipes differ in nothing but seed, task order, places and logging form a group;
+    what the stream sets for single tasks is part of the recipe. Runs of one method with other differences form several,
+    named by what differs. With ``names``, equal names form a group. Where the runs have different tasks, the ones that
+    all of them have are compared.
 
     Args:
         run_dirs: The directories; one that is given twice counts once.
@@ -114,30 +125,56 @@ def read_comparison(run_dirs: Sequence[Path], names: Sequence[str] | None = None
         The comparison.
 
     Raises:
-        RunStateError: A run cannot be read, or the runs have other tasks or scorers; lists every problem.
+        RunStateError: A run cannot be read, or the runs share no task or have other scorers; lists every problem.
         ValueError: ``names`` has another length than ``run_dirs``.
     """
     if names is not None and len(names) != len(run_dirs):
         raise ValueError(f"{len(names)} names for {len(run_dirs)} runs")
-    runs, given, remarks = _read(run_dirs, names)
-    _check_comparable(runs)
-    labels = list(given) if names is not None else _labels(runs)
-    short = _short_names([run.path for run in runs])
+    whole_runs, given, remarks = _read(run_dirs, names)
+    tasks = shared_tasks(whole_runs)
+    _check_comparable(whole_runs, tasks)
+    labels = list(given) if names is not None else group_labels(whole_runs)
+    short = _short_names([run.path for run in whole_runs])
+    remarks += left_out(whole_runs, short, tasks)
+    runs = [on_tasks(run, tasks) for run in whole_runs]
     members = tuple(Member(run, name, label) for run, name, label in zip(runs, short, labels, strict=True))
-    tasks = runs[0].tasks
     groups = []
     methods = [run.method for run in runs]
     for label in sorted(dict.fromkeys(labels), key=lambda label: methods.index(methods[labels.index(label)])):
-        group = tuple(member for member in members if member.label == label)
-        # A run that stopped half-way has no final scores, and its metrics are of another stream.
-        whole = [member.run for member in group if member.run.stream_trained]
-        metrics = {key: summarise([_metric(run, key) for run in whole]) for key in METRICS}
-        final = {task: summarise([run.final[run.tasks.index(task)].score for run in whole]) for task in tasks}
-        groups.append(Group(label, group, metrics, final))
+        groups.append(_group(label, tuple(member for member in members if member.label == label), tasks))
     notes = tuple(dict.fromkeys(note for run in runs for note in run.notes))
     made_with = environments((member.name, member.run) for member in members)
     remarks += _remarks(tuple(groups), members)
-    return Comparison(tasks, tuple(groups), members, notes, tuple(remarks), made_with)
+    remarks += unequal_training([(run, label) for run, label in zip(whole_runs, labels, strict=True)], tasks)
+    if names is not None:
+        remarks += mixed_recipes([(run, label) for run, label in zip(whole_runs, labels, strict=True)])
+    first = runs[0]
+    return Comparison(
+        tasks,
+        scores.heads(first),
+        scores.unlike(first),
+        tuple(groups),
+        members,
+        notes,
+        tuple(remarks),
+        made_with,
+    )
+
+
+def _group(label: str, members: tuple[Member, ...], tasks: Sequence[str]) -> Group:
+    """The members with their means. A run that stopped half-way has no final scores, and its metrics are of another stream."""
+    whole = [member.run for member in members if member.run.stream_trained]
+    metrics = {key: summarise([_metric(run, key) for run in whole]) for key in METRICS}
+    final = {task: summarise([run.final[run.tasks.index(task)].score for run in whole]) for task in tasks}
+    trivial: dict[str, float] = {}
+    for task in tasks:
+        found = [scores.trivial_score(run.final[run.tasks.index(task)]) for run in whole]
+        known = [value for value in found if value is not None]
+        if known and len(known) == len(whole):
+            trivial[task] = math.fsum(known) / len(known)
+    if len(trivial) == len(tasks):
+        trivial |= dict.fromkeys(TASK_MEANS, math.fsum(trivial.values()) / len(tasks))
+    return Group(label, members, metrics, final, trivial)
 
 
 def summarise(values: Sequence[float | None]) -> Summary:
@@ -186,6 +223,8 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "format": 1,
         "interval": "95 % t-interval over runs; half_width is null for fewer than two",
         "tasks": list(comparison.tasks),
+        "scorers": {task: comparison.members[0].run.scorers.get(task) for task in comparison.tasks},
+        "means_over_unlike_scores": comparison.unlike,
         "groups": [
             {
                 "label": group.label,
@@ -194,6 +233,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
                 "finished": group.finished,
                 "metrics": {key: summary(entry) for key, entry in group.metrics.items()},
                 "final": {task: summary(entry) for task, entry in group.final.items()},
+                "trivial": dict(group.trivial),
             }
             for group in comparison.groups
         ],
@@ -207,7 +247,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
                 "unfinished": member.run.unfinished or None,
                 "seconds": member.run.info.get("seconds"),
                 "metrics": {key: _metric(member.run, key) for key in METRICS},
-                "final": {task: latest_score(member.run, task) for task in comparison.tasks},
+                "final": {task: latest_cell(member.run, task).score for task in comparison.tasks},
             }
             for member in comparison.members
         ],
@@ -220,13 +260,13 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def latest_score(run: Run, task: str) -> float | None:
-    """The final score of a task, or the latest measured one of a run that has not finished."""
+def latest_cell(run: Run, task: str) -> Cell:
+    """The final cell of a task, or the latest measured one of a run that has not finished; an empty one without any."""
     column = run.tasks.index(task)
     if run.stream_trained:
-        return run.final[column].score
-    scores = [row.cells[column].score for row in run.trained_rows]
-    return next((score for score in reversed(scores) if score is not None), None)
+        return run.final[column]
+    cells = [row.cells[column] for row in run.trained_rows]
+    return next((cell for cell in reversed(cells) if cell.score is not None), Cell())
 
 
 def _metric(run: Run, key: str) -> float | None:
@@ -259,70 +299,22 @@ def _read(run_dirs: Sequence[Path], names: Sequence[str] | None) -> tuple[list[R
     return runs, given, remarks
 
 
-def _check_comparable(runs: Sequence[Run]) -> None:
-    """Raise if the runs were not tested on the same tasks with the same scorers."""
+def _check_comparable(runs: Sequence[Run], tasks: Sequence[str]) -> None:
+    """Raise if the runs share no task, or score one that they share with different scorers."""
     first = runs[0]
     problems = []
+    if not tasks:
+        lists = "; ".join(f"{run.path} has {listing(run.tasks)}" for run in runs)
+        fix = "Compare runs that have at least one task in common."
+        raise RunStateError(Problem("compare", f"no task is part of all runs: {lists}.", fix))
     for run in runs[1:]:
-        fix = "Compare runs of the same tasks; their order may differ."
-        if set(run.tasks) != set(first.tasks):
-            lacks = [task for task in first.tasks if task not in run.tasks]
-            adds = [task for task in run.tasks if task not in first.tasks]
-            parts = [f"{word} {listing(tasks)}" for word, tasks in (("lacks", lacks), ("adds", adds)) if tasks]
-            problems.append(
-                Problem(str(run.path), f"has different tasks than {first.path}: it {', '.join(parts)}.", fix)
-            )
-            continue
-        for task in first.tasks:
+        for task in tasks:
             mine, theirs = run.scorers.get(task), first.scorers.get(task)
             if mine != theirs:
                 what = f"scores {task} with {mine}, {first.path} with {theirs}."
                 problems.append(Problem(str(run.path), what, "Score one of them again: `cl-plugins report --scorer`."))
     if problems:
         raise RunStateError(problems, "These runs cannot be compared:")
-
-
-def _labels(runs: Sequence[Run]) -> list[str]:
-    """A group's name for each run: the method, and the recipe keys in which runs of the method differ."""
-    recipes = [dict(_recipe(run.info.get("recipe"))) for run in runs]
-    labels: dict[tuple[str, str], str] = {}
-    found = []
-    for run, recipe in zip(runs, recipes, strict=True):
-        peers = [other for one, other in zip(runs, recipes, strict=True) if one.method == run.method]
-        known = [other for other in peers if other]
-        keys = sorted({key for one in known for key in one})
-        differing = [key for key in keys if len({repr(one.get(key)) for one in known}) > 1]
-        if not recipe and known:
-            label = f"{run.method} (recipe not recorded)"
-        elif differing:
-            told = [f"{key.removeprefix('cl.')}={_brief(recipe.get(key))}" for key in differing[:SHOWN_KEYS]]
-            told += [f"{len(differing) - SHOWN_KEYS} more"] if len(differing) > SHOWN_KEYS else []
-            label = f"{run.method} ({', '.join(told)})"
-        else:
-            label = run.method
-        # Two recipes that differ only in what the label leaves out are numbered apart.
-        whole = (run.method, repr([bool(recipe), *((key, recipe.get(key)) for key in differing)]))
-        if whole not in labels:
-            taken = sum(other == label or other.startswith(f"{label} #") for other in labels.values())
-            labels[whole] = f"{label} #{taken + 1}" if taken else label
-        found.append(labels[whole])
-    return found
-
-
-def _recipe(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The keys that shape what is trained, flat; a key that is null is as good as absent."""
-    for key, value in content.items() if isinstance(content, Mapping) else ():
-        if is_secret(str(key)) or (not prefix and key in _REPETITION) or (prefix == "cl." and key in _REPETITION_CL):
-            continue
-        if isinstance(value, Mapping):
-            yield from _recipe(value, f"{prefix}{key}.")
-        elif value is not None:
-            yield f"{prefix}{key}", masked(value)
-
-
-def _brief(value: Any) -> str:
-    """A recipe's value in a label; of a path its last part."""
-    return value.rstrip("/").rsplit("/", 1)[-1] if isinstance(value, str) else str(value)
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:
@@ -346,6 +338,8 @@ def _remarks(groups: tuple[Group, ...], members: tuple[Member, ...]) -> Iterator
     if len({member.run.stream for member in members}) > 1:
         yield f"The streams have different names: {listing(sorted({member.run.stream for member in members}))}."
     tasks = members[0].run.tasks
+    if note := scores.unlike_note(members[0].run):
+        yield note
     if any(member.run.n.get(task) != members[0].run.n.get(task) for member in members for task in tasks):
         yield "The runs were tested on different numbers of items."
     limited = sorted({task for member in members for task in member.run.limits}, key=tasks.index)

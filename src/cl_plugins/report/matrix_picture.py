@@ -1,39 +1,38 @@
-"""``matrix.png``: the accuracy matrix as a heat map with numbers."""
+"""``matrix.png`` and ``matrix.pdf``: the accuracy matrix as a heat map with numbers."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from . import style
+from . import scores, style
 from .run_data import Cell, Run
-from .text import MISSING, number
+from .text import MISSING, number, wrap
 
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Every matrix uses the same scale, so that two pictures side by side can be compared.
 LOW, HIGH = 0.0, 100.0
 ZERO_SHOT_GAP = 0.28
 
 
-def matrix_picture(run: Run) -> bytes:
+def matrix_picture(run: Run) -> style.Picture:
     """Draw the accuracy matrix.
 
     One row per trained task and one column per test; the zero-shot row is separate, above them, cells that were not
-    measured are hatched, and the test of the task that had just been trained is framed.
+    measured are hatched, and the test of the task that had just been trained is framed. A score that a trivial answer
+    reaches as well is marked.
 
     Args:
         run: The run; partial matrices and one joint row are fine.
-
-    Returns:
-        A PNG.
     """
-    with style.picture_style():
-        return _draw(run)
+    return style.render(partial(_draw, run))
 
 
-def _draw(run: Run) -> bytes:
+def _draw(run: Run) -> Figure:
     if not run.rows:
         return style.message(style.title(run.method, run.stream), "Nothing has been evaluated yet.")
     tasks = style.names(run.tasks)
@@ -48,7 +47,7 @@ def _draw(run: Run) -> bytes:
     # The axes are given the size of the cells exactly; savefig's tight box then adds the room the labels need.
     width, height = cell_width * count, cell_height * (bottom + 0.5)
     axes.set_position((0.2, 0.1, width / figure.get_figwidth(), height / figure.get_figheight()))
-    colours = _colours()
+    colours = heat_colours()
     for row, place in zip(run.rows, places, strict=True):
         for column, cell in enumerate(row.cells):
             _draw_cell(axes, colours, cell, column, place, small)
@@ -57,7 +56,12 @@ def _draw(run: Run) -> bytes:
 
             axes.add_patch(
                 Rectangle(
-                    (row.trained - 0.47, place - 0.47), 0.94, 0.94, fill=False, edgecolor=style.INK, linewidth=1.6
+                    (row.trained - 0.47, place - 0.47),
+                    0.94,
+                    0.94,
+                    fill=False,
+                    edgecolor=style.theme().ink,
+                    linewidth=1.6,
                 )
             )
     axes.set_xlim(-0.5, count - 0.5)
@@ -77,7 +81,7 @@ def _draw(run: Run) -> bytes:
             _detail(run, task),
             ha="center",
             va="top",
-            color=style.SOFT,
+            color=style.theme().soft,
             fontsize=6 if small else 7,
             linespacing=1.25,
         )
@@ -88,9 +92,18 @@ def _draw(run: Run) -> bytes:
         )
     for spine in axes.spines.values():
         spine.set_visible(False)
-    _bar(figure, axes, colours)
+    colour_bar(figure, axes, colours)
     axes.set_title(style.title(run.method, run.stream), pad=14, fontsize=11)
-    return style.png(figure)
+    note = scores.mark_note(cell for row in run.rows for cell in row.cells)
+    if note:
+        below = bottom + (0.62 if small else 0.72) + (0.2 if run.limits else 0)
+        axes.text(-0.5, below, _lines(note, width), fontsize=7, color=style.theme().soft, va="top", linespacing=1.3)
+    return figure
+
+
+def _lines(note: str, width: float) -> str:
+    """A sentence below the picture, in lines as long as it is wide; a letter of this size takes about 0.065 inches."""
+    return wrap(note, max(32, int(width / 0.065)))
 
 
 def _places(run: Run) -> list[float]:
@@ -107,8 +120,7 @@ def _row_name(run: Run, index: int, tasks: list[str]) -> str:
 
 def _detail(run: Run, task: str) -> str:
     """The small print below a column: scorer and number of items."""
-    name = run.scorers.get(task, "").split("@")[0]
-    scorer = {"choice_accuracy": "accuracy", "bleu": "BLEU", "token_f1": "token F1"}.get(name, name.replace("_", " "))
+    scorer = scores.scorer_word(run.scorers.get(task, ""))
     items = f"n = {run.n[task]}" if task in run.n else ""
     return "\n".join(part for part in (scorer, items, "limited" if task in run.limits else "") if part)
 
@@ -117,20 +129,20 @@ def _draw_cell(axes: Axes, colours: Any, cell: Cell, column: int, place: float, 
     """One cell: its colour, its number and, where there is room, its interval."""
     from matplotlib.patches import Rectangle
 
+    theme = style.theme()
     box: dict[str, Any] = {"xy": (column - 0.47, place - 0.47), "width": 0.94, "height": 0.94, "linewidth": 0}
     if cell.score is None:
-        axes.add_patch(Rectangle(**box, facecolor="#f1f1f1", hatch="////", edgecolor="#c4c4c4"))
-        axes.text(column, place, MISSING, ha="center", va="center", color=style.SOFT, fontsize=9)
+        axes.add_patch(Rectangle(**box, facecolor=theme.empty, hatch="////", edgecolor=theme.hatch))
+        axes.text(column, place, MISSING, ha="center", va="center", color=theme.soft, fontsize=9)
         return
     colour = colours((cell.score - LOW) / (HIGH - LOW))
     axes.add_patch(Rectangle(**box, facecolor=colour))
-    # Where white and near-black are read equally well (a contrast of 4.4 to 1), by WCAG's formula.
-    ink = "white" if _luminance(colour) < 0.19 else style.INK
+    ink = ink_on(colour)
     show_interval = cell.interval is not None and not small
     axes.text(
         column,
         place - (0.13 if show_interval else 0.0),
-        number(cell.score, 1),
+        scores.mark(cell) + number(cell.score, 1),
         ha="center",
         va="center",
         color=ink,
@@ -141,7 +153,7 @@ def _draw_cell(axes: Axes, colours: Any, cell: Cell, column: int, place: float, 
         axes.text(column, place + 0.22, ends, ha="center", va="center", color=ink, fontsize=6.5)
 
 
-def _bar(figure: Any, axes: Axes, colours: Any) -> None:
+def colour_bar(figure: Any, axes: Axes, colours: Any) -> None:
     """The colour scale at the right."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -155,13 +167,17 @@ def _bar(figure: Any, axes: Axes, colours: Any) -> None:
     scale.ax.tick_params(length=2, labelsize=7)
 
 
-def _colours() -> Any:
+def heat_colours() -> Any:
     """A single-hue sequential map: readable with every kind of colour vision and in grey print."""
-    from matplotlib import colormaps
     from matplotlib.colors import LinearSegmentedColormap
 
-    blues = colormaps["Blues"]
-    return LinearSegmentedColormap.from_list("blues", [blues(0.02 + 0.96 * step / 63) for step in range(64)])
+    return LinearSegmentedColormap.from_list("heat", list(style.theme().heat))
+
+
+def ink_on(colour: tuple[float, ...]) -> str:
+    """White or near-black, whichever is read better on a colour."""
+    # Where both are read equally well (a contrast of 4.4 to 1), by WCAG's formula.
+    return "white" if _luminance(colour) < 0.19 else style.LIGHT.ink
 
 
 def _luminance(colour: tuple[float, ...]) -> float:

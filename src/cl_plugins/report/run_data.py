@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.items import TaskScore
 from ..evaluation.results import Results, read_results
 from ..records.results import MetricPart
 
@@ -123,6 +124,8 @@ class Run:
         remarks: What does not fit together, for the reader of the report.
         independent: Whether every row is another model, trained on its own task alone.
         test_only: Tasks that are only tested.
+        oracle: Task to the cell of its items answered with the true task's part (``cl.eval.oracle``), in the scorer of the
+            matrix.
     """
 
     path: Path
@@ -137,6 +140,7 @@ class Run:
     remarks: tuple[str, ...] = ()
     independent: bool = False
     test_only: tuple[str, ...] = ()
+    oracle: Mapping[str, Cell] = field(default_factory=dict)
 
     @property
     def zero_shot(self) -> Row | None:
@@ -263,6 +267,7 @@ def read_run(run_dir: Path) -> Run:
         remarks=results.remarks,
         independent=matrix.independent,
         test_only=tuple(matrix.test_only),
+        oracle={t: _known(s) for t, s in results.oracle.items() if matrix.scorers.get(t) == s.scorer},
     )
 
 
@@ -286,8 +291,13 @@ def _cell(results: Results, row: str, task: str) -> Cell:
     saved = results.scores.get((row, task))
     if score is None or saved is None:
         return Cell(score=score, n=n)
+    return _known(saved)
+
+
+def _known(saved: TaskScore) -> Cell:
+    """A cell out of a score file."""
     return Cell(
-        score=score,
+        score=saved.score,
         interval=saved.interval,
         interval_method=saved.interval_method,
         n=saved.n,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.printable import printable
-from . import content, tables, text, writing
+from . import content, scores, tables, text, writing
 from .run_data import Run, read_run
 
 
@@ -23,17 +23,22 @@ def write_report(run_dir: Path, write: writing.Write | None = None, original: Pa
         original: Another directory with the same answers scored otherwise; its matrix is shown with this one.
 
     Returns:
-        The files: ``matrix.png``, ``forgetting.png``, ``matrix.csv``, ``cells.csv``, ``matrix.tex``, ``report.md`` and
-        ``report.html``.
+        The files: ``matrix``, ``forgetting`` and, where the model chooses, ``confusion``, each as ``.png`` and ``.pdf``;
+        ``matrix.csv``, ``cells.csv``, ``matrix.tex``, ``report.md`` and ``report.html``.
 
     Raises:
         RunStateError: The run directory holds no matrix, or a damaged file; lists every problem.
     """
+    from .confusion_picture import confusion_picture
     from .matrix_picture import matrix_picture
     from .stream_picture import stream_picture
 
     run = read_run(Path(run_dir))
-    pictures = {"matrix.png": matrix_picture(run), "forgetting.png": stream_picture(run)}
+    pictures = {"matrix": matrix_picture(run), "forgetting": stream_picture(run)}
+    chosen, more = content.confusion(run), []
+    if chosen is not None:
+        pictures["confusion"] = confusion_picture(run, chosen)
+        more = [("confusion.png, confusion.pdf", "which task's part answered the items of each task")]
     sentence, bibtex = content.citation(run)
     page = {
         "run": run,
@@ -48,17 +53,21 @@ def write_report(run_dir: Path, write: writing.Write | None = None, original: Pa
         "selection": content.selection_table(run),
         "confusion": content.confusion_table(run),
         "metrics": content.metric_table(run) if run.metrics else None,
+        "baselines": content.baselines(run),
+        "gaps": any(cell.score is None for row in run.rows for cell in row.cells),
         "facts": content.facts(run),
+        "environment": content.environment(run),
         "recipe": content.recipe_yaml(run),
-        "files": content.FILES,
+        "oracle": content.oracle_table(run),
+        "files": (*content.FILES[:2], *more, *content.FILES[2:]),
         "sentence": sentence,
         "bibtex": bibtex,
         "intervals": interval_methods(run),
         "bars": run.joint is not None or run.independent,
-        "pictures": {name.removesuffix(".png"): writing.data_uri(data) for name, data in pictures.items()},
+        "pictures": {name: writing.embedded(picture) for name, picture in pictures.items()},
     }
     files = {
-        **pictures,
+        **writing.pictures(pictures),
         "matrix.csv": matrix_csv(run),
         "cells.csv": cells_csv(run),
         "matrix.tex": matrix_tex(run).encode("utf-8"),
@@ -94,13 +103,15 @@ def terminal_table(
     lines += [tables.to_terminal(table, width, colour, ascii), ""]
     metrics = [f"{label} {value}" for label, value, _ in content.headline(run)]
     lines += _wrapped(metrics, width)
+    if metrics and scores.unlike(run):
+        lines.append(printable(text.wrap(scores.unlike_note(run), width)))
     if run.unfinished:
         lines.append(printable(f"Not complete: {run.unfinished}."))
     other = _original(original)
     if other is not None:
         lines += ["", printable(f"The same answers by {other['scorers']}:"), ""]
         lines += [tables.to_terminal(other["plain"], width, colour, ascii), ""]
-    lines += [printable(f"Note: {note}") for note in run.notes]
+    lines += [printable(text.wrap(f"Note: {note}", width)) for note in run.notes]
     return "\n".join(text.plain_ascii(line) if ascii else line for line in lines).rstrip("\n")
 
 
@@ -164,7 +175,8 @@ def matrix_tex(run: Run) -> str:
         table.head,
         (*table.rows, (tables.Entry("test items"), *items, *fill)),
         rules=table.rules | {last},
-        note=table.note,
+        note=" ".join(note for note in (table.note, scores.unlike_note(run) if fill else "") if note),
+        units=table.units,
     )
     bold = " Bold: the task that had just been trained." if run.joint is None else ""
     means = " $A_k$: mean over the tasks seen so far." if table.head[-1] == "A_k" and fill else ""

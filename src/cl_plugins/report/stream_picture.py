@@ -1,37 +1,39 @@
-"""``forgetting.png``: the score of each task over the stream, or bars where there is no stream to go along."""
+"""``forgetting.png`` and ``forgetting.pdf``: the score of each task over the stream, or bars where there is no stream to go along."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from . import style
 from .run_data import Cell, Row, Run
-from .text import number
+from .scores import MARK, mark_note, trivial_score
+from .scores import mark as mark_of
+from .text import number, wrap
 
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
-def stream_picture(run: Run) -> bytes:
+def stream_picture(run: Run) -> style.Picture:
     """Draw the score of each task over the stream.
 
     One line per task from the zero-shot point on, with its 95 % interval as a band; a ring marks where the task itself
     was trained, dots bridge points that were not measured. For a joint model, and for independent models, there is no
-    order of events: bars of the scores take the place of the lines.
+    order of events: bars of the scores take the place of the lines. A last score that a trivial answer reaches as well
+    is marked.
 
     Args:
         run: The run.
-
-    Returns:
-        A PNG.
     """
-    with style.picture_style():
-        return _bars(run) if run.joint is not None or run.independent else _lines(run)
+    return style.render(partial(_bars if run.joint is not None or run.independent else _lines, run))
 
 
-def _lines(run: Run) -> bytes:
+def _lines(run: Run) -> Figure:
     if all(cell.score is None for row in run.rows for cell in row.cells):
         return style.message(style.title(run.method, run.stream), "Nothing has been evaluated yet.")
     tasks = style.names(run.tasks)
@@ -40,13 +42,13 @@ def _lines(run: Run) -> bytes:
     height = max(3.3, 0.27 * count + 1.2)
     figure = style.new_figure(min(7.0, 2.6 + 0.85 * len(rows)) if len(rows) < 8 else 7.4, height)
     axes = figure.add_axes((0.1, 0.15, 0.7, 0.75))
-    ends: dict[int, list[tuple[int, float]]] = {}
+    ends: dict[int, list[tuple[int, Cell]]] = {}
     for task in range(count):
         column = [(x, row.cells[task]) for x, row in enumerate(rows)]
         points = [(x, cell.score, cell) for x, cell in column if cell.score is not None]
         if points:
             _line(axes, task, points, rows, crowded=count > 6)
-            ends.setdefault(points[-1][0], []).append((task, points[-1][1]))
+            ends.setdefault(points[-1][0], []).append((task, points[-1][2]))
     right = len(rows) - 1
     low, high = -3.0, 103.0
     axes.set_ylim(low, high)
@@ -65,28 +67,29 @@ def _lines(run: Run) -> bytes:
             tick.set(rotation=30, ha="right", rotation_mode="anchor")
     axes.set_xlabel("after training on", fontweight="bold")
     axes.set_ylabel("score on each task", fontweight="bold")
-    axes.yaxis.grid(True, color=style.GRID, linewidth=0.7)
+    axes.yaxis.grid(True, color=style.theme().grid, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(length=2)
     _title(axes, run)
     _legend(figure, axes, run, any(_gaps(run, task) for task in range(count)))
-    return style.png(figure)
+    _note(axes, [cell for finished in ends.values() for _, cell in finished])
+    return figure
 
 
-def _name_ends(axes: Axes, x: int, start: float, ends: list[tuple[int, float]], tasks: list[str], gap: float) -> None:
+def _name_ends(axes: Axes, x: int, start: float, ends: list[tuple[int, Cell]], tasks: list[str], gap: float) -> None:
     """Names and last scores of the lines that end at ``x``, moved apart, each connected to the end of its line."""
     low, high = axes.get_ylim()
-    places = style.spread([score for _, score in ends], gap, low, high)
-    for (task, score), place in zip(ends, places, strict=True):
-        colour = style.COLOURS[task % len(style.COLOURS)]
+    places = style.spread([cell.score or 0.0 for _, cell in ends], gap, low, high)
+    for (task, cell), place in zip(ends, places, strict=True):
+        colour = style.theme().colours[task % len(style.theme().colours)]
         lead = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.55, "shrinkA": 0, "shrinkB": 4}
-        axes.annotate("", xy=(x, score), xytext=(start, place), arrowprops=lead, annotation_clip=False)
-        label = f"{tasks[task]}  {number(score, 1)}"
+        axes.annotate("", xy=(x, cell.score or 0.0), xytext=(start, place), arrowprops=lead, annotation_clip=False)
+        label = f"{tasks[task]}  {mark_of(cell)}{number(cell.score, 1)}"
         axes.text(
             start + 0.015 * (axes.get_xlim()[1] - axes.get_xlim()[0]),
             place,
             label,
-            color=_dark(colour),
+            color=_print(colour),
             va="center",
             fontsize=8,
             clip_on=False,
@@ -96,7 +99,7 @@ def _name_ends(axes: Axes, x: int, start: float, ends: list[tuple[int, float]], 
 
 def _line(axes: Axes, task: int, points: list[tuple[int, float, Cell]], rows: tuple[Row, ...], crowded: bool) -> None:
     """One task: band, line (dotted over what was not measured, pale before its own training), markers, ring."""
-    colour = style.COLOURS[task % len(style.COLOURS)]
+    colour = style.theme().colours[task % len(style.theme().colours)]
     learnt = next((x for x, row in enumerate(rows) if row.trained == task), 0)
     banded: set[int] = set()
     for (x0, y0, first), (x1, y1, second) in pairwise(points):
@@ -129,7 +132,7 @@ def _line(axes: Axes, task: int, points: list[tuple[int, float, Cell]], rows: tu
             color=colour,
             marker=style.MARKERS[task % len(style.MARKERS)],
             markersize=5,
-            markeredgecolor="white",
+            markeredgecolor=style.theme().paper,
             markeredgewidth=0.6,
             alpha=0.55 if x < learnt and crowded else 1.0,
             zorder=4,
@@ -153,14 +156,14 @@ def _legend(figure: object, axes: Axes, run: Run, dotted: bool) -> None:
     from matplotlib.patches import Patch
 
     handles: list[Line2D | Patch] = [
-        Line2D([], [], color=style.SOFT, marker="o", markersize=9, markerfacecolor="none", linestyle="")
+        Line2D([], [], color=style.theme().soft, marker="o", markersize=9, markerfacecolor="none", linestyle="")
     ]
     words = ["just trained"]
     if dotted:
-        handles.append(Line2D([], [], color=style.SOFT, linewidth=1.0, linestyle=(0, (1, 2))))
+        handles.append(Line2D([], [], color=style.theme().soft, linewidth=1.0, linestyle=(0, (1, 2))))
         words.append("not measured between")
     if any(cell.interval is not None for row in run.rows for cell in row.cells):
-        handles.append(Patch(facecolor=style.SOFT, alpha=0.2, linewidth=0))
+        handles.append(Patch(facecolor=style.theme().soft, alpha=0.2, linewidth=0))
         words.append("95 % interval")
     axes.legend(
         handles,
@@ -177,7 +180,7 @@ def _legend(figure: object, axes: Axes, run: Run, dotted: bool) -> None:
     )
 
 
-def _bars(run: Run) -> bytes:
+def _bars(run: Run) -> Figure:
     """Horizontal bars of the final scores, with zero-shot and the best trivial baseline next to them."""
     from matplotlib.lines import Line2D
 
@@ -188,35 +191,48 @@ def _bars(run: Run) -> bytes:
     handles: dict[str, Line2D] = {}
     for index, cell in enumerate(run.final):
         if cell.score is None:
-            axes.text(1, index, "not measured", va="center", fontsize=8, color=style.SOFT)
+            axes.text(1, index, "not measured", va="center", fontsize=8, color=style.theme().soft)
             continue
-        colour = style.COLOURS[0]
+        colour = style.theme().colours[0]
         axes.barh(index, cell.score, height=0.62, color=colour, alpha=0.85, zorder=2)
         if cell.interval is not None:
-            axes.plot(cell.interval, [index, index], color=style.INK, linewidth=1.1, zorder=4)
+            axes.plot(cell.interval, [index, index], color=style.theme().ink, linewidth=1.1, zorder=4)
         before = run.zero_shot.cells[index].score if run.zero_shot is not None else None
         if before is not None:
             handles["zero-shot"] = axes.plot(
-                [before], [index], "D", color="white", markeredgecolor=style.INK, markersize=5.5, zorder=5, ls=""
+                [before],
+                [index],
+                "D",
+                color=style.theme().paper,
+                markeredgecolor=style.theme().ink,
+                markersize=5.5,
+                zorder=5,
+                ls="",
             )[0]
-        floor = best_floor(cell)
+        floor = trivial_score(cell)
         if floor is not None:
-            tick: dict[str, Any] = {"color": style.COLOURS[1], "marker": "|", "markeredgewidth": 2, "linestyle": ""}
+            tick: dict[str, Any] = {
+                "color": style.theme().colours[1],
+                "marker": "|",
+                "markeredgewidth": 2,
+                "linestyle": "",
+            }
             axes.plot([floor], [index], markersize=15, zorder=5, **tick)
             handles["best trivial answer"] = Line2D([], [], markersize=8, **tick)
         # In a separate column: next to a bar it would be taken for the value of a mark.
-        axes.text(109, index, number(cell.score, 1), va="center", ha="right", fontsize=8.5)
+        axes.text(109, index, mark_of(cell) + number(cell.score, 1), va="center", ha="right", fontsize=8.5)
     axes.set_yticks(range(count), tasks)
     axes.set_ylim(count - 0.45, -0.55)
     axes.set_xlim(0, 109)
     axes.set_xticks([0, 25, 50, 75, 100])
-    axes.xaxis.grid(True, color=style.GRID, linewidth=0.7)
+    axes.xaxis.grid(True, color=style.theme().grid, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(length=2)
     axes.tick_params(axis="y", length=0)
     kind = "after training on all tasks jointly" if run.joint is not None else "by the model of the task itself"
     axes.set_xlabel(f"score {kind}", fontweight="bold")
     _title(axes, run)
+    _note(axes, run.final)
     if handles:
         axes.legend(
             list(handles.values()),
@@ -229,14 +245,7 @@ def _bars(run: Run) -> bytes:
             borderaxespad=0.1,
             handletextpad=0.3,
         )
-    return style.png(figure)
-
-
-def best_floor(cell: Cell) -> float | None:
-    """The best score that needs no model, as far as the scorer left one: random, majority or constant answer."""
-    keys = ("random_baseline", "majority_baseline", "constant_baseline")
-    found = [float(cell.extra[key]) for key in keys if isinstance(cell.extra.get(key), int | float)]
-    return max(found) if found else None
+    return figure
 
 
 def _title(axes: Axes, run: Run) -> None:
@@ -244,9 +253,30 @@ def _title(axes: Axes, run: Run) -> None:
     axes.set_title(style.title(run.method, run.stream), pad=20, fontsize=11)
 
 
-def _dark(colour: str) -> str:
-    """The colour, darkened so that small print in it stays readable on white."""
+def _note(axes: Axes, cells: Sequence[Cell]) -> None:
+    """The legend of the marks, below the picture."""
+    note = mark_note(cells)
+    if note:
+        width = axes.get_position().width * axes.figure.get_figwidth()
+        lines = wrap(note.replace(f"{MARK} ", f"{MARK}\N{NO-BREAK SPACE}"), max(40, int(width / 0.06)))
+        axes.annotate(
+            lines,
+            (0, 0),
+            (0, -44),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            fontsize=7,
+            color=style.theme().soft,
+            va="top",
+            annotation_clip=False,
+        )
+
+
+def _print(colour: str) -> str:
+    """The colour for small print: darkened on white so that it stays readable, as it is on a dark background."""
     from matplotlib.colors import to_hex, to_rgb
 
+    if style.theme() is not style.LIGHT:
+        return colour
     red, green, blue = (part * 0.75 for part in to_rgb(colour))
     return str(to_hex((red, green, blue)))

@@ -7,8 +7,10 @@ picture is drawn.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .text import shorten
@@ -18,33 +20,87 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 200
-INK = "#1a1a1a"
-SOFT = "#6b6b6b"
-GRID = "#e3e3e3"
 
-# The palette of Okabe and Ito without its yellow (too pale for lines), then the muted one of Tol: both were chosen
-# to stay distinct under the common colour-vision deficiencies.
-COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#332288",
-    "#999933",
-    "#882255",
-    "#44AA99",
-    "#000000",
-    "#888888",
+
+@dataclass(frozen=True)
+class Theme:
+    """The colours of a picture.
+
+    Attributes:
+        paper: The background.
+        ink: Text.
+        soft: Less important text, axes and marks that belong to no series.
+        grid: Grid lines.
+        empty: The background of what was not measured.
+        hatch: Its hatching.
+        colours: One per series, each with a contrast of at least 3 to 1 on the background.
+        heat: From the least to the greatest score of a heat map.
+    """
+
+    paper: str
+    ink: str
+    soft: str
+    grid: str
+    empty: str
+    hatch: str
+    colours: tuple[str, ...]
+    heat: tuple[str, ...]
+
+
+# The hues of Okabe and Ito without its yellow, then the muted ones of Tol: both were chosen to stay distinct under the
+# common colour-vision deficiencies. Pale ones are darkened (light theme), dark ones lightened (dark theme).
+LIGHT = Theme(
+    paper="#ffffff",
+    ink="#1a1a1a",
+    soft="#6b6b6b",
+    grid="#e3e3e3",
+    empty="#f1f1f1",
+    hatch="#c4c4c4",
+    colours=(
+        "#0072B2",
+        "#D55E00",
+        "#009E73",
+        "#B8568F",
+        "#A87400",
+        "#3790C4",
+        "#332288",
+        "#7A7A1F",
+        "#882255",
+        "#2B8577",
+        "#000000",
+        "#767676",
+    ),
+    heat=("#f3f8fe", "#c6dbef", "#6aaed6", "#2070b4", "#083370"),
 )
+DARK = Theme(
+    paper="#1c2024",
+    ink="#e7e9ec",
+    soft="#a2abb5",
+    grid="#353b42",
+    empty="#262b30",
+    hatch="#4a525b",
+    colours=(
+        "#56B4E9",
+        "#FF8A4C",
+        "#2FBF95",
+        "#E59CC4",
+        "#E6B04A",
+        "#9AD0F5",
+        "#A99BEA",
+        "#CFCF6B",
+        "#E07AA5",
+        "#6FD1C3",
+        "#F0F0F0",
+        "#A8A8A8",
+    ),
+    heat=("#23303d", "#24506f", "#2f7fb5", "#6db3e0", "#d2e9fb"),
+)
+INK, SOFT, GRID, COLOURS = LIGHT.ink, LIGHT.soft, LIGHT.grid, LIGHT.colours
+_THEME: ContextVar[Theme] = ContextVar("theme", default=LIGHT)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "p", "*")
 
 _RC: dict[str, Any] = {
     "font.size": 9,
-    "text.color": INK,
-    "axes.edgecolor": SOFT,
-    "axes.labelcolor": INK,
     "axes.linewidth": 0.8,
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
@@ -52,16 +108,10 @@ _RC: dict[str, Any] = {
     "axes.unicode_minus": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
     "hatch.linewidth": 0.6,
-    "hatch.color": "#c4c4c4",
     "savefig.dpi": DPI,
-    "svg.hashsalt": "cl_plugins",
+    "pdf.fonttype": 42,
     "text.parse_math": False,
-    "figure.facecolor": "white",
 }
 # Families that hold the scripts DejaVu lacks; only those that are installed are asked for.
 _FALLBACKS = (
@@ -80,17 +130,63 @@ _FALLBACKS = (
 )
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A picture in the forms that readers need.
+
+    Attributes:
+        png: For pages and slides.
+        pdf: The same as vectors, for papers.
+        dark: A PNG for pages on a dark background.
+    """
+
+    png: bytes
+    pdf: bytes
+    dark: bytes
+
+
+def theme() -> Theme:
+    """The colours of the picture that is being drawn."""
+    return _THEME.get()
+
+
+def render(draw: Callable[[], Figure]) -> Picture:
+    """Draw a picture in every form.
+
+    Args:
+        draw: Makes the figure with the colours of `theme`.
+    """
+    with picture_style():
+        figure = draw()
+        light, vectors = png(figure), pdf(figure)
+    with picture_style(DARK):
+        dark = png(draw())
+    return Picture(light, vectors, dark)
+
+
 @contextmanager
-def picture_style() -> Iterator[None]:
-    """Draw and save with our own settings, whatever ``matplotlibrc`` sets; restores the user's settings."""
+def picture_style(colours: Theme = LIGHT) -> Iterator[None]:
+    """Draw and save with our own settings, whatever ``matplotlibrc`` sets; restores the user's settings.
+
+    Args:
+        colours: What `theme` returns meanwhile.
+    """
     import matplotlib
 
     # matplotlib types the keys as literals, which a dict made here cannot be.
     settings: Any = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")}
     settings.update(_RC)
+    settings |= dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), colours.ink)
+    settings |= dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), colours.soft)
+    settings |= dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), colours.paper)
+    settings["hatch.color"] = colours.hatch
     settings["font.family"] = _families()
-    with matplotlib.rc_context(settings):
-        yield
+    token = _THEME.set(colours)
+    try:
+        with matplotlib.rc_context(settings):
+            yield
+    finally:
+        _THEME.reset(token)
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -110,12 +206,20 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def message(title: str, sentence: str) -> bytes:
+def pdf(figure: Figure) -> bytes:
+    """The figure as PDF, cut to what is drawn; the same bytes for the same drawing, with its text as text."""
+    buffer = io.BytesIO()
+    none = dict.fromkeys(("CreationDate", "Creator", "Producer"))
+    figure.savefig(buffer, format="pdf", bbox_inches="tight", pad_inches=0.03, metadata=none)
+    return buffer.getvalue()
+
+
+def message(title: str, sentence: str) -> Figure:
     """A picture for a run that has nothing to draw yet, so that no page lacks its picture."""
     figure = new_figure(4.2, 1.2)
     figure.text(0.03, 0.8, title, fontsize=11, fontweight="bold", va="center")
-    figure.text(0.03, 0.35, sentence, color=SOFT, va="center")
-    return png(figure)
+    figure.text(0.03, 0.35, sentence, color=theme().soft, va="center")
+    return figure
 
 
 def names(given: Sequence[str], width: int = 22, word: str = "task") -> list[str]:

@@ -24,6 +24,7 @@ class Entry:
         strong: Whether it is set in bold.
         tint: 0-100 for a background from pale to full, or ``None`` for no background.
         code: Whether it is a formula or an identifier.
+        mark: A sign before the text that the table's note explains.
     """
 
     text: str
@@ -31,6 +32,7 @@ class Entry:
     strong: bool = False
     tint: float | None = None
     code: bool = False
+    mark: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Table:
         rules: Indices of the rows that are followed by a rule.
         note: A sentence below the table.
         wrap: Indices of the columns whose texts are long.
+        units: What the numbers of each column are, below its name; empty, or an entry (or None) per column.
     """
 
     head: tuple[str, ...]
@@ -52,6 +55,11 @@ class Table:
     rules: frozenset[int] = frozenset()
     note: str = ""
     wrap: frozenset[int] = frozenset()
+    units: tuple[str | None, ...] = ()
+
+    def unit(self, column: int) -> str:
+        """What the numbers of a column are; empty where that is not said."""
+        return (self.units[column] or "") if self.units else ""
 
 
 def to_markdown(table: Table) -> text.Markdown:
@@ -61,10 +69,14 @@ def to_markdown(table: Table) -> text.Markdown:
         if cell.code and cell.text:
             return text.code(cell.text)
         shown = text.strong(cell.text) if cell.strong else text.markdown_inside(cell.text)
-        return f"{shown} {text.markdown_inside(cell.detail)}".strip()
+        return f"{cell.mark}{shown} {text.markdown_inside(cell.detail)}".strip()
+
+    def name(index: int) -> str:
+        unit = table.unit(index)
+        return text.markdown_inside(f"{table.head[index]} ({unit})" if unit else table.head[index])
 
     marks = [":---" if index < table.left else "---:" for index in range(len(table.head))]
-    lines: list[list[str]] = [[text.markdown_inside(name) for name in table.head], marks]
+    lines: list[list[str]] = [[name(index) for index in range(len(table.head))], marks]
     lines += [[entry(cell) for cell in row] for row in table.rows]
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return text.Markdown(f"{body}\n\n{text.markdown(table.note)}" if table.note else body)
@@ -84,7 +96,7 @@ def to_tex(table: Table, caption: str, label: str) -> str:
 
     def entry(cell: Entry) -> str:
         shown = text.tex(cell.text)
-        return f"\\textbf{{{shown}}}" if cell.strong and shown else shown
+        return text.tex(cell.mark) + (f"\\textbf{{{shown}}}" if cell.strong and shown else shown)
 
     width = len(table.head)
     note = f" {text.tex(table.note)}" if table.note else ""
@@ -98,6 +110,7 @@ def to_tex(table: Table, caption: str, label: str) -> str:
         f"\\begin{{tabular}}{{@{{}}{'l' * table.left}{'r' * (width - table.left)}@{{}}}}",
         "\\toprule",
         " & ".join(text.tex(name) for name in table.head) + r" \\",
+        *([" & ".join(_small(table.unit(index)) for index in range(width)) + r" \\"] if table.units else []),
         "\\midrule",
     ]
     for index, row in enumerate(table.rows):
@@ -106,6 +119,11 @@ def to_tex(table: Table, caption: str, label: str) -> str:
             lines.append("\\midrule")
     lines += ["\\bottomrule", "\\end{tabular}", "\\end{table}", ""]
     return "\n".join(lines)
+
+
+def _small(unit: str) -> str:
+    """A unit below the name of a column in LaTeX."""
+    return f"{{\\footnotesize {text.tex(unit)}}}" if unit else ""
 
 
 def to_terminal(table: Table, width: int, colour: bool = False, ascii: bool = False, name_width: int = 16) -> str:
@@ -133,14 +151,21 @@ def to_terminal(table: Table, width: int, colour: bool = False, ascii: bool = Fa
         fits = (text.plain_ascii(text.shorten(content, room)) for room in range(limit, 0, -1))
         return next((short for short in fits if len(short) <= limit), "?")
 
-    first = max(17, min(32, width // 3))
-    head = [shown(name, name_width if index >= table.left else first) for index, name in enumerate(table.head)]
+    first = max(17, min(40, 2 * width // 5))
+
+    def name(index: int) -> str:
+        limit = name_width if index >= table.left else first
+        lines = [table.head[index], *([table.unit(index)] if table.units else [])]
+        return "\n".join(shown(line, limit) for line in lines)
+
+    head = [name(index) for index in range(len(table.head))]
     body = [
-        [shown(cell.text, first if index < table.left else width) for index, cell in enumerate(row)]
+        [shown(cell.mark + cell.text, first if index < table.left else width) for index, cell in enumerate(row)]
         for row in table.rows
     ]
     widths = [
-        max([text.columns(head[index]), *(text.columns(row[index]) for row in body)]) for index in range(len(head))
+        max(text.columns(line) for entry in (head[index], *(row[index] for row in body)) for line in entry.split("\n"))
+        for index in range(len(head))
     ]
     fixed = sum(widths[index] + _GAP for index in range(table.left))
     blocks: list[list[int]] = [[]]
@@ -163,7 +188,7 @@ def to_terminal(table: Table, width: int, colour: bool = False, ascii: bool = Fa
             )
         )
     note = printable(table.note)
-    parts.append(text.plain_ascii(note) if ascii else note)
+    parts.append(text.wrap(text.plain_ascii(note) if ascii else note, width))
     return "\n\n".join(part for part in parts if part)
 
 

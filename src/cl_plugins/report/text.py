@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 import unicodedata
 from collections.abc import Iterable
 
@@ -30,13 +31,14 @@ _TEX = {
     ELLIPSIS: r"\dots{}",
     "±": r"$\pm$",
     "†": r"$\dagger$",
+    "‡": r"$\ddagger$",
     REPLACED: "?",
 }
 _UNSEEN = frozenset(
     {"Cc", "Cs", "Co", "Cn"}
 )  # control characters, lone surrogates, and what Unicode has not given out
 _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # they turn around what follows
-_ASCII = {MINUS: "-", MISSING: "-", ELLIPSIS: "..", "±": "+-", "†": "!", "×": "x", "→": "->"}
+_ASCII = {MINUS: "-", MISSING: "-", ELLIPSIS: "..", "±": "+-", "†": "!", "‡": "#", "×": "x", "→": "->"}
 
 
 def number(value: float | None, decimals: int = 2) -> str:
@@ -133,6 +135,12 @@ def shorten(text: str, width: int) -> str:
             break
         tail = char + tail
     return f"{head}{ELLIPSIS}{tail}"
+
+
+def wrap(text: str, width: int) -> str:
+    """The text in lines of at most ``width`` characters; lines stay apart, and words whole."""
+    lines = (textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) for line in text.split("\n"))
+    return "\n".join("\n".join(line) for line in lines)
 
 
 def pad(text: str, width: int, right: bool) -> str:

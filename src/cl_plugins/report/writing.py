@@ -17,6 +17,8 @@ from . import tables, text
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+    from .style import Picture
+
 Write = Callable[[Path, bytes], None]
 
 
@@ -89,6 +91,18 @@ def _no_formula(value: Any) -> Any:
 def data_uri(picture: bytes) -> str:
     """A PNG as a ``data:`` address, so that a page needs no other file."""
     return "data:image/png;base64," + base64.b64encode(picture).decode("ascii")
+
+
+def pictures(made: Mapping[str, Picture]) -> dict[str, bytes]:
+    """Pictures as files: ``NAME.png`` and ``NAME.pdf``."""
+    return {
+        f"{name}.{kind}": data for name, each in made.items() for kind, data in (("png", each.png), ("pdf", each.pdf))
+    }
+
+
+def embedded(picture: Picture) -> dict[str, str]:
+    """A picture for a page: ``light`` and ``dark`` as ``data:`` addresses."""
+    return {"light": data_uri(picture.png), "dark": data_uri(picture.dark)}
 
 
 def _visible(value: Any) -> Any:

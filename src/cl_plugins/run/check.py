@@ -79,6 +79,10 @@ def _config_problems(host: Host, keys: Mapping[str, Any], config: CLConfig) -> l
     for attribute in ("overrides", "defaults"):
         own = {task.name: getattr(task, attribute) for task in config.stream.tasks}
         found += host.override_problems(own, "cl.stream.tasks")
+    if config.eval.oracle and not method.follows_told:
+        what = f"compares with answers for the true task, and '{config.method}' does not find out a task for every question."
+        fix = "Leave it out, or use a method with a selector that does (`cl.method.selector`)."
+        found.append(Problem("cl.eval.oracle", what, fix))
     return found + _schedule_problems(host, keys, config, method.capabilities.schedule)
 
 

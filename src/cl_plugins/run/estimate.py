@@ -74,6 +74,7 @@ def disk_need(
     width = 2 if mixed and zero_stage else _FP32
     update = model.trainable * width
     grows = able.grows
+    part = able.low_rank or able.answers == "by_sample"  # what is trained lies next to the base
     # The carry links to the tasks' files; a carry that grows holds every one of them, another one the last, and the
     # old carry stays until the new one is in place.
     if keep == "all" or grows:
@@ -86,8 +87,8 @@ def disk_need(
         )
     half = mixed or model.dtype in _HALF
     narrow = 2 if half else _FP32
-    whole = model.parameters * narrow + model.trainable * (width - narrow if not able.low_rank else 0)
-    weights = update if able.low_rank else whole
+    whole = model.parameters * narrow + model.trainable * (0 if part else width - narrow)
+    weights = update if part else whole
     if keys.get("save_only_model"):
         optimizer = 0
     elif zero_stage:  # fp32 weights and the moments; ZeRO-2 keeps the model once more, ZeRO-3 what is frozen of it
@@ -100,7 +101,7 @@ def disk_need(
     merges = able.low_rank and not half and not quantised and zero_stage != 3
     if merges:
         final = model.parameters * _FP32
-    elif able.low_rank:
+    elif part:
         final = update * (tasks + earlier if grows else 1)
     else:
         final = whole

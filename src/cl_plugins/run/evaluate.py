@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..adapters.rows import state_of
 from ..base import ranks
 from ..base.files import artefact, write_bytes
 from ..base.logs import logger
@@ -22,7 +24,7 @@ from . import parts
 from .answers_key import answers_key
 from .backends import backend_for
 from .interrupt import Interrupted
-from .plan import ZERO_SHOT, Step, rows
+from .plan import ORACLE, ZERO_SHOT, Step, rows
 from .state import RunState
 
 
@@ -45,7 +47,9 @@ def evaluate(state: RunState, step: Step, plan: list[Step]) -> tuple[dict[str, A
     """
     task = state.config.stream.task(str(step.task))
     tests = state.tests(task)
-    answers = answer(state, step, tests, backend_for(state, step))
+    backend = backend_for(state, step)
+    with _told(state, step):
+        answers = answer(state, step, tests, backend)
 
     def write() -> tuple[dict[str, Any], dict[str, Any]]:
         items = [item_of(test, found) for test, found in zip(tests, answers, strict=True)]
@@ -64,11 +68,18 @@ def evaluate(state: RunState, step: Step, plan: list[Step]) -> tuple[dict[str, A
         predictions, summary = folder / f"{task.name}.jsonl", folder / f"{task.name}.score.json"
         write_bytes(predictions, predictions_to_jsonl(items, score).encode())
         score.write(summary)
+        state.scores[(str(step.row), task.name)] = score
         artefacts = artefact(state.root, predictions) | artefact(state.root, summary)
         return artefacts, {"score": score.score, "n": score.n, "cut": cut, "dropped": tests.dropped}
 
     result = ranks.on_main(write)
     return result
+
+
+def _told(state: RunState, step: Step) -> AbstractContextManager[None]:
+    """In the row `ORACLE` the model is told the task."""
+    rows = state_of(state.session.base.model) if step.row == ORACLE else None
+    return rows.telling(str(step.task)) if rows is not None else nullcontext()
 
 
 def item_of(test: TestItem, found: Answer) -> Item:
@@ -208,26 +219,30 @@ def score_items(items: list[Item], scorer: str, max_items: int | None, task: str
     return dataclasses.replace(score, max_items=max_items)
 
 
-def build_matrix(root: Path, plan: list[Step], config: CLConfig) -> AccuracyMatrix:
+def build_matrix(
+    root: Path, plan: list[Step], config: CLConfig, known: dict[tuple[str, str], TaskScore] | None = None
+) -> AccuracyMatrix:
     """The accuracy matrix out of the score files that are there.
 
     Args:
         root: The output directory.
         plan: All steps.
         config: The ``cl:`` block.
+        known: Scores by row and task that were read or written before; those that are read now are added.
     """
+    read = {} if known is None else known
     stream, tasks = config.stream, list(config.stream.task_names)
     scorers = {task.name: task.scorer for task in stream.tasks}
     names = rows(plan)
-    cells = {row: _row(root, row, tasks) for row in [ZERO_SHOT, *names]}
-    known = {task: score for row in cells.values() for task, score in row.items()}
+    cells = {row: _row(root, row, tasks, read) for row in [ZERO_SHOT, *names]}
+    measured = {task: score for row in cells.values() for task, score in row.items()}
     regular = names == [f"after_{task}" for task in tasks]
     return AccuracyMatrix(
         stream=stream.name,
         method=config.method,
         tasks=tasks,
-        scorers={t: known[t].scorer if t in known else get_scorer(scorers[t], task=t).key for t in tasks},
-        n={t: known[t].n if t in known else 0 for t in tasks},
+        scorers={t: measured[t].scorer if t in measured else get_scorer(scorers[t], task=t).key for t in tasks},
+        n={t: measured[t].n if t in measured else 0 for t in tasks},
         zero_shot=[cells[ZERO_SHOT][t].score if t in cells[ZERO_SHOT] else None for t in tasks],
         scores=[[cells[row][t].score if t in cells[row] else None for t in tasks] for row in names],
         rows=None if regular else names,
@@ -236,13 +251,14 @@ def build_matrix(root: Path, plan: list[Step], config: CLConfig) -> AccuracyMatr
     )
 
 
-def _row(root: Path, row: str, tasks: list[str]) -> dict[str, TaskScore]:
-    found = {}
+def _row(root: Path, row: str, tasks: list[str], known: dict[tuple[str, str], TaskScore]) -> dict[str, TaskScore]:
+    folder = root / "predictions" / row
+    if not folder.is_dir():  # most rows of a long stream, for most of its time
+        return {}
     for task in tasks:
-        path = root / "predictions" / row / f"{task}.score.json"
-        if path.is_file():
-            found[task] = TaskScore.read(path)
-    return found
+        if (row, task) not in known and (path := folder / f"{task}.score.json").is_file():
+            known[row, task] = TaskScore.read(path)
+    return {task: known[row, task] for task in tasks if (row, task) in known}
 
 
 def write_matrix(root: Path, matrix: AccuracyMatrix) -> list[Path]:

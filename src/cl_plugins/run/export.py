@@ -12,8 +12,7 @@ from ..adapters.merge import MergeError, merged_weight, modules, replaced
 from ..base.errors import ExportError, Problem
 from ..base.files import write_with
 from ..contract.export import Export, LowRankSum, Routed
-from ..records.carry import ModelManifest
-from .finish import manifest, merge_into_base
+from .finish import manifest, merge_into_base, write_manifest
 from .state import RunState
 
 
@@ -70,7 +69,7 @@ def export_adapter(state: RunState, carry: Carry, out: Path) -> dict[str, int]:
     def produce(folder: Path) -> None:
         found.update(write_peft_adapter(folder, updates, state.run_args.base_name, names))
         state.session.save_processor(folder)
-        ModelManifest.write(folder / "MANIFEST.json", manifest(state, carry, "peft", None))
+        write_manifest(folder, manifest(state, carry, "peft", None))
 
     _write(out, produce)
     return found
@@ -124,7 +123,7 @@ def export_tasks(state: RunState, carry: Carry, out: Path) -> list[dict[str, Any
             "model, and each was trained on top of the ones before."
         )
         about = {**manifest(state, carry, "tasks", None), "meaning": meaning, "adapters": adapters}
-        ModelManifest.write(folder / "MANIFEST.json", about)
+        write_manifest(folder, about)
 
     _write(out, produce)
     return adapters
@@ -172,7 +171,7 @@ def export_merged(state: RunState, carry: Carry, out: Path, dtype_name: str) -> 
     def produce(folder: Path) -> None:
         state.session.save_model(base.model, folder)
         state.session.save_processor(folder)
-        ModelManifest.write(folder / "MANIFEST.json", manifest(state, carry, "merged" if updates else "full", error))
+        write_manifest(folder, manifest(state, carry, "merged" if updates else "full", error))
 
     _write(out, produce)
     return error

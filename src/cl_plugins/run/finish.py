@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,9 @@ from ..base import ranks
 from ..base.files import artefact, write_with
 from ..base.logs import logger
 from ..contract.export import LowRankSum, Routed
+from ..methods.registry import METHODS
 from ..records.carry import ModelManifest
+from ..records.files import record_of
 from ..training.handover import copy_carry
 from .state import RunState
 
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
     from ..contract.carry import Carry
     from ..contract.low_rank import LowRankUpdate
     from ..contract.session import HostBase
+
+
+MANIFEST = "MANIFEST.json"
 
 
 def finish(state: RunState) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -37,7 +43,8 @@ def finish(state: RunState) -> tuple[dict[str, Any], dict[str, Any]]:
         return {}, {}
     export = state.method.export(carry)
     if isinstance(export, Routed):
-        return ranks.on_main(lambda: _write_routed(state, carry))
+        lora = _lora(state)
+        return ranks.on_main(lambda: _write_routed(state, carry, lora))
     model = state.answering(carry)
     items = export.updates if isinstance(export, LowRankSum) else ()
     updates = [item.low_rank() for item in items]
@@ -64,19 +71,25 @@ def finish(state: RunState) -> tuple[dict[str, Any], dict[str, Any]]:
                 write_peft_adapter(folder, updates, state.run_args.base_name, targets)
                 kind = "peft"
             state.session.save_processor(folder)
-            ModelManifest.write(folder / "MANIFEST.json", manifest(state, carry, kind, error))
+            write_manifest(folder, manifest(state, carry, kind, error))
 
         write_with(target, produce)
-        found: dict[str, Any] = {}
-        for path in sorted(p for p in target.rglob("*") if p.is_file()):
-            found |= artefact(state.root, path)
-        return found, {"merge_error": error.to_dict() if error else None}
+        return _artefacts(state.root, target), {"merge_error": error.to_dict() if error else None}
 
     _ = model
     return ranks.on_main(write)
 
 
-def _write_routed(state: RunState, carry: Carry) -> tuple[dict[str, Any], dict[str, Any]]:
+def _lora(state: RunState) -> dict[str, Any] | None:
+    """The run's LoRA, found on the base without anything on it; every rank must call this."""
+    if "lora" not in state.method.capabilities.finetuning_types:
+        return None
+    state.session.base.reset()
+    state.forget_model()
+    return state.session.base.lora()
+
+
+def _write_routed(state: RunState, carry: Carry, lora: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """``final/`` of a model that chooses its parts by itself: the carry without training samples, and the tokenizer."""
     target = state.root / "final"
 
@@ -84,13 +97,32 @@ def _write_routed(state: RunState, carry: Carry) -> tuple[dict[str, Any], dict[s
         folder.mkdir(parents=True)
         copy_carry(carry, folder / "carry")
         state.session.save_processor(folder)
-        ModelManifest.write(folder / "MANIFEST.json", manifest(state, carry, "routed", None))
+        write_manifest(folder, {**manifest(state, carry, "routed", None), "lora": lora})
 
     write_with(target, produce)
+    return _artefacts(state.root, target), {"merge_error": None}
+
+
+def write_manifest(folder: Path, about: dict[str, Any]) -> None:
+    """Write ``MANIFEST.json``, the last file of a folder, with the hashes of all others.
+
+    Args:
+        folder: The folder of the model.
+        about: From `manifest`.
+    """
+    files = {path.relative_to(folder).as_posix(): record_of(path).plain() for path in _files(folder)}
+    ModelManifest.write(folder / MANIFEST, {**about, "files": files})
+
+
+def _artefacts(root: Path, target: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for path in sorted(p for p in target.rglob("*") if p.is_file()):
-        found |= artefact(state.root, path)
-    return found, {"merge_error": None}
+    for path in _files(target):
+        found |= artefact(root, path)
+    return found
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def merge_into_base(base: HostBase, updates: list[LowRankUpdate], dtype: torch.dtype | None = None) -> MergeError:
@@ -123,4 +155,18 @@ def manifest(state: RunState, carry: Carry, kind: str, error: MergeError | None)
         "quantization": state.session.quantisation(),
         "merge_error": error.to_dict() if error else None,
         "cl_plugins": __version__,
+        "options": state.config.method_options,
+        **_package(state.config.method),
+        "dtype": str(state.session.base.model.dtype).removeprefix("torch."),
+        "autocast": "bfloat16" if getattr(state.run_args.training, "bf16", False) else None,
+        "keys": {key: value for key, value in state.host_keys.items() if key in state.host.prompt_keys},
     }
+
+
+def _package(method: str) -> dict[str, str | None]:
+    """Name and version of the package that registers a method."""
+    package = METHODS.distribution(method)
+    try:
+        return {"package": package, "version": version(package)}
+    except PackageNotFoundError:  # registered by a program and not by a package
+        return {"package": package, "version": None}

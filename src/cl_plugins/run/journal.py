@@ -47,6 +47,8 @@ class Journal:
     def __init__(self, root: Path) -> None:
         self._root = root
         self.entries: dict[str, Entry] = {}
+        self._written: list[Entry] = []  # the entries in `_text`
+        self._text = ("", "")
         for line in read_journal(root):
             artefacts = {name: record.plain() for name, record in line.artefacts.items()}
             self.entries[line.step] = Entry(line.step, line.seconds, artefacts, line.time, line.details)
@@ -58,7 +60,12 @@ class Journal:
     def finish(self, step: str, seconds: float, artefacts: dict[str, dict[str, Any]], **details: Any) -> None:
         """Write that a step is finished. Its artefacts must be on disk already."""
         self.add(step, seconds, artefacts, **details)
-        self.rewrite()
+        *before, entry = self.entries.values()
+        if len(before) != len(self._written) or any(a is not b for a, b in zip(before, self._written, strict=True)):
+            self.rewrite()
+            return
+        self._text = write_journal(self._root, [vars(entry)], self._text)  # the earlier lines are as they were
+        self._written.append(entry)
 
     def add(self, step: str, seconds: float, artefacts: dict[str, dict[str, Any]], **details: Any) -> None:
         """Note in memory that a step is finished; `rewrite` makes it durable."""
@@ -67,7 +74,8 @@ class Journal:
 
     def rewrite(self) -> None:
         """Rewrite the file from the entries in memory."""
-        write_journal(self._root, (vars(entry) for entry in self.entries.values()))
+        self._written = list(self.entries.values())
+        self._text = write_journal(self._root, (vars(entry) for entry in self._written))
 
     def forget(self, name: str) -> None:
         """Drop a file from all entries, because it was deleted on purpose."""

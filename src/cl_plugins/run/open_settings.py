@@ -36,6 +36,7 @@ def without_open_settings(record: Mapping[str, Any], measured: Collection[str]) 
     found: dict[str, Any] = copy.deepcopy(dict(record))
     found["recipe"].pop(BATCH, None)
     settings = found["recipe"]["cl"].get("eval") or {}
+    settings.pop("oracle", None)  # more answers, which change none
     common = settings.pop("max_new_tokens", None)
     for task in found["stream"]["tasks"]:
         if task["name"] in measured:

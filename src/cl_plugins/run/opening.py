@@ -15,6 +15,7 @@ from ..base import ranks
 from ..base.errors import ClPluginsError, Problem, RunStateError
 from ..base.files import recover_directory, remove_leftovers
 from ..base.logs import logger
+from ..base.schema import defaults
 from ..base.secrets import failure, masked
 from ..contract.carry import Carry
 from ..contract.host import Host
@@ -24,7 +25,7 @@ from . import prepare, record
 from .data_sets import data_records
 from .journal import Journal
 from .open_settings import batch_changes, measured_tasks
-from .plan import JOINT
+from .plan import JOINT, ORACLE
 from .recover import adopt_carry, adopt_deletions
 from .state import RunState
 
@@ -113,7 +114,8 @@ def open_directory(state: RunState, earlier: Carry | None = None) -> Opening:
         **now,
         "method": state.config.method,
         "seed": int(state.host_keys.get("seed", 42)),
-        "method_options": masked(_plain(state.method.config)),
+        "method_options": masked(_plain(dataclasses.asdict(state.method.config))),
+        "method_defaults": masked(_plain(defaults(type(state.method.config)))),
         "notes": [*state.config.stream.notes, *state.method.notes(), *_remarks(state, journal, earlier)],
         "versions": record.versions(),
         "hardware": record.hardware(),
@@ -172,9 +174,9 @@ def trained_tasks(state: RunState) -> list[str]:
     return [only] if only is not None else list(state.config.stream.trained_names)
 
 
-def _plain(options: Any) -> dict[str, Any]:
-    """A method's options with their defaults, as JSON."""
-    return dict(json.loads(json.dumps(dataclasses.asdict(options), default=str)))
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    """A method's options as JSON."""
+    return dict(json.loads(json.dumps(options, default=str)))
 
 
 def begin(root: Path, opening: Opening) -> None:
@@ -188,9 +190,20 @@ def begin(root: Path, opening: Opening) -> None:
         shutil.rmtree(root / name, ignore_errors=True)
     if opening.appended:  # before run.json: a kill between the two must not leave the old `finish` standing
         journal = Journal(root)
-        journal.entries.pop("finish", None)
+        forget_end(journal)
         journal.rewrite()
     write_run(root, opening.value)
+
+
+def forget_end(journal: Journal) -> None:
+    """Forget the steps that belong to the last task of a stream, which has become longer.
+
+    Args:
+        journal: Its entries are changed, its file is not.
+    """
+    for key in list(journal.entries):
+        if key == "finish" or key.startswith(f"evaluate:{ORACLE}:"):
+            del journal.entries[key]
 
 
 def note_failure(root: Path, step: str, error: Exception) -> None:

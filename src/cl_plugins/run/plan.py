@@ -7,7 +7,7 @@ from typing import Literal
 
 from ..config import CLConfig
 from ..contract.method import Method
-from ..records.results import JOINT, ZERO_SHOT, row_name
+from ..records.results import JOINT, ORACLE, ZERO_SHOT, row_name
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Step:
     Attributes:
         kind: What is done.
         task: The task that is trained, consolidated or tested; None for ``finish``.
-        row: For ``evaluate``: the row of the accuracy matrix.
+        row: For ``evaluate``: the row of the accuracy matrix, or `ORACLE`.
         phase: For ``train``: a further phase of the task, see `cl_plugins.contract.phase.Phase`.
     """
 
@@ -57,8 +57,8 @@ def make_plan(config: CLConfig, method: Method, earlier: tuple[str, ...] = ()) -
     probes = [task.name for task in stream.tasks if not task.train]  # tested after every task, never trained
     seen = [name for name in earlier if name in stream.task_names]
     for name in trained:
-        steps += _training(name, method)
         seen = [*seen, name] if name not in seen else seen
+        steps += _training(name, method, seen.index(name) + 1)
         wanted = tested if settings.scope == "all" else [name] if schedule == "independent" else seen
         wanted = [*wanted, *probes]
         if settings.scope != "none":
@@ -67,12 +67,14 @@ def make_plan(config: CLConfig, method: Method, earlier: tuple[str, ...] = ()) -
                 for other in stream.task_names
                 if other in wanted and other in tested
             ]
+    if settings.oracle and settings.scope != "none" and method.follows_told:
+        steps += [Step("evaluate", name, ORACLE) for name in stream.task_names if name in seen and name in tested]
     return [*steps, Step("finish")]
 
 
-def _training(task: str, method: Method) -> list[Step]:
+def _training(task: str, method: Method, number: int = 1) -> list[Step]:
     """The steps from the first training of a task to its carry."""
-    trained = [Step("train", task, phase=phase.name or None) for phase in method.phases]
+    trained = [Step("train", task, phase=phase.name or None) for phase in method.phases if phase.since <= number]
     return [*trained, Step("consolidate", task)]
 
 

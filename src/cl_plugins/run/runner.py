@@ -23,8 +23,8 @@ from .evaluate import build_matrix, evaluate, write_matrix
 from .finish import finish
 from .interrupt import Interrupted, StopRequest
 from .journal import Journal
-from .opening import Opening, begin, note_failure, open_directory
-from .plan import JOINT, ZERO_SHOT, Step, make_plan
+from .opening import Opening, begin, forget_end, note_failure, open_directory, trained_tasks
+from .plan import JOINT, ORACLE, ZERO_SHOT, Step, make_plan
 from .progress import Progress, clock
 from .reading import read_data
 from .state import RunState
@@ -64,7 +64,7 @@ class Runner:
         opening = ranks.on_main(lambda: open_directory(state, earlier))
         state.journal = Journal(self._root)
         if opening.appended:
-            state.journal.entries.pop("finish", None)
+            forget_end(state.journal)
         plan = make_plan(self._config, self._state.method, earlier.tasks if earlier else ())
         ranks.on_main(lambda: self._tidy_up(plan))
         state.carry = self._current_carry() or earlier
@@ -167,6 +167,8 @@ class Runner:
     def _measurable(self, step: Step) -> bool:
         """Whether the model of this row is the one the carry holds."""
         tasks = self._state.carry.tasks if self._state.carry is not None else ()
+        if step.row == ORACLE:
+            return bool(tasks) and tasks[-1] == trained_tasks(self._state)[-1]
         return bool(tasks) and step.row in (row_name(tasks[-1]), tasks[-1])
 
     def _after(self, step: Step, plan: list[Step], seconds: float, details: dict[str, Any]) -> None:
@@ -205,7 +207,7 @@ class Runner:
             path.unlink()
 
     def _write_matrix(self, plan: list[Step]) -> None:
-        write_matrix(self._root, build_matrix(self._root, plan, self._config))
+        write_matrix(self._root, build_matrix(self._root, plan, self._config, self._state.scores))
 
     def _write_report(self, plan: list[Step]) -> None:
         """Bring ``run.json`` up to date and write matrix, metrics, tables, pictures and pages."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..contract.phase import Phase
     from ..contract.session import Rows, Session, TaskArgs
     from ..contract.test_item import TestSet
+    from ..evaluation.items import TaskScore
     from .trackers import StreamTracker
 
 
@@ -51,6 +52,7 @@ class RunState:
         callbacks: The user's own trainer callbacks.
         base_fingerprint: Which base this is.
         carry: The latest carry, None before the first task.
+        scores: Scores by row and task, as far as they were read or written.
     """
 
     host: Host
@@ -64,6 +66,7 @@ class RunState:
     base_fingerprint: dict[str, Any] = field(default_factory=dict)
     progress: Progress = field(default_factory=lambda: Progress({}, visible=False))
     carry: Carry | None = None
+    scores: dict[tuple[str, str], TaskScore] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._model: Any = None
@@ -141,10 +144,14 @@ class RunState:
         report_to = self._report_to if self._report_to is not None else self.run_args.training.report_to
         return StreamTracker(list(report_to), self.run_args.training, self.root)
 
-    def steps_before(self, task: str) -> int:
-        """Optimizer steps of the finished tasks before one."""
+    def steps_before(self, training: str) -> int:
+        """Optimizer steps of the finished trainings before one.
+
+        Args:
+            training: Its key in the journal.
+        """
         entries = self.journal.entries.values()
-        return sum(int(e.details.get("optimizer_steps", 0)) for e in entries if e.step != f"train:{task}")
+        return sum(int(e.details.get("optimizer_steps", 0)) for e in entries if e.step != training)
 
     @cached_property
     def session(self) -> Session:

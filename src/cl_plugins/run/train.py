@@ -6,6 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,17 +79,22 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
         ranks.world_size(),
         data.memory,
         step.phase or "",
+        session.encode,
     )
     if phase is None:
         model = state.method.begin_task(context, model)
     else:
-        model = state.method.begin_phase(context, phase, state.update(task))
+        update = state.update(task)
+        if phase.samples == "kept":
+            module = {"train_dataset": replaying.kept(state, task, data, context)}
+            context = replace(context, data=session.task_data(module["train_dataset"], args))
+        model = state.method.begin_phase(context, phase, update)
     _check_disk(state, model)
     terms = TaskTerms(state.method, context, model, data.term)
     training = TaskTraining(terms, model, args.trained_modules)
 
-    bridge = _bridge(state)
-    state.tracker.begin(task, state.steps_before(task))
+    bridge = _bridge(state, terms)
+    state.tracker.begin(task, state.steps_before(step.key))
     watchers = [*state.callbacks, bridge, state.tracker]
     recipe = ranks.on_main(lambda: task_identity(state, task, carry))
     trainer = session.trainer(args, model, module, watchers, terms, task, recipe)
@@ -135,8 +141,8 @@ def remove_checkpoints(state: RunState, task: str, phase: str | None = None) -> 
         shutil.rmtree(checkpoint, ignore_errors=True)
 
 
-def _bridge(run: RunState) -> Any:
-    """A trainer callback that moves the display and stops the training when asked."""
+def _bridge(run: RunState, terms: TaskTerms) -> Any:
+    """A trainer callback that calls the method, moves the display and stops the training when asked."""
     from transformers import TrainerCallback
 
     class Bridge(TrainerCallback):  # type: ignore[misc]
@@ -148,6 +154,7 @@ def _bridge(run: RunState) -> Any:
             self.started = time.monotonic()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            terms.after_step(last=state.global_step >= state.max_steps)
             run.progress.advance()
             asked = run.stop.asked
             if ranks.world_size() > 1:

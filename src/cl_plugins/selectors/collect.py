@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..base import ranks
@@ -46,21 +46,20 @@ def vectors_of(values: list[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 def batch_vectors(base: BaseModel, selector: Selector, inputs: Mapping[str, Any]) -> Tensor:
-    """Vectors of a collated batch, see `vectors_of`."""
-    return vectors_of([base.features(inputs, kind) for kind in selector.config.features])
+    """Vectors of a collated batch, see `Selector.join`."""
+    return selector.join([base.features(inputs, look) for look in selector.looks])
 
 
 def check_features(selector: Selector, context: TaskContext) -> None:
-    """Before a task trains: its samples have what the selector looks at.
+    """Before a task trains: its first sample has what the selector looks at.
+
+    A custom trainer knows its samples only once it trains; `measure` looks at all of them.
 
     Raises:
-        DataError: If they do not, or cannot be read at random.
+        DataError: If it has not.
     """
-    if selector.told:
+    if selector.told or context.data is None:
         return
-    if context.data is None:
-        what = "are streamed, but the selector reads each sample again after the training."
-        raise DataError(Problem(f"training samples of '{context.task.name}'", what, "Set `streaming: false`."))
     for inputs in context.data.batches([0], 1):
         batch_vectors(context.base, selector, inputs)
 
@@ -76,35 +75,66 @@ def measure(selector: Selector, context: TaskContext) -> tuple[dict[str, Tensor]
         The sums over all samples, and the vectors of the first samples of each process.
 
     Raises:
-        DataError: If a row has none of the features.
+        DataError: If a row has none of the features, or the samples cannot be read at random.
         TrainingError: If a feature is not finite.
     """
     import torch
 
     sums: dict[str, Tensor] = {}
     kept: list[Tensor] = []
-    data = context.data
-    numbers = list(range(context.rank, len(data) if data is not None else 0, context.world_size))
-    for inputs in data.batches(numbers, BATCH) if data is not None else ():
-        vectors = batch_vectors(context.base, selector, inputs)
-        if not bool(torch.isfinite(vectors).all()):
-            what = "a feature of the task's samples is not finite."
-            raise TrainingError(Problem(f"task '{context.task.name}'", what, "Look at the data and at the base."))
-        for name, value in selector.measure(vectors).items():
-            sums[name] = sums[name] + value if name in sums else value
+    for vectors in _vectors(selector, context, None):
+        _add(sums, selector.measure(vectors), context.task.name)
         if sum(map(len, kept)) < SAMPLED:
             kept.append(vectors)
     total: dict[str, Tensor] = {}
     seen: list[Tensor] = []
     for part, vectors_there in ranks.gather((sums, torch.cat(kept) if kept else None)):
-        for name, value in part.items():
-            total[name] = total[name] + value if name in total else value
+        _add(total, part, context.task.name)
         if vectors_there is not None:
             seen.append(vectors_there)
     if not seen:
         what = "has no training sample."
         raise DataError(Problem(f"task '{context.task.name}'", what, "Give it data."))
     return total, torch.cat(seen)
+
+
+def sample(selector: Selector, context: TaskContext) -> Tensor:
+    """Vectors of the first samples of each process, from all processes, for `accuracy`; (0, 0) without samples."""
+    import torch
+
+    kept = list(_vectors(selector, context, SAMPLED)) if context.data is not None else []
+    found = [part for part in ranks.gather(torch.cat(kept) if kept else None) if part is not None]
+    return torch.cat(found) if found else torch.zeros(0, 0)
+
+
+def _vectors(selector: Selector, context: TaskContext, most: int | None) -> Iterator[Tensor]:
+    """Vectors of this process's samples, batch by batch.
+
+    Raises:
+        DataError: If the samples cannot be read at random.
+        TrainingError: If a feature is not finite.
+    """
+    import torch
+
+    data = context.data
+    if data is None:
+        what = "are streamed, but the selector reads each sample again after the training."
+        raise DataError(Problem(f"training samples of '{context.task.name}'", what, "Set `streaming: false`."))
+    for inputs in data.batches(list(range(context.rank, len(data), context.world_size))[:most], BATCH):
+        vectors = batch_vectors(context.base, selector, inputs)
+        if not bool(torch.isfinite(vectors).all()):
+            what = "a feature of the task's samples is not finite."
+            raise TrainingError(Problem(f"task '{context.task.name}'", what, "Look at the data and at the base."))
+        yield vectors
+
+
+def _add(sums: dict[str, Tensor], more: Mapping[str, Tensor], task: str) -> None:
+    """Add statistics to those so far, in place."""
+    for name, value in more.items():
+        if name in sums and sums[name].shape != value.shape:
+            what = "has samples without a picture, whose vision features would have another width than those with one."
+            raise DataError(Problem(f"task '{task}'", what, "Leave `vision` out of `cl.method.selector.features`."))
+        sums[name] = sums[name] + value if name in sums else value
 
 
 def accuracy(selector: Selector, carried: dict[str, Tensor], vectors: Tensor) -> float:

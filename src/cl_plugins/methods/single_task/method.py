@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...adapters.update import fill
-from ...contract.capabilities import Answers, Capabilities
+from ...base.errors import Problem
+from ...contract.capabilities import Answers, Capabilities, RunFacts
 from ...contract.export import Export, LowRankSum, Routed
 from ...contract.method import Route
 from ..chain import carried_updates, link_updates
 from ..one_lora import OneLoRA
-from ..selecting import SelectingConfig, Selection
+from ..selecting import Selecting, SelectingConfig, Selection
 
 
 if TYPE_CHECKING:
@@ -28,12 +29,12 @@ class SingleTaskConfig(SelectingConfig):
     """Options of `SingleTask`."""
 
 
-class SingleTask(OneLoRA):
+class SingleTask(Selecting, OneLoRA):
     """An independent LoRA per task; with a selector all of them, one of which answers."""
 
     name = "single_task"
     title = "Single task"
-    config_class = SingleTaskConfig
+    config_class: ClassVar[type[Any]] = SingleTaskConfig
     capabilities = Capabilities(
         schedule="independent",
         quantised=("bnb",),
@@ -43,7 +44,7 @@ class SingleTask(OneLoRA):
 
     def __init__(self, config: SingleTaskConfig) -> None:
         super().__init__(config)
-        self.selection = Selection(config.selector)
+        self.selection = Selection(config.selector, routers=True)
         vars(self)["capabilities"] = self.selection.capabilities(type(self).capabilities)
 
     @property
@@ -51,20 +52,36 @@ class SingleTask(OneLoRA):
         """One adapter; with a selector the one that it chooses, or the one of the task that is given."""
         return self.capabilities.answers
 
+    @property
+    def follows_told(self) -> bool:
+        """Whenever a selector finds out the task."""
+        return self.selection.by_sample
+
     def notes(self) -> list[str]:
         """How the questions were answered, with a selector."""
         return self.selection.note(self.title)
+
+    def problems(self, facts: RunFacts) -> list[Problem]:
+        """What speaks against the selector."""
+        return [*super().problems(facts), *self.selection.problems(facts)]
 
     def begin_task(self, context: TaskContext, model: Module) -> Module:
         """A fresh adapter on the base, whatever was learned before."""
         if self.selection.selector is not None:
             context.base.reset()
             self.selection.begin(context)
-        return super().begin_task(context, model)
+        adapted = super().begin_task(context, model)
+        self.selection.check_places(context, self, adapted)
+        self.selection.prepare(context)
+        return adapted
+
+    def describe(self, context: TaskContext, model: Module) -> dict[str, Any]:
+        """Rank, scaling and targets of the adapter, and what a selector that learns has to know of the task."""
+        return {**super().describe(context, model), **self.selection.describe(context)}
 
     def statistics(self, context: TaskContext, model: Module) -> dict[str, dict[str, Tensor]]:
         """What the selector measures."""
-        return self.selection.statistics(context)
+        return self.selection.statistics(context, model)
 
     def numbers(self, context: TaskContext, model: Module) -> dict[str, float]:
         """How many of the task's samples the selector gives to it."""
