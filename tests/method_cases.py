@@ -98,9 +98,31 @@ CASES = [
         "moelora", {"name": "moelora", "experts": 2}, boundary=0.0, ranks={}, learner={}, run_exp=False, kill=Kill()
     ),
     MethodCase("moelora-peer", {"name": "moelora", "experts": 4, "faithful": "peer"}, boundary=0.0),
-    MethodCase("hide", {"name": "hide"}, apart=True, kill=Kill("selector.safetensors"), ranks={}, learner={}),
-    MethodCase("hide-peer", {"name": "hide", "faithful": "peer", "experts": 3}, apart=True),
-    MethodCase("disco", {"name": "disco"}, apart=True, kill=Kill("selector.safetensors"), ranks={}, learner={}),
+    MethodCase(
+        "hide", {"name": "hide"}, apart=True, kill=Kill("selector.safetensors"), ranks={}, learner={}, run_exp=False
+    ),
+    MethodCase("hide-peer", {"name": "hide", "faithful": "peer"}, apart=True),
+    MethodCase(
+        "disco", {"name": "disco"}, apart=True, kill=Kill("selector.safetensors"), ranks={}, learner={}, run_exp=False
+    ),
+    MethodCase(
+        "branchlora", {"name": "branchlora", "branches": 4, "selector": {"kind": "oracle"}}, continues=False,
+        unchosen=("cl_b", "cl_router"), kill=Kill("usage.safetensors", {"selector": {"kind": "keys"}}, always=True), run_exp=False,
+        learner={"gate_input": "token", "selector": {"kind": "keys"}},
+    ),
+    MethodCase(
+        "branchlora-shared", {"name": "branchlora", "branches": 4, "routers": "shared", "freeze": 0, "gate_input": "token"},
+        keys={"lora_dropout": 0.1},
+    ),
+    MethodCase(
+        "clmoe", {"name": "clmoe", "usage_samples": 6}, boundary=0.0, apart=True, learner={}, run_exp=False,
+        kill=Kill("usage.safetensors", always=True),
+    ),
+    MethodCase("smolora", {"name": "smolora", "experts": 4}, boundary=0.0, learner={}, run_exp=False, kill=Kill()),
+    MethodCase(
+        "smolora-peer", {"name": "smolora", "experts": 2, "faithful": "peer"}, boundary=0.0,
+        unchosen=("cl_visual_router", "cl_instruction_router"),
+    ),
     MethodCase(
         "l2p", {"name": "l2p", "pool_size": 4, "prompt_length": 2, "top_k": 2}, boundary=0.0, term=True, ranks={},
         learner={}, run_exp=False, kill=Kill(),
@@ -113,6 +135,26 @@ CASES = [
         "l2p-diversify", {"name": "l2p", "prompt_length": 2, "top_k": 3, "diversify": True, "key_rate": 5.0},
         boundary=0.0, term=True, kill=Kill("frequency.safetensors"),
     ),
+    MethodCase(
+        "modalprompt", {"name": "modalprompt", "prompt_length": 2, "prompts": 2}, boundary=0.0, term=True, ranks={},
+        learner={}, run_exp=False, kill=Kill("prototype.safetensors"),
+    ),
+    MethodCase(
+        "modalprompt-peer",
+        {"name": "modalprompt", "prompt_length": 2, "prompts": 1, "faithful": "peer", "num_tasks": 3},
+        boundary=0.0, term=True,
+    ),
+    MethodCase("gem", {"name": "gem", "samples": 4}, block=REPLAY, boundary=0.0, kill=Kill("replay.json")),
+    MethodCase("agem", {"name": "gem", "variant": "agem", "samples": 4}, block=REPLAY, boundary=0.0),
+    MethodCase(
+        "ilora", {"name": "ilora", "decay": 0.5}, block=REPLAY, boundary=0.0, term=True,
+        kill=Kill(options={"decay": 0.9}),
+    ),
+    MethodCase("ilora-peer", {"name": "ilora", "faithful": "peer"}, block=REPLAY, boundary=0.0, term=True),
+    MethodCase(
+        "osf", {"name": "osf", "growth": 0.1}, learner={}, run_exp=False, kill=Kill("weights.safetensors")
+    ),
+    MethodCase("osf-peer", {"name": "osf", "preserve": 0.8, "faithful": "peer"}),
     MethodCase("seqlora-replay", {"name": "seqlora"}, block=REPLAY, boundary=0.0),
     MethodCase("inclora-replay", {"name": "inclora"}, block=REPLAY, kill=Kill("replay.json")),
     MethodCase("der", {"name": "der", "beta": 0.0}, block=REPLAY, boundary=0.0, term=True),
@@ -174,6 +216,9 @@ REPLAY_CASES = [
     _replay("full", "seqfull", "resume", capacity_total=6, policy="reservoir"),
     _replay("der", "der", "learner resume", capacity_per_task=3, batch=2),
     _replay("der_five", "der", "ranks", capacity_per_task=5),
+    _replay("gem", {"name": "gem", "samples": 4}, "learner resume ranks", capacity_per_task=5),
+    _replay("agem", {"name": "gem", "variant": "agem", "samples": 5}, "learner", capacity_per_task=4),
+    _replay("ilora", {"name": "ilora", "decay": 0.9}, "learner resume ranks", capacity_per_task=5),
     _replay("der_full", {"name": "der", "store": "full"}, "learner", capacity_per_task=3),
 ]
 
@@ -195,6 +240,10 @@ HALF_CASES = [
     _half("lwf"),
     _half("sefe-stack", STACKED),
     _half("moelora"),
+    _half("hide", STACKED),
+    _half("branchlora", STACKED),
+    _half("clmoe"),
+    _half("smolora"),
     _half("l2p"),
     _half("der++"),
 ]

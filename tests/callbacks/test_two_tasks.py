@@ -102,6 +102,17 @@ def test_a_second_task_without_the_first_ones_adapter_is_refused(keys, tmp_path,
     assert len(list((tmp_path / "state" / "tasks").iterdir())) == 1
 
 
+@pytest.mark.parametrize("method", ["hide", "moelora"])
+def test_a_method_that_chooses_per_sample_needs_a_learner(keys, tmp_path, method):
+    from llamafactory.train.tuner import run_exp
+
+    with pytest.raises(CompatibilityError, match="ContinualLearner"):
+        run_exp(
+            plain(keys, tmp_path / "first", method, 1),
+            callbacks=[ContinualCallback(method, tmp_path / "state", "one", OPTIONS[method])],
+        )
+
+
 @pytest.mark.parametrize("method", list(OPTIONS))
 def test_with_a_learner_and_the_mixin(llama, keys, ours, tmp_path, method):
     model = AutoModelForCausalLM.from_pretrained(llama)

@@ -15,9 +15,67 @@ KEYS_PAGE = Path(__file__).parents[2] / "docs" / "keys.md"
 def test_everything_at_80_columns(cli):
     code, out, _ = cli("list")
     assert code == 0
-    for word in ("Methods", "Streams", "Scorers", "inclora", "medical_cl", "exact_match@1", "reveals", "DeepSpeed"):
+    for word in ("Methods", "Streams", "Scorers", "inclora", "medical_cl", "exact_match@1"):
         assert word in out
     assert max(map(len, out.splitlines())) <= 80
+
+
+def test_methods_fit_on_a_screen_by_group(cli):
+    code, out, _ = cli("list", "methods")
+    assert code == 0
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 80
+    names = [entry.name for entry in list_methods()]
+    assert len(lines) <= len(names) + 6, "a line for each method and each group"
+    group, found = "", {}
+    for line in lines[1:]:
+        if line.startswith("    "):
+            found[line.split()[0]] = group
+        else:
+            group = line.strip()
+    assert sorted(found) == sorted(names)
+    some = {"ewc": "One LoRA", "multitask": "One LoRA", "olora": "A LoRA per task", "single_task": "A LoRA per task"}
+    assert some.items() <= found.items()
+    assert found["moelora"].startswith("Routed")
+    assert found["seqfull"] == "Full fine-tuning"
+
+
+def test_the_group_of_a_method_follows_from_what_it_declares():
+    from dataclasses import replace
+
+    from cl_plugins.methods import Capabilities, LoRAChain, OneLoRA
+
+    def group(base, **able):
+        return type("Mine", (base,), {"capabilities": Capabilities(**able)}).family()
+
+    assert group(OneLoRA) == "one_lora"
+    assert group(LoRAChain) == "lora_per_task"
+    assert group(OneLoRA, schedule="independent") == "lora_per_task"
+    assert group(OneLoRA, answers="by_sample") == group(LoRAChain, answers="by_sample") == "routed"
+    assert group(OneLoRA, answers="by_sample", low_rank=False) == "prompts"
+    assert group(OneLoRA, finetuning_types=("full",)) == "full"
+    assert replace(Capabilities(), answers="by_sample").low_rank
+
+
+def test_one_method_with_everything(cli):
+    code, out, _ = cli("list", "methods", "moelora")
+    assert code == 0
+    assert max(len(line) for line in out.splitlines() if "/" not in line) <= 80
+    for word in ("experts:", "faithful:", "default 8", "reveals", "DeepSpeed", "card", "README.md", "NeurIPS 2024"):
+        assert word in out
+    (entry,) = json.loads(cli("list", "methods", "moelora", "--json")[1])["methods"]
+    assert entry["family"] == "routed"
+    assert Path(entry["card"]).is_file()
+    code, out, _ = cli("list", "streams", "medical_cl")
+    assert code == 0
+    assert "medical_cl" in out
+    assert "mllm_cl" not in out
+
+
+def test_a_name_that_does_not_exist(cli):
+    code, _, error = cli("list", "methods", "moelorra")
+    assert code != 0
+    assert "Did you mean 'moelora'?" in error
 
 
 def test_methods_with_their_capabilities(cli):
@@ -42,6 +100,7 @@ def test_broken_methods_name_their_package(cli, monkeypatch):
     assert "mine  BROKEN" in out
     assert "some-package" in out
     assert "no module named nothing" in out
+    assert "no module named nothing" in cli("list", "methods", "mine")[1]
     assert json.loads(cli("list", "methods", "--json")[1])["methods"][-1]["error"] == broken.error
 
 

@@ -50,4 +50,11 @@ def test_what_joins_the_loss_is_asked_of_the_method():
     support = rows(methods_tables().strip().split("\n\n")[1])
     found = {name: row["adds to the loss"] for name, row in support.items()}
     assert {name for name, words in found.items() if "penalty" in words} == {"ewc", "olora", "mslora_cr", "sefe"}
-    assert {name for name, words in found.items() if "logits" in words} == {"lwf", "der", "l2p"}
+    assert {name for name, words in found.items() if "logits" in words} == {
+        "lwf",
+        "der",
+        "l2p",
+        "modalprompt",
+        "ilora",
+        "branchlora",
+    }

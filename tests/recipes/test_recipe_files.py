@@ -33,6 +33,8 @@ def test_the_recipes_for_real_hardware_are_there() -> None:
         "medical_cl/seqfull_zero2.yaml",
         "medical_cl/seqfull_zero3.yaml",
     }
+    for folder in set(PAPER) - {"mslora_cr_6", "mslora_cr_8"}:
+        assert names >= {f"{folder}/{name}.yaml" for name in ("moelora", "hide", "disco", "l2p")}
     for folder in set(PAPER) - {"medical_cl"}:
         assert names >= {f"{folder}/{name}.yaml" for name in ("seqlora", "inclora", "seqfull_zero2")}
 
@@ -139,6 +141,18 @@ HYPER = {
     "ucit/inclora": OURS,
     "ucit/seqfull_zero2": FULL,
     "ucit/seqlora": Hyper(2e-4, 64, rank=16, alpha=32, warmup=60),
+    "medical_cl/moelora": Hyper(1e-4, 64, rank=16, alpha=32),
+    "medical_cl/moelora_replay": Hyper(1e-4, 64, rank=16, alpha=32),
+    "mllm_cl/seqlora_replay": Hyper(2e-5, 64, rank=32, alpha=64, warmup=60),
+    "mllm_cl/seqfull_zero2_replay": FULL,
+    "mllm_cl/olora": Hyper(2e-5, 64, rank=32, alpha=64, warmup=60),
+    "mllm_cl/olora_replay": Hyper(2e-5, 64, rank=32, alpha=64, warmup=60),
+    "mllm_cl/moelora": Hyper(2e-5, 64, rank=35, alpha=70, warmup=60),
+    "mllm_cl/moelora_replay": Hyper(2e-5, 64, rank=35, alpha=70, warmup=60),
+    "mllm_cl_ability/moelora": Hyper(2e-4, 16, rank=32, alpha=64, warmup=60),
+    "coin/moelora": Hyper(2e-4, 64, rank=128, alpha=256, warmup=60),
+    "ucit/moelora": Hyper(2e-4, 64, rank=18, alpha=36, warmup=60),
+    "mllm_cl/hide_replay": Hyper(2e-5, 64, rank=32, alpha=64, warmup=60),
     "medical_cl/hide": Hyper(1e-4, 64, rank=16, alpha=32),
     "medical_cl/disco": Hyper(1e-4, 64, rank=16, alpha=32),
     "mllm_cl/hide": Hyper(2e-5, 64, rank=32, alpha=64, warmup=60),
@@ -211,6 +225,37 @@ def test_hyper_parameters_are_those_of_the_source(path: Path, parse_task: Callab
         assert (args.finetuning.lora_rank, args.finetuning.lora_alpha) == (expected.rank, expected.alpha)
         wanted = ["multi_modal_projector"] if expected.projector else None
         assert args.finetuning.additional_target == wanted
+
+
+#: Rows of Table 1 of Li et al. 2025 on the domain stream of MLLM-CL -> recipe without and with replay; docs/benchmarks/
+#: mllm_cl.md lists them.
+TABLE_1 = {
+    "LoRA": ("seqlora", "seqlora_replay"),
+    "MoELoRA": ("moelora", "moelora_replay"),
+    "O-LoRA": ("olora", "olora_replay"),
+    "L2P": ("l2p", "l2p_replay"),
+    "HiDe-LLaVA": ("hide", "hide_replay"),
+    "IncLoRA": ("inclora", "replay"),
+    "SeqFull": ("seqfull_zero2", "seqfull_zero2_replay"),
+}
+
+
+@pytest.mark.parametrize("row", TABLE_1)
+def test_the_page_lists_the_recipes_of_table_1(row: str) -> None:
+    page = (ROOT / "docs" / "benchmarks" / "mllm_cl.md").read_text(encoding="utf-8")
+    (line,) = [line for line in page.splitlines() if line.startswith(f"| {row} |")]
+    assert re.findall(r"`([^`]+)\.yaml`", line) == list(TABLE_1[row])
+
+
+@pytest.mark.parametrize("row", TABLE_1)
+def test_replay_is_all_that_a_row_with_it_has_more(row: str) -> None:
+    one, other = (read(Path(f"examples/yaml/mllm_cl/{name}.yaml")) for name in TABLE_1[row])
+    block, more = one.pop("cl"), other.pop("cl")
+    assert more.pop("replay") == {"capacity_per_task": 20}
+    assert more == block
+    # the paper's rank of IncLoRA is 8 without replay and 16 with it
+    changed = {"output_dir", *(["lora_rank"] if row == "IncLoRA" else [])}
+    assert {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)} == changed
 
 
 @pytest.mark.parametrize("path", paper_recipes(), ids=str)

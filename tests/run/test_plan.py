@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cl_plugins.contract.capabilities import NoOptions
 from cl_plugins.evaluation.matrix import JOINT, row_name
-from cl_plugins.methods import get_method
+from cl_plugins.methods.registry import make_method
 from cl_plugins.recipe import parse_cl
 from cl_plugins.run.plan import Step, make_plan, rows
 
@@ -26,7 +25,7 @@ METHODS = {"sequential": "seqlora", "independent": "single_task", "joint": "mult
 
 def planned(made, schedule, **more):
     """The plan of a method with this schedule."""
-    return make_plan(made, get_method(METHODS[schedule])(NoOptions()), **more)
+    return make_plan(made, make_method(METHODS[schedule], {}), **more)
 
 
 def keys(steps):
@@ -41,6 +40,18 @@ def test_three_tasks_one_after_the_other():
         "train:c", "consolidate:c", "evaluate:after_c:a", "evaluate:after_c:b", "evaluate:after_c:c",
         "finish",
     ]  # fmt: skip
+
+
+def test_the_oracle_row_is_at_the_end_and_of_learned_tasks_with_tests_only():
+    method = make_method("single_task", {"selector": {"kind": "prototype"}})
+    made = config(untested=("b",), eval={"oracle": True, "zero_shot": False})
+    found = keys(make_plan(made, method))
+    assert found[-3:] == ["evaluate:oracle:a", "evaluate:oracle:c", "finish"]
+    assert sum("oracle" in key for key in found) == 2
+    first = keys(make_plan(config(eval={"oracle": True}, only="a"), method))
+    assert [key for key in first if "oracle" in key] == ["evaluate:oracle:a"]
+    none = keys(make_plan(config(eval={"oracle": True, "scope": "none"}), method))
+    assert not [key for key in none if "oracle" in key]
 
 
 def test_scopes():

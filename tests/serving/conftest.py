@@ -22,6 +22,8 @@ RUNS = {
     "routed by token": {"method": {"name": "moelora", "experts": 2}},
     "routed by token, bf16": {"method": {"name": "moelora", "experts": 2}, "half": True},
     "routed by row": {"method": {"name": "single_task", "selector": SELECTOR}},
+    "routed by weights": {"method": {"name": "hide"}},
+    "routed, prompts": {"method": {"name": "l2p", "pool_size": 4, "prompt_length": 2, "top_k": 2}},
 }
 ROUTED = [name for name in RUNS if name.startswith("routed")]
 

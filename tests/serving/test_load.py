@@ -67,7 +67,7 @@ def test_the_manifest_says_what_is_needed(finished, name):
     assert found["files"].keys() == there
     if name in ROUTED:
         assert found["options"] == {k: v for k, v in RUNS[name]["method"].items() if k != "name"}
-        assert found["lora"]["r"] == 4
+        assert found["lora"]["r"] == 4, name
         assert found["lora"]["modules_to_save"] == ["multi_modal_projector"]
         assert any(target.endswith("layers.0.self_attn.q_proj") for target in found["lora"]["target_modules"])
 

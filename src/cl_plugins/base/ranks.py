@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import RunStateError
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 T = TypeVar("T")
@@ -84,6 +88,16 @@ def gather(value: T) -> list[T]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def add_up(tensors: Iterable[Tensor]) -> None:
+    """Replace tensors by their sums over all ranks, in place; the same number and shapes on every rank."""
+    if not _group():
+        return
+    import torch.distributed as dist
+
+    for tensor in tensors:
+        dist.all_reduce(tensor)
 
 
 def any_true(flag: bool) -> bool:

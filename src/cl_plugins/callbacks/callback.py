@@ -127,6 +127,15 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             what = f"'{self.method.name if terms.has_batch_terms else 'replay'}' {why}, which a callback cannot do."
             fix = "Use `class Mine(ContinualTrainerMixin, YourTrainer)` and pass `terms=task.terms`."
             raise CompatibilityError(Problem("ContinualCallback", what, fix))
+        if self._base is None and self.method.answers == "by_sample":
+            what = f"'{self.method.name}' puts parts on the base that are chosen per sample, and no base is given."
+            raise CompatibilityError(
+                Problem("ContinualCallback", what, "Use `ContinualLearner`, which holds the base.")
+            )
+        if not terms.in_loss and terms.method.changes_gradients:
+            what = f"'{self.method.name}' changes the gradient of every step, which a callback cannot do."
+            fix = "Use `class Mine(ContinualTrainerMixin, YourTrainer)` and pass `terms=task.terms`."
+            raise CompatibilityError(Problem("ContinualCallback", what, fix))
         if not terms.in_loss and terms.learning_rates():
             what = f"'{self.method.name}' trains tensors at separate learning rates, which a callback cannot set."
             fix = "Use `class Mine(ContinualTrainerMixin, YourTrainer)` and pass `terms=task.terms`."
@@ -179,6 +188,11 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         """Add the penalties' gradient, unless the trainer's own `ContinualTrainerMixin` does."""
         if self.terms is not None and self.terms.has_penalties and not self.terms.in_loss:
             add_gradient(self.terms.penalties(state.global_step + 1), model.parameters())
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """What the method does after an optimizer step."""
+        if self.terms is not None:
+            self.terms.after_step(last=state.global_step >= state.max_steps)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Log the terms together with the loss."""

@@ -23,9 +23,10 @@ keys below `cl.stream`. `cl.method` holds `name` and the options of that method.
 
 
 _EPILOG = """\
-keys, reveals, methods and refused are pages in Markdown. schema is a JSON schema of a
-recipe, stream-schema one of a stream file: an editor with yaml-language-server
-completes and checks the `cl:` block of a recipe that begins with the line
+keys, reveals, methods and refused are pages in Markdown. schema is a JSON
+schema of a recipe, stream-schema one of a stream file: an editor with
+yaml-language-server completes and checks the `cl:` block of a recipe that
+begins with the line
 
   # yaml-language-server: $schema=recipe.schema.json
 

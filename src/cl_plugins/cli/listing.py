@@ -8,10 +8,27 @@ from typing import Any
 
 KINDS = ("methods", "streams", "scorers", "published")
 
+_EPILOG = """\
+  cl-plugins list methods           all methods, a line each, by group
+  cl-plugins list methods moelora   options, carry, cost, card, how to cite
+  cl-plugins list streams medical_cl
+"""
+
+#: Groups of methods in the order of the list (`Method.family`).
+_FAMILIES = {
+    "one_lora": "One LoRA",
+    "lora_per_task": "A LoRA per task",
+    "routed": "Routed: parts are chosen for every sample or token",
+    "prompts": "Prompts",
+    "full": "Full fine-tuning",
+}
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
+    parser.epilog = _EPILOG
     parser.add_argument("kind", nargs="?", choices=KINDS, help="only these")
+    parser.add_argument("name", nargs="?", help="everything about this method, or this entry alone")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -21,11 +38,13 @@ def run(args: argparse.Namespace) -> int:
 
     collect = {"methods": methods, "streams": streams, "scorers": scorers, "published": published}
     value = {kind: collect[kind]() for kind in KINDS if args.kind in (None, kind)}
+    if args.name is not None:
+        value = {args.kind: [_named(args.kind, args.name, value[args.kind])]}
     if args.json:
         output.print_json(value)
         return 0
     show = {
-        "methods": _show_methods,
+        "methods": _show_methods if args.name is None else _show_method,
         "streams": _show_streams,
         "scorers": _show_scorers,
         "published": _show_published,
@@ -35,6 +54,23 @@ def run(args: argparse.Namespace) -> int:
             output.emit()
         show[kind](entries)
     return 0
+
+
+def _named(kind: str, name: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """The entry of a name.
+
+    Raises:
+        RecipeError: If there is none.
+    """
+    from ..base.errors import Problem, RecipeError
+    from ..base.schema import nearest
+
+    found = next((entry for entry in entries if entry["name"] == name), None)
+    if found is None:
+        names = [entry["name"] for entry in entries]
+        fix = f"{nearest(name, names)} Known: {', '.join(names)}.".strip()
+        raise RecipeError(Problem(f"list {kind}", f"there is no {name!r}.", fix))
+    return found
 
 
 def methods() -> list[dict[str, Any]]:
@@ -60,12 +96,38 @@ def methods() -> list[dict[str, Any]]:
                 "distribution": entry.distribution,
                 "error": None,
                 "title": entry.value.title,
+                "family": entry.value.family(),
+                "summary": _summary(entry.value),
+                **_card(entry.value),
                 "options": options,
                 "adds": _adds(entry.value, options),
                 **asdict(entry.value.capabilities),
             }
         )
     return found
+
+
+def _summary(method: type[Any]) -> str:
+    """The first sentence of the class."""
+    import inspect
+
+    lines = (inspect.getdoc(method) or "").split("\n\n")[0]
+    return " ".join(lines.split())
+
+
+def _card(method: type[Any]) -> dict[str, str | None]:
+    """Where the method's card is, a README.md next to its code, and how to cite the method according to it."""
+    import inspect
+    import re
+    from pathlib import Path
+
+    try:
+        card = Path(inspect.getfile(method)).with_name("README.md")
+        text = card.read_text(encoding="utf-8")
+    except (OSError, TypeError):  # none, or a class that was made in a session
+        return {"card": None, "cite": None}
+    cite = re.search(r"\*\*Cite\.\*\*(.*?)(?:\n\n|\Z)", text, re.DOTALL)
+    return {"card": str(card), "cite": " ".join(cite.group(1).replace("*", "").split()) if cite else None}
 
 
 def _adds(method: type[Any], options: list[dict[str, str]]) -> str:
@@ -187,21 +249,48 @@ def declared(entry: dict[str, Any]) -> dict[str, str]:
 
 
 def _show_methods(entries: list[dict[str, Any]]) -> None:
+    """A line for each method, by group."""
     from . import output
 
-    output.emit(output.bold("Methods") + "  (cl.method.name)")
+    output.emit(output.bold("Methods") + "  (cl.method.name; `cl-plugins list methods NAME` shows one)")
+    left = max((len(entry["name"]) for entry in entries), default=0) + 2
+    for family, heading in _FAMILIES.items():
+        own = [entry for entry in entries if entry["error"] is None and entry["family"] == family]
+        if not own:
+            continue
+        output.emit(output.bold(f"  {heading}"))
+        for entry in own:
+            package = "".join(f" (package {name})" for _, name in _package(entry))
+            first, *rest = output.wrap(f"{entry['summary']}{package}", output.width() - left - 5)
+            output.emit(f"    {entry['name'].ljust(left)}{first}{'…' if rest else ''}")
     for entry in entries:
-        output.emit()
+        if entry["error"] is not None:
+            _broken(entry)
+
+
+def _show_method(entries: list[dict[str, Any]]) -> None:
+    """All that a method declares, its options, and its card."""
+    from . import output
+
+    for entry in entries:
         if entry["error"] is not None:
             _broken(entry)
             continue
-        output.emit(output.bold(f"  {entry['name']}") + f"  {entry['title']}")
-        rows = [(name, text) for name, text in declared(entry).items() if (name, text) != ("needs", "nothing")]
-        rows += [
-            (f"{o['key']}:", f"{o['help']} ({o['type']}; default {o['default']})".replace("\\|", "|"))
-            for o in entry["options"]
-        ]
-        output.pairs(rows + _package(entry), indent=4)
+        output.emit(output.bold(entry["name"]) + f"  {entry['title']}")
+        output.pairs([("", entry["summary"])], indent=0)
+        output.emit()
+        output.emit(output.bold("  Options") + ("" if entry["options"] else "  none"))
+        output.pairs(
+            [
+                (f"{o['key']}:", f"{o['help']} ({o['type']}; default {o['default']})".replace("\\|", "|"))
+                for o in entry["options"]
+            ],
+            indent=4,
+        )
+        output.emit()
+        rows = [("group", _FAMILIES[entry["family"]]), *declared(entry).items(), *_package(entry)]
+        rows += [(name, entry[name]) for name in ("card", "cite") if entry[name]]
+        output.pairs(rows)
 
 
 def _broken(entry: dict[str, Any]) -> None:

@@ -101,6 +101,7 @@ BASES: tuple[Example, ...] = (
     Example("a module that the base does not have", {"additional_target": "multimodal_projector"}),
     Example("`lm_head` in `additional_target`, tied to the embedding", {"additional_target": "lm_head"}, base={"tie_word_embeddings": True, "text_config": {"tie_word_embeddings": True}}),
     Example("`lm_head` in `lora_target`, tied to the embedding", {"lora_target": "q_proj,lm_head"}, base={"tie_word_embeddings": True, "text_config": {"tie_word_embeddings": True}}),
+    Example("a template whose words the base does not have", {"template": "qwen3"}),
     Example("a base quantised with a method that is not tested", base={"quantization_config": {"quant_method": "gptq"}}),
 )  # fmt: skip
 
@@ -114,6 +115,7 @@ ENGINES: tuple[Example, ...] = (
     Example("fp16 by `accelerate launch`", env={"ACCELERATE_MIXED_PRECISION": "fp16"}),
     Example("`torch.compile` by `accelerate launch`", env={"ACCELERATE_DYNAMO_BACKEND": "inductor"}),
     Example("Megatron by LLaMA-Factory's `USE_MCA`", env={"USE_MCA": "1"}),
+    Example("LLaMA-Factory's v1 engine by `USE_V1`", env={"USE_V1": "1"}),
     Example("DeepSpeed without ZeRO", {"deepspeed": {"train_batch_size": "auto"}}),
     Example("ZeRO with offload to NVMe", {"deepspeed": {"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}}}),
     Example("ZeRO-2 with weights on the CPU", {"deepspeed": {"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}}),

@@ -126,6 +126,8 @@ def _prepared(host: Host, recipe: Recipe, read: bool) -> tuple[list[Problem], li
         return problems, notes
     try:
         state.session  # noqa: B018
+    except RecipeError as error:
+        problems += error.problems
     except Exception as error:  # any exception of the host or the hub
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         notes.append(f"The data were not prepared: the base's tokenizer cannot be loaded here ({reason}).")

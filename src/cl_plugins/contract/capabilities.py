@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Schedule = Literal["sequential", "independent", "joint"]
 Answers = Literal["alike", "by_task", "by_sample"]
+Family = Literal["one_lora", "lora_per_task", "routed", "prompts", "full"]
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..base.errors import CompatibilityError, Problem
-from .capabilities import Answers, Capabilities, NoOptions, RunFacts
+from .capabilities import Answers, Capabilities, Family, NoOptions, RunFacts
 from .phase import Phase
 
 
@@ -57,6 +57,7 @@ class Method(ABC):
         capabilities: What it can do and needs.
         starts_at_zero: Whether its terms measure the distance from where the task began, and so are zero at the first
             step.
+        lora_per_task: Whether every task has a LoRA that stays; lists of methods are grouped by it.
     """
 
     name: ClassVar[str]
@@ -64,9 +65,24 @@ class Method(ABC):
     config_class: ClassVar[type[Any]] = NoOptions
     capabilities: ClassVar[Capabilities] = Capabilities()
     starts_at_zero: ClassVar[bool] = False
+    lora_per_task: ClassVar[bool] = False
 
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    @classmethod
+    def family(cls) -> Family:
+        """The group of a method in lists, told from what it declares.
+
+        ``full`` trains whole weights; ``prompts`` and ``routed`` choose for every sample, without and with low-rank updates;
+        ``lora_per_task`` keeps a LoRA of every task; the others are ``one_lora``.
+        """
+        able = cls.capabilities
+        if "lora" not in able.finetuning_types:
+            return "full"
+        if able.answers == "by_sample":
+            return "routed" if able.low_rank else "prompts"
+        return "lora_per_task" if cls.lora_per_task or able.schedule == "independent" else "one_lora"
 
     # What may run with me?
 
@@ -145,6 +161,37 @@ class Method(ABC):
         teacher, a buffer) go through it.
         """
         return {}
+
+    # What happens in an optimizer step?
+
+    @property
+    def changes_gradients(self) -> bool:
+        """Whether `change_gradients` does something; trainers that cannot call it are refused then."""
+        return type(self).change_gradients is not Method.change_gradients
+
+    def change_gradients(self, context: TaskContext, model: Module, step: int) -> None:  # noqa: B027 - may be left as it is
+        """Change the gradients of an optimizer step in place.
+
+        Called once per step, when ``.grad`` of every parameter is complete (accumulated, averaged over processes, with
+        the gradients of the penalties) and before it is clipped. All processes must end with the same gradients.
+
+        Args:
+            context: The task.
+            model: What is trained, not wrapped.
+            step: Number of the optimizer step, from 1.
+        """
+
+    def after_step(self, context: TaskContext, model: Module, *, last: bool) -> None:  # noqa: B027 - may be left as it is
+        """Called after every optimizer step, before a checkpoint is written.
+
+        State that the training changes besides its parameters belongs into buffers called ``cl_live_<name>``
+        (`BaseModel.register`): checkpoints hold them.
+
+        Args:
+            context: The task.
+            model: What is trained, not wrapped.
+            last: Whether it was the last step of the training.
+        """
 
     # What has the task learned?
 

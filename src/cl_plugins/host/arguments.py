@@ -94,7 +94,17 @@ def uses_cl(raw: Any) -> bool:
 def _read_args(original: Callable[..., Any], args: Any = None) -> Any:
     """The host's reader of recipes; it opens a recipe in JSON in a way that always fails, so that is done here."""
     if args is not None or len(sys.argv) < 2 or not sys.argv[1].endswith(".json"):
-        return original(args)
+        try:
+            return original(args)
+        except TypeError as error:  # of OmegaConf, where a word is no value of the recipe's key
+            words = [word for word in sys.argv[2:] if _CL_OVERRIDE.match(word)] if args is None else []
+            if not words:
+                raise
+            what = f"{', '.join(words)}: cannot be set from the shell ({error})."
+            fix = (
+                "Entries of lists cannot: write them in the YAML, or use a key such as `cl.task_overrides.TASK.KEY=`."
+            )
+            raise RecipeError(Problem("the command line", what, fix)) from error
     from omegaconf import OmegaConf
 
     path = Path(sys.argv[1]).absolute()
@@ -147,7 +157,6 @@ def _inference_parse(
     raw = module.read_args(args)
     if not serving.names_model(raw):
         return _refusing_parse(module, "export, chat and api", original, raw, *rest, **kwargs)
-    names.require(load=True)
     keys, final = serving.host_keys(plain(raw))
     serving.check_places(keys)
     parsed = _without_field(original(keys, *rest, **kwargs))

@@ -60,6 +60,12 @@ def local_files(dataset_dir: str, names: Sequence[str]) -> tuple[list[Path], lis
 SOURCES = ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name", "file_name")
 
 
+#: Ending of a data file -> the reader that the host takes for it.
+KINDS_OF_FILES = {
+    ".arrow": "arrow", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text",
+}  # fmt: skip
+
+
 def source_of(entry: Any) -> str | None:
     """The key of an entry of ``dataset_info.json`` that says where its records are; None if there is none."""
     return next((key for key in SOURCES if isinstance(entry, dict) and isinstance(entry.get(key), str)), None)
@@ -83,11 +89,25 @@ def _files_of(entry: Any, folder: Path) -> tuple[list[Path], list[tuple[str, str
         if folders:
             what = f"the folder {path} contains folders ({', '.join(folders[:3])}), which LLaMA-Factory does not read."
             problems.append((what, "Put the data files into the folder itself, and nothing else."))
+        problems += _kind_problems(path, [p for p in inside if p.is_file()]) if source == "file_name" else []
         return [p for p in inside if p.is_file()], problems
     if path.is_file():
         return [path], []
     what = "is not a regular file" if path.exists() else "does not exist"
     return [], [(f"the file {path} {what}.", f"Correct `{source}` or put the file there.")]
+
+
+def _kind_problems(folder: Path, files: list[Path]) -> list[tuple[str, str]]:
+    """What the host says of a folder without naming a file: files that are no data, or of several kinds."""
+    odd = [file.name for file in files if file.suffix not in KINDS_OF_FILES]
+    if odd:
+        what = f"the folder {folder} contains files that are no data ({', '.join(odd[:3])})."
+        return [(what, f"Remove them; LLaMA-Factory reads {', '.join(KINDS_OF_FILES)}.")]
+    kinds = {KINDS_OF_FILES[file.suffix]: file.name for file in reversed(files)}
+    if len(kinds) > 1:
+        what = f"the folder {folder} contains files of different kinds ({', '.join(sorted(kinds.values()))})."
+        return [(what, "Convert them to one kind.")]
+    return []
 
 
 def _has_mark(path: Path) -> bool:

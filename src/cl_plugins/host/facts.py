@@ -21,6 +21,7 @@ FSDP = "ACCELERATE_USE_FSDP"  # how `accelerate launch` asks for it
 _ENGINES = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron is not tested with `cl`.",
     "USE_MCA": "Megatron has its own trainer.",
+    "USE_V1": "the v1 engine of LLaMA-Factory reads other recipes.",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor, context and sequence parallelism are not tested with `cl`.",
 }
 #: Value of `report_to` -> packages of which one must be there.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Problem, RecipeError
 from ..base.schema import unknown_key
+from .names import incompatible, missing_in
 
 
 if TYPE_CHECKING:
@@ -195,6 +196,7 @@ def attach(parsed: Any, final: Final) -> None:
 
     Raises:
         RunStateError: If the base is another one than the run's.
+        CompatibilityError: If the function of the host that puts adapters on has moved.
     """
     from ..run.final import ROUTED
     from .fingerprint import base_fingerprint
@@ -205,6 +207,9 @@ def attach(parsed: Any, final: Final) -> None:
     if final.kind == ROUTED:
         from llamafactory.model import loader
 
+        absent = missing_in(loader)
+        if absent:
+            raise incompatible(absent)
         if getattr(loader.init_adapter, "__cl_plugins__", False) is False:
             loader.init_adapter = _putting_on(loader.init_adapter)
         setattr(model_args, _MARK, final)

@@ -21,6 +21,7 @@ from .quantised import check_trained_modules, keep_unpacked, quantisation_of, tr
 from .sample_counts import SampleCounts, total
 from .task_args import HostArgs, for_data, for_tests
 from .task_args import own as own_args
+from .vocabulary import check_added_tokens
 
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ class Session:
 
     Args:
         args: The host's arguments of the run (those of any task; only per-run keys are used).
+
+    Raises:
+        RecipeError: If the template needs tokens that the base does not have.
     """
 
     def __init__(self, args: HostArgs) -> None:
@@ -54,7 +58,10 @@ class Session:
         self.args = args
         self.tokenizer_module: dict[str, Any] = dict(load_tokenizer(args.model))
         self.tokenizer = self.tokenizer_module["tokenizer"]
+        known = len(self.tokenizer)
         self.template = get_template_and_fix_tokenizer(self.tokenizer, args.data)
+        if len(self.tokenizer) > known:
+            check_added_tokens(args, self.tokenizer, known)
         self.sample_counts: dict[str, dict[str, int]] = {}
         self._base: LoadedBase | None = None
 

@@ -249,39 +249,44 @@ def joined(own: Any, memory: Any, indices: Sequence[int]) -> Any:
     """
     from datasets import concatenate_datasets
 
-    return concatenate_datasets([own, _alike(memory, own).select(list(indices))])
+    own, memory = _alike(own, memory)
+    return concatenate_datasets([own, memory.select(list(indices))])
 
 
 #: Nothing of kept samples is written outside of the run.
 _HERE: dict[str, Any] = {"keep_in_memory": True, "load_from_cache_file": False}
 
 
-def _alike(memory: Any, own: Any) -> Any:
-    """The buffer's samples with media in the form of the task's own: the buffer has paths, tables may hold bytes.
+def _alike(own: Any, memory: Any) -> tuple[Any, Any]:
+    """Both with media in one form: the buffer has paths, tables may hold bytes or pictures, with or without paths.
 
     Args:
-        memory: The buffer's samples, tokenised.
-        own: The task's.
+        own: The task's tokenised samples.
+        memory: The buffer's.
     """
     from datasets import Features, Image, List, Value
 
+    struct = List({"bytes": Value("binary"), "path": Value("string")})
     for kind in KINDS:
         if kind not in own.column_names or kind not in memory.column_names:
             continue
-        wanted, given = own.features[kind], memory.features[kind]
-        inner = getattr(wanted, "feature", None)
-        if (
-            wanted == given
-            or getattr(given, "feature", None) != Value("string")
-            or not isinstance(inner, Image | dict)
-        ):
+        inner = getattr(own.features[kind], "feature", None)
+        if own.features[kind] == memory.features[kind] or not isinstance(inner, Image | dict):
             continue
-        struct = {"bytes": Value("binary"), "path": Value("string")}
-        features = Features({**memory.features, kind: List(struct)})
+        if not isinstance(getattr(memory.features[kind], "feature", None), Value | dict):
+            continue  # a column of nothing
+        if isinstance(inner, dict) and own.features[kind] != struct:
+            own = own.cast_column(kind, struct)
+        features = Features({**memory.features, kind: struct})
         memory = memory.map(lambda row, kind=kind: {kind: _structs(row[kind])}, features=features, **_HERE)
-        memory = memory.cast_column(kind, wanted)
-    return memory
+        memory = memory.cast_column(kind, own.features[kind])
+    return own, memory
 
 
-def _structs(names: list[str] | None) -> list[dict[str, Any]] | None:
-    return None if names is None else [{"bytes": None, "path": name} for name in names]
+def _structs(media: list[Any] | None) -> list[dict[str, Any]] | None:
+    if media is None:
+        return None
+    return [
+        {"bytes": None, "path": None, **one} if isinstance(one, dict) else {"bytes": None, "path": one}
+        for one in media
+    ]

@@ -56,6 +56,7 @@ class LoRAChain(Method):
     """A fresh LoRA per task on the sum of the past ones."""
 
     config_class: ClassVar[type[Any]] = ChainConfig
+    lora_per_task: ClassVar[bool] = True
 
     def problems(self, facts: RunFacts) -> list[Problem]:
         """Merging into weights that cannot hold the sum is refused."""

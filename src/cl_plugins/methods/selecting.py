@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
+    from ..adapters.row_features import Rows
+    from ..adapters.rows import RowState
     from ..contract.base_model import BaseModel
     from ..contract.carry import Carry, CarryWriter, TaskUpdate
     from ..contract.method import Method
-    from ..contract.task import TaskContext
+    from ..contract.task import Batch, TaskContext
 
 
 FILE, STATISTIC = "selector.safetensors", "selector"
@@ -32,8 +34,8 @@ class SelectingConfig:
 
     selector: dict[str, Any] | None = option(
         None,
-        help="Who chooses a task's part at test: `{kind: prototype, features: [vision, text]}`, `{kind: ridge}`, or "
-        "`{kind: oracle}` (the task is given).",
+        help="Who chooses a task's part at test: `{kind: prototype, features: [vision, text]}`, `{kind: ridge}`, `{kind: keys}`, "
+        "or `{kind: oracle}` (the task is given).",
     )
 
     def value_problems(self, where: str) -> list[Problem]:
@@ -47,6 +49,28 @@ class SelectingConfig:
         return []
 
 
+class SelectorTerms:
+    """Put before `Method`: lets a selector that trains do so with every task.
+
+    The method has a ``selection``, and calls its `Selection.prepare` (or `Selection.put_keys`) in ``begin_task``.
+    """
+
+    selection: Selection
+
+    @property
+    def reads_logits(self) -> bool:
+        """Only with a selector that trains: its term joins the loss of a batch."""
+        return self.selection.trains
+
+    def batch_terms(self, context: TaskContext, model: Module, batch: Batch) -> dict[str, Tensor]:
+        """The selector's term, if it trains."""
+        return self.selection.terms()
+
+    def learning_rates(self, context: TaskContext, model: Module) -> dict[str, float]:
+        """Those of what the selector trains."""
+        return self.selection.learning_rates()
+
+
 class Selection:
     """The selector of a method, over the life of a task.
 
@@ -57,6 +81,12 @@ class Selection:
     def __init__(self, given: dict[str, Any] | None) -> None:
         self.selector: Selector | None = None if given is None else make_selector(given)
         self._accuracy: dict[str, float] = {}
+        self._training: Any = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether the selector has tensors that train with a task, by a term of their own."""
+        return self.selector is not None and self.selector.trains
 
     @property
     def by_sample(self) -> bool:
@@ -104,6 +134,29 @@ class Selection:
             self.selector.identity()  # loads what the features come from
             check_features(self.selector, context)
 
+    def prepare(self, context: TaskContext) -> None:
+        """Put what the selector trains on the model; it then looks at every forward of the base."""
+        self.put_keys(context)
+        if self._training is not None:
+            state = context.base.rows(lambda rows: self.see(state, rows))
+
+    def put_keys(self, context: TaskContext) -> None:
+        """`prepare` for methods whose models have a row state, which must call `see`."""
+        self._training = self.selector.training(context) if self.selector is not None and self.trains else None
+
+    def see(self, state: RowState, rows: Rows) -> None:
+        """Look at the prompts of a batch in training."""
+        if self._training is not None:
+            self._training.see(state, rows)
+
+    def terms(self) -> dict[str, Tensor]:
+        """The selector's term of the batch that was seen last."""
+        return self._training.terms() if self._training is not None else {}
+
+    def learning_rates(self) -> dict[str, float]:
+        """Factors on the learning rate of what the selector trains."""
+        return self._training.learning_rates() if self._training is not None else {}
+
     def check_places(self, context: TaskContext, method: Method, model: Module) -> None:
         """Before the first step: nothing trains where the features come from.
 
@@ -123,14 +176,18 @@ class Selection:
             check_places(context.base, [*update.a, *update.replaced])
 
     def statistics(self, context: TaskContext) -> dict[str, dict[str, Tensor]]:
-        """What the selector measures on the task that was trained."""
-        from ..selectors.collect import accuracy, measure
+        """What the selector has learned or measures on the task that was trained."""
+        from ..selectors.collect import accuracy, measure, sample
 
         if self.selector is None or self.selector.told:
             return {}
-        own, vectors = measure(self.selector, context)
+        if self._training is not None:
+            own, vectors = self._training.learned(), sample(self.selector, context)
+        else:
+            own, vectors = measure(self.selector, context)
         carried = self.selector.merge(self._carried(context.carry), own)
-        self._accuracy = {"selected_training_samples": accuracy(self.selector, carried, vectors)}
+        if len(vectors):
+            self._accuracy = {"selected_training_samples": accuracy(self.selector, carried, vectors)}
         return {STATISTIC: own}
 
     def numbers(self) -> dict[str, float]:
@@ -162,6 +219,19 @@ class Selection:
         selector, carried = self.carried(carry)
         tasks = [Learned(update.task, update.low_rank()) for update in updates]
         return put_on(base, tasks, selector, carried, cumulative=cumulative)
+
+    def chooser(self, carry: Carry, names: Sequence[str]) -> Callable[[RowState, Rows], None]:
+        """What gives each prompt its task, see `cl_plugins.selectors.router.choose`.
+
+        Args:
+            carry: The carry.
+            names: The tasks in the order in which they were learned.
+        """
+        from ..selectors.router import choose
+
+        selector, carried = self.carried(carry)
+        prepared = selector.prepare(carried)
+        return lambda state, rows: choose(state, rows, selector, prepared, names)
 
     def carried(self, carry: Carry) -> tuple[Selector, dict[str, Tensor]]:
         """The selector and what it has carried.

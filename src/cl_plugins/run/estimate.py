@@ -74,7 +74,7 @@ def disk_need(
     width = 2 if mixed and zero_stage else _FP32
     update = model.trainable * width
     grows = able.grows
-    part = able.low_rank or "full" not in able.finetuning_types  # what is trained lies next to the base
+    part = able.low_rank or able.answers == "by_sample"  # what is trained lies next to the base
     # The carry links to the tasks' files; a carry that grows holds every one of them, another one the last, and the
     # old carry stays until the new one is in place.
     if keep == "all" or grows:

@@ -161,6 +161,9 @@ def reopen(
     state.base_fingerprint = host.fingerprint(state.run_args)
     recorded = read_record(root).get("base") or {}
     same = same_base(recorded, state.base_fingerprint)
+    if not same and not Path(name).exists() and not state.base_fingerprint.get("commit"):
+        what = f"belongs to the base {name}, and there is no folder {name} here (you start from {Path.cwd()})."
+        raise RunStateError(Problem(str(root), what, fix))
     if not same or not same_tokenizer(recorded, state.base_fingerprint):
         what = f"belongs to another {'tokenizer' if same else 'base'} ({recorded.get('name')}) than the one at {name}."
         raise RunStateError(Problem(str(root), what, fix))

@@ -87,7 +87,7 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
     terms = TaskTerms(state.method, context, model, data.term)
     training = TaskTraining(terms, model, args.trained_modules)
 
-    bridge = _bridge(state)
+    bridge = _bridge(state, terms)
     state.tracker.begin(task, state.steps_before(task))
     watchers = [*state.callbacks, bridge, state.tracker]
     recipe = ranks.on_main(lambda: task_identity(state, task, carry))
@@ -135,8 +135,8 @@ def remove_checkpoints(state: RunState, task: str, phase: str | None = None) -> 
         shutil.rmtree(checkpoint, ignore_errors=True)
 
 
-def _bridge(run: RunState) -> Any:
-    """A trainer callback that moves the display and stops the training when asked."""
+def _bridge(run: RunState, terms: TaskTerms) -> Any:
+    """A trainer callback that calls the method, moves the display and stops the training when asked."""
     from transformers import TrainerCallback
 
     class Bridge(TrainerCallback):  # type: ignore[misc]
@@ -148,6 +148,7 @@ def _bridge(run: RunState) -> Any:
             self.started = time.monotonic()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            terms.after_step(last=state.global_step >= state.max_steps)
             run.progress.advance()
             asked = run.stop.asked
             if ranks.world_size() > 1:

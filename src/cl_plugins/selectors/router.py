@@ -63,21 +63,11 @@ def put_on(
     Raises:
         CompatibilityError: If a part lies where the choice is not yet known.
     """
-    import torch
-
     check_places(base, [n for learned in tasks for n in (*learned.update.a, *learned.update.replaced)])
     prepared = selector.prepare(carried)
     names = [learned.task for learned in tasks]
 
-    def begin(rows: Rows) -> None:
-        if rows.told in names:
-            chosen = torch.full((rows.count,), names.index(rows.told))
-        else:
-            vectors = selector.join([of_rows(state, rows, look) for look in selector.looks])
-            chosen = selector.scores(prepared, vectors).argmax(dim=1)
-        rows.kept.update(expert=chosen, route=[names[i] for i in chosen.tolist()])
-
-    state: RowState = base.rows(begin)
+    state: RowState = base.rows(lambda rows: choose(state, rows, selector, prepared, names))
     layers = {}
     for name in dict.fromkeys(n for learned in tasks for n in learned.update.a):
         own = [i for i, learned in enumerate(tasks) if name in learned.update.a]
@@ -88,6 +78,26 @@ def put_on(
     bank.attach(base, layers)
     _replace(base, tasks, state)
     return base.model
+
+
+def choose(state: RowState, rows: Rows, selector: Selector, prepared: dict[str, Tensor], names: Sequence[str]) -> None:
+    """Give each prompt the number of a task as ``kept["expert"]`` and its name as ``kept["route"]``.
+
+    Args:
+        state: The row state.
+        rows: The prompts; those that are told a task get it.
+        selector: The selector.
+        prepared: What its `prepare` gave.
+        names: The tasks in the order in which they were learned.
+    """
+    import torch
+
+    if rows.told in names:
+        chosen = torch.full((rows.count,), names.index(rows.told))
+    else:
+        vectors = selector.join([of_rows(state, rows, look) for look in selector.looks])
+        chosen = selector.scores(prepared, vectors).argmax(dim=1)
+    rows.kept.update(expert=chosen, route=[names[i] for i in chosen.tolist()])
 
 
 class OneOf:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..base.errors import Problem
+from ..base.errors import CompatibilityError, Problem
 from ..base.schema import nearest, option
 
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..adapters.features import Kind
+    from ..contract.task import TaskContext
     from .clip import Clip
 
 
@@ -84,6 +85,19 @@ class Selector(ABC):
 
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    @property
+    def trains(self) -> bool:
+        """Whether it has tensors that train with a task, see `training`; nothing is measured afterwards then."""
+        return False
+
+    def training(self, context: TaskContext) -> Any:
+        """Put fresh tensors on the base of a task, see `cl_plugins.selectors.learning.KeyTraining`.
+
+        Raises:
+            CompatibilityError: If it trains nothing.
+        """
+        raise CompatibilityError(Problem(f"selector '{self.kind}'", "trains nothing.", "Use `measure`."))
 
     @cached_property
     def clip(self) -> Clip | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..loading import load
 from . import tiny
 from .case import MethodCase
 from .watch import Watched, logits, watch
@@ -89,7 +90,8 @@ def boundary_identity(observed: Observed) -> None:
 
 def next_task_starts_where_the_last_ended(observed: Observed) -> None:
     """A fresh update contributes nothing; sequential methods start from the consolidated model."""
-    if schedule(observed.case) != "sequential" or observed.case.apart:
+    case = observed.case
+    if schedule(case) != "sequential" or case.apart or not case.continues:
         return
     for number, (start, end) in enumerate(
         zip(observed.seen.fresh[1:], observed.seen.after[:-1], strict=True), start=2
@@ -110,8 +112,9 @@ def training_changed_the_model(observed: Observed) -> None:
 
 def every_trainable_tensor_changed(observed: Observed) -> None:
     """Nothing that is called trainable stays without a gradient."""
+    unchosen = observed.case.unchosen
     for changed, trainable in zip(observed.seen.changed, observed.seen.trainable, strict=True):
-        missing = sorted(set(trainable) - set(changed))
+        missing = sorted(name for name in set(trainable) - set(changed) if not name.endswith(unchosen))
         expect(not missing, f"training did not change trainable tensors: {missing[:5]}")
 
 
@@ -135,7 +138,7 @@ def final_is_the_last_model(observed: Observed) -> None:
     final = observed.out / "final"
     kind = json.loads((final / "MANIFEST.json").read_text(encoding="utf-8"))["kind"]
     if kind == "routed":
-        got, bound = _routed_logits(observed), 0.0
+        got, bound = logits(load(final), observed.seen.ids, observed.seen.pixels), 0.0
     else:
         got = logits(_opened(observed, kind), observed.seen.ids, observed.seen.pixels)
         bound = STACKED if observed.case.half else 1e-5
@@ -157,24 +160,6 @@ def _opened(observed: Observed, kind: str) -> Any:
         return model
     dtype = torch.bfloat16 if observed.case.half else torch.float32
     return PeftModel.from_pretrained(LlavaForConditionalGeneration.from_pretrained(observed.model, dtype=dtype), final)
-
-
-def _routed_logits(observed: Observed) -> Any:
-    """Of the carry in ``final/`` on a base that was loaded again."""
-    from ..contract.carry import Carry
-    from ..host.llama_factory import LlamaFactoryHost
-    from ..run.check import check
-
-    host = LlamaFactoryHost()
-    checked = check(host, observed.keys)
-    args = host.task_args(
-        host.task_keys(checked.host_keys, datasets=["one_train"], output_dir=observed.out / "tasks" / "01_one", seed=7)
-    )
-    carry = Carry.open(observed.out / "final" / "carry")
-    carry.verify()
-    method = _method(observed.case)(checked.config.options)
-    model = method.restore(host.session(args).base, carry)
-    return logits(model, observed.seen.ids, observed.seen.pixels)
 
 
 def what_a_run_leaves_behind(observed: Observed) -> None:

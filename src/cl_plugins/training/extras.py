@@ -10,22 +10,29 @@ from ..contract.names import is_own, is_peft
 
 
 if TYPE_CHECKING:
-    from torch.nn import Module, Parameter
+    from torch import Tensor
+    from torch.nn import Module
 
 
 FILE = "cl_parameters.safetensors"
 
 
-def extras(model: Module) -> dict[str, Parameter]:
-    """Name -> trainable parameter that a checkpoint must contain in addition to what the trainer saves.
+def extras(model: Module) -> dict[str, Tensor]:
+    """Name -> trainable parameter, or live buffer, that a checkpoint must contain in addition to what the trainer saves.
 
     Args:
         model: The model in training. Of one with an adapter PEFT saves the adapter; one without, on which a method
             trains tensors of its own, is not saved by the trainer at all (`only_extras`); any other is saved whole.
     """
-    if not hasattr(model, "peft_config") and not only_extras(model):
-        return {}
-    return {name: p for name, p in model.named_parameters() if p.requires_grad and not is_peft(name)}
+    found: dict[str, Tensor] = {name: b for name, b in model.named_buffers() if is_live(name)}
+    if hasattr(model, "peft_config") or only_extras(model):
+        found |= {name: p for name, p in model.named_parameters() if p.requires_grad and not is_peft(name)}
+    return found
+
+
+def is_live(name: str) -> bool:
+    """Whether a buffer of this name is changed by the training, see `Method.after_step`."""
+    return name.rpartition(".")[2].startswith("cl_live_")
 
 
 def only_extras(model: Module) -> bool:

@@ -103,7 +103,7 @@ class ContinualTrainerMixin:
             base._load_from_checkpoint(resume_from_checkpoint, model)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """One micro-batch; with the last one of an optimizer step the gradient of the penalties."""
+        """One micro-batch; with the last one of an optimizer step the method's part of the gradient."""
         base: Any = super()
         loss: Tensor = base.training_step(*args, **kwargs)
         me: Any = self
@@ -112,6 +112,8 @@ class ContinualTrainerMixin:
         if self._terms is not None and self._terms.has_penalties and whole:
             scaler = getattr(me.accelerator, "scaler", None)
             add_gradient(self._terms.penalties(me.state.global_step + 1), me.model.parameters(), scaler)
+        if self._terms is not None and self._terms.method.changes_gradients and whole:
+            self._terms.change_gradients(me.state.global_step + 1)
         return loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:

@@ -84,6 +84,14 @@ class TaskTerms:
             self.last[name] = value
         return [term for term in terms.values() if term.requires_grad]  # a constant protects nothing
 
+    def change_gradients(self, step: int) -> None:
+        """The method's change of the gradients of a step."""
+        self.method.change_gradients(self.context, self._model, step)
+
+    def after_step(self, *, last: bool) -> None:
+        """What the method does after an optimizer step."""
+        self.method.after_step(self.context, self._model, last=last)
+
     @property
     def logs(self) -> dict[str, float]:
         """The latest values, under the names that appear in the logs."""

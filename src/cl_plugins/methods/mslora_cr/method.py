@@ -18,7 +18,7 @@ from ...contract.export import Export, LowRankSum, Routed
 from ...contract.method import Route
 from ...contract.task import TaskContext
 from ..chain import ChainConfig, LoRAChain
-from ..selecting import SelectingConfig, Selection
+from ..selecting import SelectingConfig, Selection, SelectorTerms
 from .regulariser import Regulariser
 
 
@@ -52,7 +52,7 @@ class MSLoRACRConfig(ChainConfig, SelectingConfig):
     )
 
 
-class MSLoRACR(LoRAChain):
+class MSLoRACR(SelectorTerms, LoRAChain):
     """A LoRA per task with contrastive regularisation."""
 
     name = "mslora_cr"
@@ -115,6 +115,7 @@ class MSLoRACR(LoRAChain):
         model = super().begin_task(context, model)
         self.selection.check_places(context, self, model)
         self.regulariser.prepare(context, model, self._past(context))
+        self.selection.prepare(context)
         return model
 
     def penalties(self, context: TaskContext, model: Module) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from ...contract.export import Export, LowRankSum, Routed
 from ...contract.method import Route
 from ..chain import carried_updates, link_updates
 from ..one_lora import OneLoRA
-from ..selecting import SelectingConfig, Selection
+from ..selecting import SelectingConfig, Selection, SelectorTerms
 
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class SingleTaskConfig(SelectingConfig):
     """Options of `SingleTask`."""
 
 
-class SingleTask(OneLoRA):
+class SingleTask(SelectorTerms, OneLoRA):
     """An independent LoRA per task; with a selector all of them, one of which answers."""
 
     name = "single_task"
@@ -72,6 +72,7 @@ class SingleTask(OneLoRA):
             self.selection.begin(context)
         adapted = super().begin_task(context, model)
         self.selection.check_places(context, self, adapted)
+        self.selection.prepare(context)
         return adapted
 
     def statistics(self, context: TaskContext, model: Module) -> dict[str, dict[str, Tensor]]:
