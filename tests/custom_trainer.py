@@ -17,7 +17,7 @@ class OwnTrainer(ContinualTrainerMixin, Seq2SeqTrainer):
 
 
 def learn(learner, name, keys):
-    """Learn a task as a recipe with these keys learns it, seed and data set included."""
+    """Learn a task as a recipe with these keys learns it, seed and data set included, in all of its trainings."""
     from llamafactory.data import SFTDataCollatorWith4DAttentionMask, get_dataset, get_template_and_fix_tokenizer
     from llamafactory.hparams import get_train_args
     from llamafactory.model import load_tokenizer
@@ -30,10 +30,12 @@ def learn(learner, name, keys):
         collator = SFTDataCollatorWith4DAttentionMask(
             template=template, model=None, pad_to_multiple_of=8, label_pad_token_id=-100, **tokens
         )
-        OwnTrainer(
-            model=task.model, args=arguments[2], data_collator=collator, terms=task.terms, callbacks=[task.callback],
-            train_dataset=module["train_dataset"],
-        ).train()  # fmt: skip
+        for training in task.trainings():
+            OwnTrainer(
+                model=training.model, args=training.arguments(arguments[2]), data_collator=collator,
+                terms=training.terms, callbacks=[training.callback],
+                train_dataset=training.samples(module["train_dataset"]),
+            ).train()  # fmt: skip
 
 
 def alone(keys, name, number):

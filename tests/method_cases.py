@@ -106,6 +106,24 @@ CASES = [
         "disco", {"name": "disco"}, apart=True, kill=Kill("selector.safetensors"), ranks={}, learner={}, run_exp=False
     ),
     MethodCase(
+        "branchlora", {"name": "branchlora", "branches": 4, "selector": {"kind": "oracle"}}, continues=False,
+        unchosen=("cl_b", "cl_router"), kill=Kill("usage.safetensors", {"selector": {"kind": "keys"}}, always=True), run_exp=False,
+        learner={"gate_input": "token", "selector": {"kind": "keys"}},
+    ),
+    MethodCase(
+        "branchlora-shared", {"name": "branchlora", "branches": 4, "routers": "shared", "freeze": 0, "gate_input": "token"},
+        keys={"lora_dropout": 0.1},
+    ),
+    MethodCase(
+        "clmoe", {"name": "clmoe", "usage_samples": 6}, boundary=0.0, apart=True, learner={}, run_exp=False,
+        kill=Kill("usage.safetensors", always=True),
+    ),
+    MethodCase("smolora", {"name": "smolora", "experts": 4}, boundary=0.0, learner={}, run_exp=False, kill=Kill()),
+    MethodCase(
+        "smolora-peer", {"name": "smolora", "experts": 2, "faithful": "peer"}, boundary=0.0,
+        unchosen=("cl_visual_router", "cl_instruction_router"),
+    ),
+    MethodCase(
         "l2p", {"name": "l2p", "pool_size": 4, "prompt_length": 2, "top_k": 2}, boundary=0.0, term=True, ranks={},
         learner={}, run_exp=False, kill=Kill(),
     ),
@@ -117,6 +135,11 @@ CASES = [
         "l2p-diversify", {"name": "l2p", "prompt_length": 2, "top_k": 3, "diversify": True, "key_rate": 5.0},
         boundary=0.0, term=True, kill=Kill("frequency.safetensors"),
     ),
+    MethodCase(
+        "mr_lora", {"name": "mr_lora", "selector": {"kind": "mllm", "steps": 4, "learning_rate": 1e-2}}, block=REPLAY,
+        apart=True, kill=Kill(),
+    ),
+    MethodCase("mr_lora-ridge", {"name": "mr_lora", "selector": {"kind": "ridge"}}, apart=True),
     MethodCase(
         "modalprompt", {"name": "modalprompt", "prompt_length": 2, "prompts": 2}, boundary=0.0, term=True, ranks={},
         learner={}, run_exp=False, kill=Kill("prototype.safetensors"),
@@ -223,6 +246,9 @@ HALF_CASES = [
     _half("sefe-stack", STACKED),
     _half("moelora"),
     _half("hide", STACKED),
+    _half("branchlora", STACKED),
+    _half("clmoe"),
+    _half("smolora"),
     _half("l2p"),
     _half("der++"),
 ]

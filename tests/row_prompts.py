@@ -46,6 +46,15 @@ def cut(ids):
     return ids[: ids.index(2)] if 2 in ids else ids
 
 
+def answers(model, state, rows, pictures=None, **more):
+    """Answers and routes of one ``generate``."""
+    inputs = batch(rows, pictures)
+    with state.recording() as seen, torch.no_grad():
+        ids = model.generate(**inputs, **{**SETTINGS, **more})
+    width = inputs["input_ids"].shape[1]
+    return [cut(row) for row in ids[:, width:].tolist()], [r for kept in seen for r in kept.get("route", ())]
+
+
 def decoded(model, rows, pictures, size):
     """Through the backend of a run, with a tokenizer that writes numbers."""
     import numpy as np

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from row_prompts import PAD, SETTINGS, batch, cut, decoded, pixels, prompts
+from row_prompts import PAD, SETTINGS, answers, batch, cut, decoded, pixels, prompts
 from transformers import AutoModelForCausalLM, DynamicCache, LlavaForConditionalGeneration
 
 from cl_plugins.adapters.bank import Chosen, Expert, Experts, attach
@@ -72,15 +72,6 @@ def seeing(seeing_model, request):
     base, state = routed(seeing_model, kind=request.param)
     yield seeing_model, state
     base.reset()
-
-
-def answers(model, state, rows, pictures=None, **more):
-    """Answers and routes of one ``generate``."""
-    inputs = batch(rows, pictures)
-    with state.recording() as seen, torch.no_grad():
-        ids = model.generate(**inputs, **{**SETTINGS, **more})
-    width = inputs["input_ids"].shape[1]
-    return [cut(row) for row in ids[:, width:].tolist()], [r for kept in seen for r in kept["route"]]
 
 
 def test_one_row_alone_or_thirty_with_padding(text):

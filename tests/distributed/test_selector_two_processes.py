@@ -29,3 +29,23 @@ def test_statistics_of_two_ranks_are_those_of_one(llava, data, tmp_path, kind):
     for name, value in one.items():
         assert value.dtype == torch.float64
         assert (value - two[name]).abs().max() <= 1e-5 * value.abs().max()  # the features themselves are in fp32
+
+
+def test_keys_and_branches_of_two_ranks_are_those_of_one(llava, data, tmp_path):
+    """The keys' term joins the loss outside of the wrapped forward, and unchosen branches have no gradient of a row."""
+    from running import difference
+
+    selector = {"kind": "keys", "rate": 10.0}
+    method = {"name": "branchlora", "branches": 4, "gate_input": "token", "selector": selector}
+
+    def keys(out, **layout):
+        return tiny.recipe(llava, data, out, method, ("one", "two"), cl=dict(NO_TESTS), max_steps=3, **layout)
+
+    go(keys(tmp_path / "single", per_device_train_batch_size=4, gradient_accumulation_steps=2))
+    launch(keys(tmp_path / "double", per_device_train_batch_size=4), tmp_path)
+    for task in ("01_one", "02_two"):
+        one, two = (load_file(tmp_path / o / "tasks" / task / "update.safetensors") for o in ("single", "double"))
+        assert {"cl_key_text", "cl_key_vision"} < set(one)
+        assert difference(one, two) <= 1e-4
+        usage, other = (load_file(tmp_path / o / "tasks" / task / "usage.safetensors") for o in ("single", "double"))
+        assert difference(usage, other) <= 1e-4

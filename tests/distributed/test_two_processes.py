@@ -83,6 +83,8 @@ def test_final_opens_and_is_the_last_model(both):
     from transformers import LlavaForConditionalGeneration
 
     _, single, double = both
+    if json.loads((single / "final" / "MANIFEST.json").read_text())["kind"] == "routed":
+        pytest.skip("Transformers alone cannot open a routed model; its answers are compared above")
     a = LlavaForConditionalGeneration.from_pretrained(single / "final")
     b = LlavaForConditionalGeneration.from_pretrained(double / "final")
     ids = torch.randint(10, 60, (2, 24), generator=torch.Generator().manual_seed(1))

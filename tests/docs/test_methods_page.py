@@ -56,4 +56,5 @@ def test_what_joins_the_loss_is_asked_of_the_method():
         "l2p",
         "modalprompt",
         "ilora",
+        "branchlora",
     }

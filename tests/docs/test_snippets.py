@@ -72,7 +72,7 @@ def test_pages_on_other_trainers(llama, tmp_path, monkeypatch, page):
             names["model"] = AutoModelForCausalLM.from_pretrained(llama)
             exec(match.group(2), names)
     assert names["learner"].finished == ("one", "two")
-    shown = {"inclora", "lwf", "der"} if page == "docs/python.md" else {"inclora"}
+    shown = {"inclora", "lwf", "der", "mr_lora"} if page == "docs/python.md" else {"inclora"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == shown
 
 

@@ -44,7 +44,7 @@ def test_file_name_says_the_stage(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in WITH_DEEPSPEED if path.parts[0] == "examples"], ids=str)
 def test_recipe_takes_the_config_that_its_name_promises(path: Path) -> None:
-    assert path.stem.endswith(Path(host_keys(path)["deepspeed"]).stem)
+    assert Path(host_keys(path)["deepspeed"]).stem in path.stem
 
 
 @pytest.mark.engines

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from llava_7b import config_7b, without_weights
 from recipe_files import continual, host_keys, paper_recipes
 
 
@@ -19,55 +20,12 @@ LANGUAGE_MODEL = 2 * 32064 * 4096 + 32 * (4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4
 LINEAR = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
-def _config() -> Any:
-    """``llava-hf/llava-1.5-7b-hf`` as its public configuration has it, written out since tests have no network."""
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
-
-    text = LlamaConfig(
-        vocab_size=32064,
-        hidden_size=4096,
-        intermediate_size=11008,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=32,
-        max_position_embeddings=4096,
-        rms_norm_eps=1e-5,
-    )
-    vision = CLIPVisionConfig(
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        image_size=336,
-        patch_size=14,
-        projection_dim=768,
-    )
-    return LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=32000,
-        image_seq_length=576,
-        projector_hidden_act="gelu",
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-        tie_word_embeddings=False,
-    )
-
-
-def _without_weights() -> Any:
-    import torch
-    from transformers import LlavaForConditionalGeneration
-
-    with torch.device("meta"):
-        return LlavaForConditionalGeneration(_config()).to(torch.bfloat16)
-
-
 def _trained(path: Path, parse_task: Callable[..., Any]) -> tuple[Any, dict[str, Any]]:
     """The model as the host prepares it for the recipe's first task, and its trainable parameters by name."""
     from llamafactory.model.adapter import init_adapter
 
     args = parse_task(path, continual(path).stream.task_names[0])
-    model = _without_weights()
+    model = without_weights()
     model = init_adapter(model.config, model, args.model, args.finetuning, True)
     return model, {name: p for name, p in model.named_parameters() if p.requires_grad}
 
@@ -107,7 +65,7 @@ def test_the_host_finds_the_seven_linear_layers_and_the_projector() -> None:
     from llamafactory.model.model_utils.misc import find_all_linear_modules
     from llamafactory.model.model_utils.visual import get_forbidden_modules
 
-    model = _without_weights()
+    model = without_weights()
     assert set(find_all_linear_modules(model, freeze_vision_tower=True)) == LINEAR
     only = SimpleNamespace(freeze_vision_tower=False, freeze_multi_modal_projector=True, freeze_language_model=False)
     assert get_forbidden_modules(model.config, only) == {"multi_modal_projector"}
@@ -167,7 +125,7 @@ def test_an_image_is_576_tokens_and_fits(path: Path, size: tuple[int, int], pars
     plugin = get_mm_plugin(name="llava", image_token="<image>")
     turn = {"role": "user", "content": "<image>What is this?"}
     (message,) = plugin.process_messages([turn], [Image.new("RGB", size)], [], [], processor)
-    assert message["content"].count("<image>") == 576 == _config().image_seq_length
+    assert message["content"].count("<image>") == 576 == config_7b().image_seq_length
     answer = max(config.max_new_tokens(task) for task in config.stream.task_names)
     assert 576 + answer + 1024 <= args.data.cutoff_len  # and 1,024 for the question
 
@@ -178,6 +136,6 @@ def test_a_recipe_that_leaves_out_the_projector_is_noticed(parse_task: Callable[
 
     path = Path("examples/yaml/mllm_cl/inclora.yaml")
     args = parse_task(path, "rs", {"additional_target": None, "freeze_multi_modal_projector": False})
-    model = _without_weights()
+    model = without_weights()
     model = init_adapter(model.config, model, args.model, args.finetuning, True)
     assert not any("multi_modal_projector" in n for n, p in model.named_parameters() if p.requires_grad)

@@ -188,8 +188,8 @@ def options(**method):
     ("method", "given", "resolved", "replay", "label"),
     [
         ("seqlora", {}, {}, {"capacity_per_task": 20}, "seqlora + replay 20/task"),
-        ("seqlora", {}, {}, {"capacity_per_task": 20, "selection": "herding", "candidates": 1000}, "seqlora + replay 20/task, herding"),
-        ("seqlora", {}, {}, {"capacity_total": 99, "mixing": "ratio", "ratio": 0.25}, "seqlora + replay 99, ratio, ratio 0.25"),
+        ("seqlora", {}, {}, {"capacity_per_task": 20, "selection": "herding", "candidates": 1000}, "seqlora + replay 20/task (herding)"),
+        ("seqlora", {}, {}, {"capacity_total": 99, "mixing": "ratio", "ratio": 0.25}, "seqlora + replay 99 (ratio 0.25)"),
         ("seqlora", {}, {}, {"selection": "herding"}, "seqlora"),
         ("ewc", {"weight": 10}, {"weight": 10, "decay": 1.0}, {}, "ewc (weight=10)"),
         ("ewc", {"weight": 5}, {"weight": 5, "decay": 1.0}, {}, "ewc"),
@@ -505,6 +505,18 @@ def test_the_comparison_says_with_what_it_was_made(tmp_path):
     for page in ("compare.md", "compare.html"):
         told = (tmp_path / "two" / page).read_text().replace("\\", "")
         assert "torch 2.15.0; Linux x86_64, NVIDIA A100, 4 processes: seed1" in told
+
+
+def test_a_comparison_explains_only_what_is_in_it(tmp_path):
+    one = make_run(tmp_path / "one", ["a", "b"], [[60.0, None], [80.0, 90.0]], intervals=False)
+    compare([one], tmp_path / "out")
+    page = (tmp_path / "out/compare.html").read_text()
+    for absent in ("An en dash", "t-interval", "open dots", "dashed line", "‡", "†"):
+        assert absent not in page, absent
+    compare(seeds(tmp_path), tmp_path / "all")
+    page = (tmp_path / "all/compare.html").read_text()
+    for present in ("t-interval", "open dots", "dashed line"):
+        assert present in page, present
 
 
 def test_runs_that_recorded_nothing_are_compared_all_the_same(tmp_path):

@@ -108,12 +108,17 @@ def test_the_page_needs_no_other_file_and_fits_a_phone(tmp_path):
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     pictures = [base64.b64decode((image["src"] or "").removeprefix("data:image/png;base64,")) for image in images]
     assert pictures == [files["matrix.png"], files["forgetting.png"]]
+    sources = [attributes for tag, attributes in page.tags if tag == "source"]
+    assert {source["media"] for source in sources} == {"screen and (prefers-color-scheme: dark)"}
+    dark = [base64.b64decode((source["srcset"] or "").removeprefix("data:image/png;base64,")) for source in sources]
+    assert [png_size(each) for each in dark] == [png_size(each) for each in pictures]
+    assert set(dark).isdisjoint(pictures)
     assert all(image["alt"] for image in images)
     viewport = [a["content"] for t, a in page.tags if t == "meta" and a.get("name") == "viewport"]
     assert viewport == ["width=device-width, initial-scale=1"]
     assert "prefers-color-scheme: dark" in source
     assert page.outside
-    assert all(around == ["scroll"] for around in page.outside)
+    assert all(around in (["scroll"], ["scroll edge"]) for around in page.outside)
 
 
 def test_the_same_input_gives_the_same_bytes_in_any_process_and_style(tmp_path):
@@ -130,6 +135,57 @@ def test_the_same_input_gives_the_same_bytes_in_any_process_and_style(tmp_path):
     }
     subprocess.run([sys.executable, "-c", program, str(directory)], check=True, env=environment)
     assert {name: (directory / name).read_bytes() for name in FILES} == first
+
+
+def test_pictures_for_papers_are_vectors_with_their_text_as_text(tmp_path):
+    files = report_of(demo_run(tmp_path / "run"))
+    for name in ("matrix.pdf", "forgetting.pdf"):
+        assert files[name].startswith(b"%PDF-")
+        assert b"/CIDFontType2" in files[name] or b"/Subtype /TrueType" in files[name]
+        assert b"/CreationDate" not in files[name]
+        assert b"/Subtype /Type3" not in files[name], "journals refuse Type 3 fonts"
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[index : index + 2], 16) / 255 for index in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("theme", ["LIGHT", "DARK"])
+def test_every_colour_is_seen_on_its_background(theme):
+    from cl_plugins.report import style
+
+    colours = getattr(style, theme)
+    for colour in (*colours.colours, colours.soft, colours.ink):
+        low, high = sorted((luminance(colour), luminance(colours.paper)))
+        assert (high + 0.05) / (low + 0.05) >= 3, colour
+    assert len(set(colours.colours)) == len(style.MARKERS)
+
+
+def test_a_page_explains_only_what_is_in_it(tmp_path):
+    whole = [[60.0, 70.0], [80.0, 90.0]]
+    page = report_of(make_run(tmp_path / "run", ["a", "b"], whole, zero_shot=[55.0, 55.0]))["report.html"].decode()
+    for absent in ("An en dash", "Hatched", "Constant:", "Shuffled:", "unlike scores", "‡"):
+        assert absent not in page, absent
+    assert "Random: guessing among the options. Majority: the best single answer" in page
+    page = report_of(demo_run(tmp_path / "demo"))["report.html"].decode()
+    for present in (
+        "An en dash: not measured.",
+        "Hatched",
+        "Majority and constant:",
+        "Shuffled:",
+        "unlike scores",
+        "‡",
+    ):
+        assert present in page, present
+
+
+def test_versions_and_hashes_are_folded(tmp_path):
+    page = report_of(demo_run(tmp_path / "run"))["report.html"].decode()
+    folded = page[page.index("<summary>Versions, hardware and hashes</summary>") :].partition("</details>")[0]
+    assert all(word in folded for word in ("0.9.5", "2 cores", "ab" * 32))
+    assert "3 min 35 s" in page.partition("<details>")[0]
 
 
 def test_drawing_leaves_no_trace_in_matplotlib(tmp_path):

@@ -4,33 +4,24 @@ from __future__ import annotations
 
 import json
 
+import apart
 import pytest
 import tiny
 import torch
+from apart import MARKS, TASKS
 from running import NO_TESTS, go, journal, load
 
 from cl_plugins.base.errors import RecipeError, RunStateError
 
 
-TASKS = ("one", "two", "three")
-MARKS = {"one": "red", "two": "the square", "three": "yes or no"}
 SYSTEM = tiny.SYSTEM
 SELECTOR = {"kind": "prototype", "features": "text"}
+KEYS = {"kind": "keys", "features": "text"}
 
 
 @pytest.fixture(scope="module")
 def told_apart(tmp_path_factory):
-    """Pictures with questions that differ by task, so that a text tells the task."""
-    folder = tiny.build_data(tmp_path_factory.mktemp("data") / "apart", TASKS)
-    for task in TASKS:
-        for split in ("train", "test"):
-            file = folder / f"{task}_{split}.json"
-            records = json.loads(file.read_text())
-            for record in records:
-                first = record["messages"][0]
-                first["value"] = first["value"].replace("what colour", f"{MARKS[task]}: what colour")
-            file.write_text(json.dumps(records))
-    return folder
+    return apart.build(tmp_path_factory.mktemp("data") / "apart")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +47,9 @@ def texts(out, row, task):
 
 
 @pytest.mark.parametrize(
-    "selector", [SELECTOR, {"kind": "ridge", "features": ["text"], "penalty": 0.1}], ids=["p", "r"]
+    "selector",
+    [SELECTOR, {"kind": "ridge", "features": ["text"], "penalty": 0.1}, {**KEYS, "learn": "mean"}],
+    ids=["p", "r", "k"],
 )
 def test_single_task_with_a_perfect_selector_is_its_diagonal(runs, selector):
     told, chosen = runs("single_task"), runs("single_task", selector)
@@ -98,6 +91,27 @@ def test_mslora_cr_answers_without_being_told_as_it_answers_when_told(runs):
             ours, theirs = texts(chosen, last, task), texts(told, last, task)
             assert [line["prediction"] for line in ours] == [line["prediction"] for line in theirs]
             assert {line["route"] for line in ours} == {task}
+
+
+@pytest.mark.parametrize("name", ["single_task", "mslora_cr"])
+def test_keys_train_with_the_task(llava, told_apart, tmp_path, name):
+    """The keys' term is logged, the keys are carried, and they are near the mean of the features."""
+    from safetensors.torch import load_file
+
+    found = {}
+    for learn, steps in (("training", 40), ("mean", 1)):
+        method = {"name": name, "selector": {**KEYS, "learn": learn}}
+        keys = tiny.recipe(llava, told_apart, tmp_path / learn, method, TASKS, max_steps=steps, learning_rate=1e-3)
+        keys["cl"]["stream"]["tasks"] = keys["cl"]["stream"]["tasks"][:2]
+        keys["cl"]["eval"] = NO_TESTS["eval"]
+        go(keys)
+        found[learn] = load_file(tmp_path / learn / "carry" / "selector.safetensors")["keys"]
+    assert found["training"].shape == found["mean"].shape
+    assert torch.cosine_similarity(found["training"], found["mean"]).min() > 0.99
+    update = load_file(tmp_path / "training" / "tasks" / "01_one" / "update.safetensors")
+    assert sum(n.endswith("cl_key_text") for n in update) == 1
+    history = load(tmp_path / "training", "tasks/02_two/trainer_state.json")["log_history"]
+    assert [entry for entry in history if entry.get("penalty/keys", 0) > 0]
 
 
 def test_accuracy_stands_in_journal_scores_and_report(runs):

@@ -89,7 +89,51 @@ def test_ridge_is_the_regression_on_all_samples_at_once(seed, cut, penalty):
     assert (got - rows @ weights).abs().max() <= 1e-8
 
 
-@pytest.mark.parametrize("kind", ["prototype", "ridge", "anchors"])
+@given(st.integers(0, 1000), st.integers(1, 6), st.sampled_from(["sum", "mean"]))
+def test_keys_are_cosines_with_the_mean_of_the_unit_features(seed, cut, combine):
+    selector = make_selector({"kind": "keys", "learn": "mean", "combine": combine})
+    groups = [seen(seed + i, 7 + i) for i in range(3)]
+    carried = learned(selector, [selector.join(group) for group in groups], cut)
+    got = selector.scores(selector.prepare(carried), selector.join(groups[0]))
+    for row in range(7):
+        for task, group in enumerate(groups):
+            cosines = []
+            for (values, has), (theirs, have) in zip(groups[0], group, strict=True):
+                if has[row]:
+                    f, k = values[row].double(), sum(h / h.norm() for h in theirs[have].double())
+                    cosines.append(float(f @ k / (f.norm() * k.norm())))
+            truth = sum(cosines) / (len(cosines) if combine == "mean" else 1)
+            assert abs(float(got[row, task]) - truth) <= 1e-9
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_the_term_that_pulls_keys_to_features(reduction):
+    from cl_plugins.selectors.learning import alignment
+
+    values = {"vision": torch.randn(4, 3).double(), "text": torch.randn(4, 2).double()}
+    there = {"vision": torch.tensor([True, False, True, True]), "text": torch.ones(4, dtype=torch.bool)}
+    keys = {kind: torch.randn(part.shape[1]).double().requires_grad_() for kind, part in values.items()}
+    truth = 0.0
+    for kind, part in values.items():
+        away = [
+            1 - e @ keys[kind] / (e.norm() * keys[kind].norm())
+            for e, has in zip(part, there[kind], strict=True)
+            if has
+        ]
+        truth = truth + sum(away) / (len(away) if reduction == "mean" else 1)
+    features = {kind: (part, there[kind]) for kind, part in values.items()}
+    assert abs(float(alignment(features, keys, reduction) - truth)) <= 1e-12
+
+    def term(*given):
+        return alignment(features, dict(zip(keys, given, strict=True)), reduction)
+
+    assert torch.autograd.gradcheck(term, tuple(keys.values()))
+    nothing = {"vision": (torch.zeros(4, 3).double(), torch.zeros(4, dtype=torch.bool)), "text": features["text"]}
+    gradient = torch.autograd.grad(alignment(nothing, keys), keys["vision"])[0]
+    assert torch.equal(gradient, torch.zeros(3).double())
+
+
+@pytest.mark.parametrize("kind", ["prototype", "ridge", "anchors", "keys"])
 def test_tasks_that_lie_apart_are_told_apart(kind):
     selector = make_selector({"kind": kind, "features": "text"})  # anchors of one feature are what `join` gives
     groups = [torch.eye(WIDTH, dtype=torch.float64)[i] + torch.randn(20, WIDTH).double() * 0.01 for i in range(3)]
@@ -112,8 +156,8 @@ def test_several_features_are_brought_to_one_length_and_what_is_missing_is_zero(
 
 
 def test_the_kinds_are_entry_points():
-    assert {"oracle", "prototype", "ridge", "anchors"} <= set(SELECTORS.names())
-    for name in ("oracle", "prototype", "ridge", "anchors"):
+    assert {"oracle", "prototype", "ridge", "anchors", "keys"} <= set(SELECTORS.names())
+    for name in ("oracle", "prototype", "ridge", "anchors", "keys"):
         assert SELECTORS.get(name, where="x").reveals
 
 

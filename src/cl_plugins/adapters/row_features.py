@@ -129,7 +129,7 @@ class Rows:
     def vision(self) -> tuple[Tensor, Tensor]:
         """Mean of a row's pictures, (rows, width) in fp32, and which rows have one, (rows,) bool."""
         if self._pictures is None:
-            return self.without_pictures(_tower_width(self.model.config))
+            return self.without_pictures(tower_width(self.model.config))
         return self.picture_means(self._pictures)
 
     def picture_means(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,7 +199,7 @@ class Rows:
         return found
 
 
-def _tower_width(config: Any) -> int:
+def tower_width(config: Any) -> int:
     """Width of the tower's output, where a forward has no picture that would show it."""
     vision = getattr(config, "vision_config", None)
     return int(getattr(vision, "out_hidden_size", None) or getattr(vision, "hidden_size", None) or 1)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 
 TOWERS = ("vision_tower", "vision_model", "visual", "vision_encoder")
+#: Words in the names of a forward's inputs that belong to pictures, videos and sounds.
+_MEDIA = ("pixel", "image", "video", "audio", "grid")
 _KEPT = "cl_kept"
 _STATE = "cl_row_state"
 
@@ -190,7 +192,9 @@ class RowState:
 
         if self.off:
             return original(*args, **kwargs)
-        rows = self._rows(_named(self._signature, args, kwargs))
+        given: Kept | None = getattr(self._threads, "given", None)
+        inputs = _named(self._signature, args, kwargs)
+        rows = self._rows(inputs) if given is None else Rows(self._model, inputs, False, given)
         training = torch.is_grad_enabled() and self._model.training
         if training:
             self._check_single_forward()
@@ -246,10 +250,13 @@ class RowState:
 
     def _tower(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The tower runs once; the choice is taken as soon as it has, so before a projector that depends on it."""
-        if self.off and getattr(self._threads, "tower", None) is not None:
-            return self._threads.tower
-        output = original(*args, **kwargs)
         rows = getattr(self._threads, "rows", None)
+        known = getattr(self._threads, "tower", None)
+        if known is not None and (self.off or getattr(self._threads, "given", None) is not None):
+            if rows is not None and not self.off:
+                rows.see(known)
+            return known
+        output = original(*args, **kwargs)
         if rows is not None and not self.off:
             rows.see(output)
             self._choose(rows)
@@ -296,6 +303,30 @@ class RowState:
             handle.remove()
         return rows.mean(found[0], rows.prompt)
 
+    def ask(self, rows: Rows, ids: Tensor, attended: Tensor, kept: dict[str, Any], positions: Tensor) -> Tensor:
+        """Logits of another prompt about the same pictures, computed with a given choice.
+
+        The tower's output is used again.
+
+        Args:
+            rows: Prompts whose choice is being taken.
+            ids: (rows, length), the other prompts, padded on the right.
+            attended: (rows, length), bool.
+            kept: What the rows are given for this pass, as `Rows.kept`.
+            positions: (rows,), the position of each row whose logits are wanted.
+
+        Returns:
+            (rows, vocabulary).
+        """
+        media = {k: v for k, v in rows.inputs.items() if any(word in k for word in _MEDIA) and v is not None}
+        inputs = {"input_ids": ids, "attention_mask": attended.long(), **media}
+        self._threads.tower, self._threads.given = rows.tower_output, Kept(kept)
+        try:
+            with looking(self._model):
+                return logits_at(self._model, inputs, positions)
+        finally:
+            self._threads.tower = self._threads.given = None
+
     def _check_single_forward(self) -> None:
         """Layers that are computed again for a backward must find the rows of their own forward."""
         if self._graph is None or self._graph() is None:
@@ -335,6 +366,24 @@ def _named(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             found.update(found.pop(name, {}))
     return found
+
+
+def logits_at(model: Any, inputs: Mapping[str, Any], positions: Tensor) -> Tensor:
+    """Logits of one position of each row, without those of the others.
+
+    Args:
+        model: A causal language model of Transformers.
+        inputs: Its inputs, padded on the right.
+        positions: (rows,), int64.
+
+    Returns:
+        (rows, vocabulary).
+    """
+    import torch
+
+    wanted, place = torch.unique(positions, return_inverse=True)
+    logits = model(**inputs, use_cache=False, logits_to_keep=wanted).logits
+    return logits[torch.arange(len(positions), device=logits.device), place.to(logits.device)]
 
 
 class _Token:

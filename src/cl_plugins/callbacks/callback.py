@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from ..adapters.update import trained_factors
 from ..base import ranks
 from ..base.errors import CompatibilityError, Problem, RecipeError, RunStateError
 from ..contract.carry import Carry, TaskUpdate, carry_directory
+from ..contract.phase import Phase
 from ..methods import Method, TaskContext, registry
 from ..methods.seqlora import SeqLoRA
 from ..replay.keeping import remove_candidates
@@ -25,6 +26,7 @@ from ..training.collated import CollatedData
 from ..training.extras import load_extras, save_extras
 from ..training.guards import check_loss
 from ..training.handover import write_carry, write_update
+from ..training.phase_samples import Part
 from ..training.task import Learned, TaskTraining
 from ..training.terms import TaskTerms, add_gradient
 
@@ -65,6 +67,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         base: The base model, where the method rebuilds the model from it (`ContinualLearner` gives it).
         replay: Which samples of past tasks are kept and how they come back, as ``cl.replay`` in a recipe. Needs a trainer
             with `ContinualTrainerMixin`.
+        encode: Token ids of a text, without special tokens, for methods that write texts of their own.
 
     Raises:
         RecipeError: If options, replay or the task's name are wrong.
@@ -79,6 +82,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         options: Mapping[str, Any] | None = None,
         base: Any = None,
         replay: Mapping[str, Any] | ReplayConfig | None = None,
+        encode: Callable[[str], list[int]] | None = None,
     ) -> None:
         self.method = make_method(method, options) if isinstance(method, str) else method
         config = replay_config(replay, self.method)
@@ -87,7 +91,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         if problems := self.task.name_problems("task"):
             raise RecipeError(problems)
         self.carry = read_carry(self.directory)
-        self._base = base
+        self._base, self._encode = base, encode
         buffer = Buffer.open(self.carry)
         self._replay = TrainerReplay(config, self.method, buffer) if config.enabled else None
         if self._replay is None and buffer is not None and buffer.samples:
@@ -95,6 +99,8 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             fix = f"Give `replay` as before, or delete them with `cl-plugins replay purge {self.directory} --older-than 0h`."
             raise RunStateError(Problem(str(buffer.path), what, fix))
         self.terms: TaskTerms | None = None
+        self.update: TaskUpdate | None = None
+        self.phase = Phase()
         self._training: TaskTraining | None = None
         self.finished = False
         if self.carry is not None and self.task.name in self.carry.tasks:
@@ -107,7 +113,13 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         """The task as its method sees it, before there are data."""
         index = len(self.carry.tasks) + 1 if self.carry is not None else 1
         memory = self._replay.memory if self._replay is not None else None
-        return TaskContext(self.task, index, seed, self._base, self.carry, memory=memory)
+        return TaskContext(self.task, index, seed, self._base, self.carry, memory=memory, encode=self._encode)
+
+    @property
+    def further(self) -> tuple[Phase, ...]:
+        """The phases that follow the task's own training."""
+        index = len(self.carry.tasks) + 1 if self.carry is not None else 1
+        return tuple(phase for phase in self.method.phases[1:] if phase.since <= index)
 
     def bind(self, model: Module, seed: int = 42) -> TaskTerms:
         """Say which model is trained; done by itself when the training begins, earlier by those who need the terms."""
@@ -115,6 +127,10 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             more, join = (self._replay.term, self._replay.join) if self._replay is not None else (None, None)
             self.terms = TaskTerms(self.method, self.context(seed), model, more, join)
         return self.terms
+
+    def kept(self) -> list[Part]:
+        """The samples of the replay buffer, then those that this task leaves for it; after the task's own training."""
+        return self._replay.kept(self.task.name) if self._replay is not None else []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Bind, and refuse what would go wrong without a word."""
@@ -213,14 +229,30 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         if self._replay is not None:
             self._replay.choose(context, model, ranks.gather)
         learned = self._training.leave()
+        self._note(learned)
         ranks.on_main(lambda: self._write(learned))  # all wait: they read the carry next
         self.finished = True
 
+    @property
+    def folder(self) -> Path:
+        """Where the task's update is written."""
+        number = len(self.carry.tasks) + 1 if self.carry is not None else 1
+        return self.directory / "tasks" / f"{number:02d}_{self.task.name}"
+
+    def _note(self, learned: Learned) -> None:
+        self.update = TaskUpdate(self.folder / "update.safetensors", learned.meta, self.task.name)
+
     def _write(self, learned: Learned) -> None:
-        earlier = self.carry.tasks if self.carry is not None else ()
-        folder = self.directory / "tasks" / f"{len(earlier) + 1:02d}_{self.task.name}"
         rows = self._replay.tensors() if self._replay is not None else {}
-        write_update(folder, replace(learned, statistics={**learned.statistics, **rows}))
+        write_update(self.folder, replace(learned, statistics={**learned.statistics, **rows}))
+        if not self.further:
+            self.write_carry()
+
+    def write_carry(self) -> None:
+        """Write the next carry; done when the last phase of the task has ended."""
+        earlier = self.carry.tasks if self.carry is not None else ()
+        if self.update is None:
+            raise RunStateError(Problem(str(self.folder), "holds no update.", "Train the task itself first."))
         about = {
             "method": self.method.name,
             "stream": "python",
@@ -228,12 +260,41 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             "base": getattr(self._base, "fingerprint", {}),
         }
         previous = self.carry if self.method.capabilities.schedule == "sequential" else None
-        update = TaskUpdate(folder / "update.safetensors", learned.meta, self.task.name)
         fill = None
         if self._replay is not None and self.terms is not None:
-            fill = self._replay.leave(folder, self.terms.context, update, previous)
-        write_carry(self.directory / "carry", self.method, previous, update, about, fill)
+            fill = self._replay.leave(self.folder, self.terms.context, self.update, previous)
+        write_carry(self.directory / "carry", self.method, previous, self.update, about, fill)
         remove_candidates(self.directory)  # samples are kept in one place only
+
+
+class PhaseCallback(ContinualCallback):
+    """A further phase of a task, see `cl_plugins.contract.phase.Phase`.
+
+    Args:
+        task: The callback of the task's own training, which has ended.
+        phase: The phase.
+        seed: Seed of the task.
+    """
+
+    def __init__(self, task: ContinualCallback, phase: Phase, seed: int) -> None:
+        self.method, self.directory, self.task, self.carry = task.method, task.directory, task.task, task.carry
+        self._base, self._encode, self._replay, self._training = task._base, task._encode, None, None
+        self._own, self.phase, self.finished = task, phase, False
+        self.update = task.update
+        self._first = replace(task.context(seed), phase=phase.name)
+        self.terms = None
+
+    def context(self, seed: int) -> TaskContext:
+        """Task and phase."""
+        return self._first
+
+    def _note(self, learned: Learned) -> None:
+        """The update stays that of the task."""
+
+    def _write(self, learned: Learned) -> None:
+        write_update(self.folder, learned, self.phase.name)
+        if self.phase == self.further[-1]:
+            self._own.write_carry()
 
 
 def _check_layout(args: Any, model: Any, second_forward: bool) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +15,12 @@ from ..base import ranks
 from ..base.errors import CompatibilityError, Problem, RunStateError
 from ..base.files import remove_leftovers
 from ..base.lock import RunLock
+from ..contract.phase import Phase
 from ..replay.keeping import remove_candidates
 from ..replay.trainers import replay_config
 from ..streams import Task
-from .callback import ContinualCallback, make_method, read_carry
+from ..training.phase_samples import PhaseSamples
+from .callback import ContinualCallback, PhaseCallback, make_method, read_carry
 
 
 if TYPE_CHECKING:
@@ -34,8 +39,77 @@ class LearnerTask:
     """
 
     def __init__(self, callback: ContinualCallback, model: Any, seed: int) -> None:
-        self.model, self.callback = model, callback
+        self.model, self.callback, self._seed = model, callback, seed
         self.terms = callback.bind(model, seed)
+        self._last: ContinualCallback = callback
+
+    @property
+    def finished(self) -> bool:
+        """Whether all trainings of the task have ended."""
+        last = (Phase(), *self.callback.further)[-1]
+        return self._last.finished and self._last.phase == last
+
+    def trainings(self) -> Iterator[LearnerTraining]:
+        """The trainings of the task, one after the other; carry out each before the next is asked for.
+
+        Most methods have one, which is the task itself. `mr_lora` trains a router as well.
+
+        Raises:
+            RunStateError: If a training was not carried out to its end.
+        """
+        yield LearnerTraining(Phase(), self.model, self.callback, self.terms, None)
+        for phase in self.callback.further:
+            if not self._last.finished or self.callback.update is None:
+                what = f"task '{self.callback.task.name}' was not trained to its end."
+                fix = "Train each of `task.trainings()` before the next."
+                raise RunStateError(Problem(str(self.callback.directory), what, fix))
+            method, context = self.callback.method, replace(self.callback.context(self._seed), phase=phase.name)
+            samples = None
+            if phase.samples == "kept":
+                samples = PhaseSamples(self.callback.kept(), partial(method.phase_sample, context))
+            callback = PhaseCallback(self.callback, phase, self._seed)
+            model = method.begin_phase(context, phase, self.callback.update)
+            self._last = callback
+            yield LearnerTraining(phase, model, callback, callback.bind(model, self._seed), samples)
+
+
+class LearnerTraining:
+    """One training of a task.
+
+    Attributes:
+        phase: Which one; see `cl_plugins.contract.phase.Phase`.
+        model: What is trained; give it to the trainer.
+        callback: Give it to the trainer's ``callbacks``.
+        terms: Give it to a trainer with `ContinualTrainerMixin`.
+    """
+
+    def __init__(self, phase: Phase, model: Any, callback: ContinualCallback, terms: Any, samples: Any) -> None:
+        self.phase, self.model, self.callback, self.terms, self._samples = phase, model, callback, terms, samples
+
+    def samples(self, own: Any) -> Any:
+        """The training set.
+
+        Args:
+            own: The task's own. Of a `datasets.Dataset` the result is one, too: some trainers take no other.
+        """
+        if self._samples is None or not hasattr(own, "column_names"):
+            return own if self._samples is None else self._samples
+        from datasets import Dataset
+
+        return Dataset.from_list([self._samples[i] for i in range(len(self._samples))])
+
+    def arguments(self, args: Any) -> Any:
+        """A copy of `transformers.TrainingArguments` with the settings and the folder of this training.
+
+        Args:
+            args: Those of the task's own training.
+        """
+        found = copy.copy(args)
+        if self.phase.name:
+            found.output_dir = f"{args.output_dir}.{self.phase.name}"
+        for key, value in self.phase.keys.items():
+            setattr(found, key, value)
+        return found
 
 
 class ContinualLearner:
@@ -50,6 +124,7 @@ class ContinualLearner:
         seed: Task k begins with seed + 1000 (k - 1).
         replay: Which samples of past tasks are kept and how they come back, as ``cl.replay`` in a recipe; off by default.
             Needs a trainer with `ContinualTrainerMixin`.
+        tokenizer: The model's tokenizer, for methods that write texts of their own (selector ``mllm``).
 
     Raises:
         RecipeError: If method, options or replay are wrong.
@@ -65,8 +140,10 @@ class ContinualLearner:
         options: Mapping[str, Any] | None = None,
         seed: int = 42,
         replay: Mapping[str, Any] | ReplayConfig | None = None,
+        tokenizer: Any = None,
     ) -> None:
         self.method = make_method(method, options)
+        self._encode = partial(tokenizer.encode, add_special_tokens=False) if tokenizer is not None else None
         self._replay = replay_config(replay, self.method)
         if self.method.capabilities.schedule != "sequential":
             what = f"'{method}' does not train its tasks one after the other."
@@ -104,14 +181,20 @@ class ContinualLearner:
         with RunLock(self.directory) if ranks.is_main() else nullcontext():
             if ranks.is_main():
                 self._tidy()
-            callback = ContinualCallback(self.method, self.directory, task, base=self.base, replay=self._replay)
+            callback = ContinualCallback(
+                self.method, self.directory, task, base=self.base, replay=self._replay, encode=self._encode
+            )
             seed = self.seed + 1000 * (len(callback.carry.tasks) if callback.carry is not None else 0)
             restored = self.method.restore(self.base, callback.carry)
             model = self.method.begin_task(callback.context(seed), restored)
-            yield LearnerTask(callback, model, seed)
-        if not callback.finished:
+            led = LearnerTask(callback, model, seed)
+            yield led
+        if not led.finished:
             what = f"task '{callback.task.name}' was not trained to its end."
-            raise RunStateError(Problem(str(self.directory), what, "Train `task.model` with `task.callback`."))
+            fix = "Train `task.model` with `task.callback`."
+            if callback.further:
+                fix = f"'{self.method.name}' has further trainings: carry out all of `task.trainings()`."
+            raise RunStateError(Problem(str(self.directory), what, fix))
 
     def _tidy(self) -> None:
         """Take away what a killed process has left."""

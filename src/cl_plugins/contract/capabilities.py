@@ -38,6 +38,7 @@ class Capabilities:
         needs_modality: Every task must have a modality label.
         needs_replay: It draws from the replay buffer by itself: there must be one, and its samples are not mixed into
             the training set.
+        memory_forward: With ``needs_replay``: whether memory samples have a forward pass of their own within a step.
         needs: What else it requires (the task at test, replay), as text; empty for nothing.
         carries: What is passed to the next task, as text.
         reveals: What the carry could tell about the training data, as text.
@@ -54,6 +55,7 @@ class Capabilities:
     zero_stages: tuple[int, ...] = ()
     needs_modality: bool = False
     needs_replay: bool = False
+    memory_forward: bool = True
     needs: str = ""
     carries: str = ""
     reveals: str = "weights only, no training samples"

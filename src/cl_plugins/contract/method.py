@@ -78,10 +78,10 @@ class Method(ABC):
         ``lora_per_task`` keeps a LoRA of every task; the others are ``one_lora``.
         """
         able = cls.capabilities
-        if "lora" not in able.finetuning_types:
-            return "full"
-        if able.answers == "by_sample":
+        if "lora" in able.finetuning_types and able.answers == "by_sample":
             return "routed" if able.low_rank else "prompts"
+        if "lora" not in able.finetuning_types or not able.low_rank:
+            return "full"
         return "lora_per_task" if cls.lora_per_task or able.schedule == "independent" else "one_lora"
 
     # What may run with me?
@@ -143,6 +143,17 @@ class Method(ABC):
         """
         what = f"declares a phase '{phase.name}' and has no `begin_phase`."
         raise CompatibilityError(Problem(f"method '{self.name}'", what, "Report this to the authors of the method."))
+
+    def phase_sample(self, context: TaskContext, task: str, sample: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A training sample as a further phase with ``samples: kept`` trains on it (default: as it is).
+
+        Args:
+            context: The task and the phase, without ``data``.
+            task: The task that the sample comes from.
+            sample: The tokenised sample: ``input_ids``, ``attention_mask`` and ``labels`` as lists, and media. Not to be
+                changed.
+        """
+        return sample
 
     def learning_rates(self, context: TaskContext, model: Module) -> Mapping[str, float]:
         """Ending of a parameter's name -> factor on the recipe's learning rate; the longest ending wins."""

@@ -77,6 +77,9 @@ class Session(Protocol):
     def base(self) -> HostBase:
         """The base, loaded at the first use."""
 
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without special tokens."""
+
     @property
     def loaded_model(self) -> Any:
         """The base's model if it has been loaded already, else None."""

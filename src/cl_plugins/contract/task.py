@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -102,6 +102,7 @@ class TaskContext:
         world_size: Number of processes.
         memory: The replay buffer; None without replay. ``data`` holds the task's own samples only.
         phase: Name of the phase that is trained, see `cl_plugins.contract.phase.Phase`; empty for the first.
+        encode: Token ids of a text, without special tokens; None where no tokenizer is known.
     """
 
     task: Task
@@ -114,3 +115,4 @@ class TaskContext:
     world_size: int = 1
     memory: Memory | None = None
     phase: str = ""
+    encode: Callable[[str], list[int]] | None = None

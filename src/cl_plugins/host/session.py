@@ -79,6 +79,11 @@ class Session:
             self._base = LoadedBase(model, self.args)
         return self._base
 
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without special tokens."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
     @property
     def loaded_model(self) -> Any:
         """The base's model if it has been loaded already, else None."""

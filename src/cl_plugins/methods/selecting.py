@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,20 +10,26 @@ from ..base.errors import Problem, RecipeError, RunStateError
 from ..base.schema import option
 from ..contract.capabilities import Capabilities, RunFacts
 from ..contract.carry import read_tensors
-from ..selectors import Selector, make_selector
+from ..contract.low_rank import LowRankUpdate
+from ..contract.method import Method
+from ..contract.phase import Phase
+from ..selectors import Selector, TrainedSelector, make_selector
 
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
+    from ..adapters.row_features import Rows
+    from ..adapters.rows import RowState
     from ..contract.base_model import BaseModel
     from ..contract.carry import Carry, CarryWriter, TaskUpdate
     from ..contract.method import Method
-    from ..contract.task import TaskContext
+    from ..contract.task import Batch, TaskContext
 
 
-FILE, STATISTIC = "selector.safetensors", "selector"
+FILE, STATISTIC, ROUTER = "selector.safetensors", "selector", "router.safetensors"
+EXPERT = "expert"  # what a trained selector has to know of a task, in the task's meta
 
 
 @dataclass(frozen=True)
@@ -32,8 +38,8 @@ class SelectingConfig:
 
     selector: dict[str, Any] | None = option(
         None,
-        help="Who chooses a task's part at test: `{kind: prototype, features: [vision, text]}`, `{kind: ridge}`, or "
-        "`{kind: oracle}` (the task is given).",
+        help="Who chooses a task's part at test: `{kind: prototype, features: [vision, text]}`, `{kind: ridge}`, `{kind: keys}`, "
+        "`{kind: mllm}` (a router LoRA, trained on kept samples), or `{kind: oracle}` (the task is given).",
     )
 
     def value_problems(self, where: str) -> list[Problem]:
@@ -47,16 +53,53 @@ class SelectingConfig:
         return []
 
 
+class SelectorTerms:
+    """Put before `Method`: lets a selector that trains do so with every task.
+
+    The method has a ``selection``, and calls its `Selection.prepare` (or `Selection.put_keys`) in ``begin_task``.
+    """
+
+    selection: Selection
+
+    @property
+    def reads_logits(self) -> bool:
+        """Only with a selector that trains: its term joins the loss of a batch."""
+        return self.selection.trains
+
+    def batch_terms(self, context: TaskContext, model: Module, batch: Batch) -> dict[str, Tensor]:
+        """The selector's term, if it trains."""
+        return self.selection.terms()
+
+    def learning_rates(self, context: TaskContext, model: Module) -> dict[str, float]:
+        """Those of what the selector trains."""
+        return self.selection.learning_rates()
+
+
 class Selection:
     """The selector of a method, over the life of a task.
 
     Args:
         given: ``cl.method.selector``.
+        routers: Whether the method is a `Selecting`, which can carry a router LoRA.
     """
 
-    def __init__(self, given: dict[str, Any] | None) -> None:
+    def __init__(self, given: dict[str, Any] | None, *, routers: bool = False) -> None:
+        self._routers = routers
         self.selector: Selector | None = None if given is None else make_selector(given)
+        self._trained = self.selector if isinstance(self.selector, TrainedSelector) else None
         self._accuracy: dict[str, float] = {}
+        self._training: Any = None
+        self._made: tuple[tuple[str, int], dict[str, Tensor]] | None = None
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The trainings of a task."""
+        return (Phase(),) if self._trained is None else (Phase(), self._trained.phase)
+
+    @property
+    def trains(self) -> bool:
+        """Whether the selector has tensors that train with a task, by a term of their own."""
+        return self.selector is not None and self.selector.trains
 
     @property
     def by_sample(self) -> bool:
@@ -68,6 +111,10 @@ class Selection:
         if self.selector is None:
             return able
         words = f"the LoRA and the projector of every task, and the statistics of the selector '{self.selector.kind}'"
+        if self._trained is not None:
+            words = (
+                "the LoRA and the projector of every task, the router's, and the replay buffer that it is trained on"
+            )
         return replace(
             able,
             schedule="sequential",
@@ -75,8 +122,10 @@ class Selection:
             grows=True,
             zero_stages=(),
             quantised=() if self.by_sample else able.quantised,
+            needs_replay=self._trained is not None,
+            memory_forward=self._trained is None,
             carries=words,
-            reveals=f"weights, and {self.selector.reveals}; no training samples",
+            reveals=f"weights, and {self.selector.reveals}" + ("" if self._trained else "; no training samples"),
         )
 
     def note(self, title: str) -> list[str]:
@@ -87,22 +136,54 @@ class Selection:
             return [f"{title}, selector: oracle. Task identity was given at test."]
         features = ", ".join(self.selector.config.kinds)
         return [
-            f"{title}, selector: {self.selector.kind} on {features}. No task was given at test; which task's part answered "
+            f"{title}, selector: {self.selector.kind}{' on ' if features else ''}{features}. No task was given at test; which task's part answered "
             "stands in every prediction (`route`)."
         ]
 
     def problems(self, facts: RunFacts) -> list[Problem]:
         """What speaks against this run, before anything loads."""
-        return [] if self.selector is None else self.selector.problems("cl.method.selector", facts.keys)
+        if self.selector is None:
+            return []
+        where = "cl.method.selector"
+        own = [] if self._trained is None else self._trained.stream_problems(facts.stream, where)
+        if self._trained is not None and not self._routers:
+            what = f"is '{self._trained.kind}', which trains a router LoRA to name one part; this method has none to name."
+            own.append(Problem(f"{where}.kind", what, "Use another selector, or the method `mr_lora`."))
+        return [*self.selector.problems(where, facts.keys), *own]
 
     def begin(self, context: TaskContext) -> None:
         """Check a sample before the training, on a base without this task's adapter."""
         from ..selectors.collect import check_features
 
         self._accuracy = {}
-        if self.selector is not None:
+        if self._trained is not None:
+            self._trained.prompt(context, self._experts(context))
+        elif self.selector is not None:
             self.selector.identity()  # loads what the features come from
             check_features(self.selector, context)
+
+    def prepare(self, context: TaskContext) -> None:
+        """Put what the selector trains on the model; it then looks at every forward of the base."""
+        self.put_keys(context)
+        if self._training is not None:
+            state = context.base.rows(lambda rows: self.see(state, rows))
+
+    def put_keys(self, context: TaskContext) -> None:
+        """`prepare` for methods whose models have a row state, which must call `see`."""
+        self._training = self.selector.training(context) if self.selector is not None and self.trains else None
+
+    def see(self, state: RowState, rows: Rows) -> None:
+        """Look at the prompts of a batch in training."""
+        if self._training is not None:
+            self._training.see(state, rows)
+
+    def terms(self) -> dict[str, Tensor]:
+        """The selector's term of the batch that was seen last."""
+        return self._training.terms() if self._training is not None else {}
+
+    def learning_rates(self) -> dict[str, float]:
+        """Factors on the learning rate of what the selector trains."""
+        return self._training.learning_rates() if self._training is not None else {}
 
     def check_places(self, context: TaskContext, method: Method, model: Module) -> None:
         """Before the first step: nothing trains where the features come from.
@@ -115,26 +196,72 @@ class Selection:
         Raises:
             CompatibilityError: If something does.
         """
-        from ..contract.low_rank import LowRankUpdate
         from ..selectors.router import check_places
 
         if self.by_sample:
             update = LowRankUpdate.from_state(method.learned(context, model), method.describe(context, model))
             check_places(context.base, [*update.a, *update.replaced])
 
-    def statistics(self, context: TaskContext) -> dict[str, dict[str, Tensor]]:
-        """What the selector measures on the task that was trained."""
-        from ..selectors.collect import accuracy, measure
+    def begin_phase(self, context: TaskContext) -> Module:
+        """The base with a fresh router."""
+        context.base.reset()
+        return context.base.new_adapter(context.seed)
+
+    def phase_sample(self, context: TaskContext, task: str, sample: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The router's training sample.
+
+        Raises:
+            RunStateError: If a kept sample is of a task that has no expert.
+        """
+        names = [*(context.carry.tasks if context.carry is not None else ()), context.task.name]
+        if self._trained is None or task not in names:
+            what = f"holds a sample of task '{task}', which no expert has learned."
+            raise RunStateError(Problem("replay buffer", what, "Delete it with `cl-plugins replay delete`."))
+        return self._trained.sample(self._prompt(context), names.index(task), sample)
+
+    def describe(self, context: TaskContext) -> dict[str, Any]:
+        """What a trained selector has to know of the task."""
+        return {} if self._trained is None or context.phase else {EXPERT: self._experts(context)[-1]}
+
+    def _experts(self, context: TaskContext) -> list[dict[str, Any]]:
+        """The experts of the carry and of this task."""
+        if self._trained is None:
+            return []
+        known = [record["meta"][EXPERT] for record in context.carry.meta["updates"]] if context.carry else []
+        return [*known, self._trained.expert(context, known)]
+
+    def _prompt(self, context: TaskContext) -> dict[str, Tensor]:
+        """The trained selector's prompt for this task, made once."""
+        if self._trained is None:
+            return {}
+        key = (context.task.name, context.index)
+        if self._made is None or self._made[0] != key:
+            self._made = (key, self._trained.prompt(context, self._experts(context)))
+        return self._made[1]
+
+    def statistics(self, context: TaskContext, model: Module | None = None) -> dict[str, dict[str, Tensor]]:
+        """What the selector has learned or measures on the task that was trained."""
+        from ..selectors.collect import accuracy, measure, sample
 
         if self.selector is None or self.selector.told:
             return {}
-        own, vectors = measure(self.selector, context)
+        if self._trained is not None:
+            if not context.phase or model is None:
+                return {}
+            prompt = self._prompt(context)
+            self._accuracy = {"router_accuracy": self._trained.accuracy(prompt, context, model)}
+            return {STATISTIC: prompt}
+        if self._training is not None:
+            own, vectors = self._training.learned(), sample(self.selector, context)
+        else:
+            own, vectors = measure(self.selector, context)
         carried = self.selector.merge(self._carried(context.carry), own)
-        self._accuracy = {"selected_training_samples": accuracy(self.selector, carried, vectors)}
+        if len(vectors):
+            self._accuracy = {"selected_training_samples": accuracy(self.selector, carried, vectors)}
         return {STATISTIC: own}
 
     def numbers(self) -> dict[str, float]:
-        """Percentage of the task's own training samples that the selector gives to it."""
+        """Percentage of the task's own training samples that the selector gives to it; of all kept ones for a router."""
         return dict(self._accuracy)
 
     def consolidate(self, previous: Carry | None, update: TaskUpdate, writer: CarryWriter) -> None:
@@ -142,7 +269,11 @@ class Selection:
         if self.selector is None:
             return
         writer.meta["selector"] = self.selector.identity()
-        if not self.selector.told:
+        if self._trained is not None:
+            if previous is not None:  # one expert needs no router
+                writer.link(update.statistic(STATISTIC), FILE)
+                writer.link(update.phase(self._trained.phase.name), ROUTER)
+        elif not self.selector.told:
             own = read_tensors(update.statistic(STATISTIC))
             writer.write(FILE, self.selector.merge(self._carried(previous), own))
 
@@ -161,7 +292,23 @@ class Selection:
 
         selector, carried = self.carried(carry)
         tasks = [Learned(update.task, update.low_rank()) for update in updates]
-        return put_on(base, tasks, selector, carried, cumulative=cumulative)
+        router = None
+        if self._trained is not None and len(tasks) > 1:
+            router = LowRankUpdate.from_state(carry.load(ROUTER), updates[-1].meta)
+        return put_on(base, tasks, selector, carried, cumulative=cumulative, router=router)
+
+    def chooser(self, carry: Carry, names: Sequence[str]) -> Callable[[RowState, Rows], None]:
+        """What gives each prompt its task, see `cl_plugins.selectors.router.choose`.
+
+        Args:
+            carry: The carry.
+            names: The tasks in the order in which they were learned.
+        """
+        from ..selectors.router import choose
+
+        selector, carried = self.carried(carry)
+        prepared = selector.prepare(carried)
+        return lambda state, rows: choose(state, rows, selector, prepared, names)
 
     def carried(self, carry: Carry) -> tuple[Selector, dict[str, Tensor]]:
         """The selector and what it has carried.
@@ -190,4 +337,29 @@ class Selection:
             what = f"was made with the selector {there}; this recipe's is {ours}."
             fix = "Use the selector it was made with, or train from the first task on."
             raise RunStateError(Problem("carry", what, fix))
+        if self._trained is not None and len(carry.tasks) < 2:
+            return {}
         return carry.load(FILE)
+
+
+class Selecting(SelectorTerms):
+    """A method with a part per task, one of which a `Selection` chooses.
+
+    Attributes:
+        selection: The selection.
+    """
+
+    selection: Selection
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The task's own training, and that of a selector that learns."""
+        return self.selection.phases
+
+    def begin_phase(self, context: TaskContext, phase: Phase, update: TaskUpdate) -> Module:
+        """The base with what the selector trains."""
+        return self.selection.begin_phase(context)
+
+    def phase_sample(self, context: TaskContext, task: str, sample: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A kept sample as the selector trains on it."""
+        return self.selection.phase_sample(context, task, sample)

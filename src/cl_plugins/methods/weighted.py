@@ -16,7 +16,7 @@ from ..contract.capabilities import Answers, Capabilities, RunFacts
 from ..contract.export import Export, LowRankSum, Routed
 from ..contract.method import Method, Route
 from .chain import carried_updates, link_updates
-from .selecting import Selection
+from .selecting import Selection, SelectorTerms
 
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def row_softmax(scores: Tensor, temperature: float) -> Tensor:
     return torch.softmax(scores / temperature, dim=-1)
 
 
-class WeightedExperts(Method):
+class WeightedExperts(SelectorTerms, Method):
     """An expert per task, weighted per row by the softmax of a selector's scores.
 
     The options have ``selector``, ``temperature``, ``faithful`` and ``experts``, see `hide.HiDe` and `disco.DISCO`.
@@ -123,6 +123,7 @@ class WeightedExperts(Method):
         self.selection.begin(context)
         adapted = base.new_adapter(context.seed)
         self.selection.check_places(context, self, adapted)
+        self.selection.prepare(context)
         return adapted
 
     def describe(self, context: TaskContext, model: Module) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def problems(config: CLConfig, able: Capabilities, facts: RunFacts, launched: bo
     if replay.selection in (*FEATURES, *LOSSES) and facts.zero_stage == 3:
         what = f"is {replay.selection!r}, which is not tested on a model that ZeRO-3 has split."
         found.append(Problem(f"{_WHERE}.selection", what, "Use `random` or `class_balanced`."))
-    if launched and (able.needs_replay or replay.mixing == "separate"):
+    if launched and ((able.needs_replay and able.memory_forward) or replay.mixing == "separate"):
         found += _checkpointing(facts)
     if replay.mixing == "separate" and facts.keys.get("deepspeed"):
         what = "is 'separate', whose second forward pass is not tested with DeepSpeed."

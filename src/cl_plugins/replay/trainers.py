@@ -12,6 +12,7 @@ from ..base.errors import CompatibilityError, DataError, Problem, RecipeError
 from ..base.schema import build
 from ..config import ReplayConfig
 from ..training.collated import CollatedData
+from ..training.phase_samples import Part
 from . import keeping, mixing
 from .checks import method_problems
 from .memory import Memory
@@ -151,6 +152,15 @@ class TrainerReplay:
         if self._rows is not None and self._samples is not None:
             self._picks = keeping.choose(self._config, context, model, self._rows, gather)
             self._samples.freeze(pick.index for pick in self._picks)
+
+    def kept(self, task: str) -> list[Part]:
+        """The samples of the buffer, then those that the task leaves for it; once they are chosen.
+
+        Args:
+            task: Name of the task.
+        """
+        past = [Part(self._stored, i, sample.task) for i, sample in enumerate(self.memory.samples)]
+        return [*past, *(Part(self._samples, pick.index, task) for pick in self._picks)]
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """The tensors of the selected rows, as a statistic; none if they have none."""

@@ -74,19 +74,21 @@ class Setup:
 
     @property
     def replay_text(self) -> str:
-        """Replay as a label names it, such as ``replay 20/task, herding``; empty without replay."""
+        """Replay as a label names it, such as ``replay 20/task (herding)``; empty without replay."""
         if not self.replay:
             return ""
         total, per_task = self.replay.get("capacity_total"), self.replay.get("capacity_per_task")
-        words = [f"replay {total}" if total else f"replay {per_task}/task"]
+        words = []
         for key, value in self.replay.items():
-            if key in _CAPACITY or (key in _REPLAY and value == _REPLAY[key]):
+            if key in _CAPACITY or (key in _REPLAY and value == _REPLAY[key] and key != "ratio"):
                 continue
             if key in ("policy", "selection", "mixing"):
-                words.append(str(value))
+                if value != "ratio":  # the ratio itself is told
+                    words.append(str(value))
             elif key != "ratio" or self.replay.get("mixing") == "ratio":
                 words.append(f"{key} {_brief(value)}")
-        return ", ".join(words)
+        kept = f"replay {total}" if total else f"replay {per_task}/task"
+        return f"{kept} ({', '.join(words)})" if words else kept
 
 
 def setup_of(run: Run) -> Setup | None:

@@ -151,7 +151,7 @@ def to_terminal(table: Table, width: int, colour: bool = False, ascii: bool = Fa
         fits = (text.plain_ascii(text.shorten(content, room)) for room in range(limit, 0, -1))
         return next((short for short in fits if len(short) <= limit), "?")
 
-    first = max(17, min(32, width // 3))
+    first = max(17, min(40, 2 * width // 5))
 
     def name(index: int) -> str:
         limit = name_width if index >= table.left else first

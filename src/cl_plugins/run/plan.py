@@ -57,8 +57,8 @@ def make_plan(config: CLConfig, method: Method, earlier: tuple[str, ...] = ()) -
     probes = [task.name for task in stream.tasks if not task.train]  # tested after every task, never trained
     seen = [name for name in earlier if name in stream.task_names]
     for name in trained:
-        steps += _training(name, method)
         seen = [*seen, name] if name not in seen else seen
+        steps += _training(name, method, seen.index(name) + 1)
         wanted = tested if settings.scope == "all" else [name] if schedule == "independent" else seen
         wanted = [*wanted, *probes]
         if settings.scope != "none":
@@ -72,9 +72,9 @@ def make_plan(config: CLConfig, method: Method, earlier: tuple[str, ...] = ()) -
     return [*steps, Step("finish")]
 
 
-def _training(task: str, method: Method) -> list[Step]:
+def _training(task: str, method: Method, number: int = 1) -> list[Step]:
     """The steps from the first training of a task to its carry."""
-    trained = [Step("train", task, phase=phase.name or None) for phase in method.phases]
+    trained = [Step("train", task, phase=phase.name or None) for phase in method.phases if phase.since <= number]
     return [*trained, Step("consolidate", task)]
 
 

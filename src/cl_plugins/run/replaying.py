@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import DataError, Problem
-from ..replay import mixing
+from ..replay import mixing, store
 from ..replay.memory import Memory
 from ..replay.store import Buffer
+from ..training.phase_samples import Part, PhaseSamples
 from .state import RunState
 
 
 if TYPE_CHECKING:
     from ..contract.session import Rows, TaskArgs
+    from ..contract.task import TaskContext
     from ..training.terms import BatchTerms
 
 
@@ -29,6 +32,7 @@ class TrainingData:
         rows: The records behind the own samples; None without replay.
         term: A term of every micro-batch (``mixing: separate``).
         counts: Records that the host read and dropped, and samples that it cut, for the journal.
+        past: The tokenised samples of the buffer, in its order; None if it holds none.
     """
 
     module: dict[str, Any]
@@ -37,6 +41,7 @@ class TrainingData:
     rows: Rows | None = None
     term: BatchTerms | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
+    past: Any = None
 
 
 def load(state: RunState, task: str, args: TaskArgs) -> TrainingData:
@@ -69,7 +74,25 @@ def load(state: RunState, task: str, args: TaskArgs) -> TrainingData:
     again = mixing.behind(replay, by_itself, len(past), len(own), state.seed(task))
     if again:
         module = {**module, "train_dataset": session.joined(own, past, again)}
-    return TrainingData(module, own, memory, rows, mixing.term(replay, by_itself, memory), counts)
+    return TrainingData(module, own, memory, rows, mixing.term(replay, by_itself, memory), counts, past)
+
+
+def kept(state: RunState, task: str, data: TrainingData, context: TaskContext) -> PhaseSamples:
+    """What a phase with ``samples: kept`` trains on: the buffer's samples, then those that this task leaves for it.
+
+    Args:
+        state: The run.
+        task: The task, whose own training has ended.
+        data: What it trained on.
+        context: Task and phase.
+    """
+    chosen = store.read_candidates(state.directory(task) / store.CANDIDATES)
+    rows = data.rows
+    numbers = {rows.row(i): i for i in range(len(rows))} if rows is not None else {}
+    past = data.memory.samples if data.memory is not None else ()
+    parts = [Part(data.past, i, sample.task) for i, sample in enumerate(past)]
+    parts += [Part(data.own, numbers[sample.row], task) for sample, _ in chosen]
+    return PhaseSamples(parts, partial(state.method.phase_sample, context))
 
 
 def _own_keys(state: RunState, tasks: Sequence[str]) -> dict[str, dict[str, Any]]:

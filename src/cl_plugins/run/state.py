@@ -144,10 +144,14 @@ class RunState:
         report_to = self._report_to if self._report_to is not None else self.run_args.training.report_to
         return StreamTracker(list(report_to), self.run_args.training, self.root)
 
-    def steps_before(self, task: str) -> int:
-        """Optimizer steps of the finished tasks before one."""
+    def steps_before(self, training: str) -> int:
+        """Optimizer steps of the finished trainings before one.
+
+        Args:
+            training: Its key in the journal.
+        """
         entries = self.journal.entries.values()
-        return sum(int(e.details.get("optimizer_steps", 0)) for e in entries if e.step != f"train:{task}")
+        return sum(int(e.details.get("optimizer_steps", 0)) for e in entries if e.step != training)
 
     @cached_property
     def session(self) -> Session:

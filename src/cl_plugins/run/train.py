@@ -6,6 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,17 +79,22 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
         ranks.world_size(),
         data.memory,
         step.phase or "",
+        session.encode,
     )
     if phase is None:
         model = state.method.begin_task(context, model)
     else:
-        model = state.method.begin_phase(context, phase, state.update(task))
+        update = state.update(task)
+        if phase.samples == "kept":
+            module = {"train_dataset": replaying.kept(state, task, data, context)}
+            context = replace(context, data=session.task_data(module["train_dataset"], args))
+        model = state.method.begin_phase(context, phase, update)
     _check_disk(state, model)
     terms = TaskTerms(state.method, context, model, data.term)
     training = TaskTraining(terms, model, args.trained_modules)
 
     bridge = _bridge(state, terms)
-    state.tracker.begin(task, state.steps_before(task))
+    state.tracker.begin(task, state.steps_before(step.key))
     watchers = [*state.callbacks, bridge, state.tracker]
     recipe = ranks.on_main(lambda: task_identity(state, task, carry))
     trainer = session.trainer(args, model, module, watchers, terms, task, recipe)

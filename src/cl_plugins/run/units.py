@@ -39,6 +39,8 @@ def units(state: RunState, todo: Sequence[Step]) -> dict[str, tuple[str, int | N
         if step.kind == "evaluate" and step.task:
             count = len(state.tests(state.config.stream.task(step.task)))
             found[step.key] = ("evaluate", max(1, count // ranks.world_size()))
+        elif step.kind == "train" and step.phase:
+            found[step.key] = ("train", None)
         elif step.kind == "train":
             steps = training_steps(
                 state.host,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .registry import SELECTORS, make_selector
 from .selector import Selector, SelectorConfig
+from .trained import TrainedSelector
 
 
-__all__ = ["SELECTORS", "Selector", "SelectorConfig", "make_selector"]
+__all__ = ["SELECTORS", "Selector", "SelectorConfig", "TrainedSelector", "make_selector"]

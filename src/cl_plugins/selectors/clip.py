@@ -45,6 +45,11 @@ class Clip:
         return digest.hexdigest()
 
     @property
+    def width(self) -> int:
+        """Width of its features."""
+        return int(self._model.config.projection_dim)
+
+    @property
     def _model(self) -> Any:
         return _clip(self._folder)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..base import ranks
@@ -82,15 +82,7 @@ def measure(selector: Selector, context: TaskContext) -> tuple[dict[str, Tensor]
 
     sums: dict[str, Tensor] = {}
     kept: list[Tensor] = []
-    data = context.data
-    if data is None:
-        what = "are streamed, but the selector reads each sample again after the training."
-        raise DataError(Problem(f"training samples of '{context.task.name}'", what, "Set `streaming: false`."))
-    for inputs in data.batches(list(range(context.rank, len(data), context.world_size)), BATCH):
-        vectors = batch_vectors(context.base, selector, inputs)
-        if not bool(torch.isfinite(vectors).all()):
-            what = "a feature of the task's samples is not finite."
-            raise TrainingError(Problem(f"task '{context.task.name}'", what, "Look at the data and at the base."))
+    for vectors in _vectors(selector, context, None):
         _add(sums, selector.measure(vectors), context.task.name)
         if sum(map(len, kept)) < SAMPLED:
             kept.append(vectors)
@@ -104,6 +96,36 @@ def measure(selector: Selector, context: TaskContext) -> tuple[dict[str, Tensor]
         what = "has no training sample."
         raise DataError(Problem(f"task '{context.task.name}'", what, "Give it data."))
     return total, torch.cat(seen)
+
+
+def sample(selector: Selector, context: TaskContext) -> Tensor:
+    """Vectors of the first samples of each process, from all processes, for `accuracy`; (0, 0) without samples."""
+    import torch
+
+    kept = list(_vectors(selector, context, SAMPLED)) if context.data is not None else []
+    found = [part for part in ranks.gather(torch.cat(kept) if kept else None) if part is not None]
+    return torch.cat(found) if found else torch.zeros(0, 0)
+
+
+def _vectors(selector: Selector, context: TaskContext, most: int | None) -> Iterator[Tensor]:
+    """Vectors of this process's samples, batch by batch.
+
+    Raises:
+        DataError: If the samples cannot be read at random.
+        TrainingError: If a feature is not finite.
+    """
+    import torch
+
+    data = context.data
+    if data is None:
+        what = "are streamed, but the selector reads each sample again after the training."
+        raise DataError(Problem(f"training samples of '{context.task.name}'", what, "Set `streaming: false`."))
+    for inputs in data.batches(list(range(context.rank, len(data), context.world_size))[:most], BATCH):
+        vectors = batch_vectors(context.base, selector, inputs)
+        if not bool(torch.isfinite(vectors).all()):
+            what = "a feature of the task's samples is not finite."
+            raise TrainingError(Problem(f"task '{context.task.name}'", what, "Look at the data and at the base."))
+        yield vectors
 
 
 def _add(sums: dict[str, Tensor], more: Mapping[str, Tensor], task: str) -> None:

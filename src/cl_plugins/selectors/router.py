@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..adapters import bank
-from ..adapters.features import of_rows
 from ..adapters.rows import RowState, find_decoder, find_tower
 from ..adapters.versions import Versions
 from ..base.errors import CompatibilityError, Problem
@@ -47,6 +46,7 @@ def put_on(
     carried: dict[str, Tensor],
     *,
     cumulative: bool = False,
+    router: LowRankUpdate | None = None,
 ) -> Module:
     """Let a base choose among the parts of its tasks.
 
@@ -56,6 +56,7 @@ def put_on(
         selector: The selector.
         carried: What it has carried.
         cumulative: A task is answered by its own update and those of all tasks before it; else by its own alone.
+        router: The update with which a `TrainedSelector` reads prompts; it has the number behind the last task's.
 
     Returns:
         The model.
@@ -63,31 +64,41 @@ def put_on(
     Raises:
         CompatibilityError: If a part lies where the choice is not yet known.
     """
-    import torch
-
-    check_places(base, [n for learned in tasks for n in (*learned.update.a, *learned.update.replaced)])
     prepared = selector.prepare(carried)
     names = [learned.task for learned in tasks]
+    tasks = tasks if router is None else [*tasks, Learned("", router)]
+    check_places(base, [n for learned in tasks for n in (*learned.update.a, *learned.update.replaced)])
 
-    def begin(rows: Rows) -> None:
-        if rows.told in names:
-            chosen = torch.full((rows.count,), names.index(rows.told))
-        else:
-            vectors = selector.join([of_rows(state, rows, look) for look in selector.looks])
-            chosen = selector.scores(prepared, vectors).argmax(dim=1)
-        rows.kept.update(expert=chosen, route=[names[i] for i in chosen.tolist()])
-
-    state: RowState = base.rows(begin)
+    state: RowState = base.rows(lambda rows: choose(state, rows, selector, prepared, names))
     layers = {}
     for name in dict.fromkeys(n for learned in tasks for n in learned.update.a):
         own = [i for i, learned in enumerate(tasks) if name in learned.update.a]
         trunks = [tasks[i].update.a[name] for i in own]
         experts = [bank.Expert(tasks[i].update.b[name], place, tasks[i].update.scaling) for place, i in enumerate(own)]
-        gate = Prefix(state, own) if cumulative else OneOf(state, own, len(tasks))
+        gate = Prefix(state, own, len(names)) if cumulative else OneOf(state, own, len(tasks))
         layers[name] = bank.Experts(trunks, experts, gate=gate)
     bank.attach(base, layers)
     _replace(base, tasks, state)
     return base.model
+
+
+def choose(state: RowState, rows: Rows, selector: Selector, prepared: dict[str, Tensor], names: Sequence[str]) -> None:
+    """Give each prompt the number of a task as ``kept["expert"]`` and its name as ``kept["route"]``.
+
+    Args:
+        state: The row state.
+        rows: The prompts; those that are told a task get it.
+        selector: The selector.
+        prepared: What its `prepare` gave.
+        names: The tasks in the order in which they were learned.
+    """
+    import torch
+
+    if rows.told in names:
+        chosen = torch.full((rows.count,), names.index(rows.told))
+    else:
+        chosen = selector.of_rows(prepared, state, rows).argmax(dim=1).cpu()
+    rows.kept.update(expert=chosen, route=[names[i] for i in chosen.tolist()])
 
 
 class OneOf:
@@ -113,15 +124,16 @@ class OneOf:
 
 
 class Prefix:
-    """A row is computed by the experts of its task and of all tasks before it.
+    """A row is computed by the experts of its task and of all tasks before it, or by the router alone.
 
     Args:
         state: The row state.
         own: For each expert of the layer the number of its task.
+        count: Number of tasks, which is the router's number.
     """
 
-    def __init__(self, state: RowState, own: Sequence[int]) -> None:
-        self._state, self._own = state, list(own)
+    def __init__(self, state: RowState, own: Sequence[int], count: int) -> None:
+        self._state, self._own, self._count = state, list(own), count
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """(rows, experts), 0 or 1; all 0 while the base computes alone."""
@@ -130,7 +142,9 @@ class Prefix:
         own = torch.tensor(self._own)
         if self._state.off:
             return inputs.new_zeros(len(inputs), len(own))
-        return (own[None, :] <= self._state.current.kept["expert"][:, None]).to(inputs.device, inputs.dtype)
+        chosen = self._state.current.kept["expert"][:, None]
+        before = torch.where(chosen < self._count, own[None, :] <= chosen, own[None, :] == self._count)
+        return before.to(inputs.device, inputs.dtype)
 
 
 def check_places(base: BaseModel, names: Sequence[str]) -> None:

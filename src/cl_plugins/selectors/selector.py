@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..base.errors import Problem
+from ..adapters.features import of_rows
+from ..base.errors import CompatibilityError, Problem
 from ..base.schema import nearest, option
 
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..adapters.features import Kind
+    from ..adapters.row_features import Rows
+    from ..adapters.rows import RowState
+    from ..contract.phase import Phase
+    from ..contract.task import TaskContext
     from .clip import Clip
 
 
@@ -74,16 +79,32 @@ class Selector(ABC):
         kind: Name in recipes and in the entry point.
         config_class: Frozen dataclass of its options, a subclass of `SelectorConfig`.
         told: Whether the task is given at test; nothing is measured then.
+        trained: Whether it learns in a further training of a task and measures no features, see
+            `cl_plugins.selectors.trained.TrainedSelector`; it is a subclass.
         reveals: What its statistics could tell about the training data, in words.
     """
 
     kind: ClassVar[str]
     config_class: ClassVar[type[SelectorConfig]] = SelectorConfig
     told: ClassVar[bool] = False
+    trained: ClassVar[bool] = False
     reveals: ClassVar[str] = ""
 
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    @property
+    def trains(self) -> bool:
+        """Whether it has tensors that train with a task, see `training`; nothing is measured afterwards then."""
+        return False
+
+    def training(self, context: TaskContext) -> Any:
+        """Put fresh tensors on the base of a task, see `cl_plugins.selectors.learning.KeyTraining`.
+
+        Raises:
+            CompatibilityError: If it trains nothing.
+        """
+        raise CompatibilityError(Problem(f"selector '{self.kind}'", "trains nothing.", "Use `measure`."))
 
     @cached_property
     def clip(self) -> Clip | None:
@@ -168,3 +189,18 @@ class Selector(ABC):
         Returns:
             (rows, tasks), in the order in which the tasks were learned; the largest wins.
         """
+
+    def of_rows(self, prepared: dict[str, Tensor], state: RowState, rows: Rows) -> Tensor:
+        """Scores of the rows of a forward whose choice is being taken, see `scores`.
+
+        Args:
+            prepared: What `prepare` gave.
+            state: The row state.
+            rows: The rows.
+        """
+        return self.scores(prepared, self.join([of_rows(state, rows, look) for look in self.looks]))
+
+    @property
+    def phase(self) -> Phase | None:
+        """The further training of a task in which it learns; None for selectors that only measure."""
+        return None

@@ -85,13 +85,18 @@ def watch(keys: dict[str, Any]) -> Watched:
     seen = Watched(ids, pixels)
     frozen: dict[str, Tensor] = {}
     marks, check_trained, do = guards.marks, guards.check_trained, runner.Runner._do
+    current: list[Any] = [None]  # the step; further phases of a task are not watched
 
     def at_end_of_training(where: str, steps: int, before: Any, after: Any, wanted: Any) -> None:
         check_trained(where, steps, before, after, wanted)
+        if current[0].phase:
+            return
         seen.changed.append([n for n in after if before[n] != after[n]])
         seen.trainable.append(list(after))
 
     def before_and_after(model: Any) -> Any:
+        if current[0].phase:
+            return marks(model)
         value = logits(model, ids, pixels)
         now = {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
         if len(seen.fresh) == len(seen.before):
@@ -105,6 +110,7 @@ def watch(keys: dict[str, Any]) -> Watched:
         return marks(model)
 
     def after_step(self: Any, step: Any, plan: Any) -> None:
+        current[0] = step
         do(self, step, plan)
         if step.kind == "consolidate":
             seen.after.append(logits(self._state.answering(self._state.carry), ids, pixels))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ...adapters import bank
@@ -21,7 +22,15 @@ if TYPE_CHECKING:
 PEER_STD = 0.01  # of every element of A in the authors' code
 
 
-def put_on(base: BaseModel, count: int, seed: int | None, *, peer: bool) -> tuple[Module, dict[str, Any]]:
+def put_on(
+    base: BaseModel,
+    count: int,
+    seed: int | None,
+    *,
+    peer: bool,
+    gate_of: Callable[[str, Module], bank.Gate] = lambda name, layer: TokenSoftmax(layer),
+    router: bool = True,
+) -> tuple[Module, dict[str, Any]]:
     """Put experts and routers on the layers that ``lora_target`` names.
 
     The recipe's LoRA of rank r is split into ``count`` experts of rank ``r / count``: its A becomes theirs, so that one
@@ -32,6 +41,8 @@ def put_on(base: BaseModel, count: int, seed: int | None, *, peer: bool) -> tupl
         count: Experts of a layer; a single one needs no router.
         seed: Seed of the initial values; None where they are about to be overwritten.
         peer: Draw A from N(0, 0.01^2), as the authors' code does.
+        gate_of: Makes the gate of a layer that has its router as ``cl_router``.
+        router: Whether the layers get this router; else ``gate_of`` registers what it needs.
 
     Returns:
         The model, and rank, scaling and targets of the host's LoRA with the number of experts.
@@ -57,24 +68,30 @@ def put_on(base: BaseModel, count: int, seed: int | None, *, peer: bool) -> tupl
         ]
         gate = None
         if count > 1:
-            bound = 1 / math.sqrt(a.shape[1])
-            router = (torch.rand(count, a.shape[1], generator=generator) * 2 - 1) * bound
-            base.register(f"{name}.{ROUTER}", router.to(a.device), trained=True)
-            gate = TokenSoftmax(base.model.get_submodule(name))
+            if router:
+                bound = 1 / math.sqrt(a.shape[1])
+                start = (torch.rand(count, a.shape[1], generator=generator) * 2 - 1) * bound
+                base.register(f"{name}.{ROUTER}", start.to(a.device), trained=True)
+            gate = gate_of(name, base.model.get_submodule(name))
         layers[name] = bank.Experts(trunks, experts, [True] * count, gate, dropout, own_masks=True)
     bank.attach(base, layers)
     return model, meta
 
 
-def check_rank(rank: int, count: int) -> None:
+def check_rank(rank: int, count: int, parts: str = "experts") -> None:
     """The rank can be shared out among the experts.
+
+    Args:
+        rank: Rank of all experts together.
+        count: Number of experts.
+        parts: What they are called, as the method's option is.
 
     Raises:
         RecipeError: If not.
     """
     if rank % count:
-        what = f"is {rank}, which is not a multiple of {count} experts; it is the rank of all experts together."
-        raise RecipeError(Problem("lora_rank", what, f"Use a multiple of {count}, or change `cl.method.experts`."))
+        what = f"is {rank}, which is not a multiple of {count} {parts}; it is the rank of all {parts} together."
+        raise RecipeError(Problem("lora_rank", what, f"Use a multiple of {count}, or change `cl.method.{parts}`."))
 
 
 def _dropout(model: Any) -> float:

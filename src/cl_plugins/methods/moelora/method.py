@@ -8,7 +8,7 @@ projector continue to train; nothing is frozen or added at a boundary.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ...base.errors import Problem, RecipeError, RunStateError
 from ...base.schema import option
@@ -43,7 +43,7 @@ class MoELoRA(Method):
 
     name = "moelora"
     title = "MoELoRA"
-    config_class = MoELoRAConfig
+    config_class: ClassVar[type[Any]] = MoELoRAConfig
     capabilities = Capabilities(
         answers="by_sample",
         carries="experts and routers of one mixture, and the projector",

@@ -18,7 +18,7 @@ from ...contract.export import Export, LowRankSum, Routed
 from ...contract.method import Route
 from ...contract.task import TaskContext
 from ..chain import ChainConfig, LoRAChain
-from ..selecting import SelectingConfig, Selection
+from ..selecting import Selecting, SelectingConfig, Selection
 from .regulariser import Regulariser
 
 
@@ -52,7 +52,7 @@ class MSLoRACRConfig(ChainConfig, SelectingConfig):
     )
 
 
-class MSLoRACR(LoRAChain):
+class MSLoRACR(Selecting, LoRAChain):
     """A LoRA per task with contrastive regularisation."""
 
     name = "mslora_cr"
@@ -74,7 +74,7 @@ class MSLoRACR(LoRAChain):
         self.regulariser = Regulariser(
             config.alpha, config.beta, learnable=config.learnable, peer=config.faithful == "peer"
         )
-        self.selection = Selection(config.selector)
+        self.selection = Selection(config.selector, routers=True)
         vars(self)["capabilities"] = self.selection.capabilities(type(self).capabilities)
 
     def problems(self, facts: RunFacts) -> list[Problem]:
@@ -115,16 +115,19 @@ class MSLoRACR(LoRAChain):
         model = super().begin_task(context, model)
         self.selection.check_places(context, self, model)
         self.regulariser.prepare(context, model, self._past(context))
+        self.selection.prepare(context)
         return model
 
     def penalties(self, context: TaskContext, model: Module) -> dict[str, Tensor]:
-        """The regulariser's terms."""
+        """The regulariser's terms, in the task's own training."""
+        if context.phase:
+            return {}
         return self.regulariser.terms(context, model, self._past(context))
 
     def statistics(self, context: TaskContext, model: Module) -> dict[str, dict[str, Tensor]]:
         """What a selector measures; the past tensors are no longer needed."""
         self.regulariser.forget()
-        return self.selection.statistics(context)
+        return self.selection.statistics(context, model)
 
     def numbers(self, context: TaskContext, model: Module) -> dict[str, float]:
         """The learnable weights as they ended, and how many of the task's samples a selector gives to it."""
@@ -152,7 +155,7 @@ class MSLoRACR(LoRAChain):
         meta = super().describe(context, model)
         if context.task.modality:
             meta["modality"] = context.task.modality
-        return {**meta, **self.regulariser.learned(model)}
+        return {**meta, **self.regulariser.learned(model), **self.selection.describe(context)}
 
     def _past(self, context: TaskContext) -> list[TaskUpdate]:
         return self.updates(context.carry) if context.carry is not None else []

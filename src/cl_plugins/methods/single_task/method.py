@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...adapters.update import fill
 from ...base.errors import Problem
@@ -12,7 +12,7 @@ from ...contract.export import Export, LowRankSum, Routed
 from ...contract.method import Route
 from ..chain import carried_updates, link_updates
 from ..one_lora import OneLoRA
-from ..selecting import SelectingConfig, Selection
+from ..selecting import Selecting, SelectingConfig, Selection
 
 
 if TYPE_CHECKING:
@@ -29,12 +29,12 @@ class SingleTaskConfig(SelectingConfig):
     """Options of `SingleTask`."""
 
 
-class SingleTask(OneLoRA):
+class SingleTask(Selecting, OneLoRA):
     """An independent LoRA per task; with a selector all of them, one of which answers."""
 
     name = "single_task"
     title = "Single task"
-    config_class = SingleTaskConfig
+    config_class: ClassVar[type[Any]] = SingleTaskConfig
     capabilities = Capabilities(
         schedule="independent",
         quantised=("bnb",),
@@ -44,7 +44,7 @@ class SingleTask(OneLoRA):
 
     def __init__(self, config: SingleTaskConfig) -> None:
         super().__init__(config)
-        self.selection = Selection(config.selector)
+        self.selection = Selection(config.selector, routers=True)
         vars(self)["capabilities"] = self.selection.capabilities(type(self).capabilities)
 
     @property
@@ -63,7 +63,7 @@ class SingleTask(OneLoRA):
 
     def problems(self, facts: RunFacts) -> list[Problem]:
         """What speaks against the selector."""
-        return self.selection.problems(facts)
+        return [*super().problems(facts), *self.selection.problems(facts)]
 
     def begin_task(self, context: TaskContext, model: Module) -> Module:
         """A fresh adapter on the base, whatever was learned before."""
@@ -72,11 +72,16 @@ class SingleTask(OneLoRA):
             self.selection.begin(context)
         adapted = super().begin_task(context, model)
         self.selection.check_places(context, self, adapted)
+        self.selection.prepare(context)
         return adapted
+
+    def describe(self, context: TaskContext, model: Module) -> dict[str, Any]:
+        """Rank, scaling and targets of the adapter, and what a selector that learns has to know of the task."""
+        return {**super().describe(context, model), **self.selection.describe(context)}
 
     def statistics(self, context: TaskContext, model: Module) -> dict[str, dict[str, Tensor]]:
         """What the selector measures."""
-        return self.selection.statistics(context)
+        return self.selection.statistics(context, model)
 
     def numbers(self, context: TaskContext, model: Module) -> dict[str, float]:
         """How many of the task's samples the selector gives to it."""
