@@ -34,6 +34,11 @@ def problems(cl):
     return {p.where: p for p in caught.value.problems}
 
 
+def test_the_name_of_a_method_alone_is_enough():
+    assert parse_cl(block(method="seqlora")) == parse_cl(block())
+    assert "Did you mean 'inclora'" in problems(block(method="inclorra"))["cl.method"].fix
+
+
 def test_a_data_set_or_a_list_of_them():
     task = parse_cl(block()).stream.task("a")
     assert task.train == ("a_train",)
@@ -79,7 +84,9 @@ def test_misspellings_name_the_path_and_the_nearest_key(cl, where, hint):
     [
         ({}, "cl.stream"),
         ({}, "cl.method"),
-        (block(method="inclora"), "cl.method"),
+        (block(method="inclorra"), "cl.method"),
+        (block(method=""), "cl.method"),
+        (block(method=["inclora"]), "cl.method"),
         (block(method={}), "cl.method.name"),
         (block(method={"name": 3}), "cl.method.name"),
         (block(stream=3), "cl.stream"),

@@ -99,6 +99,26 @@ def test_an_unknown_key_comes_with_the_nearest_and_all_known_ones():
     assert "Did you mean 'green'?" in parse(word="a", kind="gren")[1][0].fix
 
 
+@pytest.mark.parametrize(
+    ("word", "known", "near"),
+    [
+        ("inclroa", ["olora", "inclora"], "inclora"),
+        ("qlora", ["seqlora", "olora"], "olora"),
+        ("tow", ["one", "two"], "two"),
+        ("mslora", ["seqlora", "mslora_cr"], "mslora_cr"),
+        ("learning_rte", ["learning_rate"], "learning_rate"),
+        ("dualprompt", ["modalprompt"], ""),
+        ("full", ["seqfull"], ""),
+        ("task", ["multitask"], ""),
+        ("start", ["restart"], ""),
+        ("er", ["der"], ""),
+        ("", ["a"], ""),
+    ],
+)
+def test_only_what_is_near_is_suggested(word, known, near):
+    assert nearest(word, known) == (f"Did you mean '{near}'?" if near else "")
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3)

@@ -105,7 +105,7 @@ class CLBlock:
     """The keys of the ``cl:`` block as written in the YAML."""
 
     stream: str | dict[str, Any] = option(help="Built-in stream, path of a stream file, or the stream itself.")
-    method: dict[str, Any] = option(help="`name` of the method and its options.")
+    method: str | dict[str, Any] = option(help="Name of the method, or its `name` together with its options.")
     task_overrides: dict[str, dict[str, Any]] = option(factory=dict, help="LLaMA-Factory keys for single tasks.")
     replay: ReplayConfig = option(factory=ReplayConfig, help="Replay of past samples.")
     eval: EvalConfig = option(factory=EvalConfig, help="Evaluation.")

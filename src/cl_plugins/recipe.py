@@ -46,9 +46,14 @@ def parse_cl(cl: Any, *, where: str = "cl", path_keys: Collection[str] = ()) -> 
         raise RecipeError(Problem(where, what, fix))
     problems: list[Problem] = []
     cl = {**cl, **{key: _path(cl[key]) for key in ("stream", "carry_from") if key in cl}}
+    place = f"{where}.method"
+    if isinstance(cl.get("method"), str):  # the name alone
+        cl = {**cl, "method": {"name": cl["method"]}}
+    else:
+        place = f"{place}.name"
     block = build(CLBlock, cl, where, problems)
     stream = _stream(cl, where, problems)
-    name, given, options = _method(cl, where, problems)
+    name, given, options = _method(cl, where, place, problems)
     if block is not None and stream is not None:
         stream = _ordered(stream, block, where, problems)
         problems.extend(_cross_checks(stream, block, where))
@@ -79,18 +84,20 @@ def _stream(cl: Mapping[str, Any], where: str, problems: list[Problem]) -> Strea
         return None
 
 
-def _method(cl: Mapping[str, Any], where: str, problems: list[Problem]) -> tuple[str | None, dict[str, Any], Any]:
-    """Name of the method, its options as given, and its dataclass."""
+def _method(
+    cl: Mapping[str, Any], where: str, place: str, problems: list[Problem]
+) -> tuple[str | None, dict[str, Any], Any]:
+    """Name of the method (written at `place`), its options as given, and its dataclass."""
     spec = cl.get("method")
     if not isinstance(spec, Mapping):
         return None, {}, None
     given = {str(key): value for key, value in spec.items()}
     name = given.pop("name", None)
     if not isinstance(name, str):
-        problems.append(Problem(f"{where}.method.name", "is missing.", "Name a method; `cl-plugins list` shows them."))
+        problems.append(Problem(place, "is missing.", "Name a method; `cl-plugins list` shows them."))
         return None, {}, None
     try:
-        method = get_method(name, where=f"{where}.method.name")
+        method = get_method(name, where=place)
     except RecipeError as error:
         problems.extend(error.problems)
         return name, given, None

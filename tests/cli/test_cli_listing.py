@@ -41,8 +41,6 @@ def test_methods_fit_on_a_screen_by_group(cli):
 
 
 def test_the_group_of_a_method_follows_from_what_it_declares():
-    from dataclasses import replace
-
     from cl_plugins.methods import Capabilities, LoRAChain, OneLoRA
 
     def group(base, **able):
@@ -53,8 +51,7 @@ def test_the_group_of_a_method_follows_from_what_it_declares():
     assert group(OneLoRA, schedule="independent") == "lora_per_task"
     assert group(OneLoRA, answers="by_sample") == group(LoRAChain, answers="by_sample") == "routed"
     assert group(OneLoRA, answers="by_sample", low_rank=False) == "prompts"
-    assert group(OneLoRA, finetuning_types=("full",)) == "full"
-    assert replace(Capabilities(), answers="by_sample").low_rank
+    assert group(OneLoRA, finetuning_types=("full",)) == group(OneLoRA, low_rank=False) == "full"
 
 
 def test_one_method_with_everything(cli):

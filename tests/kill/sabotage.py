@@ -25,7 +25,7 @@ class Saboteur:
         at: Number of the point at which something happens, from 1; 0 for never; or its label. With "new" it happens at the
             first point that no process before has passed (see `seen`).
         seen: For "new": the file that remembers them. A point counts as another one when more steps are finished.
-        action: "kill" (SIGKILL), "term" (SIGTERM), "full" (the write fails as on a full disk) or "fill" (fills the disk).
+        action: "kill" (SIGKILL), "term" (SIGTERM), "int" (SIGINT), "full" (the write fails as on a full disk) or "fill" (fills the disk).
     """
 
     def __init__(
@@ -49,6 +49,8 @@ class Saboteur:
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.action == "term":
             os.kill(os.getpid(), signal.SIGTERM)
+        elif self.action == "int":
+            os.kill(os.getpid(), signal.SIGINT)
         elif self.action == "full":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         elif self.action == "fill":

@@ -1,4 +1,4 @@
-"""SIGTERM: what is being written is finished, the exit code says "run again", and nothing is done twice."""
+"""SIGTERM and SIGINT: what is being written is finished, the exit code says "run again", and nothing is done twice."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ MOMENTS = [
 
 
 @pytest.mark.parametrize(("method", "moment"), MOMENTS)
-def test_stopped_and_started_again(method, moment, server, material, uninterrupted, tmp_path):
+@pytest.mark.parametrize("signal", ["term", pytest.param("int", marks=pytest.mark.kill)])
+def test_stopped_and_started_again(signal, method, moment, server, material, uninterrupted, tmp_path):
     keys, out = runs.recipe(*material, tmp_path / "out", method), tmp_path / "out"
-    stopped = server.run(keys, moment, "term")
+    stopped = server.run(keys, moment, signal)
     assert stopped.code == EXIT_RUN_AGAIN == 75, stopped.output[-3000:]
     before = runs.journal(out)
     if moment == IN_TRAINING:

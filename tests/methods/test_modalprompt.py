@@ -121,6 +121,20 @@ def test_a_row_gets_the_prompts_of_the_tasks_that_it_is_like(model):
     base.reset()
 
 
+def test_a_task_that_is_told_is_followed(model):
+    base = HeldBase(model)
+    placed = TaskPrompts(base, ModalPromptConfig(prompt_length=2, prompts=2), learned(model, 4), None)
+    model.eval()
+    rows = prompts(6, lambda i: i % 2)
+    with placed._state.telling("c"), placed._state.recording() as kept, torch.no_grad():
+        told = model(**batch(rows, pixels(rows))).logits
+    assert [row for one in kept for row in one["prompts"].tolist()] == [[2]] * 6
+    assert {route for one in kept for route in one["route"]} == {"c"}
+    with torch.no_grad():
+        assert not torch.equal(model(**batch(rows, pixels(rows))).logits, told)
+    base.reset()
+
+
 def test_in_training_the_own_prompt_stands_next_to_the_words(model):
     base = HeldBase(model)
     placed = TaskPrompts(base, ModalPromptConfig(prompt_length=2, prompts=3), learned(model, 4), "new")

@@ -99,6 +99,7 @@ def test_a_recipe_without_cl_is_valid(schema):
         (("order",), ["a"]),
         (("restart",), True),
         (("method",), {"name": "sefe"}),
+        (("method",), "ewc"),
     ],
 )
 def test_what_the_package_accepts_is_valid(path, value, schema):
@@ -122,7 +123,7 @@ def test_what_the_package_accepts_is_valid(path, value, schema):
         (("method",), {"name": "ewc", "lamda": 1}),
         (("method",), {"name": "no_such_method"}),
         (("method",), {}),
-        (("method",), "ewc"),
+        (("method",), "no_such_method"),
         (("method",), ...),
         (("stream",), ...),
         (("stream", "tasks"), []),
@@ -147,7 +148,7 @@ def test_an_editor_finds_help_defaults_and_choices(schema):
     assert block["eval"]["properties"]["max_new_tokens"]["minimum"] == 1
     assert {"description"} <= set(block["replay"]["properties"]["selection"])
     names = [entry.name for entry in list_methods() if entry.value is not None]
-    assert block["method"]["properties"]["name"]["enum"] == names
+    assert block["method"]["anyOf"][1]["properties"]["name"]["enum"] == names
     assert "exact_match" in schema.schema["definitions"]["task"]["properties"]["scorer"]["anyOf"][0]["enum"]
 
     def described(part):
@@ -157,5 +158,5 @@ def test_an_editor_finds_help_defaults_and_choices(schema):
 
     described({"properties": block})
     described(schema.schema["definitions"]["task"])
-    for rule in block["method"]["allOf"]:
+    for rule in block["method"]["anyOf"][1]["allOf"]:
         described(rule["then"])

@@ -34,7 +34,10 @@ def test_the_recipes_for_real_hardware_are_there() -> None:
         "medical_cl/seqfull_zero3.yaml",
     }
     for folder in set(PAPER) - {"mslora_cr_6", "mslora_cr_8"}:
-        assert names >= {f"{folder}/{name}.yaml" for name in ("moelora", "hide", "disco", "l2p")}
+        assert names >= {
+            f"{folder}/{name}.yaml"
+            for name in ("moelora", "branchlora", "clmoe", "smolora", "hide", "disco", "l2p", "modalprompt", "mr_lora")
+        }
     for folder in set(PAPER) - {"medical_cl"}:
         assert names >= {f"{folder}/{name}.yaml" for name in ("seqlora", "inclora", "seqfull_zero2")}
 
@@ -152,6 +155,22 @@ HYPER = {
     "mllm_cl_ability/moelora": Hyper(2e-4, 16, rank=32, alpha=64, warmup=60),
     "coin/moelora": Hyper(2e-4, 64, rank=128, alpha=256, warmup=60),
     "ucit/moelora": Hyper(2e-4, 64, rank=18, alpha=36, warmup=60),
+    "mllm_cl/branchlora": Hyper(2e-5, 64, rank=128, alpha=256, warmup=60),
+    "mllm_cl/smolora": Hyper(2e-5, 64, rank=128, alpha=256, warmup=60),
+    "mllm_cl/clmoe": Hyper(2e-5, 64, rank=160, alpha=320, warmup=60),
+    "mllm_cl_ability/branchlora": Hyper(2e-4, 16, rank=128, alpha=256, warmup=60),
+    "mllm_cl_ability/smolora": Hyper(2e-4, 16, rank=128, alpha=256, warmup=60),
+    "mllm_cl_ability/clmoe": Hyper(2e-4, 16, rank=32, alpha=64, warmup=60),
+    "ucit/branchlora": Hyper(2e-4, 64, rank=128, alpha=256, warmup=60),
+    "ucit/smolora": Hyper(2e-4, 64, rank=128, alpha=256, warmup=60),
+    "ucit/clmoe": Hyper(2e-4, 64, rank=96, alpha=192, warmup=60),
+    "medical_cl/branchlora": Hyper(1e-4, 64, rank=128, alpha=256),
+    "medical_cl/smolora": Hyper(1e-4, 64, rank=128, alpha=256),
+    "medical_cl/clmoe": Hyper(1e-4, 64, rank=32, alpha=64),
+    "mllm_cl/mr_lora": Hyper(2e-5, 64, rank=128, alpha=256, warmup=60),
+    "ucit/mr_lora": Hyper(2e-4, 64, rank=128, alpha=256, warmup=60),
+    "coin/mr_lora": Hyper(2e-4, 64, rank=128, alpha=256, warmup=60),
+    "medical_cl/mr_lora": Hyper(1e-4, 64, rank=128, alpha=256),
     "mllm_cl/hide_replay": Hyper(2e-5, 64, rank=32, alpha=64, warmup=60),
     "medical_cl/hide": Hyper(1e-4, 64, rank=16, alpha=32),
     "medical_cl/disco": Hyper(1e-4, 64, rank=16, alpha=32),
@@ -234,6 +253,7 @@ TABLE_1 = {
     "MoELoRA": ("moelora", "moelora_replay"),
     "O-LoRA": ("olora", "olora_replay"),
     "L2P": ("l2p", "l2p_replay"),
+    "ModalPrompt": ("modalprompt", "modalprompt_replay"),
     "HiDe-LLaVA": ("hide", "hide_replay"),
     "IncLoRA": ("inclora", "replay"),
     "SeqFull": ("seqfull_zero2", "seqfull_zero2_replay"),
@@ -245,6 +265,13 @@ def test_the_page_lists_the_recipes_of_table_1(row: str) -> None:
     page = (ROOT / "docs" / "benchmarks" / "mllm_cl.md").read_text(encoding="utf-8")
     (line,) = [line for line in page.splitlines() if line.startswith(f"| {row} |")]
     assert re.findall(r"`([^`]+)\.yaml`", line) == list(TABLE_1[row])
+
+
+def test_the_row_of_mr_lora_has_replay_only() -> None:
+    """Its router trains on kept samples; the table has no row of it without replay."""
+    page = (ROOT / "docs" / "benchmarks" / "mllm_cl.md").read_text(encoding="utf-8")
+    assert "| MR-LoRA | - | `mr_lora.yaml` |" in page
+    assert read(Path("examples/yaml/mllm_cl/mr_lora.yaml"))["cl"]["replay"] == {"capacity_per_task": 20}
 
 
 @pytest.mark.parametrize("row", TABLE_1)

@@ -64,7 +64,7 @@ def test_pages_have_tables_and_picture(routed):
     for text in (page, html):
         assert "The same items answered with the part of their own task" in text
         assert "confusion.png" in text
-    assert html.count("data:image/png;base64,") == 3
+    assert html.count("data:image/png;base64,") == 6  # on white, and for dark pages
     again = (routed / "confusion.png").read_bytes()
     write_report(routed)
     assert (routed / "confusion.png").read_bytes() == again

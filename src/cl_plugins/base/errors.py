@@ -20,6 +20,9 @@ from .printable import printable
 from .secrets import redact, redact_about
 
 
+SHOWN_PLACES = 4  # of one problem in a message
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong. Credentials in it are masked, see `secrets`; control characters become escapes.
@@ -46,6 +49,24 @@ class Problem:
         return f"{self.where}: {self.what}" + (f" {self.fix}" if self.fix else "")
 
 
+def same_cause_once(problems: Iterable[Problem]) -> list[Problem]:
+    """The problems with those that say the same of several places as one that names the places.
+
+    Args:
+        problems: In the order in which they are shown.
+    """
+    places: dict[tuple[str, str], list[str]] = {}
+    for problem in problems:
+        places.setdefault((problem.what, problem.fix), []).append(problem.where)
+    found = []
+    for (what, fix), where in places.items():
+        where = list(dict.fromkeys(where))
+        more = len(where) - SHOWN_PLACES
+        shown = ", ".join(where[:SHOWN_PLACES]) + (f" and {more} more" if more > 0 else "")
+        found.append(Problem(shown, what, fix))
+    return found
+
+
 class ClPluginsError(Exception):
     """Base class of every error that the package raises on purpose."""
 
@@ -66,11 +87,12 @@ class _WithProblems(ClPluginsError):
             super().__init__(printable(problems))
             return
         self.problems = [problems] if isinstance(problems, Problem) else list(problems)
-        if len(self.problems) == 1 and headline is None:
-            super().__init__(str(self.problems[0]))
+        told = same_cause_once(self.problems)
+        if len(told) == 1 and headline is None:
+            super().__init__(str(told[0]))
         else:
             head = printable(headline or self.headline)
-            super().__init__("\n".join([head, *(f"  - {problem}" for problem in self.problems)]))
+            super().__init__("\n".join([head, *(f"  - {problem}" for problem in told)]))
 
 
 class RecipeError(_WithProblems, ValueError):

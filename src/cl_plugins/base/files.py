@@ -111,6 +111,16 @@ def is_disk_full(error: BaseException) -> bool:
     return False
 
 
+def is_read_only(error: BaseException) -> bool:
+    """Whether an error, or one that it came from, says that a file system can only be read (any more)."""
+    found: BaseException | None = error
+    while found is not None:
+        if (isinstance(found, OSError) and found.errno == errno.EROFS) or "Read-only file system" in str(found):
+            return True
+        found = found.__cause__ or found.__context__
+    return False
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace a file's content, all or nothing."""
     write_with(path, lambda temporary: _write(temporary, data))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import types
 import typing
@@ -47,9 +46,30 @@ def option(
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """``Did you mean 'x'?`` or an empty string."""
-    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.65)
-    return f"Did you mean '{close[0]}'?" if close else ""
+    """``Did you mean 'x'?`` or an empty string: one slip in every four characters at most, or a name cut short."""
+    word = str(word)
+    slips = {name: _slips(word, name) for name in map(str, known)}
+    # A word of one or two letters is near to too many names.
+    near = [name for name, count in slips.items() if count <= max(1, len(word) // 4) and len(word) > 2]
+    near = near or [name for name in slips if len(word) > 3 and name.startswith(word)]
+    return f"Did you mean '{min(near, key=slips.__getitem__)}'?" if near else ""
+
+
+def _slips(word: str, name: str) -> int:
+    """How many letters were added, left out, mistaken or swapped with their neighbour (optimal string alignment)."""
+    if abs(len(word) - len(name)) > max(1, len(word) // 4):
+        return len(word) + len(name)  # out of reach, whatever the letters are
+    before: list[int] = []
+    last = list(range(len(name) + 1))
+    for i, letter in enumerate(word, start=1):
+        row = [i]
+        for j, other in enumerate(name, start=1):
+            best = min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (letter != other))
+            if i > 1 and j > 1 and letter == name[j - 2] and word[i - 2] == other:
+                best = min(best, before[j - 2] + 1)
+            row.append(best)
+        before, last = last, row
+    return last[-1]
 
 
 def shown(value: object) -> str:

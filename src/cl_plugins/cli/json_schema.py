@@ -149,7 +149,7 @@ def _suggested(entry: Mapping[str, Any], words: list[str]) -> dict[str, Any]:
 
 
 def _method() -> dict[str, Any]:
-    """``cl.method``: the name of a registered method, and the options of that method."""
+    """``cl.method``: the name of a registered method, alone or with the options of that method."""
     from ..methods.registry import list_methods
 
     titles, rules = {}, []
@@ -165,4 +165,5 @@ def _method() -> dict[str, Any]:
         "enum": list(titles),
         "enumDescriptions": list(titles.values()),
     }
-    return {"type": "object", "required": ["name"], "properties": {"name": name}, "allOf": rules}
+    options = {"type": "object", "required": ["name"], "properties": {"name": name}, "allOf": rules}
+    return {"anyOf": [{key: name[key] for key in ("enum", "enumDescriptions")}, options]}

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
+from ..base.errors import same_cause_once
 from ..base.printable import printable, printable_json
 from ..report import tables, text
 
@@ -145,9 +146,9 @@ def show_error(command: str, error: Exception) -> None:
 
 
 def show_problems(problems: Iterable[Any], stream: IO[str] | None = None, indent: int = 2) -> None:
-    """Print `Problem` objects, each as place, fault and remedy."""
+    """Print `Problem` objects, each as place, fault and remedy; what is the same in several places is said once."""
     space = " " * indent
-    for problem in problems:
+    for problem in same_cause_once(problems):
         emit(f"{space}{problem.where}", stream)
         for line in wrap(problem.what, width() - indent - 2):
             emit(f"{space}  {line}", stream)

@@ -78,10 +78,10 @@ class Method(ABC):
         ``lora_per_task`` keeps a LoRA of every task; the others are ``one_lora``.
         """
         able = cls.capabilities
-        if "lora" not in able.finetuning_types:
-            return "full"
-        if able.answers == "by_sample":
+        if "lora" in able.finetuning_types and able.answers == "by_sample":
             return "routed" if able.low_rank else "prompts"
+        if "lora" not in able.finetuning_types or not able.low_rank:
+            return "full"
         return "lora_per_task" if cls.lora_per_task or able.schedule == "independent" else "one_lora"
 
     # What may run with me?

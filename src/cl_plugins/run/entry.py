@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base import ranks
 from ..base.errors import Problem, RunStateError
-from ..base.files import is_disk_full
+from ..base.files import is_disk_full, is_read_only
 from ..base.lock import RunLock
 from ..base.logs import set_up
 from . import prepare
@@ -50,6 +50,10 @@ def run_stream(host: Host, recipe: Recipe, callbacks: Sequence[Any] = ()) -> Non
             gc.freeze()  # the imported libraries hold 600,000 objects; walking them took a second at every task boundary
             Runner(host, recipe, list(callbacks), stop).run()
         except Exception as error:
+            if is_read_only(error):
+                fix = "Make it writable and run the same command again; finished steps are kept."
+                what = f"is on a file system that can only be read ({error})."
+                raise RunStateError(Problem(f"output_dir: {root}", what, fix)) from error
             if not is_disk_full(error):
                 raise
             fix = "Free some space and run the same command again; finished steps are kept."

@@ -8,12 +8,12 @@ library (`register_reference`) turns the rest of the name into a scorer.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import Any, cast
 
 from ...base.errors import Problem, RecipeError
 from ...base.registry import OWN, Entry, NotUsable, Registry
+from ...base.schema import nearest
 from .base import BaseScorer, Scorer
 from .bleu import Bleu
 from .boxes import BoxAccuracy
@@ -180,8 +180,7 @@ def _reference(name: str, where: str, hint: str | None) -> Scorer:
 
 def _suggest(wrong: str, known: list[str], kind: str) -> str:
     """What to write instead."""
-    near = difflib.get_close_matches(wrong, known, n=1)
-    hint = f"Did you mean {near[0]!r}? " if near else ""
+    hint = f"{nearest(wrong, known)} ".lstrip()
     return f"{hint}Known {kind}: {', '.join(known) or 'none in this version'}."
 
 

@@ -92,6 +92,11 @@ class ModalPrompt(Method):
         super().__init__(config)
         self._prompts: Any = None
 
+    @property
+    def follows_told(self) -> bool:
+        """Prompts are those of the task that is told."""
+        return True
+
     def problems(self, facts: RunFacts) -> list[Problem]:
         """A base whose positions cannot be widened, and another number of tasks than the stream has."""
         from ...adapters.prompts import recipe_problems

@@ -109,6 +109,8 @@ class TaskPrompts:
         with torch.no_grad():
             parts = self.queries.of_rows(self._state, rows)
             chosen = self._choose(parts, training)
+            if rows.told in self._names and not training:
+                chosen = torch.full_like(chosen[:, :1], self._names.index(rows.told))
         rows.kept.update(prompts=chosen)
         if training:
             self.answers = True

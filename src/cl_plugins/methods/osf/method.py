@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...base.schema import option
-from ...contract.capabilities import Capabilities
+from ...contract.capabilities import Capabilities, Family
 from ...contract.export import Export, Weights
 from ...contract.method import Method, Route
 from ...contract.names import is_own
@@ -54,6 +54,11 @@ class OSF(Method):
         step_cost="as full fine-tuning of the target layers, with four products per layer beside its own",
         memory="as full fine-tuning of the target layers, plus their singular vectors; on disk the weights and the update",
     )
+
+    @classmethod
+    def family(cls) -> Family:
+        """Whole weights train, although the LoRA keys name the layers."""
+        return "full"
 
     def begin_task(self, context: TaskContext, model: Module) -> Module:
         """The weights as they are, decomposed anew."""
