@@ -7,7 +7,7 @@ import json
 import pytest
 from made_runs import DEMO_TASKS, demo_run, dump, make_run
 
-from cl_plugins.report import content, write_report
+from cl_plugins.report import choices, write_report
 from cl_plugins.report.run_data import read_run
 
 
@@ -42,7 +42,7 @@ def routed(tmp_path):
 
 
 def test_the_confusion_is_the_share_of_each_choice(routed):
-    found = content.confusion(read_run(routed))
+    found = choices.confusion(read_run(routed))
     assert found.tasks == found.chosen == tuple(DEMO_TASKS)
     assert [sum(shares) for shares in found.shares] == pytest.approx([100.0] * 4)
     assert found.shares[1] == pytest.approx((100 * 2 / 120, 100 * 88 / 120, 0.0, 25.0))
@@ -51,7 +51,7 @@ def test_the_confusion_is_the_share_of_each_choice(routed):
 def test_the_oracle_row_is_beside_the_chosen_one_and_not_in_the_matrix(routed):
     run = read_run(routed)
     assert [row.name for row in run.rows] == ["zero_shot", *(f"after_{task}" for task in DEMO_TASKS)]
-    rows = [[entry.text for entry in row] for row in content.oracle_table(run).rows]
+    rows = [[entry.text for entry in row] for row in choices.oracle_table(run).rows]
     assert (rows[0][0], rows[1][0]) == ("chosen by the model", "true task given")
     assert rows[1][1:5] == ["60.00", "72.50", "58.33", "31.90"]
     assert rows[2] == ["lost by the choice", "8.33", "25.83", "0.00", "0.50", "8.66"]
@@ -73,7 +73,7 @@ def test_pages_have_tables_and_picture(routed):
 def test_an_oracle_row_of_another_scorer_is_left_out(routed):
     for task in TOLD:
         change(routed / "predictions" / "oracle" / f"{task}.score.json", scorer="contains@1")
-    assert content.oracle_table(read_run(routed)) is None
+    assert choices.oracle_table(read_run(routed)) is None
 
 
 def test_a_model_that_chooses_nothing_has_no_picture(tmp_path):

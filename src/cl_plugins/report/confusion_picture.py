@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import style
-from .content import Confusion
+from .choices import Confusion
 from .matrix_picture import colour_bar, heat_colours, ink_on
 from .run_data import Run
 from .text import number
@@ -25,7 +25,7 @@ def confusion_picture(run: Run, found: Confusion) -> style.Picture:
 
     Args:
         run: The run.
-        found: From `content.confusion`.
+        found: From `choices.confusion`.
     """
     return style.render(partial(_draw, run, found))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.printable import printable
-from . import content, scores, tables, text, writing
+from . import choices, content, scores, tables, text, writing
 from .run_data import Run, read_run
 
 
@@ -35,7 +35,7 @@ def write_report(run_dir: Path, write: writing.Write | None = None, original: Pa
 
     run = read_run(Path(run_dir))
     pictures = {"matrix": matrix_picture(run), "forgetting": stream_picture(run)}
-    chosen, more = content.confusion(run), []
+    chosen, more = choices.confusion(run), []
     if chosen is not None:
         pictures["confusion"] = confusion_picture(run, chosen)
         more = [("confusion.png, confusion.pdf", "which task's part answered the items of each task")]
@@ -51,14 +51,14 @@ def write_report(run_dir: Path, write: writing.Write | None = None, original: Pa
         "invalid": content.invalid_table(run),
         "numbers": content.numbers_table(run),
         "selection": content.selection_table(run),
-        "confusion": content.confusion_table(run),
+        "confusion": choices.confusion_table(run),
         "metrics": content.metric_table(run) if run.metrics else None,
         "baselines": content.baselines(run),
         "gaps": any(cell.score is None for row in run.rows for cell in row.cells),
         "facts": content.facts(run),
         "environment": content.environment(run),
         "recipe": content.recipe_yaml(run),
-        "oracle": content.oracle_table(run),
+        "oracle": choices.oracle_table(run),
         "files": (*content.FILES[:2], *more, *content.FILES[2:]),
         "sentence": sentence,
         "bibtex": bibtex,
