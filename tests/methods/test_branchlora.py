@@ -289,3 +289,14 @@ def test_a_carry_of_other_options_is_refused(llama, text_data, tmp_path):
     go(keys(tmp_path / "one", "one", 2))
     with pytest.raises(RunStateError, match="branches 2; this recipe's is 4"):
         go(keys(tmp_path / "two", "two", 4, carry_from=str(tmp_path / "one")))
+
+
+def test_with_a_constant_gate_the_chosen_branches_stay_alike(llama, text_data, tmp_path):
+    """They share A, begin at 0 and have proportional gradients, and Adam divides by their size: the card says so."""
+    method = {"name": "branchlora", "branches": 2, "gate_input": "first", "selector": {"kind": "oracle"}}
+    out = tmp_path / "run"
+    go(recipe(llama, text_data, out, method, ("one",), cl=NO_TESTS, max_steps=8, learning_rate=1e-2))
+    update = load_file(out / "tasks" / "01_one" / "update.safetensors")
+    pairs = [t.split(t.shape[1] // 2, dim=1) for n, t in update.items() if n.endswith(".cl_b")]
+    alike = [float(torch.cosine_similarity(a.flatten(), b.flatten(), dim=0)) for a, b in pairs]
+    assert min(alike) > 0.99
