@@ -58,6 +58,16 @@ def test_every_example_is_a_recipe_of_the_benchmark(example):
     assert differing == {"output_dir"} | ({"deepspeed"} if example == "seqfull_zero3" else set())
 
 
+GATED = {"lora_rank", "lora_alpha", "lora_dropout"}  # as the papers of these methods say
+PROMPTS = {"learning_rate", "lora_target", "lora_rank", "additional_target"}  # nothing but prompts or weights trains
+OWN_KEYS = {
+    "multitask": {"max_steps"},
+    **dict.fromkeys(("der", "gem", "ilora"), {"use_reentrant_gc"}),
+    **dict.fromkeys(("branchlora", "clmoe", "mr_lora", "smolora"), GATED),
+    **dict.fromkeys(("l2p", "modalprompt", "osf"), PROMPTS),
+}
+
+
 def test_the_lora_methods_differ_in_the_method_alone():
     inclora = read(RECIPES / "inclora.yaml")
     for name, path in recipe_files().items():
@@ -65,7 +75,7 @@ def test_the_lora_methods_differ_in_the_method_alone():
         if name in ("inclora_paper_lr", "seqfull"):
             continue
         differing = {key for key in keys | inclora if keys.get(key) != inclora.get(key)} - {"output_dir", "cl"}
-        assert differing == {"multitask": {"max_steps"}, "der": {"use_reentrant_gc"}}.get(name, set()), name
+        assert differing == OWN_KEYS.get(name, set()), name
         block = {key: value for key, value in keys["cl"].items() if key != "replay"}
         assert {**block, "method": None} == {**inclora["cl"], "method": None}, name
 
@@ -215,13 +225,21 @@ def test_tables_need_the_ledger_alone(bench, tmp_path, capsys):
 def entry(recipe, scores, seed=0, sha="a" * 64, stream="medical_cl", order_name="paper", tasks=TASKS, **run_info):
     matrix = {"format": 1, "stream": stream, "method": recipe, "tasks": tasks, "n": dict.fromkeys(tasks, 100)}
     matrix |= {"scorers": {task: f"peer:{stream}:{task}@1" for task in tasks}, "scores": scores}
-    matrix["zero_shot"] = ZERO if tasks == TASKS else None
+    matrix["zero_shot"] = ZERO if tasks == TASKS else [None] * len(tasks)
     results = {"matrix": matrix, "metrics": {"format": 1, "metrics": {}}, "scores": {}}
     content = {
         "format": 1,
         "cell": {"id": f"{recipe}-{seed}-{sha[:4]}", "recipe": recipe, "method": recipe, "seed": seed, "order": TASKS}
         | {"order_name": order_name, "scale": "full", "sha256": sha, "recipe_sha256": sha, "data": ""},
-        "run": {"format": 1, "recipe": {"cl": {}}, "method": recipe, "seed": seed, "base": {"sha256": "b"}, "data": {}}
+        "run": {
+            "format": 1,
+            "recipe": {"cl": {}},
+            "stream": {"name": stream, "tasks": [{"name": task} for task in tasks]},
+            "method": recipe,
+            "seed": seed,
+            "base": {"sha256": "b"},
+            "data": {},
+        }
         | run_info,
         "step_seconds": {"train:path": 1.0},
         "update_bytes": {"path": 10},
