@@ -257,7 +257,7 @@ def _note(axes: Axes, cells: Sequence[Cell]) -> None:
     """The legend of the marks, below the picture."""
     note = mark_note(cells)
     if note:
-        width = axes.get_position().width * axes.figure.get_figwidth()
+        width = axes.get_window_extent().width / axes.figure.dpi
         lines = wrap(note.replace(f"{MARK} ", f"{MARK}\N{NO-BREAK SPACE}"), max(40, int(width / 0.06)))
         axes.annotate(
             lines,
