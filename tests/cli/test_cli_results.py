@@ -206,6 +206,8 @@ def test_compare_two_methods(cli, inclora, seqlora, tmp_path):
         last = json.loads((root / "metrics.json").read_text())["metrics"]["last"]["value"]
         assert f"{last:.1f}" in out
     assert max(map(len, out.splitlines()[:-1])) <= 80
+    record = json.loads((inclora.root / "run.json").read_text())
+    assert record["method_defaults"]["consolidate"] == record["method_options"]["consolidate"] == "auto"
     written = {path.name for path in (tmp_path / "c").iterdir()}
     assert {".md", ".png"} <= {path.suffix for path in (tmp_path / "c").iterdir()}
     assert all(name in " ".join(out.split()) for name in written)

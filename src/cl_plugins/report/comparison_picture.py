@@ -201,7 +201,8 @@ def _legend(figure: object, comparison: Comparison, left: float, bottom: float) 
     )
     if any(_trivial(comparison, key) is not None for key in drawn):
         handles.append(Line2D([], [], color=style.theme().soft, linewidth=0.9, linestyle=(0, (3, 2))))
-        words.append("best answers without a model")
+        marked = any(group.is_trivial(key) for group in groups for key in drawn)
+        words.append("best answers without a model" + (f" ({scores.MARK}: not above)" if marked else ""))
     figure.legend(
         handles,
         words,

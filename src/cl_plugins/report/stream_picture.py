@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from . import style
 from .run_data import Cell, Row, Run
@@ -257,7 +257,7 @@ def _note(axes: Axes, cells: Sequence[Cell]) -> None:
     """The legend of the marks, below the picture."""
     note = mark_note(cells)
     if note:
-        width = axes.get_position().width * cast("Figure", axes.figure).get_figwidth()
+        width = axes.get_window_extent().width / axes.figure.dpi
         lines = wrap(note.replace(f"{MARK} ", f"{MARK}\N{NO-BREAK SPACE}"), max(40, int(width / 0.06)))
         axes.annotate(
             lines,
