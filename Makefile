@@ -110,7 +110,7 @@ bench-step: demo-data ## an optimizer step of every method at task 1 and 8, plai
 	$(DEMO) python -m benchmarks.step.run $(ARGS)
 
 .PHONY: bench-synthetic-conflict
-bench-synthetic-conflict: demo-data ## who forgets how much where tasks contradict each other, over five seeds
+bench-synthetic-conflict: demo-data ## who forgets how much where tasks contradict each other, over five seeds; ARGS="--mark picture" marks pictures
 	$(DEMO) python benchmarks/synthetic_conflict/run.py $(ARGS)
 
 .PHONY: bench-growth

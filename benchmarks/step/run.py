@@ -6,6 +6,9 @@ ratios within a round. A step is forward, the method's batch terms, backward, pe
 adapter that LLaMA-Factory trains (PEFT, the same targets, rank and projector) on the same base with the same batch. LwF's
 teacher is a second forward; it has a column of its own beside the terms.
 
+Methods that choose their parts per sample (`routed`) are compared with plain LoRA whose rank is that of all their trained
+low-rank terms together; methods that train none, as prompts, with plain LoRA of the recipe's rank.
+
 The peers' way is measured beside: one PEFT adapter per past task, all of them active, and the penalty as a Python loop over
 the parameters' names, once per micro-batch.
 
@@ -27,9 +30,12 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from benchmarks.step.routed import LIMIT, LIMITS, routed, summed_rank
 
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -60,12 +66,12 @@ def load(base: Path) -> Any:
     return LlavaForConditionalGeneration.from_pretrained(base)
 
 
-def lora() -> Any:
-    """The LoRA of the demo's recipes."""
+def lora(rank: int = RANK) -> Any:
+    """The LoRA of the demo's recipes, or one of another rank."""
     from peft import LoraConfig
 
     return LoraConfig(
-        r=RANK, lora_alpha=2 * RANK, target_modules=TARGETS, modules_to_save=["multi_modal_projector"], task_type="CAUSAL_LM"
+        r=rank, lora_alpha=2 * rank, target_modules=TARGETS, modules_to_save=["multi_modal_projector"], task_type="CAUSAL_LM"
     )  # fmt: skip
 
 
@@ -188,11 +194,11 @@ def time_teacher(method: Any, variant: Variant) -> None:
     method._teacher_logits = timed
 
 
-def plain(data: Path) -> Variant:
+def plain(data: Path, rank: int = RANK) -> Variant:
     """What LLaMA-Factory trains."""
     from peft import get_peft_model
 
-    return Variant(get_peft_model(load(data / "base"), lora()))
+    return Variant(get_peft_model(load(data / "base"), lora(rank)))
 
 
 def peers(data: Path, tasks: int) -> Variant:
@@ -236,7 +242,7 @@ def ratio(of: list[float], to: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(of[WARM_UP:], to[WARM_UP:], strict=True))
 
 
-def judged(found: dict[str, Variant], tasks: int) -> dict[str, dict[str, Any]]:
+def judged(found: dict[str, Variant], variants: Iterable[str], tasks: int) -> dict[str, dict[str, Any]]:
     """Each variant at the last task against the targets; the ratios are of the step without the method's own terms."""
 
     def own(name: str) -> list[float]:
@@ -244,7 +250,7 @@ def judged(found: dict[str, Variant], tasks: int) -> dict[str, dict[str, Any]]:
         return [s - t - f for s, t, f in zip(v.seconds, v.in_terms, v.in_teacher, strict=True)]
 
     verdicts = {}
-    for name in VARIANTS:
+    for name in variants:
         last = f"{name}, task {tasks}"
         limit = TARGETS_OF["stack" if name.endswith("stack") else "merged"]
         values = {
@@ -259,6 +265,20 @@ def judged(found: dict[str, Variant], tasks: int) -> dict[str, dict[str, Any]]:
     return verdicts
 
 
+def judged_routed(found: dict[str, Variant], ranks: dict[str, int], tasks: int) -> dict[str, dict[str, Any]]:
+    """Each routed method at the last task against plain LoRA of the same summed rank, its own terms included."""
+    verdicts = {}
+    for name, rank in ranks.items():
+        value = ratio(found[f"{name}, task {tasks}"].seconds, found[_plain_name(rank)].seconds)
+        limit = LIMITS.get(name, LIMIT)
+        verdicts[name] = {"rank": rank, "against_plain": value, "limit": limit, "missed": value > limit}
+    return verdicts
+
+
+def _plain_name(rank: int) -> str:
+    return "plain LoRA" if rank == RANK else f"plain LoRA, rank {rank}"
+
+
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -266,18 +286,30 @@ def main() -> int:
     parser.add_argument("--tasks", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--methods", nargs="+", help="only these, beside plain LoRA (default: all)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/step/result.json"))
     args = parser.parse_args()
     logging.disable(logging.INFO)
     import torch
 
+    variants = {name: given for name, given in VARIANTS.items() if given[0] in (args.methods or given[0])}
     examples = batches(args.data, 4)
     found: dict[str, Variant] = {"plain LoRA": plain(args.data)}
     with tempfile.TemporaryDirectory() as scratch:
-        for name, (method, options) in VARIANTS.items():
+        for name, (method, options) in variants.items():
             for tasks in (1, args.tasks):
                 work = Path(scratch) / f"{name}-{tasks}"
                 found[f"{name}, task {tasks}"] = ours(args.data, method, options, tasks, work, examples)
+        ranks = {}
+        for name, options in routed().items():
+            if name not in (args.methods or name):
+                continue
+            work = Path(scratch) / f"{name}-routed"
+            variant = ours(args.data, name, options, args.tasks, work, examples)
+            found[f"{name}, task {args.tasks}"] = variant
+            ranks[name] = summed_rank(variant.model) or RANK
+            if _plain_name(ranks[name]) not in found:
+                found[_plain_name(ranks[name])] = plain(args.data, ranks[name])
         found[f"peers' way, task {args.tasks}"] = peers(args.data, args.tasks)
         timed = batches(args.data, args.batch)
         order, rng = list(found.values()), random.Random(0)
@@ -298,17 +330,23 @@ def main() -> int:
     print(f"{'':32}{'ms/step':>9}{'x plain':>9}{'terms':>11}")
     for row in rows:
         print(f"{row['variant']:32}{row['ms']:9.1f}{row['against_plain']:9.2f}{row['terms_share']:11.1%}")
-    verdicts = judged(found, args.tasks)
+    verdicts = judged(found, variants, args.tasks)
     head = f"task {args.tasks}, without terms"
     print(f"\n{head:30}{'x task 1':>9}{'x plain':>9}{'terms':>8}{'2nd fwd':>9}   targets")
     for name, verdict in verdicts.items():
         line = f"{name:30}{verdict['against_task_1']:9.2f}{verdict['against_plain']:9.2f}"
         line += f"{verdict['terms_share']:8.1%}{verdict['second_forward_share']:9.1%}"
         print(f"{line}   {'met' if not verdict['missed'] else 'missed: ' + ', '.join(verdict['missed'])}")
+    by_sample = judged_routed(found, ranks, args.tasks)
+    print(f"\n{f'routed, task {args.tasks}':30}{'rank':>9}{'x plain of this rank':>22}{'limit':>8}")
+    for name, verdict in by_sample.items():
+        line = f"{name:30}{verdict['rank']:9}{verdict['against_plain']:22.2f}{verdict['limit']:8.2f}"
+        print(f"{line}   {'missed' if verdict['missed'] else 'met'}")
     result = {
         "rows": rows,
         "targets": TARGETS_OF,
         "judged": verdicts,
+        "routed": by_sample,
         "tasks": args.tasks,
         "rounds": args.rounds,
         "batch": args.batch,

@@ -4,7 +4,9 @@ Each run is an ordinary ``llamafactory-cli train``; a finished one is skipped, s
 
     python benchmarks/synthetic_conflict/run.py --data demo_data --saves saves/synthetic_conflict
 
-Writes ``benchmarks/synthetic_conflict/results.json`` and ``table.md``. The margin was committed before the first result.
+Writes ``benchmarks/synthetic_conflict/results.json`` and ``table.md``. The margin was committed before the first result, for
+the methods without routing and the tasks that are told by their question. ``--mark picture`` makes the tasks that are told by
+their picture, and writes ``results_picture.json`` and ``table_picture.md``.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from stream import build
+from stream import MARKS, build
 from why import WHY
 
 
@@ -42,6 +44,24 @@ METHODS: dict[str, dict[str, Any]] = {
     "sefe": {"method": {"name": "sefe"}},
     "mslora_cr": {"method": {"name": "mslora_cr"}},
 }
+#: Routed methods: what chooses per token, per row by the picture alone, and per row by picture and question.
+ROUTED: dict[str, dict[str, Any]] = {
+    "moelora": {"method": {"name": "moelora", "experts": 4}},
+    "single_task, vision": {
+        "method": {"name": "single_task", "selector": {"kind": "prototype", "features": "vision"}}
+    },
+    "single_task, vision + text": {
+        "method": {"name": "single_task", "selector": {"kind": "prototype", "features": ["vision", "text"]}}
+    },
+    "mr_lora": {
+        "method": {"name": "mr_lora", "selector": {"kind": "mllm", "steps": 100, "learning_rate": 2.0e-3}},
+        "replay": {"capacity_per_task": 30},
+    },
+    "branchlora": {"method": {"name": "branchlora"}},
+    "hide": {"method": {"name": "hide"}},
+    "disco": {"method": {"name": "disco"}},
+}
+METHODS |= ROUTED
 STEPS, RATE = 150, 2.0e-3
 
 
@@ -73,16 +93,22 @@ def recipe(data: Path, base: Path, out: Path, cl: Mapping[str, Any], seed: int) 
     }
 
 
-def run(name: str, cl: Mapping[str, Any], seed: int, base: Path, saves: Path) -> dict[str, float] | None:
+def run(
+    name: str, cl: Mapping[str, Any], seed: int, base: Path, saves: Path, mark: str = "question", **keys: Any
+) -> dict[str, float] | None:
     """One run; its metrics, or None if it failed."""
+    saves = saves if mark == "question" else saves / mark
+    name = name.replace(", ", "_").replace(" + ", "_")
     out = saves / f"{name}_seed{seed}"
     data = saves / "data" / f"seed{seed}"
     if not (data / "stream.yaml").is_file():
-        build(data, seed, MARGIN["conflict"], MARGIN["tasks"])
+        build(data, seed, MARGIN["conflict"], MARGIN["tasks"], mark=mark)
     journal = out / "journal.jsonl"
     if not (journal.is_file() and '"step": "finish"' in journal.read_text(encoding="utf-8")):
         file = saves / f"{name}_seed{seed}.yaml"
-        file.write_text(yaml.safe_dump(recipe(data, base, out, cl, seed), sort_keys=False), encoding="utf-8")
+        file.write_text(
+            yaml.safe_dump({**recipe(data, base, out, cl, seed), **keys}, sort_keys=False), encoding="utf-8"
+        )
         command = [str(Path(sys.executable).with_name("llamafactory-cli")), "train", str(file)]
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
         with (saves / f"{name}_seed{seed}.log").open("ab") as log:
@@ -124,8 +150,8 @@ def keeps_margin(
     return {s: found[s]["forgetting"] <= share * baseline[s]["forgetting"] for s in found if s in baseline}
 
 
-def table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """The table, with a verdict on what ``margin.json`` asks for."""
+def table(results: Mapping[str, Mapping[str, Mapping[str, float]]], *, judged: bool = True) -> str:
+    """The table, with a verdict on what ``margin.json`` asks for where the margin is about these tasks."""
     head = "| method | learned | last | forgetting | at most half of seqlora's |\n| --- | --- | --- | --- | --- |\n"
     lines = []
     baseline = results.get(MARGIN["baseline"]["method"], {})
@@ -139,7 +165,7 @@ def table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
         if name == MARGIN["baseline"]["method"]:
             least = MARGIN["baseline"]["forgets_at_least"]
             verdict = f"forgets at least {least:g} in {sum(v['forgetting'] >= least for v in seeds.values())} of {len(seeds)}"
-        elif name in MARGIN["methods"]:
+        elif judged and name in MARGIN["methods"]:
             if len(kept) < len(MARGIN["seeds"]):
                 verdict += ": not all seeds yet"
             else:
@@ -171,6 +197,8 @@ def main() -> int:
     parser.add_argument("--saves", type=Path, default=Path("saves/synthetic_conflict"))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=MARGIN["seeds"])
+    parser.add_argument("--mark", default="question", choices=MARKS, help="where the task can be told")
+    parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps of a task; fewer only to try it")
     parser.add_argument("--out", type=Path, default=HERE)
     args = parser.parse_args()
     args.saves.mkdir(parents=True, exist_ok=True)
@@ -178,24 +206,28 @@ def main() -> int:
     failed = 0
     for seed in args.seeds:
         for name in args.methods:
-            found = run(name, METHODS[name], seed, (args.data / "base").resolve(), args.saves.resolve())
+            base = (args.data / "base").resolve()
+            found = run(name, METHODS[name], seed, base, args.saves.resolve(), args.mark, max_steps=args.steps)
             failed += found is None
             if found is not None:
                 results[name][str(seed)] = found
     known = {name: seeds for name, seeds in results.items() if seeds}
-    text = table(known) + reasons(known, args.saves)
+    own = args.mark == "question"
+    text = table(known, judged=own) + (reasons(known, args.saves) if own else "")
     print(text)
-    (args.out / "table.md").write_text(text, encoding="utf-8")
+    ending = "" if own else f"_{args.mark}"
+    (args.out / f"table{ending}.md").write_text(text, encoding="utf-8")
     record = {
         "margin": MARGIN,
         "methods": {name: METHODS[name] for name in results},
         "results": results,
-        "steps": STEPS,
+        "mark": args.mark,
+        "steps": args.steps,
         "learning_rate": RATE,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "llamafactory", "cl-plugins")},
     }
-    (args.out / "results.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (args.out / f"results{ending}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return 1 if failed else 0
 
 

@@ -5,6 +5,10 @@ slide belongs; the answer is a letter. Every task has its own assignment of lett
 colours whose letter differs from the first task's. At 0 all tasks are one task under different names; at 1 no colour keeps
 its letter. The site stands in the question, so one model can be right about all tasks: what is lost is forgotten, not
 impossible.
+
+With ``mark: picture`` the site is not named: a white square in one corner of the picture, another one for every site, tells
+it instead, and all questions are the same. A model that chooses a part per task by the picture can then be right, and with
+``mark: question`` it cannot.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ COLOURS = ((205, 40, 40), (40, 180, 60), (50, 70, 215), (235, 215, 40), (128, 12
 LETTERS = "ABCDEF"
 SITES = ("north", "south", "winter", "summer")  # words that the demo base knows
 SIDE = 32
+MARKS = ("question", "picture")  # where the task can be told
+SQUARE = 8  # pixels of the square's side
 
 
 def assignments(tasks: int, conflict: float, rng: np.random.Generator) -> list[list[int]]:
@@ -45,7 +51,29 @@ def assignments(tasks: int, conflict: float, rng: np.random.Generator) -> list[l
     return found
 
 
-def build(folder: Path, seed: int, conflict: float = 1.0, tasks: int = 3, train: int = 240, test: int = 120) -> Path:
+def marked(pixels: np.ndarray, task: int) -> np.ndarray:
+    """A picture with the square of a task.
+
+    Args:
+        pixels: (side, side, 3), uint8.
+        task: Its number, from 0 to 3: the corner.
+    """
+    found = pixels.copy()
+    rows = slice(0, SQUARE) if task < 2 else slice(SIDE - SQUARE, SIDE)
+    columns = slice(0, SQUARE) if task % 2 == 0 else slice(SIDE - SQUARE, SIDE)
+    found[rows, columns] = 255
+    return found
+
+
+def build(
+    folder: Path,
+    seed: int,
+    conflict: float = 1.0,
+    tasks: int = 3,
+    train: int = 240,
+    test: int = 120,
+    mark: str = "question",
+) -> Path:
     """Write the stream as a LLaMA-Factory data folder with ``stream.yaml``; the path of that file.
 
     Args:
@@ -55,10 +83,12 @@ def build(folder: Path, seed: int, conflict: float = 1.0, tasks: int = 3, train:
         tasks: Number of tasks, at most 4.
         train: Training samples per task.
         test: Test items per task.
+        mark: Where the task can be told, see `MARKS`.
     """
     rng = np.random.default_rng([seed, round(1000 * conflict)])
     info, described = {}, []
-    for site, letters in zip(SITES, assignments(tasks, conflict, rng), strict=False):
+    for task, (site, letters) in enumerate(zip(SITES, assignments(tasks, conflict, rng), strict=False)):
+        asked = f"at site {site}" if mark == "question" else "for this slide"
         (folder / "images").mkdir(parents=True, exist_ok=True)
         for part, count in (("train", train), ("test", test)):
             records = []
@@ -67,8 +97,8 @@ def build(folder: Path, seed: int, conflict: float = 1.0, tasks: int = 3, train:
                 noise = rng.normal(0, 12, (SIDE, SIDE, 3)) + rng.normal(0, 10, 3)
                 pixels = np.clip(np.array(COLOURS[colour]) + noise, 0, 255).astype(np.uint8)
                 name = f"images/{site}_{part}_{n:03d}.png"
-                Image.fromarray(pixels).save(folder / name)
-                question = f"<image>\nWhich drawer at site {site}?\nA. one B. two C. three D. four E. five F. six"
+                Image.fromarray(pixels if mark == "question" else marked(pixels, task)).save(folder / name)
+                question = f"<image>\nWhich drawer {asked}?\nA. one B. two C. three D. four E. five F. six"
                 answer = LETTERS[letters[colour]]
                 turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
                 records.append({"id": f"{site}-{part}-{n}", "conversations": turns, "images": [name]})
