@@ -58,12 +58,16 @@ def test_every_example_is_a_recipe_of_the_benchmark(example):
     assert differing == {"output_dir"} | ({"deepspeed"} if example == "seqfull_zero3" else set())
 
 
-GATED = {"lora_rank", "lora_alpha", "lora_dropout"}  # as the papers of these methods say
-PROMPTS = {"learning_rate", "lora_target", "lora_rank", "additional_target"}  # nothing but prompts or weights trains
-OWN_KEYS = {"multitask": {"max_steps"}}
-OWN_KEYS |= {name: {"use_reentrant_gc"} for name in ("der", "gem", "ilora")}
-OWN_KEYS |= {name: GATED for name in ("branchlora", "clmoe", "mr_lora", "smolora")}
-OWN_KEYS |= {name: PROMPTS for name in ("l2p", "modalprompt", "osf")}
+GATED = frozenset({"lora_rank", "lora_alpha", "lora_dropout"})  # as the papers of these methods say
+PROMPTS = frozenset(
+    {"learning_rate", "lora_target", "lora_rank", "additional_target"}
+)  # only prompts or weights train
+OWN_KEYS = {
+    "multitask": {"max_steps"},
+    **dict.fromkeys(("der", "gem", "ilora"), frozenset({"use_reentrant_gc"})),
+    **dict.fromkeys(("branchlora", "clmoe", "mr_lora", "smolora"), GATED),
+    **dict.fromkeys(("l2p", "modalprompt", "osf"), PROMPTS),
+}
 
 
 def test_the_lora_methods_differ_in_the_method_alone():
