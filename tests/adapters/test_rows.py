@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM, DynamicCache, LlavaForConditional
 
 from cl_plugins.adapters.bank import Chosen, Expert, Experts, attach
 from cl_plugins.adapters.held_base import HeldBase
-from cl_plugins.adapters.rows import Kept, state_of
+from cl_plugins.adapters.kept import Kept
+from cl_plugins.adapters.rows import state_of
 from cl_plugins.adapters.structure import Structure
 from cl_plugins.base.errors import CompatibilityError, RunStateError
 

@@ -24,6 +24,7 @@ RUNS = {
     "routed by row": {"method": {"name": "single_task", "selector": SELECTOR}},
     "routed by weights": {"method": {"name": "hide"}},
     "routed by keys": {"method": {"name": "branchlora", "branches": 4, "selector": {"kind": "keys"}}},
+    "routed by a router": {"method": {"name": "mr_lora"}, "block": {"replay": {"capacity_per_task": 4}}},
     "routed, prompts": {"method": {"name": "l2p", "pool_size": 4, "prompt_length": 2, "top_k": 2}},
 }
 ROUTED = [name for name in RUNS if name.startswith("routed")]
@@ -65,7 +66,7 @@ def finished(llava, half_llava, mixed, tmp_path_factory):
             out = tmp_path_factory.mktemp("served") / "run"
             base = half_llava if half else llava
             rate = 1e-4 if spec["method"] == "seqfull" else 1e-2  # short, so that the answers stay different
-            block = {"eval": {"max_new_tokens": TOKENS, "zero_shot": False}}
+            block = {"eval": {"max_new_tokens": TOKENS, "zero_shot": False}, **spec.get("block", {})}
             go(
                 tiny.recipe(
                     base, mixed, out, spec["method"], TASKS, max_steps=2, learning_rate=rate, bf16=half, cl=block

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import CompatibilityError, Problem
+from .kept import Kept, keep_on, kept_of
 from .modes import looking
 from .row_features import Rows
 
@@ -25,46 +26,10 @@ if TYPE_CHECKING:
 
 
 TOWERS = ("vision_tower", "vision_model", "visual", "vision_encoder")
-#: Words in the names of a forward's inputs that belong to pictures, videos and sounds.
-_MEDIA = ("pixel", "image", "video", "audio", "grid")
-_KEPT = "cl_kept"
+#: Words in the names of a forward's inputs that belong to sounds, and to pictures, videos and sounds.
+_SOUNDS = ("audio", "feature_attention_mask", "input_features")
+_MEDIA = ("pixel", "image", "video", "grid", *_SOUNDS)
 _STATE = "cl_row_state"
-
-
-class Kept(dict[str, Any]):
-    """What rows were given at their prompts: tensors or lists with the row first."""
-
-    @property
-    def rows(self) -> int | None:
-        """Number of rows; None if nothing is kept."""
-        return next((len(value) for value in self.values()), None)
-
-    def select(self, rows: list[int]) -> Kept:
-        """Those of some rows."""
-        found = {n: [v[i] for i in rows] if isinstance(v, list) else v[rows] for n, v in self.items()}
-        return Kept(found)
-
-    @classmethod
-    def join(cls, parts: list[Kept]) -> Kept:
-        """The rows of several batches as one."""
-        import torch
-
-        joined = cls()
-        for name, first in parts[0].items():
-            values = [part[name] for part in parts]
-            joined[name] = [x for value in values for x in value] if isinstance(first, list) else torch.cat(values)
-        return joined
-
-
-def kept_of(cache: Any) -> Kept | None:
-    """What the rows of a cache of keys and values were given; None if they were given nothing."""
-    return getattr(cache, _KEPT, None)
-
-
-def keep_on(cache: Any, kept: Kept | None) -> None:
-    """Let a cache carry what its rows were given."""
-    if kept is not None:
-        setattr(cache, _KEPT, kept)
 
 
 def state_of(model: Any) -> RowState | None:
@@ -318,9 +283,11 @@ class RowState:
         Returns:
             (rows, vocabulary).
         """
-        media = {k: v for k, v in rows.inputs.items() if any(word in k for word in _MEDIA) and v is not None}
+        seen = bool((rows.prompt & ~rows.words).any())  # a collator gives a batch of text a picture in the padding
+        words = _MEDIA if seen else _SOUNDS
+        media = {k: v for k, v in rows.inputs.items() if any(word in k for word in words) and v is not None}
         inputs = {"input_ids": ids, "attention_mask": attended.long(), **media}
-        self._threads.tower, self._threads.given = rows.tower_output, Kept(kept)
+        self._threads.tower, self._threads.given = rows.tower_output if seen else None, Kept(kept)
         try:
             with looking(self._model):
                 return logits_at(self._model, inputs, positions)

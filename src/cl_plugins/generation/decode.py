@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..adapters.rows import Kept, keep_on, kept_of
+from ..adapters.kept import Kept, keep_on, kept_of
 
 
 if TYPE_CHECKING:
