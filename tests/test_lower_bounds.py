@@ -41,6 +41,15 @@ def numeric(cls, prefix=""):
             yield f"{prefix}{field.name}"
 
 
+#: Other options without which the smallest value of an option is refused.
+WITH = {
+    ("branchlora", "branches"): {"top_k": 1, "gate_norm": "all"},
+    ("branchlora", "top_k"): {"gate_norm": "all"},
+    ("clmoe", "experts"): {"top_experts": 1, "top_ids": 1},
+    ("l2p", "pool_size"): {"top_k": 1},
+}
+
+
 def of_methods():
     """(method, option, smallest allowed value) of every number; a new method's are found here."""
     for name in method_names():
@@ -89,6 +98,7 @@ def test_of_a_method(name, key, smallest):
     """Weights, shares and counts: none of them is negative."""
     assert smallest is not None
     assert smallest >= 0
-    assert getattr(make_method(name, {key: smallest}).config, key) == smallest
+    more = WITH.get((name, key), {})
+    assert getattr(make_method(name, {**more, key: smallest}).config, key) == smallest
     with pytest.raises(RecipeError, match=rf"{key}: is .* The smallest allowed value is {smallest}"):
         make_method(name, {key: below(smallest)})

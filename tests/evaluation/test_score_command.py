@@ -337,7 +337,7 @@ def test_bad_bytes_are_found_by_line(score, tmp_path):
     [
         ("", "holds no answers"),
         ("[{,", "line 1 is not JSON"),
-        ("[1, 2]", "record 1 is int, not a JSON object"),
+        ("[1, 2]", "record 2 is int, not a JSON object"),
         ('{"a": 1}\n', "has the keys 'a'. → Known are LLaMA-Factory's"),
         (json.dumps(answer("1", "x")), "contains no reference answers. → Give the test set with --annotations FILE."),
         (json.dumps(answer("1", "x", gt=None)), "'gt' must be a text, found None"),

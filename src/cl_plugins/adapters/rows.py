@@ -303,7 +303,7 @@ class RowState:
                 "makes a second forward pass before the backward pass of the first. With gradient checkpointing the first one's layers "
                 "would be computed again with the rows of the second."
             )
-            fix = "Set `disable_gradient_checkpointing: true`, or use a setting with one forward pass per backward pass (`mixing: concat`)."
+            fix = "Set `disable_gradient_checkpointing: true`, or use a setting with one forward pass per backward pass (`mixing: concatenate`)."
             raise CompatibilityError(Problem("a model that chooses per row", what, fix))
 
     def _watch(self, output: Any) -> None:

@@ -38,6 +38,8 @@ class Capabilities:
         needs_modality: Every task must have a modality label.
         needs_replay: It draws from the replay buffer by itself: there must be one, and its samples are not mixed into
             the training set.
+        rows_in_training: Whether parts are chosen for every row while it trains. Under gradient checkpointing such a model has
+            one forward pass per backward pass.
         memory_forward: With ``needs_replay``: whether memory samples have a forward pass of their own within a step.
         needs: What else it requires (the task at test, replay), as text; empty for nothing.
         carries: What is passed to the next task, as text.
@@ -55,6 +57,7 @@ class Capabilities:
     zero_stages: tuple[int, ...] = ()
     needs_modality: bool = False
     needs_replay: bool = False
+    rows_in_training: bool = False
     memory_forward: bool = True
     needs: str = ""
     carries: str = ""

@@ -122,6 +122,7 @@ class Selection:
             grows=True,
             zero_stages=(),
             quantised=() if self.by_sample else able.quantised,
+            rows_in_training=able.rows_in_training or self.trains,
             needs_replay=self._trained is not None,
             memory_forward=self._trained is None,
             carries=words,

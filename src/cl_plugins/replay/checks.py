@@ -66,6 +66,13 @@ def problems(config: CLConfig, able: Capabilities, facts: RunFacts, launched: bo
         found.append(Problem(f"{_WHERE}.selection", what, "Use `random` or `class_balanced`."))
     if launched and ((able.needs_replay and able.memory_forward) or replay.mixing == "separate"):
         found += _checkpointing(facts)
+    if replay.mixing == "separate" and able.rows_in_training and not keys.get("disable_gradient_checkpointing"):
+        what = (
+            f"is 'separate', whose second forward pass does not go with '{name}' under gradient checkpointing: layers would be "
+            "computed again with the rows of another batch."
+        )
+        fix = "Use `concatenate`, or set `disable_gradient_checkpointing: true`."
+        found.append(Problem(f"{_WHERE}.mixing", what, fix))
     if replay.mixing == "separate" and facts.keys.get("deepspeed"):
         what = "is 'separate', whose second forward pass is not tested with DeepSpeed."
         found.append(Problem(f"{_WHERE}.mixing", what, "Use `concatenate`, or train without DeepSpeed."))

@@ -46,6 +46,7 @@ class BranchLoRA(SelectorTerms, Method):
     config_class = BranchLoRAConfig
     capabilities = Capabilities(
         answers="by_sample",
+        rows_in_training=True,
         grows=True,
         carries="trunk, branches and which of them are frozen, the router of every task, the selector's keys, and the projector",
         reveals="weights, and one direction per task and kind of features; no training samples",

@@ -41,7 +41,7 @@ class HiDeConfig(SelectingConfig):
         help="Number of last layers of the language model whose LoRAs are weighted per question; 0 adds them everywhere.",
         minimum=0,
     )
-    epsilon: float = option(1.0, help="Factor on every LoRA in the other layers.")
+    epsilon: float = option(1.0, help="Factor on every LoRA in the other layers.", minimum=0)
     experts: int | None = option(
         None,
         help="With `faithful: peer`: number of LoRAs in the softmax; those of tasks not learned yet have similarity 0.",

@@ -88,6 +88,7 @@ class L2P(Method):
     capabilities = Capabilities(
         low_rank=False,
         answers="by_sample",
+        rows_in_training=True,
         carries="a pool of prompts and their keys",
         step_cost="as plain LoRA without its layers, with `top_k` x `prompt_length` more tokens per sample",
         memory="below plain LoRA: the optimizer holds prompts and keys only",

@@ -81,6 +81,7 @@ class ModalPrompt(Method):
     capabilities = Capabilities(
         low_rank=False,
         answers="by_sample",
+        rows_in_training=True,
         grows=True,
         carries="the prompts of every task and a vector that tells what its samples are like",
         reveals="prompts, and one vector per task near the mean features of its pictures and texts; no training samples",

@@ -54,6 +54,7 @@ class SMoLoRA(MoELoRA):
     config_class = SMoLoRAConfig
     capabilities = Capabilities(
         answers="by_sample",
+        rows_in_training=True,
         carries="experts, both routers and the fusion of one mixture, and the projector",
         step_cost="as plain LoRA of the same total rank, plus two routers and the fusion per layer",
         memory="as plain LoRA of the same total rank plus the routers; with `lora_dropout` one masked input per expert",
