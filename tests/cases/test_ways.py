@@ -63,11 +63,12 @@ WORDS = {
     "cl={}": lambda r: r["cl"]["method"]["name"] == "inclora",  # nothing is set
     "cl.eval.max_items=null": lambda r: r["cl"]["eval"].get("max_items") is None,
     "cl.task_overrides.one.max_steps=1": lambda r: r["cl"]["task_overrides"] == {"one": {"max_steps": 1}},
+    "cl.method=seqlora": lambda r: r["cl"]["method"] == "seqlora",  # the name alone
     "cl.method.name=seqlora": lambda r: r["cl"]["method"]["name"] == "seqlora",
     "cl.order=[two,one]": lambda r: r["cl"]["order"] == ["two", "one"],
     "cl.eval.max_items=2 cl.eval.max_items=3": lambda r: r["cl"]["eval"]["max_items"] == 3,
 }
-REFUSED = ["cl.stream.tasks.0.max_new_tokens=5", "cl.stream.tasks[0].max_new_tokens=5", "+cl.eval.max_items=2", "++cl.eval.max_items=2", "~cl.eval", "--cl.eval.max_items=2", "cl.method=seqlora",
+REFUSED = ["cl.stream.tasks.0.max_new_tokens=5", "cl.stream.tasks[0].max_new_tokens=5", "+cl.eval.max_items=2", "++cl.eval.max_items=2", "~cl.eval", "--cl.eval.max_items=2",
            "cl.eval.scope=All", "cl.order=two,one", "CL.eval.max_items=2", "cl=null"]  # fmt: skip
 
 

@@ -236,7 +236,7 @@ def test_all_missing_files_in_one_message_with_source_and_terms(tmp_path, monkey
     with pytest.raises(DataError) as error:
         go(tmp_path / "raw", tmp_path / "out")
     text = str(error.value)
-    assert text.count("train.json") == text.count("test.json") == 4  # twice among the missing, twice in the sources
+    assert text.count("train.json") == text.count("test.json") == 2  # among the missing and in the source; said once
     assert "https://example.org/toy" in text
     assert "CC0" in text
     assert len(error.value.problems) == 2
