@@ -81,7 +81,6 @@ def test_merging_into_split_tensors(llava, data, tmp_path, zero):
     "method",
     [
         {"name": "mslora_cr", "inference": "all"},
-        {"name": "inclora", "beta": 0.1},
         {"name": "mslora_cr"},
         {"name": "olora"},
         {"name": "ewc"},

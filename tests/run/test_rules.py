@@ -7,6 +7,7 @@ import logging
 import shutil
 
 import pytest
+import sealed
 import tiny
 from running import (
     NO_TESTS,
@@ -117,9 +118,7 @@ def test_changed_data_are_refused_and_moved_data_are_not(llama, text_data, tmp_p
 
 def test_what_does_not_change_a_number_may_change_and_versions_only_warn(llama, text_data, tmp_path, finished, log):
     out = copy_of(finished("inclora"), tmp_path / "run")
-    record = load(out, "run.json")
-    record["versions"]["torch"] = "1.0"
-    (out / "run.json").write_text(json.dumps(record))
+    sealed.edit(out / "run.json", lambda record: record["versions"].update(torch="1.0"))
     done = journal(out)
     free = {
         "logging_steps": 7,

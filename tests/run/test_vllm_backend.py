@@ -151,11 +151,15 @@ def test_several_processes(llava, data, vllm, tmp_path, monkeypatch):
     assert "2 processes" in refused(recipe(llava, data, tmp_path, backend="vllm"))
 
 
-def test_a_method_that_answers_each_task_with_another_model(llava, data, vllm, tmp_path, monkeypatch):
-    from cl_plugins.methods import get_method
-
-    monkeypatch.setattr(get_method("inclora"), "route", lambda self, carry, task: task, raising=False)
-    assert "another model" in refused(recipe(llava, data, tmp_path, backend="vllm"))
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ({"name": "mslora_cr"}, "another model"),
+        ({"name": "moelora", "experts": 2}, "chooses its parts for every sample"),
+    ],
+)
+def test_a_method_that_has_no_single_merged_model(llava, data, vllm, tmp_path, method, words):
+    assert words in refused(recipe(llava, data, tmp_path, method, backend="vllm"))
 
 
 def test_options_that_nothing_reads(llava, data, tmp_path):
