@@ -115,7 +115,7 @@ def test_samples_without_an_answer_are_passed_over(model):
         fisher_diagonal(model, parameters, batches), fisher_diagonal(model, parameters, more), strict=True
     ):
         assert torch.equal(a, b)
-    with pytest.raises(TrainingError, match="no sample"):
+    with pytest.raises(TrainingError, match="none of the samples"):
         fisher_diagonal(model, parameters, [empty])
 
 

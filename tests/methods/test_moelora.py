@@ -158,7 +158,7 @@ def test_a_rank_that_the_experts_cannot_share_is_refused_before_anything_loads(l
     import tiny
 
     keys = recipe(llama, text_data, tmp_path / "run", {"name": "moelora", "experts": 3})
-    with pytest.raises(RecipeError, match=r"lora_rank.*is 4, which 3 experts cannot share"):
+    with pytest.raises(RecipeError, match=r"lora_rank.*is 4, which is not a multiple of 3 experts"):
         tiny.checked(keys)
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 import tiny
+
+from cl_plugins.host import facts
 
 
 class Recorder:
@@ -32,6 +36,7 @@ def recorder(monkeypatch):
         return [kind] if "tensorboard" in report_to else original(report_to)
 
     monkeypatch.setattr(transformers.integrations, "get_reporting_integration_callbacks", fake)
+    monkeypatch.setattr(facts, "find_spec", lambda name: kind if name == "tensorboard" else find_spec(name))
     return kind
 
 

@@ -126,19 +126,21 @@ def test_rows_of_all_kinds_of_files(tmp_path):
 
 
 def test_the_display_gets_every_step(keys, monkeypatch):
+    from cl_plugins.methods import get_method
     from cl_plugins.run.plan import make_plan
     from cl_plugins.run.units import units
 
     chosen = config()
+    method = get_method(chosen.method)(chosen.options)
     state = SimpleNamespace(
         host=LlamaFactoryHost(),
         config=chosen,
         run_args=Args(Training()),
         host_keys=keys,
-        method=SimpleNamespace(capabilities=SimpleNamespace(needs_replay=False)),
+        method=method,
         tests=lambda task: [None] * 6,
     )
-    found = units(state, make_plan(chosen, "sequential", ()))
+    found = units(state, make_plan(chosen, method, ()))
     assert found["train:a"] == ("train", 10)
     assert found["train:b"] == ("train", 50)
     assert found["evaluate:zero_shot:a"] == ("evaluate", 6)

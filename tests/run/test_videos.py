@@ -62,6 +62,6 @@ def test_a_stream_of_videos(run, qwen2_vl, videos, tmp_path):
     kept_records = (out / "carry" / "replay" / "samples.jsonl").read_text().splitlines()
     samples = [json.loads(line) for line in kept_records]
     assert all(sample["videos"][0].endswith(".mp4") for sample in samples)
-    assert len(samples) == 3
+    assert len(samples) == 6  # three of each task
     steps = {line["step"]: line["details"].get("optimizer_steps") for line in journal(out)}
     assert (steps["train:one"], steps["train:two"]) == (STEPS, 3)  # 8 samples of its own and 3 kept ones, 4 at a time
