@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pytest
+
 from cl_plugins.testing import case as shared
 from cl_plugins.testing.suite import STACKED
 
@@ -173,6 +175,17 @@ CASES = [
 def case_of(name: str) -> MethodCase:
     """The case with this id."""
     return next(case for case in CASES if case.id == name)
+
+
+#: Cases whose two processes are part of `make test`; the others are in `make test-slow`.
+TWO_PROCESSES = ("inclora-merge", "seqfull", "moelora", "mslora_cr-merge", "lwf", "l2p")
+
+
+def in_two_processes(*, term: bool) -> list[Any]:
+    """The cases with ``ranks``, with or without a term, as parameters of a test."""
+    chosen = [case for case in CASES if case.ranks is not None and case.term == term]
+    marks = {case.id: () if case.id in TWO_PROCESSES else (pytest.mark.slow,) for case in chosen}
+    return [pytest.param(case, id=case.id, marks=marks[case.id]) for case in chosen]
 
 
 def mapping_of(name: str) -> dict[str, Any]:

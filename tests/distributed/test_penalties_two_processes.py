@@ -7,14 +7,12 @@ import json
 import pytest
 import tiny
 from launch import launch
-from method_cases import CASES
+from method_cases import in_two_processes
 from regularised import logged
 from running import NO_TESTS, difference, go
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, id=case.id) for case in CASES if case.ranks is not None and case.term]
-)
+@pytest.mark.parametrize("case", in_two_processes(term=True))
 def test_two_processes_learn_what_one_learns(case, llama, text_data, tmp_path):
     """Same global batch, accumulated on one side and split on the other; answers of one token."""
     from safetensors.torch import load_file

@@ -7,7 +7,7 @@ import json
 import pytest
 import tiny
 from launch import launch
-from method_cases import CASES
+from method_cases import in_two_processes
 from running import difference
 
 
@@ -19,10 +19,7 @@ def keys(llava, data, out, method, per_device, **more):
     return tiny.recipe(llava, data, out, method, TASKS, per_device_train_batch_size=per_device, **more)
 
 
-IN_BOTH = [pytest.param(case, id=case.id) for case in CASES if case.ranks is not None and not case.term]
-
-
-@pytest.fixture(scope="module", params=IN_BOTH)
+@pytest.fixture(scope="module", params=in_two_processes(term=False))
 def both(request, llava, data, tmp_path_factory):
     """The same recipe at the same global batch, in one process and in two."""
     from llamafactory.train.tuner import run_exp
