@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from row_prompts import PAD, SETTINGS, batch, cut, decoded, pixels, prompts
+from row_prompts import PAD, SETTINGS, answers, batch, cut, decoded, pixels, prompts
 from transformers import AutoConfig, AutoModelForCausalLM, LlavaForConditionalGeneration
 
 from cl_plugins.adapters.held_base import HeldBase
@@ -58,13 +58,6 @@ def seeing(seeing_model):
     base, state = prompted(seeing_model)
     yield seeing_model, state
     base.reset()
-
-
-def answers(model, state, rows, pictures=None, **more):
-    inputs = batch(rows, pictures)
-    with state.recording() as seen, torch.no_grad():
-        ids = model.generate(**inputs, **{**SETTINGS, **more})[:, inputs["input_ids"].shape[1] :].tolist()
-    return [cut(row) for row in ids], [r for kept in seen for r in kept["route"]]
 
 
 def test_places_of_a_row_padded_on_the_left_and_one_on_the_right():

@@ -7,7 +7,7 @@ import torch
 
 from cl_plugins.base.errors import TrainingError
 from cl_plugins.methods.ewc import fisher_diagonal
-from cl_plugins.methods.ewc.fisher import chosen_samples
+from cl_plugins.methods.samples import chosen_samples
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from made_tasks import made_carry
+from row_prompts import SETTINGS, batch, cut, pixels, prompts
 from running import NO_TESTS, go, recipe
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
@@ -24,7 +25,6 @@ from cl_plugins.selectors.weighted import RowWeights, separate
 
 IN, OUT, RANK, TASKS = 6, 5, 2, 3
 NAMES = ("one", "two", "three")
-PICTURE, PAD = 4, 3  # token ids of the tiny models
 FP64 = torch.float64
 
 
@@ -123,40 +123,13 @@ def text_statistics(base, method, seed=3):
     return found
 
 
-def prompts(count, pictures=lambda i: 0, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    found = []
-    for i in range(count):
-        length = 4 + int(torch.randint(0, 9, (1,), generator=generator))
-        ids = [1, *torch.randint(20, 90, (length,), generator=generator).tolist()]
-        found.append([ids[0], *[PICTURE] * 4 * pictures(i), *ids[1:]])
-    return found
-
-
-def pixels(rows, seed=2):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(row.count(PICTURE) // 4, 3, 16, 16, generator=generator) for row in rows]
-
-
-def batch(rows, pictures=None):
-    """Left-padded inputs."""
-    width = max(map(len, rows))
-    found = {
-        "input_ids": torch.tensor([[PAD] * (width - len(row)) + row for row in rows]),
-        "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]),
-    }
-    if pictures is not None and sum(map(len, pictures)):
-        found["pixel_values"] = torch.cat(pictures)
-    return found
-
-
 def answers(model, state, rows, pictures=None, **more):
     """Answers, routes and weights of one ``generate``."""
-    inputs, keys = batch(rows, pictures), {"do_sample": False, "max_new_tokens": 6, "pad_token_id": PAD}
+    inputs = batch(rows, pictures)
     with state.recording() as seen, torch.no_grad():
-        ids = model.generate(**inputs, **keys, eos_token_id=2, **more)[:, inputs["input_ids"].shape[1] :].tolist()
-    cut = [row[: row.index(2)] if 2 in row else row for row in ids]
-    return cut, [r for kept in seen for r in kept["route"]], torch.cat([kept["weights"] for kept in seen])
+        ids = model.generate(**inputs, **SETTINGS, **more)[:, inputs["input_ids"].shape[1] :].tolist()
+    routes = [r for kept in seen for r in kept["route"]]
+    return [cut(row) for row in ids], routes, torch.cat([kept["weights"] for kept in seen])
 
 
 METHODS = {

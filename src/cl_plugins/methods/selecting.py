@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ..adapters.rows import RowState
     from ..contract.base_model import BaseModel
     from ..contract.carry import Carry, CarryWriter, TaskUpdate
-    from ..contract.method import Method
     from ..contract.task import Batch, TaskContext
 
 
@@ -54,12 +53,17 @@ class SelectingConfig:
 
 
 class SelectorTerms:
-    """Put before `Method`: lets a selector that trains do so with every task.
+    """Put before `Method`: follows a selector, and lets one that trains do so with every task.
 
     The method has a ``selection``, and calls its `Selection.prepare` (or `Selection.put_keys`) in ``begin_task``.
     """
 
     selection: Selection
+
+    @property
+    def follows_told(self) -> bool:
+        """Whenever a selector finds out the task."""
+        return self.selection.by_sample
 
     @property
     def reads_logits(self) -> bool:

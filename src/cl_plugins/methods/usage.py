@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapters.modes import looking
 from ..base import ranks
-from ..base.errors import Problem, TrainingError
+from ..base.errors import DataError, Problem, TrainingError
+from .samples import chosen_samples
 
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
+
+    from ..contract.task import TaskContext
 
 
 @dataclass
@@ -56,6 +59,35 @@ class Usage:
         mask = self.attended
         known = mask is not None and tuple(mask.shape) == tuple(scores.shape[:2])
         self.add(scores[mask.bool().to(scores.device)] if known else scores.flatten(0, -2), top_k, by)
+
+
+def of_task(
+    context: TaskContext,
+    model: Module,
+    gates: Mapping[str, Any],
+    count: int,
+    *,
+    parts: str,
+    fix: str = "Use a data set with random access.",
+) -> dict[str, Tensor]:
+    """`measured` on some training samples of a task that was trained.
+
+    Args:
+        context: The task.
+        model: The trained model.
+        gates: As for `measured`.
+        count: Samples that are looked at, of all processes together.
+        parts: What the parts of a layer are called, for the message.
+        fix: What to do where the samples cannot be read again.
+
+    Raises:
+        DataError: If they cannot.
+    """
+    if context.data is None:
+        what = f"cannot be read again to see which {parts} the task used."
+        raise DataError(Problem(f"training samples of '{context.task.name}'", what, fix))
+    chosen = chosen_samples(len(context.data), count, context.seed)
+    return measured(model, gates, context.data.batches(chosen[context.rank :: context.world_size], 1))
 
 
 def measured(model: Module, gates: Mapping[str, Any], samples: Iterable[Mapping[str, Any]]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapters.update import adapter_meta
 from ..base.errors import Problem
-from ..contract.capabilities import Answers, Capabilities, RunFacts
+from ..contract.capabilities import Capabilities, RunFacts
 from ..contract.export import Export, LowRankSum, Routed
 from ..contract.method import Method, Route
 from .chain import carried_updates, link_updates
@@ -71,16 +71,6 @@ class WeightedExperts(SelectorTerms, Method):
         from ..selectors.weighted import separate
 
         return separate(tasks, layer)
-
-    @property
-    def answers(self) -> Answers:
-        """Per row; with the selector `oracle` by the task that is given."""
-        return self.capabilities.answers
-
-    @property
-    def follows_told(self) -> bool:
-        """Whenever a selector finds out the task."""
-        return self.selection.by_sample
 
     @property
     def peer(self) -> bool:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from ...adapters import bank
 from ...adapters.rows import RowState
 from ...adapters.update import adapter_meta, trained_factors
-from ...base.errors import Problem, RunStateError
 from ..moelora.experts import check_rank
 from ..row_gates import check_places
+from ..same_options import check_same
 from .gate import ROUTER, ROUTERS, BranchGate
 
 
@@ -54,10 +54,8 @@ class Past:
             RunStateError: If it has other options, another rank or another scaling.
         """
         names = {**{key: f"cl.method.{key}" for key in SHARED}, "rank": "lora_rank", "scaling": "lora_alpha"}
-        for key, name in names.items() if self.meta else ():
-            if self.meta.get(key) != meta[key]:
-                what = f"was trained with {key} {self.meta.get(key)}; this recipe's is {meta[key]}."
-                raise RunStateError(Problem("carry", what, f"Use the `{name}` it was made with."))
+        if self.meta:
+            check_same(self.meta, meta, names)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ...base.errors import DataError, Problem, RecipeError
-from ...contract.capabilities import Answers, Capabilities, RunFacts
+from ...base.errors import Problem, RecipeError
+from ...contract.capabilities import Capabilities, RunFacts
 from ...contract.export import Export, Routed
 from ...contract.method import Method, Route
 from ...contract.task import TaskContext
@@ -68,16 +68,6 @@ class BranchLoRA(SelectorTerms, Method):
         else:
             vars(self)["capabilities"] = replace(chosen, carries=able.carries)
 
-    @property
-    def answers(self) -> Answers:
-        """By sample; with `selector: {kind: oracle}` by the router of the task that is given."""
-        return self.capabilities.answers
-
-    @property
-    def follows_told(self) -> bool:
-        """Whenever a selector finds out the task."""
-        return self.selection.by_sample
-
     def notes(self) -> list[str]:
         """How the routers were chosen."""
         return self.selection.note(self.title)
@@ -118,20 +108,14 @@ class BranchLoRA(SelectorTerms, Method):
 
     def statistics(self, context: TaskContext, model: Module) -> dict[str, dict[str, Tensor]]:
         """How much the task used each branch, and what the selector has learned."""
-        from ..ewc.fisher import chosen_samples
-        from ..usage import measured
+        from ..usage import of_task
 
         found = self.selection.statistics(context)
         self._numbers = {}
         if not self.config.frozen_per_task:
             return found
-        if context.data is None:
-            what = "cannot be read again to see which branches the task used."
-            fix = "Use a data set with random access, or set `freeze: 0`."
-            raise DataError(Problem(f"training samples of '{context.task.name}'", what, fix))
-        chosen = chosen_samples(len(context.data), self.config.usage_samples, context.seed)
-        samples = context.data.batches(chosen[context.rank :: context.world_size], 1)
-        usage = measured(model, self._gates, samples)
+        fix = "Use a data set with random access, or set `freeze: 0`."
+        usage = of_task(context, model, self._gates, self.config.usage_samples, parts="branches", fix=fix)
         frozen = self._frozen(None if context.carry is None else self._past(context.carry), usage)
         count = sum(int(held.sum()) for held in frozen.values())
         self._numbers = {"frozen_branches_per_layer": count / max(len(frozen), 1)}

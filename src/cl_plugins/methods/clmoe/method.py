@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ...base.errors import DataError, Problem
+from ...base.errors import Problem
 from ...base.schema import option
 from ...contract.capabilities import Capabilities
 from ..moelora.method import MoELoRA
@@ -84,20 +84,13 @@ class CLMoE(MoELoRA):
 
     def statistics(self, context: TaskContext, model: Module) -> dict[str, dict[str, Tensor]]:
         """How much the task used each expert of each layer."""
-        from ..ewc.fisher import chosen_samples
-        from ..usage import measured
+        from ..usage import of_task
         from .merging import exclusive
 
         self._exclusive = None
         if self.config.faithful == "peer":
             return {}
-        if context.data is None:
-            what = "cannot be read again to see which experts the task used."
-            where = f"training samples of '{context.task.name}'"
-            raise DataError(Problem(where, what, "Use a data set with random access."))
-        chosen = chosen_samples(len(context.data), self.config.usage_samples, context.seed)
-        samples = context.data.batches(chosen[context.rank :: context.world_size], 1)
-        usage = measured(model, self._gates, samples)
+        usage = of_task(context, model, self._gates, self.config.usage_samples, parts="experts")
         if context.carry is not None:
             before = context.carry.load(f"{USAGE}.safetensors")
             counts = [int(exclusive(before[n], use, self.config.top_experts).sum()) for n, use in usage.items()]

@@ -17,13 +17,6 @@ if TYPE_CHECKING:
 IGNORED = -100
 
 
-def chosen_samples(total: int, count: int, seed: int) -> list[int]:
-    """The first ``count`` numbers of a permutation of ``range(total)`` drawn with a separate generator."""
-    import torch
-
-    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].tolist()
-
-
 def fisher_diagonal(
     model: Module, parameters: Sequence[Tensor], samples: Iterable[Mapping[str, Any]], *, by_likelihood: bool = False
 ) -> list[Tensor]:

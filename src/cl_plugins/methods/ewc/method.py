@@ -15,8 +15,9 @@ from ...contract.capabilities import Capabilities
 from ...contract.names import trainable
 from ...contract.task import TaskContext
 from ..one_lora import ADAPTER
+from ..samples import chosen_samples
 from ..seqlora import SeqLoRA
-from .fisher import chosen_samples, fisher_diagonal
+from .fisher import fisher_diagonal
 from .penalty import quadratic_penalty
 
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...adapters.queries import kind_problems
-from ...base.errors import Problem, RecipeError, RunStateError
+from ...base.errors import Problem, RecipeError
 from ...base.schema import option
 from ...contract.capabilities import Capabilities, RunFacts
 from ...contract.export import Export, Routed
 from ...contract.method import Method, Route
 from ...contract.task import Batch, TaskContext
 from ..one_lora import ADAPTER
+from ..same_options import check_same
 
 
 if TYPE_CHECKING:
@@ -173,11 +174,7 @@ class L2P(Method):
         require_positions(base)
         if carry is None:
             return base.model
-        there, ours = dict(carry.meta["pool"]), self._meta()
-        for key in ours:
-            if there.get(key) != ours[key]:
-                what = f"was trained with {key} {there.get(key)}; this recipe's is {ours[key]}."
-                raise RunStateError(Problem("carry", what, f"Use the `cl.method.{key}` it was made with."))
+        check_same(carry.meta["pool"], self._meta())
         model = self._with_pool(base, None)
         fill(model, carry.load(ADAPTER))
         if self.config.task_prompts:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...adapters.queries import kind_problems
-from ...base.errors import Problem, RecipeError, RunStateError
+from ...base.errors import Problem, RecipeError
 from ...base.schema import option
 from ...contract.capabilities import Capabilities, RunFacts
 from ...contract.carry import read_tensors
@@ -19,6 +19,7 @@ from ...contract.method import Method, Route
 from ...contract.names import is_own, trainable
 from ...contract.task import Batch, TaskContext
 from ..one_lora import ADAPTER
+from ..same_options import check_same
 
 
 if TYPE_CHECKING:
@@ -185,11 +186,7 @@ class ModalPrompt(Method):
 
         past = None
         if carry is not None:
-            there, ours = dict(carry.meta["prompts"]), self._meta()
-            for key in ours:
-                if there.get(key) != ours[key]:
-                    what = f"was trained with {key} {there.get(key)}; this recipe's is {ours[key]}."
-                    raise RunStateError(Problem("carry", what, f"Use the `cl.method.{key}` it was made with."))
+            check_same(carry.meta["prompts"], self._meta())
             tensors = carry.load(FILE)
             past = Learned(carry.tasks, tensors["prompts"], tensors["prototypes"])
         self._prompts = TaskPrompts(base, self.config, past, task, seed, frozen=frozen)

@@ -10,13 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ...base.errors import Problem, RecipeError, RunStateError
+from ...base.errors import Problem, RecipeError
 from ...base.schema import option
 from ...contract.capabilities import Capabilities, RunFacts
 from ...contract.export import Export, Routed
 from ...contract.method import Method, Route
 from ...contract.task import TaskContext
 from ..one_lora import ADAPTER
+from ..same_options import check_same
 
 
 if TYPE_CHECKING:
@@ -89,11 +90,8 @@ class MoELoRA(Method):
         if carry is None:
             return base.model
         model = self._with_experts(base, None)
-        carried = carry.meta["adapter"]
-        for key, name in (("experts", "cl.method.experts"), ("rank", "lora_rank"), ("scaling", "lora_alpha")):
-            if carried.get(key) != self._meta[key]:
-                what = f"was trained with {key} {carried.get(key)}; this recipe's is {self._meta[key]}."
-                raise RunStateError(Problem("carry", what, f"Use the `{name}` it was made with."))
+        names = {"experts": "cl.method.experts", "rank": "lora_rank", "scaling": "lora_alpha"}
+        check_same(carry.meta["adapter"], self._meta, names)
         fill(model, carry.load(ADAPTER))
         return model
 

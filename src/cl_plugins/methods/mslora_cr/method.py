@@ -160,11 +160,6 @@ class MSLoRACR(Selecting, LoRAChain):
     def _past(self, context: TaskContext) -> list[TaskUpdate]:
         return self.updates(context.carry) if context.carry is not None else []
 
-    @property
-    def follows_told(self) -> bool:
-        """Whenever a selector finds out the task."""
-        return self.selection.by_sample
-
     def notes(self) -> list[str]:
         """How the questions were answered."""
         chosen = self.config.inference

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...adapters.update import fill
 from ...base.errors import Problem
-from ...contract.capabilities import Answers, Capabilities, RunFacts
+from ...contract.capabilities import Capabilities, RunFacts
 from ...contract.export import Export, LowRankSum, Routed
 from ...contract.method import Route
 from ..chain import carried_updates, link_updates
@@ -46,16 +46,6 @@ class SingleTask(Selecting, OneLoRA):
         super().__init__(config)
         self.selection = Selection(config.selector, routers=True)
         vars(self)["capabilities"] = self.selection.capabilities(type(self).capabilities)
-
-    @property
-    def answers(self) -> Answers:
-        """One adapter; with a selector the one that it chooses, or the one of the task that is given."""
-        return self.capabilities.answers
-
-    @property
-    def follows_told(self) -> bool:
-        """Whenever a selector finds out the task."""
-        return self.selection.by_sample
 
     def notes(self) -> list[str]:
         """How the questions were answered, with a selector."""
