@@ -178,7 +178,7 @@ def case_of(name: str) -> MethodCase:
 
 
 #: Cases whose two processes are part of `make test`; the others are in `make test-slow`.
-TWO_PROCESSES = ("inclora-merge", "seqfull", "moelora", "mslora_cr-merge", "lwf", "l2p")
+TWO_PROCESSES = ("inclora-merge", "moelora", "lwf")
 
 
 def in_two_processes(*, term: bool) -> list[Any]:

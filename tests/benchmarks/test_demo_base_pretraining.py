@@ -103,6 +103,7 @@ def test_no_picture_of_the_stream_was_used_for_pretraining():
 
 
 @needs_photographs
+@pytest.mark.slow
 def test_the_script_is_deterministic_and_learns():
     def once():
         model, tokenizer, _ = pretrain.pretrain(pictures=120, vision_steps=2, short_steps=2, full_steps=2, quiet=True)

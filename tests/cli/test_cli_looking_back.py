@@ -51,7 +51,7 @@ def test_evaluate_gives_the_runs_own_scores(cli, inclora, tmp_path):
             own = inclora.root / "predictions" / "after_three" / name
             assert (tmp_path / "again" / "predictions" / "after_three" / name).read_bytes() == own.read_bytes()
     assert "after one → two → three" in out
-    assert "choice_accuracy@1" in out
+    assert "choice_accuracy@2" in out
 
 
 def test_evaluate_goes_on_where_it_was_killed(cli, inclora, tmp_path, monkeypatch):
@@ -101,7 +101,7 @@ def test_evaluate_a_new_test_set(cli, inclora, tmp_path):
     code, out, err = cli("evaluate", inclora.root, *words, "--max-items", 4, "--out", tmp_path / "new", "--json")
     assert code == 0, err
     score = json.loads(out)["scores"]["site_test"]
-    assert (score["scorer"], score["n"], score["max_items"]) == ("exact_match@1", 4, 4)
+    assert (score["scorer"], score["n"], score["max_items"]) == ("exact_match@2", 4, 4)
     lines = (tmp_path / "new" / "predictions" / "after_three" / "site_test.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == [f"site-test-{i}" for i in range(4)]
 

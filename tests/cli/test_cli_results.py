@@ -120,20 +120,20 @@ def test_rescoring_leaves_the_run_alone(cli, copied):
     assert {p: p.read_bytes() for p in own} == own
     (folder,) = (copied / "rescored").iterdir()
     matrix = json.loads((folder / "matrix.json").read_text())
-    assert matrix["scorers"] == {"one": "exact_match@1", "two": "token_f1@1", "three": "choice_accuracy@1"}
+    assert matrix["scorers"] == {"one": "exact_match@2", "two": "token_f1@2", "three": "choice_accuracy@2"}
     items = read_predictions(copied / "predictions" / "after_three" / "one.jsonl")
     assert matrix["scores"][2][0] == get_scorer("exact_match").score(items).score
     assert matrix["scores"][2][2] == json.loads((copied / "matrix.json").read_text())["scores"][2][2]
     assert matrix["scores"][0][1] is None
     assert (folder / "report.html").is_file()
-    assert "one with exact_match@1" in " ".join(out.split())
+    assert "one with exact_match@2" in " ".join(out.split())
 
 
 def test_one_scorer_for_all_tasks(cli, copied, tmp_path):
     code, _, err = cli("report", copied, "--scorer", "contains", "--out", tmp_path / "new")
     assert code == 0, err
     matrix = json.loads((tmp_path / "new" / "matrix.json").read_text())
-    assert set(matrix["scorers"].values()) == {"contains@1"}
+    assert set(matrix["scorers"].values()) == {"contains@2"}
     cli("report", copied, "--scorer", "contains")
     assert (copied / "rescored" / "contains" / "matrix.json").read_bytes() == (
         tmp_path / "new" / "matrix.json"

@@ -120,6 +120,7 @@ def test_headers_without_end(tmp_path):
     assert "x.tgz" in said
 
 
+@pytest.mark.slow  # 400,000 headers
 def test_many_empty_folders(tmp_path):
     path = tmp_path / "x.tgz"
     with gzip.open(path, "wb") as file:

@@ -14,6 +14,8 @@ from cl_plugins.contract.carry import Carry
 from cl_plugins.replay.store import Buffer
 
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import json
 import os

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import tiny
 from launch import launch
 from running import NO_TESTS, difference, go
 from safetensors.torch import load_file
+
+
+pytestmark = pytest.mark.slow
 
 
 def test_two_processes_project_what_one_projects(llama, tmp_path):

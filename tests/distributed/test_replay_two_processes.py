@@ -13,7 +13,12 @@ from safetensors.torch import load_file
 
 
 TASKS = ("one", "two")
-CASES = [pytest.param(case, id=case.id) for case in REPLAY_CASES if case.ranks]
+FAST = "der_five"  # part of `make test`; the others are in `make test-slow`
+CASES = [
+    pytest.param(case, id=case.id, marks=() if case.id == FAST else pytest.mark.slow)
+    for case in REPLAY_CASES
+    if case.ranks
+]
 
 
 def keys(model, data, out, case, per_device):

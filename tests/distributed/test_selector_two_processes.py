@@ -10,6 +10,7 @@ from running import NO_TESTS, go
 from safetensors.torch import load_file
 
 
+pytestmark = pytest.mark.slow
 METHODS = {"ridge": {"name": "single_task", "selector": {"kind": "ridge"}}, "anchors": {"name": "hide"}}
 
 

@@ -16,7 +16,7 @@ TEXT = st.text(max_size=20)
 
 
 def score_of(items: list[Item], **changes: object) -> TaskScore:
-    fields = {"scorer": "exact_match@1", "score": 50.0, "n": len(items), "interval": (1.5, 98.25)}
+    fields = {"scorer": "exact_match@2", "score": 50.0, "n": len(items), "interval": (1.5, 98.25)}
     fields |= {"interval_method": "wilson", "items": (50.0,) * len(items), **changes}
     return TaskScore(**fields)
 
@@ -107,7 +107,7 @@ def test_task_score_round_trip_with_and_without_item_scores():
     assert len(short.pop("checksum")) == 64
     assert short == {
         "format": 2,
-        "scorer": "exact_match@1",
+        "scorer": "exact_match@2",
         "score": 100 / 3,
         "n": 3,
         "interval": [1.5, 98.25],

@@ -72,7 +72,7 @@ def test_answers_may_be_one_json_list_and_scored_strictly(score, tmp_path):
     code, found, _ = score(answers, "--annotations", test, "--scorer", "exact_match")
     assert code == 0
     assert found["score"] == 50
-    assert found["scorer"] == "exact_match@1"
+    assert found["scorer"] == "exact_match@2"
     assert not any(isinstance(value, dict | list) for value in found.values())
 
 
@@ -406,6 +406,6 @@ def test_text_output_shows_the_peers_metrics(capsys, tmp_path):
     file = lines(tmp_path / "a.jsonl", answer("x", "left lung", gt="lung"))
     assert main(["score", str(file), "--scorer", "peer:mslora_cr"]) == 0
     out = capsys.readouterr().out
-    assert "peer:mslora_cr@1" in out
+    assert "peer:mslora_cr@2" in out
     assert "precision" in out
     assert "50.00" in out

@@ -40,7 +40,7 @@ def test_thoughts_and_cuts_stand_in_the_predictions_file(tmp_path):
         Item("2", "?", "", "A", thought="because", cut=True),
         Item("3", "?", "A", "A"),
     ]
-    score = TaskScore("exact_match@1", 0.0, 3, (0, 0), "wilson", (0.0,) * 3, cut=1, dropped=2)
+    score = TaskScore("exact_match@2", 0.0, 3, (0, 0), "wilson", (0.0,) * 3, cut=1, dropped=2)
     text = predictions_to_jsonl(items, score)
     path = tmp_path / "t.jsonl"
     path.write_text(text)

@@ -220,6 +220,7 @@ def test_the_projector_is_protected_too(llava, data, tmp_path):
     assert all(v.any() for v in projector)
 
 
+@pytest.mark.slow
 def test_two_processes_draw_the_samples_of_one(llava, data, tmp_path):
     """Five samples do not divide by two; each rank takes its share and all get the same mean."""
     single, double = tmp_path / "single", tmp_path / "double"

@@ -14,7 +14,15 @@ def half_llava(tmp_path_factory):
     return tiny.build_llava(tmp_path_factory.mktemp("models") / "half", dtype="bfloat16")
 
 
-@pytest.fixture(scope="module", params=[*CASES, *HALF_CASES], ids=lambda case: case.id)
+#: The cases in bf16 that are part of `make test`, one for each kind of carry; the others are in `make test-slow`.
+FAST_HALF = ("inclora-stack-bf16", "seqfull-bf16", "moelora-bf16")
+PARAMS = [
+    *(pytest.param(case, id=case.id) for case in CASES),
+    *(pytest.param(case, id=case.id, marks=() if case.id in FAST_HALF else pytest.mark.slow) for case in HALF_CASES),
+]
+
+
+@pytest.fixture(scope="module", params=PARAMS)
 def observed(request, llava, half_llava, data, tmp_path_factory):
     """A finished run of one method, watched from outside."""
     case = request.param

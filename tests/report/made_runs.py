@@ -77,7 +77,7 @@ def make_run(
     """Write matrix.json, metrics.json, run.json and the score files of a made-up run."""
     directory.mkdir(parents=True, exist_ok=True)
     n = dict.fromkeys(tasks, max_items or 120)
-    scorers = {task: "bleu@1" if task in bleu else "choice_accuracy@1" for task in tasks}
+    scorers = {task: "bleu@1" if task in bleu else "choice_accuracy@2" for task in tasks}
     matrix: dict[str, Any] = {
         "format": 1,
         "stream": stream,

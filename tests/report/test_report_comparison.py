@@ -255,7 +255,7 @@ def test_means_over_unlike_scores_say_so_in_every_form(tmp_path):
 def test_rules_for_a_right_answer_are_alike(tmp_path):
     run = demo_run(tmp_path / "run", bleu=(), intervals=False)
     matrix = json.loads((run / "matrix.json").read_text())
-    dump(run / "matrix.json", matrix | {"scorers": {**matrix["scorers"], "rad": "exact_match@1"}})
+    dump(run / "matrix.json", matrix | {"scorers": {**matrix["scorers"], "rad": "exact_match@2"}})
     assert read_comparison([run]).unlike is False
 
 

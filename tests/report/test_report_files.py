@@ -83,7 +83,7 @@ def test_a_finished_run(tmp_path):
         for wanted in ("98.33", "94.1, 99.5", "31.40", "−29.16", "47.02", "3.90", "2.20", "48.30", "1.7", "seed 42"):
             assert wanted in text, wanted
         for wanted in (
-            "choice_accuracy@1",
+            "choice_accuracy@2",
             "bleu@1",
             "sum_{j<T}",
             "T-1",
@@ -381,7 +381,7 @@ def test_a_score_file_of_another_score_is_left_out_and_named(tmp_path):
     run = read_run(directory)
     assert run.rows[-1].cells[0].interval is None
     assert run.rows[-1].cells[1].interval is not None
-    assert "predictions/after_rad/path.score.json (choice_accuracy@1: 99.0) differs from matrix.json" in run.remarks[0]
+    assert "predictions/after_rad/path.score.json (choice_accuracy@2: 99.0) differs from matrix.json" in run.remarks[0]
     assert "its interval and baselines are left out" in report_of(directory)["report.md"].decode()
 
 
@@ -440,7 +440,7 @@ def test_it_reads_what_the_evaluation_room_writes(tmp_path):
         stream="demo",
         method="inclora",
         tasks=DEMO_TASKS,
-        scorers=dict.fromkeys(DEMO_TASKS, "choice_accuracy@1"),
+        scorers=dict.fromkeys(DEMO_TASKS, "choice_accuracy@2"),
         n=dict.fromkeys(DEMO_TASKS, 120),
         zero_shot=DEMO_ZERO,
         scores=DEMO_SCORES,

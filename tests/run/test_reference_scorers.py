@@ -56,7 +56,7 @@ def test_a_run_keeps_what_peers_ask_for(finished):
     assert {item.fields["question_id"] for item in items} == {"same"}
     assert len({item.id for item in items}) == 6
     matrix = json.loads((finished / "matrix.json").read_text())
-    assert matrix["scorers"] == {"one": "choice_accuracy@1", "two": "peer:mllm_cl:sci@1"}
+    assert matrix["scorers"] == {"one": "choice_accuracy@2", "two": "peer:mllm_cl:sci@1"}
     exact = sum(item.prediction.lower() == item.reference.lower() for item in items)
     assert matrix["scores"][1][1] == pytest.approx(100 * exact / 6)
 
@@ -64,7 +64,7 @@ def test_a_run_keeps_what_peers_ask_for(finished):
 def test_the_peers_table_stands_beside_the_recipes(finished, report):
     code, out, err, new = report("peer:mslora_cr")
     assert code == 0, err
-    assert "The same answers by choice_accuracy@1 (one) and peer:mllm_cl:sci@1 (two):" in out
+    assert "The same answers by choice_accuracy@2 (one) and peer:mllm_cl:sci@1 (two):" in out
     items = read_predictions(finished / "predictions" / "after_two" / "one.jsonl")
     expected = get_scorer("peer:mslora_cr").score(items)
     assert expected.extra["closed_items"] == 6

@@ -54,7 +54,7 @@ class TaskScore:
     """The score of one test set.
 
     Attributes:
-        scorer: Name and version of the scorer, such as ``choice_accuracy@1``.
+        scorer: Name and version of the scorer, such as ``choice_accuracy@2``.
         score: The score, 0-100, not rounded.
         n: Number of items.
         interval: 95 % confidence interval (low, high), 0-100.

@@ -121,7 +121,7 @@ def get_scorer(name: str, *, where: str = "scorer", task: str | None = None) -> 
     """Find a scorer.
 
     Args:
-        name: ``choice_accuracy``, ``choice_accuracy@1`` (only that version), ``bleu:zh`` (how texts are split, where a
+        name: ``choice_accuracy``, ``choice_accuracy@2`` (only that version), ``bleu:zh`` (how texts are split, where a
             scorer has `BaseScorer.variants`; else the references decide), or ``peer:<library>[:<task>]``.
         where: YAML path for error messages.
         task: Name of the stream's task; ``peer:<library>`` takes the rule of that name where the library has one.

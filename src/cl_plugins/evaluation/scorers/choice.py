@@ -26,7 +26,7 @@ class ChoiceAccuracy(BaseScorer):
     """
 
     name = "choice_accuracy"
-    version = 1
+    version = 2
     summary = "multiple choice: letter, else the exact text of one option, else invalid; in percent"
 
     def score(self, items: Sequence[Item], *, seed: int = 0) -> TaskScore:

@@ -36,7 +36,7 @@ class TokenF1(SegmentingScorer):
     """
 
     name = "token_f1"
-    version = 1
+    version = 2
     summary = "clipped multiset F1 of tokens, mean over items; in percent"
 
     def score(self, items: Sequence[Item], *, seed: int = 0) -> TaskScore:

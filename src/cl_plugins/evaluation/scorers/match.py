@@ -19,7 +19,7 @@ class ExactMatch(BaseScorer):
     """
 
     name = "exact_match"
-    version = 1
+    version = 2
     summary = "normalised prediction equals normalised reference; in percent"
 
     def score(self, items: Sequence[Item], *, seed: int = 0) -> TaskScore:
@@ -66,7 +66,7 @@ class StartsWith(_Inside):
     """
 
     name = "starts_with"
-    version = 1
+    version = 2
     summary = "prediction begins with the normalised reference, as whole words; in percent"
     _holds = staticmethod(starts_with_words)
 
@@ -79,6 +79,6 @@ class Contains(_Inside):
     """
 
     name = "contains"
-    version = 1
+    version = 2
     summary = "normalised reference occurs in the prediction as whole words; in percent"
     _holds = staticmethod(contains_words)

@@ -191,8 +191,12 @@ def _coin(library: str, last_resort: Callable[[str], str | None]) -> dict[str, S
         return RuleScorer(f"peer:{library}:{task}", rule, summary, twin)
 
     return {
-        "scienceqa": simple(
-            "scienceqa", scienceqa(last_resort), "a letter, 'X. ', or a last resort", "choice_accuracy"
+        "scienceqa": RuleScorer(
+            f"peer:{library}:scienceqa",
+            scienceqa(last_resort),
+            "a letter, 'X. ', or a last resort",
+            "choice_accuracy",
+            version=2,
         ),
         "textvqa": NeedingScorer(
             f"peer:{library}:textvqa",

@@ -159,7 +159,7 @@ class MSLoRAScorer(BaseScorer):
     references).
     """
 
-    version = 1
+    version = 2
 
     def __init__(self, name: str, metric: str | None, default: str, summary: str) -> None:
         """Set up.
