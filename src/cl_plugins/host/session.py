@@ -380,10 +380,6 @@ def _host_callbacks(args: HostArgs) -> list[Any]:
     from llamafactory.train.callbacks import LogCallback, ReporterCallback
 
     callbacks: list[Any] = [LogCallback()]
-    if args.finetuning.use_swanlab:
-        from llamafactory.train.trainer_utils import get_swanlab_callback
-
-        callbacks.append(get_swanlab_callback(args.finetuning))
     if args.finetuning.early_stopping_steps is not None:
         from transformers import EarlyStoppingCallback
 
