@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import platform
@@ -16,6 +15,7 @@ from typing import Any
 from ..base.errors import Problem, RunStateError
 from ..base.secrets import is_secret, masked
 from ..config import CLConfig
+from .differences import differences
 from .open_settings import without_open_settings
 
 
@@ -170,7 +170,7 @@ def compare(
         Names of appended tasks.
 
     Raises:
-        RunStateError: If anything but appended tasks differs; the message is a diff.
+        RunStateError: If anything but appended tasks differs; the message names every key (`differences`).
     """
     before, after = _pair(old, new, measured)
     if before == after:
@@ -183,13 +183,11 @@ def compare(
             return appended
     if failed is not None and _without_training_of(before, failed, keys) == _without_training_of(after, failed, keys):
         return ()
-    lines = difflib.unified_diff(_lines(before), _lines(after), "finished so far", "this recipe", lineterm="", n=1)
+    lines = differences(before, after)
     fix = "Go back to the recipe it was made with, choose another `output_dir`, or start again with `cl.restart: true`. Tasks may only be appended."
-    raise RunStateError(Problem(str(root), "was made with another recipe:\n" + "\n".join(lines) + "\n", fix))
-
-
-def _lines(value: dict[str, Any]) -> list[str]:
-    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).splitlines()
+    raise RunStateError(
+        Problem(str(root), "was made with another recipe:\n" + "\n".join(f"  {line}" for line in lines) + "\n", fix)
+    )
 
 
 def version_changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
