@@ -156,7 +156,9 @@ def test_how_the_files_of_settings_are_written_does_not_count(llama, data, tmp_p
     """Greedy search ignores `temperature`, a template of the recipe the base's own, and tokens may be mappings."""
     folder = copy_of(llama, tmp_path / "base")
     before = base_of(folder, tmp_path, data)
-    set_json(folder / "generation_config.json", temperature=0.1, top_p=0.5, eos_token_id=[2, 9], repetition_penalty=1.0)
+    set_json(
+        folder / "generation_config.json", temperature=0.1, top_p=0.5, eos_token_id=[2, 9], repetition_penalty=1.0
+    )
     given = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
     set_json(folder / "tokenizer_config.json", eos_token={"content": given["eos_token"], "lstrip": False})
@@ -215,6 +217,32 @@ def test_a_picture_of_the_same_size_is_another_data_set(tmp_path):
     before = fingerprint(use)
     (tmp_path / "data" / "a.png").write_bytes(b"1235")
     assert fingerprint(use)["media"] != before["media"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "arrow", "json"])
+@pytest.mark.parametrize("form", ["name", "list", "mapping"])
+def test_pictures_that_a_table_names_are_pinned_and_looked_for(tmp_path, kind, form):
+    from datasets import Dataset
+
+    if (kind != "json" and form == "mapping") or (kind == "csv" and form == "list"):
+        pytest.skip("no such cell")
+    value = {"name": "a.png", "list": ["a.png"], "mapping": {"path": "a.png", "bytes": None}}[form]
+    use = entry_of(tmp_path / "data", file_name=f"t.{kind}", columns={"images": "image"})
+    rows = Dataset.from_list([{"image": value, "text": "NA"}] * 3)
+    file = tmp_path / "data" / f"t.{kind}"
+    if kind == "arrow":
+        rows.save_to_disk(tmp_path / "saved")
+        next((tmp_path / "saved").glob("*.arrow")).rename(file)
+    else:
+        getattr(rows, f"to_{kind}")(str(file))
+    (problem,) = inspect(use)
+    assert "1 of the 1 media files it names do not exist (e.g. a.png)" in problem.what
+    (tmp_path / "data" / "a.png").write_bytes(b"1234")
+    assert not inspect(use)
+    before = fingerprint(use)["media"]
+    assert before["count"] == 1
+    (tmp_path / "data" / "a.png").write_bytes(b"1235")
+    assert fingerprint(use)["media"] != before
 
 
 @pytest.mark.parametrize("key", ["hf_hub_url", "ms_hub_url", "cloud_file_name"])

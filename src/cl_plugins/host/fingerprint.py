@@ -65,7 +65,9 @@ def base_fingerprint(args: ModelArguments, *, own_template: bool = False) -> dic
     for file in files:
         _update(digest, file)
     if not files:
-        logger.warning("base %s: no file of weights was found: changes of them are not noticed", args.model_name_or_path)
+        logger.warning(
+            "base %s: no file of weights was found: changes of them are not noticed", args.model_name_or_path
+        )
     about = {"name": str(args.model_name_or_path), "sha256": digest.hexdigest(), "commit": commit}
     code = bool(getattr(args, "trust_remote_code", False))
     settings = base_settings(lambda name: _file(args, name), Path(args.model_name_or_path), code=code)
