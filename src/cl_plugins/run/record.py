@@ -98,7 +98,7 @@ def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
     stream["tasks"] = [{k: v for k, v in task.items() if k not in ABOUT_TASK} for task in stream["tasks"]]
     recipe["cl"] = {k: v for k, v in recipe["cl"].items() if k != "carry_from"}  # its content decides: `began_with`
     origin = record["recipe"]["cl"].get("carry_from") is not None
-    base = {k: record["base"].get(k) for k in ("sha256", "tokenizer")}
+    base = {k: record["base"].get(k) for k in ("sha256", "tokenizer", "settings")}
     return {"recipe": recipe, "stream": stream, "base": base, "data": dict(record["data"]), "carry_from": origin}
 
 
@@ -139,10 +139,11 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any], measured: Collection
 def _pair(
     old: Mapping[str, Any], new: Mapping[str, Any], measured: Collection[str] | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What counts of two identities; a fingerprint of the tokenizer counts where both have one."""
+    """What counts of two identities; fingerprints of tokenizer and settings count where both have one."""
     before, after = _comparable(json.loads(json.dumps(old))), _comparable(json.loads(json.dumps(new)))
-    if before["base"]["tokenizer"] is None or after["base"]["tokenizer"] is None:
-        before["base"]["tokenizer"] = after["base"]["tokenizer"] = None
+    for key in ("tokenizer", "settings"):
+        if before["base"][key] is None or after["base"][key] is None:
+            before["base"][key] = after["base"][key] = None
     if measured is None:
         return before, after
     return without_open_settings(before, measured), without_open_settings(after, measured)
