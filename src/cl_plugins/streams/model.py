@@ -102,6 +102,16 @@ class Stream:
         """Names of the tasks that have training data, in order; the others are only tested."""
         return tuple(task.name for task in self.tasks if task.train)
 
+    @property
+    def elsewhere(self) -> tuple[str, ...]:
+        """Names of the tasks that have neither training nor test data here: another site trains them."""
+        return tuple(task.name for task in self.tasks if not task.train and not task.test)
+
+    @property
+    def learned_names(self) -> tuple[str, ...]:
+        """Names of the tasks that are trained, here or at another site, in order."""
+        return tuple(task.name for task in self.tasks if task.train or not task.test)
+
     def task(self, name: str) -> Task:
         """The task called ``name``; KeyError if there is none."""
         for task in self.tasks:
@@ -120,7 +130,7 @@ class Stream:
         return self.reordered(tuple(names))
 
     def value_problems(self, where: str) -> list[Problem]:
-        """Names that clash, are reserved or cannot be file names; tasks with nothing to do."""
+        """Names that clash, are reserved or cannot be file names."""
         found: list[Problem] = []
         seen: dict[str, int] = {}
         if not self.tasks:
@@ -137,8 +147,4 @@ class Stream:
             if task.peer_scorer is not None and not task.peer_scorer.startswith("peer:"):
                 fix = "Write `peer:<library>` or `peer:<library>:<task>`; a strict scorer belongs under `scorer`."
                 found.append(Problem(f"{here}.peer_scorer", f"is {task.peer_scorer!r}.", fix))
-            if not task.train and not task.test:
-                found.append(
-                    Problem(here, f"task '{task.name}' has neither train nor test data.", "Name at least one.")
-                )
         return found
