@@ -34,7 +34,7 @@ def test_tasks_are_told_by_their_names():
     old, new = identity(), identity(tasks=(("b", {}), ("a", {"overrides": {"max_steps": 3}}), ("c", {})))
     assert differences(old, new) == [
         "tasks in order: a, b before, b, a, c now",
-        'task \'a\': overrides: not set before, {"max_steps": 3} now',
+        "task 'a': overrides: not set before, {\"max_steps\": 3} now",
     ]
 
 
