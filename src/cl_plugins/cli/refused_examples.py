@@ -84,6 +84,7 @@ RECIPES: tuple[Example, ...] = (
     Example("a task that does not exist", cl={"only": "u"}),
     Example("a name that rows of the matrix have", task={"name": "after_t"}),
     Example("a name that is no file name", task={"name": "../t"}),
+    Example("a name that is no file name on Windows", task={"name": "nul"}),
     Example("`eval_strategy` without a validation set", {"eval_strategy": "steps"}),
     Example("early stopping without `eval_strategy`", {"early_stopping_steps": 3}),
     Example("best weights by another metric than the loss", {"eval_strategy": "steps", "metric_for_best_model": "accuracy"}, valid=rows(2)),

@@ -91,7 +91,7 @@ def _config_problems(host: Host, keys: Mapping[str, Any], config: CLConfig) -> l
 def _schedule_problems(host: Host, keys: Mapping[str, Any], config: CLConfig, schedule: str) -> list[Problem]:
     found = _joint_problems(host, keys, config) if schedule == "joint" else []
     if config.block.only and schedule == "sequential" and not config.block.carry_from:
-        first = config.stream.trained_names[0]
+        first = config.stream.learned_names[0]
         if config.block.only != first:
             fix = (
                 f"Give `carry_from`, the directory of the run that trained the tasks before, or begin with '{first}'."

@@ -62,7 +62,7 @@ class Runner:
         """Do every step that is not finished yet."""
         state = self._state
         state.base_fingerprint = ranks.on_main(lambda: state.host.fingerprint(state.run_args))
-        earlier = ranks.on_main(lambda: prepare.earlier_carry(self._config, state.base_fingerprint))
+        earlier = ranks.on_main(lambda: prepare.earlier_carry(self._config, state.base_fingerprint, self._root))
         opening = ranks.on_main(lambda: open_directory(state, earlier))
         state.journal = Journal(self._root)
         if opening.appended:
@@ -226,7 +226,9 @@ class Runner:
             path.unlink()
 
     def _write_matrix(self, plan: list[Step]) -> None:
-        write_matrix(self._root, build_matrix(self._root, plan, self._config, self._state.scores))
+        carry = self._state.carry
+        learned = carry.tasks if carry is not None else ()
+        write_matrix(self._root, build_matrix(self._root, plan, self._config, self._state.scores, learned))
 
     def _track(self, plan: list[Step]) -> None:
         """Send to the trackers what they do not have: cells, and the metrics of the latest row if it is complete."""
