@@ -82,6 +82,7 @@ RECIPES: tuple[Example, ...] = (
     Example("a task that does not exist", cl={"only": "u"}),
     Example("a name that rows of the matrix have", task={"name": "after_t"}),
     Example("a name that is no file name", task={"name": "../t"}),
+    Example("a name that is no file name on Windows", task={"name": "nul"}),
     Example("a scorer that does not exist", task={"scorer": "accuracy"}),
     Example("a number that is none", cl=_method("olora", lambda_1=float("nan"))),
     Example("`multitask` with a task's own learning rate", cl={**_method("multitask"), "task_overrides": {"t": {"learning_rate": 1e-3}}}),

@@ -77,6 +77,31 @@ def same_tokenizer(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     return ours is None or theirs is None or ours == theirs
 
 
+def settings_changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """In what two fingerprints (`Host.fingerprint`) differ apart from weights and ids, for a message.
+
+    Args:
+        a: One fingerprint.
+        b: The other one.
+
+    Returns:
+        Such as ``special_tokens.eos_token ('</s>' there, '.' here)``; of entries that both have.
+    """
+    ours, theirs = a.get("settings"), b.get("settings")
+    if not isinstance(ours, Mapping) or not isinstance(theirs, Mapping):
+        return []
+    found = []
+    for group in sorted(ours.keys() & theirs.keys()):
+        one, other = ours[group], theirs[group]
+        if not isinstance(one, Mapping) or not isinstance(other, Mapping):
+            found += [group] if one != other else []
+            continue
+        for name in sorted(one.keys() | other.keys()):
+            if one.get(name) != other.get(name):
+                found.append(f"{group}.{name} ({one.get(name)!r} there, {other.get(name)!r} here)")
+    return found
+
+
 class DataSet(Protocol):
     """One data set as a task uses it.
 
@@ -250,7 +275,8 @@ class Host(Protocol):
     def fingerprint(self, args: TaskArgs) -> dict[str, Any]:
         """Which base this is, in a form that another machine can check: ``{"name", "sha256", "commit"}``.
 
-        ``tokenizer``, where it is known, is one hash over the ids that its tokenizer gives.
+        ``tokenizer``, where it is known, is one hash over the ids that its tokenizer gives, and ``settings`` has what
+        else decides an answer (special tokens, rules of generation), by group and name.
         """
 
     def session(self, args: TaskArgs) -> Session:

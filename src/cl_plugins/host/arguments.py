@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base import ranks
 from ..base.errors import CompatibilityError, Problem, RecipeError
+from ..base.excepthook import brief_errors
 from . import names, serving
 
 
@@ -119,6 +120,8 @@ def _training_parse(
     module: ModuleType, megatron: bool, original: Callable[..., Any], args: Any = None, *rest: Any, **kwargs: Any
 ) -> Any:
     raw = module.read_args(args)
+    if uses_cl(raw):
+        brief_errors()
     serving.check_places(raw)
     if not uses_cl(raw):
         return _without_field(original(raw, *rest, **kwargs))
@@ -155,6 +158,8 @@ def _inference_parse(
 ) -> Any:
     """Arguments of chat, webchat, api and export; ``cl: {model: RUN/final}`` becomes the host's own keys."""
     raw = module.read_args(args)
+    if uses_cl(raw):
+        brief_errors()
     if not serving.names_model(raw):
         return _refusing_parse(module, "export, chat and api", original, raw, *rest, **kwargs)
     keys, final = serving.host_keys(plain(raw))

@@ -73,6 +73,9 @@ def source_of(entry: Any) -> str | None:
 
 def _files_of(entry: Any, folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
     """The local files of an entry, and what is wrong with it. A hub's name may be a folder here, of a hub's own form."""
+    odd = [key for key in ("columns", "tags") if isinstance(entry, dict) and not isinstance(entry.get(key, {}), dict)]
+    if odd:
+        return [], [(f"`{key}` is {entry[key]!r}.", f"Give a mapping under `{key}`, or remove it.") for key in odd]
     source = source_of(entry)
     if source is None:
         return [], [("does not name the location of its records.", f"Give one of {', '.join(SOURCES)}.")]
@@ -176,7 +179,6 @@ def load_training_set(
     Raises:
         DataError: If it is empty, broken, or pictures or questions are cut off by ``cutoff_len``.
     """
-    from datasets.exceptions import DatasetsError
     from llamafactory.data import get_dataset
 
     where = f"task '{task_name}'"
@@ -186,7 +188,7 @@ def load_training_set(
             module: dict[str, Any] = get_dataset(
                 template, args.model, args.data, args.training, stage="sft", **tokenizer_module
             )
-    except (ValueError, RuntimeError, OSError, KeyError, StopIteration, IndexError, DatasetsError) as error:
+    except Exception as error:  # the host's converters and templates look into records of any form
         cause = error.__cause__ or error
         what = f"its training set {args.data.dataset} cannot be prepared ({type(cause).__name__}: {cause})."
         raise DataError(

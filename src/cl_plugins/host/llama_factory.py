@@ -176,7 +176,8 @@ class LlamaFactoryHost:
         """See `Host.fingerprint`."""
         from .fingerprint import base_fingerprint
 
-        return base_fingerprint(task_args.own(args).model)
+        own = task_args.own(args)
+        return base_fingerprint(own.model, own_template=own.data.template is None)
 
     def session(self, args: TaskArgs) -> Session:
         """See `Host.session`."""

@@ -12,7 +12,7 @@ from ..base.errors import Problem, RunStateError
 from ..base.logs import logger
 from ..config import CLConfig
 from ..contract.carry import Carry
-from ..contract.host import same_base, same_tokenizer
+from ..contract.host import same_base, same_tokenizer, settings_changes
 from .received import received, tell_options
 
 
@@ -61,6 +61,9 @@ def earlier_carry(config: CLConfig, base: dict[str, Any], root: Path) -> Carry |
     elif not same_tokenizer(carry.base, base):
         what = "was made with a tokenizer that produces other ids, although the weights of the base are the same."
         problems.append(Problem(where, what, "Use the tokenizer files of the base."))
+    elif differing := settings_changes(carry.base, base):
+        what = f"was made with other settings of the base: {'; '.join(differing)}."
+        problems.append(Problem(where, what, "Use the files of the base unchanged."))
     unknown = [task for task in carry.tasks if task not in config.stream.task_names]
     if unknown:
         what = f"contains tasks that the stream '{config.stream.name}' does not have: {', '.join(unknown)}."

@@ -19,7 +19,7 @@ from ..base.secrets import without_masked
 from ..config import CLConfig
 from ..contract.carry import Carry, CarryWriter, TaskUpdate, carry_directory
 from ..contract.export import LowRankSum
-from ..contract.host import same_base, same_tokenizer
+from ..contract.host import same_base, same_tokenizer, settings_changes
 from ..recipe import parse_cl
 from ..records.run import RUN, read_run
 from ..training.handover import TENSORS, UPDATE, file_records
@@ -166,6 +166,9 @@ def reopen(
     if not same or not same_tokenizer(recorded, state.base_fingerprint):
         what = f"belongs to another {'tokenizer' if same else 'base'} ({recorded.get('name')}) than the one at {name}."
         raise RunStateError(Problem(str(root), what, fix))
+    if differing := settings_changes(recorded, state.base_fingerprint):
+        what = f"was made with other settings of the base at {name}: {'; '.join(differing)}."
+        raise RunStateError(Problem(str(root), what, "Restore the files of the base."))
     return state
 
 

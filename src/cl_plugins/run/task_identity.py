@@ -46,7 +46,7 @@ def task_identity(state: RunState, task: str, carry: Carry | None) -> str:
         "seed": state.seed(task),
         "method": [config.method, config.method_options],
         "replay": asdict(config.replay),
-        "base": state.base_fingerprint.get("sha256"),
+        "base": [state.base_fingerprint.get(key) for key in ("sha256", "tokenizer", "settings")],
         "carry": {name: record["sha256"] for name, record in updates.items() if not name.startswith("replay/")},
     }
     return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from ..records.names import TASK as NAME
 
 RESERVED = ("zero_shot", "joint")  # names of rows of the accuracy matrix
 ROW_PREFIX = "after_"  # and so are these
+#: Names of devices on Windows, also with an ending: no file there can have them.
+DEVICES = re.compile(r"(?:con|prn|aux|nul|(?:com|lpt)[0-9])(?:\..*)?")
 LENGTH = frozenset({"max_steps", "num_train_epochs"})  # either says how long to train
 
 
@@ -53,6 +56,11 @@ class Task:
     def name_problems(self, where: str) -> list[Problem]:
         """A name that can be no file name, or is taken."""
         plain = self.name.casefold()  # some file systems know no capitals
+        if NAME.fullmatch(self.name) and (plain.endswith(".") or DEVICES.fullmatch(plain)):
+            what = f"is {self.name!r}, which cannot be the name of a file on Windows."
+            return [
+                Problem(where, what, "Do not end it with '.', and use no name of a device (con, nul, com1 and so on).")
+            ]
         if NAME.fullmatch(self.name) and plain not in RESERVED and not plain.startswith(ROW_PREFIX):
             return []
         fix = (
