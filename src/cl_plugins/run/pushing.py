@@ -75,7 +75,9 @@ def parcel(place: Path) -> Parcel:
         problems.append(Problem(str(folder), f"has no model card ({README}) in its manifest.", fix))
     if manifest.base_folder is not None:
         what = "holds adapters with a base of their own, for vLLM on this machine."
-        problems.append(Problem(str(folder), what, "Export them without `--vllm` to share them, or push a merged model."))
+        problems.append(
+            Problem(str(folder), what, "Export them without `--vllm` to share them, or push a merged model.")
+        )
     if problems:
         raise RunStateError(problems)
     sizes = {name: record.bytes for name, record in files.items()}
