@@ -52,6 +52,12 @@ def data_problems(host: Host, keys: Mapping[str, Any], config: CLConfig) -> list
     return list(dict.fromkeys(found))
 
 
+def absent_data(host: Host, keys: Mapping[str, Any], config: CLConfig) -> list[Problem]:
+    """Those of `data_problems` that say that data are not there, or not yet."""
+    found = [problem for used in data_sets(host, keys, config).values() for problem in used.absent()]
+    return list(dict.fromkeys(found))
+
+
 def data_records(host: Host, keys: Mapping[str, Any], config: CLConfig, hashes: FileHashes) -> dict[str, Any]:
     """What identifies the content of every data set, for ``run.json``.
 
