@@ -101,10 +101,10 @@ def test_the_site_loads_nothing_from_elsewhere():
     settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     assert settings["theme"]["font"] is False
     assert set(settings) <= {
-        "site_name", "site_description", "docs_dir", "exclude_docs", "theme", "extra_css", "extra", "hooks",
+        "site_name", "site_description", "docs_dir", "exclude_docs", "theme", "extra_css", "extra_javascript", "extra", "hooks",
         "markdown_extensions", "validation", "nav",
     }  # fmt: skip
-    for sheet in settings["extra_css"]:
+    for sheet in settings["extra_css"] + settings["extra_javascript"]:
         text = (ROOT / "docs" / sheet).read_text(encoding="utf-8")
         assert "http" not in text
         assert "@import" not in text
