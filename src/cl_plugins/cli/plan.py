@@ -136,6 +136,7 @@ def _tasks(
             "task": name,
             "keys": masked(differs),
             "instead_of": masked({key: host_keys[key] for key in differs if key in host_keys}),
+            "valid": [name for task in tasks for name in task.valid] if host.validates(keys) else [],
             "test": [] if joint else list(tasks[0].test),
             "scorer": None if joint else tasks[0].scorer,
             "max_new_tokens": config.eval.max_new_tokens if joint else config.max_new_tokens(name),
@@ -260,6 +261,8 @@ def show(value: dict[str, Any]) -> None:
         ]
         if task["optimizer_steps"] is not None:
             rows.append(("length", f"{task['optimizer_steps']:,} optimizer steps on one device"))
+        if task["valid"]:
+            rows.append(("validated on", ", ".join(task["valid"])))
         if task["test"]:
             items = f" ({task['test_items']:,} items)" if task["test_items"] is not None else ""
             rows.append(

@@ -188,8 +188,10 @@ def load_training_set(
     template: Any,
     tokenizer_module: dict[str, Any],
     counts: list[SampleCounts] | None = None,
+    *,
+    kind: str = "training",
 ) -> dict[str, Any]:
-    """The host's training set of one task, checked.
+    """The host's training set of one task, checked; or its validation set, which is made in the same way.
 
     Args:
         task_name: For the messages.
@@ -197,6 +199,7 @@ def load_training_set(
         template: The host's template.
         tokenizer_module: The host's tokenizer and processor.
         counts: Gets how many records were dropped or cut, unless the host streams the data.
+        kind: ``training`` or ``validation``, for the messages.
 
     Returns:
         The host's dataset module, ``{"train_dataset": ...}``.
@@ -215,7 +218,7 @@ def load_training_set(
             )
     except Exception as error:  # the host's converters and templates look into records of any form
         cause = error.__cause__ or error
-        what = f"its training set {args.data.dataset} cannot be prepared ({type(cause).__name__}: {cause})."
+        what = f"its {kind} set {args.data.dataset} cannot be prepared ({type(cause).__name__}: {cause})."
         raise DataError(
             Problem(where, what, "Check the file, its `columns` and the number of `<image>` per record.")
         ) from error
@@ -224,12 +227,13 @@ def load_training_set(
         return module
     if len(dataset) == 0:
         raise DataError(
-            Problem(where, f"its training set {args.data.dataset} contains no usable sample.", "Check the file.")
+            Problem(where, f"its {kind} set {args.data.dataset} contains no usable sample.", "Check the file.")
         )
+    where = where if kind == "training" else f"{kind} set of {where}"
     problem = _cut_samples(where, dataset, args, template, tokenizer_module)
     if problem is not None:
         raise DataError(problem)
-    found, problems = count_samples(where, aligned[0], dataset, args, template, tokenizer_module)
+    found, problems = count_samples(where, aligned[0], dataset, args, template, tokenizer_module, kind=kind)
     if problems:
         raise DataError(problems)
     if counts is not None:

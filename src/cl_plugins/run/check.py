@@ -17,6 +17,7 @@ from ..replay.checks import problems as replay_problems
 from ..streams.model import LENGTH
 from .backends import backend_problems
 from .data_sets import absent_data, data_problems
+from .validation import validation_problems
 
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def _config_problems(host: Host, keys: Mapping[str, Any], config: CLConfig) -> l
         what = f"compares with answers for the true task, and '{config.method}' does not find out a task for every question."
         fix = "Leave it out, or use a method with a selector that does (`cl.method.selector`)."
         found.append(Problem("cl.eval.oracle", what, fix))
+    found += validation_problems(host, keys, config, method)
     return found + _schedule_problems(host, keys, config, method.capabilities.schedule)
 
 

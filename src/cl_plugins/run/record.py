@@ -96,6 +96,8 @@ def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
     recipe = {k: masked(v, k) for k, v in record["recipe"].items() if k not in (*FREE, *PATHS) and not is_secret(k)}
     stream = {k: v for k, v in masked(record["stream"]).items() if k not in ABOUT_STREAM}
     stream["tasks"] = [{k: v for k, v in task.items() if k not in ABOUT_TASK} for task in stream["tasks"]]
+    for task in stream["tasks"]:
+        task.setdefault("valid", [])  # a run of an earlier version
     recipe["cl"] = {k: v for k, v in recipe["cl"].items() if k != "carry_from"}  # its content decides: `began_with`
     origin = record["recipe"]["cl"].get("carry_from") is not None
     base = {k: record["base"].get(k) for k in ("sha256", "tokenizer", "settings")}
@@ -121,8 +123,8 @@ def _without_training_of(record: dict[str, Any], task: str, keys: frozenset[str]
     own = next((t for t in tasks if t["name"] == task), None)
     if own is not None:
         own.pop("overrides", None)
-        others = {name for t in tasks for name in (*t["test"], *(t["train"] if t is not own else ()))}
-        for name in set(own["train"]) - others:
+        others = {name for t in tasks for name in (*t["test"], *((*t["train"], *t["valid"]) if t is not own else ()))}
+        for name in {*own["train"], *own.pop("valid")} - others:
             copy["data"].pop(name, None)
             copy["data"].pop(f"{task}/{name}", None)
     (copy["recipe"]["cl"].get("task_overrides") or {}).pop(task, None)
