@@ -121,6 +121,9 @@ class DataSet(Protocol):
     def problems(self) -> list[Problem]:
         """What is wrong with its files and records, as far as can be seen without the base and its tokenizer."""
 
+    def absent(self) -> list[Problem]:
+        """Those of `problems` that say that its files are not there, or not yet."""
+
     def files(self) -> list[Path]:
         """Its local files; empty for data on a hub."""
 
