@@ -67,7 +67,7 @@ def make(recipe: dict[str, Any], *, all_keys: bool = False) -> dict[str, Any]:
     from ..run.reopen import planned
     from .hosts import host as the_host
 
-    host = the_host()
+    host = the_host(recipe)
     checked = check(host, recipe)
     host_keys, config = checked.host_keys, checked.config
     root = Path(str(host_keys["output_dir"]))
