@@ -133,66 +133,73 @@ class Adapter(nn.Module):
         Returns:
             Modality -> changed tokens of the same shape, and the numbers of the chosen experts (rows, choices, top), int64.
         """
-        zero = {k: s.present[:, None].to(s.hidden.dtype) for k, s in streams.items()}
-        means = {k: mean_tokens(s.hidden, s.mask) * zero[k] for k, s in streams.items()}
+        means = {k: mean_tokens(s.hidden, s.mask) * s.present[:, None].to(s.hidden.dtype) for k, s in streams.items()}
         normed = {k: _plain_norm(s.hidden) for k, s in streams.items()}
-        parts = ("down", "keys", "values", "up") if self.additive else ("down", "up")
-        banks = {(part, k): self._bank(part, k) for part in parts for k in self.names}
-        deltas: dict[str, Tensor] = {}
-        chosen = []
+        inner = {k: self._inner(normed[k], "down", k) for k in self.names}
+        if not self.additive:
+            inner = {k: gelu(value) for k, value in inner.items()}
+        chosen, deltas = [], {}
         for choice in self.choices:
             scores, picked = self.gate(means, choice).topk(self.top, dim=-1)
-            weights = scores.softmax(-1)
             chosen.append(picked)
-            own = self.names if choice == SHARED else (choice,)
-            for slot in range(self.top):
-                expert = picked[:, slot]
-                factors = {key: bank[expert] for key, bank in banks.items()}
-                maps = (self._added if self.additive else self._maps)(normed, streams, factors, own)
-                for k, value in maps.items():
-                    part = weights[:, slot, None, None] * value
-                    deltas[k] = part if k not in deltas else deltas[k] + part
-        changed = {}
-        for k, stream in streams.items():
-            changed[k] = stream.hidden + deltas[k] if self.additive else stream.hidden * (1 + deltas[k])
+            weights = scores.softmax(-1)[:, :, None, None]
+            for k in self.names if choice == SHARED else (choice,):
+                maps = (
+                    self._added(k, normed, inner, streams, picked)
+                    if self.additive
+                    else self._maps(k, inner, streams, picked)
+                )
+                deltas[k] = (weights * maps).sum(1)
+        changed = {
+            k: s.hidden + deltas[k] if self.additive else s.hidden * (1 + deltas[k]) for k, s in streams.items()
+        }
         return changed, torch.stack(chosen, dim=1)
 
-    def _maps(
-        self,
-        normed: Mapping[str, Tensor],
-        streams: Mapping[str, Stream],
-        factors: Mapping[tuple[str, str], Tensor],
-        own: Sequence[str],
-    ) -> dict[str, Tensor]:
+    def _inner(self, normed: Tensor, part: str, name: str) -> Tensor:
+        """A factor of all experts applied to tokens: (rows, experts, tokens, bottleneck)."""
+        bank = torch.cat([getattr(expert, part)[name] for expert in self.experts], dim=1)  # one product for all
+        return (normed @ bank).unflatten(-1, (len(self.experts), -1)).transpose(1, 2)
+
+    def _up(self, inner: Tensor, picked: Tensor, name: str) -> Tensor:
+        """The last factor of the chosen experts: (rows, top, tokens, width)."""
+        return inner @ self._bank("up", name)[picked]
+
+    def _maps(self, name: str, inner: Mapping[str, Tensor], streams: Mapping[str, Stream], picked: Tensor) -> Tensor:
         """``m_k = tanh((u_k * c_k) U_k)``, c_k the mean of the other modalities that are there; see C1."""
-        inner = {k: gelu(torch.bmm(normed[k], factors["down", k])) for k in self.names}
-        means = {k: mean_tokens(inner[k], streams[k].mask) for k in self.names}
-        found = {}
-        for k in own:
-            others = [j for j in self.names if j != k]
-            there = torch.stack([streams[j].present for j in others]).to(normed[k].dtype)
-            total = torch.stack([means[j] * there[i][:, None] for i, j in enumerate(others)]).sum(0)
-            context = total / there.sum(0)[:, None].clamp_min(1)
-            found[k] = torch.tanh(torch.bmm(inner[k] * context[:, None], factors["up", k]))
-        return found
+        others = [j for j in self.names if j != name]
+        own = _pick(inner[name], picked)
+        there = torch.stack([streams[j].present for j in others]).to(own.dtype)
+        total = torch.zeros_like(own[:, :, 0])
+        for number, j in enumerate(others):
+            mask = streams[j].mask.to(own.dtype)
+            mean = torch.einsum("betr,bt->ber", _pick(inner[j], picked), mask) / mask.sum(1)[:, None, None].clamp_min(
+                1
+            )
+            total = total + mean * there[number][:, None, None]
+        context = total / there.sum(0)[:, None, None].clamp_min(1)
+        return torch.tanh(self._up(own * context[:, :, None], picked, name))
 
     def _added(
         self,
+        name: str,
         normed: Mapping[str, Tensor],
+        inner: Mapping[str, Tensor],
         streams: Mapping[str, Stream],
-        factors: Mapping[tuple[str, str], Tensor],
-        own: Sequence[str],
-    ) -> dict[str, Tensor]:
+        picked: Tensor,
+    ) -> Tensor:
         """Cross-attention of k's tokens to those of all other modalities that are there, through the bottleneck."""
-        found = {}
-        for k in own:
-            others = [j for j in self.names if j != k]
-            queries = torch.bmm(normed[k], factors["down", k])
-            keys = torch.cat([torch.bmm(normed[j], factors["keys", j]) for j in others], dim=1)
-            values = torch.cat([torch.bmm(normed[j], factors["values", j]) for j in others], dim=1)
-            seen = torch.cat([streams[j].mask & streams[j].present[:, None] for j in others], dim=1)
-            scores = queries @ keys.transpose(1, 2) * keys.shape[-1] ** -0.5
-            weights = scores.masked_fill(~seen[:, None], torch.finfo(scores.dtype).min).softmax(-1)
-            anyone = seen.any(1).to(scores.dtype)[:, None, None]
-            found[k] = torch.bmm(torch.bmm(weights, values) * anyone, factors["up", k])
-        return found
+        others = [j for j in self.names if j != name]
+        queries = _pick(inner[name], picked)
+        keys = torch.cat([_pick(self._inner(normed[j], "keys", j), picked) for j in others], dim=2)
+        values = torch.cat([_pick(self._inner(normed[j], "values", j), picked) for j in others], dim=2)
+        seen = torch.cat([streams[j].mask & streams[j].present[:, None] for j in others], dim=1)
+        scores = queries @ keys.transpose(-1, -2) * keys.shape[-1] ** -0.5
+        weights = scores.masked_fill(~seen[:, None, None], torch.finfo(scores.dtype).min).softmax(-1)
+        anyone = seen.any(1).to(scores.dtype)[:, None, None, None]
+        return self._up(weights @ values * anyone, picked, name)
+
+
+def _pick(values: Tensor, picked: Tensor) -> Tensor:
+    """Of (rows, experts, ...) the chosen experts: (rows, top, ...)."""
+    rows = torch.arange(len(picked), device=picked.device)[:, None]
+    return values[rows, picked]
