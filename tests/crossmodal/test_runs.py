@@ -86,6 +86,24 @@ def logged(out, task):
     return {key for entry in history for key in entry}
 
 
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch):
+    """Reports are tested elsewhere, and that of `finished` is written."""
+    monkeypatch.setattr("cl_plugins.report.write_report", lambda *args: None)
+    monkeypatch.setattr("cl_plugins.report.terminal_table", lambda *args: "")
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """A run that nobody stops."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cl_plugins.report.write_report", lambda *args: None)
+        patch.setattr("cl_plugins.report.terminal_table", lambda *args: "")
+        run_recipe(recipe(data, out))
+    return out
+
+
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "out"
@@ -143,14 +161,12 @@ def test_final_opens_with_transformers_and_answers_as_the_run(finished, data):
     assert answers == [json.loads(line)["prediction"] for line in lines]
 
 
-def test_a_run_that_is_stopped_anywhere_ends_as_one_that_is_not(data, tmp_path):
-    """One step per start; and within a training, from its checkpoint."""
-    run_recipe(recipe(data, tmp_path / "whole"))
+def test_a_run_with_a_start_per_step_ends_as_one_without(data, whole, tmp_path):
     for _ in range(20):
         run_recipe(recipe(data, tmp_path / "parts", cl={"stop_after": 1}))
         if (tmp_path / "parts/final/MANIFEST.json").is_file():
             break
-    compare(tmp_path / "whole", tmp_path / "parts")
+    compare(whole, tmp_path / "parts")
 
 
 def compare(one, two):
@@ -163,7 +179,7 @@ def compare(one, two):
 
 
 @pytest.mark.parametrize("task", ["one", "two"])
-def test_a_training_is_resumed_from_its_checkpoint(data, tmp_path, task):
+def test_a_training_is_resumed_from_its_checkpoint(data, whole, tmp_path, task):
     from transformers import TrainerCallback
 
     class Stop(TrainerCallback):
@@ -173,14 +189,13 @@ def test_a_training_is_resumed_from_its_checkpoint(data, tmp_path, task):
             if state.global_step == 3 and task in args.output_dir:
                 raise KeyboardInterrupt
 
-    run_recipe(recipe(data, tmp_path / "whole"))
     with pytest.raises(KeyboardInterrupt):
         run_recipe(recipe(data, tmp_path / "stopped"), [Stop()])
     checkpoints = list((tmp_path / "stopped").glob(f"tasks/*_{task}/checkpoint-2"))
     assert [(path / "trained.safetensors").is_file() for path in checkpoints] == [True]
     assert not (checkpoints[0] / "model.safetensors").exists()  # the frozen encoders are in no checkpoint
     run_recipe(recipe(data, tmp_path / "stopped"))
-    compare(tmp_path / "whole", tmp_path / "stopped")
+    compare(whole, tmp_path / "stopped")
 
 
 def test_sigterm_ends_with_a_checkpoint(data, tmp_path):
@@ -238,12 +253,10 @@ def test_the_same_labels_in_a_new_domain(data, tmp_path):
     assert model.config.labels == ["ant", "bee"]
 
 
-def test_a_step_that_is_appended_makes_the_head_grow(data, tmp_path):
+def test_a_step_that_is_appended_makes_the_head_grow(data, whole, tmp_path):
     tasks = [{"name": n, "train": f"{i}_train", "test": f"{i}_test"} for i, n in enumerate(("one", "two"), start=1)]
     for count in (1, 2):
         run_recipe(recipe(data, tmp_path / "run", cl={"stream": {"name": "toy", "tasks": tasks[:count]}}))
-    whole = tmp_path / "whole"
-    run_recipe(recipe(data, whole, cl={"stream": {"name": "toy", "tasks": tasks}}))
     one, two = (load_file(path / "carry/classifier.safetensors") for path in (tmp_path / "run", whole))
     assert all(torch.equal(one[name], two[name]) for name in two)
 
