@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_encoders import CONFIGS
 
+import cl_plugins
 from cl_plugins.base.errors import RecipeError
 from cl_plugins.crossmodal.inputs import CrossModalProcessor
 from cl_plugins.crossmodal.media import write_wav
@@ -150,7 +151,8 @@ def test_frozen_experts_and_encoders_stay_bit_for_bit(finished):
 
 
 def test_final_opens_with_transformers_and_answers_as_the_run(finished, data):
-    model = CrossModalClassifier.from_pretrained(finished / "final")
+    model = cl_plugins.load(finished)
+    assert isinstance(model, CrossModalClassifier)
     processor = CrossModalProcessor.from_pretrained(finished / "final", model.config)
     assert model.config.labels == list(CLASSES)
     records = [json.loads(line) for line in (data / "2_test.jsonl").read_text().splitlines()]
@@ -276,7 +278,7 @@ def test_wrong_recipes_are_refused_with_every_problem(data, tmp_path):
     raw["learning_rat"] = 1
     raw["do_eval"] = True
     raw["encoders"] = {**ENCODERS, "other": {"kind": "vision", "config": CONFIGS["bert"]}, "none": {"kind": "text"}}
-    raw["classifier"] = {"top": 9, "experts": 4, "block": 2}
+    raw["classifier"] = {"block": 2}
     text = problems(raw)
     for part in (
         "template",
@@ -285,10 +287,18 @@ def test_wrong_recipes_are_refused_with_every_problem(data, tmp_path):
         "'olora' is not tested",
         "encoders.other.kind",
         "encoders.none",
-        "classifier.top",
         "classifier.block",
     ):
         assert part in text, part
+
+
+def test_more_choices_than_experts_are_refused(data, tmp_path):
+    assert "classifier.top" in problems(recipe(data, tmp_path / "run", classifier={"top": 9, "experts": 4}))
+
+
+def test_selections_by_features_are_refused(data, tmp_path):
+    raw = recipe(data, tmp_path / "run", cl={"replay": {"capacity_total": 8, "selection": "herding"}})
+    assert "cl.replay.selection" in problems(raw)
 
 
 def test_broken_records_are_named(data, tmp_path):

@@ -46,7 +46,9 @@ class AnsweringClassifier(CrossModalClassifier):
         """
         found = self.represent(**inputs)
         count = max(self.seen(), self.opened if self.training else 0, 1)
-        logits = self.classifier(found.joint)[:, :count]
+        head = self.classifier
+        # only the rows in use: a head with more rows for later classes rounds as one without
+        logits = torch.nn.functional.linear(found.joint, head.weight[:count], head.bias[:count])
         if labels is not None:
             found.loss = torch.nn.functional.cross_entropy(logits, labels[:, 1])
         found.logits = logits[:, None].expand(-1, 2, -1)

@@ -101,7 +101,17 @@ def check(raw: Mapping[str, Any]) -> list[Problem]:
         found.append(Problem("output_dir", "is missing.", "Name the folder for this run."))
     specs(raw, found)
     options(raw, found)
-    return found + _value_problems(raw, "")
+    return found + _value_problems(raw, "") + _replay_problems(raw.get("cl"))
+
+
+def _replay_problems(block: Any) -> list[Problem]:
+    """Selections that read the features of a language model's answer."""
+    replay = block.get("replay") if isinstance(block, Mapping) else None
+    how = replay.get("selection") if isinstance(replay, Mapping) else None
+    if how not in ("herding", "k_center"):
+        return []
+    what = f"is {how!r}, which reads features of a language model."
+    return [Problem("cl.replay.selection", what, "Use `class_balanced`, `random`, or one by loss.")]
 
 
 def check_overrides(overrides: Mapping[str, Any], where: str) -> list[Problem]:

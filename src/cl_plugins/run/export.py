@@ -63,6 +63,9 @@ def export_adapter(state: RunState, carry: Carry, out: Path) -> dict[str, int]:
         what = f"'{state.config.method}' trains whole weights; there is no low-rank update."
         raise ExportError(Problem(str(out), what, "Use `--to merged`."))
     updates = [item.low_rank() for item in export.updates]
+    if not any(update.a for update in updates):  # of a classifier on encoders
+        what = "was trained without low-rank updates; there is no adapter."
+        raise ExportError(Problem(str(out), what, "Use `--to merged`."))
     names = _modules_to_save(export.updates)
     found: dict[str, int] = {}
 

@@ -94,7 +94,7 @@ class CrossModal(Method):
             own = model(**inputs)
             with looking(model):
                 old = torch.func.functional_call(model, self._old, (), inputs)
-            new_rows, targets = batch.logits[:, 0], batch.labels[:, 1]
+            new_rows, targets = batch.logits[:, 0], batch.labels[:, 1]  # (rows, classes), (rows,)
             every = losses.joint_cross_entropy(new_rows, targets, own.logits[:, 0], labels[:, 1])
             # the trainer's loss is that of the new rows; with this term it is the mean over both half-batches
             terms["memory"] = every - torch.nn.functional.cross_entropy(new_rows.float(), targets)
