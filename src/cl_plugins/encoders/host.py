@@ -38,6 +38,7 @@ class EncoderHost:
     )
     data_keys = key_rules.DATA_KEYS
     sample_keys = key_rules.SAMPLE_KEYS
+    validation_keys: frozenset[str] = frozenset()
     prompt_keys: frozenset[str] = frozenset({key_rules.ENCODERS, key_rules.CLASSIFIER})
 
     def quiet(self) -> AbstractContextManager[None]:
@@ -80,6 +81,18 @@ class EncoderHost:
         """See `Host.data_set`."""
         folder = Path(str(keys.get("dataset_dir", "data")))
         return RecordSet(name, folder, key_rules.specs(keys, []), limit)
+
+    def validates(self, keys: Mapping[str, Any]) -> bool:
+        """See `Host.validates`: no loss is measured on validation sets."""
+        return False
+
+    def chooses_weights(self, keys: Mapping[str, Any]) -> bool:
+        """See `Host.chooses_weights`."""
+        return False
+
+    def validation_problems(self, keys: Mapping[str, Any], where: str) -> list[Problem]:
+        """See `Host.validation_problems`: the keys that ask for it are refused."""
+        return []
 
     def base_problems(self, keys: Mapping[str, Any]) -> list[Problem]:
         """Encoders of unknown families, and encoders with fewer layers than blocks, as far as their configs are here."""
@@ -133,6 +146,7 @@ class EncoderHost:
         output_dir: Path,
         seed: int,
         overrides: Mapping[str, Any] | None = None,
+        valid: Sequence[str] = (),
     ) -> dict[str, Any]:
         """See `Host.task_keys`."""
         return key_rules.task_keys(keys, datasets=datasets, output_dir=output_dir, seed=seed, overrides=overrides)

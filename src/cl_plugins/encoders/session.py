@@ -197,6 +197,9 @@ class Session:
         self.sample_counts["joint"] = {"records": len(records), "dropped_records": 0, "cut_samples": 0}
         return {"train_dataset": records}
 
+    def validation_set(self, args: TaskArgs, parts: Sequence[tuple[str, Sequence[str], Mapping[str, Any]]]) -> None:
+        """None: no loss is measured on validation sets."""
+
     def test_items(
         self,
         task: Task,
