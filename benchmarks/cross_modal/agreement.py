@@ -51,12 +51,13 @@ def data(
     return {"left.values": wave(first), "right.values": wave(second)}, labels
 
 
-def model(form: str, seed: int) -> CrossModalClassifier:
+def model(form: str, seed: int, blocks: int) -> CrossModalClassifier:
     """A classifier on two frozen encoders; these are the same for every form and seed.
 
     Args:
         form: Of the adapters.
         seed: Of what is trained.
+        blocks: Blocks of each encoder.
     """
     encoders = {}
     for number, name in enumerate(("left", "right")):
@@ -65,7 +66,7 @@ def model(form: str, seed: int) -> CrossModalClassifier:
             SignalConfig(length=LENGTH, piece=4, hidden_size=32, num_hidden_layers=4, num_attention_heads=4)
         )
     torch.manual_seed(1000 + seed)
-    options = {"blocks": 4, "experts": 10, "top": 2, "bottleneck": 16, "projection": 32}
+    options = {"blocks": blocks, "experts": 10, "top": 2, "bottleneck": 16, "projection": 32}
     return CrossModalClassifier.from_encoders(encoders, labels=["differ", "agree"], adapters=form, **options)
 
 
@@ -86,7 +87,7 @@ def run(form: str, seed: int, args: argparse.Namespace) -> dict[str, float | int
     draw = torch.Generator().manual_seed(seed)
     inputs, labels = data(args.train, args.symbols, args.noise, draw)
     tests, expected = data(args.test, args.symbols, args.noise, draw)
-    classifier = model(form, seed)
+    classifier = model(form, seed, args.blocks)
     trained = [p for p in classifier.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=args.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.steps)
@@ -135,6 +136,7 @@ def main() -> None:
     parser.add_argument("--noise", type=float, default=0.5)
     parser.add_argument("--train", type=int, default=1000)
     parser.add_argument("--test", type=int, default=500)
+    parser.add_argument("--blocks", type=int, default=4)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     args = parser.parse_args()
