@@ -99,8 +99,7 @@ CASES = [
     ),
     MethodCase("sefe-stack", {"name": "sefe", **_STACK}, term=True, nf4=8),
     MethodCase(
-        "moelora", {"name": "moelora", "experts": 2}, boundary=0.0, ranks={}, learner={}, run_exp=False, kill=Kill(),
-        nf4_routed=True,
+        "moelora", {"name": "moelora", "experts": 2}, boundary=0.0, ranks={}, learner={}, run_exp=False, kill=Kill()
     ),
     MethodCase("moelora-peer", {"name": "moelora", "experts": 4, "faithful": "peer"}, boundary=0.0),
     MethodCase(
@@ -116,7 +115,6 @@ CASES = [
         "branchlora", {"name": "branchlora", "branches": 4, "selector": {"kind": "oracle"}}, continues=False,
         unchosen=("cl_b", "cl_router"), kill=Kill("usage.safetensors", {"selector": {"kind": "keys"}}, always=True), run_exp=False,
         learner={"gate_input": "token", "selector": {"kind": "keys"}}, ranks={"gate_input": "token"},
-        nf4_routed=True,
     ),
     MethodCase(
         "branchlora-shared", {"name": "branchlora", "branches": 4, "routers": "shared", "freeze": 0, "gate_input": "token"},
@@ -167,7 +165,7 @@ CASES = [
     ),
     MethodCase("ilora-peer", {"name": "ilora", "faithful": "peer"}, block=REPLAY, boundary=0.0, term=True),
     MethodCase(
-        "osf", {"name": "osf", "growth": 0.1}, learner={}, ranks={}, run_exp=False, kill=Kill("weights.safetensors")
+        "osf", {"name": "osf", "growth": 0.1}, learner={}, run_exp=False, kill=Kill("weights.safetensors")
     ),
     MethodCase("osf-peer", {"name": "osf", "preserve": 0.8, "faithful": "peer"}),
     MethodCase("seqlora-replay", {"name": "seqlora"}, block=REPLAY, boundary=0.0),

@@ -47,7 +47,6 @@ class BranchLoRA(SelectorTerms, Method):
     capabilities = Capabilities(
         answers="by_sample",
         rows_in_training=True,
-        quantised=("bnb",),
         grows=True,
         carries="trunk, branches and which of them are frozen, the router of every task, the selector's keys, and the projector",
         reveals="weights, and one direction per task and kind of features; no training samples",

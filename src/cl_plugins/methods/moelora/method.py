@@ -47,7 +47,6 @@ class MoELoRA(Method):
     config_class: ClassVar[type[Any]] = MoELoRAConfig
     capabilities = Capabilities(
         answers="by_sample",
-        quantised=("bnb",),
         carries="experts and routers of one mixture, and the projector",
         step_cost="as plain LoRA of the same total rank, plus a router per layer; with `lora_dropout` one dropout per expert",
         memory="as plain LoRA of the same total rank plus the routers; with `lora_dropout` one masked input per expert",
