@@ -101,6 +101,17 @@ BAD = {
     "preferences": ("x.json", rows(chosen="yes", rejected="no"), {"ranking": True, "columns": {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}}, "not applicable in the current training stage"),
     "an assistant that begins": ("x.json", chats(("assistant", "Hi"), ("user", "a?"), ("assistant", "yes")), CHAT, "turns of user and assistant must alternate"),
     "a user that ends": ("x.json", chats(("user", "a?"), ("assistant", "yes"), ("user", "thanks")), CHAT, "turns of user and assistant must alternate"),
+    "turns as text": ("x.json", [{**row, "messages": "hello"} for row in rows()], CHAT, "cannot be read as its entry in dataset_info.json says"),
+    "turns that are missing": ("x.json", [{**row, "messages": None} for row in rows()], CHAT, "cannot be read as its entry in dataset_info.json says"),
+    "turns without text": ("x.json", [{"messages": [{"role": "user"}, {"role": "assistant"}]}] * 3, CHAT, "cannot be read as its entry in dataset_info.json says (KeyError: 'content')"),
+    "keys of another dialect": ("x.json", chats(("user", "a?"), ("assistant", "yes")), {"formatting": "sharegpt", "columns": {"messages": "messages"}}, "cannot be read as its entry in dataset_info.json says (KeyError: 'from')"),
+    "turns in some records only": ("x.json", [*chats(("user", "a?"), ("assistant", "yes")), {"other": 1}], CHAT, "cannot be read as its entry in dataset_info.json says"),
+    "no records but numbers": ("x.json", [1, 2, 3], CHAT, "cannot be read as its entry in dataset_info.json says (KeyError: 'messages')"),
+    "a column that is not there": ("x.json", rows(), {"columns": {"prompt": "question", "response": "output"}}, "cannot be read as its entry in dataset_info.json says (KeyError: 'question')"),
+    "an unknown formatting": ("x.json", rows(), {"formatting": "chat"}, "converter chat not found"),
+    "columns as a list": ("x.json", rows(), {"columns": ["instruction", "output"]}, "`columns` is ['instruction', 'output']"),
+    "tags as a text": ("x.json", rows(), {"tags": "role"}, "`tags` is 'role'"),
+    "a system prompt that is no text": ("x.json", [{**row, "system": [1]} for row in rows()], {"columns": {"prompt": "instruction", "response": "output", "system": "system"}}, "can only concatenate"),
     "other tags": ("x.json", chats(("human", "a?"), ("gpt", "yes")), CHAT, "turns of user and assistant must alternate"),
 }  # fmt: skip
 

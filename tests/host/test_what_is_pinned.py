@@ -101,6 +101,87 @@ def test_another_mean_of_the_pictures_is_another_base(llava, data, tmp_path):
     assert not same_base(before, base_of(folder, tmp_path, data))
 
 
+def test_noise_in_weights_that_are_no_safetensors_is_another_base(llama, data, tmp_path):
+    import torch
+    from safetensors.torch import load_file
+
+    folder = copy_of(llama, tmp_path / "base")
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors, folder / "pytorch_model.bin")
+    before = base_of(folder, tmp_path, data)
+    next(iter(tensors.values())).add_(0.1)
+    torch.save(tensors, folder / "pytorch_model.bin")
+    assert not same_base(before, base_of(folder, tmp_path, data))
+
+
+def test_an_index_beside_the_one_file_that_is_loaded_hides_nothing(llama, data, tmp_path):
+    folder = copy_of(llama, tmp_path / "base")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00001.safetensors"}}')
+    before = base_of(folder, tmp_path, data)
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-5] ^= 64
+    (folder / "model.safetensors").write_bytes(content)
+    assert not same_base(before, base_of(folder, tmp_path, data))
+
+
+def set_json(path, **values):
+    path.write_text(json.dumps({**(json.loads(path.read_text()) if path.exists() else {}), **values}))
+
+
+CHANGED_SETTINGS = [
+    ("tokenizer_config.json", {"eos_token": "."}, {}, "eos_token"),
+    ("tokenizer_config.json", {"eos_token": {"content": "."}}, {}, "eos_token"),
+    ("tokenizer_config.json", {"bos_token": "."}, {}, "bos_token"),
+    ("tokenizer_config.json", {"extra_special_tokens": ["red"]}, {}, "red"),
+    ("generation_config.json", {"repetition_penalty": 1.5}, {}, "repetition_penalty"),
+    ("generation_config.json", {"suppress_tokens": [9]}, {}, "suppress_tokens"),
+    ("tokenizer_config.json", {"chat_template": "{{ messages[0].content }}"}, {"template": None}, "chat_template"),
+]
+
+
+@pytest.mark.parametrize(("name", "values", "keys", "said"), CHANGED_SETTINGS)
+def test_settings_of_the_base_that_decide_answers_are_pinned(llama, text_data, tmp_path, name, values, keys, said):
+    base = copy_of(llama, tmp_path / "base")
+    cl = {"eval": {"zero_shot": True}, "stop_after": 1}
+    made = recipe(base, text_data, tmp_path / "run", "seqlora", cl=cl, **keys)
+    made = {key: value for key, value in made.items() if value is not None}
+    go(made)
+    set_json(base / name, **values)
+    with pytest.raises(RunStateError, match=said):
+        go(made)
+
+
+def test_how_the_files_of_settings_are_written_does_not_count(llama, data, tmp_path):
+    """Greedy search ignores `temperature`, a template of the recipe the base's own, and tokens may be mappings."""
+    folder = copy_of(llama, tmp_path / "base")
+    before = base_of(folder, tmp_path, data)
+    set_json(
+        folder / "generation_config.json", temperature=0.1, top_p=0.5, eos_token_id=[2, 9], repetition_penalty=1.0
+    )
+    given = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    set_json(folder / "tokenizer_config.json", eos_token={"content": given["eos_token"], "lstrip": False})
+    set_json(folder / "special_tokens_map.json", eos_token=given["eos_token"])
+    assert base_of(folder, tmp_path, data) == {**before, "name": str(folder)}
+
+
+def test_code_of_a_base_counts_where_it_is_run(llama, data, tmp_path):
+    from types import SimpleNamespace
+
+    folder = copy_of(llama, tmp_path / "base")
+    (folder / "modeling_x.py").write_text("X = 1\n")
+
+    def code(trusted):
+        place = {"model_name_or_path": str(folder), "cache_dir": None, "model_revision": "main"}
+        return prints.base_fingerprint(SimpleNamespace(**place, trust_remote_code=trusted))["settings"].get("code")
+
+    before = code(True)
+    (folder / "modeling_x.py").write_text("X = 2\n")
+    assert before != code(True)
+    assert code(False) is None
+
+
 def _text(path):
     return path.read_text() if path.is_file() else ""
 
@@ -136,6 +217,32 @@ def test_a_picture_of_the_same_size_is_another_data_set(tmp_path):
     before = fingerprint(use)
     (tmp_path / "data" / "a.png").write_bytes(b"1235")
     assert fingerprint(use)["media"] != before["media"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "arrow", "json"])
+@pytest.mark.parametrize("form", ["name", "list", "mapping"])
+def test_pictures_that_a_table_names_are_pinned_and_looked_for(tmp_path, kind, form):
+    from datasets import Dataset
+
+    if (kind != "json" and form == "mapping") or (kind == "csv" and form == "list"):
+        pytest.skip("no such cell")
+    value = {"name": "a.png", "list": ["a.png"], "mapping": {"path": "a.png", "bytes": None}}[form]
+    use = entry_of(tmp_path / "data", file_name=f"t.{kind}", columns={"images": "image"})
+    rows = Dataset.from_list([{"image": value, "text": "NA"}] * 3)
+    file = tmp_path / "data" / f"t.{kind}"
+    if kind == "arrow":
+        rows.save_to_disk(tmp_path / "saved")
+        next((tmp_path / "saved").glob("*.arrow")).rename(file)
+    else:
+        getattr(rows, f"to_{kind}")(str(file))
+    (problem,) = inspect(use)
+    assert "1 of the 1 media files it names do not exist (e.g. a.png)" in problem.what
+    (tmp_path / "data" / "a.png").write_bytes(b"1234")
+    assert not inspect(use)
+    before = fingerprint(use)["media"]
+    assert before["count"] == 1
+    (tmp_path / "data" / "a.png").write_bytes(b"1235")
+    assert fingerprint(use)["media"] != before
 
 
 @pytest.mark.parametrize("key", ["hf_hub_url", "ms_hub_url", "cloud_file_name"])

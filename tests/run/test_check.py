@@ -99,6 +99,31 @@ def test_names_of_rows_are_no_names_of_tasks(keys, name):
     assert "cl.stream.tasks[0].name" in wheres(keys)
 
 
+@pytest.mark.parametrize("name", ["CON", "nul", "a.", "aux.v2", "Com1", "lpt9.x"])
+def test_names_that_no_file_can_have_on_windows(keys, name):
+    keys["cl"]["stream"]["tasks"][0]["name"] = name
+    with pytest.raises(RecipeError, match="cannot be the name of a file on Windows"):
+        tiny.checked(keys)
+
+
+@pytest.mark.parametrize("name", ["a ", " a", "a b", "a:b", "a\n", "", ".a", "-a", "é", "a/b", "a" * 101, "a\u200b"])
+def test_other_names_that_are_refused(keys, name):
+    keys["cl"]["stream"]["tasks"][0]["name"] = name
+    assert "cl.stream.tasks[0].name" in wheres(keys)
+
+
+@pytest.mark.parametrize("name", ["console", "nulls", "com10", "a.b", "a_", "A-1", "0", "com"])
+def test_names_that_only_look_like_them(keys, name):
+    keys["cl"]["stream"]["tasks"][0]["name"] = name
+    tiny.checked(keys)
+
+
+def test_names_that_differ_in_case_only_are_one_name_on_some_disks(keys):
+    keys["cl"]["stream"]["tasks"] = [{**keys["cl"]["stream"]["tasks"][0], "name": name} for name in ("Rad", "rad")]
+    with pytest.raises(RecipeError, match="'rad' is also the name of task 1"):
+        tiny.checked(keys)
+
+
 def test_options_that_are_no_numbers(keys):
     keys["cl"]["method"] = {"name": "ewc", "weight": math.nan}
     assert "finite" in wheres(keys)["cl.method.weight"]

@@ -92,6 +92,7 @@ def test_each_site_measures_what_it_can_and_says_what_it_cannot(chain):
 def test_a_sites_run_is_finished_and_stays_so(chain, llama, text_data):
     _, runs = chain
     assert steps(runs[1]) == [
+        "evaluate:zero_shot:two",
         "train:two",
         "consolidate:two",
         "evaluate:after_two:one",
@@ -162,6 +163,14 @@ def test_a_tokenizer_with_other_ids_is_refused_and_one_that_was_written_anew_is_
     path = same / "tokenizer.json"
     path.write_text(json.dumps(json.loads(path.read_text())))
     go(site(same, text_data, tmp_path / "y", "two", first / "a/run", max_steps=1))
+
+
+def test_another_end_of_answers_at_the_next_site_is_refused(first, llama, text_data, tmp_path):
+    other = copy_of(llama, tmp_path / "other")
+    path = other / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token": "."}))
+    with pytest.raises(RunStateError, match=r"other settings of the base: special_tokens\.eos_token \('</s>' there"):
+        go(site(other, text_data, tmp_path / "x", "two", first / "a/run", max_steps=1))
 
 
 def test_a_carry_with_tasks_that_the_stream_does_not_have(first, llama, text_data, tmp_path):

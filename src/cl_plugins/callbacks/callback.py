@@ -103,7 +103,8 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         self.phase = Phase()
         self._training: TaskTraining | None = None
         self.finished = False
-        if self.carry is not None and self.task.name in self.carry.tasks:
+        learned = self.carry.tasks if self.carry is not None else ()
+        if self.task.name.casefold() in {name.casefold() for name in learned}:
             fix = "Skip it, or choose another directory."
             raise RunStateError(
                 Problem(str(self.directory), f"task '{self.task.name}' is already learned there.", fix)

@@ -122,6 +122,7 @@ def _tasks(
             "task": name,
             "keys": masked(differs),
             "instead_of": masked({key: host_keys[key] for key in differs if key in host_keys}),
+            "valid": [name for task in tasks for name in task.valid] if host.validates(keys) else [],
             "test": [] if joint else list(tasks[0].test),
             "scorer": None if joint else tasks[0].scorer,
             "max_new_tokens": config.eval.max_new_tokens if joint else config.max_new_tokens(name),
@@ -227,6 +228,8 @@ def show(value: dict[str, Any]) -> None:
             )
             for key, new in task["keys"].items()
         ]
+        if task["valid"]:
+            rows.append(("validated on", ", ".join(task["valid"])))
         if task["test"]:
             rows.append(
                 (

@@ -77,6 +77,31 @@ def same_tokenizer(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     return ours is None or theirs is None or ours == theirs
 
 
+def settings_changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """In what two fingerprints (`Host.fingerprint`) differ apart from weights and ids, for a message.
+
+    Args:
+        a: One fingerprint.
+        b: The other one.
+
+    Returns:
+        Such as ``special_tokens.eos_token ('</s>' there, '.' here)``; of entries that both have.
+    """
+    ours, theirs = a.get("settings"), b.get("settings")
+    if not isinstance(ours, Mapping) or not isinstance(theirs, Mapping):
+        return []
+    found = []
+    for group in sorted(ours.keys() & theirs.keys()):
+        one, other = ours[group], theirs[group]
+        if not isinstance(one, Mapping) or not isinstance(other, Mapping):
+            found += [group] if one != other else []
+            continue
+        for name in sorted(one.keys() | other.keys()):
+            if one.get(name) != other.get(name):
+                found.append(f"{group}.{name} ({one.get(name)!r} there, {other.get(name)!r} here)")
+    return found
+
+
 class DataSet(Protocol):
     """One data set as a task uses it.
 
@@ -124,6 +149,7 @@ class Host(Protocol):
         engine_keys: Keys that choose a distributed engine; left out when a finished run is inspected.
         data_keys: Per-task keys that say which data a task has and how its samples are made.
         sample_keys: Those of them that a sample keeps when it is replayed in a later task.
+        validation_keys: Per-task keys that mean something for tasks with a validation set only.
         prompt_keys: Keys that shape prompts, pictures and the base in memory; ``final/`` notes them.
     """
 
@@ -134,6 +160,7 @@ class Host(Protocol):
     engine_keys: frozenset[str]
     data_keys: frozenset[str]
     sample_keys: frozenset[str]
+    validation_keys: frozenset[str]
     prompt_keys: frozenset[str]
 
     def quiet(self) -> AbstractContextManager[None]:
@@ -188,6 +215,20 @@ class Host(Protocol):
             test: Whether it is a test set.
         """
 
+    def validates(self, keys: Mapping[str, Any]) -> bool:
+        """Whether the keys of a task ask for the loss on its validation set while it trains."""
+
+    def chooses_weights(self, keys: Mapping[str, Any]) -> bool:
+        """Whether this loss decides when a task ends, or which of its weights remain."""
+
+    def validation_problems(self, keys: Mapping[str, Any], where: str) -> list[Problem]:
+        """What is wrong with the keys of a task that concern its validation set.
+
+        Args:
+            keys: All keys of the task.
+            where: What stands in front of a key in the messages.
+        """
+
     def base_problems(self, keys: Mapping[str, Any]) -> list[Problem]:
         """What the base's config says against the recipe's keys, weights not loaded; none where it cannot be had."""
 
@@ -213,6 +254,7 @@ class Host(Protocol):
         output_dir: Path,
         seed: int,
         overrides: Mapping[str, Any] | None = None,
+        valid: Sequence[str] = (),
     ) -> dict[str, Any]:
         """The keys of one task: the recipe's, then the task's overrides, then what the run decides.
 
@@ -222,6 +264,7 @@ class Host(Protocol):
             output_dir: The task's own directory.
             seed: The task's seed.
             overrides: Per-task keys.
+            valid: Validation sets. Without one, keys that need it do not apply.
         """
 
     def task_args(self, keys: dict[str, Any]) -> TaskArgs:
@@ -250,7 +293,8 @@ class Host(Protocol):
     def fingerprint(self, args: TaskArgs) -> dict[str, Any]:
         """Which base this is, in a form that another machine can check: ``{"name", "sha256", "commit"}``.
 
-        ``tokenizer``, where it is known, is one hash over the ids that its tokenizer gives.
+        ``tokenizer``, where it is known, is one hash over the ids that its tokenizer gives, and ``settings`` has what
+        else decides an answer (special tokens, rules of generation), by group and name.
         """
 
     def session(self, args: TaskArgs) -> Session:

@@ -27,7 +27,7 @@ TEXT_MODELS = ("llama", "mistral", "qwen2", "qwen3")
 #: Models that put picture features in place of tokens and are such a decoder otherwise.
 VISION_MODELS = ("llava",)
 #: Settings of a model's own generation config that change greedy search, with the values at which they do nothing.
-_RULES: dict[str, tuple[Any, ...]] = {
+GREEDY_RULES: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty", "guidance_scale", "num_beams"), (None, 1)),
     **dict.fromkeys(("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_length"), (None, 0)),
     **dict.fromkeys(("remove_invalid_values", "renormalize_logits", "token_healing"), (None, False)),
@@ -58,7 +58,7 @@ def is_plain(model: Any) -> bool:
     if getattr(text, "_attn_implementation", None) not in ("sdpa", "eager"):
         return False
     rules = getattr(model, "generation_config", None)
-    return all(getattr(rules, name, None) in neutral for name, neutral in _RULES.items())
+    return all(getattr(rules, name, None) in neutral for name, neutral in GREEDY_RULES.items())
 
 
 def common_beginning(prompts: Sequence[Tokens], never: Sequence[int]) -> list[int]:

@@ -26,17 +26,37 @@ def checkpoint_files(name_or_path: str, **hub: Any) -> list[Path]:
         name_or_path: Folder or hub name.
         **hub: ``cache_dir`` and ``revision``, as the host passes them.
     """
-    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+    return _files(name_or_path, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, hub)
+
+
+def pickled_files(name_or_path: str, **hub: Any) -> list[Path]:
+    """The files of weights of a model that has no safetensors files (``pytorch_model.bin``); empty if there are none.
+
+    Args:
+        name_or_path: As for `checkpoint_files`.
+        **hub: As for `checkpoint_files`.
+    """
+    from transformers.utils import WEIGHTS_INDEX_NAME, WEIGHTS_NAME
+
+    return _files(name_or_path, WEIGHTS_INDEX_NAME, WEIGHTS_NAME, hub)
+
+
+def _files(name_or_path: str, index_name: str, single_name: str, hub: dict[str, Any]) -> list[Path]:
+    from transformers.utils import cached_file
 
     def find(name: str) -> Path | None:
         quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
         found = cached_file(name_or_path, name, **hub, **quiet)
         return Path(found) if found is not None else None
 
-    index = find(SAFE_WEIGHTS_INDEX_NAME)
+    single = find(single_name)
+    if single is not None:  # Transformers looks for it first as well
+        return [single]
+    index = find(index_name)
     if index is None:
-        single = find(SAFE_WEIGHTS_NAME)
-        return [single] if single is not None else []
+        return []
     shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     return [path for shard in shards if (path := find(shard)) is not None]
 

@@ -73,6 +73,9 @@ def source_of(entry: Any) -> str | None:
 
 def _files_of(entry: Any, folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
     """The local files of an entry, and what is wrong with it. A hub's name may be a folder here, of a hub's own form."""
+    odd = [key for key in ("columns", "tags") if isinstance(entry, dict) and not isinstance(entry.get(key, {}), dict)]
+    if odd:
+        return [], [(f"`{key}` is {entry[key]!r}.", f"Give a mapping under `{key}`, or remove it.") for key in odd]
     source = source_of(entry)
     if source is None:
         return [], [("does not name the location of its records.", f"Give one of {', '.join(SOURCES)}.")]
@@ -160,8 +163,10 @@ def load_training_set(
     template: Any,
     tokenizer_module: dict[str, Any],
     counts: list[SampleCounts] | None = None,
+    *,
+    kind: str = "training",
 ) -> dict[str, Any]:
-    """The host's training set of one task, checked.
+    """The host's training set of one task, checked; or its validation set, which is made in the same way.
 
     Args:
         task_name: For the messages.
@@ -169,6 +174,7 @@ def load_training_set(
         template: The host's template.
         tokenizer_module: The host's tokenizer and processor.
         counts: Gets how many records were dropped or cut, unless the host streams the data.
+        kind: ``training`` or ``validation``, for the messages.
 
     Returns:
         The host's dataset module, ``{"train_dataset": ...}``.
@@ -176,7 +182,6 @@ def load_training_set(
     Raises:
         DataError: If it is empty, broken, or pictures or questions are cut off by ``cutoff_len``.
     """
-    from datasets.exceptions import DatasetsError
     from llamafactory.data import get_dataset
 
     where = f"task '{task_name}'"
@@ -186,9 +191,9 @@ def load_training_set(
             module: dict[str, Any] = get_dataset(
                 template, args.model, args.data, args.training, stage="sft", **tokenizer_module
             )
-    except (ValueError, RuntimeError, OSError, KeyError, StopIteration, IndexError, DatasetsError) as error:
+    except Exception as error:  # the host's converters and templates look into records of any form
         cause = error.__cause__ or error
-        what = f"its training set {args.data.dataset} cannot be prepared ({type(cause).__name__}: {cause})."
+        what = f"its {kind} set {args.data.dataset} cannot be prepared ({type(cause).__name__}: {cause})."
         raise DataError(
             Problem(where, what, "Check the file, its `columns` and the number of `<image>` per record.")
         ) from error
@@ -197,12 +202,13 @@ def load_training_set(
         return module
     if len(dataset) == 0:
         raise DataError(
-            Problem(where, f"its training set {args.data.dataset} contains no usable sample.", "Check the file.")
+            Problem(where, f"its {kind} set {args.data.dataset} contains no usable sample.", "Check the file.")
         )
+    where = where if kind == "training" else f"{kind} set of {where}"
     problem = _cut_samples(where, dataset, args, template, tokenizer_module)
     if problem is not None:
         raise DataError(problem)
-    found, problems = count_samples(where, aligned[0], dataset, args, template, tokenizer_module)
+    found, problems = count_samples(where, aligned[0], dataset, args, template, tokenizer_module, kind=kind)
     if problems:
         raise DataError(problems)
     if counts is not None:

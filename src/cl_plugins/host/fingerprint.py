@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.hashes import cached_sha256
-from .checkpoint_names import checkpoint_files
+from ..base.logs import logger
+from .base_settings import base_settings, chat_template
+from .checkpoint_names import checkpoint_files, pickled_files
 
 
 if TYPE_CHECKING:
@@ -37,16 +39,17 @@ VOCABULARIES = (
 PROBE = "The patient's X-ray (2024-05-01) shows 3.5 cm  opacity.\n答案是B。 Ответ: да. ¿Qué?  é ﬁ"
 
 
-def base_fingerprint(args: ModelArguments) -> dict[str, Any]:
+def base_fingerprint(args: ModelArguments, *, own_template: bool = False) -> dict[str, Any]:
     """Fingerprint of the base.
 
     Args:
         args: The host's model arguments.
+        own_template: Whether prompts are made with the base's own chat template.
 
     Returns:
-        ``{"name", "sha256", "tokenizer", "commit"}``. ``sha256`` covers configuration, processor and safetensors files,
-        all of their bytes, ``tokenizer`` the ids that it gives. The name says
-        nothing about identity and is not compared.
+        ``{"name", "sha256", "tokenizer", "commit", "settings"}``. ``sha256`` covers configuration, processor and weights,
+        all of their bytes, ``tokenizer`` the ids that it gives, ``settings`` what else of the base decides an answer
+        (`base_settings`). The name says nothing about identity and is not compared.
     """
     from transformers.utils import extract_commit_hash
 
@@ -57,10 +60,20 @@ def base_fingerprint(args: ModelArguments) -> dict[str, Any]:
         if found is not None:
             digest.update(found.read_bytes())
             commit = commit or extract_commit_hash(str(found), None)
-    for file in checkpoint_files(args.model_name_or_path, cache_dir=args.cache_dir, revision=args.model_revision):
+    hub = {"cache_dir": args.cache_dir, "revision": args.model_revision}
+    files = checkpoint_files(args.model_name_or_path, **hub) or pickled_files(args.model_name_or_path, **hub)
+    for file in files:
         _update(digest, file)
+    if not files:
+        logger.warning(
+            "base %s: no file of weights was found: changes of them are not noticed", args.model_name_or_path
+        )
     about = {"name": str(args.model_name_or_path), "sha256": digest.hexdigest(), "commit": commit}
-    return {**about, "tokenizer": tokenizer_fingerprint(args)}
+    code = bool(getattr(args, "trust_remote_code", False))
+    settings = base_settings(lambda name: _file(args, name), Path(args.model_name_or_path), code=code)
+    if own_template:
+        settings["chat_template"] = chat_template(lambda name: _file(args, name))
+    return {**about, "tokenizer": tokenizer_fingerprint(args), "settings": settings}
 
 
 def tokenizer_fingerprint(args: ModelArguments) -> str | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.files import sha256
 from . import keys as key_rules
-from . import names, task_args
+from . import names, task_args, validation
 from .data import local_files
 from .media import DataUse, fingerprint, inspect, on_hub
 from .quiet import quiet
@@ -79,6 +79,7 @@ class LlamaFactoryHost:
     engine_keys = key_rules.ENGINE_KEYS
     data_keys = key_rules.DATA_KEYS
     sample_keys = key_rules.SAMPLE_KEYS
+    validation_keys = validation.KEYS
     prompt_keys = key_rules.PROMPT_KEYS
 
     def quiet(self) -> AbstractContextManager[None]:
@@ -127,6 +128,18 @@ class LlamaFactoryHost:
         folder = folder if isinstance(folder, str) else "ONLINE"  # a mapping, as the host also takes it: nothing local
         return LocalDataSet(DataUse(name, folder, media if isinstance(media, str) else None, limit, test), keys)
 
+    def validates(self, keys: Mapping[str, Any]) -> bool:
+        """See `Host.validates`."""
+        return validation.asked(keys)
+
+    def chooses_weights(self, keys: Mapping[str, Any]) -> bool:
+        """See `Host.chooses_weights`."""
+        return validation.asked(keys) and validation.chooses(keys)
+
+    def validation_problems(self, keys: Mapping[str, Any], where: str) -> list[Problem]:
+        """See `Host.validation_problems`."""
+        return validation.problems(keys, where)
+
     def base_problems(self, keys: Mapping[str, Any]) -> list[Problem]:
         """See `Host.base_problems`."""
         from .meta_model import adapter_problems
@@ -147,9 +160,12 @@ class LlamaFactoryHost:
         output_dir: Path,
         seed: int,
         overrides: Mapping[str, Any] | None = None,
+        valid: Sequence[str] = (),
     ) -> dict[str, Any]:
         """See `Host.task_keys`."""
-        return task_args.task_keys(keys, datasets=datasets, output_dir=output_dir, seed=seed, overrides=overrides)
+        return task_args.task_keys(
+            keys, datasets=datasets, output_dir=output_dir, seed=seed, overrides=overrides, valid=valid
+        )
 
     def task_args(self, keys: dict[str, Any]) -> task_args.HostArgs:
         """See `Host.task_args`."""
@@ -176,7 +192,8 @@ class LlamaFactoryHost:
         """See `Host.fingerprint`."""
         from .fingerprint import base_fingerprint
 
-        return base_fingerprint(task_args.own(args).model)
+        own = task_args.own(args)
+        return base_fingerprint(own.model, own_template=own.data.template is None)
 
     def session(self, args: TaskArgs) -> Session:
         """See `Host.session`."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,8 +17,9 @@ from typing import Any
 
 from ..base.errors import Problem
 from ..base.hashes import cached_hashes, cached_sha256
-from ..base.outside import is_regular, open_regular, parse_json, read_json
+from ..base.outside import is_regular, open_regular, read_json
 from .data import local_files, num_samples_problem, source_of
+from .media_names import TABLES, read_records, read_table
 
 
 KINDS = ("images", "videos", "audios")  # columns of `dataset_info.json` that name files
@@ -77,7 +78,7 @@ def fingerprint(use: DataUse, hashed: Callable[[Path], str] = cached_sha256) -> 
     names_of = _below(data) if on_hub(entry) else {path: path.name for path in data}
     found["files"] = {names_of[path]: hashed(path) for path in data}
     if names:
-        found["media"] = _media_digest(Path(use.media_dir or use.dataset_dir), names)
+        found["media"] = media_digest(use, names)
     return found
 
 
@@ -93,14 +94,17 @@ def _look(use: DataUse) -> tuple[list[Path], list[str], list[Problem]]:
     if use.test and entry.get("num_samples") is not None:
         problems.append(num_samples_problem(f"{info}: {use.name}"))
     problems += _sound_problems(where, entry)
+    columns = media_columns(entry)
     if on_hub(entry):  # the host loads it, and says what is wrong with it
-        return data, [], problems
-    columns = _media_columns(entry)
+        return data, _named(data, columns, use), problems
     names: list[str] = []
     count = 0
     for path in data:
         if path.suffix not in {".json", ".jsonl"}:
-            count += 1  # not read here; the host says what is wrong with it
+            count += 1  # the host says what is wrong with it
+            if path.suffix in TABLES:
+                stat = path.stat()
+                names += read_table(str(path), stat.st_mtime_ns, stat.st_size, columns, use.limit)
             continue
         if _has_mark(path):
             what = f"{path} begins with a byte order mark (BOM), which the reader of JSON lists does not accept."
@@ -108,7 +112,7 @@ def _look(use: DataUse) -> tuple[list[Path], list[str], list[Problem]]:
             continue
         stat = path.stat()
         try:
-            rows, named = _read(str(path), stat.st_mtime_ns, stat.st_size, columns, use.limit)
+            rows, named = read_records(str(path), stat.st_mtime_ns, stat.st_size, columns, use.limit)
         except ValueError as error:
             problems.append(Problem(where, f"{path} is not JSON ({error}).", "Fix the file."))
             continue
@@ -125,6 +129,31 @@ def _look(use: DataUse) -> tuple[list[Path], list[str], list[Problem]]:
         fix = f"Put them below {folder}, or set `media_dir` to the folder that the names start from."
         problems.append(Problem(where, what, fix))
     return data, names, problems
+
+
+def _named(data: list[Path], columns: tuple[str, ...], use: DataUse) -> list[str]:
+    """Media that files of a hub's form name, and that are on this machine."""
+    names: list[str] = []
+    for path in data if columns else ():
+        stat = path.stat()
+        key = (str(path), stat.st_mtime_ns, stat.st_size, columns, use.limit)
+        if path.suffix in TABLES:
+            names += read_table(*key)
+        elif path.suffix in {".json", ".jsonl"}:
+            with suppress(ValueError):
+                names += read_records(*key)[1]
+    return there(use, names)
+
+
+def there(use: DataUse, names: Iterable[str]) -> list[str]:
+    """Those of the named media that are files of this machine.
+
+    Args:
+        use: The data set.
+        names: What its records name.
+    """
+    folder = Path(use.media_dir or use.dataset_dir)
+    return [name for name in dict.fromkeys(names) if _media_path(folder, name) is not None]
 
 
 def on_hub(entry: Mapping[str, Any]) -> bool:
@@ -179,71 +208,29 @@ def _entry(info: Path, name: str) -> Mapping[str, Any]:
     return entry if isinstance(entry, Mapping) else {}
 
 
-def _media_columns(entry: Mapping[str, Any]) -> tuple[str, ...]:
+def media_columns(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns of a data set that name media.
+
+    Args:
+        entry: Its entry in ``dataset_info.json``.
+    """
     columns = entry.get("columns")
     return tuple(str(columns[k]) for k in KINDS if columns.get(k)) if isinstance(columns, Mapping) else ()
 
 
-@lru_cache(maxsize=64)
-def _read(
-    path: str, changed: int, size: int, columns: tuple[str, ...], limit: int | None
-) -> tuple[int, tuple[str, ...]]:
-    """Number of records and the media they name; read again only if the file's time or size differ."""
-    count = 0
-    names: list[str] = []
-    for count, record in enumerate(_records(Path(path)), start=1):
-        if limit is not None and count > limit:
-            break
-        if isinstance(record, Mapping):
-            for column in columns:
-                names.extend(_paths(record.get(column)))
-    return count, tuple(names)
+def media_digest(use: DataUse, names: Iterable[str]) -> dict[str, Any]:
+    """Hash over the names and contents of media files; one that is not there counts by its name.
 
+    Args:
+        use: The data set.
+        names: What its records name.
 
-def _records(path: Path) -> Iterator[Any]:
-    """Records of a JSON array, of JSON lines (independent of the name of the file), or a single object.
-
-    JSON lines are read one after the other; the other forms are held whole, as the host holds them.
+    Returns:
+        ``{"count", "sha256"}``.
     """
-    with path.open("rb") as file:
-        lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
-        _, first = next(lines, (0, b""))
-        if not first:
-            return
-        try:
-            record = _value(first)
-        except ValueError:
-            record = None  # a value that continues in the next line
-        if isinstance(record, dict):
-            yield record
-            for number, line in lines:
-                try:
-                    yield _value(line)
-                except ValueError as error:
-                    raise ValueError(f"line {number}: {error}") from error
-            return
-    value = _value(path.read_bytes())
-    yield from value if isinstance(value, list) else [value]
-
-
-def _value(data: bytes) -> Any:
-    return parse_json(data)
-
-
-def _paths(value: Any) -> Iterator[str]:
-    """File names in a media column: a name, a list of names, or a list of lists (frames)."""
-    if isinstance(value, str):
-        if "://" not in value:
-            yield value
-    elif isinstance(value, list):
-        for item in value:
-            yield from _paths(item)
-
-
-def _media_digest(folder: Path, names: list[str]) -> dict[str, Any]:
-    """Hash over the names and contents of media files; a folder of frames counts by its name."""
     digest = hashlib.sha256()
     unique = sorted(set(names))
+    folder = Path(use.media_dir or use.dataset_dir)
     paths = [_media_path(folder, name) for name in unique]
     hashes = cached_hashes([path for path in paths if path is not None and path.is_file()])
     for name, path in zip(unique, paths, strict=True):

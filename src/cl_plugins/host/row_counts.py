@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .data import local_files, source_of
-from .media import DataUse, _media_columns, _read
+from .media import DataUse, media_columns
+from .media_names import read_records
 
 
 def row_count(use: DataUse) -> int | None:
@@ -55,7 +56,7 @@ def _file_rows(path: Path, entry: Any, use: DataUse) -> int | None:
     kind = path.suffix.lower()
     if kind in (".json", ".jsonl"):
         stat = path.stat()
-        return _read(str(path), stat.st_mtime_ns, stat.st_size, _media_columns(entry), use.limit)[0]
+        return read_records(str(path), stat.st_mtime_ns, stat.st_size, media_columns(entry), use.limit)[0]
     if kind == ".parquet":
         from pyarrow.parquet import read_metadata
 

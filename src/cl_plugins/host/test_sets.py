@@ -145,14 +145,13 @@ class _Loader:
             name: Its name.
             first: Number of the first record among all data sets of the task.
         """
-        from datasets.exceptions import DatasetsError
         from llamafactory.data.converter import align_dataset
         from llamafactory.data.processor import UnsupervisedDatasetProcessor
 
         where = f"data set '{name}'"
         try:
             raw, attributes = load_raw(name, self.args, self.data_args)
-        except (ValueError, OSError, DatasetsError) as error:
+        except Exception as error:  # whatever the host and the libraries of its sources raise
             what = f"cannot be loaded ({error.__cause__ or error})."
             self.problems.append(Problem(where, what, "Check its data file."))
             return []
@@ -163,8 +162,13 @@ class _Loader:
             self.problems.append(Problem(where, "is empty.", "Check its data file."))
             return []
         training = self.args.training
-        with training.main_process_first(desc="load test set", local=not self.args.data.data_shared_file_system):
-            aligned = align_dataset(raw, attributes, self.data_args, training)
+        try:
+            with training.main_process_first(desc="load test set", local=not self.args.data.data_shared_file_system):
+                aligned = align_dataset(raw, attributes, self.data_args, training)
+        except Exception as error:  # the host's converters look into records of any form
+            what = f"cannot be read as its entry in dataset_info.json says ({type(error).__name__}: {error})."
+            self.problems.append(Problem(where, what, "Correct `formatting`, `columns`, `tags` or the file."))
+            return []
         processor = UnsupervisedDatasetProcessor(template=self.template, data_args=self.data_args, **self.module)
         records = self._records(raw, where)
         id_columns = _id_columns(records)
@@ -176,7 +180,7 @@ class _Loader:
             try:
                 encoded = processor.preprocess_dataset(batch)
                 short = _with_short_media(processor, self.template, batch) if self.for_engine and encoded else None
-            except (ValueError, OSError, ImportError, RuntimeError) as error:
+            except Exception as error:  # of the host's template, its plugins and readers of media
                 fix = "Fix or remove the record."
                 self.problems.append(Problem(f"{where}, record {row}", f"cannot be used ({error}).", fix))
                 continue

@@ -17,6 +17,7 @@ from ..replay.checks import problems as replay_problems
 from ..streams.model import LENGTH
 from .backends import backend_problems
 from .data_sets import data_problems
+from .validation import validation_problems
 
 
 if TYPE_CHECKING:
@@ -83,13 +84,14 @@ def _config_problems(host: Host, keys: Mapping[str, Any], config: CLConfig) -> l
         what = f"compares with answers for the true task, and '{config.method}' does not find out a task for every question."
         fix = "Leave it out, or use a method with a selector that does (`cl.method.selector`)."
         found.append(Problem("cl.eval.oracle", what, fix))
+    found += validation_problems(host, keys, config, method)
     return found + _schedule_problems(host, keys, config, method.capabilities.schedule)
 
 
 def _schedule_problems(host: Host, keys: Mapping[str, Any], config: CLConfig, schedule: str) -> list[Problem]:
     found = _joint_problems(host, keys, config) if schedule == "joint" else []
     if config.block.only and schedule == "sequential" and not config.block.carry_from:
-        first = config.stream.trained_names[0]
+        first = config.stream.learned_names[0]
         if config.block.only != first:
             fix = (
                 f"Give `carry_from`, the directory of the run that trained the tasks before, or begin with '{first}'."

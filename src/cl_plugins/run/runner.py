@@ -30,6 +30,7 @@ from .reading import read_data
 from .state import RunState
 from .train import remove_checkpoints, train
 from .units import units
+from .validation import unused_sets
 
 
 class Runner:
@@ -60,7 +61,7 @@ class Runner:
         """Do every step that is not finished yet."""
         state = self._state
         state.base_fingerprint = ranks.on_main(lambda: state.host.fingerprint(state.run_args))
-        earlier = ranks.on_main(lambda: prepare.earlier_carry(self._config, state.base_fingerprint))
+        earlier = ranks.on_main(lambda: prepare.earlier_carry(self._config, state.base_fingerprint, self._root))
         opening = ranks.on_main(lambda: open_directory(state, earlier))
         state.journal = Journal(self._root)
         if opening.appended:
@@ -76,6 +77,8 @@ class Runner:
             return
         if state.carry is not None:
             ranks.on_main(state.carry.verify)
+        for line in unused_sets(state.host, state.host_keys, self._config):
+            logger.info("%s", line)
         self._read(todo, opening.appended)
         ranks.on_main(lambda: self._begin(opening))
         state.progress = Progress(units(state, todo), visible=ranks.is_main())
@@ -181,6 +184,10 @@ class Runner:
             self._state.tracker.score(str(step.row), task, details["score"])
         elif step.kind == "train":
             logger.info("%s: %d optimizer steps in %s", step.key, details["optimizer_steps"], clock(seconds))
+            if "valid_loss" in details:
+                logger.info(
+                    "%s: validation loss %.4f at step %d", step.key, details["valid_loss"], details["valid_step"]
+                )
             remove_checkpoints(self._state, task, step.phase)
         elif step.kind == "consolidate":
             self._tidy(task)
@@ -207,7 +214,9 @@ class Runner:
             path.unlink()
 
     def _write_matrix(self, plan: list[Step]) -> None:
-        write_matrix(self._root, build_matrix(self._root, plan, self._config, self._state.scores))
+        carry = self._state.carry
+        learned = carry.tasks if carry is not None else ()
+        write_matrix(self._root, build_matrix(self._root, plan, self._config, self._state.scores, learned))
 
     def _write_report(self, plan: list[Step]) -> None:
         """Bring ``run.json`` up to date and write matrix, metrics, tables, pictures and pages."""
@@ -226,6 +235,12 @@ class Runner:
             task: {key: details[key] for key in ("records", "dropped_records", "cut_samples")}
             for task, details in counted.items()
             if "dropped_records" in details
+        }
+        measured = ("valid_loss", "valid_step", "optimizer_steps")
+        value["validation"] = {
+            task: {key: details[key] for key in measured}
+            for task, details in counted.items()
+            if "valid_loss" in details
         }
         if "finish" in entries:
             value["merge_error"] = entries["finish"].details.get("merge_error")

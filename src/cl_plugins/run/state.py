@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..base.errors import DataError, Problem
 from ..config import CLConfig
 from ..contract.carry import Carry, TaskUpdate
 from ..methods.registry import get_method
@@ -123,7 +124,7 @@ class RunState:
     def task_args(self, task: str, phase: Phase | None = None) -> TaskArgs:
         """The host's arguments of one training of a task; seeds every generator, as the host does."""
         folder = self.directory(task, phase.name if phase else "")
-        keys = task_keys.keys_of(self.host, self.host_keys, self.config, task, folder)
+        keys = task_keys.keys_of(self.host, self.host_keys, self.config, task, folder, validated=phase is None)
         keys |= phase.keys if phase else {}
         args = self.host.task_args(keys)
         self._report_to = args.training.report_to or self._report_to
@@ -184,6 +185,36 @@ class RunState:
         return self._training_sets.take(task) or self._prepare(task, args)
 
     def _prepare(self, task: str, args: TaskArgs) -> tuple[dict[str, Any], Rows | None]:
+        """The training set, with the validation set if there is one; the problems of both at once."""
+        problems: list[Problem] = []
+        valid, found = None, None
+        try:
+            valid = self._validation_set(task, args)
+        except DataError as error:
+            problems += error.problems or [Problem(f"task '{task}'", str(error), "")]
+        try:
+            found = self._prepare_training(task, args)
+        except DataError as error:
+            problems = [*(error.problems or [Problem(f"task '{task}'", str(error), "")]), *problems]
+        if problems or found is None:
+            raise DataError(problems)
+        module, rows = found
+        return ({**module, "eval_dataset": valid} if valid is not None else module), rows
+
+    def _validation_set(self, task: str, args: TaskArgs) -> Any:
+        """The samples whose loss is measured while a task trains; None if none is."""
+        if str(getattr(args.training.eval_strategy, "value", args.training.eval_strategy)) == "no":
+            return None
+        tasks = self.config.stream.tasks if task == JOINT else (self.config.stream.task(task),)
+        keys = self.host.data_keys
+        parts = [
+            (t.name, t.valid, {k: v for k, v in self.config.overrides_for(t.name).items() if k in keys})
+            for t in tasks
+            if t.valid
+        ]
+        return self.session.validation_set(args, parts)
+
+    def _prepare_training(self, task: str, args: TaskArgs) -> tuple[dict[str, Any], Rows | None]:
         keys = self.host.data_keys
         if task == JOINT and any(keys & self.config.overrides_for(t.name).keys() for t in self.config.stream.tasks):
             parts = [
