@@ -69,7 +69,9 @@ def unused_sets(host: Host, keys: Mapping[str, Any], config: CLConfig) -> list[s
     Returns:
         Sentences for the log.
     """
-    used, unused, without = [], [], []
+    used: list[str] = []
+    unused: list[str] = []
+    without: list[str] = []
     trained = [t for t in config.stream.tasks if t.train and config.block.only in (None, t.name)]
     for task in trained:
         asked = host.validates({**keys, **config.overrides_for(task.name)})
