@@ -143,9 +143,9 @@ CASES = [
         "l2p-diversify", {"name": "l2p", "prompt_length": 2, "top_k": 3, "diversify": True, "key_rate": 5.0},
         boundary=0.0, term=True, kill=Kill("frequency.safetensors"),
     ),
-    MethodCase(  # two tasks keep 8 samples: a batch of the router for one process, and half of one for each of two
-        "mr_lora", {"name": "mr_lora", "selector": {"kind": "mllm", "steps": 4, "learning_rate": 1e-2}},
-        block={"replay": {"capacity_per_task": 4}}, apart=True, kill=Kill(), ranks={}, learner={}, run_exp=False,
+    MethodCase(
+        "mr_lora", {"name": "mr_lora", "selector": {"kind": "mllm", "steps": 4, "learning_rate": 1e-2}}, block=REPLAY,
+        apart=True, kill=Kill(), ranks={}, learner={}, run_exp=False,
     ),
     MethodCase("mr_lora-ridge", {"name": "mr_lora", "selector": {"kind": "ridge"}}, apart=True),
     MethodCase(
