@@ -18,7 +18,11 @@ class EvalConfig:
     scope: Literal["seen", "all", "none"] = option(
         "seen", help="After a task, test the tasks seen so far, all tasks (needed for forward transfer), or nothing."
     )
-    zero_shot: bool = option(True, help="Test the base on every task before any training.")
+    zero_shot: bool = option(
+        True,
+        help="Test the base on every task before any training; with `cl.only` on this task, and with `scope: all` on every "
+        "task that has a test set here.",
+    )
     oracle: bool = option(
         False,
         help="Answer the last row a second time with the true task's part, where the model finds out the task itself; the "
@@ -112,7 +116,10 @@ class CLBlock:
     order: list[str] | None = option(None, help="Order of the tasks, if not that of the stream.")
     order_seed: int | None = option(None, help="Shuffle the order of the tasks with this seed.")
     only: str | None = option(None, help="Train this one task only, from `carry_from`.")
-    carry_from: str | None = option(None, help="Directory of an earlier run whose carry this run starts from.")
+    carry_from: str | None = option(
+        None,
+        help="Directory of an earlier run whose carry this run starts from, or a file that `cl-plugins carry pack` wrote.",
+    )
     seed_per_task: bool = option(
         True, help="Task k trains with seed + 1000 (k-1); false gives every task the same seed."
     )

@@ -124,6 +124,12 @@ def _cross_checks(stream: Stream, block: CLBlock, where: str) -> list[Problem]:
     if block.only is not None and block.only not in names:
         fix = f"{nearest(block.only, names)} Tasks: {', '.join(names)}.".strip()
         found.append(Problem(f"{where}.only", f"there is no task {block.only!r}.", fix))
+    if block.only is None:
+        for i, task in enumerate(stream.tasks):
+            if task.name in stream.elsewhere:
+                fix = "Name at least one; a task that another site trains goes without, in a recipe with `only`."
+                what = f"task '{task.name}' has neither train nor test data."
+                found.append(Problem(f"{where}.stream.tasks[{i}]", what, fix))
     for i, task in enumerate(stream.tasks):
         for key, scorer in (("scorer", task.scorer), ("peer_scorer", task.peer_scorer)):
             try:

@@ -7,12 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cl_plugins.adapters.bank import Chosen, Expert, Experts, attach
+from cl_plugins.adapters.bank import SHORT, Chosen, Expert, Experts, attach
 from cl_plugins.adapters.held_base import HeldBase
 from cl_plugins.base.errors import RunStateError
 
 
 IN, OUT, ROWS, LENGTH = 6, 5, 4, 3
+WHOLE = SHORT + 2  # tokens of rows that are whole prompts
 
 
 @st.composite
@@ -50,8 +51,8 @@ def reference(layer, trunks, experts, x, weights):
     return total
 
 
-def inputs(seed):
-    return torch.randn(ROWS, LENGTH, IN, generator=torch.Generator().manual_seed(seed + 1))
+def inputs(seed, length=LENGTH):
+    return torch.randn(ROWS, length, IN, generator=torch.Generator().manual_seed(seed + 1))
 
 
 def in_fp64(base, layer):
@@ -60,28 +61,28 @@ def in_fp64(base, layer):
     return base
 
 
-@given(banks(), st.sampled_from(["none", "token", "row", "one-hot"]))
-def test_every_gate_is_the_sum_of_its_terms(bank, kind):
+@given(banks(), st.sampled_from(["none", "token", "row", "one-hot"]), st.sampled_from([LENGTH, WHOLE]))
+def test_every_gate_is_the_sum_of_its_terms(bank, kind, length):
     seed, trunks, trained_trunks, experts = bank
     generator = torch.Generator().manual_seed(seed + 2)
     count = len(experts)
     chosen = torch.randint(-1, count, (ROWS,), generator=generator)
     given_weights = {
         "none": None,
-        "token": torch.rand(ROWS, LENGTH, count, generator=generator, dtype=torch.float64),
+        "token": torch.rand(ROWS, length, count, generator=generator, dtype=torch.float64),
         "row": torch.rand(ROWS, count, generator=generator, dtype=torch.float64),
         "one-hot": Chosen(chosen),
     }[kind]
     full = {
-        "none": torch.ones(ROWS, LENGTH, count),
+        "none": torch.ones(ROWS, length, count),
         "token": given_weights,
-        "row": given_weights.unsqueeze(1).expand(-1, LENGTH, -1) if kind == "row" else None,
-        "one-hot": torch.nn.functional.one_hot(chosen.clamp_min(0), count)[:, None, :].expand(-1, LENGTH, -1)
+        "row": given_weights.unsqueeze(1).expand(-1, length, -1) if kind == "row" else None,
+        "one-hot": torch.nn.functional.one_hot(chosen.clamp_min(0), count)[:, None, :].expand(-1, length, -1)
         * (chosen >= 0)[:, None, None],
     }[kind]
     base, layer = layer_with(trunks, trained_trunks, experts, (lambda x: given_weights) if kind != "none" else None)
     in_fp64(base, layer)
-    x = inputs(seed).double()
+    x = inputs(seed, length).double()
     with torch.no_grad():
         got, truth = layer(x), reference(layer, trunks, experts, x, full)
     assert (got - truth).abs().max() <= 1e-9 * truth.abs().max()
@@ -104,17 +105,33 @@ def test_gradients_are_those_of_the_sum(bank):
     assert {n for n, p in layer.named_parameters() if n.startswith("cl_")} == set(names)
 
 
-def test_one_expert_for_all_rows_computes_its_rank_only():
-    trunks = [torch.randn(2, IN), torch.randn(3, IN)]
-    experts = [Expert(torch.randn(OUT, 2), 0), Expert(torch.randn(OUT, 3), 1)]
-    base, layer = layer_with(trunks, [False, False], experts, lambda x: Chosen(torch.ones(len(x), dtype=torch.int64)))
+@given(banks(), st.sampled_from([LENGTH, WHOLE]))
+def test_gradients_of_a_choice_are_those_of_the_sum(bank, length):
+    seed, trunks, trained_trunks, experts = bank
+    generator = torch.Generator().manual_seed(seed + 3)
+    chosen = Chosen(torch.randint(-1, len(experts), (ROWS,), generator=generator))
+    base, layer = layer_with(trunks, trained_trunks, experts, lambda x: chosen)
+    in_fp64(base, layer)
+    x = inputs(seed, length).double().requires_grad_(True)
+    names = [name for name in ("cl_a", "cl_b") if hasattr(layer, name)]
+    assert torch.autograd.gradcheck(lambda x, *rest: layer(x), (x, *(getattr(layer, name) for name in names)))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "length", "ranks"), [([1] * ROWS, LENGTH, 3), ([0, 1, 1, 0], WHOLE, 3), ([0, 1, 1, 0], 1, 5)]
+)
+def test_a_choice_computes_the_ranks_of_its_expert_only(chosen, length, ranks):
+    """Single tokens of different experts are the exception: there, all ranks together are the cheaper way."""
     from torch.utils.flop_counter import FlopCounterMode
 
+    trunks = [torch.randn(2, IN), torch.randn(3, IN)]
+    experts = [Expert(torch.randn(OUT, 2), 0), Expert(torch.randn(OUT, 3), 1)]
+    base, layer = layer_with(trunks, [False, False], experts, lambda x: Chosen(torch.tensor(chosen)))
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
-        layer(inputs(0))
-    tokens = ROWS * LENGTH
-    assert counter.get_total_flops() == 2 * tokens * (IN * OUT + 3 * IN + 3 * OUT)
+        layer(inputs(0, length))
+    tokens = ROWS * length
+    assert counter.get_total_flops() == 2 * tokens * (IN * OUT + ranks * (IN + OUT))
     base.reset()
 
 

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from cl_plugins.host.quiet import quiet
+from cl_plugins.host.quiet import once, quiet
 
 
 NAMES = ("LLAMAFACTORY_VERBOSITY", "TRANSFORMERS_VERBOSITY")
@@ -46,3 +46,48 @@ def test_what_the_user_set_holds(monkeypatch):
     with quiet():
         assert dict(os.environ) == before
     assert dict(os.environ) == before
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What the host's handler shows."""
+    monkeypatch.delenv(NAMES[0], raising=False)
+    records = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())
+    logger = logging.getLogger("llamafactory")
+    monkeypatch.setattr(logger, "handlers", [handler])
+    monkeypatch.setattr(logger, "propagate", False)
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    return records
+
+
+def test_a_message_is_shown_once_and_an_error_every_time(shown):
+    logger = logging.getLogger("llamafactory.hparams.parser")
+    with once():
+        for rank in (0, 0, 1):
+            logger.info("Process rank: %d", rank)
+            logger.error("broken")
+        logging.getLogger("llamafactory.other").info("Process rank: 0")
+    logger.info("Process rank: 0")
+    assert shown == [
+        *("Process rank: 0", "broken", "broken", "Process rank: 1", "broken"),
+        *("Process rank: 0", "Process rank: 0"),
+    ]
+
+
+def test_what_the_method_changes_afterwards_is_not_shown(shown):
+    logger = logging.getLogger("llamafactory.model.loader")
+    with once():
+        logger.info("trainable params: 1 || all params: 1 || trainable%: 100.0000")
+        logger.info("Set multi model projector not trainable: ['multi_modal_projector'].")
+        logger.info("Fine-tuning method: LoRA")
+    assert shown == ["Fine-tuning method: LoRA"]
+
+
+def test_everything_is_shown_to_who_asks_for_it(shown, monkeypatch):
+    monkeypatch.setenv(NAMES[0], "INFO")
+    with once():
+        for _ in range(2):
+            logging.getLogger("llamafactory").info("trainable params: 1")
+    assert shown == ["trainable params: 1"] * 2

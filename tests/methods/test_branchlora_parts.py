@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cl_plugins.adapters.bank import Expert, Experts, attach
 from cl_plugins.adapters.held_base import HeldBase
+from cl_plugins.adapters.row_features import places_of
 from cl_plugins.base.errors import CompatibilityError
 from cl_plugins.methods.branchlora.branches import Past, joined
 from cl_plugins.methods.branchlora.config import BranchLoRAConfig
@@ -30,7 +31,13 @@ def state(fresh=True, tasks=(0, 0, 0), kept=None):
     kept = {"expert": torch.tensor(tasks)} if kept is None else kept
     ids = torch.zeros(3, 5 if fresh else 1)
     rows = SimpleNamespace(
-        ids=ids, attended=attended, prompt=prompt, first=torch.tensor(FIRST), fresh=fresh, kept=kept
+        ids=ids,
+        attended=attended,
+        prompt=prompt,
+        prompt_places=places_of(prompt),
+        first=torch.tensor(FIRST),
+        fresh=fresh,
+        kept=kept,
     )
     return SimpleNamespace(off=False, current=rows)
 

@@ -15,6 +15,7 @@ from transformers import LlavaForConditionalGeneration
 
 from cl_plugins.adapters.bank import Expert, Experts, attach
 from cl_plugins.adapters.held_base import HeldBase
+from cl_plugins.adapters.row_features import places_of
 from cl_plugins.adapters.rows import state_of
 from cl_plugins.base.errors import RecipeError
 from cl_plugins.callbacks.learner import PlainBase
@@ -42,7 +43,9 @@ def layer(learn=1.0, seed=0):
         base.register(f"layer.cl_{name}", draw(*shape), trained=True)
     prompt = torch.tensor([[i >= first and i < 4 for i in range(5)] for first in (0, 2, 1)])
     kept = {"instruction": draw(3, HIDDEN).double()}
-    rows = SimpleNamespace(ids=torch.zeros(3, 5), prompt=prompt, fresh=True, kept=kept)
+    rows = SimpleNamespace(
+        ids=torch.zeros(3, 5), prompt=prompt, prompt_places=places_of(prompt), fresh=True, kept=kept
+    )
     state = SimpleNamespace(off=False, current=rows)
     experts = [Expert(draw(OUT, RANK), i, SCALING, trained=True) for i in range(EXPERTS)]
     trunks = [draw(RANK, IN) for _ in range(EXPERTS)]

@@ -76,7 +76,7 @@ def test_method_is_able_to_do_it(path: Path) -> None:
 @pytest.mark.parametrize("path", CONTINUAL, ids=str)
 def test_host_accepts_the_keys_of_every_task(path: Path, parse_task: Callable[..., Any]) -> None:
     config = continual(path)
-    for task in config.stream.tasks:
+    for task in config.stream.tasks if config.block.only is None else [config.stream.task(config.block.only)]:
         args = parse_task(path, task.name)
         assert args.data.dataset == list(task.train)
         rate = config.overrides_for(task.name).get("learning_rate", read(path)["learning_rate"])

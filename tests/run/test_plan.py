@@ -54,6 +54,17 @@ def test_the_oracle_row_is_at_the_end_and_of_learned_tasks_with_tests_only():
     assert not [key for key in none if "oracle" in key]
 
 
+def test_with_only_the_zero_shot_row_is_of_this_task_or_of_all():
+    first = keys(planned(config(only="b", carry_from="x"), "sequential", earlier=("a",)))
+    assert [key for key in first if "zero_shot" in key] == ["evaluate:zero_shot:b"]
+    every = keys(planned(config(only="b", carry_from="x", eval={"scope": "all"}), "sequential"))
+    assert [key for key in every if "zero_shot" in key] == [f"evaluate:zero_shot:{t}" for t in "abc"]
+    for settings in ({"zero_shot": False}, {"scope": "none"}):
+        assert "zero_shot" not in str(keys(planned(config(only="b", carry_from="x", eval=settings), "sequential")))
+    untested = keys(planned(config(untested=("b",), only="b", carry_from="x"), "sequential"))
+    assert "zero_shot" not in str(untested)
+
+
 def test_scopes():
     every = keys(planned(config(eval={"scope": "all", "zero_shot": False}), "sequential"))
     assert [k for k in every if "after_a" in k] == [f"evaluate:after_a:{t}" for t in "abc"]
@@ -79,10 +90,11 @@ def test_joint_trains_once():
 
 def test_only_one_task_from_a_carry():
     steps = planned(config(only="b", carry_from="x"), "sequential", earlier=("a",))
-    assert keys(steps) == ["train:b", "consolidate:b", "evaluate:after_b:a", "evaluate:after_b:b", "finish"]
+    trained = ["train:b", "consolidate:b", "evaluate:after_b:a", "evaluate:after_b:b", "finish"]
+    assert keys(steps) == ["evaluate:zero_shot:b", *trained]
     # a task of the carry that this site's stream does not know cannot be tested
     steps = planned(config(only="b", carry_from="x"), "sequential", earlier=("elsewhere",))
-    assert keys(steps) == ["train:b", "consolidate:b", "evaluate:after_b:b", "finish"]
+    assert keys(steps)[1:] == ["train:b", "consolidate:b", "evaluate:after_b:b", "finish"]
 
 
 def test_a_task_without_test_data_is_trained_and_not_tested():

@@ -28,11 +28,12 @@ def make(monkeypatch, visible=True):
 
 def test_the_estimate_is_each_kinds_units_times_its_own_pace(monkeypatch):
     shown, now = make(monkeypatch)
-    assert shown.eta() == "?"
+    assert shown.eta() == "? + 300 optimizer steps + 10 test items"
     shown.begin(STEPS[0], 1, 3)
     now["t"] = 20.0
     shown.advance(10)  # 2 s an item
     shown.end()
+    assert shown.eta() == "00:00 + 300 optimizer steps"  # an item's pace says nothing about a step's
     shown.begin(STEPS[1], 2, 3)
     now["t"] = 70.0
     shown.advance(50)  # 1 s a step
@@ -48,12 +49,12 @@ def test_what_an_earlier_start_has_done_says_nothing_about_the_pace(monkeypatch)
     shown.begin(STEPS[0], 1, 3)
     now["t"] = 5.0
     shown.skip(6)
-    assert shown.eta() == "?"
+    assert shown.eta() == "? + 300 optimizer steps + 4 test items"
     now["t"] = 9.0
     shown.advance(2)  # 2 s an item, two items left
     shown.end()
     shown.begin(STEPS[0], 1, 1, 2)
-    assert shown.eta() == "10:04"  # the 300 steps count as the items do
+    assert shown.eta() == "00:04 + 300 optimizer steps"
 
 
 def test_plain_lines_say_what_is_done_and_how_long_it_will_take(monkeypatch, caplog):
@@ -80,7 +81,7 @@ def test_other_ranks_show_nothing(monkeypatch, caplog):
 def test_trainings_of_unknown_length_are_said_to_be_unknown(monkeypatch):
     shown, now = make(monkeypatch)
     shown = progress.Progress({STEPS[0].key: ("evaluate", 10), STEPS[1].key: ("train", None)}, visible=False)
-    assert shown.eta() == "? + 1 of unknown length"
+    assert shown.eta() == "? + 10 test items + 1 of unknown length"
     shown.begin(STEPS[0], 1, 2)
     now["t"] = 10.0
     shown.advance(5)

@@ -83,20 +83,28 @@ def test_a_second_run_on_one_directory_is_refused(llama, text_data, tmp_path):
 @pytest.mark.parametrize(
     ("keys", "cl", "shown"),
     [
-        ({"learning_rate": 5e-3}, {}, '"learning_rate": 0.005'),
-        ({"lora_rank": 2}, {}, '"lora_rank": 2'),
-        ({}, {"eval": {"max_items": 3}}, '"max_items": 3'),
-        ({}, {"method": {"name": "inclora", "consolidate": "stack"}}, '"consolidate": "stack"'),
-        ({}, {"task_overrides": {"three": {"max_steps": 1}}}, '"max_steps": 1'),
-        ({}, {"order": ["two", "one", "three"]}, '"order"'),
+        ({"learning_rate": 5e-3}, {}, "learning_rate: 0.01 before, 0.005 now"),
+        ({"lora_rank": 2}, {}, "lora_rank: 4 before, 2 now"),
+        ({}, {"eval": {"max_items": 3}}, "cl.eval.max_items: null before, 3 now"),
+        (
+            {},
+            {"method": {"name": "inclora", "consolidate": "stack"}},
+            'cl.method.consolidate: not set before, "stack" now',
+        ),
+        (
+            {},
+            {"task_overrides": {"three": {"max_steps": 1}}},
+            'cl.task_overrides.three: not set before, {"max_steps": 1} now',
+        ),
+        ({}, {"order": ["two", "one", "three"]}, "tasks in order: one, two, three before, two, one, three now"),
     ],
 )
-def test_a_changed_recipe_is_refused_with_a_diff(llama, text_data, tmp_path, finished, keys, cl, shown):
+def test_a_changed_recipe_is_refused_and_every_key_named(llama, text_data, tmp_path, finished, keys, cl, shown):
     out = copy_of(finished("inclora"), tmp_path / "run")
     before = files(out)
     with pytest.raises(RunStateError, match="was made with another recipe") as caught:
         go(recipe(llama, text_data, out, "inclora", THREE, cl=cl, **keys))
-    assert any(line.startswith("+") and shown in line for line in str(caught.value).splitlines())
+    assert f"  {shown}" in str(caught.value).splitlines(), str(caught.value)
     assert files(out) == before
 
 

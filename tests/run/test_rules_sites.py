@@ -92,6 +92,7 @@ def test_each_site_measures_what_it_can_and_says_what_it_cannot(chain):
 def test_a_sites_run_is_finished_and_stays_so(chain, llama, text_data):
     _, runs = chain
     assert steps(runs[1]) == [
+        "evaluate:zero_shot:two",
         "train:two",
         "consolidate:two",
         "evaluate:after_two:one",

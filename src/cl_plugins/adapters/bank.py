@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..base.errors import Problem, RunStateError
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Names of the tensors on a layer: the frozen trunks and experts (buffers), the trained ones (parameters).
 FROZEN_A, FROZEN_B, A, B = "cl_past_a", "cl_past_b", "cl_a", "cl_b"
+#: Tokens of a row up to which rows of different experts are computed by the matrices of all experts.
+SHORT = 4
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class Chosen:
     """
 
     experts: Tensor
+
+    @cached_property
+    def found(self) -> list[int]:
+        """The experts that occur, sorted."""
+        return sorted(set(self.experts.tolist()))
 
 
 #: Weights of the experts: (rows, length, experts) by token, (rows, experts) by row, one expert per row, or None for all 1.
@@ -189,7 +196,7 @@ def _forward(layout: _Layout, module: Any, args: tuple[Tensor, ...], output: Ten
     """Forward hook: the layer's output plus its experts, in the precision in which PEFT computes a LoRA term."""
     weights = layout.gate(args[0]) if layout.gate is not None else None
     if isinstance(weights, Chosen):
-        return _one_each(layout, module, args[0], output, weights.experts)
+        return _one_each(layout, module, args[0], output, weights)
     hidden = _read(layout, module, args[0])
     if weights is not None:
         hidden = hidden * _by_rank(layout, weights, hidden)
@@ -214,20 +221,34 @@ def _read(layout: _Layout, module: Any, inputs: Tensor) -> Tensor:
     hidden = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
     if layout.columns is None:
         return hidden
-    return hidden.index_select(-1, _index(layout, "columns", layout.columns, hidden.device))
+    return hidden.index_select(-1, _index(layout, "columns", lambda: layout.columns, hidden.device))
 
 
 def _write(layout: _Layout, module: Any, hidden: Tensor) -> Tensor:
     """``B z``: (..., out)."""
-    import torch
     from torch.nn.functional import linear
+
+    return linear(hidden, _factors_b(layout, module))
+
+
+def _factors_b(layout: _Layout, module: Any) -> Tensor:
+    """All B next to each other with their scalings, (out, R)."""
+    import torch
 
     frozen: Any = getattr(module, FROZEN_B, None)
     trained: Any = getattr(module, B, None)
     if trained is None:
-        return linear(hidden, frozen)
+        return frozen  # type: ignore[no-any-return]
     trained = _scaled(layout, trained)
-    return linear(hidden, trained if frozen is None else torch.cat([frozen, trained], dim=1))
+    return trained if frozen is None else torch.cat([frozen, trained], dim=1)
+
+
+def _factors_a(module: Any) -> Tensor:
+    """All trunks below each other, (ranks, in)."""
+    import torch
+
+    found: list[Tensor] = [part for name in (FROZEN_A, A) if (part := getattr(module, name, None)) is not None]
+    return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def _scaled(layout: _Layout, trained: Tensor) -> Tensor:
@@ -244,35 +265,91 @@ def _by_rank(layout: _Layout, weights: Tensor, hidden: Tensor) -> Tensor:
     """The gate's weights, one for each rank: (rows, length or 1, R)."""
     if weights.dim() == hidden.dim() - 1:
         weights = weights.unsqueeze(-2)
-    ranks = [e for e, rank in zip(layout.order, layout.ranks, strict=True) for _ in range(rank)]
-    return weights.to(hidden.dtype).index_select(-1, _index(layout, "ranks", ranks, hidden.device))
+    index = _index(layout, "ranks", lambda: _by_column(layout), hidden.device)
+    return weights.to(hidden.dtype).index_select(-1, index)
 
 
-def _index(layout: _Layout, what: str, values: list[int], device: Any) -> Tensor:
+def _by_column(layout: _Layout) -> list[int]:
+    """For each rank of the experts the number of its expert."""
+    return [e for e, rank in zip(layout.order, layout.ranks, strict=True) for _ in range(rank)]
+
+
+def _index(layout: _Layout, what: str, values: Callable[[], Any], device: Any) -> Tensor:
     """Index tensors, made once per device."""
     import torch
 
     key = (what, device)
     if key not in layout.index:
-        layout.index[key] = torch.tensor(values, device=device)
+        layout.index[key] = torch.tensor(values(), device=device)
     return layout.index[key]
 
 
-def _one_each(layout: _Layout, module: Any, inputs: Tensor, output: Tensor, experts: Tensor) -> Tensor:
-    """Each row through the ranks of its own expert; rows of one expert are computed together."""
-    found = sorted(set(experts.tolist()))
+def _one_each(layout: _Layout, module: Any, inputs: Tensor, output: Tensor, chosen: Chosen) -> Tensor:
+    """Each row through its own expert.
+
+    Rows that all have the same expert are two thin products of its rank. Whole prompts of different experts are two batched
+    products with the matrices of each row. A single token per row is computed by all experts, and the others' ranks are
+    set to 0: there, gathering matrices costs more than multiplying by all of them.
+    """
+    found = chosen.found
     if found == [-1]:
         return output
     if len(found) == 1:
         return (output + _single(layout, module, inputs, found[0])).to(output.dtype)
+    if inputs.dim() != 3 or (layout.dropout and module.training):
+        return _in_groups(layout, module, inputs, output, chosen)
+    rows = chosen.experts.to(inputs.device)
+    term = (_by_all if inputs.shape[1] <= SHORT else _by_matrices)(layout, module, inputs, rows)
+    return (output + term).to(output.dtype)
+
+
+def _in_groups(layout: _Layout, module: Any, inputs: Tensor, output: Tensor, chosen: Chosen) -> Tensor:
+    """The output plus each row's term; the rows of one expert are computed together."""
     total = output.clone()
-    for number in found:
+    for number in chosen.found:
         if number < 0:
             continue
-        rows = (experts == number).nonzero().reshape(-1).to(output.device)
+        rows = (chosen.experts == number).nonzero().reshape(-1).to(output.device)
         term = _single(layout, module, inputs.index_select(0, rows), number)
         total = total.index_add(0, rows, term.to(total.dtype))
     return total
+
+
+def _by_all(layout: _Layout, module: Any, inputs: Tensor, rows: Tensor) -> Tensor:
+    """Each row's term, by the matrices of all experts."""
+
+    def table() -> list[list[bool]]:
+        return [[expert == number for expert in _by_column(layout)] for number in [*range(len(layout.order)), -1]]
+
+    hidden = _read(layout, module, inputs)
+    used = _index(layout, "used by all", table, rows.device)[rows]
+    return _write(layout, module, hidden * used.unsqueeze(1).to(hidden.dtype))
+
+
+def _by_matrices(layout: _Layout, module: Any, inputs: Tensor, rows: Tensor) -> Tensor:
+    """Each row's term, by the matrices of its expert; expert -1, the last one in the tables, uses no rank."""
+    import torch
+
+    most = max(layout.ranks)
+
+    def ranks() -> list[list[int]]:
+        owners = _by_column(layout)
+        own = [[i for i, owner in enumerate(owners) if owner == number] for number in range(len(layout.order))]
+        return [[*numbers, *[0] * (most - len(numbers))] for numbers in [*own, []]]
+
+    def used() -> list[list[bool]]:
+        counts = [layout.ranks[layout.order.index(number)] for number in range(len(layout.order))]
+        return [[i < count for i in range(most)] for count in [*counts, 0]]
+
+    picked = _index(layout, "ranks of each", ranks, rows.device)[rows].reshape(-1)
+    read = picked
+    if layout.columns is not None:
+        read = _index(layout, "columns", lambda: layout.columns, rows.device)[picked]
+    a = _factors_a(module).index_select(0, read).reshape(len(rows), most, -1)
+    b = _factors_b(layout, module).index_select(1, picked).reshape(-1, len(rows), most)
+    hidden = torch.bmm(inputs.to(a.dtype), a.transpose(1, 2))
+    hidden = hidden * _index(layout, "used of each", used, rows.device)[rows].unsqueeze(1).to(hidden.dtype)
+    return torch.bmm(hidden, b.permute(1, 2, 0))
 
 
 def _single(layout: _Layout, module: Any, inputs: Tensor, number: int) -> Tensor:

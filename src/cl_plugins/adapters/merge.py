@@ -112,8 +112,8 @@ class MergeError:
     def __str__(self) -> str:
         """For the log."""
         return (
-            f"merge error {self.relative:.2e} of the update in {self.dtype} "
-            f"(best possible {self.best:.2e}; the update is {self.update:.2e} of the weights)"
+            f"merge error {self.relative:.1e}: the part of the update that is lost by rounding to {self.dtype} "
+            f"(at least {self.best:.1e})"
         )
 
 

@@ -17,6 +17,23 @@ IGNORED = -100
 _PICTURES = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
 
 
+def places_of(where: Tensor) -> list[Any]:
+    """The places of each row.
+
+    Args:
+        where: (rows, length), bool; at least one place per row.
+
+    Returns:
+        For each row a slice, or an index, (places,), where the places are not next to each other.
+    """
+    firsts, counts = where.long().argmax(dim=1).tolist(), where.sum(dim=1).tolist()
+    ends = (where.shape[1] - where.flip(1).long().argmax(dim=1)).tolist()
+    return [
+        slice(first, end) if end - first == count else row.nonzero().reshape(-1)
+        for row, first, end, count in zip(where, firsts, ends, counts, strict=True)
+    ]
+
+
 class Rows:
     """What is known of the rows of a forward while their choice is taken.
 
@@ -94,6 +111,11 @@ class Rows:
             what = "has a row without a prompt: every token has a label."
             raise CompatibilityError(Problem("training data", what, "Set `train_on_prompt: false`."))
         return prompt
+
+    @cached_property
+    def prompt_places(self) -> list[Any]:
+        """For each row the places of its prompt: a slice, or an index, (places,), if padding lies within the prompt."""
+        return places_of(self.prompt)
 
     def see(self, output: Any) -> None:
         """Take what the tower gave in this forward.

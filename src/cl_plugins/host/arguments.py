@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..base import ranks
 from ..base.errors import CompatibilityError, Problem, RecipeError
-from . import names, serving
+from ..base.excepthook import brief_errors
+from . import names, serving, validation
 
 
 if TYPE_CHECKING:
@@ -119,6 +120,8 @@ def _training_parse(
     module: ModuleType, megatron: bool, original: Callable[..., Any], args: Any = None, *rest: Any, **kwargs: Any
 ) -> Any:
     raw = module.read_args(args)
+    if uses_cl(raw):
+        brief_errors()
     serving.check_places(raw)
     if not uses_cl(raw):
         return _without_field(original(raw, *rest, **kwargs))
@@ -132,7 +135,8 @@ def _training_parse(
     ensure()
     # The host trains nothing without a `dataset`; a recipe with `cl` has none of its own.
     own = {"dataset": ",".join(recipe.config.first_datasets), "cl": plain(raw["cl"])}
-    parsed = original({**plain(recipe.host_keys), **own}, *rest, **kwargs)
+    keys = validation.with_sets(plain(recipe.host_keys), ())  # the tasks name the validation sets, too
+    parsed = original({**keys, **own}, *rest, **kwargs)
     for item in parsed:
         if hasattr(type(item), "__cl_plugins_base__"):
             item.cl_recipe = recipe
@@ -155,6 +159,8 @@ def _inference_parse(
 ) -> Any:
     """Arguments of chat, webchat, api and export; ``cl: {model: RUN/final}`` becomes the host's own keys."""
     raw = module.read_args(args)
+    if uses_cl(raw):
+        brief_errors()
     if not serving.names_model(raw):
         return _refusing_parse(module, "export, chat and api", original, raw, *rest, **kwargs)
     keys, final = serving.host_keys(plain(raw))

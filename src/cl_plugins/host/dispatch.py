@@ -73,10 +73,12 @@ def _wrap(original: Callable[..., Any]) -> Callable[..., Any]:
             raise RecipeError(Problem("cl", what, "Call get_train_args(recipe) or run_exp(recipe)."))
         from ..run.entry import run_stream
         from .llama_factory import LlamaFactoryHost
+        from .quiet import once
 
         # The callbacks of the host's launcher are rebuilt for every task.
         own = [c for c in given.get("callbacks") or [] if not type(c).__module__.startswith("llamafactory.")]
-        return run_stream(LlamaFactoryHost(), recipe, own)
+        with once():
+            return run_stream(LlamaFactoryHost(), recipe, own)
 
     run_sft.__cl_plugins__ = True  # type: ignore[attr-defined]
     return run_sft

@@ -1,4 +1,4 @@
-"""LLaMA-Factory tells a lot about each set of arguments that it parses; a stream parses many."""
+"""LLaMA-Factory logs for one training; a stream parses and trains many times, and changes what was set up."""
 
 from __future__ import annotations
 
@@ -41,3 +41,43 @@ def quieten() -> None:
         import transformers
 
         transformers.utils.logging.set_verbosity_warning()
+
+
+#: What the host logs of a model before the method has changed it, so that it is wrong for the training that follows.
+_OUTDATED = ("trainable params:", "Set vision model not trainable", "Set multi model projector not trainable")
+
+
+class _Once(logging.Filter):
+    """Lets a message pass the first time; never what is outdated when it is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[tuple[str, int, str]] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See `logging.Filter.filter`; errors always pass."""
+        if record.levelno >= logging.ERROR:
+            return True
+        message = record.getMessage()
+        key = record.name, record.levelno, message
+        if message.startswith(_OUTDATED) or key in self._seen:
+            return False
+        self._seen.add(key)
+        return True
+
+
+@contextmanager
+def once() -> Iterator[None]:
+    """Each message of the host and of Transformers is shown once inside, unless the user set ``LLAMAFACTORY_VERBOSITY``."""
+    if _NAME in os.environ:
+        yield
+        return
+    repeated = _Once()
+    handlers = [handler for name in ("llamafactory", "transformers") for handler in logging.getLogger(name).handlers]
+    for handler in handlers:
+        handler.addFilter(repeated)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(repeated)

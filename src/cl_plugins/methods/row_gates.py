@@ -59,10 +59,25 @@ def prompt_mean(inputs: Tensor, rows: Rows) -> Tensor:
     Returns:
         (rows, in), in at least fp32.
     """
-    where = rows.prompt.to(inputs.device)
-    wide = torch.promote_types(inputs.dtype, torch.float32)
-    # row by row, so that padding and the other rows of a batch change nothing
-    return torch.stack([row[at].to(wide).mean(dim=0) for row, at in zip(inputs, where, strict=True)])
+    mean: Tensor = _PromptMean.apply(inputs, rows.prompt.to(inputs.device), rows.prompt_places)
+    return mean
+
+
+class _PromptMean(torch.autograd.Function):
+    """Row by row forward, so that padding and the other rows of a batch change nothing; one product backward."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, where: Tensor, places: list[Any]) -> Tensor:
+        ctx.save_for_backward(where)
+        ctx.dtype = inputs.dtype
+        wide = torch.promote_types(inputs.dtype, torch.float32)
+        return torch.stack([row[at].to(wide).mean(dim=0) for row, at in zip(inputs, places, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (where,), (grad,) = ctx.saved_tensors, grads
+        shares = where.to(grad.dtype) / where.sum(dim=1, keepdim=True)
+        return (shares[:, :, None] * grad[:, None]).to(ctx.dtype), None, None
 
 
 def check_places(model: Any, names: list[str]) -> None:

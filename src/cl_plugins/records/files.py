@@ -83,7 +83,8 @@ def check_folders(root: Path) -> None:
         RunStateError: Naming every link.
     """
     folders = [
-        root / name for name in ("carry", ".carry.old", "final", ".final.old", "predictions", "tasks", "rescored")
+        root / name
+        for name in ("carry", ".carry.old", "final", ".final.old", "predictions", "tasks", "rescored", "received")
     ]
     inner = [
         path for name in ("predictions", "tasks") if not (root / name).is_symlink() for path in (root / name).glob("*")

@@ -14,6 +14,7 @@ from . import scores
 from .environment import Environment, environments
 from .labels import labels as group_labels
 from .run_data import Cell, Run, read_run
+from .setup import data_hashes
 from .shared_tasks import left_out, on_tasks, shared_tasks
 from .text import listing
 from .training import mixed_recipes, unequal_training
@@ -348,7 +349,7 @@ def _remarks(groups: tuple[Group, ...], members: tuple[Member, ...]) -> Iterator
     shortened = sorted({task for member in members for task in member.run.left_out}, key=tasks.index)
     if shortened:
         yield f"Test items left out in some or all runs, because their prompts exceed cutoff_len: {listing(shortened)}."
-    hashes = {tuple(sorted(map(str, (member.run.info.get("data") or {}).values()))) for member in members}
+    hashes = {data_hashes(member.run) for member in members}
     if len(hashes - {()}) > 1:
         yield "The runs recorded different data hashes."
     for group in groups:

@@ -180,9 +180,23 @@ def _by_task(run: Run, recipe: Mapping[str, Any], block: Mapping[str, Any]) -> d
     return found
 
 
+def data_hashes(run: Run) -> tuple[str, ...]:
+    """The recorded content of a run's data sets, whatever their files are called; empty where it recorded none.
+
+    Args:
+        run: The run.
+    """
+    return tuple(sorted(repr(_leaves(each)) for each in (run.info.get("data") or {}).values()))
+
+
+def _leaves(recorded: Any) -> list[str]:
+    """The values in a record of a data set, without the names of files."""
+    return sorted(str(leaf) for _, leaf in _flat(recorded))
+
+
 def _data(names: Sequence[str], recorded: Mapping[str, Any]) -> Value:
     """Data sets by their content where it was recorded, else by their names."""
-    parts = [sorted(str(leaf) for _, leaf in _flat(recorded[name])) if name in recorded else name for name in names]
+    parts = [_leaves(recorded[name]) if name in recorded else name for name in names]
     digest = hashlib.sha256(repr(parts).encode("utf-8", "backslashreplace")).hexdigest()
     return Value(digest, digest[:6])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -220,7 +220,11 @@ def score_items(items: list[Item], scorer: str, max_items: int | None, task: str
 
 
 def build_matrix(
-    root: Path, plan: list[Step], config: CLConfig, known: dict[tuple[str, str], TaskScore] | None = None
+    root: Path,
+    plan: list[Step],
+    config: CLConfig,
+    known: dict[tuple[str, str], TaskScore] | None = None,
+    learned: Collection[str] = (),
 ) -> AccuracyMatrix:
     """The accuracy matrix out of the score files that are there.
 
@@ -229,6 +233,7 @@ def build_matrix(
         plan: All steps.
         config: The ``cl:`` block.
         known: Scores by row and task that were read or written before; those that are read now are added.
+        learned: Tasks that went into the carry, also those that another site has trained.
     """
     read = {} if known is None else known
     stream, tasks = config.stream, list(config.stream.task_names)
@@ -246,7 +251,7 @@ def build_matrix(
         zero_shot=[cells[ZERO_SHOT][t].score if t in cells[ZERO_SHOT] else None for t in tasks],
         scores=[[cells[row][t].score if t in cells[row] else None for t in tasks] for row in names],
         rows=None if regular else names,
-        test_only=[task.name for task in stream.tasks if not task.train],
+        test_only=[task.name for task in stream.tasks if task.test and not task.train and task.name not in learned],
         independent=get_method(config.method)(config.options).capabilities.schedule == "independent",
     )
 

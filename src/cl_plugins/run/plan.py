@@ -46,8 +46,9 @@ def make_plan(config: CLConfig, method: Method, earlier: tuple[str, ...] = ()) -
     stream, settings, schedule = config.stream, config.eval, method.capabilities.schedule
     tested = [task.name for task in stream.tasks if task.test]
     steps: list[Step] = []
-    if settings.zero_shot and settings.scope != "none" and not config.block.only:
-        steps += [Step("evaluate", name, ZERO_SHOT) for name in tested]
+    if settings.zero_shot and settings.scope != "none":
+        chosen = (config.block.only,) if config.block.only and settings.scope != "all" else stream.task_names
+        steps += [Step("evaluate", name, ZERO_SHOT) for name in tested if name in chosen]
     if schedule == "joint":
         steps += _training(JOINT, method)
         if settings.scope != "none":

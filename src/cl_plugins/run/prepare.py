@@ -11,8 +11,9 @@ from ..base import lock
 from ..base.errors import Problem, RunStateError
 from ..base.logs import logger
 from ..config import CLConfig
-from ..contract.carry import Carry, carry_directory
+from ..contract.carry import Carry
 from ..contract.host import same_base, same_tokenizer, settings_changes
+from .received import received, tell_options
 
 
 def move_aside(root: Path) -> None:
@@ -31,8 +32,13 @@ def move_aside(root: Path) -> None:
     logger.info("cl.restart: the earlier run was moved to %s", target)
 
 
-def earlier_carry(config: CLConfig, base: dict[str, Any]) -> Carry | None:
-    """The carry that ``carry_from`` names, verified.
+def earlier_carry(config: CLConfig, base: dict[str, Any], root: Path) -> Carry | None:
+    """The carry that ``carry_from`` names, verified; a packed one is unpacked into the run's directory.
+
+    Args:
+        config: The ``cl:`` block.
+        base: Fingerprint of the base.
+        root: The run's directory.
 
     Raises:
         RunStateError: If it is damaged, belongs to another base or tokenizer, was made by another method, or holds
@@ -41,7 +47,7 @@ def earlier_carry(config: CLConfig, base: dict[str, Any]) -> Carry | None:
     if config.block.carry_from is None:
         return None
     path = Path(config.block.carry_from)
-    carry = Carry.open(carry_directory(path))
+    carry = Carry.open(received(root, path))
     carry.verify()
     where = f"cl.carry_from: {path}"
     problems = []
@@ -81,6 +87,7 @@ def earlier_carry(config: CLConfig, base: dict[str, Any]) -> Carry | None:
         total / 1e6,
         listing,
     )
+    tell_options(config, carry)
     return carry
 
 
@@ -91,7 +98,7 @@ def skipped_tasks(config: CLConfig, carry: Carry | None) -> list[str]:
         config: The ``cl:`` block.
         carry: The carry that the run starts from.
     """
-    names = list(config.stream.trained_names)
+    names = list(config.stream.learned_names)
     if config.block.only not in names:
         return []
     learned = carry.tasks if carry is not None else ()

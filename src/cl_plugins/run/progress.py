@@ -13,6 +13,10 @@ from ..base.status_line import StatusLine
 from .plan import Step
 
 
+#: The kinds that take time, and their units.
+_UNITS = {"train": "optimizer steps", "evaluate": "test items"}
+
+
 def clock(seconds: float) -> str:
     """``1:02:03`` or ``02:03``."""
     whole = max(0, round(seconds))
@@ -24,9 +28,8 @@ def clock(seconds: float) -> str:
 class Progress:
     """Counts units of work (optimizer steps, test items) over the whole stream.
 
-    The time left is each kind's remaining units times its measured seconds per unit; kinds not yet measured count as
-    the average of the others, so the first estimate is rough and improves. Steps of unknown length are listed with
-    the estimate and are not part of it.
+    The time left is each kind's remaining units times its measured seconds per unit. Work of a kind that has not been
+    measured yet, and steps of unknown length, are listed with the estimate and are not part of it.
 
     Args:
         units: Step key -> (kind, units), for every step still to be done; None for units that are not known yet.
@@ -110,15 +113,18 @@ class Progress:
             self._current = None
 
     def eta(self) -> str:
-        """Time left, or ``?`` before anything has been measured; how many trainings it does not count."""
-        unknown = sum(units is None for _, units in self._left.values())
-        more = f" + {unknown} of unknown length" if unknown else ""
+        """Time left for the kinds of work that have been measured, and the units of those that have not."""
         rates = {kind: self._spent[kind] / n for kind, n in self._worked.items() if n}
-        if not rates:
-            return f"?{more}"
-        typical = sum(rates.values()) / len(rates)
-        left = sum(units * rates.get(kind, typical) for kind, units in self._left.values() if units is not None)
-        return clock(left) + more
+        left = sum(units * rates[kind] for kind, units in self._left.values() if units and kind in rates)
+        parts = [clock(left) if rates else "?"]
+        for kind, name in _UNITS.items():
+            units = sum(n for k, n in self._left.values() if n and k == kind)
+            if kind not in rates and units:
+                parts.append(f"{units:,} {name}")
+        unknown = sum(units is None for _, units in self._left.values())
+        if unknown:
+            parts.append(f"{unknown} of unknown length")
+        return " + ".join(parts)
 
     def _show(self) -> None:
         if self._line is None:

@@ -52,6 +52,7 @@ def remains(root: Path, entries: Entries, recipe: Mapping[str, Any] | None = Non
         *_predictions(root, entries),
         *_checkpoints(root),
         *_moved_aside(root, entries),
+        *_received(root),
         *_caches(entries, recipe),
     ]
     sources = sorted({sample.dataset for sample, _ in entries if sample.dataset})
@@ -104,6 +105,14 @@ def _checkpoints(root: Path) -> Iterator[Place]:
         for path in sorted(root.glob(f"tasks/*/{pattern}")):
             what = "a checkpoint of a training that may have used them: weights and optimizer state, no samples"
             yield Place(str(path), what, "Delete it to train this task again, or resume the run, which removes it.")
+
+
+def _received(root: Path) -> Iterator[Place]:
+    """The packed carry that a run began with, where it holds a buffer."""
+    path = root / "received"
+    if (path / "carry" / FOLDER / RECORDS).exists():
+        what = "the carry that the run began with, as it was received, with its training samples"
+        yield Place(str(path), what, f"Delete {path} once a task of this run is learned, and the packed file.")
 
 
 def _moved_aside(root: Path, entries: Entries) -> Iterator[Place]:

@@ -17,7 +17,7 @@ from ..base.logs import logger
 from ..base.outside import read_json
 from ..base.secrets import without_masked
 from ..config import CLConfig
-from ..contract.carry import FILE, Carry, CarryWriter, TaskUpdate, carry_directory
+from ..contract.carry import Carry, CarryWriter, TaskUpdate, carry_directory
 from ..contract.export import LowRankSum
 from ..contract.host import same_base, same_tokenizer, settings_changes
 from ..recipe import parse_cl
@@ -25,6 +25,7 @@ from ..records.run import RUN, read_run
 from ..training.handover import TENSORS, UPDATE, file_records
 from .journal import Journal
 from .plan import JOINT, Step, make_plan
+from .received import carried_tasks
 
 
 if TYPE_CHECKING:
@@ -90,11 +91,8 @@ def _earlier(root: Path, config: CLConfig) -> tuple[str, ...]:
     """Tasks in the carry that the run began with; the run's own carry knows them too once it has one."""
     if config.block.carry_from is None:
         return ()
-    source = Path(config.block.carry_from)
-    for path in (carry_directory(source), root / "carry"):
-        if (path / FILE).is_file():
-            return tuple(task for task in Carry.open(path).tasks if task != config.block.only)
-    return ()
+    tasks = carried_tasks(root, Path(config.block.carry_from)) or ()
+    return tuple(task for task in tasks if task != config.block.only)
 
 
 def check_idle(root: Path) -> None:
@@ -158,6 +156,7 @@ def reopen(
     else:
         host_keys = {**host_keys, TRUST: True}
     state = RunState.to_look(host, out, host.looking_keys(host_keys), config)
+    state.source = root
     state.base_fingerprint = host.fingerprint(state.run_args)
     recorded = read_record(root).get("base") or {}
     same = same_base(recorded, state.base_fingerprint)

@@ -6,6 +6,7 @@ each of its pictures by the projector of its choice, where tasks have trained on
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -70,13 +71,15 @@ def put_on(
     check_places(base, [n for learned in tasks for n in (*learned.update.a, *learned.update.replaced)])
 
     state: RowState = base.rows(lambda rows: choose(state, rows, selector, prepared, names))
+    gates: dict[tuple[int, ...], bank.Gate] = {}
     layers = {}
     for name in dict.fromkeys(n for learned in tasks for n in learned.update.a):
         own = [i for i, learned in enumerate(tasks) if name in learned.update.a]
+        if tuple(own) not in gates:
+            gates[tuple(own)] = (Prefix if cumulative else OneOf)(state, own, len(names))
         trunks = [tasks[i].update.a[name] for i in own]
         experts = [bank.Expert(tasks[i].update.b[name], place, tasks[i].update.scaling) for place, i in enumerate(own)]
-        gate = Prefix(state, own, len(names)) if cumulative else OneOf(state, own, len(tasks))
-        layers[name] = bank.Experts(trunks, experts, gate=gate)
+        layers[name] = bank.Experts(trunks, experts, gate=gates[tuple(own)])
     bank.attach(base, layers)
     _replace(base, tasks, state)
     return base.model
@@ -101,8 +104,8 @@ def choose(state: RowState, rows: Rows, selector: Selector, prepared: dict[str, 
     rows.kept.update(expert=chosen, route=[names[i] for i in chosen.tolist()])
 
 
-class OneOf:
-    """A row is computed by the expert of its task.
+class _OfRows(ABC):
+    """A gate of what the rows have been given, made anew when that changes: the layers of a forward share it.
 
     Args:
         state: The row state.
@@ -111,40 +114,50 @@ class OneOf:
     """
 
     def __init__(self, state: RowState, own: Sequence[int], count: int) -> None:
-        self._state = state
-        self._place = [own.index(task) if task in own else -1 for task in range(count)]
+        self._state, self._own, self._count = state, list(own), count
+        self._made: tuple[Tensor, Any, bank.Weights] | None = None
 
-    def __call__(self, inputs: Tensor) -> bank.Chosen:
-        """The expert of each row; -1 while the base computes alone."""
+    def __call__(self, inputs: Tensor) -> bank.Weights:
+        """The weights of the rows; no expert is in use while the base computes alone."""
         import torch
 
         if self._state.off:
             return bank.Chosen(torch.full((len(inputs),), -1))
-        return bank.Chosen(torch.tensor([self._place[i] for i in self._state.current.kept["expert"].tolist()]))
+        experts: Tensor = self._state.current.kept["expert"]
+        made = self._made  # read once: other threads have other rows
+        if made is None or made[0] is not experts or made[1] != inputs.device:
+            made = self._made = (experts, inputs.device, self._weights(experts, inputs.device))
+        return made[2]
+
+    @abstractmethod
+    def _weights(self, experts: Tensor, device: Any) -> bank.Weights:
+        """The weights of rows that have been given the tasks ``experts``, (rows,)."""
 
 
-class Prefix:
-    """A row is computed by the experts of its task and of all tasks before it, or by the router alone.
+class OneOf(_OfRows):
+    """A row is computed by the expert of its task."""
 
-    Args:
-        state: The row state.
-        own: For each expert of the layer the number of its task.
-        count: Number of tasks, which is the router's number.
-    """
-
-    def __init__(self, state: RowState, own: Sequence[int], count: int) -> None:
-        self._state, self._own, self._count = state, list(own), count
-
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """(rows, experts), 0 or 1; all 0 while the base computes alone."""
+    def _weights(self, experts: Tensor, device: Any) -> bank.Chosen:
+        """The layer's expert of each row; -1 where the task has none."""
         import torch
 
-        own = torch.tensor(self._own)
-        if self._state.off:
-            return inputs.new_zeros(len(inputs), len(own))
-        chosen = self._state.current.kept["expert"][:, None]
+        places = [self._own.index(task) if task in self._own else -1 for task in experts.tolist()]
+        return bank.Chosen(torch.tensor(places, device=device))
+
+
+class Prefix(_OfRows):
+    """A row is computed by the experts of its task and of all tasks before it, or by the router alone.
+
+    The router's number is the number of tasks.
+    """
+
+    def _weights(self, experts: Tensor, device: Any) -> Tensor:
+        """(rows, experts), 0 or 1."""
+        import torch
+
+        own, chosen = torch.tensor(self._own, device=device), experts.to(device)[:, None]
         before = torch.where(chosen < self._count, own[None, :] <= chosen, own[None, :] == self._count)
-        return before.to(inputs.device, inputs.dtype)
+        return before.float()
 
 
 def check_places(base: BaseModel, names: Sequence[str]) -> None:

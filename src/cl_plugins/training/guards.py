@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..adapters.partitioned import gathered
+from ..adapters.partitioned import gathered, size
 from ..base.errors import CompatibilityError, Problem, TrainingError
 from ..contract.export import LowRankSum
 from ..contract.names import trainable
@@ -43,6 +43,20 @@ def check_trainable(where: str, model: Module, wanted: Sequence[str]) -> None:
         if not any(f".{module}." in f".{name}" for name in names):
             what = f"'{module}' is to be trained, but none of its tensors is trainable."
             raise TrainingError(Problem(where, what, "Check the module's name in this model."))
+
+
+def trained_parts(model: Module, wanted: Sequence[str]) -> str:
+    """Number of trained parameters, and how many of them belong to modules trained as a whole, for the log.
+
+    Args:
+        model: What will be trained.
+        wanted: As for `check_trainable`.
+    """
+    sizes = {f".{name}": size(p) for name, p in model.named_parameters() if p.requires_grad}
+    parts = [
+        f"{sum(count for name, count in sizes.items() if f'.{module}.' in name):,} in {module}" for module in wanted
+    ]
+    return f"{sum(sizes.values()):,} parameters are trained" + (f" ({', '.join(parts)})" if parts else "")
 
 
 def check_saved(method: Method, context: TaskContext, model: Module) -> None:

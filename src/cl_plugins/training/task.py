@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..adapters.partitioned import is_partitioned, whole_on_main
+from ..base.logs import logger
 from . import guards
 
 
@@ -52,6 +53,7 @@ class TaskTraining:
         self._where = f"task '{terms.context.task.name}'"
         guards.check_trainable(self._where, model, self._wanted)
         guards.check_saved(terms.method, terms.context, model)
+        logger.info("train:%s: %s", terms.context.task.name, guards.trained_parts(model, self._wanted))
         self._before = guards.marks(model)
 
     def check(self, steps: int) -> None:

@@ -1,0 +1,90 @@
+"""``carry_from`` with a packed carry: unpacked once into ``received/`` of the run, also where a kill comes in between."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..base.errors import Problem, RunStateError
+from ..base.files import recover_directory
+from ..base.logs import logger
+from ..config import CLConfig
+from ..contract.carry import FILE, Carry, carry_directory
+from ..contract.packed import Pack
+from ..records.pack import CARRY, PACK, PackRecord
+from .shareable import shareable
+from .site import RECEIVED
+
+
+def received(root: Path, source: Path) -> Path:
+    """The directory with the carry that ``carry_from`` names; a packed one is unpacked into the run first.
+
+    Once it is unpacked, the file is not needed any more.
+
+    Args:
+        root: The run's directory.
+        source: The value of ``carry_from``.
+
+    Raises:
+        RunStateError: If the pack is damaged, or missing before it was unpacked.
+    """
+    target = root / RECEIVED
+    if target.is_symlink():
+        fix = "Use a folder instead; only `output_dir` itself may be a link."
+        raise RunStateError(Problem(str(target), "is a symbolic link, which is not followed.", fix))
+    if source.is_dir():
+        return carry_directory(source)
+    recover_directory(target)
+    there = (target / PACK).is_file()
+    if source.exists():
+        pack = Pack.open(source)
+        if not there or PackRecord.read(target / PACK).checksum != pack.record.checksum:
+            pack.unpack(target)
+            logger.info("carry_from: %s was unpacked into %s", source, target)
+    elif not there:
+        return source
+    return carry_directory(target)
+
+
+def carried_tasks(root: Path, source: Path) -> tuple[str, ...] | None:
+    """The tasks in the carry that ``carry_from`` names; None if there is none (yet). Nothing is unpacked.
+
+    Args:
+        root: The run's directory.
+        source: The value of ``carry_from``.
+    """
+    if source.is_file():
+        return tuple(Pack.open(source).record.tasks)
+    for path in (carry_directory(source), root / "carry", root / RECEIVED / CARRY):
+        if (path / FILE).is_file():
+            return Carry.open(path).tasks
+    return None
+
+
+def other_options(config: CLConfig, carry: Carry) -> list[str]:
+    """Options of the method that differ from those of the site before, for the log.
+
+    Args:
+        config: The ``cl:`` block.
+        carry: The carry that the run starts from.
+    """
+    path = carry.path.parent / PACK
+    if carry.path.name != CARRY.rstrip("/") or not path.is_file():
+        return []
+    there: Mapping[str, Any] = PackRecord.read(path).options or {}
+    here = shareable(json.loads(json.dumps(asdict(config.options), default=str)))
+    return [
+        f"{key} is {here[key]!r} here and {there[key]!r} there"
+        for key in here
+        if here[key] != there.get(key, here[key])
+    ]
+
+
+def tell_options(config: CLConfig, carry: Carry) -> None:
+    """Log the options that differ from those of the site before."""
+    found = other_options(config, carry)
+    if found:
+        logger.warning("carry_from: the site before has trained with other options: %s", "; ".join(found))
