@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("status", "finished steps of a run, and the process at work"),
     "report": ("report", "write a run's report again, or score its predictions with another scorer"),
     "compare": ("compare", "several runs in one table and picture"),
+    "board": ("board", "the runs below a folder in the browser, with start and stop"),
     "evaluate": ("evaluate", "evaluate a run's model again, also on a new test set"),
     "score": ("score", "score one file of predictions"),
     "export": ("export", "a run's model as merged weights or as one PEFT adapter"),

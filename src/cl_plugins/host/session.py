@@ -184,6 +184,22 @@ class Session:
         self.sample_counts["joint"] = total(counted).details()
         return {"train_dataset": joint}
 
+    def validation_set(self, args: TaskArgs, parts: Sequence[tuple[str, Sequence[str], Mapping[str, Any]]]) -> Any:
+        """The validation sets of one or more tasks, one behind the other, prepared as training sets are."""
+        from datasets import concatenate_datasets
+
+        own, problems, found = own_args(args), [], []
+        for task, names, keys in parts:
+            args_of = for_data(own, {**keys, "mix_strategy": "concat", "interleave_probs": None}, names)
+            try:
+                module = load_training_set(task, args_of, self.template, self.tokenizer_module, kind="validation")
+                found.append(module["train_dataset"])
+            except DataError as error:
+                problems += error.problems
+        if problems:
+            raise DataError(problems)
+        return found[0] if len(found) == 1 else concatenate_datasets(found)
+
     def _check_projectors(self, task: str, args: HostArgs, dataset: Any) -> None:
         """Refuse to train a projector where no sample has anything to project.
 
@@ -306,7 +322,8 @@ class Session:
         if own_args(args).finetuning.plot_loss:
             from llamafactory.extras.ploting import plot_loss as draw
 
-            draw(args.training.output_dir, keys=["loss"])
+            validated = str(getattr(args.training.eval_strategy, "value", args.training.eval_strategy)) != "no"
+            draw(args.training.output_dir, keys=["loss", *(["eval_loss"] if validated else [])])
 
     def trainer(
         self,
@@ -366,10 +383,10 @@ def _host_callbacks(args: HostArgs) -> list[Any]:
     from llamafactory.train.callbacks import LogCallback, ReporterCallback
 
     callbacks: list[Any] = [LogCallback()]
-    if args.finetuning.use_swanlab:
-        from llamafactory.train.trainer_utils import get_swanlab_callback
+    if args.finetuning.early_stopping_steps is not None:
+        from transformers import EarlyStoppingCallback
 
-        callbacks.append(get_swanlab_callback(args.finetuning))
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience=args.finetuning.early_stopping_steps))
     callbacks.append(ReporterCallback(args.model, args.data, args.finetuning, args.generating))
     return callbacks
 
