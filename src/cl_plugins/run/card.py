@@ -154,7 +154,7 @@ def card(folder: Path, about: Mapping[str, Any], facts: Facts) -> str:
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
 
 
-def _data(about: Mapping[str, Any], base: str, licence: Mapping[str, str], facts: Facts) -> Any:
+def _data(about: Mapping[str, Any], base: str, licence: Mapping[str, Any], facts: Facts) -> Any:
     """The card's metadata, by the classes of the hub's library."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -179,7 +179,7 @@ def _data(about: Mapping[str, Any], base: str, licence: Mapping[str, str], facts
         pipeline_tag=pipeline,
         tags=["cl_plugins", "llama-factory", "continual-learning", str(about["method"])],
         eval_results=results or None,
-        **dict[str, Any](licence),
+        **licence,
     )
 
 
@@ -277,14 +277,14 @@ def _example(folder: Path, pictures: bool) -> str | None:
 
     parts = [*([{"type": "image"}] if pictures else []), {"type": "text", "text": _QUESTION}]
     try:
-        found: Any = render_jinja_template(
+        rendered: Any = render_jinja_template(
             conversations=[[{"role": "user", "content": parts}]],
             chat_template=path.read_text(encoding="utf-8"),
             add_generation_prompt=True,
         )
     except Exception:  # the base's own template, which may need more than messages
         return None
-    return str(found[0][0])
+    return str(rendered[0][0])
 
 
 def _final_scores(about: Mapping[str, Any], matrix: AccuracyMatrix | None) -> list[tuple[str, str, float]]:
