@@ -121,6 +121,9 @@ class DataSet(Protocol):
     def problems(self) -> list[Problem]:
         """What is wrong with its files and records, as far as can be seen without the base and its tokenizer."""
 
+    def absent(self) -> list[Problem]:
+        """Those of `problems` that say that its files are not there, or not yet."""
+
     def files(self) -> list[Path]:
         """Its local files; empty for data on a hub."""
 
@@ -273,6 +276,9 @@ class Host(Protocol):
         Raises:
             Exception: Any exception of the host and its libraries for keys that they refuse.
         """
+
+    def trackers(self, args: TaskArgs) -> dict[str, dict[str, Any]]:
+        """Experiment trackers of a run: name as in ``report_to`` -> options that other keys give it."""
 
     def looking_keys(self, keys: Mapping[str, Any]) -> dict[str, Any]:
         """The keys for one process that inspects a finished run: without engine, on the available device."""

@@ -155,6 +155,10 @@ class EncoderHost:
         """See `Host.task_args`."""
         return key_rules.parse(keys)
 
+    def trackers(self, args: TaskArgs) -> dict[str, dict[str, Any]]:
+        """See `Host.trackers`."""
+        return {str(name): {} for name in args.training.report_to or ()}
+
     def looking_keys(self, keys: Mapping[str, Any]) -> dict[str, Any]:
         """See `Host.looking_keys`."""
         import torch

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..base.files import sha256
 from . import keys as key_rules
 from . import names, task_args, validation
-from .data import local_files
+from .data import absent_files, local_files
 from .media import DataUse, fingerprint, inspect, on_hub
 from .quiet import quiet
 
@@ -46,6 +46,10 @@ class LocalDataSet:
     def problems(self) -> list[Problem]:
         """Unknown name, missing file, not JSON, no record, missing media."""
         return inspect(self.use)
+
+    def absent(self) -> list[Problem]:
+        """No ``dataset_info.json``, or no file of the name that it gives."""
+        return absent_files(self.use.dataset_dir, self.use.name)
 
     def files(self) -> list[Path]:
         """``dataset_info.json`` and the files that it names."""
@@ -170,6 +174,16 @@ class LlamaFactoryHost:
     def task_args(self, keys: dict[str, Any]) -> task_args.HostArgs:
         """See `Host.task_args`."""
         return task_args.parse(keys)
+
+    def trackers(self, args: TaskArgs) -> dict[str, dict[str, Any]]:
+        """``report_to``, and SwanLab with its own keys for ``use_swanlab``; the host's launcher has logged in to it."""
+        found: dict[str, dict[str, Any]] = {str(name): {} for name in args.training.report_to}
+        own = task_args.own(args).finetuning
+        if own.use_swanlab:
+            keys = ("project", "workspace", "mode", "logdir")
+            found["swanlab"] = {key: getattr(own, f"swanlab_{key}", None) for key in keys}
+            found["swanlab"]["experiment_name"] = own.swanlab_run_name
+        return found
 
     def looking_keys(self, keys: Mapping[str, Any]) -> dict[str, Any]:
         """Without engine keys; for half precision on a machine without accelerator the host wants ``use_cpu``."""
