@@ -157,8 +157,10 @@ class EncoderHost:
         return key_rules.parse(keys)
 
     def trackers(self, args: TaskArgs) -> dict[str, dict[str, Any]]:
-        """See `Host.trackers`."""
-        return {str(name): {} for name in args.training.report_to or ()}
+        """``report_to``."""
+        from .session import own
+
+        return {str(name): {} for name in own(args).training.report_to or ()}
 
     def looking_keys(self, keys: Mapping[str, Any]) -> dict[str, Any]:
         """See `Host.looking_keys`."""
