@@ -156,14 +156,6 @@ class RecordSet:
         except DataError as error:
             return error.problems
 
-    def absent(self) -> list[Problem]:
-        """Its files that are not there; a data set without ``dataset_info.json`` or without its file of records."""
-        try:
-            missing = [path for path in (self.folder / INFO, self.file()) if not path.exists()]
-        except DataError as error:
-            return error.problems if not (self.folder / INFO).exists() else []
-        return self.problems() if missing else []
-
     def files(self) -> list[Path]:
         """``dataset_info.json`` and the file of records."""
         return [self.folder / INFO, self.file()]
