@@ -13,6 +13,7 @@ from cl_plugins.streams import load_stream
 
 
 def write_index(folder, records):
+    records = list(records)
     folder.mkdir(parents=True, exist_ok=True)
     for record in records:
         (folder / record["picture"]).touch()

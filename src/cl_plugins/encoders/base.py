@@ -46,7 +46,7 @@ class AnsweringClassifier(CrossModalClassifier):
         """
         found = self.represent(**inputs)
         count = max(self.seen(), self.opened if self.training else 0, 1)
-        head = self.classifier
+        head: Any = self.classifier
         # only the rows in use: a head with more rows for later classes rounds as one without
         joint: Any = found.joint
         logits = torch.nn.functional.linear(joint, head.weight[:count], head.bias[:count])

@@ -66,7 +66,8 @@ class EncoderHost:
 
     def facts(self, keys: Mapping[str, Any], stream: Stream) -> RunFacts:
         """See `Host.facts`."""
-        return RunFacts(finetuning_type="full", stream=stream, half_precision=bool(keys.get("bf16")), keys=keys)
+        known = {**keys, "disable_gradient_checkpointing": True}  # there is none here
+        return RunFacts(finetuning_type="full", stream=stream, half_precision=bool(keys.get("bf16")), keys=known)
 
     def method_problems(self, name: str, able: Capabilities, facts: RunFacts, penalised: bool) -> list[Problem]:
         """See `Host.method_problems`."""
