@@ -277,6 +277,9 @@ class Host(Protocol):
             Exception: Any exception of the host and its libraries for keys that they refuse.
         """
 
+    def trackers(self, args: TaskArgs) -> dict[str, dict[str, Any]]:
+        """Experiment trackers of a run: name as in ``report_to`` -> options that other keys give it."""
+
     def looking_keys(self, keys: Mapping[str, Any]) -> dict[str, Any]:
         """The keys for one process that inspects a finished run: without engine, on the available device."""
 

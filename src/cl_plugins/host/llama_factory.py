@@ -175,6 +175,16 @@ class LlamaFactoryHost:
         """See `Host.task_args`."""
         return task_args.parse(keys)
 
+    def trackers(self, args: TaskArgs) -> dict[str, dict[str, Any]]:
+        """``report_to``, and SwanLab with its own keys for ``use_swanlab``; the host's launcher has logged in to it."""
+        found: dict[str, dict[str, Any]] = {str(name): {} for name in args.training.report_to}
+        own = task_args.own(args).finetuning
+        if own.use_swanlab:
+            keys = ("project", "workspace", "mode", "logdir")
+            found["swanlab"] = {key: getattr(own, f"swanlab_{key}", None) for key in keys}
+            found["swanlab"]["experiment_name"] = own.swanlab_run_name
+        return found
+
     def looking_keys(self, keys: Mapping[str, Any]) -> dict[str, Any]:
         """Without engine keys; for half precision on a machine without accelerator the host wants ``use_cpu``."""
         import torch

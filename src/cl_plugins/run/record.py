@@ -35,7 +35,8 @@ PACKAGES = (
 # keys of the cl block that say how a run is carried out, and not what it computes
 HOW = ("stop_after", "restart", "keep")
 # host keys that may differ between two starts of one run without changing a number
-FREE = ("output_dir", "overwrite_output_dir", "logging_steps", "logging_dir", "report_to", "run_name", "plot_loss", "disable_tqdm",
+FREE = ("output_dir", "overwrite_output_dir", "logging_steps", "logging_dir", "report_to", "run_name", "project", "trackio_space_id", "use_swanlab", "swanlab_project", "swanlab_workspace",
+        "swanlab_run_name", "swanlab_run_id", "swanlab_mode", "swanlab_logdir", "swanlab_lark_webhook_url", "plot_loss", "disable_tqdm",
         "overwrite_cache", "preprocessing_num_workers", "save_steps", "save_strategy", "save_total_limit", "cache_dir")  # fmt: skip
 PATHS = ("model_name_or_path", "dataset_dir", "media_dir")  # a moved folder is not another base: hashes decide
 # what a stream says about itself and its tasks without changing a number of the run

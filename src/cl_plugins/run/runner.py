@@ -14,6 +14,7 @@ from ..config import Recipe
 from ..contract.carry import Carry
 from ..contract.host import Host
 from ..evaluation.matrix import row_name
+from ..evaluation.metrics import continual_metrics
 from ..methods.registry import get_method
 from ..records.run import read_run, write_run
 from ..replay.keeping import candidate_files
@@ -74,6 +75,7 @@ class Runner:
             ranks.on_main(lambda: self._begin(opening))
             logger.info("this run is finished; nothing to do")
             ranks.on_main(lambda: self._show(plan))
+            state.tracker.close()
             return
         if state.carry is not None:
             ranks.on_main(state.carry.verify)
@@ -81,6 +83,17 @@ class Runner:
             logger.info("%s", line)
         self._read(todo, opening.appended)
         ranks.on_main(lambda: self._begin(opening))
+        try:
+            ranks.on_main(state.tracker.open)
+            ranks.on_main(lambda: self._track(plan))
+            if self._carry_out(todo, plan):
+                ranks.on_main(lambda: self._show(plan))
+        finally:
+            state.tracker.close()
+
+    def _carry_out(self, todo: list[Step], plan: list[Step]) -> bool:
+        """Do the steps that are left; whether all of them are done now."""
+        state = self._state
         state.progress = Progress(units(state, todo), visible=ranks.is_main())
         limit = self._config.block.stop_after
         try:
@@ -93,12 +106,11 @@ class Runner:
                         "stopped after %d steps, as cl.stop_after says; the same command resumes the run", limit
                     )
                     ranks.on_main(lambda: self._write_report(plan))
-                    return
+                    return False
         finally:
             state.close_backend()
             state.progress.close()
-            state.tracker.close()
-        ranks.on_main(lambda: self._show(plan))
+        return True
 
     def _begin(self, opening: Opening) -> None:
         begin(self._root, opening)
@@ -157,6 +169,8 @@ class Runner:
             state.carry = Carry.open(self._root / "carry")
             state.forget_model()
         else:
+            if self._config.eval.scope != "none":
+                ranks.on_main(lambda: self._write_matrix(plan))  # the model card shows it
             artefacts, details = finish(state)
         seconds = time.monotonic() - started
         if state.restore_seconds is not None:
@@ -181,7 +195,7 @@ class Runner:
             parts.remove(self._root, str(step.row), task)
             logger.info("%s: %.2f (n=%d, %s)", step.key, details["score"], details["n"], clock(seconds))
             self._write_matrix(plan)
-            self._state.tracker.score(str(step.row), task, details["score"])
+            self._track(plan)
         elif step.kind == "train":
             logger.info("%s: %d optimizer steps in %s", step.key, details["optimizer_steps"], clock(seconds))
             if "valid_loss" in details:
@@ -217,6 +231,20 @@ class Runner:
         carry = self._state.carry
         learned = carry.tasks if carry is not None else ()
         write_matrix(self._root, build_matrix(self._root, plan, self._config, self._state.scores, learned))
+
+    def _track(self, plan: list[Step]) -> None:
+        """Send to the trackers what they do not have: cells, and the metrics of the latest row if it is complete."""
+        journal, tracker = self._state.journal, self._state.tracker
+        tracker.cells(journal.entries)
+        tested = [step for step in plan if step.kind == "evaluate" and step.row not in (ZERO_SHOT, ORACLE)]
+        done = [step.row for step in tested if step.key in journal]
+        if done and all(step.key in journal for step in tested if step.row == done[-1]):
+            matrix = build_matrix(self._root, plan, self._config, self._state.scores)
+            metrics = continual_metrics(matrix)
+            values = {
+                name: metric.value if metric.values is None else metric.values for name, metric in metrics.items()
+            }
+            tracker.metrics(str(done[-1]), values, self._state.steps_done)
 
     def _write_report(self, plan: list[Step]) -> None:
         """Bring ``run.json`` up to date and write matrix, metrics, tables, pictures and pages."""
@@ -260,4 +288,6 @@ class Runner:
         if self._config.eval.scope != "none":
             logger.info("results\n%s", terminal_table(self._root))
             logger.info("report: %s", self._root / "report.html")
+            self._track(plan)
+            self._state.tracker.pictures(self._state.steps_done)
         logger.info("final model: %s", self._root / "final")

@@ -54,6 +54,7 @@ class RunState:
         base_fingerprint: Which base this is.
         carry: The latest carry, None before the first task.
         scores: Scores by row and task, as far as they were read or written.
+        source: The directory of the run that is looked at, where ``root`` is another one.
     """
 
     host: Host
@@ -68,13 +69,14 @@ class RunState:
     progress: Progress = field(default_factory=lambda: Progress({}, visible=False))
     carry: Carry | None = None
     scores: dict[tuple[str, str], TaskScore] = field(default_factory=dict)
+    source: Path | None = None
 
     def __post_init__(self) -> None:
         self._model: Any = None
         self._model_of: object = _NOTHING
         self._tests: dict[str, TestSet] = {}
         self._backend: tuple[object, Backend] | None = None
-        self._report_to: Any = None
+        self._trackers: dict[str, dict[str, Any]] = {}
         self._training_sets = TrainingSets()
         self.restore_seconds: float | None = None
 
@@ -127,7 +129,7 @@ class RunState:
         keys = task_keys.keys_of(self.host, self.host_keys, self.config, task, folder, validated=phase is None)
         keys |= phase.keys if phase else {}
         args = self.host.task_args(keys)
-        self._report_to = args.training.report_to or self._report_to
+        self._trackers = self._trackers or self.host.trackers(args)
         args.training.report_to = []  # one tracker for the stream instead of one per task
         return args
 
@@ -142,8 +144,13 @@ class RunState:
         """The trackers of the stream."""
         from .trackers import StreamTracker
 
-        report_to = self._report_to if self._report_to is not None else self.run_args.training.report_to
-        return StreamTracker(list(report_to), self.run_args.training, self.root)
+        args = self.run_args
+        return StreamTracker(self._trackers, args.training, self.root)
+
+    @property
+    def steps_done(self) -> int:
+        """Optimizer steps of all finished trainings."""
+        return self.steps_before("")
 
     def steps_before(self, training: str) -> int:
         """Optimizer steps of the finished trainings before one.

@@ -94,7 +94,7 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
     training = TaskTraining(terms, model, args.trained_modules)
 
     bridge = _bridge(state, terms)
-    state.tracker.begin(task, state.steps_before(step.key))
+    state.tracker.begin(task, state.steps_before(step.key), step.phase or "")
     watchers = [*state.callbacks, bridge, state.tracker]
     recipe = ranks.on_main(lambda: task_identity(state, task, carry))
     trainer = session.trainer(args, model, module, watchers, terms, task, recipe)
