@@ -41,6 +41,10 @@ def load(
     if whole and base is not None:
         what = "is given, but the folder holds a whole model."
         raise RecipeError(Problem("base", what, "Leave it out."))
+    if whole and _is_classifier(final):
+        from .crossmodal.model import CrossModalClassifier
+
+        return CrossModalClassifier.from_pretrained(str(final.path), **options).requires_grad_(False).eval()
     if whole:
         model = _pretrained(str(final.path), trust_remote_code, {"dtype": _dtype(final), **options})
         return _answering(final, model, model)
@@ -71,6 +75,14 @@ def _base(final: Final, given: str | Path | None, options: dict[str, Any]) -> st
     )
     final.check_base(base_fingerprint(place))
     return name
+
+
+def _is_classifier(final: Final) -> bool:
+    """Whether the model is a classifier on frozen encoders, which only this package knows."""
+    from .base.outside import read_json
+
+    config = read_json(final.path / "config.json")
+    return isinstance(config, dict) and config.get("model_type") == "cl_crossmodal"
 
 
 def _dtype(final: Final) -> str:

@@ -69,7 +69,7 @@ def make(recipe: dict[str, Any], *, all_keys: bool = False) -> dict[str, Any]:
     from ..run.reopen import planned
     from .hosts import host as the_host
 
-    host = the_host()
+    host = the_host(recipe)
     absent: list[Problem] = []
     checked = check(host, recipe, absent=absent)
     host_keys, config = checked.host_keys, checked.config

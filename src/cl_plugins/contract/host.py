@@ -303,9 +303,13 @@ class Host(Protocol):
         else decides an answer (special tokens, rules of generation), by group and name.
         """
 
-    def session(self, args: TaskArgs) -> Session:
+    def session(
+        self, args: TaskArgs, trainings: Sequence[tuple[str, Sequence[str], Mapping[str, Any]]] = ()
+    ) -> Session:
         """What the run loads once.
 
         Args:
             args: The arguments of any task; only per-run keys are used.
+            trainings: Name, training sets and keys of every task of the stream that is trained, in order, for hosts whose
+                model depends on them (the classes of a classifier).
         """

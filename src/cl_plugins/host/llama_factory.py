@@ -198,7 +198,7 @@ class LlamaFactoryHost:
         self, folder: Path, world_size: int, recipe: str
     ) -> tuple[Path | None, list[tuple[Path, str]]]:
         """See `Host.newest_checkpoint`."""
-        from .checkpoints import newest_complete
+        from ..training.checkpoints import newest_complete
 
         return newest_complete(folder, world_size, recipe)
 
@@ -209,7 +209,9 @@ class LlamaFactoryHost:
         own = task_args.own(args)
         return base_fingerprint(own.model, own_template=own.data.template is None)
 
-    def session(self, args: TaskArgs) -> Session:
+    def session(
+        self, args: TaskArgs, trainings: Sequence[tuple[str, Sequence[str], Mapping[str, Any]]] = ()
+    ) -> Session:
         """See `Host.session`."""
         from .session import Session
 

@@ -66,6 +66,9 @@ def export_adapter(state: RunState, carry: Carry, out: Path, *, for_vllm: bool =
         what = f"'{state.config.method}' trains whole weights; there is no low-rank update."
         raise ExportError(Problem(str(out), what, "Use `--to merged`."))
     updates = [item.low_rank() for item in export.updates]
+    if not any(update.a for update in updates):  # of a classifier on encoders
+        what = "was trained without low-rank updates; there is no adapter."
+        raise ExportError(Problem(str(out), what, "Use `--to merged`."))
     names = _modules_to_save(export.updates)
     shared = shared_base(state, {carry.tasks[-1]: updates}, names, out) if for_vllm else {}
     found: dict[str, int] = {}

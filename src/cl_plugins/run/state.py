@@ -164,7 +164,9 @@ class RunState:
     @cached_property
     def session(self) -> Session:
         """Tokenizer or processor, and base."""
-        return self.host.session(self.run_args)
+        trained = [task for task in self.config.stream.tasks if task.train]
+        trainings = [(t.name, t.train, {**self.host_keys, **self.config.overrides_for(t.name)}) for t in trained]
+        return self.host.session(self.run_args, trainings)
 
     @cached_property
     def hashes(self) -> FileHashes:
