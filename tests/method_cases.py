@@ -59,6 +59,9 @@ class MethodCase(shared.MethodCase):
         return {**self.method, **(options or {})}
 
 
+#: Methods that train no language model: a classifier on encoders, whose runs are tested in tests/crossmodal.
+WITHOUT_LANGUAGE_MODEL = ("crossmodal",)
+
 REPLAY = {"replay": {"capacity_per_task": 5}}
 _STACK = {"consolidate": "stack"}
 

@@ -57,4 +57,5 @@ def test_what_joins_the_loss_is_asked_of_the_method():
         "modalprompt",
         "ilora",
         "branchlora",
+        "crossmodal",
     }

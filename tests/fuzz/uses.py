@@ -14,13 +14,13 @@ from typing import Any
 
 from cl_plugins.base.errors import ClPluginsError, RunStateError
 from cl_plugins.cli.report import rescore
-from cl_plugins.cli.status import collect
 from cl_plugins.contract.carry import Carry, carry_directory
 from cl_plugins.replay.store import Buffer, tensor_names
 from cl_plugins.report import compare_table, terminal_table
 from cl_plugins.run.deletion import forget, kept_samples
 from cl_plugins.run.reopen import carry_after, planned, read_recipe
 from cl_plugins.run.state import RunState
+from cl_plugins.run.status import collect
 
 
 SECONDS = 20.0  # a use takes milliseconds; this is for those that wait for a pipe

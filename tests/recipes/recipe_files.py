@@ -31,8 +31,13 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def recipes() -> list[Path]:
-    """The YAML files that are recipes: they name a model."""
+    """The YAML files that are recipes of a language model."""
     return [path for path in yaml_files() if "model_name_or_path" in read(path)]
+
+
+def encoder_recipes() -> list[Path]:
+    """The YAML files that are recipes of a classifier on frozen encoders."""
+    return [path for path in yaml_files() if "encoders" in read(path)]
 
 
 def paper_recipes() -> list[Path]:

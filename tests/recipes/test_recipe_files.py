@@ -9,10 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recipe_files import PAPER, ROOT, continual, host_keys, paper_recipes, problems_of, read, recipes, yaml_files
+from recipe_files import (
+    PAPER,
+    ROOT,
+    continual,
+    encoder_recipes,
+    host_keys,
+    paper_recipes,
+    problems_of,
+    read,
+    recipes,
+    yaml_files,
+)
 
+from cl_plugins.encoders.host import EncoderHost
 from cl_plugins.host.facts import capability_problems, run_facts
 from cl_plugins.methods import get_method
+from cl_plugins.run.check import check
 from cl_plugins.streams import load_stream
 
 
@@ -22,7 +35,12 @@ MEDICAL = Path("examples/yaml/medical_cl")
 
 
 def test_every_file_is_a_recipe_or_a_stream() -> None:
-    assert set(yaml_files()) == set(recipes()) | set(STREAMS)
+    assert set(yaml_files()) == set(recipes()) | set(encoder_recipes()) | set(STREAMS)
+
+
+@pytest.mark.parametrize("path", encoder_recipes(), ids=str)
+def test_recipes_with_encoders_are_valid(path: Path) -> None:
+    assert check(EncoderHost(), read(path), data=False).config.method
 
 
 def test_the_recipes_for_real_hardware_are_there() -> None:

@@ -9,7 +9,7 @@ import marked
 import pytest
 import tiny
 from marked import TASKS, manifest, mark, run
-from method_cases import CASES, mapping_of
+from method_cases import CASES, WITHOUT_LANGUAGE_MODEL, mapping_of
 from running import go
 from safetensors.torch import load_file
 
@@ -101,7 +101,11 @@ def test_pictures_are_copied_and_named_by_content(llava, pictures, tmp_path):
     assert all(k["images"] for k in kept)
 
 
-SEQUENTIAL = [n for n in method_names() if get_method(n).capabilities.schedule == "sequential"]
+SEQUENTIAL = [
+    n
+    for n in method_names()
+    if get_method(n).capabilities.schedule == "sequential" and n not in WITHOUT_LANGUAGE_MODEL
+]
 
 
 def terms(out, task):

@@ -31,7 +31,12 @@ def adapter_state(model: Module) -> dict[str, Tensor]:
 
 
 def adapter_meta(model: Module) -> dict[str, Any]:
-    """What the tensors lack: ``{"rank", "alpha", "rslora", "scaling", "targets", "modules_to_save"}``."""
+    """What the tensors lack: ``{"rank", "alpha", "rslora", "scaling", "targets", "modules_to_save"}``.
+
+    A model without PEFT's adapter has no rank: its trained tensors replace the base's.
+    """
+    if not hasattr(model, "peft_config"):
+        return {"scaling": 1.0, "targets": [], "modules_to_save": []}
     config: Any = model.peft_config["default"]  # type: ignore[index, union-attr]
     rank = int(config.r)
     scaling = config.lora_alpha / (rank**0.5 if config.use_rslora else rank)

@@ -182,7 +182,7 @@ def _configured(args: argparse.Namespace, host_keys: dict[str, Any], config: CLC
         tasks = tuple(dataclasses.replace(t, **changes) if t.name in wanted else t for t in stream.tasks)
         stream = dataclasses.replace(stream, tasks=tasks)
     used = [data for name in wanted for data in stream.task(name).test]
-    problems = [problem for name in used for problem in host().data_set(name, host_keys).problems()]
+    problems = [problem for name in used for problem in host(host_keys).data_set(name, host_keys).problems()]
     if problems:
         raise RecipeError(problems)
     settings = config.block.eval
@@ -198,7 +198,7 @@ def _check_backend(host_keys: dict[str, Any], config: CLConfig) -> None:
     from ..run.backends import backend_problems
     from .hosts import host
 
-    own = host()
+    own = host(host_keys)
     facts = own.facts(own.looking_keys(host_keys), config.stream)
     method = get_method(config.method)(config.options)
     problems = backend_problems(own, config, method, facts, "--backend")

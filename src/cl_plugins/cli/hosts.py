@@ -1,8 +1,9 @@
-"""Which host the commands work for; the one place of ``cli`` that knows it."""
+"""Which host the commands work for; the one place of ``cli`` that knows them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
@@ -11,11 +12,31 @@ if TYPE_CHECKING:
     from ..contract.host import Host
 
 
-def host() -> Host:
-    """The host that recipes are written for."""
+def host(keys: Mapping[str, Any] | None = None) -> Host:
+    """The host that a recipe is written for.
+
+    Args:
+        keys: The recipe, or the host keys of a run; None for the host of language models.
+    """
+    if keys is not None and is_encoder_recipe(keys):
+        from ..encoders.host import EncoderHost
+
+        return EncoderHost()
     from ..host.llama_factory import LlamaFactoryHost
 
     return LlamaFactoryHost()
+
+
+def is_encoder_recipe(keys: Mapping[str, Any]) -> bool:
+    """Whether a recipe names encoders in place of a language model."""
+    return "encoders" in keys
+
+
+def run_here(recipe: Mapping[str, Any]) -> None:
+    """Carry out a recipe with encoders in this process."""
+    from ..encoders.launch import run_recipe
+
+    run_recipe(recipe)
 
 
 def quiet_host() -> AbstractContextManager[None]:

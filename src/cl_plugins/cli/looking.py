@@ -61,18 +61,21 @@ def opened(
     from ..base.errors import Problem, RunStateError
     from ..evaluation.results import result_problems
     from ..run.reopen import carry_after, check_idle, read_recipe, reopen
-    from .hosts import host
+    from .hosts import host, is_encoder_recipe
 
     host_keys, config = read_recipe(root)
     if found := result_problems(root):
         raise RunStateError(found)
     check_idle(root)
+    if model is not None and is_encoder_recipe(host_keys):
+        what = "names one base, and this run has encoders."
+        raise RunStateError(Problem("--model", what, "Leave it out: `encoders` of the run says where they are."))
     if model is not None:
         host_keys["model_name_or_path"] = model
     if prepare is not None:
         config = prepare(host_keys, config)
     try:
-        state = reopen(host(), root, out, host_keys, config, trust_remote_code=trust_remote_code)
+        state = reopen(host(host_keys), root, out, host_keys, config, trust_remote_code=trust_remote_code)
         with TemporaryDirectory(prefix="cl-plugins-") as scratch:
             yield state, carry_after(state, root, task, Path(scratch))
     except (ValueError, OSError) as error:  # Transformers' word for a model whose classes come with it

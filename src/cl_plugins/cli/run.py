@@ -9,7 +9,8 @@ from pathlib import Path
 
 
 _EPILOG = """\
-Without `--isolate` this is `llamafactory-cli train RECIPE ...`, nothing else.
+Without `--isolate` this is `llamafactory-cli train RECIPE ...`, nothing else;
+a recipe with `encoders:` is carried out by this command itself.
 With it, that command is started with `cl.stop_after=1` until the run is
 finished: every step has a separate process, for memory that fragments and
 engines that cannot be set up twice. A start that ends with exit code 75 is
@@ -29,27 +30,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("--isolate", action="store_true", help="a fresh process for every step")
     parser.add_argument("--steps", type=_positive, metavar="N", default=1, help="steps per process (default: 1)")
-    parser.add_argument(
-        "--launcher", metavar="CMD", default=host().command, help="the launch command (default: %(default)s)"
-    )
+    parser.add_argument("--launcher", metavar="CMD", help=f"the launch command (default: {host().command})")
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out a recipe."""
     from ..recipe import expanded
     from ..run.isolate import launch_command, run_isolated
-    from .hosts import host
+    from .hosts import host, is_encoder_recipe, run_here
     from .recipes import read_stream_recipe
 
     recipe = read_stream_recipe(args.recipe, args.overrides)
-    command = [*launch_command(args.launcher), args.recipe, *args.overrides]
+    the_host = host(recipe)
+    launcher = the_host.command if args.launcher is None else args.launcher
+    if is_encoder_recipe(recipe) and not args.isolate and args.launcher is None:
+        run_here(recipe)
+        return 0
+    command = [*launch_command(launcher), args.recipe, *args.overrides]
     if not args.isolate:
         sys.stdout.flush()
         os.execv(command[0], command)
     block = recipe["cl"] if isinstance(recipe["cl"], dict) else {}
     return run_isolated(
         command,
-        Path(expanded(recipe, host().path_keys)["output_dir"]),
+        Path(expanded(recipe, the_host.path_keys)["output_dir"]),
         steps=args.steps,
         restart=bool(block.get("restart")),
         tell=lambda message: print(f"[cl-plugins] {message}", file=sys.stderr, flush=True),

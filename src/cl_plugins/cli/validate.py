@@ -95,7 +95,7 @@ def check_recipe(recipe: Mapping[str, Any], *, read: bool = True) -> tuple[list[
     from ..run.check import check
     from .hosts import host
 
-    found = host()
+    found = host(recipe)
     try:
         return _prepared(found, check(found, recipe), read)
     except (DataError, RecipeError) as error:

@@ -41,6 +41,8 @@ class Capabilities:
         rows_in_training: Whether parts are chosen for every row while it trains. Under gradient checkpointing such a model has
             one forward pass per backward pass.
         memory_forward: With ``needs_replay``: whether memory samples have a forward pass of their own within a step.
+        encoders: Whether it is tested with a classifier on frozen encoders (a recipe with ``encoders:``), whose trained parts
+            take the place of a LoRA or of all weights.
         needs: What else it requires (the task at test, replay), as text; empty for nothing.
         carries: What is passed to the next task, as text.
         reveals: What the carry could tell about the training data, as text.
@@ -59,6 +61,7 @@ class Capabilities:
     needs_replay: bool = False
     rows_in_training: bool = False
     memory_forward: bool = True
+    encoders: bool = False
     needs: str = ""
     carries: str = ""
     reveals: str = "weights only, no training samples"

@@ -121,6 +121,9 @@ class DataSet(Protocol):
     def problems(self) -> list[Problem]:
         """What is wrong with its files and records, as far as can be seen without the base and its tokenizer."""
 
+    def absent(self) -> list[Problem]:
+        """Those of `problems` that say that its files are not there, or not yet."""
+
     def files(self) -> list[Path]:
         """Its local files; empty for data on a hub."""
 
@@ -300,9 +303,13 @@ class Host(Protocol):
         else decides an answer (special tokens, rules of generation), by group and name.
         """
 
-    def session(self, args: TaskArgs) -> Session:
+    def session(
+        self, args: TaskArgs, trainings: Sequence[tuple[str, Sequence[str], Mapping[str, Any]]] = ()
+    ) -> Session:
         """What the run loads once.
 
         Args:
             args: The arguments of any task; only per-run keys are used.
+            trainings: Name, training sets and keys of every task of the stream that is trained, in order, for hosts whose
+                model depends on them (the classes of a classifier).
         """

@@ -37,12 +37,14 @@ class Batch:
         logits: (batch, length, vocabulary), with gradient, not shifted.
         step: Number of the optimizer step, from 1.
         micro: Number of the micro-batch within the step, from 0.
+        outputs: All that the model returned; None where a trainer does not say.
     """
 
     inputs: Mapping[str, Any]
     logits: Tensor
     step: int
     micro: int
+    outputs: Any = None
 
     @property
     def labels(self) -> Tensor:
@@ -80,8 +82,11 @@ class Memory(Protocol):
     def tensors(self, name: str) -> dict[str, Tensor]:
         """What the method stored with the samples, ``<uid>/<what>`` -> tensor; empty if nothing."""
 
-    def draw(self, context: TaskContext, batch: Batch, purpose: str) -> list[int]:
-        """Numbers of the samples that go with a micro-batch; draws with another purpose are independent."""
+    def draw(self, context: TaskContext, batch: Batch, purpose: str, at_least: int = 0) -> list[int]:
+        """Numbers of the samples that go with a micro-batch; draws with another purpose are independent.
+
+        ``at_least`` samples are drawn where the batch has fewer, none of them twice.
+        """
 
     def batch(self, indices: Sequence[int]) -> Mapping[str, Any]:
         """Samples of earlier tasks as one collated batch."""

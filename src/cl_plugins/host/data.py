@@ -56,6 +56,31 @@ def local_files(dataset_dir: str, names: Sequence[str]) -> tuple[list[Path], lis
     return files, problems
 
 
+def absent_files(dataset_dir: str, name: str) -> list[Problem]:
+    """What of a data set is not on this machine.
+
+    Args:
+        dataset_dir: The host's ``dataset_dir``.
+        name: Name of the data set.
+
+    Returns:
+        The problems of `local_files` that are gone as soon as the files are there: no ``dataset_info.json``, or no data
+        file. A name that an existing ``dataset_info.json`` lacks is not among them.
+    """
+    _, problems = local_files(dataset_dir, [name])
+    info_file = Path(dataset_dir) / "dataset_info.json"
+    if not problems or not info_file.exists():
+        return problems
+    try:
+        entry = read_json(info_file)[name]
+        source = source_of(entry)
+        gone = source in ("file_name", "script_url") and not (info_file.parent / entry[source]).exists()
+        odd = any(not isinstance(entry.get(key, {}), dict) for key in ("columns", "tags"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return []  # the file itself is wrong
+    return problems if gone and not odd else []
+
+
 #: Keys of an entry that say where its records are, in the order in which the host reads them.
 SOURCES = ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name", "file_name")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..base.files import sha256
 from . import keys as key_rules
 from . import names, task_args, validation
-from .data import local_files
+from .data import absent_files, local_files
 from .media import DataUse, fingerprint, inspect, on_hub
 from .quiet import quiet
 
@@ -46,6 +46,10 @@ class LocalDataSet:
     def problems(self) -> list[Problem]:
         """Unknown name, missing file, not JSON, no record, missing media."""
         return inspect(self.use)
+
+    def absent(self) -> list[Problem]:
+        """No ``dataset_info.json``, or no file of the name that it gives."""
+        return absent_files(self.use.dataset_dir, self.use.name)
 
     def files(self) -> list[Path]:
         """``dataset_info.json`` and the files that it names."""
@@ -194,7 +198,7 @@ class LlamaFactoryHost:
         self, folder: Path, world_size: int, recipe: str
     ) -> tuple[Path | None, list[tuple[Path, str]]]:
         """See `Host.newest_checkpoint`."""
-        from .checkpoints import newest_complete
+        from ..training.checkpoints import newest_complete
 
         return newest_complete(folder, world_size, recipe)
 
@@ -205,7 +209,9 @@ class LlamaFactoryHost:
         own = task_args.own(args)
         return base_fingerprint(own.model, own_template=own.data.template is None)
 
-    def session(self, args: TaskArgs) -> Session:
+    def session(
+        self, args: TaskArgs, trainings: Sequence[tuple[str, Sequence[str], Mapping[str, Any]]] = ()
+    ) -> Session:
         """See `Host.session`."""
         from .session import Session
 

@@ -15,6 +15,7 @@ from ..generation.backend import ModelBackend
 from ..training.collated import CollatedData
 from . import saving, test_sets, training_rows
 from .base import LoadedBase
+from .chat_template import saved_with
 from .custom_code import forget_unused_code
 from .data import load_training_set
 from .quantised import check_trained_modules, keep_unpacked, quantisation_of, trained_modules_whole
@@ -305,10 +306,12 @@ class Session:
         saving.save_model(model, folder, self.args, self.tokenizer, tensors)
 
     def save_processor(self, folder: Path) -> None:
-        """Save tokenizer and processor."""
-        self.tokenizer.save_pretrained(folder)
-        if self.tokenizer_module["processor"] is not None:
-            self.tokenizer_module["processor"].save_pretrained(folder)
+        """Save tokenizer and processor, with the run's prompt format as chat template."""
+        processor = self.tokenizer_module["processor"]
+        with saved_with(self.template, self.tokenizer, processor):
+            self.tokenizer.save_pretrained(folder)
+            if processor is not None:
+                processor.save_pretrained(folder)
 
     def quantisation(self) -> dict[str, Any] | None:
         """The quantisation config of the base."""

@@ -58,15 +58,17 @@ class Memory:
         """What the method stored with the samples, ``<uid>/<what>`` -> tensor; empty if nothing."""
         return self._buffer.tensors(name) if self._buffer is not None else {}
 
-    def draw(self, context: TaskContext, batch: Batch, purpose: str) -> list[int]:
+    def draw(self, context: TaskContext, batch: Batch, purpose: str, at_least: int = 0) -> list[int]:
         """Numbers of the memory samples that go with a micro-batch, see `draw`.
 
         Args:
             context: The task.
             batch: The micro-batch.
             purpose: Draws with another purpose are independent.
+            at_least: Draw this number where fewer are asked for, as far as the buffer has them.
         """
         size = self._batch or len(batch.labels)
+        size = max(size, min(at_least, len(self)))
         return draw(
             len(self),
             size,

@@ -87,6 +87,12 @@ def _same(a: Path, b: Path) -> bool:
     return a.samefile(b) or (a.stat().st_size == b.stat().st_size and sha256(a) == sha256(b))
 
 
+def absent_data(host: Host, keys: Mapping[str, Any], config: CLConfig) -> list[Problem]:
+    """Those of `data_problems` that say that data are not there, or not yet."""
+    found = [problem for used in data_sets(host, keys, config).values() for problem in used.absent()]
+    return list(dict.fromkeys(found))
+
+
 def data_records(host: Host, keys: Mapping[str, Any], config: CLConfig, hashes: FileHashes) -> dict[str, Any]:
     """What identifies the content of every data set, for ``run.json``.
 

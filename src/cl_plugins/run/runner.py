@@ -169,6 +169,8 @@ class Runner:
             state.carry = Carry.open(self._root / "carry")
             state.forget_model()
         else:
+            if self._config.eval.scope != "none":
+                ranks.on_main(lambda: self._write_matrix(plan))  # the model card shows it
             artefacts, details = finish(state)
         seconds = time.monotonic() - started
         if state.restore_seconds is not None:

@@ -54,6 +54,7 @@ class RunState:
         base_fingerprint: Which base this is.
         carry: The latest carry, None before the first task.
         scores: Scores by row and task, as far as they were read or written.
+        source: The directory of the run that is looked at, where ``root`` is another one.
     """
 
     host: Host
@@ -68,6 +69,7 @@ class RunState:
     progress: Progress = field(default_factory=lambda: Progress({}, visible=False))
     carry: Carry | None = None
     scores: dict[tuple[str, str], TaskScore] = field(default_factory=dict)
+    source: Path | None = None
 
     def __post_init__(self) -> None:
         self._model: Any = None
@@ -162,7 +164,9 @@ class RunState:
     @cached_property
     def session(self) -> Session:
         """Tokenizer or processor, and base."""
-        return self.host.session(self.run_args)
+        trained = [task for task in self.config.stream.tasks if task.train]
+        trainings = [(t.name, t.train, {**self.host_keys, **self.config.overrides_for(t.name)}) for t in trained]
+        return self.host.session(self.run_args, trainings)
 
     @cached_property
     def hashes(self) -> FileHashes:

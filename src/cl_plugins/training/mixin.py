@@ -59,7 +59,8 @@ class ContinualTrainerMixin:
             fix = "Turn off fused loss kernels (Liger kernels)."
             raise TrainingError(Problem(f"task '{terms.context.task.name}'", what, fix))
         inputs = {**inputs, "labels": labels}  # some trainers take the labels out
-        found = terms.batch(Batch(inputs, logits, self.state.global_step + 1, self._micro))  # type: ignore[attr-defined]
+        step = self.state.global_step + 1  # type: ignore[attr-defined]
+        found = terms.batch(Batch(inputs, logits, step, self._micro, outputs))
         if found:
             loss = loss + sum(found) * self._share(labels, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss

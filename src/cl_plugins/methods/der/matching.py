@@ -46,7 +46,7 @@ def logit_matching(
 
     Args:
         logits: (n, vocabulary) of the model in training, at the positions that predict the n answer tokens.
-        values: (n, k) stored logits.
+        values: (n, k) stored logits; NaN where fewer were stored.
         indices: (n, k) token ids of the entries; None if ``values`` covers the vocabulary in its order.
         logsumexp: (n,) stored; None leaves the second term out.
         divisor: Default k.
@@ -58,8 +58,8 @@ def logit_matching(
 
     rows = logits.to(torch.promote_types(logits.dtype, torch.float32))
     values = values.detach().to(rows)
-    own = rows if indices is None else rows.gather(1, indices.to(rows.device))
-    distance = (own - values).square().sum()
+    own = rows[:, : values.shape[1]] if indices is None else rows.gather(1, indices.to(rows.device))
+    distance = torch.where(values.isnan(), 0.0, own - values).square().sum()
     if logsumexp is not None:
         distance = distance + (rows.logsumexp(dim=-1) - logsumexp.detach().to(rows)).square().sum()
     return distance / ((divisor or values.shape[1]) * max(rows.shape[0], 1))
@@ -100,6 +100,12 @@ def unpack(stored: list[dict[str, Tensor]]) -> StoredLogits:
     import torch
 
     total = torch.cat([entry["logsumexp"] for entry in stored])
-    values = torch.cat([entry["logprobs"] for entry in stored]).float() + total[:, None]
+    width = max(entry["logprobs"].shape[1] for entry in stored)  # a head that grows had fewer classes earlier
+
+    def wide(what: str, filler: float) -> Tensor:
+        parts = [torch.nn.functional.pad(e[what], (0, width - e[what].shape[1]), value=filler) for e in stored]
+        return torch.cat(parts)
+
+    values = wide("logprobs", float("nan")).float() + total[:, None]
     whole = any("indices" not in entry for entry in stored)
-    return StoredLogits(values, total, None if whole else torch.cat([entry["indices"] for entry in stored]).long())
+    return StoredLogits(values, total, None if whole else wide("indices", 0).long())

@@ -53,6 +53,7 @@ class DER(SeqLoRA):
         needs_replay=True,
         needs="a replay buffer (`cl.replay`)",
         quantised=("bnb",),
+        encoders=True,
         zero_stages=(2,),
         carries="one LoRA and the projector, the replay buffer, and the logits of its answers",
         reveals="training samples: the replay buffer holds them, and logits reveal more about their answers than labels",

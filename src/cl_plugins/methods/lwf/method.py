@@ -52,6 +52,7 @@ class LwF(SeqLoRA):
     config_class = LwFConfig
     capabilities = Capabilities(
         quantised=("bnb",),
+        encoders=True,
         zero_stages=(2,),
         carries="one LoRA and the projector, which is the teacher as well",
         step_cost="as plain LoRA plus one forward",
@@ -69,9 +70,10 @@ class LwF(SeqLoRA):
         if context.carry is None or (alpha == 0 and self.config.faithful is None):
             return {}
         old = self._teacher_logits(context, context.carry, model, batch)
+        new = batch.logits[..., : old.shape[-1]]  # of a head that grows, the old classes
         if self.config.faithful is None:
-            return {"lwf": alpha * distillation(batch.logits, old, batch.labels, temperature)}
-        late = unshifted_distillation(batch.logits, old, batch.labels, temperature)
+            return {"lwf": alpha * distillation(new, old, batch.labels, temperature)}
+        late = unshifted_distillation(new, old, batch.labels, temperature)
         return {"lwf": alpha * late, "echo": (1 - alpha) * echo_loss(batch.logits, batch.labels)}
 
     def _teacher_logits(self, context: TaskContext, carry: Carry, model: Module, batch: Batch) -> Tensor:

@@ -13,6 +13,7 @@ class MultiTask(OneLoRA):
     title = "Multitask (joint)"
     capabilities = Capabilities(
         schedule="joint",
+        encoders=True,
         quantised=("bnb",),
         zero_stages=(2,),
         carries="one LoRA and the projector; needs the data of all tasks at once",

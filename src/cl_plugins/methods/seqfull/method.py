@@ -34,6 +34,7 @@ class SeqFull(Method):
         finetuning_types=("full",),
         low_rank=False,
         zero_stages=(2, 3),
+        encoders=True,
         carries="every weight that was trained",
         step_cost="as plain full fine-tuning",
         memory="as plain full fine-tuning; one set of weights on disk",

@@ -1,0 +1,336 @@
+"""From records to the tensors of the classifier: one reader per modality.
+
+A record is a mapping with ``label`` and, under the name of each modality, a file or a value; a modality that is left out or
+null is missing in that sample: its rows are zeros and `present` says so.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from ..base.errors import DataError, Problem
+from ..base.schema import option
+from . import media
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+FILE = "inputs.json"
+_CACHED, _SMALL = 8192, 65536  # tensors that are kept in memory, and their largest number of elements
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """One entry of ``encoders:`` in a recipe."""
+
+    kind: Literal["vision", "audio", "text", "signal"] = option(help="What the encoder reads.")
+    model: str | None = option(None, help="Folder or hub name of a pretrained encoder.")
+    config: dict[str, Any] | None = option(
+        None, help="Config of an encoder with random weights, in place of `model`: `model_type` and its fields."
+    )
+    seed: int = option(0, help="Seed of the random weights, for `config`.")
+    frames: int = option(1, minimum=1, help="vision: pictures per sample, taken at equal distances out of a video.")
+    sampling_rate: int = option(16000, minimum=1, help="audio: samples per second.")
+    seconds: float = option(
+        10.0, minimum=0, help="audio: length of a sample for encoders that take waves; padded or cut."
+    )
+    max_length: int = option(64, minimum=1, help="text: longest text in tokens.")
+
+    def value_problems(self, where: str) -> list[Problem]:
+        """An encoder needs weights or a config.
+
+        Args:
+            where: YAML path for the messages.
+        """
+        if (self.model is None) == (self.config is None):
+            what = "has both `model` and `config`." if self.model else "has neither `model` nor `config`."
+            return [Problem(where, what, "Name a pretrained encoder, or give the config of one with random weights.")]
+        return []
+
+
+class Reader(Protocol):
+    """Makes tensors of one modality."""
+
+    def read(self, value: Any) -> dict[str, Tensor]:
+        """Tensors of one sample, without the dimension of the batch."""
+
+    def empty(self) -> dict[str, Tensor]:
+        """The same of nothing."""
+
+
+class VisionReader:
+    """Pictures, or frames of a video.
+
+    Args:
+        spec: The encoder's entry.
+        config: The encoder's config.
+        folder: Folder or hub name of its processor; None for a plain scaling to [-1, 1].
+    """
+
+    def __init__(self, spec: EncoderSpec, config: Any, folder: str | None) -> None:
+        self._frames, self._processor = spec.frames, None
+        size = config.image_size
+        self._size = (size, size) if isinstance(size, int) else tuple(size)
+        if folder is not None:
+            from transformers import AutoImageProcessor
+
+            self._processor = AutoImageProcessor.from_pretrained(folder, use_fast=False)
+
+    def read(self, value: Any) -> dict[str, Tensor]:
+        """``pixel_values`` (channels, height, width), of several frames with these in front."""
+        import numpy as np
+        import torch
+
+        pictures = media.frames(value, self._frames)
+        if self._processor is not None:
+            values = self._processor(images=pictures, return_tensors="pt")["pixel_values"]
+        else:
+            scaled = [np.asarray(p.resize(self._size[::-1]), dtype=np.float32) / 127.5 - 1 for p in pictures]
+            values = torch.from_numpy(np.stack(scaled)).permute(0, 3, 1, 2).contiguous()
+        return {"pixel_values": values if self._frames > 1 else values[0]}
+
+    def empty(self) -> dict[str, Tensor]:
+        """Grey."""
+        from PIL import Image
+
+        return self.read([Image.new("RGB", self._size[::-1], (128, 128, 128))])
+
+    def save(self, folder: Path) -> None:
+        """Save the processor, if there is one."""
+        if self._processor is not None:
+            self._processor.save_pretrained(folder)
+
+
+class AudioReader:
+    """Sounds, as the features or waves that the encoder takes.
+
+    Args:
+        spec: The encoder's entry.
+        config: The encoder's config.
+        folder: Folder or hub name of its feature extractor; None makes one from the config.
+    """
+
+    def __init__(self, spec: EncoderSpec, config: Any, folder: str | None) -> None:
+        self._rate, self._kind, self._config = spec.sampling_rate, str(config.model_type), config
+        self._length = max(1, round(spec.seconds * spec.sampling_rate))
+        self._extractor = self._make(folder)
+
+    def _make(self, folder: str | None) -> Any:
+        import transformers as hf
+
+        if folder is not None:
+            return hf.AutoFeatureExtractor.from_pretrained(folder)
+        if self._kind == "audio-spectrogram-transformer":
+            return hf.ASTFeatureExtractor(
+                num_mel_bins=self._config.num_mel_bins, max_length=self._config.max_length, sampling_rate=self._rate
+            )
+        if self._kind == "whisper":
+            seconds = max(1, round(self._config.max_source_positions * 2 * 160 / self._rate))
+            return hf.WhisperFeatureExtractor(
+                feature_size=self._config.num_mel_bins, chunk_length=seconds, sampling_rate=self._rate
+            )
+        return hf.Wav2Vec2FeatureExtractor(sampling_rate=self._rate, do_normalize=True)
+
+    def read(self, value: Any) -> dict[str, Tensor]:
+        """``input_values`` or ``input_features`` of one sound."""
+        import torch
+
+        wave = media.sound(value, self._rate)
+        if self._kind == "wav2vec2":
+            import numpy as np
+
+            wave = np.pad(wave[: self._length], (0, max(0, self._length - len(wave))))
+        found = self._extractor(wave, sampling_rate=self._rate, return_tensors="pt")
+        if self._kind == "whisper":
+            values, wanted = found["input_features"][0], 2 * self._config.max_source_positions
+            return {
+                "input_features": torch.nn.functional.pad(values[:, :wanted], (0, max(0, wanted - values.shape[1])))
+            }
+        return {"input_values": found["input_values"][0]}
+
+    def empty(self) -> dict[str, Tensor]:
+        """Zeros."""
+        import numpy as np
+
+        wave = np.full(self._rate // 4, 1e-3, dtype=np.float32)
+        return {name: value * 0 for name, value in self.read(wave).items()}
+
+    def save(self, folder: Path) -> None:
+        """Save the extractor."""
+        self._extractor.save_pretrained(folder)
+
+
+class TextReader:
+    """Texts, by the encoder's tokenizer, or by a hash of each word where an encoder has none.
+
+    Args:
+        spec: The encoder's entry.
+        config: The encoder's config.
+        folder: Folder or hub name of its tokenizer; None for hashed words.
+    """
+
+    def __init__(self, spec: EncoderSpec, config: Any, folder: str | None) -> None:
+        self._most, self._vocabulary, self._tokenizer = spec.max_length, int(config.vocab_size), None
+        if folder is not None:
+            from transformers import AutoTokenizer
+
+            self._tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def read(self, value: Any) -> dict[str, Tensor]:
+        """``input_ids`` and ``attention_mask``, (tokens,) each."""
+        import torch
+
+        if self._tokenizer is not None:
+            ids = self._tokenizer(str(value), truncation=True, max_length=self._most)["input_ids"]
+        else:  # 0 pads and 1 begins
+            words = str(value).lower().split()[: self._most - 1]
+            ids = [1, *(2 + zlib.crc32(word.encode()) % (self._vocabulary - 2) for word in words)]
+        found = torch.tensor(ids, dtype=torch.long)
+        return {"input_ids": found, "attention_mask": torch.ones_like(found)}
+
+    def empty(self) -> dict[str, Tensor]:
+        """An empty text."""
+        return self.read("")
+
+    def save(self, folder: Path) -> None:
+        """Save the tokenizer, if there is one."""
+        if self._tokenizer is not None:
+            self._tokenizer.save_pretrained(folder)
+
+
+class SignalReader:
+    """Signals of sensors, brought to the encoder's length by linear interpolation.
+
+    Args:
+        spec: The encoder's entry.
+        config: The encoder's config.
+        folder: Not used.
+    """
+
+    def __init__(self, spec: EncoderSpec, config: Any, folder: str | None) -> None:
+        self._length, self._channels = int(config.length), int(config.channels)
+
+    def read(self, value: Any) -> dict[str, Tensor]:
+        """``values`` (length, channels)."""
+        import torch
+
+        return {"values": torch.from_numpy(media.signal(value, self._length, self._channels))}
+
+    def empty(self) -> dict[str, Tensor]:
+        """Zeros."""
+        import torch
+
+        return {"values": torch.zeros(self._length, self._channels)}
+
+    def save(self, folder: Path) -> None:
+        """Nothing to save."""
+
+
+READERS: dict[str, Any] = {"vision": VisionReader, "audio": AudioReader, "text": TextReader, "signal": SignalReader}
+
+
+class CrossModalProcessor:
+    """Makes batches for `cl_plugins.crossmodal.model.CrossModalClassifier` out of records.
+
+    Args:
+        specs: Modality -> its entry.
+        configs: Modality -> config of its encoder.
+        folders: Modality -> where its processor is; those of ``model`` by default.
+    """
+
+    def __init__(
+        self,
+        specs: Mapping[str, EncoderSpec],
+        configs: Mapping[str, Any],
+        folders: Mapping[str, str | None] | None = None,
+    ) -> None:
+        places = folders or {name: spec.model for name, spec in specs.items()}
+        self.names = tuple(sorted(specs))
+        self._specs, self._configs = dict(specs), dict(configs)
+        self._readers = {
+            name: READERS[specs[name].kind](specs[name], configs[name], places[name]) for name in self.names
+        }
+        self._empty: dict[str, dict[str, Tensor]] = {}
+        self._cache: dict[tuple[str, str], dict[str, Tensor]] = {}
+
+    def _read(self, name: str, record: Mapping[str, Any]) -> dict[str, Tensor]:
+        value = record.get(name)
+        if value is None:
+            if name not in self._empty:
+                self._empty[name] = self._readers[name].empty()
+            return self._empty[name]
+        key = (name, value) if isinstance(value, str) else None
+        if key is not None and key in self._cache:
+            return self._cache[key]
+        try:
+            found: dict[str, Tensor] = self._readers[name].read(value)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            shown = value if isinstance(value, str) else type(value).__name__
+            what = f"cannot be read: {' '.join(str(error).split())[:300]}"
+            raise DataError(
+                Problem(f"record {record.get('id', '?')!r}, {name}: {shown}", what, "Correct it.")
+            ) from error
+        if key is not None and len(self._cache) < _CACHED and all(t.numel() <= _SMALL for t in found.values()):
+            self._cache[key] = found
+        return found
+
+    def __call__(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """A batch.
+
+        Args:
+            records: The records.
+
+        Returns:
+            ``<modality>.<input>`` -> (rows, ...), texts padded to the longest, and ``present`` (rows, modalities) bool.
+
+        Raises:
+            DataError: If a file or a value cannot be read.
+        """
+        import torch
+
+        found: dict[str, Tensor] = {}
+        for name in self.names:
+            rows = [self._read(name, record) for record in records]
+            for part in rows[0]:
+                values = [row[part] for row in rows]
+                if self._specs[name].kind == "text":
+                    found[f"{name}.{part}"] = torch.nn.utils.rnn.pad_sequence(values, batch_first=True)
+                else:
+                    found[f"{name}.{part}"] = torch.stack(values)
+        found["present"] = torch.tensor([[r.get(n) is not None for n in self.names] for r in records])
+        return found
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Save what is needed to make the same batches again: ``inputs.json`` and a folder per modality.
+
+        Args:
+            folder: The folder of the model.
+        """
+        folder = Path(folder)
+        for name in self.names:
+            self._readers[name].save(folder / f"processor_{name}")
+        specs = {name: asdict(spec) for name, spec in self._specs.items()}
+        (folder / FILE).write_text(json.dumps(specs, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, config: Any) -> CrossModalProcessor:
+        """The processor that `save_pretrained` has written.
+
+        Args:
+            folder: The folder of the model.
+            config: The model's `CrossModalConfig`.
+        """
+        from .encoders import config_of
+
+        folder = Path(folder)
+        specs = {n: EncoderSpec(**v) for n, v in json.loads((folder / FILE).read_text(encoding="utf-8")).items()}
+        configs = {name: config_of(config.encoders[name]["config"]) for name in specs}
+        places = {n: str(p) if (p := folder / f"processor_{n}").is_dir() else None for n in specs}
+        return cls(specs, configs, places)

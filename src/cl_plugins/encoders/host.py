@@ -1,0 +1,203 @@
+"""The host of recipes with ``encoders:``, see `cl_plugins.contract.host.Host`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..base.errors import ClPluginsError, CompatibilityError, Problem
+from ..base.files import sha256
+from ..contract.capabilities import Capabilities, RunFacts
+from ..contract.host import ModelSizes
+from . import keys as key_rules
+from .data import RecordSet
+
+
+if TYPE_CHECKING:
+    from ..contract.host import KeyInfo
+    from ..contract.method import Method
+    from ..contract.session import TaskArgs
+    from ..streams import Stream, Task
+    from .session import Session
+
+
+class EncoderHost:
+    """A classifier on frozen encoders, trained by Transformers."""
+
+    name = "cl_plugins"
+    engines: tuple[str, ...] = ()
+    command = "cl-plugins run"
+    path_keys = key_rules.PATH_KEYS
+    engine_keys: frozenset[str] = frozenset(
+        {"ddp_backend", "ddp_timeout", "ddp_bucket_cap_mb", "ddp_broadcast_buffers"}
+    )
+    data_keys = key_rules.DATA_KEYS
+    sample_keys = key_rules.SAMPLE_KEYS
+    validation_keys: frozenset[str] = frozenset()
+    prompt_keys: frozenset[str] = frozenset({key_rules.ENCODERS, key_rules.CLASSIFIER})
+
+    def quiet(self) -> AbstractContextManager[None]:
+        """See `Host.quiet`."""
+        return nullcontext()
+
+    def require(self) -> None:
+        """See `Host.require`: everything needed is a dependency of the package."""
+
+    def key_table(self) -> list[KeyInfo]:
+        """See `Host.key_table`."""
+        return key_rules.key_table()
+
+    def key_info(self, key: str) -> KeyInfo:
+        """See `Host.key_info`."""
+        return key_rules.kind_of(key)
+
+    def key_problems(self, raw: Mapping[str, Any]) -> list[Problem]:
+        """See `Host.key_problems`."""
+        return key_rules.check(raw)
+
+    def override_problems(self, overrides: Mapping[str, Any], where: str) -> list[Problem]:
+        """See `Host.override_problems`."""
+        return key_rules.check_overrides(overrides, where)
+
+    def facts(self, keys: Mapping[str, Any], stream: Stream) -> RunFacts:
+        """See `Host.facts`."""
+        return RunFacts(finetuning_type="full", stream=stream, half_precision=bool(keys.get("bf16")), keys=keys)
+
+    def method_problems(self, name: str, able: Capabilities, facts: RunFacts, penalised: bool) -> list[Problem]:
+        """See `Host.method_problems`."""
+        if able.encoders:
+            return []
+        what = f"'{name}' is not tested with a classifier on frozen encoders."
+        return [Problem("cl.method.name", what, "`cl-plugins list methods` shows which methods are.")]
+
+    def data_set(
+        self, name: str, keys: Mapping[str, Any], limit: int | None = None, *, test: bool = False
+    ) -> RecordSet:
+        """See `Host.data_set`."""
+        folder = Path(str(keys.get("dataset_dir", "data")))
+        return RecordSet(name, folder, key_rules.specs(keys, []), limit)
+
+    def validates(self, keys: Mapping[str, Any]) -> bool:
+        """See `Host.validates`: no loss is measured on validation sets."""
+        return False
+
+    def chooses_weights(self, keys: Mapping[str, Any]) -> bool:
+        """See `Host.chooses_weights`."""
+        return False
+
+    def validation_problems(self, keys: Mapping[str, Any], where: str) -> list[Problem]:
+        """See `Host.validation_problems`: the keys that ask for it are refused."""
+        return []
+
+    def base_problems(self, keys: Mapping[str, Any]) -> list[Problem]:
+        """Encoders of unknown families, and encoders with fewer layers than blocks, as far as their configs are here."""
+        from ..crossmodal.encoders import FAMILIES, config_of, family_of
+
+        problems: list[Problem] = []
+        for name, spec in key_rules.specs(keys, problems).items():
+            where = f"{key_rules.ENCODERS}.{name}"
+            if spec.model is not None and spec.model.startswith((".", "/", "~")) and not Path(spec.model).is_dir():
+                fix = f"Paths are relative to the folder you start from ({Path.cwd()})."
+                problems.append(Problem(f"{where}.model", f"there is no folder {spec.model}.", fix))
+            if spec.config is None:
+                continue
+            given = dict(spec.config)
+            if spec.kind == "signal":
+                given.setdefault("model_type", "cl_signal")
+            try:
+                family = family_of(config_of(given), where)
+            except CompatibilityError as error:
+                problems += [Problem(where, p.what, p.fix) for p in error.problems]
+                continue
+            if family.kind != spec.kind:
+                kinds = ", ".join(t for t, f in FAMILIES.items() if f.kind == spec.kind)
+                what = f"is {spec.kind!r}, and {given['model_type']!r} reads {family.kind}."
+                problems.append(Problem(f"{where}.kind", what, f"Types for {spec.kind}: {kinds}."))
+        return problems
+
+    def sizes(self, keys: Mapping[str, Any], method: Method, task: Task) -> ModelSizes:
+        """See `Host.sizes`."""
+        from .session import Session
+
+        try:
+            session = Session(key_rules.parse({**keys, "output_dir": str(keys.get("output_dir", "."))}))
+            model = session.base.model
+        except (OSError, ValueError, ClPluginsError) as error:
+            what = f"cannot be made here ({' '.join(str(error).split())[:200]})."
+            raise CompatibilityError(Problem(key_rules.ENCODERS, what, "Check their names and configs.")) from error
+        parts: dict[str, int] = {}
+        for name in model.trained_names():
+            part = name.partition(".")[0]
+            parts[part] = parts.get(part, 0) + model.get_parameter(name).numel()
+        total = sum(p.numel() for p in model.parameters())
+        trained = sum(parts.values())
+        return ModelSizes(total - trained, trained, parts, (), "float32", None, model.config.model_type)
+
+    def task_keys(
+        self,
+        keys: Mapping[str, Any],
+        *,
+        datasets: Sequence[str],
+        output_dir: Path,
+        seed: int,
+        overrides: Mapping[str, Any] | None = None,
+        valid: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        """See `Host.task_keys`."""
+        return key_rules.task_keys(keys, datasets=datasets, output_dir=output_dir, seed=seed, overrides=overrides)
+
+    def task_args(self, keys: dict[str, Any]) -> key_rules.EncoderArgs:
+        """See `Host.task_args`."""
+        return key_rules.parse(keys)
+
+    def looking_keys(self, keys: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Host.looking_keys`."""
+        import torch
+
+        found = {key: value for key, value in keys.items() if key not in self.engine_keys}
+        if not torch.cuda.is_available() and found.get("bf16"):
+            found["use_cpu"] = True
+        return found
+
+    def newest_checkpoint(
+        self, folder: Path, world_size: int, recipe: str
+    ) -> tuple[Path | None, list[tuple[Path, str]]]:
+        """See `Host.newest_checkpoint`."""
+        from ..training.checkpoints import newest_complete
+
+        return newest_complete(folder, world_size, recipe)
+
+    def fingerprint(self, args: TaskArgs) -> dict[str, Any]:
+        """One hash over the encoders: their entries and files; the trained parts are no part of the base."""
+        from .session import own
+
+        mine = own(args)
+        about: dict[str, Any] = {"classifier": asdict(key_rules.options(mine.keys, []))}
+        for name, spec in key_rules.specs(mine.keys, []).items():
+            entry = asdict(spec)
+            if spec.model is not None and Path(spec.model).is_dir():
+                files = [
+                    p for s in ("*.safetensors", "config.json", "*.bin") for p in sorted(Path(spec.model).glob(s))
+                ]
+                entry["model"] = {p.name: sha256(p) for p in files}
+            elif spec.model is not None:
+                from transformers import AutoConfig
+
+                commit = getattr(AutoConfig.from_pretrained(spec.model), "_commit_hash", None)
+                entry["model"] = [spec.model, commit]
+            about[name] = entry
+        digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
+        return {"name": mine.base_name, "sha256": digest, "commit": None}
+
+    def session(
+        self, args: TaskArgs, trainings: Sequence[tuple[str, Sequence[str], Mapping[str, Any]]] = ()
+    ) -> Session:
+        """See `Host.session`."""
+        from .session import Session, own
+
+        return Session(own(args), trainings)
