@@ -122,8 +122,9 @@ bench-data: venv ## peak memory of `cl-plugins data prepare` at 10,000 and 100,0
 	$(DEMO) python benchmarks/data/memory.py $(ARGS)
 
 .PHONY: bench-eval
-bench-eval: demo-data ## answering a test set of 1,000 items against llamafactory-cli's own predict
+bench-eval: demo-data ## answering a test set against llamafactory-cli's own predict, and routed models against the merged one
 	OMP_NUM_THREADS=1 $(DEMO) python -m benchmarks.eval.run --demo $(DEMO_DATA) $(ARGS)
+	OMP_NUM_THREADS=1 $(DEMO) python -m benchmarks.eval.by_row --demo $(DEMO_DATA)
 
 .PHONY: bench-demo-floors
 bench-demo-floors: demo-data ## the demo's accuracies over five seeds against majority, noise and shuffled floors

@@ -41,6 +41,7 @@ class MethodCase(shared.MethodCase):
         goes_on: Whether task 2 goes on training the LoRA of task 1.
         stages: ZeRO stages that it is tested with.
         nf4: With a 4-bit base: the rank of ``final/`` after two tasks of rank 4; 0 leaves it out.
+        nf4_routed: With a 4-bit base, where ``final/`` is a model that chooses.
     """
 
     term: bool = False
@@ -53,6 +54,7 @@ class MethodCase(shared.MethodCase):
     goes_on: bool = False
     stages: tuple[int, ...] = ()
     nf4: int = 0
+    nf4_routed: bool = False
 
     def given(self, options: dict[str, Any] | None) -> dict[str, Any]:
         """``cl.method`` with further options."""
@@ -104,26 +106,30 @@ CASES = [
     ),
     MethodCase("moelora-peer", {"name": "moelora", "experts": 4, "faithful": "peer"}, boundary=0.0),
     MethodCase(
-        "hide", {"name": "hide"}, apart=True, kill=Kill("selector.safetensors"), ranks={}, learner={}, run_exp=False
+        "hide", {"name": "hide"}, apart=True, kill=Kill("selector.safetensors"), ranks={}, learner={}, run_exp=False,
+        nf4_routed=True,
     ),
     MethodCase("hide-peer", {"name": "hide", "faithful": "peer"}, apart=True),
     MethodCase(
-        "disco", {"name": "disco"}, apart=True, kill=Kill("selector.safetensors"), ranks={}, learner={}, run_exp=False
+        "disco", {"name": "disco"}, apart=True, kill=Kill("selector.safetensors"), ranks={}, learner={}, run_exp=False,
+        nf4_routed=True,
     ),
     MethodCase(
         "branchlora", {"name": "branchlora", "branches": 4, "selector": {"kind": "oracle"}}, continues=False,
         unchosen=("cl_b", "cl_router"), kill=Kill("usage.safetensors", {"selector": {"kind": "keys"}}, always=True), run_exp=False,
-        learner={"gate_input": "token", "selector": {"kind": "keys"}},
+        learner={"gate_input": "token", "selector": {"kind": "keys"}}, ranks={"gate_input": "token"},
     ),
     MethodCase(
         "branchlora-shared", {"name": "branchlora", "branches": 4, "routers": "shared", "freeze": 0, "gate_input": "token"},
         keys={"lora_dropout": 0.1},
     ),
     MethodCase(
-        "clmoe", {"name": "clmoe", "usage_samples": 6}, boundary=0.0, apart=True, learner={}, run_exp=False,
+        "clmoe", {"name": "clmoe", "usage_samples": 6}, boundary=0.0, apart=True, learner={}, ranks={}, run_exp=False,
         kill=Kill("usage.safetensors", always=True),
     ),
-    MethodCase("smolora", {"name": "smolora", "experts": 4}, boundary=0.0, learner={}, run_exp=False, kill=Kill()),
+    MethodCase(
+        "smolora", {"name": "smolora", "experts": 4}, boundary=0.0, learner={}, ranks={}, run_exp=False, kill=Kill()
+    ),
     MethodCase(
         "smolora-peer", {"name": "smolora", "experts": 2, "faithful": "peer"}, boundary=0.0,
         unchosen=("cl_visual_router", "cl_instruction_router"),
@@ -142,7 +148,7 @@ CASES = [
     ),
     MethodCase(
         "mr_lora", {"name": "mr_lora", "selector": {"kind": "mllm", "steps": 4, "learning_rate": 1e-2}}, block=REPLAY,
-        apart=True, kill=Kill(),
+        apart=True, kill=Kill(), ranks={}, learner={}, run_exp=False,
     ),
     MethodCase("mr_lora-ridge", {"name": "mr_lora", "selector": {"kind": "ridge"}}, apart=True),
     MethodCase(

@@ -11,7 +11,7 @@ from custom_trainer import LORA, alone, learn
 from regularised import gap
 from running import NO_TESTS, go
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cl_plugins.base.errors import CompatibilityError
 from cl_plugins.callbacks import ContinualCallback, ContinualLearner
@@ -34,7 +34,8 @@ def keys(llama, tmp_path_factory):
 
     def make(out, method):
         given = {"name": method, **OPTIONS[method]}
-        return tiny.recipe(llama, data, out, given, TASKS, text_only=True, cl=dict(NO_TESTS), max_steps=6)
+        block = {**NO_TESTS, **(CASES[method].block if method in CASES else {})}
+        return tiny.recipe(llama, data, out, given, TASKS, text_only=True, cl=block, max_steps=6)
 
     return make
 
@@ -115,8 +116,11 @@ def test_a_method_that_chooses_per_sample_needs_a_learner(keys, tmp_path, method
 
 @pytest.mark.parametrize("method", list(OPTIONS))
 def test_with_a_learner_and_the_mixin(llama, keys, ours, tmp_path, method):
-    model = AutoModelForCausalLM.from_pretrained(llama)
-    learner = ContinualLearner(model, method, tmp_path / "state", lora=LORA, options=OPTIONS[method], seed=7)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(llama), AutoTokenizer.from_pretrained(llama)
+    learner = ContinualLearner(
+        model, method, tmp_path / "state", lora=LORA, options=OPTIONS[method], seed=7, tokenizer=tokenizer,
+        replay=CASES[method].block.get("replay"),
+    )  # fmt: skip
     for number, name in enumerate(TASKS, start=1):
         learn(learner, name, plain(keys, tmp_path / name, method, number))
     check(method, updates(tmp_path / "state"), ours)

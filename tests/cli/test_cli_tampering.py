@@ -129,7 +129,7 @@ def test_without_its_journal_no_file_of_a_run_is_believed(cli, copied, tmp_path)
 def test_results_that_were_copied_without_a_journal_are_shown_with_a_remark(cli, copied, tmp_path):
     place = tmp_path / "results"
     place.mkdir()
-    for name in ("matrix.json", "predictions"):
+    for name in ("run.json", "matrix.json", "predictions"):
         (copied / name).rename(place / name)
     code, _, err = cli("report", place)
     assert code == 0, err

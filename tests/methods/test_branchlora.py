@@ -243,18 +243,6 @@ def test_one_branch_is_plain_lora(llama, text_data, tmp_path):
     assert difference(b, ours) <= 1e-5
 
 
-def test_gradient_checkpointing_changes_nothing(llava, data, tmp_path):
-    """The gate of a row is computed again with the router's gradient, not read from what was kept."""
-    found = []
-    for number, off in enumerate((True, False)):
-        keys = {"disable_gradient_checkpointing": off, "lora_dropout": 0.2, "max_steps": 2, "optim": "sgd"}
-        method = {"name": "branchlora", "branches": 4, "gate_input": "mean_prompt"}
-        out = tmp_path / str(number)
-        go(tiny.recipe(llava, data, out, method, ("one",), learning_rate=1.0, cl=dict(NO_TESTS), **keys))
-        found.append(load_file(out / "tasks" / "01_one" / "update.safetensors"))
-    assert difference(*found) <= 1e-5
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

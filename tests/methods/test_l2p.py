@@ -165,16 +165,6 @@ def test_only_pool_and_keys_train_and_without_pull_keys_stay(llama, text_data, t
     assert all(-0.2 <= entry["penalty/pull"] <= 0.2 for entry in history if "loss" in entry)
 
 
-def test_gradient_checkpointing_changes_nothing(llava, data, tmp_path):
-    found = []
-    for off in (True, False):
-        keys = {"disable_gradient_checkpointing": off, "max_steps": 2, "cl": dict(NO_TESTS)}
-        go(tiny.recipe(llava, data, tmp_path / str(off), SMALL, ("one",), **keys))
-        found.append(trained(tmp_path / str(off)))
-    for name, tensor in found[0].items():
-        assert torch.allclose(tensor, found[1][name], rtol=1e-5, atol=1e-6), name
-
-
 def test_a_task_trains_its_own_prompts_only(llama, text_data, tmp_path):
     method = {**SMALL, "task_prompts": True}
     go(recipe(llama, text_data, tmp_path / "run", method, cl=NO_TESTS, optim="sgd", learning_rate=1.0))

@@ -311,7 +311,6 @@ def test_a_task_of_another_expert_alone_is_the_exports(llama, tmp_path):
     [
         ({"name": "hide", "faithful": "peer", "selector": {"kind": "ridge"}}, {}, "rule for anchors"),
         ({"name": "disco", "experts": 3}, {}, "not trained yet"),
-        ({"name": "hide", "selector": {"kind": "anchors", "features": "hidden"}}, {}, "features of the frozen base"),
         ({"name": "hide"}, {"streaming": True, "max_steps": 2}, "streamed"),
         ({"name": "hide", "temperature": 0}, {}, "temperature"),
         ({"name": "disco", "layers": 1}, {}, "layers.*not a known key"),

@@ -82,6 +82,23 @@ def test_dropped_records_are_counted_from_training_to_report(llama, tmp_path, ca
     assert f"a {cut} of 2" in " ".join(cut_notes(report))
 
 
+def test_a_long_answer_known_by_heart_is_right_with_room_and_counted_as_truncated_without(llama, tmp_path):
+    records = [turns(("human", "what is in this picture?"), ("gpt", "red green blue grey one two three"))]
+    data = write(tmp_path / "data", {"train": records * 4, "test": records}, formatting="sharegpt")
+    stream = {"name": "s", "tasks": [{"name": "a", "train": "train", "test": "test"}]}
+    seen = {}
+    for room in (3, 30):
+        out = tmp_path / f"run{room}"
+        block = {"stream": stream, "eval": {"max_new_tokens": room}}
+        go(recipe(llama, data, out, "seqfull", cl=block, max_steps=40, learning_rate=5e-3))
+        score = load(out, "predictions/after_a/a.score.json")
+        seen[room] = score["score"], score["cut"], " ".join(cut_notes(read_run(out)))
+    assert seen[3][:2] == (0, 1)
+    assert "a 1 of 1" in seen[3][2]
+    assert seen[30][:2] == (100, 0)
+    assert "truncated" not in seen[30][2]
+
+
 def test_items_that_are_left_out_stand_under_every_table(llama, tmp_path):
     test = [record(), record("long question " * 60)]
     data = write(tmp_path / "data", {"train": [record()] * 4, "test": test})

@@ -205,6 +205,22 @@ def test_what_does_not_go_together_is_refused_before_anything_loads(llava, told_
         tiny.checked(tiny.recipe(llava, told_apart, tmp_path / "run", method, TASKS))
 
 
+@pytest.mark.parametrize("name", ["hide", "disco", "branchlora"])
+def test_features_of_a_base_that_goes_on_training_are_refused(llava, told_apart, tmp_path, name):
+    """The projector continues under these methods; an oracle reads no features, and text has no projector."""
+    own = {"branches": 4} if name == "branchlora" else {}
+
+    def keys(kind, **more):
+        method = {"name": name, **own, "selector": {"kind": kind, "features": "hidden"}}
+        return tiny.recipe(llava, told_apart, tmp_path / "run", method, TASKS, **more)
+
+    with pytest.raises(RecipeError, match="features of the frozen base") as caught:
+        tiny.checked(keys("prototype"))
+    assert [problem.where for problem in caught.value.problems] == ["cl.method.selector.features"]
+    tiny.checked(keys("oracle"))
+    tiny.checked({k: v for k, v in keys("prototype").items() if k != "additional_target"})
+
+
 @pytest.fixture(scope="module")
 def alike(llava, data, tmp_path_factory):
     """Runs on tasks that no text tells apart, told and not, the latter with an oracle row."""

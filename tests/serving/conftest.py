@@ -8,24 +8,28 @@ from types import SimpleNamespace
 
 import pytest
 import tiny
+from apart import TASKS, build
 from running import go, load
 
 
-TASKS = ("one", "two", "three")
-MARKS = {"one": "red", "two": "the square", "three": "yes or no"}
 SELECTOR = {"kind": "prototype", "features": "text"}
 TOKENS = 6
 RUNS = {
     "merged": {"method": "inclora"},
     "peft": {"method": "inclora", "half": True},
-    "full": {"method": "seqfull"},
+    "full": {"method": "seqfull", "rate": 1e-4},
     "routed by token": {"method": {"name": "moelora", "experts": 2}},
     "routed by token, bf16": {"method": {"name": "moelora", "experts": 2}, "half": True},
     "routed by row": {"method": {"name": "single_task", "selector": SELECTOR}},
+    "routed by row, sums of LoRAs": {"method": {"name": "mslora_cr", "selector": {**SELECTOR, "kind": "ridge"}}},
+    "routed by row, picture and instruction": {"method": {"name": "smolora", "experts": 4}, "rate": 3e-3},
+    "routed by token and task": {"method": {"name": "clmoe", "experts": 4, "usage_samples": 6}},
     "routed by weights": {"method": {"name": "hide"}},
+    "routed by weights, all layers": {"method": {"name": "disco"}},
     "routed by keys": {"method": {"name": "branchlora", "branches": 4, "selector": {"kind": "keys"}}},
     "routed by a router": {"method": {"name": "mr_lora"}, "block": {"replay": {"capacity_per_task": 4}}},
     "routed, prompts": {"method": {"name": "l2p", "pool_size": 4, "prompt_length": 2, "top_k": 2}},
+    "routed, prompts of tasks": {"method": {"name": "modalprompt", "prompt_length": 2, "prompts": 2}},
 }
 ROUTED = [name for name in RUNS if name.startswith("routed")]
 
@@ -33,19 +37,7 @@ ROUTED = [name for name in RUNS if name.startswith("routed")]
 @pytest.fixture(scope="session")
 def mixed(tmp_path_factory):
     """Three tasks whose questions tell them apart; every second one of them has no picture."""
-    folder = tiny.build_data(tmp_path_factory.mktemp("data") / "mixed", TASKS)
-    for task in TASKS:
-        for split in ("train", "test"):
-            file = folder / f"{task}_{split}.json"
-            records = json.loads(file.read_text())
-            for number, record in enumerate(records):
-                first = record["messages"][0]
-                first["value"] = first["value"].replace("what colour", f"{MARKS[task]}: what colour")
-                if number % 2:
-                    first["value"] = first["value"].replace("<image>", "")
-                    record["images"] = []
-            file.write_text(json.dumps(records))
-    return folder
+    return build(tmp_path_factory.mktemp("data") / "mixed", mixed=True)
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +57,7 @@ def finished(llava, half_llava, mixed, tmp_path_factory):
             half = spec.get("half", False)
             out = tmp_path_factory.mktemp("served") / "run"
             base = half_llava if half else llava
-            rate = 1e-4 if spec["method"] == "seqfull" else 1e-2  # short, so that the answers stay different
+            rate = spec.get("rate", 1e-2)  # short, so that the answers stay different
             block = {"eval": {"max_new_tokens": TOKENS, "zero_shot": False}, **spec.get("block", {})}
             go(
                 tiny.recipe(
@@ -90,6 +82,44 @@ def items(out, data):
             question = record["messages"][0]["value"]
             found.append(SimpleNamespace(task=task, question=question, picture=picture, answer=told["prediction"]))
     assert len({item.answer for item in found}) > 1, "the answers tell nothing"
+    return found
+
+
+def enlarged(picture, pixels=32 * 32):
+    """LLaMA-Factory enlarges pictures of fewer pixels before the processor sees them (`image_min_pixels`)."""
+    factor = (pixels / (picture.width * picture.height)) ** 0.5
+    return picture if factor <= 1 else picture.resize((int(picture.width * factor), int(picture.height * factor)))
+
+
+def answers(model, base, items, batch, *, padding=0, **settings):
+    """Greedy answers, several prompts at a time, as anyone asks a Transformers model.
+
+    Args:
+        model: The model.
+        base: Folder with tokenizer and processor.
+        items: The items.
+        batch: How many share a ``generate``.
+        padding: Further places that every batch is padded with on the left.
+        settings: Of ``generate``.
+    """
+    from PIL import Image
+    from torch.nn.functional import pad
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(base)
+    processor.tokenizer.padding_side = "left"
+    found = []
+    for start in range(0, len(items), batch):
+        part = items[start : start + batch]
+        prompts = [f"{tiny.SYSTEM} USER: {item.question} ASSISTANT:" for item in part]
+        pictures = [enlarged(Image.open(item.picture)) for item in part if item.picture is not None]
+        inputs = processor(text=prompts, images=pictures or None, return_tensors="pt", padding=True)
+        for key, value in (("input_ids", 3), ("attention_mask", 0)):
+            inputs[key] = pad(inputs[key], (padding, 0), value=value)
+        more = {"do_sample": False, "pad_token_id": 3, "eos_token_id": 2, **settings}
+        ids = model.generate(**inputs, max_new_tokens=TOKENS, **more)
+        texts = processor.tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        found += [text.strip() for text in texts]
     return found
 
 

@@ -10,30 +10,11 @@ import sys
 import pytest
 import tiny
 import torch
-from conftest import ROUTED, RUNS, TASKS, TOKENS, manifest
+from conftest import ROUTED, RUNS, TASKS, answers, manifest
 
 import cl_plugins
 from cl_plugins.base.errors import RecipeError, RunStateError
 from cl_plugins.records.carry import ModelManifest
-
-
-def answers(model, base, items, batch):
-    """Greedy answers, several prompts at a time, as anyone asks a Transformers model."""
-    from PIL import Image
-    from transformers import AutoProcessor
-
-    processor = AutoProcessor.from_pretrained(base)
-    processor.tokenizer.padding_side = "left"
-    found = []
-    for start in range(0, len(items), batch):
-        part = items[start : start + batch]
-        prompts = [f"{tiny.SYSTEM} USER: {item.question} ASSISTANT:" for item in part]
-        pictures = [Image.open(item.picture) for item in part if item.picture is not None]
-        inputs = processor(text=prompts, images=pictures or None, return_tensors="pt", padding=True)
-        ids = model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False, pad_token_id=3, eos_token_id=2)
-        texts = processor.tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        found += [text.strip() for text in texts]
-    return found
 
 
 @pytest.mark.parametrize("name", RUNS)

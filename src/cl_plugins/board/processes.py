@@ -123,11 +123,12 @@ class Processes:
         note = holder(root)
         if note is None:
             if self.alive(root):  # still importing: nothing has been learned
-                pid = self._started[root].pid
-                kill(pid, signal.SIGTERM)
-                return pid
+                started = self._started[root].pid
+                kill(started, signal.SIGTERM)
+                return started
             raise RunStateError(Problem(str(root), "is not at work.", "There is nothing to stop."))
-        pid, host = note.get("pid"), note.get("host")
+        pid: Any = note.get("pid")
+        host = note.get("host")
         if host != socket.gethostname():
             what = f"is carried out by process {pid} on {host}, which cannot be reached from here."
             raise RunStateError(Problem(str(root), what, "Send SIGTERM to it there."))

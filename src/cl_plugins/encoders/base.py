@@ -48,7 +48,8 @@ class AnsweringClassifier(CrossModalClassifier):
         count = max(self.seen(), self.opened if self.training else 0, 1)
         head = self.classifier
         # only the rows in use: a head with more rows for later classes rounds as one without
-        logits = torch.nn.functional.linear(found.joint, head.weight[:count], head.bias[:count])
+        joint: Any = found.joint
+        logits = torch.nn.functional.linear(joint, head.weight[:count], head.bias[:count])
         if labels is not None:
             found.loss = torch.nn.functional.cross_entropy(logits, labels[:, 1])
         found.logits = logits[:, None].expand(-1, 2, -1)

@@ -22,6 +22,7 @@ from ..replay.media import SUFFIXES, outside
 
 INFO = "dataset_info.json"
 LIMIT = 2 * 1024**3  # bytes of a file of records
+_ABSENT = "does not exist."
 _SHOWN = 5  # problems per file
 Record = dict[str, Any]
 
@@ -58,7 +59,7 @@ class RecordSet:
             info = parse_json(read_text(path, LIMIT))
         except FileNotFoundError as error:
             fix = f"Set `dataset_dir`; paths are relative to the folder you start from ({Path.cwd()})."
-            raise DataError(Problem(str(path), "does not exist.", fix)) from error
+            raise DataError(Problem(str(path), _ABSENT, fix)) from error
         except (OSError, ValueError, OutsideError) as error:
             raise DataError(Problem(str(path), f"cannot be read ({error}).", "Correct the file.")) from error
         entry = info.get(self.name) if isinstance(info, dict) else None
@@ -71,6 +72,14 @@ class RecordSet:
     def file(self) -> Path:
         """The file of records."""
         return self.folder / str(self._entry()["file_name"])
+
+    def absent(self) -> list[Problem]:
+        """No ``dataset_info.json``, or no file of the name that it gives."""
+        try:
+            self.raw()
+        except DataError as error:
+            return [problem for problem in error.problems if problem.what == _ABSENT]
+        return []
 
     def raw(self) -> list[Record]:
         """The records as they are written.
@@ -86,7 +95,7 @@ class RecordSet:
             else:
                 found = parse_json(text)
         except FileNotFoundError as error:
-            raise DataError(Problem(str(path), "does not exist.", f"Correct `file_name` in {INFO}.")) from error
+            raise DataError(Problem(str(path), _ABSENT, f"Correct `file_name` in {INFO}.")) from error
         except (OSError, ValueError, OutsideError) as error:
             raise DataError(Problem(str(path), f"cannot be read ({error}).", "Correct the file.")) from error
         if not isinstance(found, list) or not found or not all(isinstance(record, dict) for record in found):

@@ -155,6 +155,12 @@ class EncoderHost:
         """See `Host.task_args`."""
         return key_rules.parse(keys)
 
+    def trackers(self, args: TaskArgs) -> dict[str, dict[str, Any]]:
+        """``report_to``."""
+        from .session import own
+
+        return {str(name): {} for name in own(args).training.report_to or ()}
+
     def looking_keys(self, keys: Mapping[str, Any]) -> dict[str, Any]:
         """See `Host.looking_keys`."""
         import torch

@@ -167,7 +167,8 @@ def _evidence(root: Path, info: dict[str, Any]) -> _Evidence:
     if info.get("files") is not None:
         table = {name: FileRecord.model_validate(record) for name, record in info["files"].items()}
         return _Evidence([c for name in table if (c := _cell_of(Path(name))) is not None], table, RUN)
-    if left := [name for name in _OF_RUNS if os.path.lexists(root / name)]:
+    left = [name for name in _OF_RUNS if os.path.lexists(root / name)]
+    if left and os.path.lexists(root / MATRIX):
         what = f"is missing, though there is {', '.join(left)}."
         raise RunStateError(Problem(str(root / JOURNAL), what, _RESTORE))
     names = sorted((root / PREDICTIONS).glob("*/*.score.json"))

@@ -72,7 +72,7 @@ def base_quantisation(keys: Mapping[str, Any], name_or_path: str) -> str | None:
     bits = keys.get("quantization_bit")
     if bits:
         method = str(keys.get("quantization_method", "bnb")).lower()
-        return _bitsandbytes(str(bits) == "8") if method in {"bnb", "bitsandbytes"} else method
+        return _bitsandbytes(bits in (8, "8")) if method in {"bnb", "bitsandbytes"} else method
     config = Path(name_or_path) / "config.json"
     if config.is_file():
         try:

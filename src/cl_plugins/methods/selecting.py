@@ -85,10 +85,12 @@ class Selection:
     Args:
         given: ``cl.method.selector``.
         routers: Whether the method is a `Selecting`, which can carry a router LoRA.
+        continues: Whether modules that train as a whole (``additional_target``) go on training from task to task; the base
+            is then not the same for all tasks.
     """
 
-    def __init__(self, given: dict[str, Any] | None, *, routers: bool = False) -> None:
-        self._routers = routers
+    def __init__(self, given: dict[str, Any] | None, *, routers: bool = False, continues: bool = False) -> None:
+        self._routers, self._continues = routers, continues
         self.selector: Selector | None = None if given is None else make_selector(given)
         self._trained = self.selector if isinstance(self.selector, TrainedSelector) else None
         self._accuracy: dict[str, float] = {}
@@ -125,7 +127,7 @@ class Selection:
             answers="by_sample" if self.by_sample else "by_task",
             grows=True,
             zero_stages=(),
-            quantised=() if self.by_sample else able.quantised,
+            quantised=able.quantised if self._trained is None else (),
             rows_in_training=able.rows_in_training or self.trains,
             needs_replay=self._trained is not None,
             memory_forward=self._trained is None,
@@ -154,6 +156,12 @@ class Selection:
         if self._trained is not None and not self._routers:
             what = f"is '{self._trained.kind}', which trains a router LoRA to name one part; this method has none to name."
             own.append(Problem(f"{where}.kind", what, "Use another selector, or the method `mr_lora`."))
+        kinds = () if self.selector.told else self.selector.config.kinds
+        if self._continues and "hidden" in kinds and facts.keys.get("additional_target"):
+            what = (
+                "`hidden` are features of the frozen base, and `additional_target` goes on training from task to task."
+            )
+            own.append(Problem(f"{where}.features", what, "Use `vision` and `text`."))
         return [*self.selector.problems(where, facts.keys), *own]
 
     def begin(self, context: TaskContext) -> None:

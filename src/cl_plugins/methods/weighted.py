@@ -55,7 +55,7 @@ class WeightedExperts(SelectorTerms, Method):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        self.selection = Selection(config.selector)
+        self.selection = Selection(config.selector, continues=True)
         vars(self)["capabilities"] = self.selection.capabilities(type(self).capabilities)
 
     @abstractmethod
@@ -91,12 +91,6 @@ class WeightedExperts(SelectorTerms, Method):
         """Features that change from task to task, and what the authors' code cannot do."""
         found, where = self.selection.problems(facts), "cl.method.selector"
         selector = self.selection.selector
-        kinds = selector.config.kinds if selector is not None and not selector.told else ()
-        if "hidden" in kinds and facts.keys.get("additional_target"):
-            what = (
-                "`hidden` are features of the frozen base, and `additional_target` goes on training from task to task."
-            )
-            found.append(Problem(f"{where}.features", what, "Use `vision` and `text`."))
         if self.peer and (selector is None or selector.kind != "anchors"):
             what = "is the authors' rule for anchors."
             found.append(Problem("cl.method.faithful", what, f"Use `{where}.kind: anchors`, or leave `faithful` out."))
@@ -190,6 +184,7 @@ class WeightedExperts(SelectorTerms, Method):
 #: Words of the declarations that both methods share.
 SHARED = Capabilities(
     answers="by_sample",
+    quantised=("bnb",),
     grows=True,
     carries="the LoRA of every task, the latest projector, and the statistics of the selector",
     reveals="weights, and one mean feature vector per task and feature; no training samples",

@@ -179,7 +179,7 @@ def _data(about: Mapping[str, Any], base: str, licence: Mapping[str, str], facts
         pipeline_tag=pipeline,
         tags=["cl_plugins", "llama-factory", "continual-learning", str(about["method"])],
         eval_results=results or None,
-        **licence,
+        **dict[str, Any](licence),
     )
 
 
@@ -277,14 +277,14 @@ def _example(folder: Path, pictures: bool) -> str | None:
 
     parts = [*([{"type": "image"}] if pictures else []), {"type": "text", "text": _QUESTION}]
     try:
-        found, _ = render_jinja_template(
+        found: Any = render_jinja_template(
             conversations=[[{"role": "user", "content": parts}]],
             chat_template=path.read_text(encoding="utf-8"),
             add_generation_prompt=True,
         )
     except Exception:  # the base's own template, which may need more than messages
         return None
-    return str(found[0])
+    return str(found[0][0])
 
 
 def _final_scores(about: Mapping[str, Any], matrix: AccuracyMatrix | None) -> list[tuple[str, str, float]]:

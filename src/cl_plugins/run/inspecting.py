@@ -10,7 +10,7 @@ from typing import Any
 
 from ..base.errors import ClPluginsError, Problem, RunStateError
 from ..contract.carry import Carry, carry_directory
-from ..contract.host import same_base, same_tokenizer
+from ..contract.host import same_base, same_tokenizer, settings_changes
 from ..contract.packed import Pack
 from ..contract.tensors import TensorInfo, read_header
 from ..methods.registry import METHODS, get_method, make_method
@@ -206,4 +206,7 @@ def verify(place: Path, base: str | None, fingerprint: Callable[[str], dict[str,
         if not same_tokenizer(recorded, there):
             what = f"belongs to another tokenizer than that of {base}."
             raise RunStateError(Problem(str(place), what, "Use the tokenizer files of the base."))
+        if differing := settings_changes(recorded, there):
+            what = f"was made with other settings of the base: {'; '.join(differing)}."
+            raise RunStateError(Problem(str(place), what, "Use the files of the base unchanged."))
     return Verified(len(sizes), sum(sizes))

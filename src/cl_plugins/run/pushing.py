@@ -165,8 +165,9 @@ def _with_base(text: str, name: str, kind: str) -> str:
     from huggingface_hub import ModelCard
 
     card = ModelCard(text)
-    card.data.base_model = name
-    card.data.base_model_relation = "adapter" if kind in ("peft", "tasks") else "finetune"
+    data: Any = card.data
+    data.base_model = name
+    data.base_model_relation = "adapter" if kind in ("peft", "tasks") else "finetune"
     return str(card)
 
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +129,7 @@ class StreamTracker(TrainerCallback):  # type: ignore[misc]
             path = self._root / f"{name}.png"
             if path.is_file():
                 key = f"picture:{name}:{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
-                self._once(key, lambda writer, n=name, p=path: writer.picture(n, p, step))
+                self._once(key, partial(_send_picture, name=name, path=path, step=step))
 
     def close(self) -> None:
         """Close the trackers at the end of this process."""
@@ -197,3 +198,7 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
         }
     except (RunStateError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
+
+
+def _send_picture(writer: Writer, name: str, path: Path, step: int) -> None:
+    writer.picture(name, path, step)

@@ -56,7 +56,7 @@ class BranchLoRA(SelectorTerms, Method):
 
     def __init__(self, config: BranchLoRAConfig) -> None:
         super().__init__(config)
-        self.selection = Selection(config.chosen_selector)
+        self.selection = Selection(config.chosen_selector, continues=True)
         self._gates: dict[str, BranchGate] = {}
         self._meta: dict[str, Any] = {}
         self._numbers: dict[str, float] = {}
@@ -76,12 +76,7 @@ class BranchLoRA(SelectorTerms, Method):
         """Also: a rank that the branches cannot share, and features that change from task to task."""
         from ..moelora.experts import check_rank
 
-        found, selector = self.selection.problems(facts), self.selection.selector
-        if selector is not None and "hidden" in selector.config.kinds and facts.keys.get("additional_target"):
-            what = (
-                "`hidden` are features of the frozen base, and `additional_target` goes on training from task to task."
-            )
-            found.append(Problem("cl.method.selector.features", what, "Use `vision` and `text`."))
+        found = self.selection.problems(facts)
         rank = facts.keys.get("lora_rank")
         if not isinstance(rank, int):  # the host's default; `put_on` checks it
             return found
