@@ -235,6 +235,8 @@ class Runner:
     def _track(self, plan: list[Step]) -> None:
         """Send to the trackers what they do not have: cells, and the metrics of the latest row if it is complete."""
         journal, tracker = self._state.journal, self._state.tracker
+        if not tracker.wanted:
+            return
         tracker.cells(journal.entries)
         tested = [step for step in plan if step.kind == "evaluate" and step.row not in (ZERO_SHOT, ORACLE)]
         done = [step.row for step in tested if step.key in journal]

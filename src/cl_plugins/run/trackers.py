@@ -49,6 +49,11 @@ class StreamTracker(TrainerCallback):  # type: ignore[misc]
         self._known = _read(root / FILE)
         self._task, self._offset = "", 0
 
+    @property
+    def wanted(self) -> bool:
+        """Whether this process tells a tracker anything."""
+        return bool(self._names)
+
     def open(self) -> None:
         """Open the trackers, once.
 
