@@ -1,9 +1,37 @@
-"""Adds the method cards, which are next to their code, to the site."""
+"""Adds the method cards, which are next to their code, to the site, and turns LaTeX into MathML.
+
+MathML is what browsers render themselves, so a page needs neither scripts nor fonts from elsewhere.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+
+
+#: What is code in Markdown: fenced blocks and spans. A dollar sign in it is none of a formula.
+CODE = re.compile(r"(^ *```.*?^ *```|`[^`]+`)", re.MULTILINE | re.DOTALL)
+#: ``$$...$$``, or ``$...$`` without a space inside the signs, as GitHub takes it.
+FORMULA = re.compile(r"\$\$(?P<block>[^$]+)\$\$|(?<![\\$\w])\$(?P<inline>(?!\s)[^$]+?(?<!\s))\$(?![$\w])")
+_PLACE = "FORMULA{}OF"  # a word that Markdown leaves as it is
+
+
+def replace_formulas(markdown: str, by: Callable[[str, bool], str]) -> str:
+    """Replace the formulae of a page.
+
+    Args:
+        markdown: The page.
+        by: Gets the LaTeX of a formula and whether it is a block; returns what stands in its place.
+    """
+
+    def one(match: re.Match[str]) -> str:
+        block = match["block"]
+        return by((block or match["inline"]).strip(), block is not None)
+
+    parts = CODE.split(markdown)
+    parts[::2] = [FORMULA.sub(one, part) for part in parts[::2]]
+    return "".join(parts)
 
 
 def on_files(files, config):
@@ -15,3 +43,29 @@ def on_files(files, config):
         content = re.sub(r"\]\((?:\.\./){4}docs/", "](../", content)
         files.append(File.generated(config, f"methods/{card.parent.name}.md", content=content))
     return files
+
+
+def on_page_markdown(markdown, page, **_):
+    """Called by MkDocs with the text of a page: formulae become MathML, kept aside until Markdown is done."""
+    from latex2mathml.converter import convert
+
+    page.formulas = []
+
+    def keep(latex: str, block: bool) -> str:
+        formula = convert(latex, display="block" if block else "inline")
+        page.formulas.append(f'<span class="formula" tabindex="0">{formula}</span>' if block else formula)
+        return _PLACE.format(len(page.formulas) - 1)
+
+    return replace_formulas(markdown, keep)
+
+
+def on_page_content(html, page, **_):
+    """Called by MkDocs with the HTML of a page."""
+    for number, formula in enumerate(page.formulas):
+        html = html.replace(_PLACE.format(number), formula)
+    return re.sub(r"(?<=<code>)[^<]+(?=</code>)", _whole_words, html)
+
+
+def _whole_words(code: re.Match[str]) -> str:
+    """Words of a code span with hyphens in them, for the style sheet: `cl-plugins` and `--to` are one word."""
+    return re.sub(r"[^\s<>]*-[^\s<>]*", r'<span class="whole">\g<0></span>', code[0])

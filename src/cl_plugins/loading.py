@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .base.errors import Problem, RecipeError, RunStateError
 from .host.fingerprint import base_fingerprint
+from .run.card import auto_class
 from .run.final import ROUTED, Final, compute_in, open_final, put_on
-
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
 
 
 def load(
@@ -87,22 +84,13 @@ def _pretrained(place: str, trust: bool, options: dict[str, Any]) -> Any:
     hub = {key: options[key] for key in ("cache_dir", "revision", "token") if key in options}
     try:
         config = AutoConfig.from_pretrained(place, trust_remote_code=trust, **hub)
-        return _class(config).from_pretrained(place, trust_remote_code=trust, use_safetensors=True, **options)
+        return auto_class(config).from_pretrained(place, trust_remote_code=trust, use_safetensors=True, **options)
     except ValueError as error:
         if trust or "trust_remote_code" not in str(error):
             raise
         what = f"is a model with its own code ({place}), which is not run."
         fix = "Read that code; if you trust it, pass `trust_remote_code=True`."
         raise RunStateError(Problem("trust_remote_code", what, fix)) from error
-
-
-def _class(config: PretrainedConfig) -> Any:
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
-
-    for auto in (AutoModelForImageTextToText, AutoModelForSeq2SeqLM):
-        if type(config) in auto._model_mapping:
-            return auto
-    return AutoModelForCausalLM
 
 
 def _answering(final: Final, model: Any, inner: Any) -> Any:

@@ -6,9 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from safetensors.torch import load_file
 
 from cl_plugins.run import estimate
+
+
+SAMPLES, ITEMS = 24, 6  # of the data of `tiny`
 
 
 @pytest.fixture
@@ -126,6 +130,51 @@ def test_a_base_that_is_not_here_leaves_the_sizes_out(plan, fresh):
     assert value["model"] is None
     assert value["disk"] is None
     assert "someone/not-in-any-cache" in value["warnings"][0]
+
+
+def test_lengths_are_counted_from_the_files(plan, fresh):
+    _, value = plan(fresh(num_train_epochs=2, max_steps=-1, per_device_train_batch_size=2))
+    assert [task["optimizer_steps"] for task in value["tasks"]] == [SAMPLES] * 3
+    assert [task["test_items"] for task in value["tasks"]] == [ITEMS] * 3
+
+
+def test_data_that_are_not_there_yet_are_planned_with_the_streams_sizes(cli, plan, fresh, tmp_path):
+    stream = yaml.safe_load(fresh().read_text())["cl"]["stream"]
+    for task in stream["tasks"]:
+        task |= {"train_size": 1000, "test_size": 70}
+    changes = {"dataset_dir": str(tmp_path / "none"), "cl": {"stream": stream}, "max_steps": -1, "num_train_epochs": 2}
+    recipe = fresh(**changes, per_device_train_batch_size=4)
+    code, value = plan(recipe, "cl.eval.max_items=50")
+    assert code == 0
+    assert [task["optimizer_steps"] for task in value["tasks"]] == [500] * 3
+    assert [task["test_items"] for task in value["tasks"]] == [50] * 3
+    assert value["disk"]["fits"]
+    assert "The data are not there yet" in value["warnings"][0]
+    assert str(tmp_path / "none") in value["warnings"][0]
+    out = cli("plan", recipe)[1]
+    assert "500 optimizer steps on one device" in out
+    assert "one_test (70 items)" in out
+    assert cli("validate", recipe)[0] == 2  # a run needs them
+
+
+def test_what_is_wrong_with_data_that_are_there_stays_an_error(plan, fresh, tmp_path):
+    """A file that is missing may come; a name that dataset_info.json lacks is a mistake."""
+    folder = tmp_path / "half"
+    folder.mkdir()
+    source = Path(yaml.safe_load(fresh().read_text())["dataset_dir"])
+    info = json.loads((source / "dataset_info.json").read_text())
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    recipe = fresh(dataset_dir=str(folder))
+    code, value = plan(recipe)
+    assert code == 0
+    assert "5 more are missing." in value["warnings"][0]
+    assert value["tasks"][0]["test_items"] is None
+    del info["one_test"]
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    code, err = plan(recipe)
+    assert code == 2
+    assert "there is no data set called 'one_test'" in err
+    assert "does not exist" not in err
 
 
 def test_text_is_readable(cli, fresh, tmp_path, monkeypatch):

@@ -118,6 +118,24 @@ def test_the_update_of_a_task(cli, copied, tmp_path, task):
     assert not (tmp_path / "exported").exists()
 
 
+def test_without_its_journal_no_file_of_a_run_is_believed(cli, copied, tmp_path):
+    (copied / "journal.jsonl").unlink()
+    sealed.edit(copied / "predictions/after_three/one.score.json", lambda content: content.update(score=99.5))
+    sealed.edit(copied / "matrix.json", lambda content: content["scores"][-1].__setitem__(0, 99.5))
+    (copied / "metrics.json").unlink()
+    refused(cli, copied, tmp_path, "journal.jsonl: is missing")
+
+
+def test_results_that_were_copied_without_a_journal_are_shown_with_a_remark(cli, copied, tmp_path):
+    place = tmp_path / "results"
+    place.mkdir()
+    for name in ("matrix.json", "predictions"):
+        (copied / name).rename(place / name)
+    code, _, err = cli("report", place)
+    assert code == 0, err
+    assert "There is no journal with hashes here" in (place / "report.md").read_text()
+
+
 def test_links_out_of_a_run_are_not_followed(cli, copied, tmp_path):
     outside = shutil.copy(copied / "matrix.json", tmp_path / "outside.json")
     (copied / "matrix.json").unlink()

@@ -307,6 +307,19 @@ def test_captions_that_name_no_pictures_are_joined_by_row_only_if_asked(tmp_path
     assert any("without comparing" in remark for remark in made["ucit_flickr30k_test"]["remarks"])
 
 
+def test_a_record_without_captions_does_not_fall_back_to_its_own_answer(tmp_path: Path) -> None:
+    raw, out = llava_raw.ucit(tmp_path / "raw"), tmp_path / "out"
+    path, captions = captions_of(raw)
+    captions["annotations"] = [a for a in captions["annotations"] if a["image_id"] != 2]
+    path.write_text(json.dumps(captions))
+    records = json.loads((path.parent / "test_3000.json").read_text())
+    records[1]["answer"] = "Two zebras."
+    llava_raw.write(path.parent / "test_3000.json", records)
+    convert("ucit", raw, out, tasks=("flickr30k",))
+    assert answers(out, "ucit_flickr30k_test") == ["a red picture"] * 3
+    assert dropped(out, "ucit_flickr30k_test") == {"flickr30k-test-000001": "answer is missing"}
+
+
 def test_answers_that_captions_replace_are_counted(tmp_path: Path) -> None:
     raw, out = llava_raw.ucit(tmp_path / "raw"), tmp_path / "out"
     path = raw / "instructions" / "Flickr30k" / "test_3000.json"

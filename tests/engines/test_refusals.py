@@ -127,3 +127,22 @@ class TestShare:
     def test_everyone_answers_all_where_calls_would_differ(self):
         assert self.shares(4, 2, equal=True, alike=False) == [[0, 1, 2, 3]] * 2
         assert self.shares(1, 2, equal=True) == [[0], [0]]
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"zero_optimization": []}', '{"zero_optimization": {"stage": "x"}}',
+                                     '{"zero_optimization": {"stage": 2, "offload_param": "cpu"}}'])  # fmt: skip
+def test_any_file_may_be_named_as_configuration(content, tmp_path):
+    from cl_plugins.host.facts import offloads, zero_stage
+
+    (tmp_path / "zero.json").write_text(content)
+    assert zero_stage(str(tmp_path / "zero.json")) == (2 if '"stage": 2' in content else 0)
+    assert offloads(str(tmp_path / "zero.json")) == {}
+
+
+@pytest.mark.parametrize("content", ["[]", '{"quantization_config": null}', '{"quantization_config": [1]}', "3"])
+def test_any_content_of_a_bases_config(content, tmp_path):
+    from cl_plugins.host.facts import base_quantisation
+
+    (tmp_path / "config.json").write_text(content)
+    assert base_quantisation({}, str(tmp_path)) is None
+    assert base_quantisation({"quantization_bit": "x"}, str(tmp_path)) == "bnb"

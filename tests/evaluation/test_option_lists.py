@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import pytest
+from hypothesis import given
+from hypothesis.strategies import text
 
 from cl_plugins.base.errors import DataError
 from cl_plugins.evaluation.annotations import read_annotations
@@ -83,6 +86,19 @@ def test_what_only_looks_like_a_mark_stays():
 def test_everything_else_is_refused(value, what):
     with pytest.raises(ValueError, match=what):
         read_options(value)
+
+
+@pytest.mark.parametrize("value", ["{[1]: 2}", "[{[1]: 2}, 3]", "{{}: 1}", {"9" * 7000: "a", "1": "b"}, "[" * 100_000])
+def test_what_no_reader_of_literals_accepts_is_refused_alike(value):
+    with pytest.raises(ValueError, match=r"is not a list of texts|Exceeds the limit"):
+        read_options(value)
+
+
+@given(text(alphabet="[]{}()'\":,.AB12 \n", max_size=20))
+def test_any_text_gives_options_or_is_refused(value):
+    with suppress(ValueError):
+        found = read_options(value)
+        assert found is None or all(isinstance(option, str) for option in found)
 
 
 def test_options_as_text_are_never_single_characters():

@@ -1,17 +1,219 @@
-"""Experiment trackers see one run for the whole stream."""
+"""Experiment trackers see one run for the whole stream, with every loss, every cell, the metrics and the pictures."""
 
 from __future__ import annotations
 
+import json
+import sys
+from collections import Counter
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import tiny
+from launch import launch
+from running import go
 
+from cl_plugins.base.errors import RunStateError
 from cl_plugins.host import facts
 
 
+FAKES = Path(__file__).parents[1] / "fakes" / "trackers"
+TRACKERS = ("tensorboard", "wandb", "mlflow", "swanlab", "trackio")
+CELLS = ("zero_shot/one", "zero_shot/two", "after_one/one", "after_two/one", "after_two/two")
+
+
+class Tracked:
+    """What the stand-ins have noted."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __call__(self, call=None):
+        lines = [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.exists() else []
+        return [line for line in lines if call in (None, line["call"])]
+
+    def points(self):
+        """(name, step, value) of all that was sent."""
+        return [(name, line["step"], value) for line in self("log") for name, value in line["values"].items()]
+
+    def values(self, beginning):
+        return {name: (step, value) for name, step, value in self.points() if name.startswith(beginning)}
+
+
+@pytest.fixture
+def tracked(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKED", str(tmp_path / "tracked.jsonl"))
+    monkeypatch.syspath_prepend(str(FAKES))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # tensorboardX is taken instead
+    monkeypatch.setattr(
+        facts, "find_spec", lambda name: find_spec("json") if name == "tensorboard" else find_spec(name)
+    )
+    for variable in ("WANDB_PROJECT", "WANDB_RUN_ID", "MLFLOW_RUN_ID", "SWANLAB_MODE", "TENSORBOARD_LOGGING_DIR"):
+        monkeypatch.delenv(variable, raising=False)
+    names = ("tracked", "wandb", "mlflow", "swanlab", "trackio", "tensorboardX")
+    names += ("swanlab.integration", "swanlab.integration.transformers")
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield Tracked(tmp_path / "tracked.jsonl")
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def recipe(llama, text_data, out, tracker, **more):
+    keys = {"report_to": tracker, "max_steps": 3, **more}
+    return tiny.recipe(llama, text_data, out, "inclora", ("one", "two"), text_only=True, **keys)
+
+
+@pytest.mark.parametrize("tracker", TRACKERS)
+def test_one_run_has_everything_in_its_place(run, llama, text_data, tmp_path, tracked, tracker):
+    out = tmp_path / "stream"
+    run(recipe(llama, text_data, out, tracker))
+    assert len({line["id"] for line in tracked("init")}) == 1
+    assert len(tracked("init")) == len(tracked("finish")) == (1 if tracker != "tensorboard" else 3)
+    assert [step for name, step, _ in tracked.points() if name == "one/loss"] == [1, 2, 3]
+    assert [step for name, step, _ in tracked.points() if name == "two/loss"] == [4, 5, 6]
+    matrix, metrics = (json.loads((out / name).read_text()) for name in ("matrix.json", "metrics.json"))
+    cells = tracked.values("score/")
+    assert {f"score/{cell}" for cell in CELLS} | {"score/one", "score/two"} == set(cells)
+    assert cells["score/zero_shot/two"] == (0, matrix["zero_shot"][1])
+    assert cells["score/after_one/one"] == (3, matrix["scores"][0][0])
+    assert cells["score/after_two/one"] == cells["score/one"] == (6, matrix["scores"][1][0])
+    for name in ("last", "average", "bwt"):
+        assert tracked.values("metrics/")[f"metrics/{name}"] == (6, metrics["metrics"][name]["value"])
+    assert [step for name, step, _ in tracked.points() if name == "metrics/a_k"] == [3, 6]
+    pictures = [str(value) for _, _, value in tracked.points() if str(value).startswith("image")]
+    assert len(pictures) == 2
+    assert not list(out.glob("**/swanlab_public_config.json"))
+
+
+@pytest.mark.parametrize("tracker", TRACKERS)
+def test_a_process_for_every_step_goes_on_with_that_run(llama, text_data, tmp_path, tracked, tracker):
+    """As `cl-plugins run --isolate` and a scheduler that restarts a job do."""
+    keys = recipe(llama, text_data, tmp_path / "stream", tracker)
+    keys["cl"]["stop_after"] = 1
+    for _ in range(20):
+        sys.modules.pop(tracker, None)  # a module that has forgotten its run
+        go(keys)
+        if '"finish"' in (tmp_path / "stream" / "journal.jsonl").read_text():
+            break
+    assert len(tracked("init")) > 5
+    assert len({line["id"] for line in tracked("init")}) == 1
+    counts = Counter((name, step) for name, step, _ in tracked.points() if not name.endswith("/epoch"))
+    assert set(counts.values()) == {1}
+    assert {f"score/{cell}" for cell in CELLS} <= {name for name, _ in counts}
+    assert {("one/loss", 1), ("two/loss", 6), ("metrics/last", 6)} <= set(counts)
+
+
+def test_a_task_that_goes_on_says_from_where(llama, text_data, tmp_path, tracked):
+    from test_validation import StopAt
+
+    keys = recipe(llama, text_data, tmp_path / "stream", "tensorboard", max_steps=6)
+    with pytest.raises(SystemExit):
+        go(keys, [StopAt(4)])
+    sys.modules.pop("tracked")
+    go(keys)
+    assert [step for name, step, _ in tracked.points() if name == "two/loss"] == list(range(7, 13))
+    assert [line["purge_step"] for line in tracked("init")] == [None, 1, 7, None, 11]
+
+
+def test_what_a_tracker_missed_is_sent_by_the_next_start(llama, text_data, tmp_path, tracked, monkeypatch, caplog):
+    keys = recipe(llama, text_data, tmp_path / "stream", "trackio")
+    go({**keys, "cl": {**keys["cl"], "stop_after": 3}})
+    assert set(tracked.values("score/")) == {"score/zero_shot/one", "score/zero_shot/two", "score/one", "score/two"}
+    monkeypatch.setenv("TRACKED_FAILS", "log")
+    go(keys)
+    assert "the tracker 'trackio' failed (ConnectionError: no network)" in caplog.text
+    assert (tmp_path / "stream" / "final").is_dir()  # the run is not lost
+    monkeypatch.delenv("TRACKED_FAILS")
+    go(keys)  # nothing is left to do
+    assert {f"score/{cell}" for cell in CELLS} <= set(tracked.values("score/"))
+    assert tracked.values("score/")["score/after_one/one"][0] == 3
+    assert "metrics/last" in tracked.values("metrics/")
+    before = len(tracked())
+    go(keys)
+    assert len(tracked()) == before  # nothing was left to send either: it is not even opened
+
+
+def test_a_tracker_that_is_named_later_gets_all_cells(llama, text_data, tmp_path, tracked):
+    keys = recipe(llama, text_data, tmp_path / "stream", "none")
+    go({**keys, "cl": {**keys["cl"], "stop_after": 5}})
+    go({**keys, "report_to": "wandb", "run_name": "mine"})
+    assert {f"score/{cell}" for cell in CELLS} <= set(tracked.values("score/"))
+    assert [(line["project"], line["name"]) for line in tracked("init")] == [
+        ("llamafactory", "mine")
+    ]  # the host names the project
+
+
+def test_one_that_cannot_be_opened_is_an_error_before_the_work(llama, text_data, tmp_path, tracked, monkeypatch):
+    monkeypatch.setenv("TRACKED_FAILS", "init")
+    with pytest.raises(RunStateError, match=r"'mlflow' cannot be opened.*no network") as caught:
+        go(recipe(llama, text_data, tmp_path / "stream", "mlflow"))
+    assert "report_to: none" in caught.value.problems[0].fix
+    assert not (tmp_path / "stream" / "journal.jsonl").exists()
+
+
+def test_a_damaged_note_begins_a_new_run(llama, text_data, tmp_path, tracked):
+    keys = recipe(llama, text_data, tmp_path / "stream", "wandb")
+    go({**keys, "cl": {**keys["cl"], "stop_after": 1}})
+    (tmp_path / "stream" / ".trackers.json").write_text('{"wandb": 3')
+    go({**keys, "cl": {**keys["cl"], "stop_after": 1}})
+    assert len({line["id"] for line in tracked("init")}) == 2
+    assert [name for name, _, _ in tracked.points()].count("score/zero_shot/one") == 2
+
+
+@pytest.mark.parametrize(("mode", "resumes"), [("cloud", True), ("local", False)])
+def test_swanlab_by_the_hosts_own_keys(llama, text_data, tmp_path, tracked, mode, resumes):
+    own = {"swanlab_project": "p", "swanlab_workspace": "w", "swanlab_run_name": "r", "swanlab_mode": mode}
+    own |= {"swanlab_api_key": "sk-1234567890", "swanlab_logdir": str(tmp_path / "logs")}
+    keys = recipe(llama, text_data, tmp_path / "stream", "none", use_swanlab=True, **own)
+    go(keys)
+    (opened,) = tracked("init")
+    assert (opened["project"], opened["workspace"], opened["name"], opened["mode"]) == ("p", "w", "r", mode)
+    assert (opened["resume"] == "allow") is (opened["id"] is not None) is resumes
+    assert [line["api_key"] for line in tracked("login")] == ["sk-1234567890"]
+    assert {"one/loss", "two/loss"} <= {name for name, _, _ in tracked.points()}
+    for file in ("run.json", ".trackers.json"):
+        assert "sk-1234567890" not in (tmp_path / "stream" / file).read_text()
+
+
+def test_the_phases_of_a_task_do_not_share_a_name(llava, data, tmp_path, tracked):
+    from method_cases import case_of
+
+    case = case_of("mr_lora")
+    block = {**case.block, "eval": {"scope": "none"}}
+    go(tiny.recipe(llava, data, tmp_path / "run", case.method, ("one", "two"), report_to="trackio", cl=block))
+    losses = {name for name, _, _ in tracked.points() if name.endswith("/loss")}
+    assert losses == {"one/loss", "two/loss", "two/router/loss"}
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_run(llama, text_data, tmp_path, tracked, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"{FAKES}:{__import__('os').environ.get('PYTHONPATH', '')}")
+    launch(recipe(llama, text_data, tmp_path / "stream", "wandb"), tmp_path)
+    assert len(tracked("init")) == 1
+    assert len({line["pid"] for line in tracked()}) == 1
+    assert [step for name, step, _ in tracked.points() if name == "two/loss"] == [4, 5, 6]
+
+
+def test_tensorboard_itself_reads_one_run(llama, text_data, tmp_path, monkeypatch):
+    """Killed in the middle of a task and started again; the points after the checkpoint are there once."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from test_validation import StopAt
+
+    out = tmp_path / "stream"
+    keys = recipe(llama, text_data, out, "tensorboard", max_steps=6)
+    with pytest.raises(SystemExit):
+        go(keys, [StopAt(4)])
+    go(keys)
+    assert [path.name for path in out.rglob("*tfevents*")] == [path.name for path in (out / "tensorboard").iterdir()]
+    found = EventAccumulator(str(out / "tensorboard")).Reload()
+    assert [event.step for event in found.Scalars("two/loss")] == list(range(7, 13))
+    assert {f"score/{cell}" for cell in CELLS} <= set(found.Tags()["scalars"])
+
+
 class Recorder:
-    """Stands for a tracker's callback; keeps what it is told."""
+    """Stands for another tracker's callback of Transformers; keeps what it is told."""
 
     seen: list  # set per test
 
@@ -33,16 +235,16 @@ def recorder(monkeypatch):
     original = transformers.integrations.get_reporting_integration_callbacks
 
     def fake(report_to):
-        return [kind] if "tensorboard" in report_to else original(report_to)
+        return [kind] if "dvclive" in report_to else original(report_to)
 
     monkeypatch.setattr(transformers.integrations, "get_reporting_integration_callbacks", fake)
-    monkeypatch.setattr(facts, "find_spec", lambda name: kind if name == "tensorboard" else find_spec(name))
+    monkeypatch.setattr(facts, "find_spec", lambda name: kind if name == "dvclive" else find_spec(name))
     return kind
 
 
-def test_one_run_per_stream_with_steps_counted_through_and_tasks_named(run, llava, data, tmp_path, recorder):
+def test_any_other_tracker_sees_one_training_with_steps_counted_through(run, llava, data, tmp_path, recorder):
     out = tmp_path / "run"
-    run(tiny.recipe(llava, data, out, "inclora", ("one", "two"), report_to="tensorboard", max_steps=3))
+    run(tiny.recipe(llava, data, out, "inclora", ("one", "two"), report_to="dvclive", max_steps=3))
     kinds = [kind for kind, _, _ in recorder.seen]
     assert kinds.count("begin") == 1
     assert kinds.count("end") == 1
@@ -53,11 +255,11 @@ def test_one_run_per_stream_with_steps_counted_through_and_tasks_named(run, llav
     }
     assert losses == {"one/loss": 3, "two/loss": 6}
     scores = {name for kind, _, logs in recorder.seen if kind == "log" for name in logs if name.startswith("score/")}
-    assert {"score/one", "score/after_two/one", "score/after_two/two"} <= scores
+    assert {f"score/{cell}" for cell in CELLS} <= scores
 
 
 def test_a_run_that_goes_on_counts_the_steps_of_before(run, llava, data, tmp_path, recorder):
-    keys = tiny.recipe(llava, data, tmp_path / "run", "inclora", ("one", "two"), report_to="tensorboard", max_steps=3)
+    keys = tiny.recipe(llava, data, tmp_path / "run", "inclora", ("one", "two"), report_to="dvclive", max_steps=3)
     run({**keys, "cl": {**keys["cl"], "stop_after": 4}})  # zero-shot twice, train, consolidate
     recorder.seen.clear()
     run(keys)

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 
 def write_peft_adapter(
-    folder: Path, updates: Sequence[LowRankUpdate], base_name: str, modules_to_save: Sequence[str]
+    folder: Path,
+    updates: Sequence[LowRankUpdate],
+    base_name: str,
+    modules_to_save: Sequence[str],
+    *,
+    whole_modules: bool = True,
 ) -> dict[str, int]:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors``.
 
@@ -27,6 +32,7 @@ def write_peft_adapter(
         updates: The updates in order.
         base_name: Name or path of the base, for ``base_model_name_or_path``.
         modules_to_save: Modules that are replaced as a whole.
+        whole_modules: Whether these modules are in the adapter; else the base has them already.
 
     Returns:
         Module name -> rank.
@@ -50,7 +56,7 @@ def write_peft_adapter(
         ranks[name] = int(a.shape[0])
         tensors[f"{PREFIX}{name}.lora_A.weight"] = a.contiguous()
         tensors[f"{PREFIX}{name}.lora_B.weight"] = b.contiguous()
-    for name, value in replaced(updates).items():
+    for name, value in replaced(updates).items() if whole_modules else ():
         tensors[f"{PREFIX}{name}"] = value.contiguous()
     usual = max(set(ranks.values()), key=list(ranks.values()).count)
     different = {name: rank for name, rank in ranks.items() if rank != usual}
@@ -63,7 +69,7 @@ def write_peft_adapter(
         rank_pattern=different,
         alpha_pattern=different,
         target_modules=sorted(names),
-        modules_to_save=sorted(modules_to_save) or None,
+        modules_to_save=(sorted(modules_to_save) or None) if whole_modules else None,
     )
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))

@@ -21,6 +21,7 @@ from ..replay.trainers import replay_config
 from ..streams import Task
 from ..training.phase_samples import PhaseSamples
 from .callback import ContinualCallback, PhaseCallback, make_method, read_carry
+from .places import warn_of_tower
 
 
 if TYPE_CHECKING:
@@ -155,6 +156,7 @@ class ContinualLearner:
             what = "is the directory of a run of a recipe."
             raise RunStateError(Problem(str(self.directory), what, "Choose another directory."))
         self.base = PlainBase(model, lora)
+        self._placed = False
         self.seed = seed
         carry = read_carry(self.directory)
         if carry is not None and (carry.method != method or carry.base != self.base.fingerprint):
@@ -187,6 +189,9 @@ class ContinualLearner:
             seed = self.seed + 1000 * (len(callback.carry.tasks) if callback.carry is not None else 0)
             restored = self.method.restore(self.base, callback.carry)
             model = self.method.begin_task(callback.context(seed), restored)
+            if not self._placed and ranks.is_main():
+                warn_of_tower(model)
+            self._placed = True
             led = LearnerTask(callback, model, seed)
             yield led
         if not led.finished:

@@ -121,7 +121,7 @@ def reveals_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-_COSTS = ("tasks", "carries", "step cost", "memory")
+_COSTS = ("step cost", "memory")
 _SUPPORT = ("needs", "adds to the loss", "trains", "base", "DeepSpeed")
 
 

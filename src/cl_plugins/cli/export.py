@@ -22,6 +22,11 @@ tasks    one plain PEFT adapter per task, and MANIFEST.json, which says what
   cl-plugins export RUN --to merged --dtype bf16 --out model_bf16
   cl-plugins export RUN --to adapter --task sur --out adapter_after_sur
   cl-plugins export RUN --to tasks --out adapters
+  cl-plugins export RUN --to tasks --vllm --out adapters
+
+vLLM takes no adapter with modules that were trained as a whole, such as a
+projector. With `--vllm`, such a module that all adapters share is merged into
+a base of its own, DIR/base, and the adapters hold LoRAs only.
 """
 
 
@@ -36,6 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task", "--after", metavar="NAME", help="the model as it was after this task (default: the latest)"
     )
+    parser.add_argument("--vllm", action="store_true", help="adapters that vLLM serves (with --to adapter or tasks)")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new directory")
 
 
@@ -52,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     if args.to != "merged" and args.dtype:
         fix = "An adapter keeps the precision in which it was trained."
         raise RecipeError(Problem("--dtype", "goes with `--to merged` only.", fix))
+    if args.to == "merged" and args.vllm:
+        raise RecipeError(Problem("--vllm", "goes with adapters only.", "vLLM serves a merged model as it is."))
     check_target(args.out)
     check_empty(args.out)
     set_up()
@@ -76,11 +84,11 @@ def run(args: argparse.Namespace) -> int:
     ):
         tasks = " → ".join(carry.tasks)
         if args.to == "adapter":
-            ranks = sorted(set(export_adapter(state, carry, args.out).values()))
+            ranks = sorted(set(export_adapter(state, carry, args.out, for_vllm=args.vllm).values()))
             rank = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
             rows = [("rank", f"{rank}, the sum over the tasks; exact"), ("base", str(state.base_fingerprint["name"]))]
         elif args.to == "tasks":
-            found = export_tasks(state, carry, args.out)
+            found = export_tasks(state, carry, args.out, for_vllm=args.vllm)
             rows = [(a["folder"], f"{' + '.join(a['updates'])}, rank {a['rank']}") for a in found]
             rows.append(
                 ("each is", "the model that answers its task" if found[0]["answers"] else "the task's own update")
@@ -96,6 +104,8 @@ def run(args: argparse.Namespace) -> int:
                 ),
                 ("the update", f"{error.update:.2e} of the weights"),
             ]
+    if args.vllm:
+        rows = [row for row in rows if row[0] != "base"] + [("base", _base(args.out))]
     if dropped:
         rows.append(
             ("note", "the run trained on a quantised base; merged into the whole base, answers may differ a little")
@@ -103,3 +113,13 @@ def run(args: argparse.Namespace) -> int:
     output.emit(output.bold(f"{args.to}, after {tasks}"))
     output.pairs([("in", str(args.out)), *rows])
     return 0
+
+
+def _base(out: Path) -> str:
+    """Which base vLLM is started with, and what was merged into it."""
+    from ..records.carry import ModelManifest
+
+    about = ModelManifest.read(out / "MANIFEST.json")
+    if about.base_folder is None:
+        return f"{about.base.get('name')}; no module was trained as a whole"
+    return f"{out / about.base_folder}, with {', '.join(about.base_has or [])}, which all adapters share"

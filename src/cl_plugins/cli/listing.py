@@ -162,6 +162,7 @@ def streams() -> list[dict[str, Any]]:
                 "peer_scorer": task.peer_scorer,
                 "modality": task.modality,
                 "train": list(task.train),
+                "valid": list(task.valid),
                 "test": list(task.test),
                 "train_size": task.train_size,
                 "test_size": task.test_size,

@@ -10,6 +10,7 @@ from ..base.secrets import masked
 
 
 if TYPE_CHECKING:
+    from ..base.errors import Problem
     from ..config import CLConfig
     from ..contract.host import Host, ModelSizes
     from ..run.estimate import DiskNeed
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 _EPILOG = """\
 Nothing is trained and no weights are loaded: the model is built from its config
 without any. The exit code is 2 if the recipe has problems or the disk is too
-small. The sizes need the base's config, from a folder or the hub.
+small. The sizes need the base's config, from a folder or the hub. The data need
+not be there yet: numbers of samples are then those that the stream states.
 
   cl-plugins plan recipe.yaml max_steps=10
   cl-plugins plan recipe.yaml --all-keys --json
@@ -68,12 +70,13 @@ def make(recipe: dict[str, Any], *, all_keys: bool = False) -> dict[str, Any]:
     from .hosts import host as the_host
 
     host = the_host()
-    checked = check(host, recipe)
+    absent: list[Problem] = []
+    checked = check(host, recipe, absent=absent)
     host_keys, config = checked.host_keys, checked.config
     root = Path(str(host_keys["output_dir"]))
     steps = planned(root, config)
     finished = Journal(root).entries
-    warnings: list[str] = []
+    warnings = _absent_warning(absent)
     model, disk = _sizes(host, host_keys, config, root, steps, warnings)
     able = get_method(config.method).capabilities
     return {
@@ -94,6 +97,17 @@ def make(recipe: dict[str, Any], *, all_keys: bool = False) -> dict[str, Any]:
         "disk": disk,
         "warnings": warnings,
     }
+
+
+def _absent_warning(absent: list[Problem]) -> list[str]:
+    """One warning about all data that are not there."""
+    if not absent:
+        return []
+    more = f" {len(absent) - 1} more are missing." if len(absent) > 1 else ""
+    return [
+        f"The data are not there yet, and a run would be refused. {absent[0].where}: {absent[0].what}{more} Numbers of "
+        "samples are those that the stream states (`train_size`, `test_size`)."
+    ]
 
 
 def _kept_samples(config: CLConfig) -> str:
@@ -122,11 +136,29 @@ def _tasks(
             "task": name,
             "keys": masked(differs),
             "instead_of": masked({key: host_keys[key] for key in differs if key in host_keys}),
+            "valid": [name for task in tasks for name in task.valid] if host.validates(keys) else [],
             "test": [] if joint else list(tasks[0].test),
             "scorer": None if joint else tasks[0].scorer,
             "max_new_tokens": config.eval.max_new_tokens if joint else config.max_new_tokens(name),
+            **_counts(host, host_keys, config, name),
         }
         found.append(entry)
+    return found
+
+
+def _counts(host: Host, host_keys: dict[str, Any], config: CLConfig, name: str) -> dict[str, Any]:
+    """Optimizer steps on one device and test items of a task, from its files or from the stream."""
+    from ..methods.registry import get_method
+    from ..run.plan import JOINT
+    from ..run.units import rows, training_steps
+
+    own = get_method(config.method).capabilities.needs_replay
+    found: dict[str, Any] = {"optimizer_steps": training_steps(host, None, host_keys, config, name, by_itself=own)}
+    if name != JOINT:
+        task = config.stream.task(name)
+        items = rows(host, {**host_keys, **config.overrides_for(name)}, task.test, None, task.test_size)
+        most = config.eval.max_items
+        found["test_items"] = items if items is None or most is None else min(items, most)
     return found
 
 
@@ -227,11 +259,16 @@ def show(value: dict[str, Any]) -> None:
             )
             for key, new in task["keys"].items()
         ]
+        if task["optimizer_steps"] is not None:
+            rows.append(("length", f"{task['optimizer_steps']:,} optimizer steps on one device"))
+        if task["valid"]:
+            rows.append(("validated on", ", ".join(task["valid"])))
         if task["test"]:
+            items = f" ({task['test_items']:,} items)" if task["test_items"] is not None else ""
             rows.append(
                 (
                     "tested on",
-                    f"{', '.join(task['test'])} with {task['scorer']}, at most {task['max_new_tokens']} tokens",
+                    f"{', '.join(task['test'])}{items} with {task['scorer']}, at most {task['max_new_tokens']} tokens",
                 )
             )
         output.pairs(rows)

@@ -98,6 +98,7 @@ def recipe_of(example: Example, folder: Path) -> dict[str, Any]:
     for split, records, own in (
         ("train", example.train, example.train_entry),
         ("test", example.test, example.test_entry),
+        *([("valid", example.valid, {})] if example.valid is not None else []),
     ):
         content = rows() if records is None else records
         text = content if isinstance(content, str) else json.dumps(content)
@@ -108,6 +109,8 @@ def recipe_of(example: Example, folder: Path) -> dict[str, Any]:
         (folder / name).write_text(text, encoding="utf-8")
     (folder / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
     task = {"name": _TASK, "train": "train", "test": "test", **example.task}
+    if example.valid is not None:
+        task = {"valid": "valid", **task}
     keys: dict[str, Any] = {
         "model_name_or_path": str(_base(folder, example.base)), "template": "llava", "stage": "sft", "do_train": True,
         "finetuning_type": "lora", "lora_target": "all", "lora_rank": 4, "dataset_dir": str(folder), "cutoff_len": 256,

@@ -41,6 +41,7 @@ class Example:
         env: Environment variables.
         train: Records of the training set, or its file's text.
         test: The same for the test set.
+        valid: Records of a validation set; None for a task without one.
         train_entry: What the entry of the training set in ``dataset_info.json`` has besides the file, or instead of it;
             None removes a key.
         test_entry: The same for the test set.
@@ -55,6 +56,7 @@ class Example:
     env: Mapping[str, str] = field(default_factory=dict)
     train: Any = None
     test: Any = None
+    valid: Any = None
     train_entry: Mapping[str, Any] = field(default_factory=dict)
     test_entry: Mapping[str, Any] = field(default_factory=dict)
     task: Mapping[str, Any] = field(default_factory=dict)
@@ -83,6 +85,11 @@ RECIPES: tuple[Example, ...] = (
     Example("a name that rows of the matrix have", task={"name": "after_t"}),
     Example("a name that is no file name", task={"name": "../t"}),
     Example("a name that is no file name on Windows", task={"name": "nul"}),
+    Example("`eval_strategy` without a validation set", {"eval_strategy": "steps"}),
+    Example("early stopping without `eval_strategy`", {"early_stopping_steps": 3}),
+    Example("best weights by another metric than the loss", {"eval_strategy": "steps", "metric_for_best_model": "accuracy"}, valid=rows(2)),
+    Example("a test set as validation set", {"eval_strategy": "steps"}, task={"valid": "test"}),
+    Example("`ilora` with early stopping", {"eval_strategy": "steps", "early_stopping_steps": 3}, cl={**_method("ilora"), "replay": {"capacity_per_task": 4}}, valid=rows(2)),
     Example("a scorer that does not exist", task={"scorer": "accuracy"}),
     Example("a number that is none", cl=_method("olora", lambda_1=float("nan"))),
     Example("`multitask` with a task's own learning rate", cl={**_method("multitask"), "task_overrides": {"t": {"learning_rate": 1e-3}}}),

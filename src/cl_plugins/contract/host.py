@@ -121,6 +121,9 @@ class DataSet(Protocol):
     def problems(self) -> list[Problem]:
         """What is wrong with its files and records, as far as can be seen without the base and its tokenizer."""
 
+    def absent(self) -> list[Problem]:
+        """Those of `problems` that say that its files are not there, or not yet."""
+
     def files(self) -> list[Path]:
         """Its local files; empty for data on a hub."""
 
@@ -149,6 +152,7 @@ class Host(Protocol):
         engine_keys: Keys that choose a distributed engine; left out when a finished run is inspected.
         data_keys: Per-task keys that say which data a task has and how its samples are made.
         sample_keys: Those of them that a sample keeps when it is replayed in a later task.
+        validation_keys: Per-task keys that mean something for tasks with a validation set only.
         prompt_keys: Keys that shape prompts, pictures and the base in memory; ``final/`` notes them.
     """
 
@@ -159,6 +163,7 @@ class Host(Protocol):
     engine_keys: frozenset[str]
     data_keys: frozenset[str]
     sample_keys: frozenset[str]
+    validation_keys: frozenset[str]
     prompt_keys: frozenset[str]
 
     def quiet(self) -> AbstractContextManager[None]:
@@ -213,6 +218,20 @@ class Host(Protocol):
             test: Whether it is a test set.
         """
 
+    def validates(self, keys: Mapping[str, Any]) -> bool:
+        """Whether the keys of a task ask for the loss on its validation set while it trains."""
+
+    def chooses_weights(self, keys: Mapping[str, Any]) -> bool:
+        """Whether this loss decides when a task ends, or which of its weights remain."""
+
+    def validation_problems(self, keys: Mapping[str, Any], where: str) -> list[Problem]:
+        """What is wrong with the keys of a task that concern its validation set.
+
+        Args:
+            keys: All keys of the task.
+            where: What stands in front of a key in the messages.
+        """
+
     def base_problems(self, keys: Mapping[str, Any]) -> list[Problem]:
         """What the base's config says against the recipe's keys, weights not loaded; none where it cannot be had."""
 
@@ -238,6 +257,7 @@ class Host(Protocol):
         output_dir: Path,
         seed: int,
         overrides: Mapping[str, Any] | None = None,
+        valid: Sequence[str] = (),
     ) -> dict[str, Any]:
         """The keys of one task: the recipe's, then the task's overrides, then what the run decides.
 
@@ -247,6 +267,7 @@ class Host(Protocol):
             output_dir: The task's own directory.
             seed: The task's seed.
             overrides: Per-task keys.
+            valid: Validation sets. Without one, keys that need it do not apply.
         """
 
     def task_args(self, keys: dict[str, Any]) -> TaskArgs:
@@ -255,6 +276,9 @@ class Host(Protocol):
         Raises:
             Exception: Any exception of the host and its libraries for keys that they refuse.
         """
+
+    def trackers(self, args: TaskArgs) -> dict[str, dict[str, Any]]:
+        """Experiment trackers of a run: name as in ``report_to`` -> options that other keys give it."""
 
     def looking_keys(self, keys: Mapping[str, Any]) -> dict[str, Any]:
         """The keys for one process that inspects a finished run: without engine, on the available device."""

@@ -57,6 +57,8 @@ class Method(ABC):
         capabilities: What it can do and needs.
         starts_at_zero: Whether its terms measure the distance from where the task began, and so are zero at the first
             step.
+        ends_in_last_step: Whether `after_step` with ``last`` changes what remains of a task: the length of its training must then
+            be known.
         lora_per_task: Whether every task has a LoRA that stays; lists of methods are grouped by it.
     """
 
@@ -65,6 +67,7 @@ class Method(ABC):
     config_class: ClassVar[type[Any]] = NoOptions
     capabilities: ClassVar[Capabilities] = Capabilities()
     starts_at_zero: ClassVar[bool] = False
+    ends_in_last_step: ClassVar[bool] = False
     lora_per_task: ClassVar[bool] = False
 
     def __init__(self, config: Any) -> None:

@@ -143,6 +143,17 @@ class Session(Protocol):
             DataError: With every problem of every task.
         """
 
+    def validation_set(self, args: TaskArgs, parts: Sequence[tuple[str, Sequence[str], Mapping[str, Any]]]) -> Any:
+        """The validation sets of one or more tasks as one data set, each prepared with its task's own keys.
+
+        Args:
+            args: Arguments of the training.
+            parts: Name, data sets and keys (`Host.data_keys`) of each task.
+
+        Raises:
+            DataError: With every problem of every set.
+        """
+
     def task_data(self, dataset: Any, args: TaskArgs) -> TaskData | None:
         """A training set for random access, collated with a task's arguments; None if the host streams it."""
 

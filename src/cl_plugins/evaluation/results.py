@@ -25,6 +25,8 @@ from .metrics import continual_metrics, metrics_to_dict
 MATRIX, METRICS, PREDICTIONS = "matrix.json", "metrics.json", "predictions"
 _RESTORE = "Restore the file from a copy; a changed file is not used."
 _AGAIN = "Start the run again: it rewrites matrix and metrics from its score files."
+_NO_HASHES = "There is no journal with hashes here, so that changes of the files are not noticed."
+_OF_RUNS = ("carry", "final", "tasks")  # what only the directory of a run has
 Cell = tuple[str, str]
 
 
@@ -67,7 +69,8 @@ class _Evidence:
 def read_results(root: Path) -> Results:
     """Read the results of a run, and compare each file with what it was computed from.
 
-    A directory without a journal (results that were copied out of a run, or made by another program) is read as it is.
+    A directory without a journal (results that were copied out of a run, or made by another program) is read as it is,
+    with a remark.
 
     Args:
         root: The run's directory.
@@ -164,6 +167,9 @@ def _evidence(root: Path, info: dict[str, Any]) -> _Evidence:
     if info.get("files") is not None:
         table = {name: FileRecord.model_validate(record) for name, record in info["files"].items()}
         return _Evidence([c for name in table if (c := _cell_of(Path(name))) is not None], table, RUN)
+    if left := [name for name in _OF_RUNS if os.path.lexists(root / name)]:
+        what = f"is missing, though there is {', '.join(left)}."
+        raise RunStateError(Problem(str(root / JOURNAL), what, _RESTORE))
     names = sorted((root / PREDICTIONS).glob("*/*.score.json"))
     return _Evidence([c for path in names if (c := _cell_of(path.relative_to(root))) is not None], None)
 
@@ -189,7 +195,7 @@ def _loose(results: Results) -> Results:
             )
         else:
             scores[row, task] = score
-    return replace(results, scores=scores, remarks=tuple(remarks))
+    return replace(results, scores=scores, remarks=(*remarks, _NO_HASHES))
 
 
 def _strict(root: Path, results: Results, evidence: _Evidence) -> Results:

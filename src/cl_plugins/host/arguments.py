@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ..base import ranks
 from ..base.errors import CompatibilityError, Problem, RecipeError
 from ..base.excepthook import brief_errors
-from . import names, serving
+from . import names, serving, validation
 
 
 if TYPE_CHECKING:
@@ -135,7 +135,8 @@ def _training_parse(
     ensure()
     # The host trains nothing without a `dataset`; a recipe with `cl` has none of its own.
     own = {"dataset": ",".join(recipe.config.first_datasets), "cl": plain(raw["cl"])}
-    parsed = original({**plain(recipe.host_keys), **own}, *rest, **kwargs)
+    keys = validation.with_sets(plain(recipe.host_keys), ())  # the tasks name the validation sets, too
+    parsed = original({**keys, **own}, *rest, **kwargs)
     for item in parsed:
         if hasattr(type(item), "__cl_plugins_base__"):
             item.cl_recipe = recipe

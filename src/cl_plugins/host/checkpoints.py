@@ -29,17 +29,20 @@ def _listing(folder: Path, *, hashes: bool) -> dict[str, dict[str, Any]]:
     return found
 
 
-def mark_complete(folder: Path, sums: list[float], recipe: str) -> None:
+def mark_complete(folder: Path, sums: list[float], recipe: str, best: int | None = None) -> None:
     """Write the list of the files of a checkpoint; call it when all ranks have written theirs.
 
     Args:
         folder: ``checkpoint-<step>``.
         sums: Of every rank, the sum of its losses so far.
         recipe: What the training depends on, as one hash.
+        best: Step of the checkpoint whose weights the training would end with, where a validation loss decides.
     """
     total = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     files = _listing(folder, hashes=total <= HASHED_UP_TO)
-    write_json(folder / MARK, {"recipe": recipe, "world_size": len(sums), "loss_sums": sums, "files": files})
+    write_json(
+        folder / MARK, {"recipe": recipe, "world_size": len(sums), "loss_sums": sums, "best": best, "files": files}
+    )
 
 
 def loss_sums(folder: Path) -> list[float]:
@@ -73,6 +76,12 @@ def problem_of(folder: Path, world_size: int, recipe: str) -> str | None:
             return f"{name} is missing"
         if path.stat().st_size != record["bytes"] or ("sha256" in record and sha256(path) != record["sha256"]):
             return f"{name} is damaged"
+    best = mark.get("best")
+    if isinstance(best, int) and folder.name != f"checkpoint-{best}":
+        other = folder.with_name(f"checkpoint-{best}")
+        reason = problem_of(other, world_size, recipe)
+        if reason is not None:
+            return f"{other.name}, which has the best weights so far, cannot be used: {reason}"
     return None
 
 
@@ -93,14 +102,17 @@ def newest_complete(folder: Path, world_size: int, recipe: str) -> tuple[Path | 
     return None, broken
 
 
-def remove_older(folder: Path, limit: int | None) -> None:
-    """Keep only the newest checkpoints of a task (``save_total_limit``).
+def remove_older(folder: Path, limit: int | None, best: int | None = None) -> None:
+    """Keep only the newest checkpoints of a task (``save_total_limit``), and the best one.
 
     Args:
         folder: The task's directory.
         limit: How many; None or 0 for all.
+        best: Step of the best one, which stays in addition; None if none is better than the others.
     """
     for path in _checkpoints(folder)[:-limit] if limit and limit > 0 else []:
+        if path.name == f"checkpoint-{best}":
+            continue
         shutil.rmtree(path, ignore_errors=True)
 
 

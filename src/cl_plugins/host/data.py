@@ -56,6 +56,31 @@ def local_files(dataset_dir: str, names: Sequence[str]) -> tuple[list[Path], lis
     return files, problems
 
 
+def absent_files(dataset_dir: str, name: str) -> list[Problem]:
+    """What of a data set is not on this machine.
+
+    Args:
+        dataset_dir: The host's ``dataset_dir``.
+        name: Name of the data set.
+
+    Returns:
+        The problems of `local_files` that are gone as soon as the files are there: no ``dataset_info.json``, or no data
+        file. A name that an existing ``dataset_info.json`` lacks is not among them.
+    """
+    _, problems = local_files(dataset_dir, [name])
+    info_file = Path(dataset_dir) / "dataset_info.json"
+    if not problems or not info_file.exists():
+        return problems
+    try:
+        entry = read_json(info_file)[name]
+        source = source_of(entry)
+        gone = source in ("file_name", "script_url") and not (info_file.parent / entry[source]).exists()
+        odd = any(not isinstance(entry.get(key, {}), dict) for key in ("columns", "tags"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return []  # the file itself is wrong
+    return problems if gone and not odd else []
+
+
 #: Keys of an entry that say where its records are, in the order in which the host reads them.
 SOURCES = ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name", "file_name")
 
@@ -163,8 +188,10 @@ def load_training_set(
     template: Any,
     tokenizer_module: dict[str, Any],
     counts: list[SampleCounts] | None = None,
+    *,
+    kind: str = "training",
 ) -> dict[str, Any]:
-    """The host's training set of one task, checked.
+    """The host's training set of one task, checked; or its validation set, which is made in the same way.
 
     Args:
         task_name: For the messages.
@@ -172,6 +199,7 @@ def load_training_set(
         template: The host's template.
         tokenizer_module: The host's tokenizer and processor.
         counts: Gets how many records were dropped or cut, unless the host streams the data.
+        kind: ``training`` or ``validation``, for the messages.
 
     Returns:
         The host's dataset module, ``{"train_dataset": ...}``.
@@ -190,7 +218,7 @@ def load_training_set(
             )
     except Exception as error:  # the host's converters and templates look into records of any form
         cause = error.__cause__ or error
-        what = f"its training set {args.data.dataset} cannot be prepared ({type(cause).__name__}: {cause})."
+        what = f"its {kind} set {args.data.dataset} cannot be prepared ({type(cause).__name__}: {cause})."
         raise DataError(
             Problem(where, what, "Check the file, its `columns` and the number of `<image>` per record.")
         ) from error
@@ -199,12 +227,13 @@ def load_training_set(
         return module
     if len(dataset) == 0:
         raise DataError(
-            Problem(where, f"its training set {args.data.dataset} contains no usable sample.", "Check the file.")
+            Problem(where, f"its {kind} set {args.data.dataset} contains no usable sample.", "Check the file.")
         )
+    where = where if kind == "training" else f"{kind} set of {where}"
     problem = _cut_samples(where, dataset, args, template, tokenizer_module)
     if problem is not None:
         raise DataError(problem)
-    found, problems = count_samples(where, aligned[0], dataset, args, template, tokenizer_module)
+    found, problems = count_samples(where, aligned[0], dataset, args, template, tokenizer_module, kind=kind)
     if problems:
         raise DataError(problems)
     if counts is not None:

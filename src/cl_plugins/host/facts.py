@@ -47,13 +47,20 @@ def engine_config(deepspeed: Any) -> Mapping[str, Any]:
 
 def zero_stage(deepspeed: Any) -> int:
     """ZeRO stage of a DeepSpeed config (path or mapping); 0 if there is none or it cannot be read."""
-    return int(engine_config(deepspeed).get("zero_optimization", {}).get("stage", 0))
+    stage = _zero(deepspeed).get("stage", 0)
+    return stage if isinstance(stage, int) else 0
+
+
+def _zero(deepspeed: Any) -> Mapping[str, Any]:
+    """The part of a DeepSpeed config on ZeRO; empty if it has another form."""
+    zero = engine_config(deepspeed).get("zero_optimization", {})
+    return zero if isinstance(zero, Mapping) else {}
 
 
 def offloads(deepspeed: Any) -> dict[str, str]:
     """Where a DeepSpeed config moves what: ``offload_optimizer`` or ``offload_param`` -> device."""
-    zero = engine_config(deepspeed).get("zero_optimization", {})
-    parts = {part: str((zero.get(part) or {}).get("device", "none")) for part in _OFFLOADS}
+    given = {part: _zero(deepspeed).get(part) for part in _OFFLOADS}
+    parts = {part: str(v.get("device", "none")) for part, v in given.items() if isinstance(v, Mapping)}
     return {part: device for part, device in parts.items() if device != "none"}
 
 
@@ -65,12 +72,14 @@ def base_quantisation(keys: Mapping[str, Any], name_or_path: str) -> str | None:
     bits = keys.get("quantization_bit")
     if bits:
         method = str(keys.get("quantization_method", "bnb")).lower()
-        return _bitsandbytes(int(bits) == 8) if method in {"bnb", "bitsandbytes"} else method
+        return _bitsandbytes(str(bits) == "8") if method in {"bnb", "bitsandbytes"} else method
     config = Path(name_or_path) / "config.json"
     if config.is_file():
         try:
-            quantised = json.loads(config.read_text(encoding="utf-8")).get("quantization_config", {})
-        except ValueError:
+            quantised = json.loads(config.read_text(encoding="utf-8"))["quantization_config"] or {}
+        except (ValueError, KeyError, TypeError):
+            return None
+        if not isinstance(quantised, Mapping):
             return None
         found = quantised.get("quant_method")
         if found == "bitsandbytes":
@@ -202,7 +211,7 @@ def setting_problems(keys: Mapping[str, Any]) -> list[Problem]:
         fix = f"Paths are relative to the folder you start from ({Path.cwd()})."
         found.append(Problem("model_name_or_path", f"there is no folder {name}.", fix))
     template = keys.get("template")
-    if template is not None and template not in TEMPLATES:
+    if template is not None and str(template) not in TEMPLATES:
         fix = f"{nearest(str(template), TEMPLATES)} See the table of models in LLaMA-Factory's README.".strip()
         found.append(Problem("template", f"LLaMA-Factory has no template {template!r}.", fix))
     return found + _tracker_problems(keys) + _environment_problems(keys)

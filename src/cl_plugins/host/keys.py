@@ -33,6 +33,8 @@ _PER_TASK: dict[str, str] = {
         group_by_length length_column_name dataloader_drop_last dataloader_num_workers dataloader_pin_memory
         dataloader_persistent_workers dataloader_prefetch_factor sortish_sampler""",
     "length of training": "num_train_epochs max_steps",
+    "the loss on the task's validation set (`valid`)": """eval_strategy eval_steps eval_delay eval_accumulation_steps
+        load_best_model_at_end metric_for_best_model greater_is_better early_stopping_steps""",
     "logging": """logging_strategy logging_steps logging_first_step logging_nan_inf_filter plot_loss
         include_num_input_tokens_seen include_tokens_per_second include_effective_tokens_per_second""",
     "saving": "save_strategy save_steps save_total_limit save_safetensors",
@@ -70,6 +72,7 @@ _PER_RUN: dict[str, str] = {
 
 _GENERATION = "`cl` generates greedily, so that scores can be repeated"
 _OWN_EVALUATION = "`cl` tests after every task itself"
+_NAME_SETS = "Name test sets in `cl.stream`, and for the loss during training validation sets (`valid`)."
 _ADAPTERS = "the method makes the adapters of every task"
 
 # Features without a test in this package. A feature leaves this list when it has one.
@@ -95,20 +98,17 @@ _REFUSED: dict[str, tuple[str, str]] = {
     "dataset": ("the tasks of `cl.stream` name the data sets", "Remove it."),
     "tokenized_path": ("it would feed one task's data to all of them", "Remove it."),
     "streaming": ("test items are joined with their records by row", "Remove it."),
-    "eval_dataset": (_OWN_EVALUATION, "Name test sets in `cl.stream`."),
-    "val_size": (_OWN_EVALUATION + ", and this would take samples from training", "Name test sets in `cl.stream`."),
+    "eval_dataset": (_OWN_EVALUATION, _NAME_SETS),
+    "val_size": (_OWN_EVALUATION + ", and this would take samples from training", _NAME_SETS),
     "eval_on_each_dataset": (_OWN_EVALUATION, "Remove it."),
     "bf16_full_eval": (_OWN_EVALUATION, "Remove it; answers are generated in the precision of the training."),
     "fp16_full_eval": (_OWN_EVALUATION, "Remove it; answers are generated in the precision of the training."),
     "ignore_data_skip": ("a resumed task would not see the same samples", "Remove it."),
     "do_eval": (_OWN_EVALUATION, "Remove it; set `cl.eval` instead."),
     "do_predict": (_OWN_EVALUATION, "Remove it; set `cl.eval` instead."),
-    "eval_strategy": (_OWN_EVALUATION, "Remove it; set `cl.eval` instead."),
     "eval_on_start": (_OWN_EVALUATION, "Use `cl.eval.zero_shot`."),
     "predict_with_generate": (_OWN_EVALUATION, "Remove it; predictions are written anyway."),
     "compute_accuracy": (_OWN_EVALUATION, "Name a scorer for each task."),
-    "load_best_model_at_end": ("a task ends with its last weights", "Remove it."),
-    "early_stopping_steps": ("it needs an evaluation during training", "Set `max_steps` per task."),
     "adapter_name_or_path": (_ADAPTERS, "Merge it into the base first, or use `cl.carry_from`."),
     "create_new_adapter": (_ADAPTERS, "Remove it."),
     "resume_from_checkpoint": ("a run resumes by itself", "Run the same command again."),
@@ -152,7 +152,6 @@ _REFUSED |= {key: (reason, "Remove it.") for reason, members in _UNTESTED.items(
 
 # Values other than the host's default that request nothing that `cl` does not do.
 _HARMLESS: dict[str, tuple[Any, ...]] = {
-    "eval_strategy": ("no", False),
     "do_sample": (False,),
     "temperature": (0, 1),
     "eval_num_beams": (1,),
@@ -264,7 +263,8 @@ def _optimizer_problems(where: str, value: object) -> list[Problem]:
 _BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(
         """lora_rank oft_rank cutoff_len max_samples per_device_train_batch_size per_device_eval_batch_size
-        gradient_accumulation_steps preprocessing_batch_size preprocessing_num_workers lora_alpha""".split(),
+        gradient_accumulation_steps preprocessing_batch_size preprocessing_num_workers lora_alpha
+        early_stopping_steps""".split(),
         (1, math.inf),
     ),
     **dict.fromkeys("learning_rate weight_decay max_grad_norm adam_epsilon warmup_ratio".split(), (0, math.inf)),

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.files import sha256
 from . import keys as key_rules
-from . import names, task_args
-from .data import local_files
+from . import names, task_args, validation
+from .data import absent_files, local_files
 from .media import DataUse, fingerprint, inspect, on_hub
 from .quiet import quiet
 
@@ -47,6 +47,10 @@ class LocalDataSet:
         """Unknown name, missing file, not JSON, no record, missing media."""
         return inspect(self.use)
 
+    def absent(self) -> list[Problem]:
+        """No ``dataset_info.json``, or no file of the name that it gives."""
+        return absent_files(self.use.dataset_dir, self.use.name)
+
     def files(self) -> list[Path]:
         """``dataset_info.json`` and the files that it names."""
         return local_files(self.use.dataset_dir, [self.use.name])[0]
@@ -79,6 +83,7 @@ class LlamaFactoryHost:
     engine_keys = key_rules.ENGINE_KEYS
     data_keys = key_rules.DATA_KEYS
     sample_keys = key_rules.SAMPLE_KEYS
+    validation_keys = validation.KEYS
     prompt_keys = key_rules.PROMPT_KEYS
 
     def quiet(self) -> AbstractContextManager[None]:
@@ -127,6 +132,18 @@ class LlamaFactoryHost:
         folder = folder if isinstance(folder, str) else "ONLINE"  # a mapping, as the host also takes it: nothing local
         return LocalDataSet(DataUse(name, folder, media if isinstance(media, str) else None, limit, test), keys)
 
+    def validates(self, keys: Mapping[str, Any]) -> bool:
+        """See `Host.validates`."""
+        return validation.asked(keys)
+
+    def chooses_weights(self, keys: Mapping[str, Any]) -> bool:
+        """See `Host.chooses_weights`."""
+        return validation.asked(keys) and validation.chooses(keys)
+
+    def validation_problems(self, keys: Mapping[str, Any], where: str) -> list[Problem]:
+        """See `Host.validation_problems`."""
+        return validation.problems(keys, where)
+
     def base_problems(self, keys: Mapping[str, Any]) -> list[Problem]:
         """See `Host.base_problems`."""
         from .meta_model import adapter_problems
@@ -147,13 +164,26 @@ class LlamaFactoryHost:
         output_dir: Path,
         seed: int,
         overrides: Mapping[str, Any] | None = None,
+        valid: Sequence[str] = (),
     ) -> dict[str, Any]:
         """See `Host.task_keys`."""
-        return task_args.task_keys(keys, datasets=datasets, output_dir=output_dir, seed=seed, overrides=overrides)
+        return task_args.task_keys(
+            keys, datasets=datasets, output_dir=output_dir, seed=seed, overrides=overrides, valid=valid
+        )
 
     def task_args(self, keys: dict[str, Any]) -> task_args.HostArgs:
         """See `Host.task_args`."""
         return task_args.parse(keys)
+
+    def trackers(self, args: TaskArgs) -> dict[str, dict[str, Any]]:
+        """``report_to``, and SwanLab with its own keys for ``use_swanlab``; the host's launcher has logged in to it."""
+        found: dict[str, dict[str, Any]] = {str(name): {} for name in args.training.report_to}
+        own = task_args.own(args).finetuning
+        if own.use_swanlab:
+            keys = ("project", "workspace", "mode", "logdir")
+            found["swanlab"] = {key: getattr(own, f"swanlab_{key}", None) for key in keys}
+            found["swanlab"]["experiment_name"] = own.swanlab_run_name
+        return found
 
     def looking_keys(self, keys: Mapping[str, Any]) -> dict[str, Any]:
         """Without engine keys; for half precision on a machine without accelerator the host wants ``use_cpu``."""

@@ -77,7 +77,6 @@ NAMES: tuple[HostName, ...] = (
     HostName("llamafactory.train.sft.trainer", "CustomSeq2SeqTrainer", "trains each task"),
     HostName("llamafactory.train.callbacks", "LogCallback", "logs each task"),
     HostName("llamafactory.train.callbacks", "ReporterCallback", "reports each task to trackers"),
-    HostName("llamafactory.train.trainer_utils", "get_swanlab_callback", "reports each task to SwanLab"),
     HostName("llamafactory.train.sft", "run_sft", "is where a recipe with `cl` is taken over"),
 )
 

@@ -90,7 +90,14 @@ def kept_rows(aligned: Any) -> list[int]:
 
 
 def count_samples(
-    where: str, aligned: Any, dataset: Any, args: HostArgs, template: Any, module: dict[str, Any]
+    where: str,
+    aligned: Any,
+    dataset: Any,
+    args: HostArgs,
+    template: Any,
+    module: dict[str, Any],
+    *,
+    kind: str = "training",
 ) -> tuple[SampleCounts, list[Problem]]:
     """Count dropped records and cut samples; a question that is cut is a problem, as it is in tests.
 
@@ -101,14 +108,15 @@ def count_samples(
         args: The host's arguments of the task.
         template: The host's template.
         module: The host's tokenizer and processor.
+        kind: ``training`` or ``validation``, for messages.
     """
     kept = kept_rows(aligned)
     dropped = sorted(set(range(len(aligned))) - set(kept)) if len(kept) < len(aligned) else []
     if dropped:
         logger.warning(
-            "%s: LLaMA-Factory dropped %d of %d training records, which are not turns of user and assistant with an "
+            "%s: LLaMA-Factory dropped %d of %d %s records, which are not turns of user and assistant with an "
             "answer (first: %s)",
-            *(where, len(dropped), len(aligned), _first(dropped)),
+            *(where, len(dropped), len(aligned), kind, _first(dropped)),
         )
     if args.data.packing:
         candidates = _long_rows(aligned, kept, args.data.cutoff_len)
@@ -132,14 +140,14 @@ def count_samples(
     if questions:
         enough = longest + bool(args.data.packing)  # the host takes one off for packs
         what = (
-            f"`cutoff_len: {limit}` truncates the question of {len(questions)} of {len(kept)} training samples "
+            f"`cutoff_len: {limit}` truncates the question of {len(questions)} of {len(kept)} {kind} samples "
             f"(first: record {_first(questions)}; up to {longest} tokens)."
         )
         problems.append(Problem(where, what, f"Set `cutoff_len` to at least {enough}, or remove the records."))
     elif answers:
         logger.warning(
-            "%s: cutoff_len: %d truncates the end of %d of %d training samples (first: record %s; up to %d tokens)",
-            *(where, limit, len(answers), len(kept), _first(answers), longest),
+            "%s: cutoff_len: %d truncates the end of %d of %d %s samples (first: record %s; up to %d tokens)",
+            *(where, limit, len(answers), len(kept), kind, _first(answers), longest),
         )
     return SampleCounts(len(aligned), len(dropped), len(answers)), problems
 

@@ -15,6 +15,7 @@ from ..generation.backend import ModelBackend
 from ..training.collated import CollatedData
 from . import saving, test_sets, training_rows
 from .base import LoadedBase
+from .chat_template import saved_with
 from .custom_code import forget_unused_code
 from .data import load_training_set
 from .quantised import check_trained_modules, keep_unpacked, quantisation_of, trained_modules_whole
@@ -183,6 +184,22 @@ class Session:
         self.sample_counts["joint"] = total(counted).details()
         return {"train_dataset": joint}
 
+    def validation_set(self, args: TaskArgs, parts: Sequence[tuple[str, Sequence[str], Mapping[str, Any]]]) -> Any:
+        """The validation sets of one or more tasks, one behind the other, prepared as training sets are."""
+        from datasets import concatenate_datasets
+
+        own, problems, found = own_args(args), [], []
+        for task, names, keys in parts:
+            args_of = for_data(own, {**keys, "mix_strategy": "concat", "interleave_probs": None}, names)
+            try:
+                module = load_training_set(task, args_of, self.template, self.tokenizer_module, kind="validation")
+                found.append(module["train_dataset"])
+            except DataError as error:
+                problems += error.problems
+        if problems:
+            raise DataError(problems)
+        return found[0] if len(found) == 1 else concatenate_datasets(found)
+
     def _check_projectors(self, task: str, args: HostArgs, dataset: Any) -> None:
         """Refuse to train a projector where no sample has anything to project.
 
@@ -289,10 +306,12 @@ class Session:
         saving.save_model(model, folder, self.args, self.tokenizer, tensors)
 
     def save_processor(self, folder: Path) -> None:
-        """Save tokenizer and processor."""
-        self.tokenizer.save_pretrained(folder)
-        if self.tokenizer_module["processor"] is not None:
-            self.tokenizer_module["processor"].save_pretrained(folder)
+        """Save tokenizer and processor, with the run's prompt format as chat template."""
+        processor = self.tokenizer_module["processor"]
+        with saved_with(self.template, self.tokenizer, processor):
+            self.tokenizer.save_pretrained(folder)
+            if processor is not None:
+                processor.save_pretrained(folder)
 
     def quantisation(self) -> dict[str, Any] | None:
         """The quantisation config of the base."""
@@ -303,7 +322,8 @@ class Session:
         if own_args(args).finetuning.plot_loss:
             from llamafactory.extras.ploting import plot_loss as draw
 
-            draw(args.training.output_dir, keys=["loss"])
+            validated = str(getattr(args.training.eval_strategy, "value", args.training.eval_strategy)) != "no"
+            draw(args.training.output_dir, keys=["loss", *(["eval_loss"] if validated else [])])
 
     def trainer(
         self,
@@ -363,10 +383,10 @@ def _host_callbacks(args: HostArgs) -> list[Any]:
     from llamafactory.train.callbacks import LogCallback, ReporterCallback
 
     callbacks: list[Any] = [LogCallback()]
-    if args.finetuning.use_swanlab:
-        from llamafactory.train.trainer_utils import get_swanlab_callback
+    if args.finetuning.early_stopping_steps is not None:
+        from transformers import EarlyStoppingCallback
 
-        callbacks.append(get_swanlab_callback(args.finetuning))
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience=args.finetuning.early_stopping_steps))
     callbacks.append(ReporterCallback(args.model, args.data, args.finetuning, args.generating))
     return callbacks
 

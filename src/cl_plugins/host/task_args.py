@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import validation
 from .keys import DATA_KEYS
 from .quiet import quieten
 
@@ -55,6 +56,7 @@ def task_keys(
     output_dir: Path,
     seed: int,
     overrides: Mapping[str, Any] | None = None,
+    valid: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The LLaMA-Factory keys of one task: the recipe's, then the task's overrides, then what the run decides.
 
@@ -64,11 +66,12 @@ def task_keys(
         output_dir: The task's own directory.
         seed: The task's seed.
         overrides: Per-task keys.
+        valid: Validation sets. Without one, keys that need it do not apply.
     """
     keys = {**host_keys, **(overrides or {})}
     keys.pop("overwrite_output_dir", None)
     keys.update(dataset=",".join(datasets), output_dir=str(output_dir), seed=seed, do_train=True)
-    return keys
+    return validation.with_sets(keys, valid)
 
 
 def parse(keys: dict[str, Any]) -> HostArgs:
@@ -79,6 +82,7 @@ def parse(keys: dict[str, Any]) -> HostArgs:
     from llamafactory.hparams import get_train_args
 
     args = HostArgs(*get_train_args(keys))
+    args.data.eval_dataset = None  # `Session.validation_set` loads it, with the checks of a training set
     args.training.resume_from_checkpoint = None  # the host picks any checkpoint-N; the runner picks a complete one
     quieten()
     return args

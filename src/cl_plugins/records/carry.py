@@ -208,6 +208,8 @@ class ModelManifest(Record):
         autocast: Dtype in which the run computed, where it mixed precisions.
         keys: The recipe's keys that shape prompts, pictures and the base in memory.
         files: Hash and size of every other file of the folder.
+        base_folder: Folder of a base of its own, which has the modules that all adapters share (exports for vLLM).
+        base_has: These modules.
     """
 
     FIX: ClassVar[str] = "Copy the whole folder again from its source, or run the recipe again."
@@ -231,6 +233,8 @@ class ModelManifest(Record):
     autocast: str | None = None
     keys: dict[str, Any] | None = None
     files: dict[RunFile, FileRecord] | None = None
+    base_folder: RunFile | None = None
+    base_has: list[str] | None = None
 
 
 class SamplePart(Part):

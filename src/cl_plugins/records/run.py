@@ -111,6 +111,7 @@ class RunRecord(Record):
         method_options: All options of the method.
         method_defaults: Their defaults, so that a comparison can name the options that are not; absent in older runs.
         numbers: Training (task, or task and phase) -> what the method has measured there.
+        validation: Training -> loss on its validation set, the step it is of, and the number of steps.
         failed: The training that failed at the last start.
         began_with: The carry that ``carry_from`` named.
         imported: Where the scores are those of another program: the file that holds them.
@@ -136,6 +137,7 @@ class RunRecord(Record):
     sizes: dict[str, Count] = {}
     merge_error: dict[str, Any] | None = None
     numbers: dict[str, dict[str, float | int]] = {}
+    validation: dict[str, dict[str, float | int]] = {}
     failed: Failure | None = None
     began_with: Origin | None = None
     imported: Imported | None = None

@@ -62,6 +62,16 @@ def cut_notes(run: Run) -> list[str]:
     return found
 
 
+def validation_notes(run: Run) -> list[str]:
+    """The loss on the validation set of each task that has one, and whether it decided the length of its training."""
+    found = []
+    for task, values in (run.info.get("validation") or {}).items():
+        step, steps = values["valid_step"], values["optimizer_steps"]
+        end = f"the last of {steps}" if step == steps else f"of {steps}"
+        found.append(f"Validation loss of {task}: {values['valid_loss']:.4f} at step {step}, {end}.")
+    return found
+
+
 def matrix_table(run: Run, intervals: bool = True) -> Table:
     """The accuracy matrix with ``A_k`` as its last column where the run has it.
 
@@ -238,6 +248,7 @@ def remarks(run: Run) -> list[str]:
         found.append("metrics.json has not been written yet, so there are no continual metrics.")
     found += [note for note in (scores.unlike_note(run), limit_note(run)) if note]
     found += cut_notes(run)
+    found += validation_notes(run)
     if run.independent:
         found.append("Each row is its own model, trained from the base on that task alone; nothing is forgotten.")
     return [*found, *run.remarks]

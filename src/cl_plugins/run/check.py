@@ -16,20 +16,22 @@ from ..recipe import expanded, parse_cl
 from ..replay.checks import problems as replay_problems
 from ..streams.model import LENGTH
 from .backends import backend_problems
-from .data_sets import data_problems
+from .data_sets import absent_data, data_problems
+from .validation import validation_problems
 
 
 if TYPE_CHECKING:
     from ..contract.host import Host
 
 
-def check(host: Host, raw: Mapping[str, Any], *, data: bool = True) -> Recipe:
+def check(host: Host, raw: Mapping[str, Any], *, data: bool = True, absent: list[Problem] | None = None) -> Recipe:
     """Check a recipe.
 
     Args:
         host: The host that the recipe is written for.
         raw: The recipe: host keys and ``cl``, plain dicts and lists.
         data: Whether to check the files of data and base as well; one process of a run is enough.
+        absent: If given, it gets the problems of data files that are not there, and they are no error.
 
     Returns:
         The host's keys and the ``cl:`` block, ``~`` expanded in all paths.
@@ -62,7 +64,10 @@ def check(host: Host, raw: Mapping[str, Any], *, data: bool = True) -> Recipe:
         problems += _config_problems(host, keys, config)
         if data:
             problems += host.base_problems(keys)
-            problems += data_problems(host, keys, config)
+            found = data_problems(host, keys, config)
+            if absent is not None:
+                absent += absent_data(host, keys, config)
+            problems += [problem for problem in found if problem not in (absent or ())]
     if problems or config is None:
         raise RecipeError(list(dict.fromkeys(problems)))
     return Recipe(keys, config)
@@ -83,6 +88,7 @@ def _config_problems(host: Host, keys: Mapping[str, Any], config: CLConfig) -> l
         what = f"compares with answers for the true task, and '{config.method}' does not find out a task for every question."
         fix = "Leave it out, or use a method with a selector that does (`cl.method.selector`)."
         found.append(Problem("cl.eval.oracle", what, fix))
+    found += validation_problems(host, keys, config, method)
     return found + _schedule_problems(host, keys, config, method.capabilities.schedule)
 
 

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..base.errors import RunStateError
+from ..base.errors import Problem, RunStateError
 from ..base.files import sha256, write_json
 from ..records.record import read_file
 
 
 if TYPE_CHECKING:
-    from ..base.errors import Problem
     from ..config import CLConfig
     from ..contract.host import DataSet, Host
 
@@ -37,6 +36,7 @@ def data_sets(host: Host, keys: Mapping[str, Any], config: CLConfig) -> dict[str
         limit = most if isinstance(most, int) and not isinstance(most, bool) and most > 0 else None
         trained = config.block.only in (None, task.name)
         uses = [(name, limit, False) for name in (task.train if trained else ())]
+        uses += [(name, limit, False) for name in (task.valid if trained and host.validates(own) else ())]
         uses += [(name, None, True) for name in (task.test if config.eval.scope != "none" else ())]
         for name, most_records, test in uses:
             data_set = host.data_set(name, own, most_records, test=test)
@@ -49,6 +49,47 @@ def data_sets(host: Host, keys: Mapping[str, Any], config: CLConfig) -> dict[str
 def data_problems(host: Host, keys: Mapping[str, Any], config: CLConfig) -> list[Problem]:
     """Data set names that do not exist, files that are missing or cannot be used, pictures that are missing."""
     found = [problem for used in data_sets(host, keys, config).values() for problem in used.problems()]
+    return list(dict.fromkeys([*found, *_tested_samples(host, keys, config)]))
+
+
+def _tested_samples(host: Host, keys: Mapping[str, Any], config: CLConfig) -> list[Problem]:
+    """Validation sets that are a test set under another name: the same file, or a copy of it."""
+    found = []
+    tests = {
+        (task.name, name): _data_files(host.data_set(name, {**keys, **config.overrides_for(task.name)}, test=True))
+        for task in config.stream.tasks
+        for name in task.test
+    }
+    for number, task in enumerate(config.stream.tasks):
+        own = {**keys, **config.overrides_for(task.name)}
+        for name in task.valid if host.validates(own) else ():
+            files = _data_files(host.data_set(name, own))
+            for (other, test), tested in tests.items():
+                same = next((a for a in files for b in tested if _same(a, b)), None)
+                if same is not None:
+                    what = (
+                        f"{name!r} has the same content ({same.name}) as the test set {test!r} of task '{other}': the weights "
+                        "would be chosen by what they are tested on."
+                    )
+                    fix = "Give samples that are not tested."
+                    found.append(Problem(f"cl.stream.tasks[{number}].valid", what, fix))
+                    break
+    return found
+
+
+def _data_files(data_set: DataSet) -> list[Path]:
+    """Local files of a data set that hold records."""
+    return [path for path in data_set.files() if path.name != "dataset_info.json" and path.is_file()]
+
+
+def _same(a: Path, b: Path) -> bool:
+    """Whether two files have equal content."""
+    return a.samefile(b) or (a.stat().st_size == b.stat().st_size and sha256(a) == sha256(b))
+
+
+def absent_data(host: Host, keys: Mapping[str, Any], config: CLConfig) -> list[Problem]:
+    """Those of `data_problems` that say that data are not there, or not yet."""
+    found = [problem for used in data_sets(host, keys, config).values() for problem in used.absent()]
     return list(dict.fromkeys(found))
 
 

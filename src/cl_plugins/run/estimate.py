@@ -96,6 +96,7 @@ def disk_need(
     else:
         optimizer = model.trainable * _MOMENTS
     count, remark = _checkpoints(keys)
+    count += bool(keys.get("load_best_model_at_end"))  # the best one stays as well
     if remark:
         remarks.append(remark)
     merges = able.low_rank and not half and not quantised and zero_stage != 3

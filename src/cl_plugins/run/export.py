@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from ..adapters.merge import MergeError, merged_weight, modules, replaced
 from ..base.errors import ExportError, Problem
 from ..base.files import write_with
 from ..contract.export import Export, LowRankSum, Routed
+from .card import facts_of, resolved
 from .finish import manifest, merge_into_base, write_manifest
 from .state import RunState
 
@@ -44,19 +46,20 @@ def check_empty(out: Path) -> None:
         raise ExportError(Problem(str(out), "exists and is not empty.", "Choose a new directory for `--out`."))
 
 
-def export_adapter(state: RunState, carry: Carry, out: Path) -> dict[str, int]:
+def export_adapter(state: RunState, carry: Carry, out: Path, *, for_vllm: bool = False) -> dict[str, int]:
     """Write the sum of a carry's updates as one plain PEFT adapter, rank-concatenated and exact.
 
     Args:
         state: From `reopen`.
         carry: Which model.
         out: A new directory.
+        for_vllm: Put modules that were trained as a whole into a base of its own, see `shared_base`.
 
     Returns:
         Module name -> rank.
 
     Raises:
-        ExportError: If the method has no low-rank updates.
+        ExportError: If the method has no low-rank updates, or `shared_base` cannot be.
     """
     export = _exported(state, carry, out)
     if not isinstance(export, LowRankSum):
@@ -64,18 +67,21 @@ def export_adapter(state: RunState, carry: Carry, out: Path) -> dict[str, int]:
         raise ExportError(Problem(str(out), what, "Use `--to merged`."))
     updates = [item.low_rank() for item in export.updates]
     names = _modules_to_save(export.updates)
+    shared = shared_base(state, {carry.tasks[-1]: updates}, names, out) if for_vllm else {}
     found: dict[str, int] = {}
 
     def produce(folder: Path) -> None:
-        found.update(write_peft_adapter(folder, updates, state.run_args.base_name, names))
+        base = _write_base(state, folder, out, shared)
+        found.update(write_peft_adapter(folder, updates, base, names, whole_modules=not for_vllm))
         state.session.save_processor(folder)
-        write_manifest(folder, manifest(state, carry, "peft", None))
+        about = {**manifest(state, carry, "peft", None), **_about_base(shared, names)}
+        write_manifest(folder, about, facts_of(state))
 
     _write(out, produce)
     return found
 
 
-def export_tasks(state: RunState, carry: Carry, out: Path) -> list[dict[str, Any]]:
+def export_tasks(state: RunState, carry: Carry, out: Path, *, for_vllm: bool = False) -> list[dict[str, Any]]:
     """Write one plain PEFT adapter per task, and ``MANIFEST.json``, which says what each of them is.
 
     Where the method chooses the model by the task at test, the adapter of a task is the model that answers it: the
@@ -86,13 +92,15 @@ def export_tasks(state: RunState, carry: Carry, out: Path) -> list[dict[str, Any
         state: From `reopen`.
         carry: Which chain.
         out: A new directory.
+        for_vllm: Put modules that were trained as a whole into a base of its own, see `shared_base`.
 
     Returns:
         What the manifest says of each adapter: ``folder``, ``task``, ``updates`` (names of the tasks whose LoRAs are in
         it), ``rank`` (the largest) and ``answers`` (whether it is the model that answers the task).
 
     Raises:
-        ExportError: If the method does not keep one low-rank update per task, or routes in another way.
+        ExportError: If the method does not keep one low-rank update per task, routes in another way, or `shared_base`
+            cannot be.
     """
     parts = [state.method.export_task(carry, task) for task in carry.tasks]
     exports = [part for part in parts if isinstance(part, LowRankSum)]
@@ -102,31 +110,110 @@ def export_tasks(state: RunState, carry: Carry, out: Path) -> list[dict[str, Any
         raise ExportError(Problem(str(out), what, fix))
     answers = all(part.answers for part in exports)
     known: dict[Path, LowRankUpdate] = {}
+    for item in (item for part in exports for item in part.updates):
+        if item.tensors not in known:
+            known[item.tensors] = item.low_rank()
+    whole = sorted({name for part in exports for name in _modules_to_save(part.updates)})
+    chosen = {t: [known[item.tensors] for item in p.updates] for t, p in zip(carry.tasks, exports, strict=True)}
+    shared = shared_base(state, chosen, whole, out) if for_vllm else {}
     adapters: list[dict[str, Any]] = []
 
     def produce(folder: Path) -> None:
+        base = _write_base(state, folder, out, shared)
         for number, (task, part) in enumerate(zip(carry.tasks, exports, strict=True), start=1):
-            for item in part.updates:
-                if item.tensors not in known:
-                    known[item.tensors] = item.low_rank()
-            own, base = f"{number:02d}_{task}", state.run_args.base_name
-            chosen = [known[item.tensors] for item in part.updates]
-            ranks = write_peft_adapter(folder / own, chosen, base, _modules_to_save(part.updates))
+            own, names = f"{number:02d}_{task}", _modules_to_save(part.updates)
+            ranks = write_peft_adapter(folder / own, chosen[task], base, names, whole_modules=not for_vllm)
             names = [item.task for item in part.updates]
             adapters.append(
                 {"folder": own, "task": task, "updates": names, "rank": max(ranks.values()), "answers": part.answers}
             )
+        state.session.save_processor(folder)
         meaning = (
             "Each adapter, alone on the base, is the model that answers its task."
             if answers
             else "Each adapter is its task's own update, a part of the model: the sum of all of them on the base is the "
             "model, and each was trained on top of the ones before."
         )
-        about = {**manifest(state, carry, "tasks", None), "meaning": meaning, "adapters": adapters}
-        write_manifest(folder, about)
+        about = {
+            **manifest(state, carry, "tasks", None),
+            "meaning": meaning,
+            "adapters": adapters,
+            **_about_base(shared, whole),
+        }
+        write_manifest(folder, about, facts_of(state))
 
     _write(out, produce)
     return adapters
+
+
+BASE = "base"  # folder of the base with the shared modules, see `shared_base`
+
+
+def shared_base(
+    state: RunState, adapters: Mapping[str, Sequence[LowRankUpdate]], modules_to_save: Sequence[str], out: Path
+) -> dict[str, torch.Tensor]:
+    """The modules that were trained as a whole, where all adapters share them.
+
+    vLLM takes no adapter with such modules (``modules_to_save``). Where they are the same for all adapters, they belong to
+    one base for all.
+
+    Args:
+        state: From `reopen`.
+        adapters: Task -> the updates of its adapter.
+        modules_to_save: The recipe's names of modules that are trained as a whole.
+        out: For messages.
+
+    Returns:
+        Parameter name -> value; empty where no module was trained as a whole.
+
+    Raises:
+        ExportError: If adapters have different ones, or the base is quantised.
+    """
+    import torch
+
+    values = {task: replaced(updates) for task, updates in adapters.items()}
+    (first, shared), *others = values.items()
+    for task, own in others:
+        different = sorted(
+            name
+            for name in {*shared, *own}
+            if name not in own or name not in shared or not torch.equal(own[name], shared[name])
+        )
+        if different:
+            told = ", ".join(_owners(different, modules_to_save))
+            what = f"tasks {first} and {task} have trained {told} as a whole, with different results, and vLLM serves LoRAs only."
+            fix = "Serve the adapters with PEFT, or train without `additional_target` (or with one projector for all tasks)."
+            raise ExportError(Problem(str(out), what, fix))
+    if shared and state.session.base.quantised:
+        what = "the base is quantised, so that the modules that were trained as a whole cannot be merged into it."
+        raise ExportError(Problem(str(out), what, "Serve the adapters with PEFT."))
+    return shared
+
+
+def _write_base(state: RunState, folder: Path, out: Path, shared: Mapping[str, torch.Tensor]) -> str:
+    """Write the base with the shared modules; gives the place of the base that adapters name."""
+    if not shared:
+        return resolved(state.run_args.base_name)
+    base = state.session.base
+    base.reset()
+    for name, value in shared.items():
+        base.replace(name, value.to(base.original(name).dtype))
+    state.forget_model()
+    state.session.save_model(base.model, folder / BASE)
+    state.session.save_processor(folder / BASE)
+    base.reset()
+    return os.path.abspath(out / BASE)
+
+
+def _about_base(shared: Mapping[str, torch.Tensor], modules_to_save: Sequence[str]) -> dict[str, Any]:
+    """What the manifest says of a base of its own."""
+    return {"base_folder": BASE, "base_has": _owners(shared, modules_to_save)} if shared else {}
+
+
+def _owners(names: Iterable[str], modules_to_save: Sequence[str]) -> list[str]:
+    """The modules, by the recipe's names, that parameters belong to."""
+    parts = [name.split(".") for name in names]
+    return [module for module in modules_to_save if any(module in part for part in parts)]
 
 
 def export_merged(state: RunState, carry: Carry, out: Path, dtype_name: str) -> MergeError:
@@ -171,7 +258,7 @@ def export_merged(state: RunState, carry: Carry, out: Path, dtype_name: str) -> 
     def produce(folder: Path) -> None:
         state.session.save_model(base.model, folder)
         state.session.save_processor(folder)
-        write_manifest(folder, manifest(state, carry, "merged" if updates else "full", error))
+        write_manifest(folder, manifest(state, carry, "merged" if updates else "full", error), facts_of(state))
 
     _write(out, produce)
     return error

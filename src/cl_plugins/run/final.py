@@ -54,7 +54,9 @@ class Final:
 
     @property
     def base_name(self) -> str:
-        """Folder or hub name of the base, as the run's recipe wrote it."""
+        """Folder or hub name of the base: that of the run, or the one that the folder itself has."""
+        if self.manifest.base_folder is not None:
+            return str(self.path / self.manifest.base_folder)
         return str(self.manifest.base.get("name", ""))
 
     def verify(self) -> None:
@@ -83,6 +85,11 @@ class Final:
         Raises:
             RunStateError: If it is another one, or has another tokenizer.
         """
+        if self.manifest.base_folder is not None and there.get("name") == self.base_name:
+            return  # its files are listed, so `verify` has compared them
+        if self.manifest.base_folder is not None:
+            what = f"belongs to its own base in {self.manifest.base_folder}/, which has {', '.join(self.manifest.base_has or [])}."
+            raise RunStateError(Problem(str(self.path), what, "Name no other base."))
         recorded = self.manifest.base
         same = same_base(recorded, there)
         if same and same_tokenizer(recorded, there):

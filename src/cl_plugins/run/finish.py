@@ -18,6 +18,7 @@ from ..methods.registry import METHODS
 from ..records.carry import ModelManifest
 from ..records.files import record_of
 from ..training.handover import copy_carry
+from .card import Facts, facts_of, resolved, write_card
 from .state import RunState
 
 
@@ -58,6 +59,7 @@ def finish(state: RunState) -> tuple[dict[str, Any], dict[str, Any]]:
     else:
         error = None if merges else MergeError.none()
     whole = _whole_state(base) if base.partitioned else None
+    facts = facts_of(state)
 
     def write() -> tuple[dict[str, Any], dict[str, Any]]:
         target = state.root / "final"
@@ -68,10 +70,10 @@ def finish(state: RunState) -> tuple[dict[str, Any], dict[str, Any]]:
                 kind = "merged" if updates else "full"
             else:
                 targets = sorted({m for item in items for m in item.meta["modules_to_save"]})
-                write_peft_adapter(folder, updates, state.run_args.base_name, targets)
+                write_peft_adapter(folder, updates, resolved(state.run_args.base_name), targets)
                 kind = "peft"
             state.session.save_processor(folder)
-            write_manifest(folder, manifest(state, carry, kind, error))
+            write_manifest(folder, manifest(state, carry, kind, error), facts)
 
         write_with(target, produce)
         return _artefacts(state.root, target), {"merge_error": error.to_dict() if error else None}
@@ -92,24 +94,28 @@ def _lora(state: RunState) -> dict[str, Any] | None:
 def _write_routed(state: RunState, carry: Carry, lora: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """``final/`` of a model that chooses its parts by itself: the carry without training samples, and the tokenizer."""
     target = state.root / "final"
+    facts = facts_of(state)
 
     def produce(folder: Path) -> None:
         folder.mkdir(parents=True)
         copy_carry(carry, folder / "carry")
         state.session.save_processor(folder)
-        write_manifest(folder, {**manifest(state, carry, "routed", None), "lora": lora})
+        write_manifest(folder, {**manifest(state, carry, "routed", None), "lora": lora}, facts)
 
     write_with(target, produce)
     return _artefacts(state.root, target), {"merge_error": None}
 
 
-def write_manifest(folder: Path, about: dict[str, Any]) -> None:
-    """Write ``MANIFEST.json``, the last file of a folder, with the hashes of all others.
+def write_manifest(folder: Path, about: dict[str, Any], facts: Facts | None = None) -> None:
+    """Write the model card and ``MANIFEST.json``, the last file of a folder, with the hashes of all others.
 
     Args:
         folder: The folder of the model.
         about: From `manifest`.
+        facts: From `facts_of`; None writes no card.
     """
+    if facts is not None:
+        write_card(folder, about, facts)
     files = {path.relative_to(folder).as_posix(): record_of(path).plain() for path in _files(folder)}
     ModelManifest.write(folder / MANIFEST, {**about, "files": files})
 
@@ -151,7 +157,7 @@ def manifest(state: RunState, carry: Carry, kind: str, error: MergeError | None)
         "method": state.config.method,
         "stream": state.config.stream.name,
         "tasks": list(carry.tasks),
-        "base": state.base_fingerprint,
+        "base": {**state.base_fingerprint, "name": resolved(str(state.base_fingerprint.get("name", "")))},
         "quantization": state.session.quantisation(),
         "merge_error": error.to_dict() if error else None,
         "cl_plugins": __version__,

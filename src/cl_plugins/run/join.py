@@ -116,7 +116,8 @@ def _cells_by_task(site: SiteRecord) -> Iterable[tuple[str, Any]]:
 
 def _row_problems(sites: Sequence[Named]) -> list[Problem]:
     """Two sites that have trained the same task."""
-    found, known = [], {}
+    found: list[Problem] = []
+    known: dict[str, str] = {}
     for place, site in sites:
         for row in site.rows:
             if row in known:

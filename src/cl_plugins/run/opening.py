@@ -37,6 +37,7 @@ KEPT = (
     "merge_error",
     "numbers",
     "training_data",
+    "validation",
 )  # of the last start, until this one is done
 
 

@@ -35,7 +35,8 @@ PACKAGES = (
 # keys of the cl block that say how a run is carried out, and not what it computes
 HOW = ("stop_after", "restart", "keep")
 # host keys that may differ between two starts of one run without changing a number
-FREE = ("output_dir", "overwrite_output_dir", "logging_steps", "logging_dir", "report_to", "run_name", "plot_loss", "disable_tqdm",
+FREE = ("output_dir", "overwrite_output_dir", "logging_steps", "logging_dir", "report_to", "run_name", "project", "trackio_space_id", "use_swanlab", "swanlab_project", "swanlab_workspace",
+        "swanlab_run_name", "swanlab_run_id", "swanlab_mode", "swanlab_logdir", "swanlab_lark_webhook_url", "plot_loss", "disable_tqdm",
         "overwrite_cache", "preprocessing_num_workers", "save_steps", "save_strategy", "save_total_limit", "cache_dir")  # fmt: skip
 PATHS = ("model_name_or_path", "dataset_dir", "media_dir")  # a moved folder is not another base: hashes decide
 # what a stream says about itself and its tasks without changing a number of the run
@@ -96,6 +97,8 @@ def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
     recipe = {k: masked(v, k) for k, v in record["recipe"].items() if k not in (*FREE, *PATHS) and not is_secret(k)}
     stream = {k: v for k, v in masked(record["stream"]).items() if k not in ABOUT_STREAM}
     stream["tasks"] = [{k: v for k, v in task.items() if k not in ABOUT_TASK} for task in stream["tasks"]]
+    for task in stream["tasks"]:
+        task.setdefault("valid", [])  # a run of an earlier version
     recipe["cl"] = {k: v for k, v in recipe["cl"].items() if k != "carry_from"}  # its content decides: `began_with`
     origin = record["recipe"]["cl"].get("carry_from") is not None
     base = {k: record["base"].get(k) for k in ("sha256", "tokenizer", "settings")}
@@ -121,8 +124,8 @@ def _without_training_of(record: dict[str, Any], task: str, keys: frozenset[str]
     own = next((t for t in tasks if t["name"] == task), None)
     if own is not None:
         own.pop("overrides", None)
-        others = {name for t in tasks for name in (*t["test"], *(t["train"] if t is not own else ()))}
-        for name in set(own["train"]) - others:
+        others = {name for t in tasks for name in (*t["test"], *((*t["train"], *t["valid"]) if t is not own else ()))}
+        for name in {*own["train"], *own.pop("valid")} - others:
             copy["data"].pop(name, None)
             copy["data"].pop(f"{task}/{name}", None)
     (copy["recipe"]["cl"].get("task_overrides") or {}).pop(task, None)

@@ -156,6 +156,7 @@ def reopen(
     else:
         host_keys = {**host_keys, TRUST: True}
     state = RunState.to_look(host, out, host.looking_keys(host_keys), config)
+    state.source = root
     state.base_fingerprint = host.fingerprint(state.run_args)
     recorded = read_record(root).get("base") or {}
     same = same_base(recorded, state.base_fingerprint)

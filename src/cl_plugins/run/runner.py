@@ -14,6 +14,7 @@ from ..config import Recipe
 from ..contract.carry import Carry
 from ..contract.host import Host
 from ..evaluation.matrix import row_name
+from ..evaluation.metrics import continual_metrics
 from ..methods.registry import get_method
 from ..records.run import read_run, write_run
 from ..replay.keeping import candidate_files
@@ -30,6 +31,7 @@ from .reading import read_data
 from .state import RunState
 from .train import remove_checkpoints, train
 from .units import units
+from .validation import unused_sets
 
 
 class Runner:
@@ -73,11 +75,25 @@ class Runner:
             ranks.on_main(lambda: self._begin(opening))
             logger.info("this run is finished; nothing to do")
             ranks.on_main(lambda: self._show(plan))
+            state.tracker.close()
             return
         if state.carry is not None:
             ranks.on_main(state.carry.verify)
+        for line in unused_sets(state.host, state.host_keys, self._config):
+            logger.info("%s", line)
         self._read(todo, opening.appended)
         ranks.on_main(lambda: self._begin(opening))
+        try:
+            ranks.on_main(state.tracker.open)
+            ranks.on_main(lambda: self._track(plan))
+            if self._carry_out(todo, plan):
+                ranks.on_main(lambda: self._show(plan))
+        finally:
+            state.tracker.close()
+
+    def _carry_out(self, todo: list[Step], plan: list[Step]) -> bool:
+        """Do the steps that are left; whether all of them are done now."""
+        state = self._state
         state.progress = Progress(units(state, todo), visible=ranks.is_main())
         limit = self._config.block.stop_after
         try:
@@ -90,12 +106,11 @@ class Runner:
                         "stopped after %d steps, as cl.stop_after says; the same command resumes the run", limit
                     )
                     ranks.on_main(lambda: self._write_report(plan))
-                    return
+                    return False
         finally:
             state.close_backend()
             state.progress.close()
-            state.tracker.close()
-        ranks.on_main(lambda: self._show(plan))
+        return True
 
     def _begin(self, opening: Opening) -> None:
         begin(self._root, opening)
@@ -154,6 +169,8 @@ class Runner:
             state.carry = Carry.open(self._root / "carry")
             state.forget_model()
         else:
+            if self._config.eval.scope != "none":
+                ranks.on_main(lambda: self._write_matrix(plan))  # the model card shows it
             artefacts, details = finish(state)
         seconds = time.monotonic() - started
         if state.restore_seconds is not None:
@@ -178,9 +195,13 @@ class Runner:
             parts.remove(self._root, str(step.row), task)
             logger.info("%s: %.2f (n=%d, %s)", step.key, details["score"], details["n"], clock(seconds))
             self._write_matrix(plan)
-            self._state.tracker.score(str(step.row), task, details["score"])
+            self._track(plan)
         elif step.kind == "train":
             logger.info("%s: %d optimizer steps in %s", step.key, details["optimizer_steps"], clock(seconds))
+            if "valid_loss" in details:
+                logger.info(
+                    "%s: validation loss %.4f at step %d", step.key, details["valid_loss"], details["valid_step"]
+                )
             remove_checkpoints(self._state, task, step.phase)
         elif step.kind == "consolidate":
             self._tidy(task)
@@ -211,6 +232,20 @@ class Runner:
         learned = carry.tasks if carry is not None else ()
         write_matrix(self._root, build_matrix(self._root, plan, self._config, self._state.scores, learned))
 
+    def _track(self, plan: list[Step]) -> None:
+        """Send to the trackers what they do not have: cells, and the metrics of the latest row if it is complete."""
+        journal, tracker = self._state.journal, self._state.tracker
+        tracker.cells(journal.entries)
+        tested = [step for step in plan if step.kind == "evaluate" and step.row not in (ZERO_SHOT, ORACLE)]
+        done = [step.row for step in tested if step.key in journal]
+        if done and all(step.key in journal for step in tested if step.row == done[-1]):
+            matrix = build_matrix(self._root, plan, self._config, self._state.scores)
+            metrics = continual_metrics(matrix)
+            values = {
+                name: metric.value if metric.values is None else metric.values for name, metric in metrics.items()
+            }
+            tracker.metrics(str(done[-1]), values, self._state.steps_done)
+
     def _write_report(self, plan: list[Step]) -> None:
         """Bring ``run.json`` up to date and write matrix, metrics, tables, pictures and pages."""
         from ..report import write_report
@@ -228,6 +263,12 @@ class Runner:
             task: {key: details[key] for key in ("records", "dropped_records", "cut_samples")}
             for task, details in counted.items()
             if "dropped_records" in details
+        }
+        measured = ("valid_loss", "valid_step", "optimizer_steps")
+        value["validation"] = {
+            task: {key: details[key] for key in measured}
+            for task, details in counted.items()
+            if "valid_loss" in details
         }
         if "finish" in entries:
             value["merge_error"] = entries["finish"].details.get("merge_error")
@@ -247,4 +288,6 @@ class Runner:
         if self._config.eval.scope != "none":
             logger.info("results\n%s", terminal_table(self._root))
             logger.info("report: %s", self._root / "report.html")
+            self._track(plan)
+            self._state.tracker.pictures(self._state.steps_done)
         logger.info("final model: %s", self._root / "final")

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..base.errors import DataError, Problem
 from ..config import CLConfig
 from ..contract.carry import Carry, TaskUpdate
 from ..methods.registry import get_method
@@ -53,6 +54,7 @@ class RunState:
         base_fingerprint: Which base this is.
         carry: The latest carry, None before the first task.
         scores: Scores by row and task, as far as they were read or written.
+        source: The directory of the run that is looked at, where ``root`` is another one.
     """
 
     host: Host
@@ -67,13 +69,14 @@ class RunState:
     progress: Progress = field(default_factory=lambda: Progress({}, visible=False))
     carry: Carry | None = None
     scores: dict[tuple[str, str], TaskScore] = field(default_factory=dict)
+    source: Path | None = None
 
     def __post_init__(self) -> None:
         self._model: Any = None
         self._model_of: object = _NOTHING
         self._tests: dict[str, TestSet] = {}
         self._backend: tuple[object, Backend] | None = None
-        self._report_to: Any = None
+        self._trackers: dict[str, dict[str, Any]] = {}
         self._training_sets = TrainingSets()
         self.restore_seconds: float | None = None
 
@@ -123,10 +126,10 @@ class RunState:
     def task_args(self, task: str, phase: Phase | None = None) -> TaskArgs:
         """The host's arguments of one training of a task; seeds every generator, as the host does."""
         folder = self.directory(task, phase.name if phase else "")
-        keys = task_keys.keys_of(self.host, self.host_keys, self.config, task, folder)
+        keys = task_keys.keys_of(self.host, self.host_keys, self.config, task, folder, validated=phase is None)
         keys |= phase.keys if phase else {}
         args = self.host.task_args(keys)
-        self._report_to = args.training.report_to or self._report_to
+        self._trackers = self._trackers or self.host.trackers(args)
         args.training.report_to = []  # one tracker for the stream instead of one per task
         return args
 
@@ -141,8 +144,13 @@ class RunState:
         """The trackers of the stream."""
         from .trackers import StreamTracker
 
-        report_to = self._report_to if self._report_to is not None else self.run_args.training.report_to
-        return StreamTracker(list(report_to), self.run_args.training, self.root)
+        args = self.run_args
+        return StreamTracker(self._trackers, args.training, self.root)
+
+    @property
+    def steps_done(self) -> int:
+        """Optimizer steps of all finished trainings."""
+        return self.steps_before("")
 
     def steps_before(self, training: str) -> int:
         """Optimizer steps of the finished trainings before one.
@@ -184,6 +192,36 @@ class RunState:
         return self._training_sets.take(task) or self._prepare(task, args)
 
     def _prepare(self, task: str, args: TaskArgs) -> tuple[dict[str, Any], Rows | None]:
+        """The training set, with the validation set if there is one; the problems of both at once."""
+        problems: list[Problem] = []
+        valid, found = None, None
+        try:
+            valid = self._validation_set(task, args)
+        except DataError as error:
+            problems += error.problems or [Problem(f"task '{task}'", str(error), "")]
+        try:
+            found = self._prepare_training(task, args)
+        except DataError as error:
+            problems = [*(error.problems or [Problem(f"task '{task}'", str(error), "")]), *problems]
+        if problems or found is None:
+            raise DataError(problems)
+        module, rows = found
+        return ({**module, "eval_dataset": valid} if valid is not None else module), rows
+
+    def _validation_set(self, task: str, args: TaskArgs) -> Any:
+        """The samples whose loss is measured while a task trains; None if none is."""
+        if str(getattr(args.training.eval_strategy, "value", args.training.eval_strategy)) == "no":
+            return None
+        tasks = self.config.stream.tasks if task == JOINT else (self.config.stream.task(task),)
+        keys = self.host.data_keys
+        parts = [
+            (t.name, t.valid, {k: v for k, v in self.config.overrides_for(t.name).items() if k in keys})
+            for t in tasks
+            if t.valid
+        ]
+        return self.session.validation_set(args, parts)
+
+    def _prepare_training(self, task: str, args: TaskArgs) -> tuple[dict[str, Any], Rows | None]:
         keys = self.host.data_keys
         if task == JOINT and any(keys & self.config.overrides_for(t.name).keys() for t in self.config.stream.tasks):
             parts = [

@@ -35,14 +35,17 @@ def task_identity(state: RunState, task: str, carry: Carry | None) -> str:
     joint = task not in stream.task_names
     keys = {**state.host_keys, **({} if joint else config.overrides_for(task))}
     free = {*FREE, *state.host.path_keys}
-    names = {name for t in stream.tasks for name in t.train} if joint else set(stream.task(task).train)
+    tasks = stream.tasks if joint else (stream.task(task),)
+    names = {name for t in tasks for name in t.train}
+    valid = {name for t in tasks for name in t.valid} if state.host.validates(keys) else set()
     data: dict[str, Any] = read_json(state.root / "run.json").get("data") or {}
     updates = carry.files if carry is not None else {}
     about = {
         "keys": {key: value for key, value in keys.items() if key not in free and value is not None},
         "task": task,
         "train": sorted(names),
-        "data": {key: value for key, value in data.items() if key.rpartition("/")[2] in names},
+        **({"valid": sorted(valid)} if valid else {}),
+        "data": {key: value for key, value in data.items() if key.rpartition("/")[2] in names | valid},
         "seed": state.seed(task),
         "method": [config.method, config.method_options],
         "replay": asdict(config.replay),

@@ -43,7 +43,9 @@ def trained_tasks(config: CLConfig, schedule: str) -> list[str]:
     return [config.block.only] if config.block.only else list(config.stream.trained_names)
 
 
-def keys_of(host: Host, keys: Mapping[str, Any], config: CLConfig, task: str, output_dir: Path) -> dict[str, Any]:
+def keys_of(
+    host: Host, keys: Mapping[str, Any], config: CLConfig, task: str, output_dir: Path, *, validated: bool = True
+) -> dict[str, Any]:
     """The host's keys of one training.
 
     Args:
@@ -52,6 +54,7 @@ def keys_of(host: Host, keys: Mapping[str, Any], config: CLConfig, task: str, ou
         config: The ``cl:`` block.
         task: Name of the task.
         output_dir: Its directory.
+        validated: Whether its validation sets are used.
     """
     joint = task == JOINT
     tasks = config.stream.tasks if joint else (config.stream.task(task),)
@@ -61,4 +64,5 @@ def keys_of(host: Host, keys: Mapping[str, Any], config: CLConfig, task: str, ou
         output_dir=output_dir,
         seed=seed(config, keys, task),
         overrides={} if joint else config.overrides_for(task),
+        valid=[name for each in tasks for name in each.valid] if validated else [],
     )

@@ -1,79 +1,194 @@
-"""Experiment trackers: one run for the whole stream, steps counted through, metrics prefixed with the task."""
+"""Experiment trackers: one run for the whole stream, whatever the number of processes, starts and restarts.
+
+Steps are counted through the stream, and losses have the task in front of their names. ``.trackers.json`` of the run's
+directory says which run each tracker has, and which results it was sent: what a killed process has not sent is sent by
+the next one.
+"""
 
 from __future__ import annotations
 
-import copy
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback
+
+from ..base import ranks
+from ..base.errors import Problem, RunStateError
+from ..base.files import write_json
+from ..base.logs import logger
+from ..records.record import read_file
+from ..records.run import read_run
+from .tracking import About, Writer, writer_names, writers
+
+
+if TYPE_CHECKING:
+    from .journal import Entry
+
+
+FILE = ".trackers.json"
+PICTURES = ("matrix", "forgetting", "confusion")
 
 
 class StreamTracker(TrainerCallback):  # type: ignore[misc]
-    """Passes a stream's logs on to the trackers that the recipe names in ``report_to``.
-
-    The trackers are made once and see one long training. Without this, every task's trainer would open a run of its
-    own and start again at step 0.
+    """Passes the logs and results of a stream on to the trackers that the recipe names; on rank 0 only.
 
     Args:
-        report_to: Names as in the recipe.
-        training_args: The host's training arguments of any task.
+        names: Name of a tracker as in ``report_to`` -> options that the host's own keys give it.
+        training: The host's training arguments of any task.
         root: The run's output directory.
     """
 
-    def __init__(self, report_to: list[str], training_args: Any, root: Path) -> None:
-        from transformers.integrations import get_reporting_integration_callbacks
+    def __init__(self, names: Mapping[str, Mapping[str, Any]], training: Any, root: Path) -> None:
+        self._names, self._training, self._root = names if ranks.is_main() else {}, training, root
+        self._writers: list[Writer] | None = None
+        self._known = _read(root / FILE)
+        self._task, self._offset = "", 0
 
-        self._trackers = [tracker() for tracker in get_reporting_integration_callbacks(report_to)]
-        self._args = copy.copy(training_args)
-        self._args.output_dir = str(root)
-        if getattr(self._args, "logging_dir", None):
-            self._args.logging_dir = str(root / "trackers")
-        self._open = False
-        self._task = ""
-        self._offset = 0
-        self._state: Any = TrainerState()
-        self._last: tuple[Any, Any] | None = None
+    def open(self) -> None:
+        """Open the trackers, once.
 
-    def begin(self, task: str, offset: int) -> None:
+        Raises:
+            RunStateError: If one of them cannot be opened.
+        """
+        if self._writers is not None:
+            return
+        found = writers(self._names, self._about) if self._names else []
+        for writer in found:
+            try:
+                identity = writer.open(self._known.get(writer.name, {}).get("id"))
+            except Exception as error:  # of the tracker's package: no login, no network, a run that was deleted
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                fix = f"Log in to it or use its offline mode; to begin a new one, delete {FILE} in the run's directory; or write `report_to: none`."
+                what = f"the tracker '{writer.name}' cannot be opened ({type(error).__name__}: {reason})."
+                raise RunStateError(Problem("report_to", what, fix)) from error
+            self._known.setdefault(writer.name, {"sent": []})["id"] = identity
+        self._writers = found
+        self._save()
+
+    def _about(self, options: Mapping[str, Any]) -> About:
+        record = read_run(self._root)
+        config = {key: record[key] for key in ("recipe", "stream", "method_options", "versions") if key in record}
+        return About(self._root, self._training, options, json.loads(json.dumps(config)))
+
+    def begin(self, task: str, offset: int, phase: str = "") -> None:
         """The next logs belong to ``task``; this number of optimizer steps came before it."""
-        self._task, self._offset = task, offset
+        self._task, self._offset = f"{task}/{phase}" if phase else task, offset
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Open the trackers, once."""
-        self._last = (state, control)
-        if not self._open:
-            self._open = True
-            for tracker in self._trackers:
-                tracker.on_train_begin(self._args, self._shifted(state), control, **kwargs)
+        """Tell the trackers where the training goes on."""
+        self._each(lambda writer: writer.begin(args, state, control, **kwargs))
+        self._each(lambda writer: writer.rewind(state.global_step + self._offset))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Pass a log on, with the task in front of every name."""
-        named = {f"{self._task}/{name}": value for name, value in (logs or {}).items()}
-        for tracker in self._trackers:
-            tracker.on_log(self._args, self._shifted(state), control, logs=named, **kwargs)
+        values = {f"{self._task}/{name}": value for name, value in _numbers(logs or {}).items()}
+        if values:
+            self._each(lambda writer: writer.scalars(values, state.global_step + self._offset))
 
-    def score(self, row: str, task: str, value: float) -> None:
-        """Log one cell of the accuracy matrix."""
-        if self._open and self._last is not None:
-            state, control = self._last
-            for tracker in self._trackers:
-                tracker.on_log(
-                    self._args,
-                    self._shifted(state),
-                    control,
-                    logs={f"score/{task}": value, f"score/{row}/{task}": value},
-                )
+    def cells(self, entries: Mapping[str, Entry]) -> None:
+        """Send the cells of the accuracy matrix that were not sent yet.
+
+        Args:
+            entries: The journal.
+        """
+        step = 0
+        for key, entry in entries.items():
+            step += int(entry.details.get("optimizer_steps", 0))
+            if not key.startswith("evaluate:") or "score" not in entry.details:
+                continue
+            _, row, task = key.split(":")
+            value = float(entry.details["score"])
+            self._send_once(f"{key}@{entry.time}", {f"score/{row}/{task}": value, f"score/{task}": value}, step)
+
+    def metrics(self, row: str, values: Mapping[str, Any], step: int) -> None:
+        """Send continual metrics, once per row.
+
+        Args:
+            row: The row of the matrix that is complete.
+            values: Name -> value; of a list the latest is sent, None is left out.
+            step: Optimizer steps so far.
+        """
+        latest = {
+            name: _latest(value) if isinstance(value, (list, tuple)) else value for name, value in values.items()
+        }
+        self._send_once(f"metrics:{row}", {f"metrics/{k}": v for k, v in _numbers(latest).items()}, step)
+
+    def pictures(self, step: int) -> None:
+        """Send the pictures of the report that are there and were not sent yet."""
+        for name in PICTURES:
+            path = self._root / f"{name}.png"
+            if path.is_file():
+                key = f"picture:{name}:{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
+                self._once(key, lambda writer, n=name, p=path: writer.picture(n, p, step))
 
     def close(self) -> None:
-        """Close the trackers at the end of the stream."""
-        if self._open:
-            state, control = self._last or (self._state, TrainerControl())
-            for tracker in self._trackers:
-                tracker.on_train_end(self._args, self._shifted(state), control)
-            self._open = False
+        """Close the trackers at the end of this process."""
+        if self._writers:
+            self._each(lambda writer: writer.close())
+        self._writers = None
 
-    def _shifted(self, state: Any) -> Any:
-        shifted = copy.copy(state)
-        shifted.global_step = state.global_step + self._offset
-        return shifted
+    def _send_once(self, key: str, values: Mapping[str, float], step: int) -> None:
+        if values:
+            self._once(key, lambda writer: writer.scalars(values, step))
+
+    def _once(self, key: str, send: Callable[[Writer], None]) -> None:
+        """Send something to those trackers that do not have it."""
+        if not any(key not in self._known.get(name, {}).get("sent", ()) for name in writer_names(self._names)):
+            return
+        self.open()
+        done = [
+            writer
+            for writer in list(self._writers or ())
+            if key not in self._known[writer.name]["sent"] and self._try(writer, send)
+        ]
+        for writer in done:
+            self._known[writer.name]["sent"].append(key)
+        if done:
+            self._save()
+
+    def _each(self, send: Callable[[Writer], None]) -> None:
+        for writer in list(self._writers or ()):
+            self._try(writer, send)
+
+    def _try(self, writer: Writer, send: Callable[[Writer], None]) -> bool:
+        """A tracker that fails is left alone until the next start; the run is worth more than its display."""
+        try:
+            send(writer)
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            logger.warning(
+                "the tracker '%s' failed (%s); results that it missed are sent at the next start", writer.name, what
+            )
+            self._writers = [other for other in self._writers or () if other is not writer]
+            return False
+        return True
+
+    def _save(self) -> None:
+        if self._writers:
+            write_json(self._root / FILE, self._known)
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Those values that are finite numbers."""
+    found = {name: value for name, value in values.items() if isinstance(value, (int, float))}
+    return {name: float(value) for name, value in found.items() if math.isfinite(value)}
+
+
+def _latest(values: Sequence[Any]) -> Any:
+    """The last entry that is known."""
+    return next((value for value in reversed(values) if value is not None), None)
+
+
+def _read(file: Path) -> dict[str, dict[str, Any]]:
+    """What an earlier process has noted; a damaged file counts as empty, so that the trackers get new runs."""
+    try:
+        value = json.loads(read_file(file)) if file.is_file() else {}
+        return {
+            name: {"id": entry["id"], "sent": [str(key) for key in entry["sent"]]} for name, entry in value.items()
+        }
+    except (RunStateError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return {}

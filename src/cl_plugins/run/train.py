@@ -94,7 +94,7 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
     training = TaskTraining(terms, model, args.trained_modules)
 
     bridge = _bridge(state, terms)
-    state.tracker.begin(task, state.steps_before(step.key))
+    state.tracker.begin(task, state.steps_before(step.key), step.phase or "")
     watchers = [*state.callbacks, bridge, state.tracker]
     recipe = ranks.on_main(lambda: task_identity(state, task, carry))
     trainer = session.trainer(args, model, module, watchers, terms, task, recipe)
@@ -127,11 +127,28 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
             artefacts |= artefact(state.root, keeping.write_candidates(folder, replay, context, rows, picks))
         details = {"optimizer_steps": trainer.state.global_step, "train_loss": result.metrics.get("train_loss")}
         details |= data.counts
+        details |= validation_details(trainer.state, args.training)
         if learned.numbers:
             details["numbers"] = learned.numbers
         return artefacts, details
 
     return ranks.on_main(write)
+
+
+def validation_details(state: Any, training: Any) -> dict[str, Any]:
+    """What the loss on the validation set was, for the journal; empty without one.
+
+    Args:
+        state: The trainer's state at the end.
+        training: Its arguments.
+
+    Returns:
+        ``valid_loss`` of the weights that remain and ``valid_step``, the step they are of.
+    """
+    measured = [(entry["step"], entry["eval_loss"]) for entry in state.log_history if "eval_loss" in entry]
+    if training.load_best_model_at_end and state.best_global_step:
+        return {"valid_loss": state.best_metric, "valid_step": state.best_global_step}
+    return {"valid_loss": measured[-1][1], "valid_step": measured[-1][0]} if measured else {}
 
 
 def remove_checkpoints(state: RunState, task: str, phase: str | None = None) -> None:

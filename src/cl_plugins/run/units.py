@@ -27,6 +27,17 @@ _LENGTH = {
 }
 
 
+@dataclasses.dataclass
+class _Defaults:
+    """The defaults of `transformers.TrainingArguments` for these keys, on one device."""
+
+    max_steps: int = -1
+    num_train_epochs: float = 3.0
+    per_device_train_batch_size: int = 8
+    gradient_accumulation_steps: int = 1
+    world_size: int = 1
+
+
 def units(state: RunState, todo: Sequence[Step]) -> dict[str, tuple[str, int | None]]:
     """Step key -> kind and units of every step to be done; None for a training whose length is not known yet.
 
@@ -58,18 +69,18 @@ def units(state: RunState, todo: Sequence[Step]) -> dict[str, tuple[str, int | N
 
 def training_steps(
     host: Host,
-    args: TaskArgs,
+    args: TaskArgs | None,
     host_keys: Mapping[str, Any],
     config: CLConfig,
     task: str,
     *,
     by_itself: bool = False,
 ) -> int | None:
-    """Optimizer steps of a task's training, from the sizes of its data files.
+    """Optimizer steps of a task's training, from the sizes of its data files, or of the stream where these do not tell.
 
     Args:
         host: The host.
-        args: The host's arguments of any task of the run.
+        args: The host's arguments of any task of the run; None for one device and the defaults, without a run.
         host_keys: The recipe's keys of the host.
         config: The ``cl:`` block.
         task: The task, or `JOINT`.
@@ -80,7 +91,7 @@ def training_steps(
     """
     overrides = {} if task == JOINT else config.overrides_for(task)
     keys = {**host_keys, **overrides}
-    training = copy.copy(args.training)
+    training: Any = _Defaults() if args is None else copy.copy(args.training)
     defaults = {field.name: field.default for field in dataclasses.fields(training)}
     for key, kind in _LENGTH.items():
         setattr(training, key, kind(keys.get(key, defaults.get(key))))
@@ -92,16 +103,35 @@ def training_steps(
     return steps_of(training, samples) if samples is not None else None
 
 
+def rows(
+    host: Host, keys: Mapping[str, Any], names: Sequence[str], limit: int | None, stated: int | None
+) -> int | None:
+    """Rows of the data sets of a task.
+
+    Args:
+        host: The host.
+        keys: The task's keys.
+        names: The data sets.
+        limit: At most so many of each; None for all.
+        stated: The number that the stream states (``train_size``, ``test_size``).
+
+    Returns:
+        The number from the files; where they are not there or do not tell, what the stream states; None if neither says.
+    """
+    counts = [host.data_set(name, keys, limit).samples() for name in names]
+    known = [count for count in counts if count is not None]
+    if len(known) == len(counts):
+        return sum(known)
+    return stated if stated is None or limit is None else min(stated, limit * len(names))
+
+
 def _samples(host: Host, keys: Mapping[str, Any], config: CLConfig, task: str, by_itself: bool) -> int | None:
     """Training samples of a task, kept ones of earlier tasks included."""
     limit = keys.get("max_samples")
     limit = limit if isinstance(limit, int) and limit > 0 else None
-    names = (
-        [name for t in config.stream.tasks for name in t.train] if task == JOINT else config.stream.task(task).train
-    )
     total = 0
-    for name in names:
-        count = host.data_set(name, keys, limit).samples()
+    for each in config.stream.tasks if task == JOINT else (config.stream.task(task),):
+        count = rows(host, keys, each.train, limit, each.train_size)
         if count is None:
             return None
         total += count

@@ -30,6 +30,11 @@ class Task:
     test: tuple[str, ...] = option(
         (), help="Test sets: names in `dataset_info.json`; without one the column stays empty."
     )
+    valid: tuple[str, ...] = option(
+        (),
+        help="Validation sets: names in `dataset_info.json`; their loss is measured while the task trains, if the recipe sets "
+        "`eval_strategy`.",
+    )
     scorer: str = option("exact_match", help="How answers are scored; `cl-plugins list` shows the scorers.")
     peer_scorer: str | None = option(
         None, help="The published rule for the same answers (`peer:...`), for comparison; a run does not need it."
@@ -147,4 +152,21 @@ class Stream:
             if task.peer_scorer is not None and not task.peer_scorer.startswith("peer:"):
                 fix = "Write `peer:<library>` or `peer:<library>:<task>`; a strict scorer belongs under `scorer`."
                 found.append(Problem(f"{here}.peer_scorer", f"is {task.peer_scorer!r}.", fix))
+            found += self._valid_problems(task, f"{here}.valid")
+        return found
+
+    def _valid_problems(self, task: Task, where: str) -> list[Problem]:
+        """Validation sets that are no use, or are something else as well."""
+        found = []
+        if task.valid and not task.train:
+            what = "has a validation set, but no training data to validate."
+            found.append(Problem(where, f"task '{task.name}' {what}", "Leave it out."))
+        for name in task.valid:
+            tested = next((other.name for other in self.tasks if name in other.test), None)
+            if tested is not None:
+                what = f"{name!r} is a test set of task '{tested}': the weights would be chosen by what they are tested on."
+                found.append(Problem(where, what, "Give samples that are not tested."))
+            if name in task.train:
+                what = f"{name!r} is also a training set of this task."
+                found.append(Problem(where, what, "Give samples that are not trained on."))
         return found

@@ -62,6 +62,7 @@ class ILoRA(SeqLoRA):
         memory="plus one more copy of the trained tensors and the hidden states of a memory batch",
     )
     starts_at_zero = True
+    ends_in_last_step = True
 
     def begin_task(self, context: TaskContext, model: Module) -> Module:
         """As sequential LoRA; the average begins where the task does.

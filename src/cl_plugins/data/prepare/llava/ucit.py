@@ -71,7 +71,7 @@ class _Captioned:
 class _Captions(_Ucit):
     """A caption task: the captions of the COCO-style file are the answers of the test records."""
 
-    version = 2
+    version = 3
     captions: ClassVar[tuple[str, ...]]
     settings: ClassVar[Mapping[str, Setting]] = {
         "captions": Setting(
@@ -110,8 +110,9 @@ class _Captions(_Ucit):
             self._compare(captions)
         for row, raw in enumerate(super().raw_records(split), start=1):
             found = captions.get(row)
-            # The list goes first: it is what the published score is computed against.
-            yield {**raw, self.answer: found.captions} if found and isinstance(raw, Mapping) else raw
+            # The list goes first: it is what the published score is computed against. A record without captions has
+            # no reference, whatever its own answer is: the others do not use theirs either.
+            yield {**raw, self.answer: found.captions if found else None} if isinstance(raw, Mapping) else raw
 
     def _compare(self, captions: Mapping[int, _Captioned]) -> None:
         """Refuse captions that belong to other pictures than the rows that they are numbered by."""

@@ -1,0 +1,348 @@
+"""``README.md`` of ``final/`` and of exports: a model card, as the Hugging Face hub reads it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..base.errors import ClPluginsError
+from ..base.outside import MIB, is_regular, parse_yaml, read_text
+from ..evaluation.matrix import AccuracyMatrix
+from ..evaluation.metrics import continual_metrics
+from ..records.results import JOINT, ZERO_SHOT, row_name
+
+
+if TYPE_CHECKING:
+    from .state import RunState
+
+
+README = "README.md"
+_FRONT = re.compile(r"\A---\s*\n(.*?)\n---\s*(?:\n|\Z)", re.DOTALL)
+_LICENCE = ("license", "license_name", "license_link")
+_METRICS = {"last": "Last", "average": "Average", "bwt": "BWT", "forgetting": "Forgetting", "fwt": "FWT"}
+_QUESTION = "What does this show?"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a card says beside the manifest.
+
+    Attributes:
+        auto_class: The class of Transformers that loads the base, e.g. ``AutoModelForCausalLM``.
+        matrix: The accuracy matrix; None where nothing was measured.
+        notes: What the stream and the method want every reader to know.
+        host: Name and version of the host.
+    """
+
+    auto_class: str = "AutoModelForCausalLM"
+    matrix: AccuracyMatrix | None = None
+    notes: tuple[str, ...] = ()
+    host: str = ""
+
+    @property
+    def pictures(self) -> bool:
+        """Whether the model takes pictures."""
+        return self.auto_class == "AutoModelForImageTextToText"
+
+
+def facts_of(state: RunState) -> Facts:
+    """What a card says of a run, or of the run that an export is made from."""
+    matrix = None
+    try:
+        matrix = AccuracyMatrix.read((state.source or state.root) / "matrix.json")
+    except (ClPluginsError, OSError):  # nothing measured, or results that `report` complains about
+        pass
+    return Facts(
+        auto_class=auto_class(state.session.base.model.config).__name__,
+        matrix=matrix,
+        notes=(*state.config.stream.notes, *state.method.notes()),
+        host=state.host.name,
+    )
+
+
+def auto_class(config: Any) -> Any:
+    """The class of Transformers that loads a model, as the host chooses it.
+
+    Args:
+        config: The model's config.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
+
+    for auto in (AutoModelForImageTextToText, AutoModelForSeq2SeqLM):
+        if type(config) in auto._model_mapping:
+            return auto
+    return AutoModelForCausalLM
+
+
+def resolved(name: str) -> str:
+    """Where a base is, so that it is found from every folder: a hub's name as it is, a local folder as a whole path."""
+    return os.path.abspath(name) if Path(name).exists() else name
+
+
+def is_local(name: str) -> bool:
+    """Whether the name of a base is a folder of a machine and no name on a hub."""
+    return Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or Path(name).exists()
+
+
+def base_licence(name: str) -> dict[str, str]:
+    """What the card of a base says of its licence: ``license``, ``license_name`` and ``license_link``, where they are.
+
+    Args:
+        name: Folder or hub name of the base; a hub's card is read from the cache.
+    """
+    path = Path(name) / README
+    if not Path(name).exists():
+        from transformers.utils import cached_file
+
+        try:
+            found = cached_file(name, README, local_files_only=True, _raise_exceptions_for_missing_entries=False)
+        except (OSError, ValueError):
+            found = None
+        if found is None:
+            return {}
+        path = Path(found)
+    if not is_regular(path):
+        return {}
+    from yaml import YAMLError
+
+    try:
+        front = _FRONT.match(read_text(path, 4 * MIB))
+        value = parse_yaml(front.group(1)) if front else None
+    except (OSError, ValueError, YAMLError):
+        return {}
+    if not isinstance(value, Mapping):
+        return {}
+    return {key: value[key] for key in _LICENCE if isinstance(value.get(key), str)}
+
+
+def write_card(folder: Path, about: Mapping[str, Any], facts: Facts) -> None:
+    """Write ``README.md``.
+
+    Args:
+        folder: The folder of the model.
+        about: The content of its ``MANIFEST.json``.
+        facts: What else is known.
+    """
+    (folder / README).write_text(card(folder, about, facts), encoding="utf-8")
+
+
+def card(folder: Path, about: Mapping[str, Any], facts: Facts) -> str:
+    """The text of a model card; see `write_card`."""
+    from huggingface_hub import ModelCard
+
+    base = str(about["base"].get("name", ""))
+    licence = base_licence(base)
+    parts = [
+        f"# {plain(about['method'])} on {plain(about['stream'])}",
+        _intro(about, base),
+        "## Use",
+        _use(about, base, facts),
+        "## Prompts",
+        _prompts(folder, about, facts),
+        "## Results",
+        _results(about, facts),
+        "## Training",
+        _training(about, facts),
+        "## Licence",
+        _licence_text(base, licence),
+    ]
+    data = _data(about, base, licence, facts)
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
+
+
+def _data(about: Mapping[str, Any], base: str, licence: Mapping[str, str], facts: Facts) -> Any:
+    """The card's metadata, by the classes of the hub's library."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    pipeline = "image-text-to-text" if facts.pictures else "text-generation"
+    kind = about["kind"]
+    results = [
+        EvalResult(
+            task_type=pipeline,
+            dataset_type=task,
+            dataset_name=task,
+            metric_type=scorer.partition("@")[0],
+            metric_name=scorer,
+            metric_value=round(score, 2),
+        )
+        for task, scorer, score in _final_scores(about, facts.matrix)
+    ]
+    return ModelCardData(
+        model_name=plain(f"{about['method']} on {about['stream']}"),
+        base_model=None if is_local(base) else base,
+        base_model_relation=None if is_local(base) else "adapter" if kind in ("peft", "tasks") else "finetune",
+        library_name={"peft": "peft", "tasks": "peft", "routed": "cl_plugins"}.get(kind, "transformers"),
+        pipeline_tag=pipeline,
+        tags=["cl_plugins", "llama-factory", "continual-learning", str(about["method"])],
+        eval_results=results or None,
+        **licence,
+    )
+
+
+def plain(text: Any) -> str:
+    """A text of a recipe or stream as a line of Markdown: without markup and line breaks."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", line).replace(r"\_", "_")
+
+
+def _intro(about: Mapping[str, Any], base: str) -> str:
+    tasks = " → ".join(plain(task) for task in about["tasks"])
+    what = {
+        "merged": "A plain model: the weights of the base plus all updates.",
+        "full": "A plain model.",
+        "peft": "A PEFT adapter for the base.",
+        "routed": "What the method needs to choose its parts for every sample, for the base.",
+        "tasks": "One PEFT adapter per task, for the base.",
+    }[about["kind"]]
+    return (
+        f"{what} It was trained on the tasks {tasks}, one after the other, with the continual-learning method "
+        f"`{about['method']}` of cl_plugins and LLaMA-Factory. Base: `{base}` "
+        f"(fingerprint `{str(about['base'].get('sha256'))[:16]}`)."
+    )
+
+
+def _use(about: Mapping[str, Any], base: str, facts: Facts) -> str:
+    """Code that opens the model; a test runs it."""
+    kind, reader, origin = about["kind"], "AutoProcessor" if facts.pictures else "AutoTokenizer", ""
+    if kind in ("peft", "tasks"):
+        dtype = about.get("dtype") or "auto"
+        own = about.get("base_folder")
+        origin = f'folder + "/{own}"' if own else repr(base).replace("'", '"')
+        load = [f'base = {facts.auto_class}.from_pretrained({origin}, dtype="{dtype}")']
+        adapter = f'folder + "/{about["adapters"][-1]["folder"]}"' if kind == "tasks" else "folder"
+        load.append(f"model = PeftModel.from_pretrained(base, {adapter})")
+        imports = ["from peft import PeftModel", f"from transformers import {facts.auto_class}, {reader}"]
+    elif kind == "routed":
+        load = ["model = cl_plugins.load(folder)"]
+        imports = ["import cl_plugins", f"from transformers import {reader}"]
+    else:
+        load = [f"model = {facts.auto_class}.from_pretrained(folder)"]
+        imports = [f"from transformers import {facts.auto_class}, {reader}"]
+    content = f'[{{"type": "text", "text": "{_QUESTION}"}}]'
+    code = [
+        *imports,
+        "",
+        'folder = "."  # the folder of this file'
+        + (", or its name on the hub" if kind in ("merged", "full", "peft") else ""),
+        *load,
+        f"reader = {reader}.from_pretrained(folder)",
+        f'chat = [{{"role": "user", "content": {content}}}]',
+        "prompt = reader.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)",
+        'inputs = reader(text=prompt, add_special_tokens=False, return_tensors="pt")',
+        "answer = model.generate(**inputs, do_sample=False, max_new_tokens=16)",
+        'print(reader.decode(answer[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
+    ]
+    told = []
+    if kind == "tasks":
+        answers = all(part["answers"] for part in about["adapters"])
+        told.append(
+            "Each adapter, alone on the base, answers its task."
+            if answers
+            else "Each adapter is the update of one task, a part of the model: their sum on the base is the model."
+        )
+    elif kind != "routed":
+        told.append(
+            "`cl_plugins.load(folder)` opens it as well, and compares every file and the base with the recorded hashes first."
+        )
+    if about.get("autocast"):
+        told.append(f"The run answered under autocast in {about['autocast']}; `cl_plugins.load` does the same.")
+    if about.get("quantization"):
+        told.append("The base was quantised in the run (see MANIFEST.json); `cl_plugins.load` quantises it alike.")
+    return "\n\n".join(["```python\n" + "\n".join(code) + "\n```", *told])
+
+
+def _prompts(folder: Path, about: Mapping[str, Any], facts: Facts) -> str:
+    keys = about.get("keys") or {}
+    lines = [
+        f"LLaMA-Factory's template `{plain(keys.get('template') or 'that of the tokenizer')}`, as in the chat template "
+        "of the tokenizer; it takes contents that are texts or lists of parts."
+    ]
+    example = _example(folder, facts.pictures)
+    if example is not None:
+        fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", example)), default=0))
+        lines.append(f"{fence}text\n{example}\n{fence}")
+    return "\n\n".join(lines)
+
+
+def _example(folder: Path, pictures: bool) -> str | None:
+    """One rendered prompt; None where the folder has no chat template."""
+    path = folder / "chat_template.jinja"
+    if not path.is_file():
+        return None
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    parts = [*([{"type": "image"}] if pictures else []), {"type": "text", "text": _QUESTION}]
+    try:
+        found, _ = render_jinja_template(
+            conversations=[[{"role": "user", "content": parts}]],
+            chat_template=path.read_text(encoding="utf-8"),
+            add_generation_prompt=True,
+        )
+    except Exception:  # the base's own template, which may need more than messages
+        return None
+    return str(found[0])
+
+
+def _final_scores(about: Mapping[str, Any], matrix: AccuracyMatrix | None) -> list[tuple[str, str, float]]:
+    """Task, scorer and score of the row of this model."""
+    if matrix is None or not about["tasks"]:
+        return []
+    names = matrix.row_names()
+    row = JOINT if names == [JOINT] else row_name(about["tasks"][-1])
+    if row not in names:
+        return []
+    cells = ((task, matrix.get(row, task)) for task in matrix.tasks)
+    return [(task, matrix.scorers.get(task, "score"), score) for task, score in cells if score is not None]
+
+
+def _results(about: Mapping[str, Any], facts: Facts) -> str:
+    matrix = facts.matrix
+    known = [] if matrix is None else [r for r in matrix.row_names()[: len(matrix.scores)] if _belongs(r, about)]
+    if matrix is None or not any(matrix.get(row, task) is not None for row in known for task in matrix.tasks):
+        return "Nothing was measured."
+    heads = [f"{plain(task)} ({plain(matrix.scorers.get(task, 'score'))})" for task in matrix.tasks]
+    lines = [f"| after training on | {' | '.join(heads)} |", "| --- " + "| ---: " * len(heads) + "|"]
+    for row in [ZERO_SHOT, *known]:
+        cells = [matrix.get(row, task) for task in matrix.tasks]
+        label = "zero-shot" if row == ZERO_SHOT else row.removeprefix("after_")
+        if any(cell is not None for cell in cells):
+            shown = [f"{cell:.2f}" if cell is not None else "" for cell in cells]
+            lines.append(f"| {plain(label)} | {' | '.join(shown)} |")
+    parts = ["Scores from 0 to 100. Each row is the model after one more task.", "\n".join(lines)]
+    if len(known) == len(matrix.row_names()):
+        found = continual_metrics(matrix)
+        words = [
+            f"{label} {found[key].value:.2f}"
+            for key, label in _METRICS.items()
+            if key in found and found[key].value is not None
+        ]
+        if words:
+            parts.append(", ".join(words) + ".")
+    parts += [f"- {plain(note)}" for note in facts.notes]
+    return "\n\n".join(parts)
+
+
+def _belongs(row: str, about: Mapping[str, Any]) -> bool:
+    return row == JOINT or row in {row_name(task) for task in about["tasks"]}
+
+
+def _training(about: Mapping[str, Any], facts: Facts) -> str:
+    options = ", ".join(f"{plain(key)}: {plain(value)}" for key, value in (about.get("options") or {}).items())
+    lines = [f"- method `{about['method']}`" + (f" with {options}" if options else "")]
+    lora = about.get("lora") or {}
+    if lora:
+        lines.append(f"- LoRA of rank {lora.get('r')}, alpha {lora.get('lora_alpha')}")
+    lines.append(f"- cl_plugins {about['cl_plugins']}" + (f", {plain(facts.host)}" if facts.host else ""))
+    return "\n".join(lines)
+
+
+def _licence_text(base: str, licence: Mapping[str, str]) -> str:
+    if not licence:
+        return "The card of the base states no licence here. The terms of the base and of the training data apply."
+    name = licence.get("license_name") or licence.get("license") or ""
+    link = f" ({plain(licence['license_link'])})" if "license_link" in licence else ""
+    return f"Licence of the base: {plain(name)}{link}. The terms of the training data apply as well."
