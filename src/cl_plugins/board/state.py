@@ -103,7 +103,7 @@ def read_line(name: str, root: Path) -> RunLine:
         state = "at work"
     elif value["finished"]:
         state = "finished"
-    elif "files" in record:  # scores that were joined, imported or computed again
+    elif "files" in record or "imported" in record:  # scores that were joined, imported or computed again
         state, left = "scores only", []
     elif failed:
         state, problem = "failed", f"{failed['step']}: {failed['error']}"

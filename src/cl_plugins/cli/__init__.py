@@ -22,7 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("export", "a run's model as merged weights or as one PEFT adapter"),
     "push": ("push", "upload a finished model to the Hugging Face hub; shows what and asks first"),
     "carry": ("carry", "what the next site needs of a run as one file: pack, inspect, verify, unpack"),
-    "matrix": ("matrix", "put the rows that several sites have measured together"),
+    "matrix": ("matrix", "rows of several sites as one matrix; a matrix of another program as a run"),
     "replay": ("replay", "list the training samples in a run's buffer; delete them by id or age"),
     "data": ("data", "convert raw data sets to LLaMA-Factory data sets"),
     "list": ("listing", "methods, streams, scorers and published results"),

@@ -1,9 +1,12 @@
-"""``cl-plugins matrix``: the rows that several sites have measured, as one accuracy matrix."""
+"""``cl-plugins matrix``: the rows that several sites have measured as one matrix; a matrix of another program as a run."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from ..base.errors import Problem, RecipeError
 
 
 _EPILOG = """\
@@ -15,6 +18,20 @@ SITE is the `output_dir` of a run with `cl.only`, or a file that
 sites before. Streams, scorers and test sets of the sites must agree, and every
 site must have begun with the carry of the site before. `cl-plugins report` and
 `compare` take the result as they take a run.
+
+  cl-plugins matrix import their.csv --method theirs --stream demo
+      --scorer path=accuracy rad=bleu --out saves/theirs
+
+FILE has the tasks as columns and the measurements as rows, both in the order of
+learning, as matrix.csv of every run:
+
+  after_training_on,path,rad
+  zero_shot,48.3,4.2
+  path,98.3,
+  rad,51.7,31.4
+
+A row is named after the task that had just been trained, or zero_shot, or
+joint; an empty field was not measured.
 """
 
 
@@ -26,20 +43,74 @@ def configure(parser: argparse.ArgumentParser) -> None:
     action = actions.add_parser("join", help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
     action.add_argument("sites", metavar="SITE", nargs="+", type=Path, help="runs, packs, or unpacked packs")
     action.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new directory")
+    text = "read a matrix of another program from a CSV file"
+    action = actions.add_parser("import", help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+    action.add_argument("file", metavar="FILE", type=Path, help="the CSV file")
+    action.add_argument("--method", metavar="NAME", required=True, help="name of the method, for tables")
+    action.add_argument("--stream", metavar="NAME", required=True, help="name of the stream, for tables")
+    action.add_argument(
+        "--scorer",
+        metavar="[TASK=]NAME",
+        nargs="+",
+        required=True,
+        help="what the scores are; one for all, or by task",
+    )
+    action.add_argument("--items", metavar="[TASK=]N", nargs="+", default=[], help="numbers of test items")
+    action.add_argument("--seed", metavar="N", type=int, help="the seed, if it is known")
+    action.add_argument("--scale", type=float, choices=(1, 100), help="100 for fractions, 1 for percentages")
+    action.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new directory")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Join the rows of several sites."""
+    """Join the rows of several sites, or import a matrix."""
     from ..base.files import write_bytes
     from ..report import terminal_table, write_report
     from ..run.export import check_empty
-    from ..run.join import join
     from . import output
 
     check_empty(args.out)
-    join(args.sites, args.out)
+    if args.action == "join":
+        from ..run.join import join
+
+        join(args.sites, args.out)
+    else:
+        from ..run.importing import import_matrix
+
+        import_matrix(
+            args.file,
+            args.out,
+            method=args.method,
+            stream=args.stream,
+            scorers=by_task(args.scorer),
+            items=_counts(by_task(args.items)),
+            seed=args.seed,
+            scale=args.scale,
+        )
     write_report(args.out, write_bytes)
     output.show_styled(terminal_table(args.out, output.width(), output.colour(), output.plain()))
     output.emit()
     output.emit(f"report: {args.out / 'report.html'}")
     return 0
+
+
+def by_task(words: Sequence[str]) -> dict[str | None, str]:
+    """Words ``TASK=VALUE`` as a mapping; a word without a task is the value of all other tasks.
+
+    Args:
+        words: The words.
+    """
+    pairs = [word.rpartition("=") for word in words]
+    return {task if equals else None: value for task, equals, value in pairs}
+
+
+def _counts(given: Mapping[str | None, str]) -> dict[str | None, int]:
+    """Numbers of test items.
+
+    Raises:
+        RecipeError: If one is no whole number above 0.
+    """
+    wrong = [value for value in given.values() if not value.isdecimal() or int(value) < 1]
+    if wrong:
+        what = f"{', '.join(map(repr, wrong))} is not a number of items."
+        raise RecipeError(Problem("--items", what, "Give whole numbers, as in `--items 120` or `--items path=120`."))
+    return {task: int(value) for task, value in given.items()}

@@ -87,6 +87,18 @@ class Origin(Part):
     tasks: list[TaskName]
 
 
+class Imported(Part):
+    """The file that scores were imported from.
+
+    Attributes:
+        file: Its name.
+        sha256: Its hash.
+    """
+
+    file: str
+    sha256: str
+
+
 class RunRecord(Record):
     """``run.json``.
 
@@ -102,6 +114,7 @@ class RunRecord(Record):
         validation: Training -> loss on its validation set, the step it is of, and the number of steps.
         failed: The training that failed at the last start.
         began_with: The carry that ``carry_from`` named.
+        imported: Where the scores are those of another program: the file that holds them.
         files: Where the directory has no journal (predictions that were scored again): the files it consists of.
     """
 
@@ -127,6 +140,7 @@ class RunRecord(Record):
     validation: dict[str, dict[str, float | int]] = {}
     failed: Failure | None = None
     began_with: Origin | None = None
+    imported: Imported | None = None
     files: dict[RunFile, FileRecord] | None = None
 
 

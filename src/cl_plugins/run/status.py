@@ -28,7 +28,7 @@ def collect(root: Path, *, verify: bool = False) -> dict[str, Any]:
     record = read_record(root)
     journal = Journal(root)
     left = [name for name in ("carry", "final", "matrix.json") if os.path.lexists(root / name)]
-    if not journal.entries and left and "files" not in record:
+    if not journal.entries and left and "files" not in record and "imported" not in record:
         what = f"is missing or empty, though there is {', '.join(left)}."
         raise RunStateError(Problem(str(root / JOURNAL), what, "Restore it from a copy."))
     note = ""
