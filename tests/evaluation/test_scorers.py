@@ -51,7 +51,7 @@ def test_peer_scorers_go_through_their_resolvers(monkeypatch):
         get_scorer("peer:mllm_cl:rs")
     asked = []
     scorers.register_reference("mllm_cl", lambda task: asked.append(task) or get_scorer("contains"))
-    assert get_scorer("peer:mllm_cl:rs@1").name == "contains"
+    assert get_scorer("peer:mllm_cl:rs@2").name == "contains"
     get_scorer("peer:mllm_cl")
     assert asked == ["rs", None]
     with pytest.raises(RecipeError, match="Did you mean 'mllm_cl'"):
