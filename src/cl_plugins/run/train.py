@@ -102,10 +102,14 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
     samples = len(module["train_dataset"]) if hasattr(module["train_dataset"], "__len__") else 0
     begin(steps_of(args.training, samples))
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if bridge.stopped:
+    # LlamaBoard's "Abort" ends a training early through the host's own callback: the task is not finished
+    if bridge.stopped or any(getattr(callback, "aborted", False) for callback in trainer.callback_handler.callbacks):
         ranks.barrier()  # no rank leaves, and has the others ended by its launcher, before the checkpoint is whole
         raise Interrupted
     training.check(trainer.state.global_step)
+    if trainer.state.global_step < trainer.state.max_steps:
+        ended = "%s: a callback ended the training after %d of %d optimizer steps"
+        logger.warning(ended, step.key, trainer.state.global_step, trainer.state.max_steps)
 
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
