@@ -50,6 +50,11 @@ class HeldBase:
         self._files: dict[str, Any] | None = None
         self._full = False
         self._structure = Structure.of(model)
+        self._buffers = {
+            name: value.detach().cpu().clone()
+            for name, value in model.named_buffers()
+            if value.is_floating_point() and not value.is_meta
+        }
 
     @property
     def model(self) -> Any:
@@ -99,7 +104,23 @@ class HeldBase:
         for name in sorted(self._touched):
             self._set(name, self.original(name).to(self._dtypes[name]))
         self._touched.clear()
+        self._undo_casts()
         self._structure.check(self._model, hooks=self.hooks_are_ours)
+
+    def _undo_casts(self) -> None:
+        """Give tensors that an engine has cast (DeepSpeed in bf16) the dtype and the values of the loaded model again."""
+        tensors = dict(self._model.named_parameters(remove_duplicate=False)) | dict(self._model.named_buffers())
+        cast = [
+            name
+            for name, dtype in self._structure.tensors.items()
+            if name in tensors and _is_cast(tensors[name], dtype) and not is_partitioned(tensors[name])
+        ]
+        for name in cast:  # a tied name that no file has is the same tensor as its twin
+            if name in self._buffers:
+                tensors[name].data = self._buffers[name].to(tensors[name].device)
+            elif name in self._copies or name in self._locations():
+                value = self._copies[name] if name in self._copies else self._read(name)
+                self._set(name, value.to(self._structure.tensors[name]))
 
     def register(self, name: str, value: Tensor, *, trained: bool) -> None:
         """Put a tensor of a method's own on a module, see `BaseModel.register`."""
@@ -311,3 +332,8 @@ class HeldBase:
                 parameter.data.copy_(value)
             return
         parameter.data = value.to(device=parameter.device, copy=True)
+
+
+def _is_cast(value: Any, dtype: Any) -> bool:
+    """Whether a floating-point tensor has another dtype than it was loaded with."""
+    return bool(value.is_floating_point() and value.dtype != dtype)
