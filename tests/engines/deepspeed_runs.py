@@ -23,7 +23,9 @@ def keys(llava, data, out, method, **more):
     """A recipe; its per-device batch of 4 on two ranks is 8 on one."""
     case = BY_NAME[method]
     if case.block:  # a second forward does not go with reentrant checkpoints under several processes
-        more = {"cl": dict(case.block), "use_reentrant_gc": False, **more}
+        # as many memory samples as new ones: a fixed number per micro-batch would be twice as many on two ranks
+        replay = {key: value for key, value in case.block["replay"].items() if key != "batch"}
+        more = {"cl": {**case.block, "replay": replay}, "use_reentrant_gc": False, **more}
     return tiny.recipe(llava, data, out, dict(case.method), TASKS, **{"use_cpu": False, **more})
 
 
