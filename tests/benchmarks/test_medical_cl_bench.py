@@ -44,6 +44,7 @@ def read(path):
 
 def test_every_method_of_the_package_has_a_recipe():
     own = {entry.name for entry in list_methods() if entry.distribution == "cl-plugins"}
+    own.remove("crossmodal")  # for classifiers on encoders, which answer no questions
     assert own <= {read(path)["cl"]["method"]["name"] for path in recipe_files().values()}
 
 

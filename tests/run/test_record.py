@@ -57,21 +57,21 @@ def test_what_a_stream_says_about_its_tasks_may_change_and_may_be_new(tmp_path):
 @pytest.mark.parametrize(
     ("new", "shown"),
     [
-        (identity(learning_rate=2e-4), '+  "learning_rate": 0.0002'),
-        (identity(seed=2), '+  "seed": 2'),
-        (identity(lora_rank=8), '+  "lora_rank": 8'),
-        (identity(base="another"), '+  "sha256": "another"'),
-        (identity(data={"a_test": {"files": {"a.json": "1"}}}), '+    "a.json": "1"'),
-        (identity(block={"eval": {"scope": "all"}}), '+    "scope": "all"'),
-        (identity(block={"seed_per_task": False}), '+   "seed_per_task": false'),
-        (identity(block={"task_overrides": {"b": {"max_steps": 3}}}), '+     "max_steps": 3'),
-        (identity(tasks=("b", "a")), '"name": "b"'),
-        (identity(tasks=("a",)), '-    "name": "b"'),
+        (identity(learning_rate=2e-4), "learning_rate: 0.0001 before, 0.0002 now"),
+        (identity(seed=2), "seed: 1 before, 2 now"),
+        (identity(lora_rank=8), "lora_rank: not set before, 8 now"),
+        (identity(base="another"), "the base's sha256:"),
+        (identity(data={"a_test": {"files": {"a.json": "1"}}}), "data set 'a_test'"),
+        (identity(block={"eval": {"scope": "all"}}), 'cl.eval.scope: "seen" before, "all" now'),
+        (identity(block={"seed_per_task": False}), "cl.seed_per_task: true before, false now"),
+        (identity(block={"task_overrides": {"b": {"max_steps": 3}}}), 'cl.task_overrides.b: not set before, {"max_steps": 3} now'),
+        (identity(tasks=("b", "a")), "tasks in order: a, b before, b, a now"),
+        (identity(tasks=("a",)), "tasks in order: a, b before, a now"),
     ],
 )
-def test_every_other_change_is_refused_with_a_diff(tmp_path, new, shown):
+def test_every_other_change_is_refused_and_named(tmp_path, new, shown):
     message = refused(identity(), new, tmp_path)
-    assert shown in message
+    assert f"  {shown}" in message
     assert "restart: true" in message
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 
 ROUTED = "routed"
+CARD = "README.md"
 #: Endings of the files that Transformers and PEFT look for by name; one that is not listed would be taken for the run's.
 _READ = (".json", ".safetensors", ".bin", ".pt", ".pth", ".py", ".model", ".jinja", ".txt")
 
@@ -70,7 +71,8 @@ class Final:
         if files is None:
             what = "has no hashes of the other files, so that they cannot be checked."
             raise RunStateError(Problem(str(self.path / MANIFEST), what, self.manifest.FIX))
-        found = table_problems(self.path, files, self.manifest.FIX, MANIFEST)
+        loaded = {name: record for name, record in files.items() if name != CARD}  # people write into a model card
+        found = table_problems(self.path, loaded, self.manifest.FIX, MANIFEST)
         strange = unlisted(self.path, files, (MANIFEST,), MANIFEST)
         found += [problem for problem in strange if problem.where.endswith(_READ)]
         if found:
