@@ -20,6 +20,8 @@ from cl_plugins.run.task_keys import keys_of
 
 HOST = LlamaFactoryHost()
 GROUPS = ("model", "data", "training", "finetuning", "generating")
+#: The loss on the validation set is measured, and weights are kept at the same steps.
+BY_LOSS = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
 #: Values of keys that are not numbers, and what they need beside them.
 VALUES = {
     "dataset_dir": ("elsewhere", {}),
@@ -44,6 +46,10 @@ VALUES = {
     "include_num_input_tokens_seen": ("all", {}),
     "packing": (True, {}),
     "warmup_ratio": (0.25, {}),
+    "eval_strategy": ("steps", {}),
+    "load_best_model_at_end": (True, BY_LOSS),
+    "metric_for_best_model": ("eval_loss", BY_LOSS),
+    "early_stopping_steps": (3, BY_LOSS | {"load_best_model_at_end": True}),
 }
 
 
@@ -81,6 +87,7 @@ def keys(llama, text_data, tmp_path):
     made = recipe(llama, text_data, tmp_path / "run", "seqlora")
     for task in made["cl"]["stream"]["tasks"]:
         task["train"] = [f"{task['name']}_train", "three_train"]
+        task["valid"] = ["three_test"]
     return made
 
 

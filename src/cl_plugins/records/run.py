@@ -57,6 +57,7 @@ class RunBlock(_Open):
     """The ``cl`` block of a resolved recipe, as far as a comparison looks into it."""
 
     method: RunMethod | str | None = None
+    replay: dict[str, Any] | None = None
     task_overrides: dict[str, Any] | None = None
     order: list[str] | None = None
     carry_from: str | None = None
