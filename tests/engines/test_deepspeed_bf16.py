@@ -93,7 +93,8 @@ class TestCase:
 
     def test_final_opens_without_deepspeed_and_is_the_last_model(self, runs, inputs, llava, method, stage):
         kind, got = final_logits(runs / f"{method}-{stage}" / "final", llava, inputs, "bfloat16")
-        assert kind == ("full" if method == "seqfull" else "peft")
+        # the base is in fp32 here, and in fp32 again after the engine's bf16; split weights are not merged
+        assert kind == ("full" if method == "seqfull" else "peft" if stage == 3 else "merged")
         assert error(got, seen(runs, f"{method}-{stage}")["after"][-1]) <= BOUNDARY
 
 

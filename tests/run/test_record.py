@@ -64,7 +64,10 @@ def test_what_a_stream_says_about_its_tasks_may_change_and_may_be_new(tmp_path):
         (identity(data={"a_test": {"files": {"a.json": "1"}}}), "data set 'a_test'"),
         (identity(block={"eval": {"scope": "all"}}), 'cl.eval.scope: "seen" before, "all" now'),
         (identity(block={"seed_per_task": False}), "cl.seed_per_task: true before, false now"),
-        (identity(block={"task_overrides": {"b": {"max_steps": 3}}}), 'cl.task_overrides.b: not set before, {"max_steps": 3} now'),
+        (
+            identity(block={"task_overrides": {"b": {"max_steps": 3}}}),
+            'cl.task_overrides.b: not set before, {"max_steps": 3} now',
+        ),
         (identity(tasks=("b", "a")), "tasks in order: a, b before, b, a now"),
         (identity(tasks=("a",)), "tasks in order: a, b before, a now"),
     ],

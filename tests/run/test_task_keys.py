@@ -47,6 +47,8 @@ VALUES = {
     "packing": (True, {}),
     "warmup_ratio": (0.25, {}),
     "eval_strategy": ("steps", {}),
+    **{key: (3, {"eval_strategy": "steps"}) for key in ("eval_steps", "eval_delay", "eval_accumulation_steps")},
+    "greater_is_better": (False, BY_LOSS | {"load_best_model_at_end": True}),
     "load_best_model_at_end": (True, BY_LOSS),
     "metric_for_best_model": ("eval_loss", BY_LOSS),
     "early_stopping_steps": (3, BY_LOSS | {"load_best_model_at_end": True}),
