@@ -122,7 +122,8 @@ def test_every_key_of_the_table_reaches_its_task(where, keys, per_task, tmp_path
         both = [seen(parsed(own, task, tmp_path), key) for task in ("one", "two")]
         lost += [key] if both != [unset, wanted] else []
     assert lost == []
-    assert unchanged == ["dataloader_pin_memory"]  # which the host turns off without an accelerator
+    # the host turns the one off without an accelerator, and a lower loss is better whatever is written
+    assert set(unchanged) == {"dataloader_pin_memory", "greater_is_better"}
 
 
 @pytest.mark.parametrize("where", ["task_overrides", "stream"])
