@@ -94,6 +94,14 @@ class _WithProblems(ClPluginsError):
             head = printable(headline or self.headline)
             super().__init__("\n".join([head, *(f"  - {problem}" for problem in told)]))
 
+    def at(self, where: str) -> list[Problem]:
+        """The problems; of an error that has a message alone one problem with it.
+
+        Args:
+            where: The place of that problem.
+        """
+        return self.problems or [Problem(where, str(self), "")]
+
 
 class RecipeError(_WithProblems, ValueError):
     """The recipe cannot be carried out; lists every problem that was found."""

@@ -82,7 +82,7 @@ def check_file(path: str, overrides: list[str], *, read: bool = True) -> tuple[l
     try:
         return check_recipe(read_stream_recipe(path, overrides), read=read)
     except RecipeError as error:
-        return error.problems or [Problem(path, str(error), "")], []
+        return error.at(path), []
 
 
 def check_recipe(recipe: Mapping[str, Any], *, read: bool = True) -> tuple[list[Problem], list[str]]:
@@ -99,7 +99,7 @@ def check_recipe(recipe: Mapping[str, Any], *, read: bool = True) -> tuple[list[
     try:
         return _prepared(found, check(found, recipe), read)
     except (DataError, RecipeError) as error:
-        return error.problems or [Problem("cl", str(error), "")], []
+        return error.at("cl"), []
 
 
 def _prepared(host: Host, recipe: Recipe, read: bool) -> tuple[list[Problem], list[str]]:

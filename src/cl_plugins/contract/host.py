@@ -66,6 +66,21 @@ class ModelSizes:
     model_type: str
 
 
+def keys_to_look(keys: Mapping[str, Any], engine_keys: frozenset[str]) -> dict[str, Any]:
+    """The keys of a recipe without engine; half precision without an accelerator needs Transformers' ``use_cpu``.
+
+    Args:
+        keys: The recipe's keys.
+        engine_keys: From `Host.engine_keys`.
+    """
+    import torch
+
+    found = {key: value for key, value in keys.items() if key not in engine_keys}
+    if not torch.cuda.is_available() and found.get("bf16"):
+        found["use_cpu"] = True
+    return found
+
+
 def same_base(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     """Whether two fingerprints (`Host.fingerprint`) are of the same base."""
     return bool(a.get("sha256") == b.get("sha256"))
@@ -282,17 +297,6 @@ class Host(Protocol):
 
     def looking_keys(self, keys: Mapping[str, Any]) -> dict[str, Any]:
         """The keys for one process that inspects a finished run: without engine, on the available device."""
-
-    def newest_checkpoint(
-        self, folder: Path, world_size: int, recipe: str
-    ) -> tuple[Path | None, list[tuple[Path, str]]]:
-        """The newest complete checkpoint of a task, and the newer ones that are not, with the reason.
-
-        Args:
-            folder: The task's directory.
-            world_size: Number of ranks now.
-            recipe: What the training depends on, as `trainer` was told.
-        """
 
     # --- the run
 

@@ -24,7 +24,7 @@ from ..base.files import recover_directory, write_with
 from ..base.outside import OutsideError, open_regular
 from ..records.carry import BufferRecord, CarryRecord
 from ..records.files import FileRecord
-from ..records.pack import CARRY, PACK, PackRecord, SiteRecord, is_pack_file
+from ..records.pack import AGAIN, CARRY, PACK, PackRecord, SiteRecord, is_pack_file
 from ..records.record import few, shown
 from .tensors import TensorInfo, read_header
 
@@ -35,7 +35,6 @@ _DIRECTORY_LIMIT = 128 * 2**20  # bytes of the zip archive's own list, which is 
 _BLOCK = 2**20
 _END, _LOCATOR, _END64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sLQL"), struct.Struct("<4sQ2H2L4Q")
 _PER_MEMBER = 30 + 46 + 2 * 32  # headers of a member without its name, with the fields of zip64
-_FIX = "Ask its sender for the file again."
 _DISTRUST = "Do not use this file."
 
 
@@ -67,9 +66,7 @@ class Pack:
             if problems:
                 raise RunStateError(few(problems))
             inner = f"{CARRY}carry.json"
-            raw = _small(path, archive, sizes, inner)
-            if hashlib.sha256(raw).hexdigest() != record.files[inner].sha256:
-                raise RunStateError(Problem(f"{path}:{inner}", f"differs from its hash in {PACK}.", _FIX))
+            raw = _listed(path, archive, inner, record.files[inner])
             carry = CarryRecord.parse(raw, f"{path}:{inner}")
             problems = record.carry_problems(carry, str(path))
             if problems:
@@ -126,9 +123,7 @@ class Pack:
         with _zip(self.path) as archive:
             for name, record in sorted(self.record.files.items()):
                 if not name.startswith(CARRY):
-                    raw = _small(self.path, archive, {name: record.bytes}, name)
-                    if hashlib.sha256(raw).hexdigest() != record.sha256:
-                        raise RunStateError(Problem(f"{self.path}:{name}", f"differs from its hash in {PACK}.", _FIX))
+                    raw = _listed(self.path, archive, name, record)
                     found.append(SiteRecord.parse(raw, f"{self.path}:{name}"))
         return found
 
@@ -172,7 +167,7 @@ class Pack:
                         if left < 0:
                             break
                 if left or digest.hexdigest() != record.sha256:
-                    problems.append(Problem(f"{self.path}:{name}", f"differs from its hash in {PACK}.", _FIX))
+                    problems.append(Problem(f"{self.path}:{name}", f"differs from its hash in {PACK}.", AGAIN))
         if problems:
             raise RunStateError(few(problems))
 
@@ -251,7 +246,7 @@ def _zip(path: Path) -> Iterator[zipfile.ZipFile]:
         if isinstance(error, RunStateError):
             raise
         what = f"is damaged, or no pack ({shown(str(error) or type(error).__name__, 200)})."
-        raise RunStateError(Problem(str(path), what, _FIX)) from error
+        raise RunStateError(Problem(str(path), what, AGAIN)) from error
 
 
 def _check_end(path: Path, file: IO[bytes]) -> None:
@@ -259,7 +254,7 @@ def _check_end(path: Path, file: IO[bytes]) -> None:
 
     def refused() -> RunStateError:
         what = "is damaged, or no pack (it does not end as `cl-plugins carry pack` ends a file)."
-        return RunStateError(Problem(str(path), what, _FIX))
+        return RunStateError(Problem(str(path), what, AGAIN))
 
     size = os.fstat(file.fileno()).st_size
     if size < _END.size:
@@ -268,7 +263,7 @@ def _check_end(path: Path, file: IO[bytes]) -> None:
     mark, *_, count, length, _, comment = _END.unpack(file.read(_END.size))
     if mark != b"PK\5\6" or comment:
         raise refused()
-    if 0xFFFFFFFF in (length,) or count == 0xFFFF:
+    if length == 0xFFFFFFFF or count == 0xFFFF:
         if size < _END.size + _LOCATOR.size + _END64.size:
             raise refused()
         file.seek(size - _END.size - _LOCATOR.size - _END64.size)
@@ -331,10 +326,10 @@ def _table_problems(path: Path, sizes: Mapping[str, int], files: Mapping[str, Fi
     ]
     for name, record in files.items():
         if name not in sizes:
-            found.append(Problem(f"{path}:{name}", "is missing.", _FIX))
+            found.append(Problem(f"{path}:{name}", "is missing.", AGAIN))
         elif sizes[name] != record.bytes:
             what = f"has {sizes[name]} bytes, but {PACK} says {record.bytes}."
-            found.append(Problem(f"{path}:{name}", what, _FIX))
+            found.append(Problem(f"{path}:{name}", what, AGAIN))
     return found
 
 
@@ -345,3 +340,11 @@ def _small(path: Path, archive: zipfile.ZipFile, sizes: Mapping[str, int], name:
     if sizes[name] > RECORD_LIMIT:
         raise RunStateError(Problem(f"{path}:{name}", f"is larger than {RECORD_LIMIT // 2**20} MiB.", _DISTRUST))
     return archive.read(name)
+
+
+def _listed(path: Path, archive: zipfile.ZipFile, name: str, record: FileRecord) -> bytes:
+    """A record in the archive whose bytes are those that ``PACK.json`` lists."""
+    raw = _small(path, archive, {name: record.bytes}, name)
+    if hashlib.sha256(raw).hexdigest() != record.sha256:
+        raise RunStateError(Problem(f"{path}:{name}", f"differs from its hash in {PACK}.", AGAIN))
+    return raw

@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from .test_item import TestItem, TestSet
 
 
+def validates(training: Any) -> bool:
+    """Whether a training measures the loss on a validation set.
+
+    Args:
+        training: Transformers' training arguments.
+    """
+    return str(getattr(training.eval_strategy, "value", training.eval_strategy)) != "no"
+
+
 class TaskArgs(Protocol):
     """The host's arguments of one task; a run reads these fields and nothing else."""
 

@@ -8,6 +8,7 @@ from typing import IO, Any
 
 from ..base.errors import Problem, RunStateError
 from ..base.outside import parse_json
+from ..records.pack import AGAIN
 from ..records.record import shown
 
 
@@ -18,7 +19,6 @@ _SIZES = {
     **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
     **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
 }
-_FIX = "Ask its sender for the file again."
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def read_header(file: IO[bytes], size: int, where: str) -> tuple[list[TensorInfo
     """
 
     def refused(what: str) -> RunStateError:
-        return RunStateError(Problem(where, f"is no safetensors file: {what}.", _FIX))
+        return RunStateError(Problem(where, f"is no safetensors file: {what}.", AGAIN))
 
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > min(size - 8, _LONGEST):

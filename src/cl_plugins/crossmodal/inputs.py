@@ -43,6 +43,11 @@ class EncoderSpec:
     )
     max_length: int = option(64, minimum=1, help="text: longest text in tokens.")
 
+    def random_config(self) -> dict[str, Any]:
+        """``config`` with its ``model_type``: an encoder of signals is the one of this package."""
+        given = dict(self.config or {})
+        return {"model_type": "cl_signal", **given} if self.kind == "signal" else given
+
     def value_problems(self, where: str) -> list[Problem]:
         """An encoder needs weights or a config.
 

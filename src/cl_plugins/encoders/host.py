@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..base.errors import ClPluginsError, CompatibilityError, Problem
 from ..base.files import sha256
 from ..contract.capabilities import Capabilities, RunFacts
-from ..contract.host import ModelSizes
+from ..contract.host import ModelSizes, keys_to_look
 from . import keys as key_rules
 from .data import RecordSet
 
@@ -107,9 +107,7 @@ class EncoderHost:
                 problems.append(Problem(f"{where}.model", f"there is no folder {spec.model}.", fix))
             if spec.config is None:
                 continue
-            given = dict(spec.config)
-            if spec.kind == "signal":
-                given.setdefault("model_type", "cl_signal")
+            given = spec.random_config()
             try:
                 family = family_of(config_of(given), where)
             except CompatibilityError as error:
@@ -164,20 +162,7 @@ class EncoderHost:
 
     def looking_keys(self, keys: Mapping[str, Any]) -> dict[str, Any]:
         """See `Host.looking_keys`."""
-        import torch
-
-        found = {key: value for key, value in keys.items() if key not in self.engine_keys}
-        if not torch.cuda.is_available() and found.get("bf16"):
-            found["use_cpu"] = True
-        return found
-
-    def newest_checkpoint(
-        self, folder: Path, world_size: int, recipe: str
-    ) -> tuple[Path | None, list[tuple[Path, str]]]:
-        """See `Host.newest_checkpoint`."""
-        from ..training.checkpoints import newest_complete
-
-        return newest_complete(folder, world_size, recipe)
+        return keys_to_look(keys, self.engine_keys)
 
     def fingerprint(self, args: TaskArgs) -> dict[str, Any]:
         """One hash over the encoders: their entries and files; the trained parts are no part of the base."""

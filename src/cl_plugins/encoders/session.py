@@ -74,12 +74,10 @@ class Session:
                 self._encoders[name] = load_encoder(spec.model)
             else:
                 with _seeded(spec.seed):
-                    given = dict(spec.config or {})
-                    if spec.kind == "signal":
-                        given.setdefault("model_type", "cl_signal")
-                    self._encoders[name] = make_encoder(config_of(given))
+                    self._encoders[name] = make_encoder(config_of(spec.random_config()))
         self.processor = CrossModalProcessor(self.specs, {n: e.config for n, e in self._encoders.items()})
         self.labels = self._all_labels()
+        self._numbers = {name: number for number, name in enumerate(self.labels)}
         self._base: EncoderBase | None = None
 
     def _all_labels(self) -> list[str]:
@@ -128,15 +126,14 @@ class Session:
             DataError: If a record has a label that no training set has.
         """
         batch: dict[str, Any] = self.processor(records)
-        numbers = {name: number for number, name in enumerate(self.labels)}
         rows = []
         for record in records:
-            if record["label"] not in numbers:
+            if record["label"] not in self._numbers:
                 what = f"has the label {record['label']!r}, which no training set of the stream has."
                 raise DataError(
                     Problem(f"record {record.get('id', '?')!r}", what, "Correct the label, or give `labels`.")
                 )
-            rows.append([IGNORE_INDEX, numbers[record["label"]]])
+            rows.append([IGNORE_INDEX, self._numbers[record["label"]]])
         batch["labels"] = torch.tensor(rows)
         return batch
 
@@ -231,8 +228,7 @@ class Session:
         """The trainer of one task; the classes of the task join those of the head."""
         from .trainer import EncoderTrainer
 
-        numbers = {name: number for number, name in enumerate(self.labels)}
-        self.base.model.opened = 1 + max(numbers[r["label"]] for r in data["train_dataset"])
+        self.base.model.opened = 1 + max(self._numbers[r["label"]] for r in data["train_dataset"])
         return EncoderTrainer(
             model=model,
             args=own(args).training,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.files import sha256
+from ..contract.host import keys_to_look
 from . import keys as key_rules
 from . import names, task_args, validation
 from .data import absent_files, local_files
@@ -186,21 +187,8 @@ class LlamaFactoryHost:
         return found
 
     def looking_keys(self, keys: Mapping[str, Any]) -> dict[str, Any]:
-        """Without engine keys; for half precision on a machine without accelerator the host wants ``use_cpu``."""
-        import torch
-
-        found = {key: value for key, value in keys.items() if key not in self.engine_keys}
-        if not torch.cuda.is_available() and found.get("bf16"):
-            found["use_cpu"] = True
-        return found
-
-    def newest_checkpoint(
-        self, folder: Path, world_size: int, recipe: str
-    ) -> tuple[Path | None, list[tuple[Path, str]]]:
-        """See `Host.newest_checkpoint`."""
-        from ..training.checkpoints import newest_complete
-
-        return newest_complete(folder, world_size, recipe)
+        """See `Host.looking_keys`."""
+        return keys_to_look(keys, self.engine_keys)
 
     def fingerprint(self, args: TaskArgs) -> dict[str, Any]:
         """See `Host.fingerprint`."""

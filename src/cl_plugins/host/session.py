@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import DataError, Problem
 from ..base.outside import without_ghostscript
-from ..contract.test_item import MEDIA
+from ..contract.session import validates
 from ..generation.answers import read_answers
 from ..generation.backend import ModelBackend
 from ..training.collated import CollatedData
@@ -214,7 +214,7 @@ class Session:
             return
         known = COMPOSITE_MODELS.get(getattr(load_config(args.model), "model_type", None) or "")
         projectors = [name for name in trained if known and any(name in key for key in known.projector_keys)]
-        if projectors and not _has_media(dataset):
+        if projectors and not training_rows.has_media(dataset):
             names = ", ".join(projectors)
             what = f"has no picture, video or sound, so that {names} (`additional_target`) would not be trained."
             fix = "Leave this task out, give it data with pictures, or leave the projector out of `additional_target`."
@@ -322,8 +322,7 @@ class Session:
         if own_args(args).finetuning.plot_loss:
             from llamafactory.extras.ploting import plot_loss as draw
 
-            validated = str(getattr(args.training.eval_strategy, "value", args.training.eval_strategy)) != "no"
-            draw(args.training.output_dir, keys=["loss", *(["eval_loss"] if validated else [])])
+            draw(args.training.output_dir, keys=["loss", *(["eval_loss"] if validates(args.training) else [])])
 
     def trainer(
         self,
@@ -361,21 +360,6 @@ class Session:
             **data,
             **self.tokenizer_module,
         )
-
-
-def _has_media(dataset: Any) -> bool:
-    """Whether a sample of a tokenised training set has a picture, video or sound."""
-    from pyarrow.compute import list_value_length
-    from pyarrow.compute import max as largest
-
-    for column in (name for name in MEDIA if name in dataset.column_names):
-        for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=1000):
-            try:
-                if largest(list_value_length(table[column])).as_py():
-                    return True
-            except NotImplementedError:  # a column of nothing has no lists
-                continue
-    return False
 
 
 def _host_callbacks(args: HostArgs) -> list[Any]:

@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import DataError, Problem
+from ..contract.test_item import MEDIA
 from ..replay.media import KINDS, map_media, outside
 from ..replay.samples import as_files
 from ..replay.store import IDS
@@ -290,3 +291,22 @@ def _structs(media: list[Any] | None) -> list[dict[str, Any]] | None:
         {"bytes": None, "path": None, **one} if isinstance(one, dict) else {"bytes": None, "path": one}
         for one in media
     ]
+
+
+def has_media(dataset: Any) -> bool:
+    """Whether a sample of a training set has a picture, video or sound.
+
+    Args:
+        dataset: A tokenised training set.
+    """
+    from pyarrow.compute import list_value_length
+    from pyarrow.compute import max as largest
+
+    for column in (name for name in MEDIA if name in dataset.column_names):
+        for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=1000):
+            try:
+                if largest(list_value_length(table[column])).as_py():
+                    return True
+            except NotImplementedError:  # a column of nothing has no lists
+                continue
+    return False

@@ -18,7 +18,8 @@ from .run import Origin, RunRecipe, RunStream
 PACK = "PACK.json"
 CARRY = "carry/"  # in front of the names of the carry's own files
 _SITE = re.compile(r"sites/[0-9]{2,3}\.json")
-_AGAIN = "Ask its sender for the file again."
+#: What to do about a damaged file of another site.
+AGAIN = "Ask its sender for the file again."
 
 
 def is_pack_file(name: str) -> bool:
@@ -69,7 +70,7 @@ class PackRecord(Record):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
     OLDER: ClassVar[tuple[int, ...]] = ()
-    FIX: ClassVar[str] = _AGAIN
+    FIX: ClassVar[str] = AGAIN
 
     method: str
     package: str | None = None
@@ -160,7 +161,7 @@ class SiteRecord(Record):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
     OLDER: ClassVar[tuple[int, ...]] = ()
-    FIX: ClassVar[str] = _AGAIN
+    FIX: ClassVar[str] = AGAIN
 
     stream: RunStream
     method: str

@@ -59,7 +59,7 @@ def check(host: Host, raw: Mapping[str, Any], *, data: bool = True, absent: list
         try:
             config = parse_cl(cl, path_keys=host.path_keys).with_defaults(keys)
         except RecipeError as error:
-            problems += error.problems or [Problem("cl", str(error), "")]
+            problems += error.at("cl")
     if config is not None:
         problems += _config_problems(host, keys, config)
         if data:

@@ -21,6 +21,7 @@ from ..methods.registry import METHODS, make_method
 from ..records.carry import ModelManifest
 from ..records.files import table_problems, unlisted
 from ..records.record import shown
+from .card import README
 from .finish import MANIFEST
 
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 
 ROUTED = "routed"
-CARD = "README.md"
 #: Endings of the files that Transformers and PEFT look for by name; one that is not listed would be taken for the run's.
 _READ = (".json", ".safetensors", ".bin", ".pt", ".pth", ".py", ".model", ".jinja", ".txt")
 
@@ -71,7 +71,7 @@ class Final:
         if files is None:
             what = "has no hashes of the other files, so that they cannot be checked."
             raise RunStateError(Problem(str(self.path / MANIFEST), what, self.manifest.FIX))
-        loaded = {name: record for name, record in files.items() if name != CARD}  # people write into a model card
+        loaded = {name: record for name, record in files.items() if name != README}  # people write into a model card
         found = table_problems(self.path, loaded, self.manifest.FIX, MANIFEST)
         strange = unlisted(self.path, files, (MANIFEST,), MANIFEST)
         found += [problem for problem in strange if problem.where.endswith(_READ)]

@@ -8,22 +8,19 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from ..base.errors import DataError, Problem
 from ..base.files import digest
 from ..base.outside import YAML_LIMIT, OutsideError, read_text
 from ..evaluation.matrix import AccuracyMatrix, Row
 from ..evaluation.scorers import SCORERS, get_scorer
-from ..records.names import TaskName
 from ..records.record import few
 from ..records.results import JOINT, ZERO_SHOT, row_name
 from ..records.run import write_run
+from ..streams import Task
 from .evaluate import write_matrix
 
 
 _EMPTY = frozenset({"", "-", "–", "—", "null", "none", "nan", "n/a"})
-_TASK_NAME: TypeAdapter[str] = TypeAdapter(TaskName)
 
 
 def import_matrix(
@@ -177,13 +174,7 @@ def _row_name(label: str, tasks: Sequence[str]) -> str | None:
 def _head_problems(where: str, tasks: Sequence[str]) -> list[Problem]:
     found = [] if tasks else [Problem(where, "names no task.", "Give one column per task behind the first one.")]
     for task in tasks:
-        try:
-            _TASK_NAME.validate_python(task)
-            if task in (ZERO_SHOT, JOINT) or task.startswith(row_name("")):
-                raise ValueError("rows have such names")
-        except ValueError:
-            fix = "Use letters, digits, '_', '.' and '-'; not zero_shot or joint, and no 'after_' at the beginning."
-            found.append(Problem(where, f"has the task name {task!r}.", fix))
+        found += Task(name=task).name_problems(f"{where}, task {task!r}")
     found += [
         Problem(where, f"names the task {task!r} twice.", "Task names are unique.")
         for task in dict.fromkeys(tasks)

@@ -55,7 +55,7 @@ def read_data(state: RunState, tests: Sequence[str], trainings: Sequence[str]) -
             with quiet_examples():
                 state.keep_training_set(name, args)
         except DataError as error:
-            problems += error.problems or [Problem(f"task '{name}'", str(error), "")]
+            problems += error.at(f"task '{name}'")
     for name in tests:
         problems += _test_problems(state, state.config.stream.task(name))
     if refusals:
@@ -108,7 +108,7 @@ def _test_problems(state: RunState, task: Task) -> list[Problem]:
     try:
         items = state.tests(task)
     except DataError as error:
-        return error.problems or [Problem(f"task '{task.name}'", str(error), "")]
+        return error.at(f"task '{task.name}'")
     return ranks.on_main(lambda: reference_problems(task, items))
 
 
@@ -126,7 +126,7 @@ def reference_problems(task: Task, items: Sequence[TestItem]) -> list[Problem]:
     try:
         score = get_scorer(task.scorer, task=task.name).score(right)
     except (DataError, RecipeError) as error:
-        return error.problems or [Problem(f"task '{task.name}'", str(error), "")]
+        return error.at(f"task '{task.name}'")
     if score.score < FULL_MARKS:
         logger.warning(
             "task '%s': its references score %.1f against themselves with '%s'; this is the upper bound",

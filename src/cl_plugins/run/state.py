@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..base.errors import DataError, Problem
 from ..config import CLConfig
 from ..contract.carry import Carry, TaskUpdate
+from ..contract.session import validates
 from ..methods.registry import get_method
 from ..streams import Task
 from . import task_keys
@@ -200,11 +201,11 @@ class RunState:
         try:
             valid = self._validation_set(task, args)
         except DataError as error:
-            problems += error.problems or [Problem(f"task '{task}'", str(error), "")]
+            problems += error.at(f"task '{task}'")
         try:
             found = self._prepare_training(task, args)
         except DataError as error:
-            problems = [*(error.problems or [Problem(f"task '{task}'", str(error), "")]), *problems]
+            problems = [*error.at(f"task '{task}'"), *problems]
         if problems or found is None:
             raise DataError(problems)
         module, rows = found
@@ -212,7 +213,7 @@ class RunState:
 
     def _validation_set(self, task: str, args: TaskArgs) -> Any:
         """The samples whose loss is measured while a task trains; None if none is."""
-        if str(getattr(args.training.eval_strategy, "value", args.training.eval_strategy)) == "no":
+        if not validates(args.training):
             return None
         tasks = self.config.stream.tasks if task == JOINT else (self.config.stream.task(task),)
         keys = self.host.data_keys

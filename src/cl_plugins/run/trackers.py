@@ -71,7 +71,7 @@ class StreamTracker(TrainerCallback):  # type: ignore[misc]
                 fix = f"Log in to it or use its offline mode; to begin a new one, delete {FILE} in the run's directory; or write `report_to: none`."
                 what = f"the tracker '{writer.name}' cannot be opened ({type(error).__name__}: {reason})."
                 raise RunStateError(Problem("report_to", what, fix)) from error
-            self._known.setdefault(writer.name, {"sent": []})["id"] = identity
+            self._known.setdefault(writer.name, {"sent": {}})["id"] = identity
         self._writers = found
         self._save()
 
@@ -152,7 +152,7 @@ class StreamTracker(TrainerCallback):  # type: ignore[misc]
             if key not in self._known[writer.name]["sent"] and self._try(writer, send)
         ]
         for writer in done:
-            self._known[writer.name]["sent"].append(key)
+            self._known[writer.name]["sent"][key] = None
         if done:
             self._save()
 
@@ -175,7 +175,8 @@ class StreamTracker(TrainerCallback):  # type: ignore[misc]
 
     def _save(self) -> None:
         if self._writers:
-            write_json(self._root / FILE, self._known)
+            told = {name: {**entry, "sent": list(entry["sent"])} for name, entry in self._known.items()}
+            write_json(self._root / FILE, told)
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
@@ -194,7 +195,7 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
     try:
         value = json.loads(read_file(file)) if file.is_file() else {}
         return {
-            name: {"id": entry["id"], "sent": [str(key) for key in entry["sent"]]} for name, entry in value.items()
+            name: {"id": entry["id"], "sent": dict.fromkeys(map(str, entry["sent"]))} for name, entry in value.items()
         }
     except (RunStateError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}

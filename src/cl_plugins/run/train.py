@@ -17,6 +17,7 @@ from ..base.files import artefact
 from ..base.logs import logger
 from ..methods import TaskContext
 from ..replay import keeping
+from ..training.checkpoints import newest_complete
 from ..training.handover import write_update
 from ..training.task import TaskTraining
 from ..training.terms import TaskTerms
@@ -29,7 +30,7 @@ from .task_identity import task_identity
 
 
 if TYPE_CHECKING:
-    from ..contract.host import Host
+    pass
 
 
 def steps_of(training: Any, samples: int) -> int:
@@ -98,7 +99,7 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
     watchers = [*state.callbacks, bridge, state.tracker]
     recipe = ranks.on_main(lambda: task_identity(state, task, carry))
     trainer = session.trainer(args, model, module, watchers, terms, task, recipe)
-    checkpoint = _checkpoint(state.host, folder, args.training.world_size, recipe)
+    checkpoint = _checkpoint(folder, args.training.world_size, recipe)
     samples = len(module["train_dataset"]) if hasattr(module["train_dataset"], "__len__") else 0
     begin(steps_of(args.training, samples))
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -193,9 +194,9 @@ def _bridge(run: RunState, terms: TaskTerms) -> Any:
     return Bridge()
 
 
-def _checkpoint(host: Host, folder: Path, world_size: int, recipe: str) -> Path | None:
+def _checkpoint(folder: Path, world_size: int, recipe: str) -> Path | None:
     def choose() -> str | None:
-        checkpoint, broken = host.newest_checkpoint(folder, world_size, recipe)
+        checkpoint, broken = newest_complete(folder, world_size, recipe)
         for path, reason in broken:
             logger.warning("%s is set aside: %s", path.name, reason)
             target = path.with_name(f"broken-{path.name}")

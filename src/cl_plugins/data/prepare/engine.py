@@ -100,7 +100,7 @@ def prepare(request: Request, progress: Callable[[str, int | None], Any] | None 
                 try:
                     _make(part, request, pool, progress)
                 except DataError as error:
-                    problems += error.problems or [Problem(part.dataset, str(error), "")]
+                    problems += error.at(part.dataset)
         if problems:
             raise DataError(problems)
         with suppress(OSError):  # the unfinished work of another stream stays
