@@ -102,7 +102,8 @@ CASES = [
     ),
     MethodCase("sefe-stack", {"name": "sefe", **_STACK}, term=True, nf4=8),
     MethodCase(
-        "moelora", {"name": "moelora", "experts": 2}, boundary=0.0, ranks={}, learner={}, run_exp=False, kill=Kill()
+        "moelora", {"name": "moelora", "experts": 2}, boundary=0.0, ranks={}, learner={}, run_exp=False, kill=Kill(),
+        nf4_routed=True,
     ),
     MethodCase("moelora-peer", {"name": "moelora", "experts": 4, "faithful": "peer"}, boundary=0.0),
     MethodCase(
@@ -118,6 +119,7 @@ CASES = [
         "branchlora", {"name": "branchlora", "branches": 4, "selector": {"kind": "oracle"}}, continues=False,
         unchosen=("cl_b", "cl_router"), kill=Kill("usage.safetensors", {"selector": {"kind": "keys"}}, always=True), run_exp=False,
         learner={"gate_input": "token", "selector": {"kind": "keys"}}, ranks={"gate_input": "token"},
+        nf4_routed=True,
     ),
     MethodCase(
         "branchlora-shared", {"name": "branchlora", "branches": 4, "routers": "shared", "freeze": 0, "gate_input": "token"},
@@ -125,10 +127,11 @@ CASES = [
     ),
     MethodCase(
         "clmoe", {"name": "clmoe", "usage_samples": 6}, boundary=0.0, apart=True, learner={}, ranks={}, run_exp=False,
-        kill=Kill("usage.safetensors", always=True),
+        kill=Kill("usage.safetensors", always=True), nf4_routed=True,
     ),
     MethodCase(
-        "smolora", {"name": "smolora", "experts": 4}, boundary=0.0, learner={}, ranks={}, run_exp=False, kill=Kill()
+        "smolora", {"name": "smolora", "experts": 4}, boundary=0.0, learner={}, ranks={}, run_exp=False, kill=Kill(),
+        nf4_routed=True,
     ),
     MethodCase(
         "smolora-peer", {"name": "smolora", "experts": 2, "faithful": "peer"}, boundary=0.0,
@@ -136,7 +139,7 @@ CASES = [
     ),
     MethodCase(
         "l2p", {"name": "l2p", "pool_size": 4, "prompt_length": 2, "top_k": 2}, boundary=0.0, term=True, ranks={},
-        learner={}, run_exp=False, kill=Kill(),
+        learner={}, run_exp=False, kill=Kill(), nf4_routed=True,
     ),
     MethodCase(
         "l2p-tasks", {"name": "l2p", "pool_size": 6, "prompt_length": 2, "top_k": 2, "task_prompts": True, "pull": 1.0},
@@ -148,12 +151,12 @@ CASES = [
     ),
     MethodCase(
         "mr_lora", {"name": "mr_lora", "selector": {"kind": "mllm", "steps": 4, "learning_rate": 1e-2}}, block=REPLAY,
-        apart=True, kill=Kill(), ranks={}, learner={}, run_exp=False,
+        apart=True, kill=Kill(), ranks={}, learner={}, run_exp=False, nf4_routed=True,
     ),
     MethodCase("mr_lora-ridge", {"name": "mr_lora", "selector": {"kind": "ridge"}}, apart=True),
     MethodCase(
         "modalprompt", {"name": "modalprompt", "prompt_length": 2, "prompts": 2}, boundary=0.0, term=True, ranks={},
-        learner={}, run_exp=False, kill=Kill("prototype.safetensors"),
+        learner={}, run_exp=False, kill=Kill("prototype.safetensors"), nf4_routed=True,
     ),
     MethodCase(
         "modalprompt-peer",

@@ -19,7 +19,10 @@ SELECTOR = {"kind": "ridge", "features": ["vision", "text"]}
 CHOSEN = [  # which part answers is the selector's choice, and not always that of the task that was trained last
     method_cases.MethodCase(
         "single_task-ridge", {"name": "single_task", "selector": SELECTOR}, apart=True, nf4_routed=True
-    )
+    ),
+    method_cases.MethodCase(
+        "mslora_cr-ridge", {"name": "mslora_cr", "selector": SELECTOR}, apart=True, nf4_routed=True
+    ),
 ]
 ALL = [case for case in method_cases.CASES if case.nf4 or case.nf4_routed] + CHOSEN
 CASES = [pytest.param(case, id=case.id) for case in ALL]
@@ -57,8 +60,9 @@ def test_the_whole_stream_runs(observed):
 
 def test_boundary_identity(observed):
     case, _, seen = observed
-    assert len(seen["before"]) == len(seen["after"]) >= 1
-    pairs = list(zip(seen["before"], seen["after"], strict=True))
+    assert len(seen["after"]) >= 1
+    phases = case.name == "mr_lora"  # its router is a training of its own, after which nothing is restored
+    pairs = list(zip(seen["before"], seen["after"], strict=not phases))
     for before, after in pairs[:1] if case.apart else pairs:
         assert (before - after).abs().max() <= BOUNDARY * before.abs().max()
     if get_method(case.name).capabilities.schedule == "sequential" and case.continues and not case.apart:

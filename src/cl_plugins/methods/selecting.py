@@ -127,7 +127,6 @@ class Selection:
             answers="by_sample" if self.by_sample else "by_task",
             grows=True,
             zero_stages=(),
-            quantised=able.quantised if self._trained is None else (),
             rows_in_training=able.rows_in_training or self.trains,
             needs_replay=self._trained is not None,
             memory_forward=self._trained is None,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Problem, RunStateError
 from ..contract.names import is_own, is_peft
@@ -40,6 +42,27 @@ def only_extras(model: Module) -> bool:
     if hasattr(model, "peft_config"):
         return False
     return any(p.requires_grad and is_own(name) for name, p in model.named_parameters())
+
+
+@contextmanager
+def counted_as_adapters(model: Any) -> Iterator[None]:
+    """While a trainer is made: what a method put on a quantised base is an adapter to Transformers.
+
+    Trainer refuses to train a quantised model unless PEFT put an adapter on it. That is right for the quantised weights, which
+    get no gradient; here none of them trains.
+
+    Args:
+        model: The model in training; None for one that the trainer makes by itself.
+    """
+    mark = "_hf_peft_config_loaded"
+    if not getattr(model, "is_quantized", False) or mark in vars(model) or not only_extras(model):
+        yield
+        return
+    setattr(model, mark, True)
+    try:
+        yield
+    finally:
+        delattr(model, mark)
 
 
 def save_extras(model: Module, folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..base.errors import Problem, TrainingError
 from ..contract.task import Batch
-from .extras import load_extras, only_extras
+from .extras import counted_as_adapters, load_extras, only_extras
 from .terms import TaskTerms, add_gradient
 
 
@@ -26,7 +26,8 @@ class ContinualTrainerMixin:
     """
 
     def __init__(self, *args: Any, terms: TaskTerms | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        with counted_as_adapters(kwargs.get("model", args[0] if args else None)):
+            super().__init__(*args, **kwargs)
         self._terms = terms
         self._micro = 0
         if terms is not None:

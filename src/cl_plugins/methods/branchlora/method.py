@@ -45,6 +45,7 @@ class BranchLoRA(SelectorTerms, Method):
     title = "BranchLoRA"
     config_class = BranchLoRAConfig
     capabilities = Capabilities(
+        quantised=("bnb",),
         answers="by_sample",
         rows_in_training=True,
         grows=True,

@@ -70,6 +70,7 @@ class CLMoE(MoELoRA):
     title = "CL-MoE"
     config_class = CLMoEConfig
     capabilities = Capabilities(
+        quantised=("bnb",),
         answers="by_sample",
         carries="experts and routers of one mixture, how much the latest task used each expert, and the projector",
         reveals="weights, and how often each expert was used by the latest task; no training samples",

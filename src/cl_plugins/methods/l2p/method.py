@@ -88,6 +88,7 @@ class L2P(Method):
     config_class = L2PConfig
     capabilities = Capabilities(
         low_rank=False,
+        quantised=("bnb",),
         answers="by_sample",
         rows_in_training=True,
         carries="a pool of prompts and their keys",

@@ -81,6 +81,7 @@ class ModalPrompt(Method):
     config_class = ModalPromptConfig
     capabilities = Capabilities(
         low_rank=False,
+        quantised=("bnb",),
         answers="by_sample",
         rows_in_training=True,
         grows=True,

@@ -46,6 +46,7 @@ class MoELoRA(Method):
     title = "MoELoRA"
     config_class: ClassVar[type[Any]] = MoELoRAConfig
     capabilities = Capabilities(
+        quantised=("bnb",),
         answers="by_sample",
         carries="experts and routers of one mixture, and the projector",
         step_cost="as plain LoRA of the same total rank, plus a router per layer; with `lora_dropout` one dropout per expert",

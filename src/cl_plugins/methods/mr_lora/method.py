@@ -33,6 +33,7 @@ class MRLoRA(SingleTask):
     title = "MR-LoRA"
     config_class = MRLoRAConfig
     capabilities = Capabilities(
+        quantised=("bnb",),
         answers="by_sample",
         grows=True,
         needs_replay=True,

@@ -7,7 +7,7 @@ at test, and since its model never changes again, nothing is forgotten by constr
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...base.errors import Problem
@@ -75,10 +75,7 @@ class MSLoRACR(Selecting, LoRAChain):
             config.alpha, config.beta, learnable=config.learnable, peer=config.faithful == "peer"
         )
         self.selection = Selection(config.selector, routers=True)
-        able = self.selection.capabilities(type(self).capabilities)
-        if self.selection.by_sample:  # a sum of LoRAs per row is not tested on a quantised base
-            able = replace(able, quantised=())
-        vars(self)["capabilities"] = able
+        vars(self)["capabilities"] = self.selection.capabilities(type(self).capabilities)
 
     def problems(self, facts: RunFacts) -> list[Problem]:
         """Also: modality labels that are missing, and a task for inference that does not exist."""

@@ -53,6 +53,7 @@ class SMoLoRA(MoELoRA):
     title = "SMoLoRA"
     config_class = SMoLoRAConfig
     capabilities = Capabilities(
+        quantised=("bnb",),
         answers="by_sample",
         rows_in_training=True,
         carries="experts, both routers and the fusion of one mixture, and the projector",
