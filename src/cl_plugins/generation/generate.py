@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import islice
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from ..adapters.rows import state_of
 from .answers import Answer, read_answers
 from .decode import PREFILL_TOKENS, Decoder, Tokens, common_beginning, is_plain
+from .prefetch import ahead
 
 
 if TYPE_CHECKING:
@@ -91,8 +94,8 @@ def generate(
         model: A model with ``generate``, in memory.
         tokenizer: Its tokenizer.
         collator: Makes a batch out of features; pads on the side that the tokenizer says.
-        features: One per prompt, with ``input_ids``; asked for when their batch comes, so that pictures are in memory one
-            batch at a time.
+        features: One per prompt, with ``input_ids``; asked for in a thread when the batch before theirs is answered, so that
+            pictures are in memory two batches at a time.
         prompts: Token ids of all prompts, also of those that are in none of the batches.
         batches: Numbers of the prompts that are answered together, see `length_sorted_batches`.
         max_new_tokens: Longest answer in tokens.
@@ -112,12 +115,17 @@ def generate(
     lengths = [len(prompt) - len(beginning) for prompt in prompts]
     limit = PREFILL_TOKENS["cpu" if device.type == "cpu" else "accelerator"]
 
+    using = Lock()  # a fast tokenizer serves one thread at a time
+
     def collated(numbers: Sequence[int]) -> dict[str, Any]:
         rows = [dict(features[i]) for i in numbers]
         for row in rows:
             for key in ("input_ids", "attention_mask"):
                 row[key] = row[key][len(beginning) :]
-        inputs = dict(collator(rows))
+        with using:
+            return dict(collator(rows))
+
+    def placed(inputs: dict[str, Any]) -> dict[str, Any]:
         return {k: v.to(device) if hasattr(v, "to") else v for k, v in inputs.items() if k != "labels"}
 
     decoder = Decoder(
@@ -127,18 +135,23 @@ def generate(
         eos_token_ids=eos_token_ids,
         pad_token_id=tokenizer.pad_token_id,
     )
-    with answering(model, tokenizer), torch.no_grad():
-        for position, batch in enumerate(batches):
+    cuts = [parts_by_tokens(batch, lengths, limit) if plain else [list(batch)] for batch in batches]
+    with (
+        answering(model, tokenizer),
+        torch.no_grad(),
+        ahead(collated, [part for parts in cuts for part in parts]) as collated_parts,
+    ):
+        for position, parts in enumerate(cuts):
             recording: Any = nullcontext([]) if state is None else state.recording()
             autocast = torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None)
             with recording as chosen, autocast:
                 ids: Any
                 if plain:
-                    ids = decoder.answer(collated(part) for part in parts_by_tokens(batch, lengths, limit))
+                    ids = decoder.answer(map(placed, islice(collated_parts, len(parts))))
                 else:
                     ids = _by_the_model(
                         model,
-                        collated(batch),
+                        placed(next(collated_parts)),
                         synced,
                         do_sample=False,
                         num_beams=1,
@@ -148,13 +161,14 @@ def generate(
                         bos_token_id=tokenizer.bos_token_id,
                         use_cache=True,
                     )
-            found = read_answers(
-                ids,
-                tokenizer,
-                max_new_tokens=max_new_tokens,
-                eos_token_ids=eos_token_ids,
-                thought_words=thought_words,
-            )
+            with using:
+                found = read_answers(
+                    ids,
+                    tokenizer,
+                    max_new_tokens=max_new_tokens,
+                    eos_token_ids=eos_token_ids,
+                    thought_words=thought_words,
+                )
             routes = [route for kept in chosen for route in kept.get("route", ())]
             if routes:
                 found = [one._replace(route=route) for one, route in zip(found, routes, strict=True)]

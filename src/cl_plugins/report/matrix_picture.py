@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from . import scores, style
+from . import coarse_picture, scores, style
 from .run_data import Cell, Run
 from .text import MISSING, number, wrap
 
@@ -24,7 +24,7 @@ def matrix_picture(run: Run) -> style.Picture:
 
     One row per trained task and one column per test; the zero-shot row is separate, above them, cells that were not
     measured are hatched, and the test of the task that had just been trained is framed. A score that a trivial answer
-    reaches as well is marked.
+    reaches as well is marked. A stream of many tasks gets colours without numbers, see `coarse_picture`.
 
     Args:
         run: The run; partial matrices and one joint row are fine.
@@ -35,6 +35,8 @@ def matrix_picture(run: Run) -> style.Picture:
 def _draw(run: Run) -> Figure:
     if not run.rows:
         return style.message(style.title(run.method, run.stream), "Nothing has been evaluated yet.")
+    if len(run.tasks) > coarse_picture.NUMBERED:
+        return coarse_picture.draw(run)
     tasks = style.names(run.tasks)
     count = len(tasks)
     small = count > 6

@@ -103,9 +103,11 @@ class Runner:
                 self._do(step, plan)
                 if limit is not None and count >= limit and step is not todo[-1]:
                     logger.info(
-                        "stopped after %d steps, as cl.stop_after says; the same command resumes the run", limit
+                        "stopped after %d steps, as cl.stop_after says; the same command resumes the run, "
+                        "`cl-plugins report` draws what is there",
+                        limit,
                     )
-                    ranks.on_main(lambda: self._write_report(plan))
+                    ranks.on_main(self._write_run)
                     return False
         finally:
             state.close_backend()
@@ -248,10 +250,8 @@ class Runner:
             }
             tracker.metrics(str(done[-1]), values, self._state.steps_done)
 
-    def _write_report(self, plan: list[Step]) -> None:
-        """Bring ``run.json`` up to date and write matrix, metrics, tables, pictures and pages."""
-        from ..report import write_report
-
+    def _write_run(self) -> None:
+        """Bring ``run.json`` up to date."""
         value = read_run(self._root)
         entries = self._state.journal.entries
         value["seconds"] = round(sum(entry.seconds for entry in entries.values()), 1)
@@ -279,6 +279,12 @@ class Runner:
         }
         value["numbers"] = {name: numbers for name, numbers in trained.items() if numbers}
         write_run(self._root, value)
+
+    def _write_report(self, plan: list[Step]) -> None:
+        """Bring ``run.json`` up to date and write matrix, metrics, tables, pictures and pages."""
+        from ..report import write_report
+
+        self._write_run()
         if self._config.eval.scope != "none":
             self._write_matrix(plan)
             write_report(self._root, write_bytes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from ..base.errors import RunStateError
 from ..base.files import write_with
 from ..contract.carry import FILE, Carry, CarryWriter, Meta, TaskUpdate
 from ..records.carry import CarryRecord, UpdateRecord
-from ..records.files import record_of, table_problems
+from ..records.files import FileRecord, record_of, table_problems
 from .guards import check_export
 
 
@@ -94,7 +94,8 @@ def write_carry(
         method.consolidate(previous, update, writer)
         if fill is not None:
             fill(writer)
-        CarryRecord.write(folder / FILE, {**about, "meta": writer.meta, "files": file_records(writer)}, indent=2)
+        files = file_records(writer, _known(previous, update.tensors.parent))
+        CarryRecord.write(folder / FILE, {**about, "meta": writer.meta, "files": files}, indent=2)
         if previous is None:
             check_export(method, Carry.open(folder))
 
@@ -117,6 +118,36 @@ def copy_carry(carry: Carry, folder: Path) -> None:
     CarryRecord.write(folder / FILE, {**about, "meta": carry.meta, "files": file_records(writer)}, indent=2)
 
 
-def file_records(writer: CarryWriter) -> dict[str, dict[str, Any]]:
-    """Name -> ``{"sha256", "bytes"}`` of the files of a carry that is being made."""
-    return {name: dict(record_of(writer.path / name).plain()) for name in writer.file_names()}
+def file_records(
+    writer: CarryWriter, known: Mapping[tuple[int, int], FileRecord] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Name -> ``{"sha256", "bytes"}`` of the files of a carry that is being made.
+
+    Args:
+        writer: The carry.
+        known: Device and inode -> the record of files that have been read before. A file that the carry has as a link to one
+            of them is not read again: a chain of large updates would be read from its start after every task.
+    """
+    found = {}
+    for name in writer.file_names():
+        status = (writer.path / name).stat()
+        record = (known or {}).get((status.st_dev, status.st_ino))
+        if record is None or record.bytes != status.st_size:
+            record = record_of(writer.path / name)
+        found[name] = {"sha256": record.sha256, "bytes": record.bytes}
+    return found
+
+
+def _known(previous: Carry | None, task: Path) -> dict[tuple[int, int], FileRecord]:
+    """The records of the files that the next carry can link: those of the carry so far and of what a task left."""
+    records: dict[Path, FileRecord] = {}
+    if previous is not None and not previous.linked:
+        records |= {previous.path / name: FileRecord.model_validate(r) for name, r in previous.files.items()}
+    for path in sorted(task.glob("update*.json")):
+        records |= {task / name: record for name, record in UpdateRecord.read(path).files.items()}
+    found = {}
+    for path, record in records.items():
+        if path.is_file() and not path.is_symlink():
+            status = path.stat()
+            found[status.st_dev, status.st_ino] = record
+    return found

@@ -1,0 +1,66 @@
+"""The accuracy matrix of a long stream: colours without numbers, which nobody could read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import style
+from .run_data import Run
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+#: Tasks up to which every cell has its number.
+NUMBERED = 20
+CELL, LARGEST = 0.16, 9.0  # inches
+LABELS = 25  # names along an axis
+
+
+def draw(run: Run) -> Figure:
+    """Draw the matrix with one square per cell; cells that were not measured are empty.
+
+    Args:
+        run: A run with a measured cell.
+    """
+    from .matrix_picture import HIGH, LOW, colour_bar, heat_colours
+
+    tasks = style.names(run.tasks)
+    labels = [row.label if row.trained is None else tasks[row.trained] for row in run.rows]
+    cell = min(CELL, LARGEST / max(len(tasks), len(labels)))
+    width, height = cell * len(tasks), cell * len(labels)
+    figure = style.new_figure(width + 2.0, height + 1.8)
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.set_position((0.2, 0.1, width / figure.get_figwidth(), height / figure.get_figheight()))
+    axes.set_facecolor(style.theme().empty)
+    scores = [[float("nan") if one.score is None else one.score for one in row.cells] for row in run.rows]
+    colours = heat_colours()
+    axes.imshow(scores, cmap=colours, vmin=LOW, vmax=HIGH, aspect="auto", interpolation="nearest")
+    _name(axes, tasks, labels)
+    axes.set_xlabel("score on", labelpad=8, fontweight="bold")
+    if run.joint is None:
+        words = "trained on alone" if run.independent else "after training on"
+        axes.set_ylabel(words, labelpad=8, fontweight="bold")
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    colour_bar(figure, axes, colours)
+    axes.set_title(style.title(run.method, run.stream), pad=14, fontsize=11)
+    return figure
+
+
+def _name(axes: Axes, tasks: list[str], labels: list[str]) -> None:
+    """Some of the names along both axes, evenly spread."""
+    columns, rows = _some(len(tasks)), _some(len(labels))
+    axes.set_xticks(columns, [tasks[i] for i in columns])
+    axes.set_yticks(rows, [labels[i] for i in rows])
+    axes.xaxis.tick_top()
+    axes.xaxis.set_label_position("top")
+    axes.tick_params(length=2, pad=3, labelsize=7, color=style.theme().soft)
+    for tick in axes.get_xticklabels():
+        tick.set(rotation=55, ha="left", va="bottom", rotation_mode="anchor")
+
+
+def _some(count: int) -> list[int]:
+    return list(range(0, count, -(-count // LABELS)))
