@@ -83,9 +83,29 @@ def test_every_gate_is_the_sum_of_its_terms(bank, kind, length):
     base, layer = layer_with(trunks, trained_trunks, experts, (lambda x: given_weights) if kind != "none" else None)
     in_fp64(base, layer)
     x = inputs(seed, length).double()
+    truth = reference(layer, trunks, experts, x, full)
+    for gradients in (False, True):  # two ways to add the terms
+        with torch.set_grad_enabled(gradients):
+            got = layer(x)
+        assert (got - truth).abs().max() <= 1e-9 * truth.abs().max()
+
+
+@pytest.mark.parametrize(
+    "gate", [None, lambda x: Chosen(torch.tensor([1] * ROWS)), lambda x: Chosen(torch.tensor([1, 0] * (ROWS // 2)))]
+)
+def test_other_dtypes_are_added_without_gradients_as_with_them(gate):
+    """A bf16 layer has its experts in fp32: their sum is rounded once."""
+    trunks, experts = (
+        [torch.randn(2, IN)] * 2,
+        [Expert(torch.randn(OUT, 2), 0), Expert(torch.randn(OUT, 2), 1, 0.5, True)],
+    )
+    _, layer = layer_with(trunks, [False, True], experts, gate)
+    layer.weight.data, layer.bias.data = layer.weight.data.bfloat16(), layer.bias.data.bfloat16()
+    x = inputs(0).bfloat16()
     with torch.no_grad():
-        got, truth = layer(x), reference(layer, trunks, experts, x, full)
-    assert (got - truth).abs().max() <= 1e-9 * truth.abs().max()
+        without = layer(x)
+    assert without.dtype == torch.bfloat16
+    assert torch.equal(without, layer(x))
 
 
 @given(banks())

@@ -200,7 +200,27 @@ def _forward(layout: _Layout, module: Any, args: tuple[Tensor, ...], output: Ten
     hidden = _read(layout, module, args[0])
     if weights is not None:
         hidden = hidden * _by_rank(layout, weights, hidden)
-    return (output + _write(layout, module, hidden)).to(output.dtype)
+    return _plus(output, hidden, _factors_b(layout, module))
+
+
+def _plus(output: Tensor, hidden: Tensor, b: Tensor, scale: float = 1.0) -> Tensor:
+    """``output + scale B z``; without gradients in one pass over the output, which is the layer's own and new.
+
+    Args:
+        output: (..., out).
+        hidden: (..., R), ``z``.
+        b: (out, R).
+        scale: Factor on the term.
+    """
+    import torch
+    from torch.nn.functional import linear
+
+    if not torch.is_grad_enabled() and output.dtype == hidden.dtype == b.dtype and output.is_contiguous():
+        flat = output.view(-1, output.shape[-1])
+        torch.addmm(flat, hidden.reshape(-1, hidden.shape[-1]), b.t(), alpha=scale, out=flat)
+        return output
+    term = linear(hidden, b)
+    return (output + (term if scale == 1.0 else term * scale)).to(output.dtype)
 
 
 def _read(layout: _Layout, module: Any, inputs: Tensor) -> Tensor:
@@ -222,13 +242,6 @@ def _read(layout: _Layout, module: Any, inputs: Tensor) -> Tensor:
     if layout.columns is None:
         return hidden
     return hidden.index_select(-1, _index(layout, "columns", lambda: layout.columns, hidden.device))
-
-
-def _write(layout: _Layout, module: Any, hidden: Tensor) -> Tensor:
-    """``B z``: (..., out)."""
-    from torch.nn.functional import linear
-
-    return linear(hidden, _factors_b(layout, module))
 
 
 def _factors_b(layout: _Layout, module: Any) -> Tensor:
@@ -295,35 +308,39 @@ def _one_each(layout: _Layout, module: Any, inputs: Tensor, output: Tensor, chos
     if found == [-1]:
         return output
     if len(found) == 1:
-        return (output + _single(layout, module, inputs, found[0])).to(output.dtype)
+        return _plus(output, *_single(layout, module, inputs, found[0]))
     if inputs.dim() != 3 or (layout.dropout and module.training):
         return _in_groups(layout, module, inputs, output, chosen)
     rows = chosen.experts.to(inputs.device)
-    term = (_by_all if inputs.shape[1] <= SHORT else _by_matrices)(layout, module, inputs, rows)
-    return (output + term).to(output.dtype)
+    if inputs.shape[1] <= SHORT:
+        return _by_all(layout, module, inputs, output, rows)
+    return (output + _by_matrices(layout, module, inputs, rows)).to(output.dtype)
 
 
 def _in_groups(layout: _Layout, module: Any, inputs: Tensor, output: Tensor, chosen: Chosen) -> Tensor:
     """The output plus each row's term; the rows of one expert are computed together."""
+    from torch.nn.functional import linear
+
     total = output.clone()
     for number in chosen.found:
         if number < 0:
             continue
         rows = (chosen.experts == number).nonzero().reshape(-1).to(output.device)
-        term = _single(layout, module, inputs.index_select(0, rows), number)
+        hidden, b, scale = _single(layout, module, inputs.index_select(0, rows), number)
+        term = linear(hidden, b) * scale
         total = total.index_add(0, rows, term.to(total.dtype))
     return total
 
 
-def _by_all(layout: _Layout, module: Any, inputs: Tensor, rows: Tensor) -> Tensor:
-    """Each row's term, by the matrices of all experts."""
+def _by_all(layout: _Layout, module: Any, inputs: Tensor, output: Tensor, rows: Tensor) -> Tensor:
+    """The output plus each row's term, by the matrices of all experts."""
 
     def table() -> list[list[bool]]:
         return [[expert == number for expert in _by_column(layout)] for number in [*range(len(layout.order)), -1]]
 
     hidden = _read(layout, module, inputs)
     used = _index(layout, "used by all", table, rows.device)[rows]
-    return _write(layout, module, hidden * used.unsqueeze(1).to(hidden.dtype))
+    return _plus(output, hidden * used.unsqueeze(1).to(hidden.dtype), _factors_b(layout, module))
 
 
 def _by_matrices(layout: _Layout, module: Any, inputs: Tensor, rows: Tensor) -> Tensor:
@@ -352,8 +369,8 @@ def _by_matrices(layout: _Layout, module: Any, inputs: Tensor, rows: Tensor) -> 
     return torch.bmm(hidden, b.permute(1, 2, 0))
 
 
-def _single(layout: _Layout, module: Any, inputs: Tensor, number: int) -> Tensor:
-    """The term of one expert: two thin products of its own rank."""
+def _single(layout: _Layout, module: Any, inputs: Tensor, number: int) -> tuple[Tensor, Tensor, float]:
+    """``A x`` of one expert, its B and its scaling: two thin products of its own rank."""
     from torch.nn.functional import dropout, linear
 
     place = layout.order.index(number)
@@ -373,5 +390,4 @@ def _single(layout: _Layout, module: Any, inputs: Tensor, number: int) -> Tensor
     else:
         before = sum(layout.ranks[layout.frozen : place])
         b, scale = getattr(module, B)[:, before : before + rank], layout.scales[place - layout.frozen]
-    term: Tensor = linear(linear(x, a), b)
-    return term if scale == 1.0 else term * scale
+    return linear(x, a), b, scale
