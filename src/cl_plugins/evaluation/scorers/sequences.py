@@ -94,5 +94,3 @@ class EditSimilarity(_Similarity):
         """Score a test set; see `Scorer.score`."""
         require_items(items)
         return self._score(items, lambda text: unicodedata.normalize("NFC", text).strip(), self.key, seed)
-
-

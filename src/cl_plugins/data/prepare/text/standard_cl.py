@@ -53,7 +53,9 @@ class _Classification(Converter):
     settings: ClassVar[Mapping[str, Setting]] = {
         "form": Setting("auto", ("auto", *FORMS), "Which files are read, if there are several."),
         "prompt": Setting(
-            "peer", ("peer", "plain"), "O-LoRA's prompt, or the same without its two lines that name task and data set."
+            "peer",
+            ("peer", "plain"),
+            "O-LoRA's prompt, or the same without its two lines that name task and data set.",
         ),
         "rows": Setting("sample", ("sample", "all"), "Of CSV files: as many rows as O-LoRA has, drawn, or all."),
         "draw": Setting("0_42", ("0_42", "1_142", "2_242"), "Which of LFPT5's three draws."),
