@@ -13,11 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.real import dinov2, smollm2
+from benchmarks.real.projector import labelled, train
 from benchmarks.real.wheels import WHEELS, fetch
 
 
@@ -123,67 +125,26 @@ def examples(number: int, seed: int) -> list[Example]:
 
 
 def encode(processor: Any, rows: Sequence[Example]) -> dict[str, Any]:
-    """A batch: prompts of LLaMA-Factory's template ``llava``, answers that end with the end token, padded on the right.
+    """A batch, with the prompts of LLaMA-Factory's template ``llava``.
 
     Args:
         processor: The processor.
         rows: The examples.
 
     Returns:
-        ``input_ids``, ``attention_mask``, ``labels`` (-100 outside the answers), each (n, longest), and ``pixel_values``.
+        What `labelled` gives, and ``pixel_values`` (n, 3, 112, 112) in bf16.
     """
     import torch
 
     from benchmarks.demo_base.model import prompt
 
-    tokenizer = processor.tokenizer
-    found = []
-    for _, user, answer in rows:
-        asked = tokenizer.encode(prompt(user).replace(IMAGE, IMAGE * IMAGE_TOKENS), add_special_tokens=False)
-        reply = [*tokenizer.encode(f"{answer}", add_special_tokens=False), tokenizer.eos_token_id]
-        found.append((asked, reply))
-    longest = max(len(asked) + len(reply) for asked, reply in found)
-    ids = torch.full((len(rows), longest), tokenizer.pad_token_id)
-    labels = torch.full((len(rows), longest), -100)
-    mask = torch.zeros((len(rows), longest), dtype=torch.long)
-    for row, (asked, reply) in enumerate(found):
-        end = len(asked) + len(reply)
-        ids[row, :end] = torch.tensor(asked + reply)
-        labels[row, len(asked) : end] = torch.tensor(reply)
-        mask[row, :end] = 1
+    pairs = [(prompt(user).replace(IMAGE, IMAGE * IMAGE_TOKENS), answer) for _, user, answer in rows]
     pixels = processor.image_processor(images=[image for image, _, _ in rows], return_tensors="pt")["pixel_values"]
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels, "pixel_values": pixels}
-
-
-def _batches(rows: Sequence[Example], size: int, seed: int) -> Iterator[list[Example]]:
-    """Batches without end, every example once per pass."""
-    import random
-
-    rng = random.Random(seed)
-    order = list(rows)
-    while True:
-        rng.shuffle(order)
-        for start in range(0, len(order) - size + 1, size):
-            yield order[start : start + size]
-
-
-def loss_on(model: Any, processor: Any, rows: Sequence[Example], size: int = 32) -> float:
-    """Mean loss per batch on held-out examples."""
-    import torch
-
-    losses = []
-    with torch.inference_mode():
-        for start in range(0, len(rows), size):
-            losses.append(_loss(model, encode(processor, rows[start : start + size])).item())
-    return sum(losses) / len(losses)
-
-
-def _loss(model: Any, batch: dict[str, Any]) -> Any:
-    return model(**{**batch, "pixel_values": batch["pixel_values"].to(model.dtype)}).loss
+    return {**labelled(processor.tokenizer, pairs), "pixel_values": pixels.to(torch.bfloat16)}
 
 
 def train_projector(model: Any, processor: Any, *, steps: int, size: int, seed: int) -> dict[str, Any]:
-    """Train the projector, and nothing else, in fp32.
+    """Train the projector on pictures made for it; see `projector.train`.
 
     Args:
         model: The joined model; changed in place.
@@ -191,40 +152,18 @@ def train_projector(model: Any, processor: Any, *, steps: int, size: int, seed: 
         steps: Optimizer steps.
         size: Examples a step.
         seed: Seed of pictures and order.
-
-    Returns:
-        Steps, loss on held-out pictures before and after.
     """
-    import torch
-
     rows = examples(max(steps * size // 2, HELD_OUT) + HELD_OUT, seed)
-    held, rows = rows[:HELD_OUT], rows[HELD_OUT:]
-    model.requires_grad_(False)
-    projector = model.model.multi_modal_projector
-    before = loss_on(model, processor, held)
-    # bf16 weights would lose most of the small updates, so the optimizer works on fp32 copies.
-    copies = [parameter.detach().float().clone() for parameter in projector.parameters()]
-    projector.requires_grad_(True)
-    optimizer = torch.optim.AdamW(copies, lr=1e-3, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=steps, pct_start=0.1)
-    model.train()
-    for step, batch in zip(range(1, steps + 1), _batches(rows, size, seed), strict=False):
-        projector.zero_grad()
-        loss = _loss(model, encode(processor, batch))
-        loss.backward()
-        for copy, parameter in zip(copies, projector.parameters(), strict=True):
-            copy.grad = parameter.grad.float()
-        torch.nn.utils.clip_grad_norm_(copies, 1.0)
-        optimizer.step()
-        schedule.step()
-        with torch.no_grad():
-            for copy, parameter in zip(copies, projector.parameters(), strict=True):
-                parameter.copy_(copy)
-        if step % 20 == 0 or step == steps:
-            sys.stderr.write(f"step {step} of {steps}: loss {loss.item():.3f}\n")
-    model.eval()
-    after = loss_on(model, processor, held)
-    return {"steps": steps, "batch": size, "seed": seed, "held_out_loss": {"before": before, "after": after}}
+    return train(
+        model,
+        model.model.multi_modal_projector,
+        partial(encode, processor),
+        rows[HELD_OUT:],
+        rows[:HELD_OUT],
+        steps=steps,
+        size=size,
+        seed=seed,
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

