@@ -130,6 +130,20 @@ bench-eval: demo-data ## answering a test set against llamafactory-cli's own pre
 bench-demo-floors: demo-data ## the demo's accuracies over five seeds against majority, noise and shuffled floors
 	$(DEMO) python -m benchmarks.demo.floors $(ARGS)
 
+STAMP_REAL := $(VENV)/.installed-real
+
+$(STAMP_REAL): $(STAMP)
+	$(VENV)/bin/python -m pip install --quiet $(PIP_ARGS) --editable '.[real]'
+	@touch $@
+
+.PHONY: bench-real-text
+bench-real-text: $(STAMP_REAL) ## a real language model of 135 M over four text tasks, on the CPU: methods x seeds, one table
+	$(DEMO) python -m benchmarks.real.run_all text $(ARGS)
+
+.PHONY: bench-real-pictures
+bench-real-pictures: demo-data $(STAMP_REAL) ## a real small vision-language model over the demo's tasks, on the CPU
+	$(DEMO) python -m benchmarks.real.run_all pictures $(ARGS)
+
 .PHONY: bench-medical-cl
 bench-medical-cl: venv ## the Medical-CL benchmark on the GPUs of this machine; ARGS: recipes, seeds, orders
 	$(RUN) python -m benchmarks.medical_cl.run $(ARGS)

@@ -30,11 +30,19 @@ METHODS = sorted(path.stem for path in (ROOT / RECIPES).glob("*.yaml"))
 
 @dataclass(frozen=True)
 class Job:
-    """One run: a method and a seed."""
+    """One run: a method and a seed.
+
+    Attributes:
+        method: Name of the recipe, which is that of its method where it changes nothing else.
+        seed: Seed of the run.
+        saves: Folder of the runs.
+        recipes: How the path of the recipe begins, before the method's name.
+    """
 
     method: str
     seed: int
     saves: Path = SAVES
+    recipes: str = f"{RECIPES}/"
 
     @property
     def output_dir(self) -> Path:
@@ -48,8 +56,8 @@ class Job:
 
     def command(self, extra: Sequence[str] = ()) -> list[str]:
         """The command line of the run."""
-        recipe = RECIPES / f"{self.method}.yaml"
-        return ["llamafactory-cli", "train", str(recipe), f"seed={self.seed}", f"output_dir={self.output_dir}", *extra]
+        recipe = f"{self.recipes}{self.method}.yaml"
+        return ["llamafactory-cli", "train", recipe, f"seed={self.seed}", f"output_dir={self.output_dir}", *extra]
 
 
 def finished(output_dir: Path) -> bool:

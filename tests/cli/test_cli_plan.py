@@ -39,6 +39,13 @@ def test_options_are_shown_as_they_are_understood(plan, fresh, cli):
     assert "faithful: port, lambda_1: 0.1" in cli("plan", recipe)[1]
 
 
+def test_a_recipe_without_a_projector_is_not_said_to_carry_one(plan, fresh):
+    carried = plan(fresh(additional_target="multi_modal_projector"))[1]["carries"]
+    assert carried == "the LoRA of every past task and the latest projector"
+    carried = plan(fresh(additional_target=None))[1]["carries"]
+    assert carried.endswith("(no projector here: the recipe has no `additional_target`)")
+
+
 def test_nothing_is_written(plan, fresh, tmp_path):
     recipe = fresh()
     before = sorted(tmp_path.iterdir())

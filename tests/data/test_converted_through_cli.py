@@ -9,6 +9,7 @@ from pathlib import Path
 
 import llava_raw
 import pytest
+import text_raw
 import tiny
 import yaml
 from launch import execute, launch
@@ -47,7 +48,7 @@ def medical_cl_pickles(raw: Path) -> Path:
 
 #: Name of the case -> stream and what writes its raw files.
 RAW: dict[str, tuple[str, Callable[[Path], Path]]] = {
-    **{name: (name, build) for name, build in llava_raw.RAW.items()},
+    **{name: (name, build) for name, build in {**llava_raw.RAW, **text_raw.RAW}.items()},
     "medical_cl": ("medical_cl", medical_cl),
     "medical_cl, parquet and frames": ("medical_cl", medical_cl_parquet),
     "medical_cl, pickles and folders": ("medical_cl", medical_cl_pickles),

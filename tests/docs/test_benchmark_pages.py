@@ -16,6 +16,8 @@ PAGES = {
     "mslora_cr_6": "mslora_cr",
     "coin": "coin",
     "ucit": "ucit",
+    "standard_cl": "standard_cl",
+    "trace": "trace",
 }
 
 

@@ -18,6 +18,9 @@ ANSWERS = st.sampled_from(
 )
 
 
+MEANS = ("bleu", "edit_similarity", "list_f1", "rouge_l", "sari", "token_f1")
+
+
 def items_of(pairs, prompt="", options=None):
     return [Item(str(n), prompt, prediction, right, options) for n, (prediction, right) in enumerate(pairs)]
 
@@ -27,8 +30,8 @@ def items_of(pairs, prompt="", options=None):
 
 def test_scorers_are_found_by_name_and_by_key():
     assert list_scorers() == [
-        *("bleu", "box_accuracy", "choice_accuracy", "contains", "exact_match"),
-        *("list_f1", "starts_with", "token_f1"),
+        *("bleu", "box_accuracy", "choice_accuracy", "contains", "edit_similarity", "exact_match"),
+        *("list_f1", "rouge_l", "sari", "starts_with", "token_f1"),
     ]
     for name in list_scorers():
         scorer = get_scorer(name)
@@ -92,10 +95,11 @@ def test_every_scorer_gives_a_complete_score(name):
         pairs = [tuple(f"[0, 0, {ord(text)}, 9]" for text in pair) for pair in pairs]
     score = get_scorer(name).score(items_of(pairs, options=("a", "b", "c")), seed=4)
     assert score == get_scorer(name).score(items_of(pairs, options=("a", "b", "c")), seed=4)
-    assert score.scorer == f"{name}@{1 if name in ('bleu', 'box_accuracy') else 2}"
+    first = name in ("bleu", "box_accuracy", "edit_similarity", "rouge_l", "sari")
+    assert score.scorer == f"{name}@{1 if first else 2}"
     assert score.n == len(score.items) == 4
     assert 0 <= score.interval[0] <= score.interval[1] <= 100
-    assert score.interval_method == ("bootstrap" if name in ("bleu", "list_f1", "token_f1") else "wilson")
+    assert score.interval_method == ("bootstrap" if name in MEANS else "wilson")
     assert all(0 <= value <= 100 for value in score.items)
     assert score.max_items is None
 

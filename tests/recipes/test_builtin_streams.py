@@ -60,8 +60,19 @@ PUBLISHED = {
         ("clevr_math", "exact_match"),
         ("flickr30k", "bleu"),
     ),
+    "standard_cl": tuple((name, "choice_accuracy") for name in ("dbpedia", "amazon", "yahoo", "agnews")),
+    "trace": (
+        ("c_stance", "choice_accuracy"),
+        ("fomc", "choice_accuracy"),
+        ("meetingbank", "rouge_l"),
+        ("py150", "edit_similarity"),
+        ("scienceqa", "choice_accuracy"),
+        ("numglue_cm", "exact_match"),
+        ("numglue_ds", "exact_match"),
+        ("20minuten", "sari"),
+    ),
 }
-# Sizes that a source states: the answer files of MSLoRA-CR, the names of UCIT's files, OCRBench's divisor.
+# Sizes that a source states: the answer files of MSLoRA-CR, the names of UCIT's files, OCRBench's divisor, O-LoRA's files and logs.
 SIZES = {
     "mllm_cl_ability": {"ocr": (None, 1000)},
     "mslora_cr_8": {
@@ -82,6 +93,7 @@ SIZES = {
         "clevr_math": (40000, 3000),
         "flickr30k": (40000, 3000),
     },
+    "standard_cl": {"dbpedia": (14000, 7600), "amazon": (5000, 7600), "yahoo": (10000, 7600), "agnews": (4000, 7600)},
 }
 SIZES["mslora_cr_6"] = {name: size for name, size in SIZES["mslora_cr_8"].items() if name not in ("derm", "ham")}
 WITHOUT_PEER_SCORER = {("mllm_cl_ability", "math"), ("mllm_cl_ability", "app")}  # a language model, a server
@@ -138,6 +150,8 @@ def test_order_and_scorers_are_the_papers(name: str) -> None:
         ("mslora_cr_6", "num_train_epochs", [3, 4, 1, 1, 6, 9]),
         ("coin", "num_train_epochs", [1] * 8),
         ("ucit", "num_train_epochs", [1] * 6),
+        ("standard_cl", "num_train_epochs", [1] * 4),
+        ("trace", "num_train_epochs", [5, 3, 7, 5, 3, 5, 5, 7]),
     ],
 )
 def test_the_lengths_are_those_of_the_papers(name: str, key: str, values: list[int]) -> None:

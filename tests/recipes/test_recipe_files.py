@@ -327,3 +327,45 @@ def test_the_two_learning_rate_presets_differ_in_nothing_else() -> None:
     one, other = read(MEDICAL / "inclora.yaml"), read(MEDICAL / "inclora_paper_lr.yaml")
     assert {key for key in one if one[key] != other.get(key)} == {"learning_rate", "output_dir"}
     assert set(one) == set(other)
+
+
+# --- texts ------------------------------------------------------------------------------------------------------------
+
+TEXT = {
+    "standard_cl": ("meta-llama/Llama-2-7b-hf", 64, "constant"),
+    "trace": ("meta-llama/Llama-2-7b-chat-hf", 32, "cosine"),
+}
+TEXT_RECIPES = [path for path in recipes() if path.parts[:2] == ("examples", "yaml") and path.parts[2] in TEXT]
+
+
+@pytest.mark.parametrize("path", TEXT_RECIPES, ids=str)
+def test_recipes_for_texts_have_the_authors_settings(path: Path, parse_task: Callable[..., Any]) -> None:
+    base, batch, schedule = TEXT[path.parts[2]]
+    config = continual(path)
+    first, *others = config.stream.task_names
+    args = parse_task(path, others[0])
+    assert args.model.model_name_or_path == base
+    assert args.training.lr_scheduler_type == schedule
+    assert args.training.get_warmup_steps(2000) == 0
+    samples = args.training.per_device_train_batch_size * args.training.gradient_accumulation_steps
+    if path.stem == "seqfull_zero2":
+        assert args.finetuning.finetuning_type == "full"
+        gpus = {"standard_cl": 4, "trace": 8}[path.parts[2]]
+        assert samples * gpus == {"standard_cl": 64, "trace": 256}[path.parts[2]]
+        return
+    assert samples == batch
+    lora = args.finetuning
+    assert (lora.lora_rank, lora.lora_alpha, lora.lora_dropout, lora.lora_target) == (8, 32, 0.1, ["q_proj", "v_proj"])
+    assert args.training.learning_rate == 1e-4
+    assert parse_task(path, first).training.learning_rate == (1e-3 if path.parts[2] == "standard_cl" else 1e-4)
+
+
+def test_the_orders_of_the_standard_benchmark_are_there() -> None:
+    orders = [
+        continual(Path(f"examples/yaml/standard_cl/olora{end}.yaml")).stream for end in ("", "_order2", "_order3")
+    ]
+    assert [stream.task_names for stream in orders] == [
+        ("dbpedia", "amazon", "yahoo", "agnews"),
+        ("dbpedia", "amazon", "agnews", "yahoo"),
+        ("yahoo", "amazon", "agnews", "dbpedia"),
+    ]

@@ -10,6 +10,8 @@ from ..base.secrets import masked
 
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ..base.errors import Problem
     from ..config import CLConfig
     from ..contract.host import Host, ModelSizes
@@ -84,7 +86,7 @@ def make(recipe: dict[str, Any], *, all_keys: bool = False) -> dict[str, Any]:
         "stream": config.stream.name,
         "method": config.method,
         "method_options": masked(config.method_options),
-        "carries": able.carries,
+        "carries": _carried(able.carries, host_keys),
         "reveals": able.reveals + _kept_samples(config),
         "seed": int(host_keys.get("seed", 42)),
         "output_dir": str(root),
@@ -108,6 +110,13 @@ def _absent_warning(absent: list[Problem]) -> list[str]:
         f"The data are not there yet, and a run would be refused. {absent[0].where}: {absent[0].what}{more} Numbers of "
         "samples are those that the stream states (`train_size`, `test_size`)."
     ]
+
+
+def _carried(carries: str, host_keys: Mapping[str, Any]) -> str:
+    """What the method carries, for this recipe: plain texts have no projector."""
+    if "projector" not in carries or host_keys.get("additional_target"):
+        return carries
+    return f"{carries} (no projector here: the recipe has no `additional_target`)"
 
 
 def _kept_samples(config: CLConfig) -> str:

@@ -27,8 +27,11 @@ __all__ = [
     "box_accuracy",
     "choice_accuracy",
     "contains",
+    "edit_similarity",
     "exact_match",
     "list_f1",
+    "rouge_l",
+    "sari",
     "score",
     "starts_with",
     "token_f1",
@@ -133,6 +136,23 @@ def list_f1(predictions: Sequence[str], references: Sequence[str], *, seed: int 
 def bleu(predictions: Sequence[str], references: Sequence[str], *, seed: int = 0) -> TaskScore:
     """Corpus BLEU of sacrebleu."""
     return score("bleu", predictions, references, seed=seed)
+
+
+def rouge_l(predictions: Sequence[str], references: Sequence[str], *, seed: int = 0) -> TaskScore:
+    """Mean F1 of the longest common subsequence of words."""
+    return score("rouge_l", predictions, references, seed=seed)
+
+
+def edit_similarity(predictions: Sequence[str], references: Sequence[str], *, seed: int = 0) -> TaskScore:
+    """Mean similarity of the two texts as sequences of characters."""
+    return score("edit_similarity", predictions, references, seed=seed)
+
+
+def sari(
+    predictions: Sequence[str], references: Sequence[str], *, prompts: Sequence[str] | None = None, seed: int = 0
+) -> TaskScore:
+    """Mean SARI of simplifying the prompts."""
+    return score("sari", predictions, references, prompts=prompts, seed=seed)
 
 
 def box_accuracy(predictions: Sequence[str], references: Sequence[str]) -> TaskScore:

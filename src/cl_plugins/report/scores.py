@@ -19,6 +19,8 @@ _WORDS = {
     "bleu": "BLEU",
     "token_f1": "token F1",
     "list_f1": "list F1",
+    "rouge_l": "ROUGE-L",
+    "sari": "SARI",
 }
 #: Scorers that give the share of items answered correctly.
 _RATES = frozenset({"choice_accuracy", "exact_match", "starts_with", "contains", "box_accuracy"})

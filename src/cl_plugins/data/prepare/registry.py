@@ -68,6 +68,22 @@ CONVERTERS: dict[str, dict[str, str]] = {
         "clevr_math": "cl_plugins.data.prepare.llava.ucit:Counting",
         "flickr30k": "cl_plugins.data.prepare.llava.ucit:PhotoCaptions",
     },
+    "standard_cl": {
+        "dbpedia": "cl_plugins.data.prepare.text.standard_cl:DBpedia",
+        "amazon": "cl_plugins.data.prepare.text.standard_cl:Amazon",
+        "yahoo": "cl_plugins.data.prepare.text.standard_cl:Yahoo",
+        "agnews": "cl_plugins.data.prepare.text.standard_cl:AGNews",
+    },
+    "trace": {
+        "c_stance": "cl_plugins.data.prepare.text.trace:CStance",
+        "fomc": "cl_plugins.data.prepare.text.trace:FOMC",
+        "meetingbank": "cl_plugins.data.prepare.text.trace:MeetingBank",
+        "py150": "cl_plugins.data.prepare.text.trace:Py150",
+        "scienceqa": "cl_plugins.data.prepare.text.trace:ScienceQA",
+        "numglue_cm": "cl_plugins.data.prepare.text.trace:Commonsense",
+        "numglue_ds": "cl_plugins.data.prepare.text.trace:DomainSpecific",
+        "20minuten": "cl_plugins.data.prepare.text.trace:Simplification",
+    },
 }
 
 

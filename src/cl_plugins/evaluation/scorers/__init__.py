@@ -24,6 +24,8 @@ from .lists import ListF1
 from .match import Contains, ExactMatch, StartsWith
 from .options import parse_options
 from .reference import LIBRARIES
+from .sari import Sari
+from .sequences import EditSimilarity, RougeL
 
 
 __all__ = [
@@ -184,7 +186,19 @@ def _suggest(wrong: str, known: list[str], kind: str) -> str:
     return f"{hint}Known {kind}: {', '.join(known) or 'none in this version'}."
 
 
-for _scorer in (ChoiceAccuracy(), ExactMatch(), StartsWith(), Contains(), TokenF1(), ListF1(), Bleu(), BoxAccuracy()):
+for _scorer in (
+    ChoiceAccuracy(),
+    ExactMatch(),
+    StartsWith(),
+    Contains(),
+    TokenF1(),
+    ListF1(),
+    Bleu(),
+    RougeL(),
+    EditSimilarity(),
+    Sari(),
+    BoxAccuracy(),
+):
     SCORERS.own[_scorer.name] = _scorer
 for _library in LIBRARIES.values():
     register_reference(_library.name, _library.resolve)

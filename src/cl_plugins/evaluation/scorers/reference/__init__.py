@@ -6,7 +6,7 @@ in ``strict_twin`` of every score. `docs/scorers.md` lists what each rule does a
 
 from __future__ import annotations
 
-from . import coin, llamafactory, medical_cl, mllm_cl, mslora_cr
+from . import coin, llamafactory, medical_cl, mllm_cl, mslora_cr, olora, trace
 from .base import ReferenceLibrary, RuleScorer
 from .medical_cl import printed_average
 
@@ -23,6 +23,8 @@ LIBRARIES: dict[str, ReferenceLibrary] = {
         coin.UCIT,
         mslora_cr.LIBRARY,
         medical_cl.LIBRARY,
+        olora.LIBRARY,
+        trace.LIBRARY,
         llamafactory.LIBRARY,
     )
 }

@@ -1,0 +1,119 @@
+"""Train the projector between a frozen encoder and a frozen language model."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+
+Row = TypeVar("Row")
+Batch = dict[str, Any]
+
+
+def labelled(tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> Batch:
+    """Prompts with their answers, which end with the end token, padded on the right.
+
+    Args:
+        tokenizer: The tokenizer.
+        pairs: Rendered prompts, placeholders expanded, and answers.
+
+    Returns:
+        ``input_ids``, ``attention_mask`` and ``labels`` (-100 outside the answers), each (n, longest).
+    """
+    import torch
+
+    found = [
+        (
+            tokenizer.encode(asked, add_special_tokens=False),
+            [*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id],
+        )
+        for asked, answer in pairs
+    ]
+    longest = max(len(asked) + len(reply) for asked, reply in found)
+    ids = torch.full((len(found), longest), tokenizer.pad_token_id)
+    labels = torch.full((len(found), longest), -100)
+    mask = torch.zeros((len(found), longest), dtype=torch.long)
+    for row, (asked, reply) in enumerate(found):
+        end = len(asked) + len(reply)
+        ids[row, :end] = torch.tensor(asked + reply)
+        labels[row, len(asked) : end] = torch.tensor(reply)
+        mask[row, :end] = 1
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def train(
+    model: Any,
+    projector: Any,
+    encode: Callable[[Sequence[Row]], Batch],
+    rows: Sequence[Row],
+    held: Sequence[Row],
+    *,
+    steps: int,
+    size: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Train the projector, and nothing else, with fp32 copies of its weights.
+
+    bf16 weights would lose most of the small updates.
+
+    Args:
+        model: The joined model; its projector is changed in place.
+        projector: The projector, a part of it.
+        encode: From rows to the arguments of the model.
+        rows: What is trained on.
+        held: What the loss is measured on, before and after.
+        steps: Optimizer steps.
+        size: Rows a step.
+        seed: Seed of the order.
+
+    Returns:
+        Steps, batch and seed, and the loss on ``held`` before and after.
+    """
+    import torch
+
+    model.requires_grad_(False)
+    before = _loss_on(model, encode, held)
+    copies = [parameter.detach().float().clone() for parameter in projector.parameters()]
+    projector.requires_grad_(True)
+    optimizer = torch.optim.AdamW(copies, lr=1e-3, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=steps, pct_start=0.1)
+    model.train()
+    for step, batch in zip(range(1, steps + 1), _batches(rows, size, seed), strict=False):
+        projector.zero_grad()
+        loss = model(**encode(batch)).loss
+        loss.backward()
+        for copy, parameter in zip(copies, projector.parameters(), strict=True):
+            copy.grad = parameter.grad.float()
+        torch.nn.utils.clip_grad_norm_(copies, 1.0)
+        optimizer.step()
+        schedule.step()
+        with torch.no_grad():
+            for copy, parameter in zip(copies, projector.parameters(), strict=True):
+                parameter.copy_(copy)
+        if step % 20 == 0 or step == steps:
+            sys.stderr.write(f"step {step} of {steps}: loss {loss.item():.3f}\n")
+    model.eval()
+    after = _loss_on(model, encode, held)
+    return {"steps": steps, "batch": size, "seed": seed, "held_out_loss": {"before": before, "after": after}}
+
+
+def _batches(rows: Sequence[Row], size: int, seed: int) -> Iterator[list[Row]]:
+    """Batches without end, every row once per pass."""
+    rng = random.Random(seed)
+    order = list(rows)
+    while True:
+        rng.shuffle(order)
+        for start in range(0, len(order) - size + 1, size):
+            yield order[start : start + size]
+
+
+def _loss_on(model: Any, encode: Callable[[Sequence[Row]], Batch], rows: Sequence[Row], size: int = 32) -> float:
+    """Mean loss per batch."""
+    import torch
+
+    model.eval()
+    with torch.inference_mode():
+        losses = [model(**encode(rows[start : start + size])).loss.item() for start in range(0, len(rows), size)]
+    return float(sum(losses) / len(losses))

@@ -1,0 +1,138 @@
+"""Real pretrained models over small streams on the CPU: every method and seed, then one table.
+
+    python -m benchmarks.real.run_all text                        # SmolLM2-135M, four text tasks
+    python -m benchmarks.real.run_all pictures                    # DINOv2-small with SmolLM2-135M, the demo's tasks
+
+Models and texts are made first, where they are not there (`real_data/`). Each run is an ordinary ``llamafactory-cli train`` in a process
+of its own. A run that is finished is skipped, one that was stopped goes on, so the same command can be given again at any time. Start it
+from the root of the repository.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.demo.run_all import ROOT, Job, compare, run
+from benchmarks.real import smollm2, texts, vlm
+from cl_plugins.base.errors import DataError
+from cl_plugins.base.files import write_json
+
+
+DATA = Path("real_data")
+RECIPES = "benchmarks/real/recipes/"
+RESULTS = Path("benchmarks/real/results")
+VERSIONS = ("torch", "transformers", "peft", "llamafactory", "gguf", "onnx")
+#: Of the small text stream: training samples and test items per task, words per text.
+TRAIN, TEST, WORDS = 96, 100, 40
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A model, a stream and the recipes for it.
+
+    Attributes:
+        name: First part of the recipes' names.
+        methods: Recipes, in the order in which they run.
+        seeds: Seeds of the runs.
+    """
+
+    name: str
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    @property
+    def saves(self) -> Path:
+        """Folder of the runs."""
+        return Path(f"saves/real_{self.name}")
+
+
+BENCHMARKS = {
+    "text": Benchmark("text", ("seqlora", "replay", "olora", "inclora", "ewc", "multitask")),
+    "pictures": Benchmark("pictures", ("seqlora", "replay", "olora"), (0,)),
+}
+
+
+def prepare(name: str, wheels: Path, clone: Path) -> dict[str, Any]:
+    """Make the model and the data of a benchmark, where they are not there.
+
+    Args:
+        name: ``text`` or ``pictures``.
+        wheels: Folder of wheels.
+        clone: LFPT5's repository; cloned there if it does not exist.
+
+    Returns:
+        What is known of the data, for the results.
+
+    Raises:
+        DataError: A download failed, or a file is not the expected one.
+    """
+    if name == "pictures":
+        if not (DATA / "vlm" / "config.json").is_file():
+            vlm.main(["--out", str(DATA / "vlm"), "--wheels", str(wheels)])
+        return {"data": "demo_data"}
+    if not (DATA / "smollm2" / "config.json").is_file():
+        smollm2.main(["--out", str(DATA / "smollm2"), "--wheels", str(wheels)])
+    return texts.build(texts.clone(clone), DATA / "text", train=TRAIN, test=TEST, words=WORDS)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; 1 if a run failed or the comparison could not be written."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.real.run_all", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("benchmark", choices=sorted(BENCHMARKS))
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="default: all recipes")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="default: those of the committed results")
+    parser.add_argument("--wheels", type=Path, default=DATA / "wheels", help="folder of wheels (default: %(default)s)")
+    parser.add_argument("--texts", type=Path, default=DATA / "texts", help="LFPT5's clone (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default: %(default)s)")
+    parser.add_argument("--list", action="store_true", help="print the commands and run nothing")
+    parser.add_argument("extra", nargs="*", metavar="key=value", help="more overrides, given after `--`")
+    options = parser.parse_args(argv)
+    benchmark = BENCHMARKS[options.benchmark]
+    wrong = sorted({*(options.methods or ())} - {*benchmark.methods})
+    if wrong:
+        parser.error(f"unknown recipes {', '.join(wrong)}; there are {', '.join(benchmark.methods)}")
+    recipes = f"{RECIPES}{benchmark.name}_"
+    wanted = [
+        Job(method, seed, benchmark.saves, recipes)
+        for seed in options.seeds or benchmark.seeds
+        for method in options.methods or benchmark.methods
+    ]
+    if options.list:
+        for job in wanted:
+            sys.stdout.write(" ".join(job.command(options.extra)) + "\n")
+        return 0
+    os.chdir(ROOT)
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    try:
+        facts = prepare(benchmark.name, options.wheels, options.texts)
+    except DataError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    start = time.monotonic()
+    good = [job for job in wanted if run(job, options.extra)]
+    out = options.out / benchmark.name
+    code = compare(good, out) if good else 1
+    facts |= {
+        "machine": f"{platform.system()} {platform.machine()}, {os.environ.get('OMP_NUM_THREADS', 'all')} threads a process",
+        "versions": {package: version(package) for package in VERSIONS},
+        "runs": [job.output_dir.name for job in good],
+        "seconds_of_this_call": round(time.monotonic() - start),
+    }
+    if good:
+        write_json(out / "facts.json", facts)
+    return 1 if len(good) < len(wanted) or code else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

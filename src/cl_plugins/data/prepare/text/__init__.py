@@ -1,0 +1,1 @@
+"""Benchmarks of texts alone: no picture, and often no download beyond a few JSON files."""
