@@ -13,6 +13,7 @@ from tiny_encoders import CONFIGS
 
 import cl_plugins
 from cl_plugins.base.errors import RecipeError
+from cl_plugins.crossmodal.encoders import config_of, make_encoder
 from cl_plugins.crossmodal.inputs import CrossModalProcessor
 from cl_plugins.crossmodal.model import CrossModalClassifier
 from cl_plugins.encoders.launch import run_recipe
@@ -94,6 +95,34 @@ def test_frozen_experts_and_encoders_stay_bit_for_bit(finished):
     assert all(torch.equal(last[name], first[name]) for name in names)
     assert all(torch.equal(last[name], second[name]) for name in second)
     assert not any(name.startswith("encoders.") for name in last)
+
+
+def test_encoders_are_those_of_the_recipe_bit_for_bit(finished):
+    final = CrossModalClassifier.from_pretrained(finished / "final")
+    for name, spec in ENCODERS.items():
+        torch.manual_seed(0)  # `seed` of an encoder
+        fresh = make_encoder(config_of(spec["config"])).state_dict()
+        kept = final.encoders[name].encoder.state_dict()
+        assert fresh.keys() == kept.keys()
+        assert all(torch.equal(value, kept[key]) for key, value in fresh.items())
+
+
+def test_two_modalities(data, tmp_path):
+    """K = 2: frozen experts stay as they are, and a sample without a sound is one of the words alone."""
+    two = {name: ENCODERS[name] for name in ("sound", "words")}
+    out = tmp_path / "run"
+    run_recipe(recipe(data, out, {"name": "crossmodal", "freeze": "samples"}, encoders=two, save_strategy="no"))
+    frozen = json.loads((out / "carry/carry.json").read_text())["meta"]["frozen"]
+    first = load_file(out / "tasks/01_one/update.safetensors")
+    second = load_file(out / "tasks/02_two/update.safetensors")
+    last = load_file(out / "carry/classifier.safetensors")
+    kept = set(first) - set(second)
+    assert kept
+    assert all(name.startswith("adapters.") for name in kept)
+    assert {(int(n.split(".")[1]), int(n.split(".")[3])) for n in kept} <= {
+        (a, e) for a, numbers in enumerate(frozen) for e in numbers
+    }
+    assert all(torch.equal(last[name], first[name]) for name in kept)
 
 
 def test_final_opens_with_transformers_and_answers_as_the_run(finished, data):
