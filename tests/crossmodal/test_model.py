@@ -141,9 +141,9 @@ def whole_loss(model, batch, turn):
     """All terms of the method's loss, of rows some of which lack a modality."""
     names = model.config.modalities
     lacking = {turn.get("a", "a"): 1, turn.get("b", "b"): 2}  # row 1 lacks a, row 2 lacks b
-    present = torch.tensor([[lacking.get(name) != row for name in names] for row in range(3)])
-    found = model(labels=torch.tensor([0, 1, 1]), present=present, **batch)
-    before = torch.randn(3, 6, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    present = torch.tensor([[lacking.get(name) != row for name in names] for row in range(5)])
+    found = model(labels=torch.tensor([0, 1, 1, 0, 1]), present=present, **batch)
+    before = torch.randn(5, 6, dtype=torch.double, generator=torch.Generator().manual_seed(0))
     terms = [
         found.loss,
         losses.alignment(found.parts, found.joint, found.present),
@@ -177,7 +177,7 @@ def test_other_names_of_modalities_only_permute_the_parameters(form, turn):
             value = torch.cat([blocks[back[name]] for name in letters], dim=1)
         state[".".join(parts)] = value
     two.load_state_dict(state)
-    batch = batch_of(of.values(), double=True)
+    batch = batch_of(of.values(), rows=5, double=True)
     at = {n: k for k, n in of.items()}
     first = {f"{at[k.partition('.')[0]]}.{k.partition('.')[2]}": v for k, v in batch.items()}
     second = {f"{turn[at[k.partition('.')[0]]]}.{k.partition('.')[2]}": v for k, v in batch.items()}

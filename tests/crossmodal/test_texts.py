@@ -16,7 +16,7 @@ from tiny_encoders import encoder
 from transformers import ViTImageProcessor
 
 import cl_plugins
-from cl_plugins.base.errors import CompatibilityError, RecipeError
+from cl_plugins.base.errors import CompatibilityError, RecipeError, RunStateError
 from cl_plugins.cli import main
 from cl_plugins.crossmodal.inputs import CrossModalProcessor
 from cl_plugins.crossmodal.model import CrossModalClassifier
@@ -157,6 +157,19 @@ def test_a_recipe_without_a_block(cli, written, tmp_path):
 def test_list_methods(cli):
     assert re.search(r"encoders\s+tested", cli("list", "methods", "crossmodal")[1])
     assert re.search(r"encoders\s+not tested", cli("list", "methods", "olora")[1])
+
+
+def test_an_encoder_may_be_moved_and_not_replaced(keys, finished, tmp_path, caplog):
+    shutil.copytree(Path(keys["output_dir"]).with_name("my_vit"), tmp_path / "moved")
+    moved = {**keys["encoders"], "picture": {**keys["encoders"]["picture"], "model": str(tmp_path / "moved")}}
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    with caplog.at_level("INFO", logger="cl_plugins"):
+        run_recipe({**keys, "encoders": moved, "output_dir": str(run)})
+    assert "this run is finished" in caplog.text
+    encoder("vit", seed=5).save_pretrained(tmp_path / "moved")
+    with pytest.raises(RunStateError):
+        run_recipe({**keys, "encoders": moved, "output_dir": str(run)})
 
 
 def test_report_and_status(cli, finished):
