@@ -113,6 +113,18 @@ bench-step: demo-data ## an optimizer step of every method at task 1 and 8, plai
 bench-synthetic-conflict: demo-data ## who forgets how much where tasks contradict each other, over five seeds; ARGS="--mark picture" marks pictures
 	$(DEMO) python benchmarks/synthetic_conflict/run.py $(ARGS)
 
+.PHONY: bench-cross-modal
+bench-cross-modal: venv ## the demo of classifiers on encoders: the method, its ablations and the baselines over three seeds
+	OMP_NUM_THREADS=1 $(DEMO) python -m benchmarks.cross_modal.demo $(ARGS)
+
+.PHONY: bench-cross-modal-step
+bench-cross-modal-step: venv ## what adapters between frozen encoders cost, block by block
+	OMP_NUM_THREADS=1 $(DEMO) python -m benchmarks.cross_modal.step --out benchmarks/cross_modal/results $(ARGS)
+
+.PHONY: bench-cross-modal-agreement
+bench-cross-modal-agreement: venv ## adapters against concatenation where the label is the agreement of two signals, five seeds
+	OMP_NUM_THREADS=1 $(DEMO) python -m benchmarks.cross_modal.agreement --out benchmarks/cross_modal/results $(ARGS)
+
 .PHONY: bench-growth
 bench-growth: venv ## how a stream's time grows with its number of tasks: 10, 30, 60 and 100
 	$(DEMO) python benchmarks/growth/run.py $(ARGS)

@@ -109,20 +109,33 @@ def run(form: str, seed: int, args: argparse.Namespace) -> dict[str, float | int
     }
 
 
+def with_interval(values: list[float]) -> str:
+    """The mean ± half its 95 % t-interval."""
+    mean = statistics.mean(values)
+    if len(values) < 2:
+        return f"{mean:.1f}"
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+    return f"{mean:.1f} ± {half:.1f}"
+
+
 def table(found: list[dict[str, float | int | str]]) -> str:
-    """The results as Markdown."""
-    lines = ["| adapters | test accuracy | by seed | training accuracy | CPU ms per step | trained parameters |"]
-    lines.append("| --- | --- | --- | --- | --- | --- |")
+    """The results as Markdown; more than none is the mean of the differences seed by seed."""
+    heads = "adapters | test accuracy | more than none | by seed | training accuracy | CPU ms per step | trained parameters"
+    lines = [f"| {heads} |", "| --- " * 7 + "|"]
+    plain = {one["seed"]: float(one["test"]) for one in found if one["adapters"] == "none"}
     for form in FORMS:
         own = [one for one in found if one["adapters"] == form]
-        if own:
-            tests = [float(one["test"]) for one in own]
-            spread = statistics.stdev(tests) if len(tests) > 1 else 0.0
-            trains, times = (statistics.mean(float(one[key]) for one in own) for key in ("train", "ms_per_step"))
-            seeds = ", ".join(f"{value:.1f}" for value in tests)
-            lines.append(
-                f"| {form} | {statistics.mean(tests):.1f} ± {spread:.1f} | {seeds} | {trains:.1f} | {times:.1f} | {own[0]['trained']} |"
-            )
+        if not own:
+            continue
+        tests = [float(one["test"]) for one in own]
+        paired = [float(one["test"]) - plain[one["seed"]] for one in own if one["seed"] in plain]
+        more = with_interval(paired) if paired and form != "none" else ""
+        trains, times = (statistics.mean(float(one[key]) for one in own) for key in ("train", "ms_per_step"))
+        seeds = ", ".join(f"{value:.1f}" for value in tests)
+        cells = (form, with_interval(tests), more, seeds, f"{trains:.1f}", f"{times:.1f}", f"{own[0]['trained']:,}")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

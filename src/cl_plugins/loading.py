@@ -9,7 +9,7 @@ from typing import Any
 from .base.errors import Problem, RecipeError, RunStateError
 from .host.fingerprint import base_fingerprint
 from .run.card import auto_class
-from .run.final import ROUTED, Final, compute_in, open_final, put_on
+from .run.final import ROUTED, Final, compute_in, is_classifier, open_final, put_on
 
 
 def load(
@@ -41,7 +41,7 @@ def load(
     if whole and base is not None:
         what = "is given, but the folder holds a whole model."
         raise RecipeError(Problem("base", what, "Leave it out."))
-    if whole and _is_classifier(final):
+    if whole and is_classifier(final.path):
         from .crossmodal.model import CrossModalClassifier
 
         return CrossModalClassifier.from_pretrained(str(final.path), **options).requires_grad_(False).eval()
@@ -75,14 +75,6 @@ def _base(final: Final, given: str | Path | None, options: dict[str, Any]) -> st
     )
     final.check_base(base_fingerprint(place))
     return name
-
-
-def _is_classifier(final: Final) -> bool:
-    """Whether the model is a classifier on frozen encoders, which only this package knows."""
-    from .base.outside import read_json
-
-    config = read_json(final.path / "config.json")
-    return isinstance(config, dict) and config.get("model_type") == "cl_crossmodal"
 
 
 def _dtype(final: Final) -> str:

@@ -8,6 +8,7 @@ from tiny_encoders import batch_of, classifier, encoder
 from torch.nn.functional import gelu, layer_norm
 
 from cl_plugins.base.errors import CompatibilityError
+from cl_plugins.crossmodal import losses
 from cl_plugins.crossmodal.experts import Adapter, Stream
 from cl_plugins.crossmodal.model import CrossModalClassifier
 
@@ -136,11 +137,31 @@ def test_the_order_of_modalities_has_no_effect(form):
     assert torch.equal(two(**batch).logits, one(**batch).logits)
 
 
-def test_other_names_of_modalities_only_permute_the_parameters():
-    """With the names a, b, c and c, a, b for the same encoders: the loss is that of permuted parameters."""
-    names, turn = ("vit", "bert", "signal"), {"a": "c", "b": "a", "c": "b"}
-    of = dict(zip("abc", names, strict=True))
-    options = {"labels": ["x", "y"], "blocks": 2, "experts": 3, "bottleneck": 4, "projection": 6}
+def whole_loss(model, batch, turn):
+    """All terms of the method's loss, of rows some of which lack a modality."""
+    names = model.config.modalities
+    lacking = {turn.get("a", "a"): 1, turn.get("b", "b"): 2}  # row 1 lacks a, row 2 lacks b
+    present = torch.tensor([[lacking.get(name) != row for name in names] for row in range(5)])
+    found = model(labels=torch.tensor([0, 1, 1, 0, 1]), present=present, **batch)
+    before = torch.randn(5, 6, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    terms = [
+        found.loss,
+        losses.alignment(found.parts, found.joint, found.present),
+        losses.alignment(found.parts, found.joint, found.present, kind="cosine"),
+        losses.contrastive(found.parts, found.present),
+        losses.preservation(found.joint, before),
+        losses.distillation(found.logits, before[:, :2]),
+    ]
+    return torch.stack(terms).detach()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("turn", [{"a": "b", "b": "a"}, {"a": "c", "b": "a", "c": "b"}])
+def test_other_names_of_modalities_only_permute_the_parameters(form, turn):
+    """With the names a, b, c and c, a, b for the same encoders: every loss is that of permuted parameters."""
+    letters = sorted(turn)
+    of = dict(zip(letters, ("vit", "bert", "signal"), strict=False))
+    options = {"labels": ["x", "y"], "blocks": 2, "experts": 3, "bottleneck": 4, "projection": 6, **form}
     torch.manual_seed(1)
     one = CrossModalClassifier.from_encoders({k: encoder(n) for k, n in of.items()}, **options).double()
     for parameter in one.parameters():
@@ -151,22 +172,27 @@ def test_other_names_of_modalities_only_permute_the_parameters():
     for key, value in one.state_dict().items():
         parts = [turn.get(part, part) for part in key.split(".")]
         if key == "fusion.first.weight":  # its columns follow the sorted names
-            blocks = dict(zip("abc", value.split(6, dim=1), strict=True))
+            blocks = dict(zip(letters, value.split(6, dim=1), strict=True))
             back = {new: old for old, new in turn.items()}
-            value = torch.cat([blocks[back[name]] for name in "abc"], dim=1)
+            value = torch.cat([blocks[back[name]] for name in letters], dim=1)
         state[".".join(parts)] = value
     two.load_state_dict(state)
-    batch = batch_of(names, double=True)
+    batch = batch_of(of.values(), rows=5, double=True)
     at = {n: k for k, n in of.items()}
     first = {f"{at[k.partition('.')[0]]}.{k.partition('.')[2]}": v for k, v in batch.items()}
     second = {f"{turn[at[k.partition('.')[0]]]}.{k.partition('.')[2]}": v for k, v in batch.items()}
-    labels = torch.tensor([0, 1, 1])
-    assert float((one(labels=labels, **first).loss - two(labels=labels, **second).loss).detach().abs()) < 1e-9
+    one_loss, two_loss = whole_loss(one, first, {}), whole_loss(two, second, turn)
+    assert (one_loss - two_loss).abs().max() < 1e-9
+    assert (one_loss > 0).all()
+    mixed = whole_loss(two, {name: second[name] for name in second}, {})  # other rows lack other modalities
+    assert (one_loss - mixed).abs().max() > 1e-6
 
 
-def test_encoders_get_no_gradient_and_every_trained_part_gets_one():
-    model = classifier(NAMES)
-    model(labels=torch.tensor([0, 1, 0]), **batch_of(NAMES)).loss.backward()
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("names", [("bert", "vit"), NAMES])
+def test_encoders_get_no_gradient_and_every_trained_part_gets_one(form, names):
+    model = classifier(names, **form)
+    model(labels=torch.tensor([0, 1, 0]), **batch_of(names)).loss.backward()
     for name, parameter in model.named_parameters():
         assert (parameter.grad is None) == name.startswith("encoders."), name
     assert set(model.trained_names()) == {n for n, p in model.named_parameters() if p.requires_grad}

@@ -7,75 +7,22 @@ import shutil
 
 import pytest
 import torch
+from encoder_runs import CLASSES, ENCODERS, REPLAY, build, recipe
 from safetensors.torch import load_file
 from tiny_encoders import CONFIGS
 
 import cl_plugins
 from cl_plugins.base.errors import RecipeError
+from cl_plugins.crossmodal.encoders import config_of, make_encoder
 from cl_plugins.crossmodal.inputs import CrossModalProcessor
-from cl_plugins.crossmodal.media import write_wav
 from cl_plugins.crossmodal.model import CrossModalClassifier
 from cl_plugins.encoders.launch import run_recipe
 from cl_plugins.run.interrupt import Interrupted
 
 
-CLASSES = ("ant", "bee", "cat", "dog")
-ENCODERS = {
-    "picture": {"kind": "vision", "config": {**CONFIGS["vit"], "num_hidden_layers": 2}},
-    "sound": {
-        "kind": "audio",
-        "sampling_rate": 8000,
-        "seconds": 0.05,
-        "config": {**CONFIGS["wav2vec2"], "num_hidden_layers": 2},
-    },
-    "words": {"kind": "text", "config": {**CONFIGS["bert"], "num_hidden_layers": 2}},
-}
-REPLAY = {"capacity_total": 10, "selection": "class_balanced"}
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Two steps of two classes that every modality shows; some samples lack a modality."""
-    import numpy as np
-    from PIL import Image
-
-    folder, info = tmp_path_factory.mktemp("records"), {}
-    for step in (1, 2):
-        for split, count in (("train", 10), ("test", 6)):
-            records = []
-            for i in range(count):
-                number = 2 * (step - 1) + i % 2
-                name = f"{step}_{split}_{i}"
-                Image.new("RGB", (16, 16), (60 * number, 40, 255 - 60 * number)).save(folder / f"{name}.png")
-                write_wav(folder / f"{name}.wav", np.sin(np.arange(400) * 0.1 * (number + 1)) * 0.5, 8000)
-                record = {"id": name, "label": CLASSES[number], "words": f"{CLASSES[number]} {i}"}
-                record |= {"picture": f"{name}.png", "sound": f"{name}.wav"}
-                if i == 3:
-                    del record["sound"]
-                records.append(record)
-            (folder / f"{step}_{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-            info[f"{step}_{split}"] = {"file_name": f"{step}_{split}.jsonl"}
-    (folder / "dataset_info.json").write_text(json.dumps(info))
-    return folder
-
-
-def recipe(data, out, method=None, *, cl=None, **keys):
-    tasks = [{"name": n, "train": f"{i}_train", "test": f"{i}_test"} for i, n in enumerate(("one", "two"), start=1)]
-    block = {"stream": {"name": "toy", "tasks": tasks}, "method": method or {"name": "crossmodal"}}
-    return {
-        "encoders": ENCODERS,
-        "classifier": {"blocks": 2, "experts": 4, "bottleneck": 4, "projection": 8},
-        "dataset_dir": str(data),
-        "output_dir": str(out),
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "learning_rate": 0.02,
-        "per_device_train_batch_size": 4,
-        "max_steps": 4,
-        "save_steps": 2,
-        "cl": {**block, "replay": REPLAY, "eval": {"zero_shot": False}, **(cl or {})},
-        **keys,
-    }
+    return build(tmp_path_factory.mktemp("records"))
 
 
 def scores(out):
@@ -148,6 +95,34 @@ def test_frozen_experts_and_encoders_stay_bit_for_bit(finished):
     assert all(torch.equal(last[name], first[name]) for name in names)
     assert all(torch.equal(last[name], second[name]) for name in second)
     assert not any(name.startswith("encoders.") for name in last)
+
+
+def test_encoders_are_those_of_the_recipe_bit_for_bit(finished):
+    final = CrossModalClassifier.from_pretrained(finished / "final")
+    for name, spec in ENCODERS.items():
+        torch.manual_seed(0)  # `seed` of an encoder
+        fresh = make_encoder(config_of(spec["config"])).state_dict()
+        kept = final.encoders[name].encoder.state_dict()
+        assert fresh.keys() == kept.keys()
+        assert all(torch.equal(value, kept[key]) for key, value in fresh.items())
+
+
+def test_two_modalities(data, tmp_path):
+    """K = 2: frozen experts stay as they are, and a sample without a sound is one of the words alone."""
+    two = {name: ENCODERS[name] for name in ("sound", "words")}
+    out = tmp_path / "run"
+    run_recipe(recipe(data, out, {"name": "crossmodal", "freeze": "samples"}, encoders=two, save_strategy="no"))
+    frozen = json.loads((out / "carry/carry.json").read_text())["meta"]["frozen"]
+    first = load_file(out / "tasks/01_one/update.safetensors")
+    second = load_file(out / "tasks/02_two/update.safetensors")
+    last = load_file(out / "carry/classifier.safetensors")
+    kept = set(first) - set(second)
+    assert kept
+    assert all(name.startswith("adapters.") for name in kept)
+    assert {(int(n.split(".")[1]), int(n.split(".")[3])) for n in kept} <= {
+        (a, e) for a, numbers in enumerate(frozen) for e in numbers
+    }
+    assert all(torch.equal(last[name], first[name]) for name in kept)
 
 
 def test_final_opens_with_transformers_and_answers_as_the_run(finished, data):

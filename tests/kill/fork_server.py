@@ -133,12 +133,13 @@ def _child(request: dict) -> None:
         install(Saboteur(root, log, request["at"], request["action"], seen))
         from llamafactory.train.tuner import run_exp
 
+        from cl_plugins.encoders.launch import run_recipe
         from cl_plugins.replay import store
 
         store.now = (
             lambda: "2030-01-01T00:00:00+00:00"
         )  # times in the buffer's manifest are the one thing that differs
-        run_exp(request["keys"])
+        (run_recipe if "encoders" in request["keys"] else run_exp)(request["keys"])
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     except BaseException:
@@ -173,6 +174,8 @@ def _serve() -> None:
     import transformers.models.llava.modeling_llava  # noqa: F401
     from llamafactory.train.callbacks import LogCallback  # noqa: F401
 
+    import cl_plugins.encoders.launch
+    import cl_plugins.encoders.trainer
     import cl_plugins.host.trainer
     import cl_plugins.run.entry
     import cl_plugins.run.runner  # noqa: F401

@@ -164,9 +164,9 @@ def _wrap_checkpoints(saboteur: Saboteur) -> None:
     import safetensors.torch
     import torch
 
-    from cl_plugins.host.trainer import ContinualTrainer
+    from cl_plugins.training.exact import ExactTrainerMixin  # of both hosts
 
-    save = ContinualTrainer._save_checkpoint
+    save = ExactTrainerMixin._save_checkpoint
 
     def _save_checkpoint(self, *args, **kwargs):
         saboteur.saving = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
@@ -175,7 +175,7 @@ def _wrap_checkpoints(saboteur: Saboteur) -> None:
         saboteur.point(f"after {saboteur.name(saboteur.saving)}")
         saboteur.saving = None
 
-    ContinualTrainer._save_checkpoint = _save_checkpoint
+    ExactTrainerMixin._save_checkpoint = _save_checkpoint
 
     def tensors(function, position):
         @functools.wraps(function)
@@ -205,16 +205,16 @@ def _wrap_checkpoints(saboteur: Saboteur) -> None:
 
 
 def _wrap_steps(saboteur: Saboteur) -> None:
-    from cl_plugins.host.trainer import ContinualTrainer
     from cl_plugins.run import runner
+    from cl_plugins.training.exact import ExactTrainerMixin  # of both hosts
 
-    training_step = ContinualTrainer.training_step
+    training_step = ExactTrainerMixin.training_step
 
     def counted(self, *args, **kwargs):
         saboteur.note(f"optimizer {self._task} {self.state.global_step + 1}")
         return training_step(self, *args, **kwargs)
 
-    ContinualTrainer.training_step = counted
+    ExactTrainerMixin.training_step = counted
     for kind in ("evaluate", "train", "consolidate", "finish"):
         function = getattr(runner, kind)
 

@@ -40,7 +40,6 @@ def run(args: argparse.Namespace) -> int:
     from ..board.processes import Processes
     from ..run.isolate import launch_command
     from . import output
-    from .hosts import host
 
     problems = [
         Problem(str(path), "is not a folder.", "Name a folder that exists.")
@@ -52,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if problems:
         raise RecipeError(problems)
     import_gradio()
-    board = Board(args.folder, args.recipes, output_dir, Processes(launch_command(host().command)))
+    board = Board(args.folder, args.recipes, output_dir, Processes(launch_command("cl-plugins run")))
     try:
         serve(board, host=args.host, port=args.port, share=args.share, tell=output.emit)
     except KeyboardInterrupt:

@@ -160,6 +160,10 @@ def _configured(args: argparse.Namespace, host_keys: dict[str, Any], config: CLC
                     f"--{option.replace('_', '-')}", f"is {getattr(args, option)}.", "The smallest allowed value is 1."
                 )
             )
+    for option, given in (("max-new-tokens", args.max_new_tokens), ("options-column", args.options_column)):
+        if given is not None and not host(host_keys).generates:
+            what = "is a setting of generated answers, and the answers of this run are classes."
+            problems.append(Problem(f"--{option}", what, "Leave it out."))
     if args.test_set and not args.scorer:
         problems.append(
             Problem("--test-set", "needs a scorer.", "Add `--scorer NAME`; `cl-plugins list scorers` shows them.")

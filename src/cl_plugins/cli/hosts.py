@@ -18,18 +18,15 @@ def host(keys: Mapping[str, Any] | None = None) -> Host:
     Args:
         keys: The recipe, or the host keys of a run; None for the host of language models.
     """
-    if keys is not None and is_encoder_recipe(keys):
+    from ..contract.host import has_encoders
+
+    if keys is not None and has_encoders(keys):
         from ..encoders.host import EncoderHost
 
         return EncoderHost()
     from ..host.llama_factory import LlamaFactoryHost
 
     return LlamaFactoryHost()
-
-
-def is_encoder_recipe(keys: Mapping[str, Any]) -> bool:
-    """Whether a recipe names encoders in place of a language model."""
-    return "encoders" in keys
 
 
 def run_here(recipe: Mapping[str, Any]) -> None:

@@ -59,15 +59,16 @@ def opened(
         RunStateError: As `reopen`, and if the base cannot be loaded without its own code.
     """
     from ..base.errors import Problem, RunStateError
+    from ..contract.host import has_encoders
     from ..evaluation.results import result_problems
     from ..run.reopen import carry_after, check_idle, read_recipe, reopen
-    from .hosts import host, is_encoder_recipe
+    from .hosts import host
 
     host_keys, config = read_recipe(root)
     if found := result_problems(root):
         raise RunStateError(found)
     check_idle(root)
-    if model is not None and is_encoder_recipe(host_keys):
+    if model is not None and has_encoders(host_keys):
         what = "names one base, and this run has encoders."
         raise RunStateError(Problem("--model", what, "Leave it out: `encoders` of the run says where they are."))
     if model is not None:

@@ -35,7 +35,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     add_recipe(parser)
     parser.epilog = _EPILOG
-    parser.add_argument("--all-keys", action="store_true", help="show every key of the installed LLaMA-Factory")
+    parser.add_argument(
+        "--all-keys",
+        action="store_true",
+        help="show every key of the installed LLaMA-Factory, or that goes with `encoders`",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -83,6 +87,7 @@ def make(recipe: dict[str, Any], *, all_keys: bool = False) -> dict[str, Any]:
     able = get_method(config.method).capabilities
     return {
         "format": 1,
+        "host": host.name,
         "stream": config.stream.name,
         "method": config.method,
         "method_options": masked(config.method_options),
@@ -148,11 +153,18 @@ def _tasks(
             "valid": [name for task in tasks for name in task.valid] if host.validates(keys) else [],
             "test": [] if joint else list(tasks[0].test),
             "scorer": None if joint else tasks[0].scorer,
-            "max_new_tokens": config.eval.max_new_tokens if joint else config.max_new_tokens(name),
+            "max_new_tokens": _longest(host, config, None if joint else name),
             **_counts(host, host_keys, config, name),
         }
         found.append(entry)
     return found
+
+
+def _longest(host: Host, config: CLConfig, task: str | None) -> int | None:
+    """The longest answer in tokens, of a task or where it sets none; None where answers are classes."""
+    if not host.generates:
+        return None
+    return config.eval.max_new_tokens if task is None else config.max_new_tokens(task)
 
 
 def _counts(host: Host, host_keys: dict[str, Any], config: CLConfig, name: str) -> dict[str, Any]:
@@ -255,7 +267,7 @@ def show(value: dict[str, Any]) -> None:
     output.pairs([row for row in (*rows, ("reveals", value["reveals"])) if row[1]])
     _show_steps(value)
     for task in value["tasks"]:
-        output.heading(f"Task {task['task']}", "what LLaMA-Factory gets in addition to the recipe's top level")
+        output.heading(f"Task {task['task']}", f"what {value['host']} gets in addition to the recipe's top level")
         rows = [
             (
                 key,
@@ -274,12 +286,8 @@ def show(value: dict[str, Any]) -> None:
             rows.append(("validated on", ", ".join(task["valid"])))
         if task["test"]:
             items = f" ({task['test_items']:,} items)" if task["test_items"] is not None else ""
-            rows.append(
-                (
-                    "tested on",
-                    f"{', '.join(task['test'])}{items} with {task['scorer']}, at most {task['max_new_tokens']} tokens",
-                )
-            )
+            longest = f", at most {task['max_new_tokens']} tokens" if task["max_new_tokens"] is not None else ""
+            rows.append(("tested on", f"{', '.join(task['test'])}{items} with {task['scorer']}{longest}"))
         output.pairs(rows)
     _show_keys(value)
     _show_model(value)

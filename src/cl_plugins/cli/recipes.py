@@ -82,9 +82,13 @@ def read_stream_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[
     Raises:
         RecipeError: If it has not.
     """
+    from ..contract.host import has_encoders
+
     recipe = read_recipe(path, overrides)
     problems = []
-    if "cl" not in recipe:
+    if "cl" not in recipe and has_encoders(recipe):
+        problems.append(Problem(str(path), "has no `cl:` block.", "Add one, with `stream` and `method`."))
+    elif "cl" not in recipe:
         fix = "Add one, or train it with `llamafactory-cli train`."
         problems.append(Problem(str(path), "has no `cl:` block: it is a plain LLaMA-Factory recipe.", fix))
     if not isinstance(recipe.get("output_dir"), str):

@@ -35,15 +35,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out a recipe."""
+    from ..contract.host import has_encoders
     from ..recipe import expanded
     from ..run.isolate import launch_command, run_isolated
-    from .hosts import host, is_encoder_recipe, run_here
+    from .hosts import host, run_here
     from .recipes import read_stream_recipe
 
     recipe = read_stream_recipe(args.recipe, args.overrides)
     the_host = host(recipe)
     launcher = the_host.command if args.launcher is None else args.launcher
-    if is_encoder_recipe(recipe) and not args.isolate and args.launcher is None:
+    if has_encoders(recipe) and not args.isolate and args.launcher is None:
         run_here(recipe)
         return 0
     command = [*launch_command(launcher), args.recipe, *args.overrides]

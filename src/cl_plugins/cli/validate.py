@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 _EPILOG = """\
 Checks the `cl:` block, the stream, the method with the engine and precision of
-the recipe, data set names and files, lets LLaMA-Factory parse the arguments of
-every task, and prepares the training and test sets of all tasks as the run will
+the recipe, data set names and files, lets LLaMA-Factory (with `encoders:`, Transformers)
+parse the arguments of every task, and prepares the training and test sets of all tasks as the run will
 (kept in the cache of the `datasets` library; `--quick` leaves this out). Words
 of the form key=value apply to all recipes:
 
@@ -34,7 +34,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("recipes", metavar="RECIPE", nargs="+", help="recipes, and key=value words for all of them")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--quick", action="store_true", help="skip the checks that need the base's tokenizer")
+    parser.add_argument(
+        "--quick", action="store_true", help="skip the checks that need the base's tokenizer, or the encoders"
+    )
     parser.set_defaults(overrides=[])
 
 
@@ -130,7 +132,7 @@ def _prepared(host: Host, recipe: Recipe, read: bool) -> tuple[list[Problem], li
         problems += error.problems
     except Exception as error:  # any exception of the host or the hub
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        notes.append(f"The data were not prepared: the base's tokenizer cannot be loaded here ({reason}).")
+        notes.append(f"The data were not prepared: {host.reader} cannot be loaded here ({reason}).")
     else:
         read_data(state, list(tests), trainings)
     return problems, notes

@@ -23,6 +23,27 @@ if TYPE_CHECKING:
 
 
 KeyKind = Literal["per_task", "per_run", "refused"]
+ENCODERS = "encoders"
+_ENCODERS_NAME = "encoders "
+
+
+def has_encoders(keys: Mapping[str, Any]) -> bool:
+    """Whether a recipe, or the keys of a run, name encoders in place of a language model."""
+    return ENCODERS in keys
+
+
+def encoders_name(models: Mapping[str, str]) -> str:
+    """The name of a base that consists of encoders.
+
+    Args:
+        models: Modality -> name of its encoder, without places of this machine.
+    """
+    return _ENCODERS_NAME + ", ".join(f"{name}={model}" for name, model in sorted(models.items()))
+
+
+def names_encoders(base: str) -> bool:
+    """Whether the name of a base is one that `encoders_name` has made, and no folder or name on a hub."""
+    return base.startswith(_ENCODERS_NAME)
 
 
 @dataclass(frozen=True)
@@ -169,6 +190,8 @@ class Host(Protocol):
         sample_keys: Those of them that a sample keeps when it is replayed in a later task.
         validation_keys: Per-task keys that mean something for tasks with a validation set only.
         prompt_keys: Keys that shape prompts, pictures and the base in memory; ``final/`` notes them.
+        reader: What reads the data, for messages.
+        generates: Whether an answer is generated text; else it is one of the classes that were learned.
     """
 
     name: str
@@ -180,6 +203,8 @@ class Host(Protocol):
     sample_keys: frozenset[str]
     validation_keys: frozenset[str]
     prompt_keys: frozenset[str]
+    reader: str
+    generates: bool
 
     def quiet(self) -> AbstractContextManager[None]:
         """Show only errors of the host inside, unless the user requested more."""

@@ -170,7 +170,7 @@ def make_encoder(config: PretrainedConfig) -> nn.Module:
 
 
 def load_encoder(name: str) -> nn.Module:
-    """An encoder with its weights.
+    """An encoder with its weights in fp32, whatever its checkpoint has: the parts that are trained on top are in fp32.
 
     Args:
         name: Folder or hub name.
@@ -180,9 +180,10 @@ def load_encoder(name: str) -> nn.Module:
     """
     family = family_of(AutoConfig.from_pretrained(name), name)
     if family.load is not None:
-        return family.load(name)
+        return family.load(name).float()
     more = {"add_pooling_layer": False} if family.pooler else {}
-    return AutoModel.from_pretrained(name, **more)
+    encoder: nn.Module = AutoModel.from_pretrained(name, **more)
+    return encoder.float()
 
 
 class _Reached(Exception):
@@ -266,7 +267,11 @@ class BlockedEncoder(nn.Module):
         Args:
             inputs: The encoder's inputs; pixel values may be (rows, frames, channels, height, width).
         """
-        given, frames = dict(inputs), 1
+        dtype, frames = (
+            next(self.encoder.parameters()).dtype,
+            1,
+        )  # of an export in a 16-bit type, not that of the inputs
+        given = {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
         pixels = given.get("pixel_values")
         if pixels is not None and pixels.dim() == 5:
             frames = pixels.shape[1]

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
-from ..base.errors import DataError, Problem
+from ..base.errors import CompatibilityError, DataError, Problem
 from ..base.schema import option
 from . import media
 
@@ -43,6 +44,13 @@ class EncoderSpec:
     )
     max_length: int = option(64, minimum=1, help="text: longest text in tokens.")
 
+    @property
+    def public_name(self) -> str | None:
+        """``model`` without places of this machine: a hub's name as it is, of a folder the last part."""
+        if self.model is None or not Path(self.model).expanduser().is_dir():
+            return self.model
+        return Path(self.model).expanduser().resolve().name
+
     def random_config(self) -> dict[str, Any]:
         """``config`` with its ``model_type``: an encoder of signals is the one of this package."""
         given = dict(self.config or {})
@@ -60,17 +68,30 @@ class EncoderSpec:
         return []
 
 
-class Reader(Protocol):
-    """Makes tensors of one modality."""
+class Reader(ABC):
+    """Makes tensors of one modality; the base of the four kinds.
 
+    Attributes:
+        processor: What Transformers has for it (image processor, feature extractor, tokenizer); None where there is none.
+    """
+
+    processor: Any = None
+
+    @abstractmethod
     def read(self, value: Any) -> dict[str, Tensor]:
         """Tensors of one sample, without the dimension of the batch."""
 
+    @abstractmethod
     def empty(self) -> dict[str, Tensor]:
         """The same of nothing."""
 
+    def save(self, folder: Path) -> None:
+        """Save the processor, if there is one."""
+        if self.processor is not None:
+            self.processor.save_pretrained(folder)
 
-class VisionReader:
+
+class VisionReader(Reader):
     """Pictures, or frames of a video.
 
     Args:
@@ -80,13 +101,13 @@ class VisionReader:
     """
 
     def __init__(self, spec: EncoderSpec, config: Any, folder: str | None) -> None:
-        self._frames, self._processor = spec.frames, None
+        self._frames = spec.frames
         size = config.image_size
         self._size = (size, size) if isinstance(size, int) else tuple(size)
         if folder is not None:
             from transformers import AutoImageProcessor
 
-            self._processor = AutoImageProcessor.from_pretrained(folder, use_fast=False)
+            self.processor = AutoImageProcessor.from_pretrained(folder, use_fast=False)
 
     def read(self, value: Any) -> dict[str, Tensor]:
         """``pixel_values`` (channels, height, width), of several frames with these in front."""
@@ -94,8 +115,8 @@ class VisionReader:
         import torch
 
         pictures = media.frames(value, self._frames)
-        if self._processor is not None:
-            values = self._processor(images=pictures, return_tensors="pt")["pixel_values"]
+        if self.processor is not None:
+            values = self.processor(images=pictures, return_tensors="pt")["pixel_values"]
         else:
             scaled = [np.asarray(p.resize(self._size[::-1]), dtype=np.float32) / 127.5 - 1 for p in pictures]
             values = torch.from_numpy(np.stack(scaled)).permute(0, 3, 1, 2).contiguous()
@@ -107,13 +128,8 @@ class VisionReader:
 
         return self.read([Image.new("RGB", self._size[::-1], (128, 128, 128))])
 
-    def save(self, folder: Path) -> None:
-        """Save the processor, if there is one."""
-        if self._processor is not None:
-            self._processor.save_pretrained(folder)
 
-
-class AudioReader:
+class AudioReader(Reader):
     """Sounds, as the features or waves that the encoder takes.
 
     Args:
@@ -125,7 +141,7 @@ class AudioReader:
     def __init__(self, spec: EncoderSpec, config: Any, folder: str | None) -> None:
         self._rate, self._kind, self._config = spec.sampling_rate, str(config.model_type), config
         self._length = max(1, round(spec.seconds * spec.sampling_rate))
-        self._extractor = self._make(folder)
+        self.processor = self._make(folder)
 
     def _make(self, folder: str | None) -> Any:
         import transformers as hf
@@ -152,7 +168,7 @@ class AudioReader:
             import numpy as np
 
             wave = np.pad(wave[: self._length], (0, max(0, self._length - len(wave))))
-        found = self._extractor(wave, sampling_rate=self._rate, return_tensors="pt")
+        found = self.processor(wave, sampling_rate=self._rate, return_tensors="pt")
         if self._kind == "whisper":
             values, wanted = found["input_features"][0], 2 * self._config.max_source_positions
             return {
@@ -167,12 +183,8 @@ class AudioReader:
         wave = np.full(self._rate // 4, 1e-3, dtype=np.float32)
         return {name: value * 0 for name, value in self.read(wave).items()}
 
-    def save(self, folder: Path) -> None:
-        """Save the extractor."""
-        self._extractor.save_pretrained(folder)
 
-
-class TextReader:
+class TextReader(Reader):
     """Texts, by the encoder's tokenizer, or by a hash of each word where an encoder has none.
 
     Args:
@@ -182,18 +194,18 @@ class TextReader:
     """
 
     def __init__(self, spec: EncoderSpec, config: Any, folder: str | None) -> None:
-        self._most, self._vocabulary, self._tokenizer = spec.max_length, int(config.vocab_size), None
+        self._most, self._vocabulary = spec.max_length, int(config.vocab_size)
         if folder is not None:
             from transformers import AutoTokenizer
 
-            self._tokenizer = AutoTokenizer.from_pretrained(folder)
+            self.processor = AutoTokenizer.from_pretrained(folder)
 
     def read(self, value: Any) -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask``, (tokens,) each."""
         import torch
 
-        if self._tokenizer is not None:
-            ids = self._tokenizer(str(value), truncation=True, max_length=self._most)["input_ids"]
+        if self.processor is not None:
+            ids = self.processor(str(value), truncation=True, max_length=self._most)["input_ids"]
         else:  # 0 pads and 1 begins
             words = str(value).lower().split()[: self._most - 1]
             ids = [1, *(2 + zlib.crc32(word.encode()) % (self._vocabulary - 2) for word in words)]
@@ -204,13 +216,8 @@ class TextReader:
         """An empty text."""
         return self.read("")
 
-    def save(self, folder: Path) -> None:
-        """Save the tokenizer, if there is one."""
-        if self._tokenizer is not None:
-            self._tokenizer.save_pretrained(folder)
 
-
-class SignalReader:
+class SignalReader(Reader):
     """Signals of sensors, brought to the encoder's length by linear interpolation.
 
     Args:
@@ -234,11 +241,18 @@ class SignalReader:
 
         return {"values": torch.zeros(self._length, self._channels)}
 
-    def save(self, folder: Path) -> None:
-        """Nothing to save."""
-
 
 READERS: dict[str, Any] = {"vision": VisionReader, "audio": AudioReader, "text": TextReader, "signal": SignalReader}
+
+
+def _reader(name: str, spec: EncoderSpec, config: Any, folder: str | None) -> Reader:
+    try:
+        reader: Reader = READERS[spec.kind](spec, config, folder)
+    except (OSError, ValueError, ImportError) as error:
+        what = f"has no processor that can be loaded: {' '.join(str(error).split())[:300]}"
+        fix = "Save the image processor, feature extractor or tokenizer beside the weights."
+        raise CompatibilityError(Problem(f"encoders.{name}.model", what, fix)) from error
+    return reader
 
 
 class CrossModalProcessor:
@@ -248,6 +262,9 @@ class CrossModalProcessor:
         specs: Modality -> its entry.
         configs: Modality -> config of its encoder.
         folders: Modality -> where its processor is; those of ``model`` by default.
+
+    Raises:
+        CompatibilityError: If a processor cannot be loaded.
     """
 
     def __init__(
@@ -259,9 +276,7 @@ class CrossModalProcessor:
         places = folders or {name: spec.model for name, spec in specs.items()}
         self.names = tuple(sorted(specs))
         self._specs, self._configs = dict(specs), dict(configs)
-        self._readers = {
-            name: READERS[specs[name].kind](specs[name], configs[name], places[name]) for name in self.names
-        }
+        self._readers = {name: _reader(name, specs[name], configs[name], places[name]) for name in self.names}
         self._empty: dict[str, dict[str, Tensor]] = {}
         self._cache: dict[tuple[str, str], dict[str, Tensor]] = {}
 
@@ -321,7 +336,7 @@ class CrossModalProcessor:
         folder = Path(folder)
         for name in self.names:
             self._readers[name].save(folder / f"processor_{name}")
-        specs = {name: asdict(spec) for name, spec in self._specs.items()}
+        specs = {name: {**asdict(spec), "model": spec.public_name} for name, spec in self._specs.items()}
         (folder / FILE).write_text(json.dumps(specs, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
     @classmethod

@@ -1,14 +1,17 @@
 """From labelled samples to a stream: class-incremental or domain-incremental steps, split by group, order recorded.
 
 The input is an index, one JSON object per line: ``label``, a field per modality (files relative to the index), and where they
-are known ``split`` (``train`` or ``test``), ``group`` (video or participant, never in both splits) and ``domain``. AVE's own
-lists can be read instead::
+are known ``split`` (``train`` or ``test``), ``group`` (video or participant, never in both splits) and ``domain``. With
+``--protocol`` the input is the folder of what the authors of a data set distribute::
 
     python -m cl_plugins.crossmodal.prepare index.jsonl data/my_stream --classes-per-step 4 --seed 0
     python -m cl_plugins.crossmodal.prepare index.jsonl data/languages --domains en de es pl ko
-    python -m cl_plugins.crossmodal.prepare --ave AVE_Dataset data/ave --classes-per-step 4 --seed 0
+    python -m cl_plugins.crossmodal.prepare --protocol ave AVE_Dataset data/ave --seed 0
+    python -m cl_plugins.crossmodal.prepare --protocol uestc_mmea_cl UESTC-MMEA-CL data/uestc_mmea_cl
+    python -m cl_plugins.crossmodal.prepare --protocol samsemo SAMSEMO data/samsemo
 
-Written are the data sets, ``dataset_info.json`` and ``stream.yaml``, which names classes, order and seed.
+Written are the data sets, ``dataset_info.json`` and ``stream.yaml``, which names classes, order and seed. What was not
+verified about the authors' files is in the notes of the stream; `--show` prints them.
 """
 
 from __future__ import annotations
@@ -18,12 +21,13 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..base.errors import ClPluginsError, DataError, Problem
 from ..base.outside import OutsideError, parse_json, read_text
+from . import sources
 
 
 LIMIT = 2 * 1024**3  # bytes of an index
@@ -59,46 +63,6 @@ def read_index(path: Path) -> list[Record]:
     return found
 
 
-def read_ave(folder: Path) -> list[Record]:
-    """AVE as its authors distribute it: ``trainSet.txt``, ``testSet.txt`` and the videos in ``AVE/``.
-
-    A line is ``category&video id&quality&start&end``. A video occurs once per event; the first category counts. Validation
-    videos (``valSet.txt``) are left out.
-
-    Args:
-        folder: The folder of the lists.
-
-    Raises:
-        DataError: If a list or a video is missing, or a line has another form.
-    """
-    found: dict[str, Record] = {}
-    problems = []
-    for split, name in (("train", "trainSet.txt"), ("test", "testSet.txt")):
-        try:
-            lines = read_text(folder / name, LIMIT).splitlines()
-        except (OSError, OutsideError, ValueError) as error:
-            problems.append(
-                Problem(str(folder / name), f"cannot be read ({error}).", "Give the folder of AVE's lists.")
-            )
-            continue
-        for number, line in enumerate((text for text in lines if text.strip()), start=1):
-            cells = line.strip().split("&")
-            if len(cells) != 5:
-                what = "has not the form category&video&quality&start&end."
-                problems.append(Problem(f"{folder / name}, line {number}", what, "Use AVE's own file."))
-                continue
-            label, video = cells[0], cells[1]
-            file = f"AVE/{video}.mp4"
-            if not (folder / file).is_file():
-                problems.append(Problem(str(folder / file), "is missing.", "Download the videos of AVE."))
-                continue
-            record = {"id": video, "label": label, "picture": file, "sound": file, "group": video, "split": split}
-            found.setdefault(video, record)
-    if problems:
-        raise DataError(problems[:10])
-    return list(found.values())
-
-
 def with_splits(records: Sequence[Record], test: float, seed: int) -> list[Record]:
     """Samples with a split each: their own, or one that their group decides, the same on every machine.
 
@@ -131,7 +95,15 @@ def class_steps(records: Sequence[Record], per_step: int, seed: int) -> list[lis
 
 
 def write_stream(
-    records: Sequence[Record], steps: Sequence[Sequence[str]], source: Path, target: Path, *, by: str, seed: int
+    records: Sequence[Record],
+    steps: Sequence[Sequence[str]],
+    source: Path,
+    target: Path,
+    *,
+    by: str,
+    seed: int,
+    about: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
 ) -> None:
     """Write the data sets of a stream, ``dataset_info.json`` and ``stream.yaml``.
 
@@ -142,6 +114,9 @@ def write_stream(
         target: A new folder.
         by: ``label`` or ``domain``.
         seed: Of the order, for the notes.
+        about: What the stream says of itself: ``name``, ``title``, ``paper``, ``homepage``; ``source`` and ``licence`` of
+            every task.
+        notes: Notes beside that on the order.
 
     Raises:
         DataError: If a step has no training or no test samples.
@@ -149,6 +124,8 @@ def write_stream(
     import yaml
 
     target.mkdir(parents=True, exist_ok=True)
+    told = dict(about or {})
+    of_task = {key: told.pop(key) for key in ("source", "licence") if key in told}
     info, tasks, problems = {}, [], []
     for number, members in enumerate(steps, start=1):
         own = [record for record in records if record.get(by) in members]
@@ -165,13 +142,15 @@ def write_stream(
             )
             info[f"{name}_{split}"] = {"file_name": f"{name}_{split}.jsonl"}
         labels = list(members) if by == "label" else sorted({str(record["label"]) for record in records})
-        tasks.append({"name": name, "train": f"{name}_train", "test": f"{name}_test", "overrides": {"labels": labels}})
+        sets = {"train": f"{name}_train", "test": f"{name}_test"}
+        tasks.append({"name": name, **sets, **of_task, "overrides": {"labels": labels}})
     if problems:
         raise DataError(problems)
     order = "; ".join(", ".join(members) for members in steps)
-    notes = [f"Order of the {'classes' if by == 'label' else 'domains'} (seed {seed}): {order}."]
+    seeded = f" (seed {seed})" if by == "label" else ""
+    first = f"Order of the {'classes' if by == 'label' else 'domains'}{seeded}: {order}."
     (target / "dataset_info.json").write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
-    stream = {"name": target.name, "notes": notes, "tasks": tasks}
+    stream = {"name": target.name, **told, "notes": [first, *notes], "tasks": tasks}
     (target / "stream.yaml").write_text(yaml.safe_dump(stream, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
@@ -181,11 +160,65 @@ def _moved(record: Record, source: Path, target: Path) -> Record:
     def walk(value: Any) -> Any:
         if isinstance(value, list):
             return [walk(item) for item in value]
-        if isinstance(value, str) and (source / value).is_file():
+        if isinstance(value, str) and _is_file(source / value):
             return os.path.relpath(source / value, target)
         return value
 
     return {k: v if k in ("id", "label") else walk(v) for k, v in record.items() if k not in _ABOUT}
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a text that is too long for a name
+        return False
+
+
+def _protocol(name: str, source: Path, target: Path, args: argparse.Namespace) -> None:
+    """Make the stream of a protocol out of what the authors of its data distribute."""
+    about = sources.protocol(name)
+    found = sources.read(name, source, target / "signals")
+    notes = list(about.notes)
+    if args.split == "group":
+        found = [{key: value for key, value in record.items() if key != "split"} for record in found]
+        notes.append(
+            f"The split is not the authors': {args.test:g} of the groups (videos) are for testing, seed {args.seed}."
+        )
+    elif about.mixed_groups:
+        both = _in_both(found)
+        notes.append(f"The split is the authors'; {both} source videos have scenes in both of its parts.")
+        found = [{key: value for key, value in record.items() if key != "group"} for record in found]
+    records = with_splits(found, args.test, args.seed)
+    classes = len({record["label"] for record in records})
+    if classes != about.classes:
+        notes.append(f"{classes} of the {about.classes} classes are here.")
+    by = "domain" if about.domains else "label"
+    domains = args.domains or about.domains
+    steps = [[d] for d in domains or ()] or class_steps(
+        records, args.classes_per_step or about.classes_per_step or 1, args.seed
+    )
+    told = {key: getattr(about, key) for key in ("title", "paper", "homepage", "source", "licence")}
+    write_stream(records, steps, source, target, by=by, seed=args.seed, about={"name": name, **told}, notes=notes)
+
+
+def _in_both(records: Sequence[Record]) -> int:
+    """Number of groups with samples in both splits."""
+    of_split = [{record["group"] for record in records if record["split"] == split} for split in SPLITS]
+    return len(of_split[0] & of_split[1])
+
+
+def _index(path: Path, target: Path, args: argparse.Namespace) -> None:
+    """Make a stream out of an index."""
+    records = with_splits(read_index(path), args.test, args.seed)
+    by = "domain" if args.domains else "label"
+    steps = [[name] for name in args.domains or ()] or class_steps(records, args.classes_per_step or 4, args.seed)
+    write_stream(records, steps, path.parent, target, by=by, seed=args.seed)
+
+
+def _positive(word: str) -> int:
+    if int(word) < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return int(word)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -201,23 +234,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("index", type=Path, help="the index, or with --ave the folder of AVE's lists")
-    parser.add_argument("folder", type=Path, help="where the stream goes")
-    parser.add_argument("--ave", action="store_true", help="read AVE's lists in place of an index")
-    parser.add_argument("--classes-per-step", type=int, default=4, help="class-incremental (default: 4)")
+    names = sources.protocols()
+    parser.add_argument("index", nargs="?", type=Path, help="the index, or with --protocol the folder of the data set")
+    parser.add_argument("folder", nargs="?", type=Path, help="where the stream goes")
+    parser.add_argument("--protocol", choices=names, help="read what the authors of this data set distribute")
+    parser.add_argument("--show", choices=names, metavar="PROTOCOL", help="print what is assumed about a data set")
+    parser.add_argument("--ave", action="store_true", help="as `--protocol ave`")
+    parser.add_argument(
+        "--classes-per-step", type=_positive, help="class-incremental (default: the protocol's; else 4)"
+    )
     parser.add_argument("--domains", nargs="+", help="domain-incremental: the domains in order")
     parser.add_argument("--seed", type=int, default=0, help="order of the classes, and split (default: 0)")
+    parser.add_argument(
+        "--split",
+        choices=("source", "group"),
+        default="source",
+        help="of a protocol: the split that comes with the data, or whole groups (videos) drawn by the seed",
+    )
     parser.add_argument("--test", type=float, default=0.2, help="share of the groups without a split (default: 0.2)")
     args = parser.parse_args(argv)
+    if args.show:
+        sys.stdout.write("\n".join(sources.protocol(args.show).notes) + "\n")
+        return 0
+    if args.folder is None:
+        parser.error("name the index (or the folder of the data set) and the folder of the stream")
+    name = args.protocol or ("ave" if args.ave else None)
     try:
-        found = read_ave(args.index) if args.ave else read_index(args.index)
-        records = with_splits(found, args.test, args.seed)
-        by = "domain" if args.domains else "label"
-        steps = [[name] for name in args.domains or ()] or class_steps(
-            records, max(1, args.classes_per_step), args.seed
-        )
-        source = args.index if args.ave else args.index.parent
-        write_stream(records, steps, source, args.folder, by=by, seed=args.seed)
+        if name is not None:
+            _protocol(name, args.index, args.folder, args)
+        else:
+            _index(args.index, args.folder, args)
     except ClPluginsError as error:
         sys.stderr.write(f"{error}\n")
         return 2

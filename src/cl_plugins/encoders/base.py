@@ -195,5 +195,5 @@ def plain_classifier(model: Module) -> CrossModalClassifier:
     with torch.random.fork_rng():
         plain = CrossModalClassifier(config)
     state = {k: v[:count] if k in HEAD else v for k, v in source.state_dict().items()}
-    plain.load_state_dict(state)
+    plain.to(source.dtype).load_state_dict(state)  # an export may be in a 16-bit type
     return plain.eval()

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ..base.errors import ClPluginsError, CompatibilityError, Problem
 from ..base.files import sha256
 from ..contract.capabilities import Capabilities, RunFacts
-from ..contract.host import ModelSizes, keys_to_look
+from ..contract.host import ENCODERS, ModelSizes, keys_to_look
+from ..methods.registry import list_methods
 from . import keys as key_rules
 from .data import RecordSet
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 class EncoderHost:
     """A classifier on frozen encoders, trained by Transformers."""
 
-    name = "cl_plugins"
+    name = "Transformers"
     engines: tuple[str, ...] = ()
     command = "cl-plugins run"
     path_keys = key_rules.PATH_KEYS
@@ -39,7 +40,9 @@ class EncoderHost:
     data_keys = key_rules.DATA_KEYS
     sample_keys = key_rules.SAMPLE_KEYS
     validation_keys: frozenset[str] = frozenset()
-    prompt_keys: frozenset[str] = frozenset({key_rules.ENCODERS, key_rules.CLASSIFIER})
+    prompt_keys: frozenset[str] = frozenset()  # config.json and inputs.json say all of it
+    reader = "the encoders"
+    generates = False
 
     def quiet(self) -> AbstractContextManager[None]:
         """See `Host.quiet`."""
@@ -74,7 +77,8 @@ class EncoderHost:
         if able.encoders:
             return []
         what = f"'{name}' is not tested with a classifier on frozen encoders."
-        return [Problem("cl.method.name", what, "`cl-plugins list methods` shows which methods are.")]
+        able_ones = (entry.name for entry in list_methods() if entry.value and entry.value.capabilities.encoders)
+        return [Problem("cl.method.name", what, f"Methods that are: {', '.join(sorted(able_ones))}.")]
 
     def data_set(
         self, name: str, keys: Mapping[str, Any], limit: int | None = None, *, test: bool = False
@@ -101,7 +105,7 @@ class EncoderHost:
 
         problems: list[Problem] = []
         for name, spec in key_rules.specs(keys, problems).items():
-            where = f"{key_rules.ENCODERS}.{name}"
+            where = f"{ENCODERS}.{name}"
             if spec.model is not None and spec.model.startswith((".", "/", "~")) and not Path(spec.model).is_dir():
                 fix = f"Paths are relative to the folder you start from ({Path.cwd()})."
                 problems.append(Problem(f"{where}.model", f"there is no folder {spec.model}.", fix))
@@ -121,14 +125,13 @@ class EncoderHost:
 
     def sizes(self, keys: Mapping[str, Any], method: Method, task: Task) -> ModelSizes:
         """See `Host.sizes`."""
-        from .session import Session
+        from .session import outline
 
         try:
-            session = Session(key_rules.parse({**keys, "output_dir": str(keys.get("output_dir", "."))}))
-            model = session.base.model
+            model = outline(keys, (task.name, task.train, {**keys, **task.overrides}))
         except (OSError, ValueError, ClPluginsError) as error:
             what = f"cannot be made here ({' '.join(str(error).split())[:200]})."
-            raise CompatibilityError(Problem(key_rules.ENCODERS, what, "Check their names and configs.")) from error
+            raise CompatibilityError(Problem(ENCODERS, what, "Check their names and configs.")) from error
         parts: dict[str, int] = {}
         for name in model.trained_names():
             part = name.partition(".")[0]

@@ -13,12 +13,12 @@ from transformers import TrainingArguments
 
 from ..base.errors import Problem
 from ..base.schema import build, nearest
-from ..contract.host import KeyInfo
+from ..contract.host import ENCODERS, KeyInfo, encoders_name
 from ..crossmodal.configuration import ClassifierOptions
 from ..crossmodal.inputs import EncoderSpec
 
 
-ENCODERS, CLASSIFIER, LABELS = "encoders", "classifier", "labels"
+CLASSIFIER, LABELS = "classifier", "labels"
 PATH_KEYS = frozenset({"dataset_dir", "output_dir"})
 DATA_KEYS = frozenset({"dataset_dir", "max_samples", LABELS})
 SAMPLE_KEYS = frozenset({"dataset_dir"})
@@ -217,10 +217,9 @@ class EncoderArgs:
 
 
 def name_of(keys: Mapping[str, Any]) -> str:
-    """The encoders of a recipe, as one text."""
-    found: Mapping[str, Any] = keys.get(ENCODERS) or {}
-    kinds = (f"{n}={e.get('model') or (e.get('config') or {}).get('model_type')}" for n, e in sorted(found.items()))
-    return "encoders " + ", ".join(kinds)
+    """The encoders of a recipe, as one text; of a folder its last part, since the text is written into models."""
+    found = specs(keys, []).items()
+    return encoders_name({n: s.public_name or str(s.random_config().get("model_type")) for n, s in found})
 
 
 def task_keys(

@@ -11,12 +11,7 @@ from ..base.logs import set_up
 from ..run.check import check
 from ..run.entry import run_stream
 from .host import EncoderHost
-from .keys import ENCODERS, parse
-
-
-def is_encoder_recipe(keys: Mapping[str, Any]) -> bool:
-    """Whether a recipe, or the keys of a run, name encoders in place of a language model."""
-    return ENCODERS in keys
+from .keys import parse
 
 
 def run_recipe(raw: Mapping[str, Any], callbacks: Sequence[Any] = ()) -> None:

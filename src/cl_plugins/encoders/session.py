@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers import AutoConfig
 
 from ..adapters.modes import looking
 from ..base.errors import CompatibilityError, DataError, Problem
@@ -25,8 +26,12 @@ from .data import Record, RecordRows, RecordSet
 
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from ..contract.backend import OnBatch
     from ..contract.session import Rows, TaskArgs
+    from ..crossmodal.configuration import ClassifierOptions
+    from ..crossmodal.inputs import EncoderSpec
     from ..streams import Task
     from .keys import EncoderArgs
 
@@ -50,6 +55,70 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
+#: Name, training sets and keys of a task that is trained.
+Training = tuple[str, Sequence[str], Mapping[str, Any]]
+
+
+def _record_set(
+    name: str, keys: Mapping[str, Any], specs: Mapping[str, EncoderSpec], limit: int | None = None
+) -> RecordSet:
+    return RecordSet(name, Path(str(keys.get("dataset_dir", "data"))), specs, limit)
+
+
+def _all_labels(trainings: Sequence[Training], specs: Mapping[str, EncoderSpec]) -> list[str]:
+    """Names of the classes: task by task, sorted within a task."""
+    found: dict[str, None] = {}
+    for _, names, keys in trainings:
+        given = keys.get(key_rules.LABELS)
+        if given is None:
+            sets = (_record_set(name, keys, specs) for name in names)
+            given = sorted({str(record["label"]) for each in sets for record in each.raw() if "label" in record})
+        found |= dict.fromkeys(given)
+    return list(found)
+
+
+def _config(encoders: Mapping[str, Any], labels: Sequence[str], options: ClassifierOptions) -> CrossModalConfig:
+    about = {n: {"config": {**e.config.to_dict(), "model_type": e.config.model_type}} for n, e in encoders.items()}
+    return CrossModalConfig(encoders=about, labels=labels, **vars(options))
+
+
+def outline(keys: Mapping[str, Any], first: Training) -> AnsweringClassifier:
+    """The classifier of a recipe without any weights, on PyTorch's ``meta`` device.
+
+    Args:
+        keys: The recipe's keys.
+        first: The first task, which says how many classes the head has at the start; none where its data are not here.
+    """
+    specs = key_rules.specs(keys, [])
+    try:
+        labels = _all_labels([first], specs)
+    except DataError:
+        labels = []
+    with torch.device("meta"):
+        encoders = {name: make_encoder(_encoder_config(spec)) for name, spec in specs.items()}
+        return AnsweringClassifier(_config(encoders, labels, key_rules.options(keys, [])), encoders)
+
+
+def _loaded(name: str, model: str) -> Any:
+    """A pretrained encoder.
+
+    Raises:
+        CompatibilityError: If it cannot be loaded, or its family is not known.
+    """
+    try:
+        return load_encoder(model)
+    except (OSError, ValueError, ImportError) as error:
+        what = f"cannot be loaded: {' '.join(str(error).split())[:300]}"
+        fix = "Check the name, and whether the model is here or can be downloaded."
+        raise CompatibilityError(Problem(f"encoders.{name}.model", what, fix)) from error
+
+
+def _encoder_config(spec: EncoderSpec) -> PretrainedConfig:
+    if spec.model is None:
+        return config_of(spec.random_config())
+    return config_of(AutoConfig.from_pretrained(spec.model).to_dict())
+
+
 class Session:
     """See `cl_plugins.contract.session.Session`.
 
@@ -59,50 +128,32 @@ class Session:
             are.
     """
 
-    def __init__(
-        self, args: EncoderArgs, trainings: Sequence[tuple[str, Sequence[str], Mapping[str, Any]]] = ()
-    ) -> None:
+    def __init__(self, args: EncoderArgs, trainings: Sequence[Training] = ()) -> None:
         problems: list[Problem] = []
         self.args = args
         self.specs = key_rules.specs(args.keys, problems)
         self._options = key_rules.options(args.keys, problems)
-        self._trainings = trainings
         self.sample_counts: dict[str, dict[str, int]] = {}
         self._encoders: dict[str, Any] = {}
         for name, spec in self.specs.items():
             if spec.model is not None:
-                self._encoders[name] = load_encoder(spec.model)
+                self._encoders[name] = _loaded(name, spec.model)
             else:
                 with _seeded(spec.seed):
-                    self._encoders[name] = make_encoder(config_of(spec.random_config()))
+                    self._encoders[name] = make_encoder(_encoder_config(spec))
         self.processor = CrossModalProcessor(self.specs, {n: e.config for n, e in self._encoders.items()})
-        self.labels = self._all_labels()
+        self.labels = _all_labels(trainings, self.specs)
         self._numbers = {name: number for number, name in enumerate(self.labels)}
         self._base: EncoderBase | None = None
 
-    def _all_labels(self) -> list[str]:
-        """Names of the classes: task by task, sorted within a task."""
-        found: dict[str, None] = {}
-        for _, names, keys in self._trainings:
-            given = keys.get(key_rules.LABELS)
-            found |= dict.fromkeys(given if given is not None else sorted(self._labels_of(names, keys)))
-        return list(found)
-
-    def _labels_of(self, names: Sequence[str], keys: Mapping[str, Any]) -> set[str]:
-        return {str(r["label"]) for name in names for r in self._set(name, keys).raw() if "label" in r}
-
     def _set(self, name: str, keys: Mapping[str, Any], limit: int | None = None) -> RecordSet:
-        return RecordSet(name, Path(str(keys.get("dataset_dir", "data"))), self.specs, limit)
+        return _record_set(name, keys, self.specs, limit)
 
     @property
     def base(self) -> EncoderBase:
         """The classifier, made at the first use; the recipe's seed decides its trained parts."""
         if self._base is None:
-            about = {
-                n: {"config": {**e.config.to_dict(), "model_type": e.config.model_type}}
-                for n, e in self._encoders.items()
-            }
-            config = CrossModalConfig(encoders=about, labels=self.labels, **vars(self._options))
+            config = _config(self._encoders, self.labels, self._options)
             with _seeded(int(self.args.keys.get("run_seed", self.args.keys.get("seed", 42)))):
                 model = AnsweringClassifier(config, self._encoders)
             model.eval()
@@ -184,9 +235,7 @@ class Session:
         """The new records, then those of the memory."""
         return [*own, *(memory[i] for i in indices)]
 
-    def joint_training_set(
-        self, args: TaskArgs, parts: Sequence[tuple[str, Sequence[str], Mapping[str, Any]]]
-    ) -> dict[str, Any]:
+    def joint_training_set(self, args: TaskArgs, parts: Sequence[Training]) -> dict[str, Any]:
         """The records of several tasks."""
         records: list[Record] = []
         for _, names, keys in parts:
@@ -194,7 +243,7 @@ class Session:
         self.sample_counts["joint"] = {"records": len(records), "dropped_records": 0, "cut_samples": 0}
         return {"train_dataset": records}
 
-    def validation_set(self, args: TaskArgs, parts: Sequence[tuple[str, Sequence[str], Mapping[str, Any]]]) -> None:
+    def validation_set(self, args: TaskArgs, parts: Sequence[Training]) -> None:
         """None: no loss is measured on validation sets."""
 
     def test_items(

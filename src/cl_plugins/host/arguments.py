@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ..base import ranks
 from ..base.errors import CompatibilityError, Problem, RecipeError
 from ..base.excepthook import brief_errors
+from ..contract.host import ENCODERS, has_encoders
 from . import names, serving, validation
 
 
@@ -125,6 +126,9 @@ def _training_parse(
     serving.check_places(raw)
     if not uses_cl(raw):
         return _without_field(original(raw, *rest, **kwargs))
+    if isinstance(raw, Mapping) and has_encoders(raw):
+        what = "takes the place of a language model, and LLaMA-Factory trains language models only."
+        raise RecipeError(Problem(ENCODERS, what, "Start this recipe with `cl-plugins run`."))
     names.require()
     if not isinstance(raw, Mapping):
         raise RecipeError(_not_on_a_command_line())

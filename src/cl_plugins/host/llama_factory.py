@@ -86,6 +86,8 @@ class LlamaFactoryHost:
     sample_keys = key_rules.SAMPLE_KEYS
     validation_keys = validation.KEYS
     prompt_keys = key_rules.PROMPT_KEYS
+    reader = "the base's tokenizer"
+    generates = True
 
     def quiet(self) -> AbstractContextManager[None]:
         """See `Host.quiet`."""

@@ -47,13 +47,13 @@ def check_trains(block: Any) -> None:
 
 
 def check_places(raw: Any) -> None:
-    """Refuse a routed model where the host expects a plain one or an adapter.
+    """Refuse a routed model, or a classifier, where the host expects a plain language model or an adapter.
 
     Args:
         raw: Arguments as the host reads them: a mapping, or the words of a command line.
 
     Raises:
-        RecipeError: If a key names ``final/`` of a routed model.
+        RecipeError: If a key names ``final/`` of one.
     """
     problems = []
     for key, place in _places(raw):
@@ -66,8 +66,23 @@ def check_places(raw: Any) -> None:
                 "To train a further task on it, use `cl.carry_from` with the run's directory."
             )
             problems.append(Problem(key, what, fix))
+        elif _is_classifier(Path(place)):
+            problems.append(_no_language_model(key, place))
     if problems:
         raise RecipeError(problems)
+
+
+def _no_language_model(key: str, place: Any) -> Problem:
+    what = f"is {place}, a classifier on frozen encoders; LLaMA-Factory loads language models only."
+    return Problem(key, what, "Open it in Python with `cl_plugins.load`.")
+
+
+def _is_classifier(folder: Path) -> bool:
+    if not (folder / "MANIFEST.json").is_file():
+        return False
+    from ..run.final import is_classifier
+
+    return is_classifier(folder)
 
 
 def _is_routed(folder: Path) -> bool:
@@ -124,6 +139,8 @@ def host_keys(raw: Mapping[str, Any]) -> tuple[dict[str, Any], Final]:
         raise RecipeError(problems)
     final = open_final(Path(block["model"]).expanduser())
     problems = _contradictions(keys, final)
+    if _is_classifier(final.path):
+        problems.append(_no_language_model("cl.model", final.path))
     if final.kind == ROUTED:
         problems += _routed_problems(keys, final)
     if problems:

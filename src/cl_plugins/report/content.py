@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..base.secrets import masked
+from ..contract.host import has_encoders
 from . import scores, text
 from .run_data import METRIC_MEANINGS, Cell, Run
 from .tables import Entry, Table
@@ -31,6 +32,14 @@ FILES = (
         "the outputs of each task, the input of the next task, and the model evaluated last",
     ),
 )
+
+
+def files(run: Run) -> tuple[tuple[str, str], ...]:
+    """The files of a run and what they hold."""
+    if not has_encoders(run.info.get("recipe") or {}):
+        return FILES
+    told = "every test item with its prediction, reference and score, one JSON line each"
+    return tuple((name, told if name == "predictions/" else what) for name, what in FILES)
 
 
 def limit_note(run: Run) -> str:

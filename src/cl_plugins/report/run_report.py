@@ -40,6 +40,7 @@ def write_report(run_dir: Path, write: writing.Write | None = None, original: Pa
         pictures["confusion"] = confusion_picture(run, chosen)
         more = [("confusion.png, confusion.pdf", "which task's part answered the items of each task")]
     sentence, bibtex = content.citation(run)
+    listed = content.files(run)
     page = {
         "run": run,
         "title": f"{run.method} on {run.stream}",
@@ -59,7 +60,7 @@ def write_report(run_dir: Path, write: writing.Write | None = None, original: Pa
         "environment": content.environment(run),
         "recipe": content.recipe_yaml(run),
         "oracle": choices.oracle_table(run),
-        "files": (*content.FILES[:2], *more, *content.FILES[2:]),
+        "files": (*listed[:2], *more, *listed[2:]),
         "sentence": sentence,
         "bibtex": bibtex,
         "intervals": interval_methods(run),

@@ -102,7 +102,12 @@ def backend_problems(
     found = []
     stay = "Use `backend: host`."
     if settings.backend not in host.engines:
-        found.append(Problem(where, f"{host.name} does not prepare prompts for {settings.backend}.", stay))
+        what = (
+            f"{host.name} does not prepare prompts for {settings.backend}."
+            if host.generates
+            else f"{settings.backend} generates text, and the answers of this recipe are classes."
+        )
+        found.append(Problem(where, what, stay))
     if find_spec("vllm") is None:
         found.append(Problem(where, "vllm is not installed.", f"`pip install 'cl-plugins[vllm]'`. {stay}"))
     if facts.quantisation is not None:

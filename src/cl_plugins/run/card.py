@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import ClPluginsError
-from ..base.outside import MIB, is_regular, parse_yaml, read_text
+from ..contract.host import ENCODERS
 from ..evaluation.matrix import AccuracyMatrix
 from ..evaluation.metrics import continual_metrics
 from ..records.results import JOINT, ZERO_SHOT, row_name
+from . import classifier_card
+from .base_card import README, base_licence, is_local, plain
 
 
 if TYPE_CHECKING:
     from .state import RunState
 
 
-README = "README.md"
-_FRONT = re.compile(r"\A---\s*\n(.*?)\n---\s*(?:\n|\Z)", re.DOTALL)
-_LICENCE = ("license", "license_name", "license_link")
 _METRICS = {"last": "Last", "average": "Average", "bwt": "BWT", "forgetting": "Forgetting", "fwt": "FWT"}
 _QUESTION = "What does this show?"
 
@@ -36,12 +34,14 @@ class Facts:
         matrix: The accuracy matrix; None where nothing was measured.
         notes: What the stream and the method want every reader to know.
         host: Name and version of the host.
+        modalities: Of a classifier on frozen encoders: name of a modality -> its entry in the recipe.
     """
 
     auto_class: str = "AutoModelForCausalLM"
     matrix: AccuracyMatrix | None = None
     notes: tuple[str, ...] = ()
     host: str = ""
+    modalities: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def pictures(self) -> bool:
@@ -61,6 +61,7 @@ def facts_of(state: RunState) -> Facts:
         matrix=matrix,
         notes=(*state.config.stream.notes, *state.method.notes()),
         host=state.host.name,
+        modalities=state.host_keys.get(ENCODERS) or {},
     )
 
 
@@ -76,47 +77,6 @@ def auto_class(config: Any) -> Any:
         if type(config) in auto._model_mapping:
             return auto
     return AutoModelForCausalLM
-
-
-def resolved(name: str) -> str:
-    """Where a base is, so that it is found from every folder: a hub's name as it is, a local folder as a whole path."""
-    return os.path.abspath(name) if Path(name).exists() else name
-
-
-def is_local(name: str) -> bool:
-    """Whether the name of a base is a folder of a machine and no name on a hub."""
-    return Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or Path(name).exists()
-
-
-def base_licence(name: str) -> dict[str, str]:
-    """What the card of a base says of its licence: ``license``, ``license_name`` and ``license_link``, where they are.
-
-    Args:
-        name: Folder or hub name of the base; a hub's card is read from the cache.
-    """
-    path = Path(name) / README
-    if not Path(name).exists():
-        from transformers.utils import cached_file
-
-        try:
-            found = cached_file(name, README, local_files_only=True, _raise_exceptions_for_missing_entries=False)
-        except (OSError, ValueError):
-            found = None
-        if found is None:
-            return {}
-        path = Path(found)
-    if not is_regular(path):
-        return {}
-    from yaml import YAMLError
-
-    try:
-        front = _FRONT.match(read_text(path, 4 * MIB))
-        value = parse_yaml(front.group(1)) if front else None
-    except (OSError, ValueError, YAMLError):
-        return {}
-    if not isinstance(value, Mapping):
-        return {}
-    return {key: value[key] for key in _LICENCE if isinstance(value.get(key), str)}
 
 
 def write_card(folder: Path, about: Mapping[str, Any], facts: Facts) -> None:
@@ -135,20 +95,19 @@ def card(folder: Path, about: Mapping[str, Any], facts: Facts) -> str:
     from huggingface_hub import ModelCard
 
     base = str(about["base"].get("name", ""))
-    licence = base_licence(base)
+    licence = {} if facts.modalities else base_licence(base)
     parts = [
         f"# {plain(about['method'])} on {plain(about['stream'])}",
-        _intro(about, base),
+        _intro(about, base, facts),
         "## Use",
-        _use(about, base, facts),
-        "## Prompts",
-        _prompts(folder, about, facts),
+        classifier_card.use(facts.modalities) if facts.modalities else _use(about, base, facts),
+        *_inputs(folder, about, facts),
         "## Results",
         _results(about, facts),
         "## Training",
         _training(about, facts),
         "## Licence",
-        _licence_text(base, licence),
+        classifier_card.licence(facts.modalities) if facts.modalities else _licence_text(base, licence),
     ]
     data = _data(about, base, licence, facts)
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
@@ -159,10 +118,11 @@ def _data(about: Mapping[str, Any], base: str, licence: Mapping[str, Any], facts
     from huggingface_hub import EvalResult, ModelCardData
 
     pipeline = "image-text-to-text" if facts.pictures else "text-generation"
-    kind = about["kind"]
+    kind, parts = about["kind"], classifier_card.pretrained(facts.modalities)
+    origin = parts if facts.modalities else None if is_local(base) else base
     results = [
         EvalResult(
-            task_type=pipeline,
+            task_type="other" if facts.modalities else pipeline,
             dataset_type=task,
             dataset_name=task,
             metric_type=scorer.partition("@")[0],
@@ -173,24 +133,31 @@ def _data(about: Mapping[str, Any], base: str, licence: Mapping[str, Any], facts
     ]
     return ModelCardData(
         model_name=plain(f"{about['method']} on {about['stream']}"),
-        base_model=None if is_local(base) else base,
-        base_model_relation=None if is_local(base) else "adapter" if kind in ("peft", "tasks") else "finetune",
-        library_name={"peft": "peft", "tasks": "peft", "routed": "cl_plugins"}.get(kind, "transformers"),
-        pipeline_tag=pipeline,
-        tags=["cl_plugins", "llama-factory", "continual-learning", str(about["method"])],
+        base_model=origin or None,
+        base_model_relation=None if not origin else "adapter" if kind in ("peft", "tasks") else "finetune",
+        library_name="cl_plugins"
+        if facts.modalities
+        else {"peft": "peft", "tasks": "peft", "routed": "cl_plugins"}.get(kind, "transformers"),
+        pipeline_tag=None if facts.modalities else pipeline,
+        tags=[
+            "cl_plugins",
+            *([] if facts.modalities else ["llama-factory"]),
+            "continual-learning",
+            str(about["method"]),
+        ],
         eval_results=results or None,
         **licence,
     )
 
 
-def plain(text: Any) -> str:
-    """A text of a recipe or stream as a line of Markdown: without markup and line breaks."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", line).replace(r"\_", "_")
-
-
-def _intro(about: Mapping[str, Any], base: str) -> str:
+def _intro(about: Mapping[str, Any], base: str, facts: Facts) -> str:
     tasks = " → ".join(plain(task) for task in about["tasks"])
+    if facts.modalities:
+        return (
+            f"A classifier over {', '.join(plain(name) for name in sorted(facts.modalities))}, on frozen encoders. It was "
+            f"trained on the tasks {tasks}, one after the other, with the continual-learning method `{about['method']}` of "
+            f"cl_plugins. Base: {plain(base)} (fingerprint `{str(about['base'].get('sha256'))[:16]}`)."
+        )
     what = {
         "merged": "A plain model: the weights of the base plus all updates.",
         "full": "A plain model.",
@@ -253,6 +220,13 @@ def _use(about: Mapping[str, Any], base: str, facts: Facts) -> str:
     if about.get("quantization"):
         told.append("The base was quantised in the run (see MANIFEST.json); `cl_plugins.load` quantises it alike.")
     return "\n\n".join(["```python\n" + "\n".join(code) + "\n```", *told])
+
+
+def _inputs(folder: Path, about: Mapping[str, Any], facts: Facts) -> tuple[str, str]:
+    """What the model takes: prompts, or samples of several modalities."""
+    if not facts.modalities:
+        return "## Prompts", _prompts(folder, about, facts)
+    return "## Inputs", classifier_card.inputs(facts.modalities)
 
 
 def _prompts(folder: Path, about: Mapping[str, Any], facts: Facts) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base import ranks
 from ..base.errors import Problem, RecipeError
-from ..config import CLConfig, Recipe
+from ..config import CLConfig, EvalConfig, Recipe
 from ..methods.registry import get_method
 from ..recipe import expanded, parse_cl
 from ..replay.checks import problems as replay_problems
@@ -81,6 +81,7 @@ def _config_problems(host: Host, keys: Mapping[str, Any], config: CLConfig) -> l
     found += method.problems(facts)
     found += replay_problems(config, method.capabilities, facts, ranks.launched())
     found += backend_problems(host, config, method, facts)
+    found += [] if host.generates else _text_problems(config)
     for attribute in ("overrides", "defaults"):
         own = {task.name: getattr(task, attribute) for task in config.stream.tasks}
         found += host.override_problems(own, "cl.stream.tasks")
@@ -90,6 +91,18 @@ def _config_problems(host: Host, keys: Mapping[str, Any], config: CLConfig) -> l
         found.append(Problem("cl.eval.oracle", what, fix))
     found += validation_problems(host, keys, config, method)
     return found + _schedule_problems(host, keys, config, method.capabilities.schedule)
+
+
+def _text_problems(config: CLConfig) -> list[Problem]:
+    """Settings of generated answers in a recipe whose answers are classes."""
+    keys = ("max_new_tokens", "options_column")
+    where = [
+        f"cl.stream.tasks.{t.name}.{key}" for t in config.stream.tasks for key in keys if getattr(t, key) is not None
+    ]
+    if config.eval.max_new_tokens != EvalConfig().max_new_tokens:
+        where.append("cl.eval.max_new_tokens")
+    what = "is a setting of generated answers, and the answers of this recipe are classes."
+    return [Problem(place, what, "Remove it.") for place in where]
 
 
 def _schedule_problems(host: Host, keys: Mapping[str, Any], config: CLConfig, schedule: str) -> list[Problem]:

@@ -13,7 +13,8 @@ from ..adapters.merge import MergeError, merged_weight, modules, replaced
 from ..base.errors import ExportError, Problem
 from ..base.files import write_with
 from ..contract.export import Export, LowRankSum, Routed
-from .card import facts_of, resolved
+from .base_card import resolved
+from .card import facts_of
 from .finish import manifest, merge_into_base, write_manifest
 from .state import RunState
 
@@ -108,7 +109,8 @@ def export_tasks(state: RunState, carry: Carry, out: Path, *, for_vllm: bool = F
     parts = [state.method.export_task(carry, task) for task in carry.tasks]
     exports = [part for part in parts if isinstance(part, LowRankSum)]
     if not exports or len(exports) < len(parts):
-        fix = "Use `--to adapter --task NAME` for the model as it was after a task."
+        one = "adapter" if state.method.capabilities.low_rank else "merged"
+        fix = f"Use `--to {one} --task NAME` for the model as it was after a task."
         what = f"'{state.config.method}' does not keep one low-rank update per task."
         raise ExportError(Problem(str(out), what, fix))
     answers = all(part.answers for part in exports)

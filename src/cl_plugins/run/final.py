@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from ..adapters.plain_base import PlainBase
 from ..base.errors import Problem, RecipeError, RunStateError
 from ..base.logs import logger
+from ..base.outside import read_json
 from ..contract.carry import Carry
 from ..contract.host import same_base, same_tokenizer
 from ..methods.registry import METHODS, make_method
 from ..records.carry import ModelManifest
 from ..records.files import table_problems, unlisted
 from ..records.record import shown
-from .card import README
+from .base_card import README
 from .finish import MANIFEST
 
 
@@ -98,6 +99,15 @@ class Final:
             return
         what = f"belongs to another {'tokenizer' if same else 'base'} ({self.base_name}) than {there.get('name')}."
         raise RunStateError(Problem(str(self.path), what, "Name the base that the run was trained on."))
+
+
+def is_classifier(folder: Path) -> bool:
+    """Whether a folder holds a classifier on frozen encoders, which only this package knows; False for any other place."""
+    try:
+        config = read_json(folder / "config.json")
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("model_type") == "cl_crossmodal"
 
 
 def is_routed(folder: Path) -> bool:

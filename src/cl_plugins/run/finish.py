@@ -18,7 +18,8 @@ from ..methods.registry import METHODS
 from ..records.carry import ModelManifest
 from ..records.files import record_of
 from ..training.handover import copy_carry
-from .card import Facts, facts_of, resolved, write_card
+from .base_card import resolved
+from .card import Facts, facts_of, write_card
 from .state import RunState
 
 

@@ -18,7 +18,7 @@ from ..records.carry import CarryRecord, ModelManifest
 from ..records.files import record_of, table_problems
 from ..records.names import is_run_file
 from ..records.record import CHECKSUM
-from .card import README, is_local
+from .base_card import README, is_local
 from .finish import MANIFEST
 
 

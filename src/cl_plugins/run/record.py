@@ -15,6 +15,7 @@ from typing import Any
 from ..base.errors import Problem, RunStateError
 from ..base.secrets import is_secret, masked
 from ..config import CLConfig
+from ..contract.host import ENCODERS
 from .differences import differences
 from .open_settings import without_open_settings
 
@@ -95,6 +96,8 @@ def identity(
 def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
     # a credential is no part of what is computed, and an earlier version may have masked fewer keys
     recipe = {k: masked(v, k) for k, v in record["recipe"].items() if k not in (*FREE, *PATHS) and not is_secret(k)}
+    if isinstance(recipe.get(ENCODERS), Mapping):  # as the paths of other bases: hashes decide
+        recipe[ENCODERS] = {name: {**entry, "model": None} for name, entry in recipe[ENCODERS].items()}
     stream = {k: v for k, v in masked(record["stream"]).items() if k not in ABOUT_STREAM}
     stream["tasks"] = [{k: v for k, v in task.items() if k not in ABOUT_TASK} for task in stream["tasks"]]
     for task in stream["tasks"]:

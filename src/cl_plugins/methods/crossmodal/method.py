@@ -12,6 +12,7 @@ from ...adapters.modes import looking
 from ...base.errors import CompatibilityError, Problem
 from ...contract.capabilities import Capabilities, RunFacts
 from ...contract.export import Export, Weights
+from ...contract.host import has_encoders
 from ...contract.method import Method, Route
 from ...contract.names import trainable
 from ...contract.task import Batch, TaskContext
@@ -56,7 +57,7 @@ class CrossModal(Method):
 
     def problems(self, facts: RunFacts) -> list[Problem]:
         """A language model has none of the parts that are trained."""
-        if facts.keys.get("encoders"):
+        if has_encoders(facts.keys):
             return []
         what = "trains a classifier on frozen encoders, and this recipe has a language model."
         return [Problem("cl.method.name", f"'crossmodal' {what}", "Give `encoders:`, or choose another method.")]
