@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import ClPluginsError
 from ..base.outside import MIB, is_regular, parse_yaml, read_text
+from ..evaluation.drift import Drifts
 from ..evaluation.matrix import AccuracyMatrix
 from ..evaluation.metrics import continual_metrics
-from ..records.results import JOINT, ZERO_SHOT, row_name
+from ..records.results import JOINT, ZERO_SHOT, MetricsRecord, row_name
 
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Facts:
         auto_class: The class of Transformers that loads the base, e.g. ``AutoModelForCausalLM``.
         matrix: The accuracy matrix; None where nothing was measured.
         notes: What the stream and the method want every reader to know.
+        probes: What the probes have measured.
         host: Name and version of the host.
     """
 
@@ -42,6 +44,7 @@ class Facts:
     matrix: AccuracyMatrix | None = None
     notes: tuple[str, ...] = ()
     host: str = ""
+    probes: Drifts = field(default_factory=dict)
 
     @property
     def pictures(self) -> bool:
@@ -51,9 +54,11 @@ class Facts:
 
 def facts_of(state: RunState) -> Facts:
     """What a card says of a run, or of the run that an export is made from."""
-    matrix = None
+    matrix, root = None, state.source or state.root
+    probes: Drifts = {}
     try:
-        matrix = AccuracyMatrix.read((state.source or state.root) / "matrix.json")
+        matrix = AccuracyMatrix.read(root / "matrix.json")
+        probes = dict(MetricsRecord.read(root / "metrics.json").probes)
     except (ClPluginsError, OSError):  # nothing measured, or results that `report` complains about
         pass
     return Facts(
@@ -61,6 +66,7 @@ def facts_of(state: RunState) -> Facts:
         matrix=matrix,
         notes=(*state.config.stream.notes, *state.method.notes()),
         host=state.host.name,
+        probes=probes,
     )
 
 
@@ -322,8 +328,28 @@ def _results(about: Mapping[str, Any], facts: Facts) -> str:
         ]
         if words:
             parts.append(", ".join(words) + ".")
+    if lines := _probe_lines(about, facts.probes):
+        parts.append("Probes outside of the stream, before the first task and with this model:")
+        parts.append("\n".join(lines))
     parts += [f"- {plain(note)}" for note in facts.notes]
     return "\n\n".join(parts)
+
+
+def _probe_lines(about: Mapping[str, Any], probes: Drifts) -> list[str]:
+    """The probes as they stand for this model; nothing where none was measured with it."""
+    lines = []
+    for name, probe in probes.items():
+        rows = [row for row in probe.rows if row != ZERO_SHOT and _belongs(row, about)]
+        if not rows:
+            continue
+        before, part = probe.rows.get(ZERO_SHOT), probe.rows[rows[-1]]
+        start = f"{before.score:.2f}" if before is not None else ""
+        change = f"{part.difference:+.2f}" if part.difference is not None else ""
+        if part.difference_interval is not None:
+            change += f" [{part.difference_interval[0]:.1f}, {part.difference_interval[1]:.1f}]"
+        lines.append(f"| {plain(name)} ({plain(probe.scorer)}) | {start} | {part.score:.2f} | {change} |")
+    head = ["| probe | zero-shot | now | difference |", "| --- | ---: | ---: | ---: |"]
+    return [*head, *lines] if lines else []
 
 
 def _belongs(row: str, about: Mapping[str, Any]) -> bool:

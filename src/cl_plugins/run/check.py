@@ -84,12 +84,30 @@ def _config_problems(host: Host, keys: Mapping[str, Any], config: CLConfig) -> l
     for attribute in ("overrides", "defaults"):
         own = {task.name: getattr(task, attribute) for task in config.stream.tasks}
         found += host.override_problems(own, "cl.stream.tasks")
+    found += _probe_problems(host, config)
     if config.eval.oracle and not method.follows_told:
         what = f"compares with answers for the true task, and '{config.method}' does not find out a task for every question."
         fix = "Leave it out, or use a method with a selector that does (`cl.method.selector`)."
         found.append(Problem("cl.eval.oracle", what, fix))
     found += validation_problems(host, keys, config, method)
     return found + _schedule_problems(host, keys, config, method.capabilities.schedule)
+
+
+def _probe_problems(host: Host, config: CLConfig) -> list[Problem]:
+    """Keys of probes that the host does not know, or that do not concern data."""
+    found = []
+    for number, probe in enumerate(config.eval.probes):
+        where = f"cl.eval.probes[{number}].overrides"
+        refused = host.override_problems({probe.name: probe.overrides}, where)
+        found += refused
+        named = " ".join(problem.where for problem in refused)
+        for key in sorted(set(probe.overrides) - host.data_keys):
+            if key not in named:
+                fix = f"Keys of a probe's data: {', '.join(sorted(host.data_keys))}."
+                found.append(
+                    Problem(f"{where}.{key}", "does not concern the data of a probe, which is only tested.", fix)
+                )
+    return found
 
 
 def _schedule_problems(host: Host, keys: Mapping[str, Any], config: CLConfig, schedule: str) -> list[Problem]:

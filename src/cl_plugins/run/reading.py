@@ -57,7 +57,7 @@ def read_data(state: RunState, tests: Sequence[str], trainings: Sequence[str]) -
         except DataError as error:
             problems += error.at(f"task '{name}'")
     for name in tests:
-        problems += _test_problems(state, state.config.stream.task(name))
+        problems += _test_problems(state, state.config.tested(name))
     if refusals:
         refused = [argument_problem(state, trainings, message, names) for message, names in refusals.items()]
         raise RecipeError([*refused, *problems])
