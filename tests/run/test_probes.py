@@ -122,7 +122,8 @@ def test_metrics_have_the_drift_and_the_matrix_does_not(finished):
         part = general["rows"][row]
         assert part["difference"] == part["score"] - start["score"]
         assert part["difference_interval"][0] <= part["difference"] <= part["difference_interval"][1]
-    assert any(part["difference"] for part in general["rows"].values())  # training on other letters changes answers
+    answers = [(out / "probes" / row / "general.jsonl").read_text() for row in ("zero_shot", "after_two")]
+    assert answers[0] != answers[1]  # the trained model has answered
     last = metrics["metrics"]["last"]["value"]
     assert last == pytest.approx(sum(load(out, "matrix.json")["scores"][1]) / 2)
 
@@ -325,3 +326,16 @@ def test_the_model_card_has_them(finished):
     score = load(out, "metrics.json")["probes"]["general"]["rows"]["after_two"]["score"]
     assert "| general (choice_accuracy@2) |" in card
     assert f"{score:.2f}" in card
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_items_of_a_probe(finished, tmp_path):
+    from launch import launch
+
+    keys, out = finished
+    keys = {**keys, "output_dir": str(tmp_path / "run"), "per_device_train_batch_size": 2}
+    launch(keys, tmp_path)
+    assert steps(tmp_path / "run") == steps(out)
+    for name in ("general", "safety"):
+        path = f"probes/zero_shot/{name}.jsonl"
+        assert digest(tmp_path / "run" / path) == digest(out / path)

@@ -87,13 +87,22 @@ def drifts_of(scores: Mapping[tuple[str, str], TaskScore]) -> Drifts:
 def _part(score: TaskScore) -> DriftPart:
     told = score.extra.get("drift")
     told = told if isinstance(told, Mapping) else {}
+    ends = told.get("interval")
+    ends = [_points(end) for end in ends] if isinstance(ends, list | tuple) and len(ends) == 2 else []
+    known = [end for end in ends if end is not None]
     return DriftPart(
         score=score.score,
         interval=list(score.interval),
-        difference=told.get("difference"),
-        difference_interval=told.get("interval"),
+        difference=_points(told.get("difference")),
+        difference_interval=known if len(known) == 2 else None,
         max_items=score.max_items,
     )
+
+
+def _points(value: Any) -> float | None:
+    """A difference out of a file; None for what is none."""
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if plain and -100 <= value <= 100 else None
 
 
 def final_drift(probe: ProbePart) -> tuple[str, DriftPart] | None:

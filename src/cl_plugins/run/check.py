@@ -17,6 +17,7 @@ from ..replay.checks import problems as replay_problems
 from ..streams.model import LENGTH
 from .backends import backend_problems
 from .data_sets import absent_data, data_problems
+from .harness import harness_problems
 from .validation import validation_problems
 
 
@@ -85,6 +86,7 @@ def _config_problems(host: Host, keys: Mapping[str, Any], config: CLConfig) -> l
         own = {task.name: getattr(task, attribute) for task in config.stream.tasks}
         found += host.override_problems(own, "cl.stream.tasks")
     found += _probe_problems(host, config)
+    found += harness_problems(host, config, facts)
     if config.eval.oracle and not method.follows_told:
         what = f"compares with answers for the true task, and '{config.method}' does not find out a task for every question."
         fix = "Leave it out, or use a method with a selector that does (`cl.method.selector`)."

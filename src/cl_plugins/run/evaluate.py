@@ -67,30 +67,31 @@ def evaluate(state: RunState, step: Step, plan: list[Step]) -> tuple[dict[str, A
             )
         if step.kind == "probe":
             score = with_drift(state, step, items, score)
-        return write_answers(state, step, items, score)
+        return write_answers(state, step, predictions_to_jsonl(items, score), score)
 
     result = ranks.on_main(write)
     return result
 
 
 def write_answers(
-    state: RunState, step: Step, items: Sequence[Item], score: TaskScore
+    state: RunState, step: Step, answers: str, score: TaskScore, *, per_item: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Write the answers and the score of a test set.
 
     Args:
         state: The run.
         step: The step.
-        items: The answers.
+        answers: The text of the predictions file.
         score: Their score.
+        per_item: Whether the score file also has the scores of the items.
 
     Returns:
         Artefacts and details for the journal.
     """
     folder, name = state.root / step.place / str(step.row), str(step.task)
     predictions, summary = folder / f"{name}.jsonl", folder / f"{name}.score.json"
-    write_bytes(predictions, predictions_to_jsonl(items, score).encode())
-    score.write(summary)
+    write_bytes(predictions, answers.encode())
+    score.write(summary, per_item=per_item)
     if step.kind == "evaluate":
         state.scores[(str(step.row), name)] = score
     artefacts = artefact(state.root, predictions) | artefact(state.root, summary)

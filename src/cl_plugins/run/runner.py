@@ -22,6 +22,7 @@ from . import parts, prepare, record
 from .consolidate import consolidate
 from .evaluate import build_matrix, evaluate, read_probes, write_matrix
 from .finish import finish
+from .harness_run import measure
 from .interrupt import Interrupted, StopRequest
 from .journal import Journal
 from .opening import Opening, begin, forget_end, note_failure, open_directory, trained_tasks
@@ -155,7 +156,9 @@ class Runner:
         if not step.tests:
             state.close_backend()
         if step.tests:
-            artefacts, details = evaluate(state, step, plan)
+            probe = self._config.probe(str(step.task)) if step.kind == "probe" else None
+            harness = probe is not None and probe.harness is not None
+            artefacts, details = measure(state, step, probe) if probe and harness else evaluate(state, step, plan)
         elif step.kind == "train":
             try:
                 artefacts, details = train(state, step, lambda n: state.progress.begin(step, number, len(plan), n))

@@ -23,7 +23,7 @@ _OF_DATA = {
     "overrides": {},
     "test_size": None,
 }
-_OF_HARNESS = ("metric", "num_fewshot", "include_path")
+_OF_HARNESS = {"metric": None, "num_fewshot": None, "apply_chat_template": False, "include_path": None}
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,9 @@ class Probe:
     metric: str | None = option(None, help="With `harness`: the metric that is the score; default: the task's first.")
     num_fewshot: int | None = option(
         None, help="With `harness`: examples in the prompt; default: the task's.", minimum=0
+    )
+    apply_chat_template: bool = option(
+        False, help="With `lm_eval`: put its prompts into the chat template of the model; lmms_eval always does."
     )
     include_path: str | None = option(
         None, help="With `harness`: a folder with task files (YAML) of your own. They may run code: use your own only."
@@ -96,8 +99,8 @@ class Probe:
                 if getattr(self, key) != default:
                     what = "is given for a task of a harness, which decides that itself."
                     found.append(Problem(f"{where}.{key}", what, "Leave it out."))
-        for key in () if self.harness else _OF_HARNESS:
-            if getattr(self, key) is not None:
+        for key, default in _OF_HARNESS.items():
+            if not self.harness and getattr(self, key) != default:
                 found.append(Problem(f"{where}.{key}", "is given without `harness`.", "Leave it out."))
         return found
 
