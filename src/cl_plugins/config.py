@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from .base.errors import Problem
 from .base.schema import option
-from .streams import Stream
+from .streams import Probe, Stream, Task
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,35 @@ class EvalConfig:
         "counted in every table.",
     )
     max_items: int | None = option(None, help="Use only the first N test items; printed in every table.", minimum=1)
+    probes: tuple[Probe, ...] = option(
+        (),
+        help="Tests outside of the stream, answered before the first task and after every task: what else the model loses.",
+    )
     backend: Literal["host", "vllm"] = option(
         "host", help="Engine for the answers: the model in memory, or vLLM with the merged model (see Evaluation)."
     )
     backend_options: dict[str, Any] = option(
         factory=dict, help="Arguments for `vllm.LLM`, e.g. `gpu_memory_utilization`; only with `backend: vllm`."
     )
+
+    def value_problems(self, where: str) -> list[Problem]:
+        """Probes that share a name, or are never measured.
+
+        Args:
+            where: YAML path for the messages.
+        """
+        found = []
+        seen: dict[str, int] = {}
+        for number, probe in enumerate(self.probes):
+            key = probe.name.casefold()
+            if key in seen:
+                what = f"{probe.name!r} is also the name of probe {seen[key] + 1}."
+                found.append(Problem(f"{where}.probes[{number}].name", what, "Rename one."))
+            seen.setdefault(key, number)
+        if self.probes and self.scope == "none":
+            fix = "Use `scope: seen`, or leave the probes out."
+            found.append(Problem(f"{where}.probes", "is given with `scope: none`, which tests nothing.", fix))
+        return found
 
 
 @dataclass(frozen=True)
@@ -170,8 +193,20 @@ class CLConfig:
         """Replay settings."""
         return self.block.replay
 
+    def probe(self, name: str) -> Probe | None:
+        """The probe called ``name``; None if there is none."""
+        return next((probe for probe in self.eval.probes if probe.name == name), None)
+
+    def tested(self, name: str) -> Task:
+        """The task of the stream, or the probe as a task; KeyError if there is neither."""
+        probe = self.probe(name)
+        return self.stream.task(name) if probe is None else probe.task
+
     def overrides_for(self, task: str) -> dict[str, Any]:
-        """LLaMA-Factory keys of one task: the stream's, then the recipe's."""
+        """LLaMA-Factory keys of one task or probe: the stream's, then the recipe's."""
+        probe = self.probe(task)
+        if probe is not None:
+            return dict(probe.overrides)
         return {**self.stream.task(task).overrides, **self.block.task_overrides.get(task, {})}
 
     def with_defaults(self, keys: Collection[str]) -> CLConfig:
@@ -185,8 +220,8 @@ class CLConfig:
         return replace(self, stream=replace(self.stream, tasks=tasks))
 
     def max_new_tokens(self, task: str) -> int:
-        """Longest answer for one task, in tokens."""
-        return self.stream.task(task).max_new_tokens or self.eval.max_new_tokens
+        """Longest answer for one task or probe, in tokens."""
+        return self.tested(task).max_new_tokens or self.eval.max_new_tokens
 
     @property
     def first_datasets(self) -> tuple[str, ...]:

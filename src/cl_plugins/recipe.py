@@ -13,6 +13,7 @@ from .config import CLBlock, CLConfig
 from .evaluation.scorers import get_scorer
 from .methods.registry import get_method
 from .streams import Stream, load_stream
+from .streams.probes import with_long_probes
 
 
 def expanded(keys: Mapping[str, Any], path_keys: Collection[str]) -> dict[str, Any]:
@@ -51,6 +52,8 @@ def parse_cl(cl: Any, *, where: str = "cl", path_keys: Collection[str] = ()) -> 
         cl = {**cl, "method": {"name": cl["method"]}}
     else:
         place = f"{place}.name"
+    if "eval" in cl:
+        cl = {**cl, "eval": with_long_probes(cl["eval"])}
     block = build(CLBlock, cl, where, problems)
     stream = _stream(cl, where, problems)
     name, given, options = _method(cl, where, place, problems)
@@ -64,11 +67,15 @@ def parse_cl(cl: Any, *, where: str = "cl", path_keys: Collection[str] = ()) -> 
         replace(t, overrides=expanded(t.overrides, path_keys), defaults=expanded(t.defaults, path_keys))
         for t in stream.tasks
     )
+    probes = tuple(
+        replace(p, overrides=expanded(p.overrides, path_keys), include_path=_path(p.include_path))
+        for p in block.eval.probes
+    )
     return CLConfig(
         stream=replace(stream, tasks=tasks),
         method=name,
         method_options=given,
-        block=replace(block, task_overrides=own),
+        block=replace(block, task_overrides=own, eval=replace(block.eval, probes=probes)),
         options=options,
     )
 
@@ -140,6 +147,16 @@ def _cross_checks(stream: Stream, block: CLBlock, where: str) -> list[Problem]:
         if block.only == task.name and not task.train:
             fix = "Name its training set, or train another task with `only:`."
             found.append(Problem(f"{where}.stream.tasks[{i}].train", f"task '{task.name}' has no training data.", fix))
+    taken = {name.casefold(): name for name in names}
+    for i, probe in enumerate(block.eval.probes):
+        here = f"{where}.eval.probes[{i}]"
+        if probe.name.casefold() in taken:
+            what = f"{probe.name!r} is also a task of the stream."
+            found.append(Problem(f"{here}.name", what, "Give the probe another name."))
+        try:
+            get_scorer(probe.scorer, task=probe.name)
+        except RecipeError as error:
+            found.extend(Problem(f"{here}.scorer", p.what, p.fix) for p in error.problems)
     if not any(task.train for task in stream.tasks):
         found.append(Problem(f"{where}.stream.tasks", "none has training data.", "Name a training set (`train`)."))
     return found

@@ -166,3 +166,26 @@ def test_two_ranks_killed_and_one_goes_on(many, undisturbed, server, tmp_path):
     resumed = server.run(keys)
     assert added(resumed) == BATCHES - 4
     assert "\n".join(runs.differences(out, undisturbed[0])) == ""
+
+
+def test_killed_inside_a_probe(many, server, tmp_path):
+    """A probe of seven batches is killed inside its answers, after them, and before its line in the journal."""
+    probe = {"name": "general", "test": "one_test", "scorer": "choice_accuracy", "options_column": "options"}
+    block = {"eval": {"max_new_tokens": 3, "probes": [probe]}}
+    whole = server.run(recipe(many, tmp_path / "whole", cl=block))
+    assert whole.code == 0, whole.output[-3000:]
+    parts, out = "probes/{}/general.parts/rank0.jsonl", tmp_path / "out"
+    keys = recipe(many, out, cl=block)
+    for label in (
+        f"torn line {parts.format('zero_shot')}",
+        f"after line {parts.format('zero_shot')}",
+        "after probes/zero_shot/general.jsonl",
+        f"after line {parts.format('after_one')}",
+        "produced probes/after_one/general.score.json",
+    ):
+        killed = server.run(keys, label)
+        assert killed.code == -signal.SIGKILL, f"{label}: {killed.code}\n{killed.output[-3000:]}"
+    resumed = server.run(keys)
+    assert resumed.code == 0, resumed.output[-3000:]
+    assert resumed.points.count(f"after line {parts.format('after_one')}") == 0  # all was answered by then
+    assert "\n".join(runs.differences(out, tmp_path / "whole")) == ""

@@ -31,7 +31,7 @@ GOOD = {
         "stream": {"name": "s", "tasks": [{"name": "a", "train": "a_train", "test": ["a_test"], "scorer": "bleu"}]},
         "method": {"name": "ewc"},
         "replay": {"capacity_per_task": 3, "ratio": 0.25},
-        "eval": {"scope": "all", "max_items": None},
+        "eval": {"scope": "all", "max_items": None, "probes": ["lm_eval:x", {"name": "p", "test": "p_test"}]},
     },
 }
 

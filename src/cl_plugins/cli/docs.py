@@ -67,7 +67,7 @@ def keys_page() -> str:
     parts = [
         _KEYS_INTRO,
         "## The block",
-        _table(describe(CLBlock, "cl.")),
+        _table([_listed(row) for row in describe(CLBlock, "cl.")]),
         "## A stream",
         _table([_listed(row) for row in describe(Stream, "cl.stream.")]),
         "## Methods",
@@ -84,8 +84,9 @@ def keys_page() -> str:
 
 
 def _listed(row: tuple[str, str, str, str]) -> tuple[str, str, str, str]:
-    """The keys of a task are in a list."""
-    return (row[0].replace("cl.stream.tasks.", "cl.stream.tasks[]."), *row[1:])
+    """The keys of tasks and probes are in lists."""
+    key = row[0].replace("cl.stream.tasks.", "cl.stream.tasks[].").replace("cl.eval.probes.", "cl.eval.probes[].")
+    return (key, *row[1:])
 
 
 def _table(rows: Iterable[tuple[Any, ...]]) -> str:

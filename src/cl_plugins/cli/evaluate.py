@@ -179,7 +179,8 @@ def _configured(args: argparse.Namespace, host_keys: dict[str, Any], config: CLC
         changes["options_column"] = args.options_column
     stream = config.stream
     if args.test_set:
-        new = _new_task(args.test_set, names, changes)
+        taken = (*names, *(probe.name for probe in config.eval.probes))
+        new = _new_task(args.test_set, taken, changes)
         stream, wanted = dataclasses.replace(stream, tasks=(*stream.tasks, new)), [new.name]
     else:
         wanted = args.task or [task.name for task in stream.tasks if task.test]

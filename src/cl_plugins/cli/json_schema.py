@@ -29,12 +29,22 @@ def recipe_schema() -> dict[str, Any]:
     """The schema of a recipe: LLaMA-Factory's keys, and one key ``cl``."""
     from ..config import CLBlock
     from ..streams import Stream, Task, stream_entries
+    from ..streams.probes import HARNESSES
 
     stream, task = of_dataclass(Stream), of_dataclass(Task)
     _tasks(stream["properties"]["tasks"])
     task["properties"]["scorer"] = _suggested(task["properties"]["scorer"], _scorers(reference=False))
     task["properties"]["peer_scorer"] = _suggested(task["properties"]["peer_scorer"], _scorers(reference=True))
     block = of_dataclass(CLBlock)
+    probes = block["properties"]["eval"]["properties"]["probes"]
+    probe = probes["items"]
+    probe["properties"]["scorer"] = _suggested(probe["properties"]["scorer"], _scorers(reference=False))
+    harness = {"type": "string", "pattern": f"^({'|'.join(HARNESSES)}):"}
+    one = {"anyOf": [harness, probe]}
+    block["properties"]["eval"]["properties"]["probes"] = {
+        **{key: value for key, value in probes.items() if key in ("description", "default")},
+        "anyOf": [harness, {"type": "array", "items": one}],
+    }
     described = {key: value for key, value in block["properties"]["stream"].items() if key == "description"}
     block["properties"]["stream"] = {
         **described,

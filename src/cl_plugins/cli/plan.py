@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.secrets import masked
+from . import plan_probes
 
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def make(recipe: dict[str, Any], *, all_keys: bool = False) -> dict[str, Any]:
             {"key": s.key, "kind": s.kind, "task": s.task, "row": s.row, "finished": s.key in finished} for s in steps
         ],
         "tasks": _tasks(host, host_keys, config, root, steps),
+        "probes": plan_probes.planned(host, host_keys, config, steps),
         "keys": _keys(host, host_keys, all_keys),
         "model": model,
         "disk": disk,
@@ -289,6 +291,7 @@ def show(value: dict[str, Any]) -> None:
             longest = f", at most {task['max_new_tokens']} tokens" if task["max_new_tokens"] is not None else ""
             rows.append(("tested on", f"{', '.join(task['test'])}{items} with {task['scorer']}{longest}"))
         output.pairs(rows)
+    plan_probes.show(value["probes"])
     _show_keys(value)
     _show_model(value)
     for warning in value["warnings"]:
@@ -311,7 +314,8 @@ def _show_steps(value: dict[str, Any]) -> None:
     start = 0
     while start < len(steps):
         end = start + 1
-        while end < len(steps) and steps[end]["kind"] == "evaluate" and steps[end]["row"] == steps[start]["row"]:
+        like = (steps[start]["kind"], steps[start]["row"])
+        while end < len(steps) and like[1] is not None and (steps[end]["kind"], steps[end]["row"]) == like:
             end += 1
         group = steps[start:end]
         finished = sum(step["finished"] for step in group)
@@ -320,8 +324,8 @@ def _show_steps(value: dict[str, Any]) -> None:
         )
         number = str(start + 1) if len(group) == 1 else f"{start + 1}-{end}"
         kind = group[0]["kind"]
-        if kind == "evaluate":
-            what = f"evaluate {group[0]['row'].replace('_', ' ')}"
+        if kind in ("evaluate", "probe"):
+            what = f"{kind} {group[0]['row'].replace('_', ' ')}"
             rows.append((number, state, what, ", ".join(str(step["task"]) for step in group)))
         else:
             rows.append((number, state, kind, group[0]["task"] or "final/ and the report"))

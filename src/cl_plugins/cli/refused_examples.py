@@ -100,6 +100,10 @@ RECIPES: tuple[Example, ...] = (
     Example("`mslora_cr` without modalities", cl=_method("mslora_cr")),
     Example("full fine-tuning with a LoRA method", {"finetuning_type": "full", "lora_rank": None, "lora_target": None}),
     Example("LoRA with `freeze_multi_modal_projector: false` alone", {"freeze_multi_modal_projector": False}),
+    Example("a probe with the name of a task", cl={"eval": {"probes": [{"name": "t", "test": "test"}]}}),
+    Example("a probe with training data", cl={"eval": {"probes": [{"name": "p", "train": "train", "test": "test"}]}}),
+    Example("a probe without a test set", cl={"eval": {"probes": [{"name": "p"}]}}),
+    Example("probes with `scope: none`", cl={"eval": {"scope": "none", "probes": [{"name": "p", "test": "test"}]}}),
     Example("options of vLLM with `backend: host`", cl={"eval": {"backend_options": {"seed": 1}}}),
 )  # fmt: skip
 

@@ -114,7 +114,7 @@ def _prepared(host: Host, recipe: Recipe, read: bool) -> tuple[list[Problem], li
     state = RunState.to_look(host, Path("no-such-directory"), recipe.host_keys, recipe.config)
     steps = make_plan(recipe.config, state.method)
     trainings = [step.task for step in steps if step.kind == "train" and step.task]
-    tests = dict.fromkeys(step.task for step in steps if step.kind == "evaluate" and step.task)
+    tests = dict.fromkeys(step.task for step in steps if step.tests and step.task)
     _, refusals = parse_all(state, trainings)
     problems, notes = [], []
     for message, tasks in refusals.items():

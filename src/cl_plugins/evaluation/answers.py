@@ -1,10 +1,13 @@
-"""Answer files of LLaMA-Factory (``generated_predictions.jsonl``) and of reference implementations, read as items.
+"""Answer files of LLaMA-Factory, ms-swift, evaluation harnesses and reference implementations, read as items.
 
 What a file is, is read off the keys of its records:
 
 | keys | file | reference |
 | --- | --- | --- |
 | ``id``, ``prediction``, ``reference`` | predictions of a run | in the record |
+| ``response``, ``labels`` | ms-swift's infer (4.6) | in the record; a test set is joined by row and must say the same |
+| ``doc_id``, ``target``, ``filtered_resps`` | samples of lm-evaluation-harness (0.4.13) and lmms-eval (0.7.2) | in the record |
+| ``index``, ``prediction``, ``answer`` | VLMEvalKit's predictions as JSON | in the record |
 | ``predict``, ``label`` | LLaMA-Factory | in the record; a test set is joined by row and must say the same |
 | ``question_id``, ``text`` (``prediction``), ``gt`` (``ground_truth``) | MSLoRA-CR | in the record |
 | ``question_id``, ``text`` | MLLM-CL, MCITlib, CoIN | in the annotations, joined by ``question_id``; ImageNet by row |
@@ -13,9 +16,10 @@ What a file is, is read off the keys of its records:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 from ..base.errors import DataError, Problem
@@ -28,6 +32,7 @@ from .thoughts import split_thought
 _TEXT = ("text", "prediction")
 _REFERENCE = ("gt", "ground_truth")
 _PROMPT = ("prompt", "question")
+_SAMPLE = {"doc_id", "target", "filtered_resps"}
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class _Answer:
         fields: See `Item`.
         thought: The reasoning in front of the answer.
         reference_thought: The reasoning in front of the right answer.
+        options: The texts of the options, where the file has them.
     """
 
     where: str
@@ -53,6 +59,7 @@ class _Answer:
     fields: dict[str, Any]
     thought: str = ""
     reference_thought: str = ""
+    options: tuple[str, ...] | None = None
 
 
 def read_answers(
@@ -99,11 +106,11 @@ def read_answers(
             what = "already contains references; annotations are not used."
             raise DataError(Problem(str(path), what, "Leave --annotations out."))
         return read_predictions(path)
-    problems: list[Problem] = []
+    problems: list[Problem] = _mixed_filters(records, path)
     answers = [answer for record in records if (answer := _read(record, first, problems)) is not None]
     _stop(problems)
     if not keep_thoughts:
-        answers = [_without_thoughts(_without_end(answer)) for answer in answers]
+        answers = [_without_thoughts(_without_end(each) if "predict" in first else each) for each in answers]
     if annotations is None:
         return _alone(answers, path)
     notes = read_annotations(Path(annotations))
@@ -126,8 +133,15 @@ def _read(record: Record, first: Mapping[str, Any], problems: list[Problem]) -> 
         if prediction is None or reference is None:
             return None
         return _Answer(where, None, str(value.get("prompt", "")), prediction, reference, {})
+    if {"response", "labels"} <= first.keys():
+        return _of_swift(value, where, problems)
+    if _SAMPLE <= first.keys():
+        return _of_harness(value, where, problems)
+    if {"index", "prediction", "answer"} <= first.keys():
+        return _of_vlmeval(value, where, problems)
     if "question_id" not in first:
         fix = "Known are LLaMA-Factory's (predict, label), those of reference implementations (question_id, text) and those of a run (id, prediction)."
+        fix += " Also those of ms-swift (response, labels), harnesses (doc_id, filtered_resps) and VLMEvalKit (index, answer)."
         problems.append(Problem(where, f"has the keys {', '.join(map(repr, value)) or 'none'}.", fix))
         return None
     identity = value.get("question_id")
@@ -144,6 +158,68 @@ def _read(record: Record, first: Mapping[str, Any], problems: list[Problem]) -> 
     prompt = next((str(value[key]) for key in _PROMPT if key in value), "")
     fields: dict[str, Any] = {key: value[key] for key in ("image", "answer_type") if value.get(key) is not None}
     return _Answer(where, str(identity), prompt, prediction, reference, fields)
+
+
+def _of_swift(value: Mapping[str, Any], where: str, problems: list[Problem]) -> _Answer | None:
+    """A line of ms-swift's ``infer_result``: the question is the last message of the user."""
+    prediction = _text(value, ("response",), where, problems)
+    reference = _text(value, ("labels",), where, problems)
+    if prediction is None or reference is None:
+        return None
+    turns = value.get("messages")
+    asked = [t for t in turns if isinstance(t, dict) and t.get("role") == "user"] if isinstance(turns, list) else []
+    content = asked[-1].get("content") if asked else ""
+    return _Answer(where, None, content if isinstance(content, str) else "", prediction, reference, {})
+
+
+def _of_harness(value: Mapping[str, Any], where: str, problems: list[Problem]) -> _Answer | None:
+    """A sample of lm-evaluation-harness or lmms-eval with a generated answer."""
+    answers = value.get("filtered_resps")
+    one = answers[0] if isinstance(answers, list) and len(answers) == 1 else answers
+    one = one[0] if isinstance(one, list) and len(one) == 1 else one
+    if not isinstance(one, str):
+        what = "contains log-likelihoods or several answers, and no single answer."
+        fix = "Import the scores of the harness: `cl-plugins matrix import ROW=results.json`."
+        problems.append(Problem(where, what, fix))
+        return None
+    reference = _text(value, ("target",), where, problems)
+    number = value.get("doc_id")
+    if reference is None or not isinstance(number, str | int) or isinstance(number, bool):
+        if reference is not None:
+            problems.append(Problem(where, f"'doc_id' must be a string or a number, found {number!r}.", "Fix it."))
+        return None
+    asked = value.get("arguments")
+    while isinstance(asked, dict | list) and asked:
+        asked = next(iter(asked.values())) if isinstance(asked, dict) else asked[0]
+    return _Answer(where, str(number), asked if isinstance(asked, str) else "", one, reference, {})
+
+
+def _of_vlmeval(value: Mapping[str, Any], where: str, problems: list[Problem]) -> _Answer | None:
+    """A record of VLMEvalKit's predictions; its options are the columns A, B, C, ..."""
+    prediction = _text(value, ("prediction",), where, problems)
+    reference = _text(value, ("answer",), where, problems)
+    if prediction is None or reference is None:
+        return None
+    options: list[str] = []
+    for letter in ascii_uppercase:
+        if not isinstance(value.get(letter), str) or not value[letter]:
+            break
+        options.append(value[letter])
+    prompt = value.get("question")
+    question = prompt if isinstance(prompt, str) else ""
+    named = tuple(options) or None
+    return _Answer(where, str(value.get("index")), question, prediction, reference, {}, options=named)
+
+
+def _mixed_filters(records: Sequence[Record], path: Path) -> list[Problem]:
+    """The answers of a harness by several filters are the same answers several times."""
+    if not records[0].value.keys() >= _SAMPLE:
+        return []
+    found = list(dict.fromkeys(str(record.value.get("filter")) for record in records))
+    if len(found) < 2:
+        return []
+    what = f"has every answer by {len(found)} filters ({', '.join(found)})."
+    return [Problem(str(path), what, "Keep the lines of one filter.")]
 
 
 def _without_end(answer: _Answer) -> _Answer:
@@ -183,7 +259,7 @@ def _alone(answers: list[_Answer], path: Path) -> list[Item]:
     items = []
     for key, unique, answer in zip(keys, _unique(keys), answers, strict=True):
         fields = answer.fields | ({} if answer.id is None else {"question_id": key})
-        items.append(_item(answer, unique, answer.prompt, str(answer.reference), None, fields))
+        items.append(_item(answer, unique, answer.prompt, str(answer.reference), answer.options, fields))
     return items
 
 

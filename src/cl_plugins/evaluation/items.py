@@ -137,9 +137,9 @@ class TaskScore:
             where=str(path),
         )
 
-    def write(self, path: Path) -> None:
-        """Write ``<task>.score.json``."""
-        write_bytes(path, (dump(self.to_dict(), 2) + "\n").encode())
+    def write(self, path: Path, *, per_item: bool = False) -> None:
+        """Write ``<task>.score.json``; ``per_item`` as in `to_dict`."""
+        write_bytes(path, (dump(self.to_dict(per_item=per_item), 2) + "\n").encode())
 
 
 def is_percentage(value: object) -> bool:

@@ -21,6 +21,7 @@ from typing import Any
 from ..base.errors import DataError, Problem
 from ..records.record import dump
 from ..records.results import JOINT, ZERO_SHOT, MetricsRecord
+from .drift import Drifts
 from .matrix import AccuracyMatrix
 
 
@@ -310,11 +311,19 @@ def _mean(R: Matrix, cells: Sequence[Cell]) -> float | None:
     return None if values is None else math.fsum(values) / len(values)
 
 
-def metrics_to_dict(metrics: dict[str, Metric]) -> dict[str, Any]:
-    """The content of ``metrics.json`` as plain JSON types."""
-    return MetricsRecord.content({"metrics": {name: metric.to_dict() for name, metric in metrics.items()}})
+def metrics_to_dict(metrics: dict[str, Metric], probes: Drifts | None = None) -> dict[str, Any]:
+    """The content of ``metrics.json`` as plain JSON types.
+
+    Args:
+        metrics: The metrics.
+        probes: What the probes have measured; the key is left out where there are none.
+    """
+    content: dict[str, Any] = {"metrics": {name: metric.to_dict() for name, metric in metrics.items()}}
+    if probes:
+        content["probes"] = {name: probe.model_dump() for name, probe in probes.items()}
+    return MetricsRecord.content(content)
 
 
-def metrics_to_json(metrics: dict[str, Metric]) -> str:
-    """The text of ``metrics.json``."""
-    return dump(metrics_to_dict(metrics), 1) + "\n"
+def metrics_to_json(metrics: dict[str, Metric], probes: Drifts | None = None) -> str:
+    """The text of ``metrics.json``; see `metrics_to_dict`."""
+    return dump(metrics_to_dict(metrics, probes), 1) + "\n"

@@ -15,14 +15,15 @@ from typing import Any
 from ..base.errors import DataError, Problem, RunStateError
 from ..records.files import FileRecord, file_problem
 from ..records.record import read_file
-from ..records.results import ORACLE, MetricPart, MetricsRecord
+from ..records.results import ORACLE, PREDICTIONS, PROBES, MetricPart, MetricsRecord
 from ..records.run import JOURNAL, RUN, read_journal, read_run
+from .drift import Drifts, drifts_of
 from .items import TaskScore
 from .matrix import AccuracyMatrix
 from .metrics import continual_metrics, metrics_to_dict
 
 
-MATRIX, METRICS, PREDICTIONS = "matrix.json", "metrics.json", "predictions"
+MATRIX, METRICS = "matrix.json", "metrics.json"
 _RESTORE = "Restore the file from a copy; a changed file is not used."
 _AGAIN = "Start the run again: it rewrites matrix and metrics from its score files."
 _NO_HASHES = "There is no journal with hashes here, so that changes of the files are not noticed."
@@ -39,6 +40,7 @@ class Results:
         metrics: Name -> metric; empty where the run has not written them yet.
         scores: (row, task) -> score, where a score file is known to belong to the cell.
         oracle: Task -> score of the last row's items with the true task's part (``cl.eval.oracle``).
+        probes: Probe -> what it has measured (``cl.eval.probes``).
         info: ``run.json``; empty where there is none.
         remarks: What the reader should know, such as a file that a killed process left one cell behind.
     """
@@ -48,6 +50,7 @@ class Results:
     scores: dict[Cell, TaskScore] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
     oracle: dict[str, TaskScore] = field(default_factory=dict)
+    probes: Drifts = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
 
@@ -59,11 +62,13 @@ class _Evidence:
         cells: The measured cells in the order in which they were measured.
         files: Hash of every file of theirs; None where the directory holds no hashes.
         source: The file with the hashes.
+        probes: (row, probe) of the probes that were measured.
     """
 
     cells: list[Cell]
     files: dict[str, FileRecord] | None
     source: str = ""
+    probes: tuple[Cell, ...] = ()
 
 
 def read_results(root: Path) -> Results:
@@ -82,7 +87,8 @@ def read_results(root: Path) -> Results:
     info: dict[str, Any] = _caught(problems, lambda: read_run(root) if os.path.lexists(root / RUN) else {}) or {}
     evidence = _caught(problems, lambda: _evidence(root, info))
     matrix = _caught(problems, lambda: _read_matrix(root))
-    metrics = _caught(problems, lambda: _read_metrics(root)) or {}
+    written = _caught(problems, lambda: _read_metrics(root))
+    metrics = dict(written.metrics) if written is not None else {}
     if evidence is not None and evidence.files is not None:
         found = (file_problem(root, n, r, _RESTORE, evidence.source) for n, r in evidence.files.items())
         problems += [problem for problem in found if problem is not None]
@@ -94,11 +100,12 @@ def read_results(root: Path) -> Results:
             score = _caught(problems, lambda path=path: TaskScore.read(path))  # type: ignore[misc]
             if score is not None:
                 scores[cell] = score
+    probes = _read_probes(root, evidence, written, broken, problems)
     if problems or matrix is None or evidence is None:
         raise RunStateError(list(dict.fromkeys(problems)))
     told = {task: score for (row, task), score in scores.items() if row == ORACLE}
     scores = {cell: score for cell, score in scores.items() if cell[0] != ORACLE}
-    results = Results(matrix, metrics, scores, info, told)
+    results = Results(matrix, metrics, scores, info, told, probes)
     if evidence.files is None:
         return _loose(results)
     return _strict(root, results, evidence)
@@ -135,16 +142,40 @@ def _read_matrix(root: Path) -> AccuracyMatrix:
     return AccuracyMatrix.read(root / MATRIX)
 
 
-def _read_metrics(root: Path) -> dict[str, MetricPart]:
+def _read_metrics(root: Path) -> MetricsRecord | None:
     path = root / METRICS
     if not os.path.lexists(path):
-        return {}
-    return dict(MetricsRecord.parse(read_file(path, MetricsRecord.FIX, DataError), str(path)).metrics)
+        return None
+    return MetricsRecord.parse(read_file(path, MetricsRecord.FIX, DataError), str(path))
 
 
-def _score_path(root: Path, cell: Cell) -> Path:
+def _read_probes(
+    root: Path, evidence: _Evidence | None, written: MetricsRecord | None, broken: set[str], problems: list[Problem]
+) -> Drifts:
+    """What the probes have measured: by their score files; by ``metrics.json`` where no list says which there are."""
+    told = dict(written.probes) if written is not None else {}
+    if evidence is None or evidence.files is None:
+        return told
+    scores = {}
+    for cell in evidence.probes:
+        path = _score_path(root, cell, PROBES)
+        if str(path) not in broken:
+            score = _caught(problems, lambda path=path: TaskScore.read(path))  # type: ignore[misc]
+            if score is not None:
+                scores[cell] = score
+    found: Drifts = _caught(problems, lambda: drifts_of(scores)) or {}
+    for name, probe in told.items():
+        for row, part in probe.rows.items():
+            known = found[name].rows.get(row) if name in found else None
+            if part != known and str(_score_path(root, (row, name), PROBES)) not in broken:
+                what = f"the probe '{name}' in row '{row}' does not follow from its score file."
+                problems.append(Problem(str(root / METRICS), what, _AGAIN))
+    return found
+
+
+def _score_path(root: Path, cell: Cell, place: str = PREDICTIONS) -> Path:
     row, task = cell
-    return root / PREDICTIONS / row / f"{task}.score.json"
+    return root / place / row / f"{task}.score.json"
 
 
 def _evidence(root: Path, info: dict[str, Any]) -> _Evidence:
@@ -153,17 +184,20 @@ def _evidence(root: Path, info: dict[str, Any]) -> _Evidence:
         if not os.path.lexists(root / RUN):
             raise RunStateError(Problem(str(root / RUN), "is missing though steps are finished.", _RESTORE))
         files: dict[str, FileRecord] = {}
-        cells = []
+        cells: list[Cell] = []
+        probes: list[Cell] = []
         for line in read_journal(root):
-            if line.step.startswith("evaluate:"):
-                _, row, task = line.step.split(":")
-                files |= {n: r for n, r in line.artefacts.items() if n.startswith(f"{PREDICTIONS}/")}
-                cells.append((row, task))
-        lacking = [c for c in cells if str(_score_path(root, c).relative_to(root)) not in files]
+            if line.step.startswith(("evaluate:", "probe:")):
+                kind, row, task = line.step.split(":")
+                files |= {n: r for n, r in line.artefacts.items() if n.startswith((f"{PREDICTIONS}/", f"{PROBES}/"))}
+                (cells if kind == "evaluate" else probes).append((row, task))
+        paths = {f"evaluate:{row}:{task}": _score_path(root, (row, task)) for row, task in cells}
+        paths |= {f"probe:{row}:{task}": _score_path(root, (row, task), PROBES) for row, task in probes}
+        lacking = [step for step, path in paths.items() if str(path.relative_to(root)) not in files]
         if lacking:
-            what = f"names no score file for {', '.join(f'evaluate:{row}:{task}' for row, task in lacking)}."
+            what = f"names no score file for {', '.join(lacking)}."
             raise RunStateError(Problem(str(root / JOURNAL), what, _RESTORE))
-        return _Evidence(cells, files, JOURNAL)
+        return _Evidence(cells, files, JOURNAL, tuple(probes))
     if info.get("files") is not None:
         table = {name: FileRecord.model_validate(record) for name, record in info["files"].items()}
         return _Evidence([c for name in table if (c := _cell_of(Path(name))) is not None], table, RUN)

@@ -84,10 +84,23 @@ def check_folders(root: Path) -> None:
     """
     folders = [
         root / name
-        for name in ("carry", ".carry.old", "final", ".final.old", "predictions", "tasks", "rescored", "received")
+        for name in (
+            "carry",
+            ".carry.old",
+            "final",
+            ".final.old",
+            "predictions",
+            "probes",
+            "tasks",
+            "rescored",
+            "received",
+        )
     ]
     inner = [
-        path for name in ("predictions", "tasks") if not (root / name).is_symlink() for path in (root / name).glob("*")
+        path
+        for name in ("predictions", "probes", "tasks")
+        if not (root / name).is_symlink()
+        for path in (root / name).glob("*")
     ]
     found = [path for path in (*folders, *inner) if path.is_symlink()]
     if found:

@@ -15,6 +15,8 @@ ZERO_SHOT = "zero_shot"
 JOINT = "joint"
 #: Not a row of the matrix: the last row again, answered by a model that is told the task.
 ORACLE = "oracle"
+#: Folders of a run with the answers to the stream's test sets, and to the probes.
+PREDICTIONS, PROBES = "predictions", "probes"
 
 
 def row_name(task: str) -> str:
@@ -150,6 +152,34 @@ class MetricPart(Part):
     formula: str = ""
 
 
+class DriftPart(Part):
+    """The score of a probe in one row.
+
+    Attributes:
+        score: 0-100.
+        interval: Its 95 % interval.
+        difference: Score minus the zero-shot one; None for the zero-shot row, and where there is none.
+        difference_interval: Its 95 % interval over the items; None where the scorer gives no sums over items.
+        max_items: The limit ``cl.eval.max_items``.
+    """
+
+    score: Score
+    interval: Annotated[list[Score], Field(min_length=2, max_length=2)]
+    difference: Annotated[float, Field(ge=-100, le=100)] | None = None
+    difference_interval: (
+        Annotated[list[Annotated[float, Field(ge=-100, le=100)]], Field(min_length=2, max_length=2)] | None
+    ) = None
+    max_items: Count | None = None
+
+
+class ProbePart(Part):
+    """What a probe has measured: its scorer, its number of items, and its rows in the order in which they were measured."""
+
+    scorer: str
+    n: Count
+    rows: dict[str, DriftPart]
+
+
 class MetricsRecord(Record):
     """``metrics.json``."""
 
@@ -157,3 +187,4 @@ class MetricsRecord(Record):
     FIX: ClassVar[str] = "Start the run again: it rewrites the metrics from the matrix."
 
     metrics: dict[str, MetricPart]
+    probes: dict[str, ProbePart] = {}

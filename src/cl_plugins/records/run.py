@@ -21,7 +21,7 @@ JOURNAL = "journal.jsonl"
 RUN = "run.json"
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _FIX = "Restore the file from a copy, or start again with `cl.restart: true`."
-_STEP = r"^(?:finish|train:[^:\s]+(?::[^:\s]+)?|consolidate:[^:\s]+|evaluate:[^:\s]+:[^:\s]+|replay-(?:delete|purge):[0-9a-f]{1,32})$"
+_STEP = r"^(?:finish|train:[^:\s]+(?::[^:\s]+)?|consolidate:[^:\s]+|(?:evaluate|probe):[^:\s]+:[^:\s]+|replay-(?:delete|purge):[0-9a-f]{1,32})$"
 
 
 class _Open(Part):

@@ -45,6 +45,7 @@ def compare(
         "comparison": comparison,
         "groups": methods,
         "runs": runs,
+        "drift": drift_table(comparison),
         "missing": any(entry.text == text.MISSING for table in (methods, runs) for row in table.rows for entry in row),
         "caption": _caption(comparison),
         "interval": any(entry.half_width is not None for entry in _summaries(comparison)),
@@ -103,6 +104,9 @@ def compare_table(
     comparison = read_comparison(run_dirs, names)
     width = width or shutil.get_terminal_size().columns
     parts = [tables.to_terminal(group_table(comparison, decimals=1), width, colour, ascii)]
+    drift = drift_table(comparison, decimals=1)
+    if drift is not None:
+        parts += ["Probes: change against zero-shot at the end", tables.to_terminal(drift, width, colour, ascii)]
     if any(member.run.unfinished for member in comparison.members):
         parts.append(tables.to_terminal(run_table(comparison, only_unfinished=True), width, colour, ascii))
     if any(entry.half_width is not None for entry in _summaries(comparison)):
@@ -129,6 +133,18 @@ def group_table(comparison: Comparison, decimals: int = 2) -> Table:
         note=scores.MARK_NOTE if marked else "",
         units=(None, None, *_units(comparison)),
     )
+
+
+def drift_table(comparison: Comparison, decimals: int = 2) -> Table | None:
+    """One row per group: the change of every shared probe at the end; ``None`` where no probe is shared."""
+    if not comparison.probes:
+        return None
+    rows = []
+    for group in comparison.groups:
+        entries = [_of_summary(group.drift[probe], group.finished, decimals) for probe in comparison.probes]
+        rows.append((Entry(group.label), Entry(str(group.finished)), *entries))
+    note = "Score after the last task minus zero-shot score, in points. Probes are no part of the metrics."
+    return Table(("method", "runs", *comparison.probes), tuple(rows), note=note)
 
 
 def run_table(comparison: Comparison, only_unfinished: bool = False) -> Table:
@@ -168,10 +184,12 @@ def _units(comparison: Comparison) -> tuple[str | None, ...]:
 def compare_csv(comparison: Comparison) -> bytes:
     """One line per group; for each quantity its mean, half width and number of runs, unrounded."""
     columns = [*METRICS, *(f"final:{task}" for task in comparison.tasks)]
+    columns += [f"drift:{probe}" for probe in comparison.probes]
     parts = ("mean", "half_width_95", "n")
     rows: list[list[object]] = [["method", "runs", *(f"{name}:{part}" for name in columns for part in parts)]]
     for group in comparison.groups:
         entries = [group.metrics[key] for key in METRICS] + [group.final[task] for task in comparison.tasks]
+        entries += [group.drift[probe] for probe in comparison.probes]
         line: list[object] = [group.label, group.finished]
         for entry in entries:
             line += [entry.mean, entry.half_width, len(entry.values)]
@@ -192,23 +210,34 @@ def compare_tex(comparison: Comparison, streams: str) -> str:
     if comparison.unlike:
         notes.append(scores.unlike_note(comparison.members[0].run))
     label = text.slug(("compare", streams))
-    return tables.to_tex(Table(table.head, table.rows, note=" ".join(notes), units=table.units), caption, label)
+    source = tables.to_tex(Table(table.head, table.rows, note=" ".join(notes), units=table.units), caption, label)
+    drift = drift_table(comparison, decimals=1)
+    if drift is None:
+        return source
+    caption = rf"Probes on {text.tex(streams)}. Mean over runs $\pm$ half the 95\,\% $t$-interval."
+    return f"{source}\n{tables.to_tex(drift, caption, text.slug(('probes', streams)))}"
 
 
 def _entry(group: Group, key: str, decimals: int) -> Entry:
     """``mean ± half width``; the number of runs where only some of them have the quantity."""
     summary = group.metrics[key] if key in group.metrics else group.final[key]
+    return _of_summary(summary, group.finished, decimals, scores.MARK if group.is_trivial(key) else "")
+
+
+def _of_summary(summary: Summary, finished: int, decimals: int, mark: str = "") -> Entry:
+    """``mean ± half width``, with the number of runs if it is not that of the finished ones."""
     if summary.mean is None:
         return Entry(text.MISSING)
     half = f" ± {text.number(summary.half_width, decimals)}" if summary.half_width is not None else ""
     count = len(summary.values)
-    return Entry(
-        f"{text.number(summary.mean, decimals)}{half}",
-        detail=f"(n = {count})" if count != group.finished else "",
-        mark=scores.MARK if group.is_trivial(key) else "",
-    )
+    shown = f"{text.number(summary.mean, decimals)}{half}"
+    return Entry(shown, detail=f"(n = {count})" if count != finished else "", mark=mark)
 
 
 def _summaries(comparison: Comparison) -> list[Summary]:
     """Every summary of the comparison."""
-    return [entry for group in comparison.groups for entry in (*group.metrics.values(), *group.final.values())]
+    return [
+        entry
+        for group in comparison.groups
+        for entry in (*group.metrics.values(), *group.final.values(), *group.drift.values())
+    ]

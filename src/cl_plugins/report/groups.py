@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from ..base.errors import Problem, RunStateError
 from . import scores
 from .environment import Environment, environments
 from .labels import labels as group_labels
+from .probes import end_drift, shared_probes
 from .run_data import Cell, Run, read_run
 from .setup import data_hashes
 from .shared_tasks import left_out, on_tasks, shared_tasks
@@ -66,6 +68,7 @@ class Group:
         final: Task to the summary of its final score.
         trivial: Task, or metric of `TASK_MEANS`, to what the best answer that needs no model reaches; only where all
             runs know it.
+        drift: Probe to the summary of its difference to the zero-shot score after the last task.
     """
 
     label: str
@@ -73,6 +76,7 @@ class Group:
     metrics: Mapping[str, Summary]
     final: Mapping[str, Summary]
     trivial: Mapping[str, float] = field(default_factory=dict)
+    drift: Mapping[str, Summary] = field(default_factory=dict)
 
     def is_trivial(self, key: str) -> bool:
         """Whether the mean of a task or metric is not above what a trivial answer reaches."""
@@ -93,6 +97,7 @@ class Comparison:
         tasks: The tasks, in the order of the first run.
         heads: The scorer of each task, for the heads of columns.
         unlike: Whether means over the tasks are means over unlike scores.
+        probes: The probes that all runs share.
         groups: In the order in which their methods were given; groups of one method side by side.
         members: All runs.
         notes: What the runs themselves want every reader to know.
@@ -103,6 +108,7 @@ class Comparison:
     tasks: tuple[str, ...]
     heads: tuple[str, ...]
     unlike: bool
+    probes: tuple[str, ...]
     groups: tuple[Group, ...]
     members: tuple[Member, ...]
     notes: tuple[str, ...]
@@ -140,9 +146,13 @@ def read_comparison(run_dirs: Sequence[Path], names: Sequence[str] | None = None
     runs = [on_tasks(run, tasks) for run in whole_runs]
     members = tuple(Member(run, name, label) for run, name, label in zip(runs, short, labels, strict=True))
     groups = []
+    probes = shared_probes(whole_runs)
     methods = [run.method for run in runs]
     for label in sorted(dict.fromkeys(labels), key=lambda label: methods.index(methods[labels.index(label)])):
-        groups.append(_group(label, tuple(member for member in members if member.label == label), tasks))
+        found = _group(label, tuple(member for member in members if member.label == label), tasks)
+        ends = [run for run, own in zip(whole_runs, labels, strict=True) if own == label and run.stream_trained]
+        drifts = {probe: summarise([_difference(run, probe) for run in ends]) for probe in probes}
+        groups.append(dataclasses.replace(found, drift=drifts))
     notes = tuple(dict.fromkeys(note for run in runs for note in run.notes))
     made_with = environments((member.name, member.run) for member in members)
     remarks += _remarks(tuple(groups), members)
@@ -154,6 +164,7 @@ def read_comparison(run_dirs: Sequence[Path], names: Sequence[str] | None = None
         tasks,
         scores.heads(first),
         scores.unlike(first),
+        probes,
         tuple(groups),
         members,
         notes,
@@ -176,6 +187,12 @@ def _group(label: str, members: tuple[Member, ...], tasks: Sequence[str]) -> Gro
     if len(trivial) == len(tasks):
         trivial |= dict.fromkeys(TASK_MEANS, math.fsum(trivial.values()) / len(tasks))
     return Group(label, members, metrics, final, trivial)
+
+
+def _difference(run: Run, probe: str) -> float | None:
+    """The difference of a probe at the end of a run."""
+    part = end_drift(run, probe)
+    return part.difference if part is not None else None
 
 
 def summarise(values: Sequence[float | None]) -> Summary:
@@ -235,6 +252,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
                 "metrics": {key: summary(entry) for key, entry in group.metrics.items()},
                 "final": {task: summary(entry) for task, entry in group.final.items()},
                 "trivial": dict(group.trivial),
+                **({"drift": {p: summary(entry) for p, entry in group.drift.items()}} if comparison.probes else {}),
             }
             for group in comparison.groups
         ],

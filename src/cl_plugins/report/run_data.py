@@ -12,7 +12,7 @@ from typing import Any
 
 from ..evaluation.items import TaskScore
 from ..evaluation.results import Results, read_results
-from ..records.results import MetricPart
+from ..records.results import MetricPart, ProbePart
 
 
 METRIC_LABELS = {
@@ -126,6 +126,7 @@ class Run:
         test_only: Tasks that are only tested.
         oracle: Task to the cell of its items answered with the true task's part (``cl.eval.oracle``), in the scorer of the
             matrix.
+        probes: Probe to what it has measured (``cl.eval.probes``).
     """
 
     path: Path
@@ -141,11 +142,17 @@ class Run:
     independent: bool = False
     test_only: tuple[str, ...] = ()
     oracle: Mapping[str, Cell] = field(default_factory=dict)
+    probes: Mapping[str, ProbePart] = field(default_factory=dict)
 
     @property
     def zero_shot(self) -> Row | None:
         """The row before any training."""
         return next((row for row in self.rows if row.name == "zero_shot"), None)
+
+    @property
+    def row_names(self) -> tuple[str, ...]:
+        """Names of all rows in order, with the zero-shot one, also where only probes were measured."""
+        return ("zero_shot", *(row.name for row in self.trained_rows))
 
     @property
     def trained_rows(self) -> tuple[Row, ...]:
@@ -268,6 +275,7 @@ def read_run(run_dir: Path) -> Run:
         independent=matrix.independent,
         test_only=tuple(matrix.test_only),
         oracle={t: _known(s) for t, s in results.oracle.items() if matrix.scorers.get(t) == s.scorer},
+        probes=dict(results.probes),
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.printable import printable
-from . import choices, content, scores, tables, text, writing
+from . import choices, content, probes, scores, tables, text, writing
 from .run_data import Run, read_run
 
 
@@ -24,7 +24,8 @@ def write_report(run_dir: Path, write: writing.Write | None = None, original: Pa
 
     Returns:
         The files: ``matrix``, ``forgetting`` and, where the model chooses, ``confusion``, each as ``.png`` and ``.pdf``;
-        ``matrix.csv``, ``cells.csv``, ``matrix.tex``, ``report.md`` and ``report.html``.
+        ``matrix.csv``, ``cells.csv``, ``matrix.tex``, ``report.md`` and ``report.html``; with probes ``probes.csv`` and
+        ``probes.tex``.
 
     Raises:
         RunStateError: The run directory holds no matrix, or a damaged file; lists every problem.
@@ -35,10 +36,13 @@ def write_report(run_dir: Path, write: writing.Write | None = None, original: Pa
 
     run = read_run(Path(run_dir))
     pictures = {"matrix": matrix_picture(run), "forgetting": stream_picture(run)}
-    chosen, more = choices.confusion(run), []
+    chosen = choices.confusion(run)
+    more: list[tuple[str, str]] = []
     if chosen is not None:
         pictures["confusion"] = confusion_picture(run, chosen)
-        more = [("confusion.png, confusion.pdf", "which task's part answered the items of each task")]
+        more.append(("confusion.png, confusion.pdf", "which task's part answered the items of each task"))
+    if run.probes:
+        more.append(("probes.csv, probes.tex", "the probes: scores, differences and intervals"))
     sentence, bibtex = content.citation(run)
     listed = content.files(run)
     page = {
@@ -60,6 +64,7 @@ def write_report(run_dir: Path, write: writing.Write | None = None, original: Pa
         "environment": content.environment(run),
         "recipe": content.recipe_yaml(run),
         "oracle": choices.oracle_table(run),
+        "probes": probes.probe_table(run),
         "files": (*listed[:2], *more, *listed[2:]),
         "sentence": sentence,
         "bibtex": bibtex,
@@ -72,6 +77,7 @@ def write_report(run_dir: Path, write: writing.Write | None = None, original: Pa
         "matrix.csv": matrix_csv(run),
         "cells.csv": cells_csv(run),
         "matrix.tex": matrix_tex(run).encode("utf-8"),
+        **probe_files(run),
         "report.md": writing.render("report.md.j2", page),
         "report.html": writing.render("report.html.j2", page),
     }
@@ -108,6 +114,10 @@ def terminal_table(
         lines.append(printable(text.wrap(scores.unlike_note(run), width)))
     if run.unfinished:
         lines.append(printable(f"Not complete: {run.unfinished}."))
+    drift = probes.probe_table(run)
+    if drift is not None:
+        lines += ["", "Probes: scores outside of the stream, and differences to zero-shot", ""]
+        lines += [tables.to_terminal(drift, width, colour, ascii), ""]
     other = _original(original)
     if other is not None:
         lines += ["", printable(f"The same answers by {other['scorers']}:"), ""]
@@ -164,6 +174,19 @@ def cells_csv(run: Run) -> bytes:
             known += [cell.dropped, cell.cut]
             rows.append([row.name, task, *known, cell.extra.get("invalid_rate")])
     return writing.csv_bytes(rows)
+
+
+def probe_files(run: Run) -> dict[str, bytes]:
+    """The files about the probes; none without probes."""
+    table = probes.probe_table(run)
+    if table is None:
+        return {}
+    caption = (
+        f"Probes outside of the stream: scores (0--100) of {text.tex(run.method)} while it learns the stream "
+        f"{text.tex(run.stream)}, and differences to the zero-shot scores."
+    )
+    source = tables.to_tex(table, caption, text.slug(("probes", run.stream, run.method)))
+    return {"probes.csv": probes.probes_csv(run), "probes.tex": source.encode("utf-8")}
 
 
 def matrix_tex(run: Run) -> str:

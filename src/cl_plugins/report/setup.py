@@ -139,8 +139,10 @@ def _common(run: Run, recipe: Mapping[str, Any], block: Mapping[str, Any]) -> di
     for key, value in block.items():
         if key in _APART or is_secret(str(key)):
             continue
-        if key == "eval" and isinstance(value, Mapping):  # the longest answer stands with each task
-            value = {k: v for k, v in value.items() if k != "max_new_tokens"}
+        if key == "eval" and isinstance(
+            value, Mapping
+        ):  # the longest answer stands with each task; probes change nothing
+            value = {k: v for k, v in value.items() if k not in ("max_new_tokens", "probes")}
         found |= {name: _value(each) for name, each in _flat({key: value})}
     if block.get("carry_from") is not None:
         # Another seed begins with the carry of that seed, so the place says nothing.
@@ -181,12 +183,13 @@ def _by_task(run: Run, recipe: Mapping[str, Any], block: Mapping[str, Any]) -> d
 
 
 def data_hashes(run: Run) -> tuple[str, ...]:
-    """The recorded content of a run's data sets, whatever their files are called; empty where it recorded none.
+    """The recorded content of the data sets of a run's tasks, whatever their files are called; empty where it recorded none.
 
     Args:
         run: The run.
     """
-    return tuple(sorted(repr(_leaves(each)) for each in (run.info.get("data") or {}).values()))
+    data = (run.info.get("data") or {}).items()
+    return tuple(sorted(repr(_leaves(each)) for key, each in data if not key.startswith("probe:")))
 
 
 def _leaves(recorded: Any) -> list[str]:

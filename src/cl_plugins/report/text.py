@@ -32,13 +32,14 @@ _TEX = {
     "±": r"$\pm$",
     "†": r"$\dagger$",
     "‡": r"$\ddagger$",
+    "Δ": r"$\Delta$",
     REPLACED: "?",
 }
 _UNSEEN = frozenset(
     {"Cc", "Cs", "Co", "Cn"}
 )  # control characters, lone surrogates, and what Unicode has not given out
 _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # they turn around what follows
-_ASCII = {MINUS: "-", MISSING: "-", ELLIPSIS: "..", "±": "+-", "†": "!", "‡": "#", "×": "x", "→": "->"}
+_ASCII = {MINUS: "-", MISSING: "-", ELLIPSIS: "..", "±": "+-", "†": "!", "‡": "#", "×": "x", "→": "->", "Δ": "diff."}
 
 
 def number(value: float | None, decimals: int = 2) -> str:

@@ -34,7 +34,7 @@ def answers_key(state: RunState, step: Step, tests: Sequence[TestItem], backend:
         SHA-256, in hex.
     """
     config = state.config
-    task = config.stream.task(str(step.task))
+    task = config.tested(str(step.task))
     carry = None if step.row == ZERO_SHOT else state.carry
     about = {
         "step": step.key,
@@ -53,5 +53,5 @@ def answers_key(state: RunState, step: Step, tests: Sequence[TestItem], backend:
 
 def _data_files(state: RunState, task: str) -> list[Path]:
     keys = {**state.host_keys, **state.config.overrides_for(task)}
-    names = state.config.stream.task(task).test
+    names = state.config.tested(task).test
     return [path for name in names for path in state.host.data_set(name, keys).files()]

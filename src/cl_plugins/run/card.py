@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import ClPluginsError
 from ..contract.host import ENCODERS
+from ..evaluation.drift import Drifts
 from ..evaluation.matrix import AccuracyMatrix
 from ..evaluation.metrics import continual_metrics
-from ..records.results import JOINT, ZERO_SHOT, row_name
+from ..records.results import JOINT, ZERO_SHOT, MetricsRecord, row_name
 from . import classifier_card
 from .base_card import README, base_licence, is_local, plain
 
@@ -33,6 +34,7 @@ class Facts:
         auto_class: The class of Transformers that loads the base, e.g. ``AutoModelForCausalLM``.
         matrix: The accuracy matrix; None where nothing was measured.
         notes: What the stream and the method want every reader to know.
+        probes: What the probes have measured.
         host: Name and version of the host.
         modalities: Of a classifier on frozen encoders: name of a modality -> its entry in the recipe.
     """
@@ -42,6 +44,7 @@ class Facts:
     notes: tuple[str, ...] = ()
     host: str = ""
     modalities: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    probes: Drifts = field(default_factory=dict)
 
     @property
     def pictures(self) -> bool:
@@ -51,9 +54,11 @@ class Facts:
 
 def facts_of(state: RunState) -> Facts:
     """What a card says of a run, or of the run that an export is made from."""
-    matrix = None
+    matrix, root = None, state.source or state.root
+    probes: Drifts = {}
     try:
-        matrix = AccuracyMatrix.read((state.source or state.root) / "matrix.json")
+        matrix = AccuracyMatrix.read(root / "matrix.json")
+        probes = dict(MetricsRecord.read(root / "metrics.json").probes)
     except (ClPluginsError, OSError):  # nothing measured, or results that `report` complains about
         pass
     return Facts(
@@ -62,6 +67,7 @@ def facts_of(state: RunState) -> Facts:
         notes=(*state.config.stream.notes, *state.method.notes()),
         host=state.host.name,
         modalities=state.host_keys.get(ENCODERS) or {},
+        probes=probes,
     )
 
 
@@ -296,8 +302,28 @@ def _results(about: Mapping[str, Any], facts: Facts) -> str:
         ]
         if words:
             parts.append(", ".join(words) + ".")
+    if lines := _probe_lines(about, facts.probes):
+        parts.append("Probes outside of the stream, before the first task and with this model:")
+        parts.append("\n".join(lines))
     parts += [f"- {plain(note)}" for note in facts.notes]
     return "\n\n".join(parts)
+
+
+def _probe_lines(about: Mapping[str, Any], probes: Drifts) -> list[str]:
+    """The probes as they stand for this model; nothing where none was measured with it."""
+    lines = []
+    for name, probe in probes.items():
+        rows = [row for row in probe.rows if row != ZERO_SHOT and _belongs(row, about)]
+        if not rows:
+            continue
+        before, part = probe.rows.get(ZERO_SHOT), probe.rows[rows[-1]]
+        start = f"{before.score:.2f}" if before is not None else ""
+        change = f"{part.difference:+.2f}" if part.difference is not None else ""
+        if part.difference_interval is not None:
+            change += f" [{part.difference_interval[0]:.1f}, {part.difference_interval[1]:.1f}]"
+        lines.append(f"| {plain(name)} ({plain(probe.scorer)}) | {start} | {part.score:.2f} | {change} |")
+    head = ["| probe | zero-shot | now | difference |", "| --- | ---: | ---: | ---: |"]
+    return [*head, *lines] if lines else []
 
 
 def _belongs(row: str, about: Mapping[str, Any]) -> bool:

@@ -17,6 +17,7 @@ from ..replay.checks import problems as replay_problems
 from ..streams.model import LENGTH
 from .backends import backend_problems
 from .data_sets import absent_data, data_problems
+from .harness import harness_problems
 from .validation import validation_problems
 
 
@@ -85,6 +86,8 @@ def _config_problems(host: Host, keys: Mapping[str, Any], config: CLConfig) -> l
     for attribute in ("overrides", "defaults"):
         own = {task.name: getattr(task, attribute) for task in config.stream.tasks}
         found += host.override_problems(own, "cl.stream.tasks")
+    found += _probe_problems(host, config)
+    found += harness_problems(host, config, facts)
     if config.eval.oracle and not method.follows_told:
         what = f"compares with answers for the true task, and '{config.method}' does not find out a task for every question."
         fix = "Leave it out, or use a method with a selector that does (`cl.method.selector`)."
@@ -103,6 +106,23 @@ def _text_problems(config: CLConfig) -> list[Problem]:
         where.append("cl.eval.max_new_tokens")
     what = "is a setting of generated answers, and the answers of this recipe are classes."
     return [Problem(place, what, "Remove it.") for place in where]
+
+
+def _probe_problems(host: Host, config: CLConfig) -> list[Problem]:
+    """Keys of probes that the host does not know, or that do not concern data."""
+    found = []
+    for number, probe in enumerate(config.eval.probes):
+        where = f"cl.eval.probes[{number}].overrides"
+        refused = host.override_problems({probe.name: probe.overrides}, where)
+        found += refused
+        named = " ".join(problem.where for problem in refused)
+        for key in sorted(set(probe.overrides) - host.data_keys):
+            if key not in named:
+                fix = f"Keys of a probe's data: {', '.join(sorted(host.data_keys))}."
+                found.append(
+                    Problem(f"{where}.{key}", "does not concern the data of a probe, which is only tested.", fix)
+                )
+    return found
 
 
 def _schedule_problems(host: Host, keys: Mapping[str, Any], config: CLConfig, schedule: str) -> list[Problem]:

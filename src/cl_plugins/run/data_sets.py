@@ -43,7 +43,19 @@ def data_sets(host: Host, keys: Mapping[str, Any], config: CLConfig) -> dict[str
             key = name if data_set.place == host.data_set(name, keys).place else f"{task.name}/{name}"
             if key not in found or most_records is None:
                 found[key] = data_set
+    for probe in config.eval.probes:  # by names of their own, since a probe that is not measured yet may change
+        own = {**keys, **probe.overrides}
+        found |= {probe_key(probe.name, name): host.data_set(name, own, test=True) for name in probe.test}
     return found
+
+
+#: Begins what stands for the data sets of probes in ``run.json``.
+PROBE_DATA = "probe:"
+
+
+def probe_key(probe: str, data_set: str = "") -> str:
+    """What stands for a data set of a probe in ``run.json``; without a data set the beginning of all of them."""
+    return f"{PROBE_DATA}{probe}/{data_set}"
 
 
 def data_problems(host: Host, keys: Mapping[str, Any], config: CLConfig) -> list[Problem]:
@@ -57,7 +69,7 @@ def _tested_samples(host: Host, keys: Mapping[str, Any], config: CLConfig) -> li
     found = []
     tests = {
         (task.name, name): _data_files(host.data_set(name, {**keys, **config.overrides_for(task.name)}, test=True))
-        for task in config.stream.tasks
+        for task in (*config.stream.tasks, *(probe.task for probe in config.eval.probes))
         for name in task.test
     }
     for number, task in enumerate(config.stream.tasks):

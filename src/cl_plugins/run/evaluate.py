@@ -1,4 +1,4 @@
-"""The step ``evaluate``: one test set, answered, scored and written."""
+"""The steps ``evaluate`` and ``probe``: one test set, answered, scored and written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from ..adapters.rows import state_of
 from ..base import ranks
 from ..base.files import artefact, write_bytes
 from ..base.logs import logger
-from ..evaluation.items import Item, TaskScore, predictions_to_jsonl
+from ..evaluation.drift import Drifts, drift_of_items, drifts_of
+from ..evaluation.items import Item, TaskScore, predictions_to_jsonl, read_predictions
 from ..evaluation.matrix import AccuracyMatrix
 from ..evaluation.metrics import continual_metrics, metrics_to_json
 from ..evaluation.scorers import get_scorer
@@ -45,7 +46,7 @@ def evaluate(state: RunState, step: Step, plan: list[Step]) -> tuple[dict[str, A
     Returns:
         Artefacts and details for the journal.
     """
-    task = state.config.stream.task(str(step.task))
+    task = state.config.tested(str(step.task))
     tests = state.tests(task)
     backend = backend_for(state, step)
     with _told(state, step):
@@ -64,16 +65,58 @@ def evaluate(state: RunState, step: Step, plan: list[Step]) -> tuple[dict[str, A
             logger.warning(
                 "%s: %d of %d answers were truncated at max_new_tokens: %d", step.key, cut, len(items), limit
             )
-        folder = state.root / "predictions" / str(step.row)
-        predictions, summary = folder / f"{task.name}.jsonl", folder / f"{task.name}.score.json"
-        write_bytes(predictions, predictions_to_jsonl(items, score).encode())
-        score.write(summary)
-        state.scores[(str(step.row), task.name)] = score
-        artefacts = artefact(state.root, predictions) | artefact(state.root, summary)
-        return artefacts, {"score": score.score, "n": score.n, "cut": cut, "dropped": tests.dropped}
+        if step.kind == "probe":
+            score = with_drift(state, step, items, score)
+        return write_answers(state, step, predictions_to_jsonl(items, score), score)
 
     result = ranks.on_main(write)
     return result
+
+
+def write_answers(
+    state: RunState, step: Step, answers: str, score: TaskScore, *, per_item: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Write the answers and the score of a test set.
+
+    Args:
+        state: The run.
+        step: The step.
+        answers: The text of the predictions file.
+        score: Their score.
+        per_item: Whether the score file also has the scores of the items.
+
+    Returns:
+        Artefacts and details for the journal.
+    """
+    folder, name = state.root / step.place / str(step.row), str(step.task)
+    predictions, summary = folder / f"{name}.jsonl", folder / f"{name}.score.json"
+    write_bytes(predictions, answers.encode())
+    score.write(summary, per_item=per_item)
+    if step.kind == "evaluate":
+        state.scores[(str(step.row), name)] = score
+    artefacts = artefact(state.root, predictions) | artefact(state.root, summary)
+    return artefacts, {"score": score.score, "n": score.n, "cut": score.cut, "dropped": score.dropped}
+
+
+def with_drift(state: RunState, step: Step, items: Sequence[Item], score: TaskScore) -> TaskScore:
+    """The score of a probe with its difference to the zero-shot answers, where these are there.
+
+    Args:
+        state: The run.
+        step: A step ``probe``.
+        items: The answers.
+        score: Their score.
+
+    Returns:
+        The score; ``extra`` has the difference and its interval (``drift``).
+    """
+    if step.row == ZERO_SHOT or Step("probe", step.task, ZERO_SHOT).key not in state.journal:
+        return score
+    folder = state.root / step.place / ZERO_SHOT
+    before = read_predictions(folder / f"{step.task}.jsonl")
+    scorer = get_scorer(state.config.tested(str(step.task)).scorer, task=step.task)
+    found = drift_of_items(scorer, before, items, score)
+    return dataclasses.replace(score, extra={**score.extra, "drift": found})
 
 
 def _told(state: RunState, step: Step) -> AbstractContextManager[None]:
@@ -149,7 +192,7 @@ def answer(state: RunState, step: Step, tests: Sequence[TestItem], backend: Back
     limit = state.config.max_new_tokens(task)
     batches = length_sorted_batches([len(t.tokens) for t in tests], backend.batch_size)
     sizes = [len(batch) for batch in batches]
-    folder = parts.folder(state.root, row, task)
+    folder = parts.folder(state.root, row, task, step.place)
     kept = len(batches) > 1
 
     def begin() -> tuple[str, dict[int, list[Answer]]]:
@@ -266,8 +309,26 @@ def _row(root: Path, row: str, tasks: list[str], known: dict[tuple[str, str], Ta
     return {task: known[row, task] for task in tasks if (row, task) in known}
 
 
-def write_matrix(root: Path, matrix: AccuracyMatrix) -> list[Path]:
-    """Write ``matrix.json`` and ``metrics.json``."""
+def read_probes(root: Path, plan: list[Step]) -> Drifts:
+    """The probes of a run out of the score files that are there.
+
+    Args:
+        root: The output directory.
+        plan: All steps.
+    """
+    steps = [step for step in plan if step.kind == "probe"]
+    files = {(str(s.row), str(s.task)): root / s.place / str(s.row) / f"{s.task}.score.json" for s in steps}
+    return drifts_of({cell: TaskScore.read(path) for cell, path in files.items() if path.is_file()})
+
+
+def write_matrix(root: Path, matrix: AccuracyMatrix, probes: Drifts | None = None) -> list[Path]:
+    """Write ``matrix.json`` and ``metrics.json``.
+
+    Args:
+        root: The output directory.
+        matrix: The matrix.
+        probes: What the probes have measured, if there are any.
+    """
     write_bytes(root / "matrix.json", matrix.to_json().encode())
-    write_bytes(root / "metrics.json", metrics_to_json(continual_metrics(matrix)).encode())
+    write_bytes(root / "metrics.json", metrics_to_json(continual_metrics(matrix), probes).encode())
     return [root / "matrix.json", root / "metrics.json"]

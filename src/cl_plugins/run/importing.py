@@ -1,4 +1,4 @@
-"""``cl-plugins matrix import``: an accuracy matrix of another program, as a directory that the report takes for a run."""
+"""``cl-plugins matrix import``: scores of another program, as a directory that the report takes for a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from ..base.errors import DataError, Problem
 from ..base.files import digest
@@ -18,6 +20,7 @@ from ..records.results import JOINT, ZERO_SHOT, row_name
 from ..records.run import write_run
 from ..streams import Task
 from .evaluate import write_matrix
+from .result_files import Measured, chosen, read_result_file
 
 
 _EMPTY = frozenset({"", "-", "–", "—", "null", "none", "nan", "n/a"})
@@ -61,32 +64,164 @@ def import_matrix(
         raise DataError(few(problems))
     used = {task: scorers.get(task, scorers.get(None, "")) for task in tasks}
     counts = {task: count for task in tasks if (count := (items or {}).get(task, (items or {}).get(None))) is not None}
+    return _write(out, tasks, rows, used, counts, [path], method=method, stream=stream, seed=seed)
+
+
+def import_results(
+    files: Sequence[tuple[str, Path]],
+    out: Path,
+    *,
+    method: str,
+    stream: str,
+    names: Mapping[str, str] | None = None,
+    metrics: Mapping[str | None, str] | None = None,
+    scorers: Mapping[str | None, str] | None = None,
+    items: Mapping[str | None, int] | None = None,
+    seed: int | None = None,
+    scale: float | None = None,
+) -> AccuracyMatrix:
+    """Read result files of evaluation harnesses, one or more for every row, as `import_matrix` reads a table.
+
+    Args:
+        files: Row (as in a table) and file, in the order of learning.
+        out: A new directory.
+        method: Name of the method; any.
+        stream: Name of the stream; any.
+        names: Column -> the program's name of the task; without it the columns are the tasks that the files have.
+        metrics: Column -> metric; under None the one of all other columns; without one the first of the file.
+        scorers: Column -> what the scores are called; by default program, task and metric.
+        items: Column -> number of items, where the files do not say.
+        seed: The seed, if it is known.
+        scale: What scores are multiplied with where their program writes fractions as well as percentages (VLMEvalKit).
+
+    Returns:
+        The matrix.
+
+    Raises:
+        DataError: With everything that is wrong with the files.
+    """
+    problems: list[Problem] = []
+    read: list[tuple[str, Path, list[Measured]]] = []
+    for label, path in files:
+        try:
+            read.append((label, path, read_result_file(path)))
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(few(problems))
+    trained = [label.removeprefix("after_") for label, _ in files if _words(label) not in (ZERO_SHOT, JOINT)]
+    measured = list(dict.fromkeys(each.task for _, _, found in read for each in found))
+    wanted = dict(names or {task: task for task in dict.fromkeys([*trained, *measured])})
+    tasks = [task for task in dict.fromkeys(trained) if task in wanted]
+    tasks += [task for task in wanted if task not in tasks]
+    problems += _head_problems("--task", tasks)
+    problems += _option_problems(tasks, {None: "", **(scorers or {})}, items or {}, metrics or {})
+    if problems:
+        raise DataError(few(problems))
+    cells: dict[str, dict[str, Measured]] = {}
+    for label, path, found in read:
+        row = _row_name(label, tasks)
+        if row is None:
+            known = ", ".join([ZERO_SHOT, *tasks, JOINT])
+            fix = f"Rows: {known}. Name the program's task with `--task {label}=NAME`."
+            problems.append(Problem(f"{label}={path}", f"names the row {label!r}, which is no column.", fix))
+            continue
+        for task in tasks:
+            metric = (metrics or {}).get(task, (metrics or {}).get(None))
+            try:
+                one = chosen(path, found, wanted[task], metric)
+            except DataError as error:
+                problems += error.problems
+                continue
+            if one is not None and task in cells.setdefault(row, {}):
+                problems.append(Problem(f"{label}={path}", f"measures {task} again in this row.", "Leave one out."))
+            if one is not None:
+                cells[row][task] = one
+        cells.setdefault(row, {})
+    problems += _unmeasured(tasks, wanted, cells)
+    problems += _unlike(tasks, cells)
+    problems += _row_problems("the files", tasks, [row for row in cells if row != ZERO_SHOT])
+    if problems:
+        raise DataError(few(problems))
+    open_cells = {row: {t: c.value for t, c in line.items() if c.percent is None} for row, line in cells.items()}
+    table: dict[str, Row] = {row: [line.get(task) for task in tasks] for row, line in open_cells.items()}
+    scaled = _scaled(Path(", ".join(path.name for _, path in files)), table, scale)
+    rows: dict[str, Row] = {}
+    for row, line in cells.items():
+        whole = [None if (cell := line.get(task)) is None else cell.value for task in tasks]
+        rows[row] = [b if a is None else a for a, b in zip(scaled[row], whole, strict=True)]
+    first = {task: line[task] for line in reversed(list(cells.values())) for task in tasks if task in line}
+    given = scorers or {}
+    used = {task: given.get(task, given.get(None, first[task].scorer)) for task in tasks}
+    counted = {task: first[task].n for task in tasks}
+    counts = {
+        task: count
+        for task in tasks
+        if (count := (items or {}).get(task, (items or {}).get(None, counted[task]))) is not None
+    }
+    return _write(out, tasks, rows, used, counts, [path for _, path in files], method=method, stream=stream, seed=seed)
+
+
+def _unmeasured(tasks: Sequence[str], wanted: Mapping[str, str], cells: Mapping[str, Any]) -> list[Problem]:
+    """Columns that no file has measured."""
+    lacking = [task for task in tasks if not any(task in line for line in cells.values())]
+    fix = "Name the program's task, as in `--task path=vqa_path`."
+    return [Problem("--task", f"no file has measured {wanted[task]!r} (column {task!r}).", fix) for task in lacking]
+
+
+def _unlike(tasks: Sequence[str], cells: Mapping[str, Mapping[str, Measured]]) -> list[Problem]:
+    """Columns whose rows are by different programs or metrics."""
+    found = []
+    for task in tasks:
+        scorers = sorted({line[task].scorer for line in cells.values() if task in line})
+        if len(scorers) > 1:
+            what = f"the rows of {task} are by different measures: {', '.join(scorers)}."
+            found.append(Problem("--metric", what, "Choose one metric that all files have."))
+    return found
+
+
+def _write(
+    out: Path,
+    tasks: Sequence[str],
+    rows: Mapping[str, Row],
+    used: Mapping[str, str],
+    counts: Mapping[str, int],
+    files: Sequence[Path],
+    *,
+    method: str,
+    stream: str,
+    seed: int | None,
+) -> AccuracyMatrix:
+    """Write matrix, metrics and ``run.json`` of an import."""
     names = [name for name in rows if name != ZERO_SHOT]
     matrix = AccuracyMatrix(
         stream=stream,
         method=method,
-        tasks=tasks,
+        tasks=list(tasks),
         scorers={task: scorer_key(name, task) for task, name in used.items()},
-        n=counts,
+        n=dict(counts),
         zero_shot=rows.get(ZERO_SHOT, [None] * len(tasks)),
         scores=[rows[name] for name in names],
         rows=None if names == [row_name(task) for task in tasks] else names,
         test_only=[] if names == [JOINT] else [task for task in tasks if row_name(task) not in names],
     )
     foreign = sorted({name for name in used.values() if not _is_ours(name)})
-    source = {"file": path.name, "sha256": digest(path)}
+    named = ", ".join(dict.fromkeys(path.name for path in files))
+    hashes = [digest(path) for path in files]
+    whole = hashes[0] if len(hashes) == 1 else sha256("".join(hashes).encode()).hexdigest()
+    source = {"file": named, "sha256": whole}
     write_matrix(out, matrix)
     write_run(
         out,
         {
             # with the hash, so that two imports are never one recipe
-            "recipe": {"imported": f"{path.name} {source['sha256'][:8]}", "cl": {"method": {"name": method}}},
+            "recipe": {"imported": f"{named} {whole[:8]}", "cl": {"method": {"name": method}}},
             "stream": {"name": stream, "tasks": [{"name": task} for task in tasks]},
             "method": method,
             "seed": seed,
             "imported": source,
             "notes": [
-                f"The scores were imported from {path.name}. Their answers are not here, so they were not checked and "
+                f"The scores were imported from {named}. Their answers are not here, so they were not checked and "
                 "have no intervals.",
                 *([f"Scored by rules of another program: {', '.join(foreign)}."] if foreign else []),
             ],
@@ -167,8 +302,13 @@ def _row_name(label: str, tasks: Sequence[str]) -> str | None:
         return row_name(label)
     if label.removeprefix("after_") in tasks:
         return label
-    words = label.lower().replace("-", "_").replace(" ", "_")
+    words = _words(label)
     return words if words in (ZERO_SHOT, JOINT) else None
+
+
+def _words(label: str) -> str:
+    """A label as the names of rows are written."""
+    return label.lower().replace("-", "_").replace(" ", "_")
 
 
 def _head_problems(where: str, tasks: Sequence[str]) -> list[Problem]:
@@ -224,10 +364,13 @@ def _scaled(path: Path, rows: Mapping[str, Row], scale: float | None) -> dict[st
 
 
 def _option_problems(
-    tasks: Sequence[str], scorers: Mapping[str | None, str], items: Mapping[str | None, int]
+    tasks: Sequence[str],
+    scorers: Mapping[str | None, str],
+    items: Mapping[str | None, int],
+    metrics: Mapping[str | None, str] | None = None,
 ) -> list[Problem]:
     found = []
-    for option, given in (("--scorer", scorers), ("--items", items)):
+    for option, given in (("--scorer", scorers), ("--items", items), ("--metric", metrics or {})):
         for task in given:
             if task is not None and task not in tasks:
                 found.append(Problem(option, f"names the unknown task {task!r}.", f"Tasks: {', '.join(tasks)}."))

@@ -6,6 +6,8 @@ import copy
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from .data_sets import PROBE_DATA, probe_key
+
 
 #: Host key of the batch in which answers are generated: another one changes the order of the arithmetic only, so that
 #: a run that ran out of memory may be resumed with a smaller one.
@@ -15,12 +17,14 @@ _OF_ALL = ("max_items", "too_long", "backend", "backend_options")
 
 
 def measured_tasks(steps: Collection[str]) -> frozenset[str]:
-    """Tasks of which a cell of the matrix is measured.
+    """Tasks of which a cell of the matrix is measured, and probes that are measured.
 
     Args:
         steps: Keys of finished steps.
     """
-    return frozenset(step.split(":")[2] for step in steps if step.startswith("evaluate:") and step.count(":") == 2)
+    return frozenset(
+        step.split(":")[2] for step in steps if step.startswith(("evaluate:", "probe:")) and step.count(":") == 2
+    )
 
 
 def without_open_settings(record: Mapping[str, Any], measured: Collection[str]) -> dict[str, Any]:
@@ -46,6 +50,12 @@ def without_open_settings(record: Mapping[str, Any], measured: Collection[str]) 
                 task.pop(key, None)
     for key in () if measured else _OF_ALL:
         settings.pop(key, None)
+    probes = [probe for probe in settings.get("probes") or () if probe["name"] in measured]
+    settings["probes"] = [{**p, "after": None, "max_new_tokens": p.get("max_new_tokens") or common} for p in probes]
+    left = tuple(probe_key(probe["name"]) for probe in probes)
+    if "data" in found:
+        data = found["data"].items()
+        found["data"] = {k: v for k, v in data if not k.startswith(PROBE_DATA) or k.startswith(left)}
     return found
 
 

@@ -21,6 +21,7 @@ from ..base import files
 from ..base.errors import RunStateError
 from ..generation.answers import Answer
 from ..records.record import read_file
+from ..records.results import PREDICTIONS
 
 
 if TYPE_CHECKING:
@@ -31,14 +32,14 @@ if TYPE_CHECKING:
 FORMAT = 2
 
 
-def folder(root: Path, row: str, task: str) -> Path:
-    """Where the answers of an unfinished step are."""
-    return root / "predictions" / row / f"{task}.parts"
+def folder(root: Path, row: str, task: str, place: str = PREDICTIONS) -> Path:
+    """Where the answers of an unfinished step are; ``place`` is the folder of the run for its kind of step."""
+    return root / place / row / f"{task}.parts"
 
 
-def remove(root: Path, row: str, task: str) -> None:
+def remove(root: Path, row: str, task: str, place: str = PREDICTIONS) -> None:
     """Delete them; the step is finished."""
-    shutil.rmtree(folder(root, row, task), ignore_errors=True)
+    shutil.rmtree(folder(root, row, task, place), ignore_errors=True)
 
 
 def identity_of(carry: Carry | None) -> Any:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from ..config import CLConfig
 from ..contract.method import Method
-from ..records.results import JOINT, ORACLE, ZERO_SHOT, row_name
+from ..records.results import JOINT, ORACLE, PREDICTIONS, PROBES, ZERO_SHOT, row_name
 
 
 @dataclass(frozen=True)
@@ -16,15 +16,25 @@ class Step:
 
     Attributes:
         kind: What is done.
-        task: The task that is trained, consolidated or tested; None for ``finish``.
-        row: For ``evaluate``: the row of the accuracy matrix, or `ORACLE`.
+        task: The task that is trained, consolidated or tested, or the probe; None for ``finish``.
+        row: For ``evaluate`` and ``probe``: the row of the accuracy matrix, or `ORACLE`.
         phase: For ``train``: a further phase of the task, see `cl_plugins.contract.phase.Phase`.
     """
 
-    kind: Literal["evaluate", "train", "consolidate", "finish"]
+    kind: Literal["evaluate", "probe", "train", "consolidate", "finish"]
     task: str | None = None
     row: str | None = None
     phase: str | None = None
+
+    @property
+    def tests(self) -> bool:
+        """Whether a model answers questions."""
+        return self.kind in ("evaluate", "probe")
+
+    @property
+    def place(self) -> str:
+        """The folder of the run that holds the answers of all rows."""
+        return PROBES if self.kind == "probe" else PREDICTIONS
 
     @property
     def key(self) -> str:
@@ -49,28 +59,36 @@ def make_plan(config: CLConfig, method: Method, earlier: tuple[str, ...] = ()) -
     if settings.zero_shot and settings.scope != "none":
         chosen = (config.block.only,) if config.block.only and settings.scope != "all" else stream.task_names
         steps += [Step("evaluate", name, ZERO_SHOT) for name in tested if name in chosen]
+        steps += _probes(config, ZERO_SHOT)
     if schedule == "joint":
         steps += _training(JOINT, method)
         if settings.scope != "none":
             steps += [Step("evaluate", name, JOINT) for name in tested]
+            steps += _probes(config, JOINT)
         return [*steps, Step("finish")]
     trained = [config.block.only] if config.block.only else list(stream.trained_names)
-    probes = [task.name for task in stream.tasks if not task.train]  # tested after every task, never trained
+    never = [task.name for task in stream.tasks if not task.train]  # tested after every task, never trained
     seen = [name for name in earlier if name in stream.task_names]
     for name in trained:
         seen = [*seen, name] if name not in seen else seen
         steps += _training(name, method, seen.index(name) + 1)
         wanted = tested if settings.scope == "all" else [name] if schedule == "independent" else seen
-        wanted = [*wanted, *probes]
+        wanted = [*wanted, *never]
         if settings.scope != "none":
             steps += [
                 Step("evaluate", other, row_name(name))
                 for other in stream.task_names
                 if other in wanted and other in tested
             ]
+            steps += _probes(config, row_name(name), last=name == trained[-1])
     if settings.oracle and settings.scope != "none" and method.follows_told:
         steps += [Step("evaluate", name, ORACLE) for name in stream.task_names if name in seen and name in tested]
     return [*steps, Step("finish")]
+
+
+def _probes(config: CLConfig, row: str, *, last: bool = True) -> list[Step]:
+    """The steps of the probes in a row."""
+    return [Step("probe", probe.name, row) for probe in config.eval.probes if last or probe.after == "every"]
 
 
 def _training(task: str, method: Method, number: int = 1) -> list[Step]:

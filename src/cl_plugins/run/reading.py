@@ -16,6 +16,7 @@ from ..base.errors import DataError, Problem, RecipeError
 from ..base.logs import logger
 from ..evaluation.items import Item
 from ..evaluation.scorers import get_scorer
+from .harness import task_problems
 
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def read_data(state: RunState, tests: Sequence[str], trainings: Sequence[str]) -
         except DataError as error:
             problems += error.at(f"task '{name}'")
     for name in tests:
-        problems += _test_problems(state, state.config.stream.task(name))
+        problems += _test_problems(state, state.config.tested(name))
     if refusals:
         refused = [argument_problem(state, trainings, message, names) for message, names in refusals.items()]
         raise RecipeError([*refused, *problems])
@@ -105,6 +106,9 @@ def argument_problem(state: RunState, trainings: Sequence[str], message: str, re
 
 def _test_problems(state: RunState, task: Task) -> list[Problem]:
     """What is wrong with a task's test set, its references scored against themselves included."""
+    probe = state.config.probe(task.name)
+    if probe is not None and probe.harness:
+        return ranks.on_main(lambda: task_problems(probe))
     try:
         items = state.tests(task)
     except DataError as error:

@@ -102,10 +102,21 @@ def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
     stream["tasks"] = [{k: v for k, v in task.items() if k not in ABOUT_TASK} for task in stream["tasks"]]
     for task in stream["tasks"]:
         task.setdefault("valid", [])  # a run of an earlier version
-    recipe["cl"] = {k: v for k, v in recipe["cl"].items() if k != "carry_from"}  # its content decides: `began_with`
+    recipe["cl"] = _with_probes(
+        {k: v for k, v in recipe["cl"].items() if k != "carry_from"}
+    )  # its content decides: `began_with`
     origin = record["recipe"]["cl"].get("carry_from") is not None
     base = {k: record["base"].get(k) for k in ("sha256", "tokenizer", "settings")}
     return {"recipe": recipe, "stream": stream, "base": base, "data": dict(record["data"]), "carry_from": origin}
+
+
+def _with_probes(block: dict[str, Any]) -> dict[str, Any]:
+    """The block with the probes as far as they count; none in a run of an earlier version."""
+    settings = dict(block.get("eval") or {})
+    settings["probes"] = [
+        {key: value for key, value in probe.items() if key not in ABOUT_TASK} for probe in settings.get("probes") or ()
+    ]
+    return {**block, "eval": settings}
 
 
 def _without_tasks(record: dict[str, Any], tasks: set[str], data: set[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.outside import is_regular, open_regular, parse_json
+from ..records.results import PREDICTIONS, PROBES
 from ..replay.store import FOLDER, MANIFEST, RECORDS, Sample
 
 
@@ -69,7 +70,7 @@ def _predictions(root: Path, entries: Entries) -> Iterator[Place]:
     """Files of answers in which a kept sample is also a test item: by its id, or by question and answer."""
     ids = {sample.id for sample, _ in entries}
     turns = {pair for _, record in entries if (pair := _last_turn(record)) is not None}
-    for path in sorted((root / "predictions").rglob("*.jsonl")):
+    for path in sorted(path for place in (PREDICTIONS, PROBES) for path in (root / place).rglob("*.jsonl")):
         count = sum(_is_one_of(item, ids, turns) for item in _objects(path))
         if count:
             what = f"{count} test item{'s' if count > 1 else ''} with the same id, or the same question and answer"

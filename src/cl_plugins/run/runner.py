@@ -20,8 +20,9 @@ from ..records.run import read_run, write_run
 from ..replay.keeping import candidate_files
 from . import parts, prepare, record
 from .consolidate import consolidate
-from .evaluate import build_matrix, evaluate, write_matrix
+from .evaluate import build_matrix, evaluate, read_probes, write_matrix
 from .finish import finish
+from .harness_run import measure
 from .interrupt import Interrupted, StopRequest
 from .journal import Journal
 from .opening import Opening, begin, forget_end, note_failure, open_directory, trained_tasks
@@ -124,8 +125,8 @@ class Runner:
         for step in done:
             if step.kind == "train":
                 remove_checkpoints(self._state, str(step.task), step.phase)
-            elif step.kind == "evaluate":
-                parts.remove(self._root, str(step.row), str(step.task))
+            elif step.tests:
+                parts.remove(self._root, str(step.row), str(step.task), step.place)
         consolidated = [str(step.task) for step in done if step.kind == "consolidate"]
         if consolidated:
             self._tidy(consolidated[-1])
@@ -137,7 +138,7 @@ class Runner:
 
     def _read(self, todo: list[Step], appended: Sequence[str]) -> None:
         """Read what is still needed; the training sets of tasks that were there at an earlier start were checked then."""
-        tests = dict.fromkeys(step.task for step in todo if step.kind == "evaluate" and step.task)
+        tests = dict.fromkeys(step.task for step in todo if step.tests and step.task)
         trainings = list(dict.fromkeys(step.task for step in todo if step.kind == "train" and step.task))
         if any(step.startswith("train:") for step in self._state.journal.entries):
             trainings = [task for task in trainings if task in appended]
@@ -145,7 +146,7 @@ class Runner:
 
     def _do(self, step: Step, plan: list[Step]) -> None:
         state, number = self._state, plan.index(step) + 1
-        if step.kind == "evaluate" and step.row != ZERO_SHOT and not self._measurable(step):
+        if step.tests and step.row != ZERO_SHOT and not self._measurable(step):
             logger.warning(
                 "%s can no longer be measured, since the carry is of a later task; the cell stays empty", step.key
             )
@@ -154,10 +155,12 @@ class Runner:
         state.progress.begin(step, number, len(plan))
         artefacts: dict[str, Any] = {}
         details: dict[str, Any] = {}
-        if step.kind != "evaluate":
+        if not step.tests:
             state.close_backend()
-        if step.kind == "evaluate":
-            artefacts, details = evaluate(state, step, plan)
+        if step.tests:
+            probe = self._config.probe(str(step.task)) if step.kind == "probe" else None
+            harness = probe is not None and probe.harness is not None
+            artefacts, details = measure(state, step, probe) if probe and harness else evaluate(state, step, plan)
         elif step.kind == "train":
             try:
                 artefacts, details = train(state, step, lambda n: state.progress.begin(step, number, len(plan), n))
@@ -193,8 +196,8 @@ class Runner:
     def _after(self, step: Step, plan: list[Step], seconds: float, details: dict[str, Any]) -> None:
         """What follows a finished step on rank 0: matrix, tidying up, a line for the reader."""
         task = str(step.task)
-        if step.kind == "evaluate":
-            parts.remove(self._root, str(step.row), task)
+        if step.tests:
+            parts.remove(self._root, str(step.row), task, step.place)
             logger.info("%s: %.2f (n=%d, %s)", step.key, details["score"], details["n"], clock(seconds))
             self._write_matrix(plan)
             self._track(plan)
@@ -232,7 +235,8 @@ class Runner:
     def _write_matrix(self, plan: list[Step]) -> None:
         carry = self._state.carry
         learned = carry.tasks if carry is not None else ()
-        write_matrix(self._root, build_matrix(self._root, plan, self._config, self._state.scores, learned))
+        matrix = build_matrix(self._root, plan, self._config, self._state.scores, learned)
+        write_matrix(self._root, matrix, read_probes(self._root, plan))
 
     def _track(self, plan: list[Step]) -> None:
         """Send to the trackers what they do not have: cells, and the metrics of the latest row if it is complete."""

@@ -235,7 +235,12 @@ class RunState:
         return self.session.training_set(task, args, with_rows=self.config.replay.enabled)
 
     def route(self, carry: Carry | None, task: str) -> Route:
-        """What decides, in addition to the carry, which model answers a task's questions."""
+        """What decides, in addition to the carry, which model answers a task's questions.
+
+        A probe belongs to no task: the model of the latest task answers it.
+        """
+        if carry is not None and carry.tasks and self.config.probe(task) is not None:
+            task = carry.tasks[-1]
         return self.method.route(carry, task) if self.method.answers == "by_task" else None
 
     def answering(self, carry: Carry | None, task: str | None = None) -> Any:

@@ -42,7 +42,7 @@ def collect(root: Path, *, verify: bool = False) -> dict[str, Any]:
     steps = []
     for key, kind in keys:
         entry = journal.entries.get(key)
-        state = "finished" if entry else "not measured" if over and kind == "evaluate" else "pending"
+        state = "finished" if entry else "not measured" if over and kind in ("evaluate", "probe") else "pending"
         steps.append(
             {
                 "step": key,

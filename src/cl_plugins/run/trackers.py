@@ -96,7 +96,7 @@ class StreamTracker(TrainerCallback):  # type: ignore[misc]
             self._each(lambda writer: writer.scalars(values, state.global_step + self._offset))
 
     def cells(self, entries: Mapping[str, Entry]) -> None:
-        """Send the cells of the accuracy matrix that were not sent yet.
+        """Send the cells of the accuracy matrix and the probes that were not sent yet.
 
         Args:
             entries: The journal.
@@ -104,11 +104,12 @@ class StreamTracker(TrainerCallback):  # type: ignore[misc]
         step = 0
         for key, entry in entries.items():
             step += int(entry.details.get("optimizer_steps", 0))
-            if not key.startswith("evaluate:") or "score" not in entry.details:
+            kind, *rest = key.split(":")
+            if kind not in ("evaluate", "probe") or "score" not in entry.details:
                 continue
-            _, row, task = key.split(":")
+            (row, task), name = rest, "probes" if kind == "probe" else "score"
             value = float(entry.details["score"])
-            self._send_once(f"{key}@{entry.time}", {f"score/{row}/{task}": value, f"score/{task}": value}, step)
+            self._send_once(f"{key}@{entry.time}", {f"{name}/{row}/{task}": value, f"{name}/{task}": value}, step)
 
     def metrics(self, row: str, values: Mapping[str, Any], step: int) -> None:
         """Send continual metrics, once per row.

@@ -47,8 +47,11 @@ def units(state: RunState, todo: Sequence[Step]) -> dict[str, tuple[str, int | N
     """
     found: dict[str, tuple[str, int | None]] = {}
     for step in todo:
-        if step.kind == "evaluate" and step.task:
-            count = len(state.tests(state.config.stream.task(step.task)))
+        probe = state.config.probe(str(step.task)) if step.kind == "probe" else None
+        if probe is not None and probe.harness:
+            found[step.key] = ("harness", None)  # which decides the number of items
+        elif step.tests and step.task:
+            count = len(state.tests(state.config.tested(step.task)))
             found[step.key] = ("evaluate", max(1, count // ranks.world_size()))
         elif step.kind == "train" and step.phase:
             found[step.key] = ("train", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .loader import builtin_streams, load_stream, stream_entries
 from .model import Stream, Task
+from .probes import Probe
 
 
-__all__ = ["Stream", "Task", "builtin_streams", "load_stream", "stream_entries"]
+__all__ = ["Probe", "Stream", "Task", "builtin_streams", "load_stream", "stream_entries"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from ..intervals import bootstrap_mean, wilson
@@ -60,6 +60,10 @@ class BaseScorer:
     by_row: bool = False
     variants: tuple[str, ...] = ()
     variant: str | None = None
+
+    #: Where a score is no mean over items but a function of sums over them: from items to the numbers of each item, and the
+    #: function. Intervals of differences (`cl_plugins.evaluation.drift`) are computed with it.
+    statistics: Callable[[Sequence[Item]], tuple[Sequence[Sequence[float]], Callable[[Any], float]]] | None = None
 
     def as_variant(self, variant: str) -> BaseScorer:
         """The scorer with one of its `variants`, independent of the references."""

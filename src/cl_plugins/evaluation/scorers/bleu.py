@@ -76,9 +76,7 @@ class Bleu(BaseScorer):
         references = [item.reference for item in items]
         corpus = BLEU(force=True, tokenize=name)
         score = _percent(corpus.corpus_score(predictions, [references]).score)
-        sentence = BLEU(force=True, tokenize=name, effective_order=True)
-        results = [sentence.sentence_score(p, [r]) for p, r in zip(predictions, references, strict=True)]
-        counts = [[r.sys_len, r.ref_len, *r.counts, *r.totals] for r in results]
+        results = _sentences(items, name)
         floor = None
         if len(items) > 1:
             shuffled = [references[index] for index in derangement(len(items), seed)]
@@ -94,11 +92,29 @@ class Bleu(BaseScorer):
             key,
             score,
             len(items),
-            bootstrap(counts, _from_counts, seed=seed),
+            bootstrap(_counts(results), _from_counts, seed=seed),
             "bootstrap",
             values,
             extra,
         )
+
+    def statistics(self, items: Sequence[Item]) -> tuple[list[list[float]], Callable[[Any], float]]:
+        """Lengths and n-gram counts of each item, and corpus BLEU of their sums; see `BaseScorer.statistics`."""
+        name = self.variant or bleu_tokenizer(item.reference for item in items)
+        return _counts(_sentences(items, name)), _from_counts
+
+
+def _sentences(items: Sequence[Item], tokenizer: str) -> list[Any]:
+    """Sentence BLEU of each item, with the counts that it is computed from."""
+    from sacrebleu.metrics.bleu import BLEU
+
+    sentence = BLEU(force=True, tokenize=tokenizer, effective_order=True)
+    return [sentence.sentence_score(item.prediction, [item.reference]) for item in items]
+
+
+def _counts(results: Sequence[Any]) -> list[list[float]]:
+    """Hypothesis and reference length, matches and totals per order of each item."""
+    return [[r.sys_len, r.ref_len, *r.counts, *r.totals] for r in results]
 
 
 def derangement(n: int, seed: int) -> list[int]:
