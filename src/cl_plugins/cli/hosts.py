@@ -22,6 +22,10 @@ def host(keys: Mapping[str, Any] | None = None) -> Host:
         from ..encoders.host import EncoderHost
 
         return EncoderHost()
+    if keys is not None and is_learner(keys):
+        from ..callbacks.host import LearnerHost
+
+        return LearnerHost()
     from ..host.llama_factory import LlamaFactoryHost
 
     return LlamaFactoryHost()
@@ -30,6 +34,11 @@ def host(keys: Mapping[str, Any] | None = None) -> Host:
 def is_encoder_recipe(keys: Mapping[str, Any]) -> bool:
     """Whether a recipe names encoders in place of a language model."""
     return "encoders" in keys
+
+
+def is_learner(keys: Mapping[str, Any]) -> bool:
+    """Whether a script with a `ContinualLearner` has made a run, and no recipe."""
+    return "learner" in keys
 
 
 def run_here(recipe: Mapping[str, Any]) -> None:
