@@ -52,6 +52,17 @@ class LearnerTask:
         self.terms = callback.bind(model, seed)
         self._last: ContinualCallback = callback
 
+    def _check_without_tasks(self, given: Mapping[str, Any]) -> None:
+        """What makes no sense in a directory that is no run."""
+        if (self.directory / "run.json").exists():
+            what, fix = "is the directory of a run of a recipe.", "Choose another directory."
+            if is_led(read_record(self.directory)["recipe"]):
+                what, fix = "was made by a learner with `tasks`.", "Give `tasks` (and `tests`) as before."
+            raise RunStateError(Problem(str(self.directory), what, fix))
+        what = "is given without `tasks`, which make the directory a run."
+        if names := [name for name, value in given.items() if value is not None]:
+            raise RecipeError([Problem(name, what, "Name the tasks: `tasks=[...]`.") for name in names])
+
     @property
     def finished(self) -> bool:
         """Whether all trainings of the task have ended."""
@@ -173,15 +184,8 @@ class ContinualLearner:
         if self.method.capabilities.low_rank and lora is None:
             raise CompatibilityError(Problem("lora", "is missing.", "Give a `peft.LoraConfig`."))
         self.directory = Path(directory)
-        if tasks is None and (self.directory / "run.json").exists():
-            what, fix = "is the directory of a run of a recipe.", "Choose another directory."
-            if is_led(read_record(self.directory)["recipe"]):
-                what, fix = "was made by a learner with `tasks`.", "Give `tasks` (and `tests`) as before."
-            raise RunStateError(Problem(str(self.directory), what, fix))
-        given = [name for name, value in (("tests", tests), ("evaluation", evaluation), ("answer", answer)) if value]
-        if tasks is None and given:
-            what = "is given without `tasks`, which make the directory a run."
-            raise RecipeError([Problem(name, what, "Name the tasks: `tasks=[...]`.") for name in given])
+        if tasks is None:
+            self._check_without_tasks({"tests": tests, "evaluation": evaluation, "answer": answer})
         self.base = PlainBase(model, lora)
         self._placed = False
         self.seed = seed
@@ -193,7 +197,7 @@ class ContinualLearner:
             )  # fmt: skip
             self.base.fingerprint = self._run.fingerprint
         carry = read_carry(self.directory)
-        if carry is not None and (carry.method != method or carry.base != self.base.fingerprint):
+        if self._run is None and carry is not None and (carry.method != method or carry.base != self.base.fingerprint):
             what = f"holds a carry of '{carry.method}' on {carry.base.get('name')!r}."
             fix = "Use the same method and base, or another directory."
             raise RunStateError(Problem(str(self.directory), what, fix))

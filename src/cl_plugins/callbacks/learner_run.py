@@ -163,7 +163,8 @@ class LearnerRun(Runner):
             )
             fix = f"Train '{names[len(learned)]}' now." if len(learned) < len(names) else "All of them are learned."
             raise RunStateError(Problem(str(self._root), what, fix))
-        open_cells = [step.key for step in self._steps_now() if step.key not in self._state.journal]
+        rest = [step for step in self._steps_now() if step.row != ZERO_SHOT]
+        open_cells = [step.key for step in rest if step.key not in self._state.journal]
         if open_cells and ranks.is_main():
             logger.warning(
                 "%s not measured, and cannot be once '%s' is learned; `learner.evaluate()` measures them before",
