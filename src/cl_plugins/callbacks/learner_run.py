@@ -31,6 +31,7 @@ from .settings import is_led, training_keys
 
 
 if TYPE_CHECKING:
+    from ..contract.method import Method
     from ..streams import Task
     from ..training.task import Learned
     from .host import LearnerHost
@@ -42,13 +43,15 @@ class LearnerRun(Runner):
     Args:
         host: The script as a host.
         recipe: What the script was made with, as keys and block of a recipe.
+        method: The learner's method.
 
     Raises:
         RunStateError: If the directory belongs to another run, or the script was changed.
     """
 
-    def __init__(self, host: LearnerHost, recipe: Recipe) -> None:
+    def __init__(self, host: LearnerHost, recipe: Recipe, method: Method) -> None:
         super().__init__(host, recipe, [], StopRequest())
+        self._state.method = method
         self._host = host
         self._started = 0.0
         set_up()

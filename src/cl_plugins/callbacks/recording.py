@@ -86,7 +86,7 @@ def open_run(
     )
     _join_processes()
     keys = learner_keys(base.model, lora, directory, seed)
-    return LearnerRun(LearnerHost(base, reader, read, answer), Recipe(keys, config))
+    return LearnerRun(LearnerHost(base, reader, read, answer), Recipe(keys, config), method)
 
 
 def _stream(tasks: Stream | Sequence[str | Task], tests: Mapping[str, Test], problems: list[Problem]) -> Stream | None:
