@@ -157,6 +157,8 @@ def test_the_commands_take_it(whole, llama, tmp_path, capsys):
     assert difference(final, merged) < 1e-6
     assert main(["export", str(whole), "--to", "adapter", "--task", "one", "--out", str(tmp_path / "one")]) == 0
     assert (tmp_path / "one" / "adapter_model.safetensors").is_file()
+    assert main(["carry", "pack", str(whole), "--with-matrix", "--out", str(tmp_path / "carry.clpack")]) == 0
+    assert main(["carry", "verify", str(tmp_path / "carry.clpack"), "--base", str(llama)]) == 0
     capsys.readouterr()
     assert main(["evaluate", str(whole), "--out", str(tmp_path / "again")]) != 0
     assert "learner.evaluate()" in "".join(capsys.readouterr())

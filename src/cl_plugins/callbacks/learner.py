@@ -220,11 +220,11 @@ class ContinualLearner:
                 whole training.
         """
         task = task if isinstance(task, Task) else Task(name=task)
-        if self._run is not None:
-            task = self._run.next_task(task.name)
         with RunLock(self.directory) if ranks.is_main() else nullcontext():
             if ranks.is_main():
                 self._tidy()
+            if self._run is not None:
+                task = self._run.next_task(task.name)
             callback = ContinualCallback(
                 self.method, self.directory, task, base=self.base, replay=self._replay, encode=self._encode
             )

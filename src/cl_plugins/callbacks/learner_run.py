@@ -69,15 +69,18 @@ class LearnerRun(Runner):
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the directory's lock."""
-        with RunLock(self._root) if ranks.is_main() else nullcontext():
+        """Hold the directory's lock; all ranks fail if rank 0 cannot have it."""
+        lock = RunLock(self._root) if ranks.is_main() else nullcontext()
+        ranks.on_main(lambda: lock.__enter__() and None)
+        try:
             yield
+        finally:
+            lock.__exit__(None, None, None)
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
         """Hold the lock, and know what the directory holds now."""
         with self._locked():
-            ranks.barrier()
             self._look_again()
             yield
 
@@ -144,7 +147,7 @@ class LearnerRun(Runner):
         return self._config
 
     def next_task(self, name: str) -> Task:
-        """The task that is trained now.
+        """The task that is trained now; called with the directory's lock.
 
         Args:
             name: Its name.
@@ -153,8 +156,9 @@ class LearnerRun(Runner):
             The task as ``tasks`` has it; one that is learned already is returned as well, and the callback refuses it.
 
         Raises:
-            RunStateError: If it is not.
+            RunStateError: If it is not the next one.
         """
+        ranks.on_main(self._forget_halves)  # of an attempt in this process
         self._look_again()
         learned = self._state.carry.tasks if self._state.carry is not None else ()
         names = self._config.stream.task_names
