@@ -1,8 +1,9 @@
-"""Three small text tasks, one after the other, with plain `transformers.Trainer`.
+"""Three small text tasks, one after the other, with plain `transformers.Trainer`; tested, and reported as a run.
 
     python examples/python/transformers_trainer.py --model Qwen/Qwen2.5-0.5B --method inclora --out out/inclora
+    cl-plugins report out/inclora
 
-Run it again after it was stopped: learned tasks are not learned twice.
+Run it again after it was stopped: learned tasks are not learned twice, tests that were made are not made again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from transformers import (
 )
 
 from cl_plugins.callbacks import ContinualLearner, ContinualTrainerMixin
+from cl_plugins.streams import Task
 
 
 TASKS = {
@@ -54,30 +56,43 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(args.model)
     lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
     replay = {"capacity_per_task": args.replay}
-    learner = ContinualLearner(model, args.method, args.out, lora=lora, options=args.options, replay=replay)
+    learner = ContinualLearner(
+        model,
+        args.method,
+        args.out,
+        lora=lora,
+        options=args.options,
+        replay=replay,
+        tokenizer=tokenizer,
+        tasks=[Task(name, scorer="exact_match", max_new_tokens=8) for name in TASKS],
+        tests={  # your own held-out questions; these small tasks are asked what they were taught
+            name: [{"prompt": f"{question}\n", "reference": answer} for question, answer in pairs]
+            for name, pairs in TASKS.items()
+        },
+    )
+    learner.evaluate()  # the base, before any training
     for name, pairs in TASKS.items():
-        if name in learner.finished:
-            continue
-        with learner.task(name) as task:
-            trainer = MyTrainer(
-                model=task.model,
-                terms=task.terms,
-                callbacks=[task.callback],
-                train_dataset=[encode(tokenizer, *pair) for pair in pairs],
-                data_collator=DataCollatorForSeq2Seq(tokenizer),
-                args=TrainingArguments(
-                    output_dir=f"{args.out}/trainer/{name}",
-                    max_steps=args.steps,
-                    learning_rate=1e-3,
-                    per_device_train_batch_size=4,
-                    logging_steps=5,
-                    save_strategy="no",
-                    report_to=[],
-                ),
-            )
-            trainer.train()
-    learner.model().eval()
-    print(f"learned: {', '.join(learner.finished)}")
+        if name not in learner.finished:
+            with learner.task(name) as task:
+                trainer = MyTrainer(
+                    model=task.model,
+                    terms=task.terms,
+                    callbacks=[task.callback],
+                    train_dataset=[encode(tokenizer, *pair) for pair in pairs],
+                    data_collator=DataCollatorForSeq2Seq(tokenizer),
+                    args=TrainingArguments(
+                        output_dir=f"{args.out}/trainer/{name}",
+                        max_steps=args.steps,
+                        learning_rate=1e-3,
+                        per_device_train_batch_size=4,
+                        logging_steps=5,
+                        save_strategy="no",
+                        report_to=[],
+                    ),
+                )
+                trainer.train()
+        learner.evaluate()  # the tasks so far
+    print(f"learned: {', '.join(learner.finished)}; report: {learner.finish() / 'report.html'}")
 
 
 if __name__ == "__main__":

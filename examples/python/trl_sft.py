@@ -1,6 +1,9 @@
-"""Two chat tasks with TRL's `SFTTrainer` and a callback; nothing else changes in your script.
+"""Two tasks with TRL's `SFTTrainer` and a callback, tested after each of them, and reported as a run.
 
-python examples/python/trl_sft.py --model Qwen/Qwen2.5-0.5B-Instruct --method inclora --out out/sft
+    python examples/python/trl_sft.py --model Qwen/Qwen2.5-0.5B-Instruct --method inclora --out out/sft
+    cl-plugins status out/sft
+
+The tests have the same form as the training sets: prompts and completions.
 """
 
 from __future__ import annotations
@@ -35,28 +38,39 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     model = AutoModelForCausalLM.from_pretrained(args.model)
     lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
-    learner = ContinualLearner(model, args.method, args.out, lora=lora, options=args.options)
+    learner = ContinualLearner(
+        model,
+        args.method,
+        args.out,
+        lora=lora,
+        options=args.options,
+        tokenizer=tokenizer,
+        tasks=list(TASKS),
+        tests=TASKS,  # your own held-out questions; these small tasks are asked what they were taught
+        evaluation={"max_new_tokens": 8},
+    )
+    learner.evaluate()  # the base, before any training
     for name, rows in TASKS.items():
-        if name in learner.finished:
-            continue
-        with learner.task(name) as task:
-            SFTTrainer(
-                model=task.model,
-                processing_class=tokenizer,
-                train_dataset=Dataset.from_list(rows),
-                callbacks=[task.callback],
-                args=SFTConfig(
-                    output_dir=f"{args.out}/trainer/{name}",
-                    max_steps=args.steps,
-                    learning_rate=1e-3,
-                    per_device_train_batch_size=4,
-                    logging_steps=5,
-                    save_strategy="no",
-                    bf16=torch.cuda.is_available(),
-                    report_to=[],
-                ),
-            ).train()
-    print(f"learned: {', '.join(learner.finished)}")
+        if name not in learner.finished:
+            with learner.task(name) as task:
+                SFTTrainer(
+                    model=task.model,
+                    processing_class=tokenizer,
+                    train_dataset=Dataset.from_list(rows),
+                    callbacks=[task.callback],
+                    args=SFTConfig(
+                        output_dir=f"{args.out}/trainer/{name}",
+                        max_steps=args.steps,
+                        learning_rate=1e-3,
+                        per_device_train_batch_size=4,
+                        logging_steps=5,
+                        save_strategy="no",
+                        bf16=torch.cuda.is_available(),
+                        report_to=[],
+                    ),
+                ).train()
+        learner.evaluate()  # the tasks so far
+    print(f"learned: {', '.join(learner.finished)}; report: {learner.finish() / 'report.html'}")
 
 
 if __name__ == "__main__":

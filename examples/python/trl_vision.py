@@ -41,6 +41,11 @@ def row(processor, question: str, answer: str, rgb: tuple[int, int, int]) -> dic
     }
 
 
+def question(processor, text: str, answer: str, rgb: tuple[int, int, int]) -> dict:
+    """A row of a test: the prompt as in training, and the answer without special tokens."""
+    return {**row(processor, text, answer, rgb), "reference": answer}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
@@ -61,30 +66,41 @@ def main() -> None:
         task_type="CAUSAL_LM",
     )
     replay = {"capacity_per_task": args.replay}
-    learner = ContinualLearner(model, args.method, args.out, lora=lora, options=args.options, replay=replay)
+    learner = ContinualLearner(
+        model,
+        args.method,
+        args.out,
+        lora=lora,
+        options=args.options,
+        replay=replay,
+        tokenizer=processor,  # it reads the pictures of the tests
+        tasks=list(TASKS),
+        tests={name: [question(processor, *given) for given in rows] for name, rows in TASKS.items()},
+        evaluation={"max_new_tokens": 8},
+    )
     for name, rows in TASKS.items():
-        if name in learner.finished:
-            continue
-        with learner.task(name) as task:
-            MyTrainer(
-                model=task.model,
-                terms=task.terms,
-                callbacks=[task.callback],
-                processing_class=processor,
-                train_dataset=Dataset.from_list([row(processor, *given) for given in rows]),
-                args=SFTConfig(
-                    output_dir=f"{args.out}/trainer/{name}",
-                    max_steps=args.steps,
-                    learning_rate=1e-3,
-                    per_device_train_batch_size=2,
-                    max_length=None,  # a cut would take picture tokens away
-                    logging_steps=5,
-                    save_strategy="no",
-                    bf16=torch.cuda.is_available(),
-                    report_to=[],
-                ),
-            ).train()
-    print(f"learned: {', '.join(learner.finished)}")
+        if name not in learner.finished:
+            with learner.task(name) as task:
+                MyTrainer(
+                    model=task.model,
+                    terms=task.terms,
+                    callbacks=[task.callback],
+                    processing_class=processor,
+                    train_dataset=Dataset.from_list([row(processor, *given) for given in rows]),
+                    args=SFTConfig(
+                        output_dir=f"{args.out}/trainer/{name}",
+                        max_steps=args.steps,
+                        learning_rate=1e-3,
+                        per_device_train_batch_size=2,
+                        max_length=None,  # a cut would take picture tokens away
+                        logging_steps=5,
+                        save_strategy="no",
+                        bf16=torch.cuda.is_available(),
+                        report_to=[],
+                    ),
+                ).train()
+        learner.evaluate()
+    print(f"learned: {', '.join(learner.finished)}; report: {learner.finish() / 'report.html'}")
 
 
 if __name__ == "__main__":

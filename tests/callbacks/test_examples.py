@@ -14,7 +14,9 @@ import yaml
 from safetensors.torch import load_file
 
 from cl_plugins.contract.carry import Carry
+from cl_plugins.evaluation.results import read_results
 from cl_plugins.replay.store import Buffer
+from cl_plugins.run.status import collect
 
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "python"
@@ -48,11 +50,22 @@ def test_an_example_learns_all_its_tasks(script, base, method, replay, request, 
     carry = (tmp_path / "out" / "carry" / "carry.json").read_bytes()
     run(monkeypatch, script, *arguments)  # nothing is learned twice
     assert (tmp_path / "out" / "carry" / "carry.json").read_bytes() == carry
+    if script != "vision_trainer.py":
+        check_that_it_is_a_run(tmp_path / "out")
     if base == "llava":
         check_that_pictures_arrived(model, tmp_path / "out" / "tasks")
     buffer = Buffer.open(Carry.open(tmp_path / "out" / "carry"))
     kept = [sample.task for sample in buffer.samples] if buffer is not None else []
     assert all(kept.count(name) == replay for name in Carry.open(tmp_path / "out" / "carry").tasks)
+
+
+def check_that_it_is_a_run(out):
+    state = collect(out, verify=True)
+    assert state["finished"]
+    assert state["damaged"] == []
+    matrix = read_results(out).matrix
+    assert all(matrix.get(f"after_{matrix.tasks[-1]}", task) is not None for task in matrix.tasks)
+    assert (out / "report.html").is_file()
 
 
 def check_that_pictures_arrived(model, tasks):

@@ -62,6 +62,7 @@ def test_pages_on_other_trainers(llama, tmp_path, monkeypatch, page):
     rows = [{"prompt": "what colour is this ?", "completion": word} for word in ("red", "green")]
     names: dict = {
         "stream": {name: Dataset.from_list(rows) for name in ("one", "two")},
+        "tests": dict.fromkeys(("one", "two"), rows),
         "settings": SFTConfig(
             output_dir="trainer", max_steps=2, per_device_train_batch_size=2, report_to=[], bf16=False, use_cpu=True,
             save_strategy="no", disable_tqdm=True,
@@ -72,8 +73,11 @@ def test_pages_on_other_trainers(llama, tmp_path, monkeypatch, page):
             names["model"] = AutoModelForCausalLM.from_pretrained(llama)
             exec(match.group(2), names)
     assert names["learner"].finished == ("one", "two")
-    shown = {"inclora", "lwf", "der", "mr_lora"} if page == "docs/python.md" else {"inclora"}
+    shown = {"inclora", "run", "scored", "lwf", "der", "mr_lora"} if page == "docs/python.md" else {"inclora"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == shown
+    for name in shown & {"inclora" if page == "README.md" else "run"}:
+        assert (tmp_path / "out" / name / "report.html").is_file()
+        assert (tmp_path / "out" / name / "final" / "MANIFEST.json").is_file()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,9 @@ Two ways in:
               SFTTrainer(task.model, train_dataset=dataset, callbacks=[task.callback], ...).train()
       model = learner.model()  # answers for all tasks
 
+  With ``tasks=[...]`` and ``tests={...}`` the directory is that of a run: ``learner.evaluate()`` fills a row of the accuracy
+  matrix, ``learner.finish()`` writes ``final/`` and the report.
+
 * `ContinualCallback` alone, where something else builds the model, as in
   ``run_exp(args, callbacks=[ContinualCallback("ewc", "out", "task_1")])``.
 

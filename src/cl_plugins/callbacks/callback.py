@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from ..config import ReplayConfig
+    from .learner_run import LearnerRun
 
 
 logger = logging.getLogger("cl_plugins")
@@ -101,6 +102,9 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         self.terms: TaskTerms | None = None
         self.update: TaskUpdate | None = None
         self.phase = Phase()
+        self.stream = "python"
+        self.run: LearnerRun | None = None  # what notes the steps of a task, see `ContinualLearner`
+        self._steps, self._samples, self._arguments = 0, None, None
         self._training: TaskTraining | None = None
         self.finished = False
         learned = self.carry.tasks if self.carry is not None else ()
@@ -160,6 +164,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         self._check_start(model)
         self._begin(args, state, terms, model)
         loader = kwargs.get("train_dataloader")
+        self._samples = _size(getattr(loader, "dataset", None))
         if loader is None or not hasattr(getattr(loader, "dataset", None), "__len__"):
             if self._replay is not None:
                 what = "has no random access, so that none of its samples can be kept."
@@ -180,6 +185,8 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             load_extras(model, Path(args.output_dir) / f"checkpoint-{state.global_step}")
         wanted = getattr(self._base, "wanted_modules", ())
         self._training = TaskTraining(terms, model, wanted)
+        if self.run is not None:
+            self.run.begins(self.task.name, self.phase.name)
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Put what the trainer does not save into its checkpoint."""
@@ -230,6 +237,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         if self._replay is not None:
             self._replay.choose(context, model, ranks.gather)
         learned = self._training.leave()
+        self._steps, self._arguments = state.global_step, args
         self._note(learned)
         ranks.on_main(lambda: self._write(learned))  # all wait: they read the carry next
         self.finished = True
@@ -245,9 +253,16 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
 
     def _write(self, learned: Learned) -> None:
         rows = self._replay.tensors() if self._replay is not None else {}
-        write_update(self.folder, replace(learned, statistics={**learned.statistics, **rows}))
+        files = write_update(self.folder, replace(learned, statistics={**learned.statistics, **rows}))
+        self._tell(files, learned)
         if not self.further:
             self.write_carry()
+
+    def _tell(self, files: list[Path], learned: Learned) -> None:
+        """Let the run note that a training has ended."""
+        if self.run is not None:
+            name, phase = self.task.name, self.phase.name
+            self.run.trained(name, phase, files, learned, self._arguments, self._steps, self._samples)
 
     def write_carry(self) -> None:
         """Write the next carry; done when the last phase of the task has ended."""
@@ -256,7 +271,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             raise RunStateError(Problem(str(self.folder), "holds no update.", "Train the task itself first."))
         about = {
             "method": self.method.name,
-            "stream": "python",
+            "stream": self.stream,
             "tasks": [*earlier, self.task.name],
             "base": getattr(self._base, "fingerprint", {}),
         }
@@ -266,6 +281,8 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             fill = self._replay.leave(self.folder, self.terms.context, self.update, previous)
         write_carry(self.directory / "carry", self.method, previous, self.update, about, fill)
         remove_candidates(self.directory)  # samples are kept in one place only
+        if self.run is not None:
+            self.run.consolidated(self.task.name)
 
 
 class PhaseCallback(ContinualCallback):
@@ -281,6 +298,8 @@ class PhaseCallback(ContinualCallback):
         self.method, self.directory, self.task, self.carry = task.method, task.directory, task.task, task.carry
         self._base, self._encode, self._replay, self._training = task._base, task._encode, None, None
         self._own, self.phase, self.finished = task, phase, False
+        self.stream, self.run = task.stream, task.run
+        self._steps, self._samples, self._arguments = 0, None, None
         self.update = task.update
         self._first = replace(task.context(seed), phase=phase.name)
         self.terms = None
@@ -293,7 +312,7 @@ class PhaseCallback(ContinualCallback):
         """The update stays that of the task."""
 
     def _write(self, learned: Learned) -> None:
-        write_update(self.folder, learned, self.phase.name)
+        self._tell(write_update(self.folder, learned, self.phase.name), learned)
         if self.phase == self.further[-1]:
             self._own.write_carry()
 
@@ -310,6 +329,11 @@ def _check_layout(args: Any, model: Any, second_forward: bool) -> None:
         what = "is reentrant, so that the gradients of memory batches would not be averaged over processes."
         fix = "Set `gradient_checkpointing_kwargs={'use_reentrant': False}`; the numbers stay the same."
         raise CompatibilityError(Problem("gradient checkpointing", what, fix))
+
+
+def _size(dataset: Any) -> int | None:
+    """Number of samples, where a data set knows it."""
+    return len(dataset) if hasattr(dataset, "__len__") else None
 
 
 def _engine(args: Any) -> str | None:

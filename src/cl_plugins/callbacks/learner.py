@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -12,22 +12,30 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapters.plain_base import PlainBase
 from ..base import ranks
-from ..base.errors import CompatibilityError, Problem, RunStateError
+from ..base.errors import CompatibilityError, Problem, RecipeError, RunStateError
 from ..base.files import remove_leftovers
 from ..base.lock import RunLock
 from ..contract.phase import Phase
 from ..replay.keeping import remove_candidates
 from ..replay.trainers import replay_config
+from ..run.reopen import read_record
 from ..streams import Task
 from ..training.phase_samples import PhaseSamples
 from .callback import ContinualCallback, PhaseCallback, make_method, read_carry
 from .places import warn_of_tower
+from .prompts import tokenizer_of
+from .recording import open_run
+from .settings import is_led
 
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
     from ..config import ReplayConfig
+    from ..streams import Stream
+    from .learner_run import LearnerRun
+    from .rows import Test
+    from .session import AnswerFunction
 
 
 class LearnerTask:
@@ -43,6 +51,17 @@ class LearnerTask:
         self.model, self.callback, self._seed = model, callback, seed
         self.terms = callback.bind(model, seed)
         self._last: ContinualCallback = callback
+
+    def _check_without_tasks(self, given: Mapping[str, Any]) -> None:
+        """What makes no sense in a directory that is no run."""
+        if (self.directory / "run.json").exists():
+            what, fix = "is the directory of a run of a recipe.", "Choose another directory."
+            if is_led(read_record(self.directory)["recipe"]):
+                what, fix = "was made by a learner with `tasks`.", "Give `tasks` (and `tests`) as before."
+            raise RunStateError(Problem(str(self.directory), what, fix))
+        what = "is given without `tasks`, which make the directory a run."
+        if names := [name for name, value in given.items() if value is not None]:
+            raise RecipeError([Problem(name, what, "Name the tasks: `tasks=[...]`.") for name in names])
 
     @property
     def finished(self) -> bool:
@@ -125,11 +144,19 @@ class ContinualLearner:
         seed: Task k begins with seed + 1000 (k - 1).
         replay: Which samples of past tasks are kept and how they come back, as ``cl.replay`` in a recipe; off by default.
             Needs a trainer with `ContinualTrainerMixin`.
-        tokenizer: The model's tokenizer, for methods that write texts of their own (selector ``mllm``).
+        tokenizer: The model's tokenizer or processor: for methods that write texts of their own (selector ``mllm``), and
+            for tests, where that of the base is taken if there is none.
+        tasks: The tasks in the order of learning, as names, `Task`s or a `Stream`. With them ``directory`` is a run
+            directory, which `cl-plugins status`, `report`, `compare` and `export` take, and `evaluate` and `finish` fill it.
+        tests: Task -> its test: rows with ``prompt`` and ``reference`` (or TRL's ``completion``), which the model answers
+            and the task's scorer scores; or a function ``model -> scores of the items`` (0-100).
+        evaluation: As ``cl.eval`` in a recipe: ``scope``, ``zero_shot``, ``max_new_tokens``, ``max_items``, ``oracle``.
+        answer: A function ``(model, task, rows) -> texts`` that answers rows in place of greedy generation.
 
     Raises:
-        RecipeError: If method, options or replay are wrong.
-        RunStateError: If the directory's carry was made by another method or with another base, or is damaged.
+        RecipeError: If method, options, replay, tasks or tests are wrong.
+        RunStateError: If the directory's carry was made by another method or with another base, or is damaged; with
+            ``tasks`` also if the directory is of another run or of other settings, which are named one by one.
     """
 
     def __init__(
@@ -142,9 +169,14 @@ class ContinualLearner:
         seed: int = 42,
         replay: Mapping[str, Any] | ReplayConfig | None = None,
         tokenizer: Any = None,
+        tasks: Stream | Sequence[str | Task] | None = None,
+        tests: Mapping[str, Test] | None = None,
+        evaluation: Mapping[str, Any] | None = None,
+        answer: AnswerFunction | None = None,
     ) -> None:
         self.method = make_method(method, options)
-        self._encode = partial(tokenizer.encode, add_special_tokens=False) if tokenizer is not None else None
+        encode = tokenizer_of(tokenizer).encode if tokenizer is not None else None
+        self._encode = partial(encode, add_special_tokens=False) if encode is not None else None
         self._replay = replay_config(replay, self.method)
         if self.method.capabilities.schedule != "sequential":
             what = f"'{method}' does not train its tasks one after the other."
@@ -152,14 +184,20 @@ class ContinualLearner:
         if self.method.capabilities.low_rank and lora is None:
             raise CompatibilityError(Problem("lora", "is missing.", "Give a `peft.LoraConfig`."))
         self.directory = Path(directory)
-        if (self.directory / "run.json").exists():
-            what = "is the directory of a run of a recipe."
-            raise RunStateError(Problem(str(self.directory), what, "Choose another directory."))
+        if tasks is None:
+            self._check_without_tasks({"tests": tests, "evaluation": evaluation, "answer": answer})
         self.base = PlainBase(model, lora)
         self._placed = False
         self.seed = seed
+        self._run: LearnerRun | None = None
+        if tasks is not None:
+            self._run = open_run(
+                self.base, self.method, self.directory, tasks=tasks, tests=tests or {}, lora=lora, options=options or {},
+                seed=seed, replay=self._replay, evaluation=evaluation or {}, reader=tokenizer, answer=answer,
+            )  # fmt: skip
+            self.base.fingerprint = self._run.fingerprint
         carry = read_carry(self.directory)
-        if carry is not None and (carry.method != method or carry.base != self.base.fingerprint):
+        if self._run is None and carry is not None and (carry.method != method or carry.base != self.base.fingerprint):
             what = f"holds a carry of '{carry.method}' on {carry.base.get('name')!r}."
             fix = "Use the same method and base, or another directory."
             raise RunStateError(Problem(str(self.directory), what, fix))
@@ -175,17 +213,23 @@ class ContinualLearner:
         """Begin a task; train inside the block.
 
         Args:
-            task: Its name, or a `Task` where the method needs a modality.
+            task: Its name, or a `Task` where the method needs a modality (with ``tasks``, those know it).
 
         Raises:
-            RunStateError: If the task is already learned, or the block was left without a whole training.
+            RunStateError: If the task is already learned, or not the next of ``tasks``, or the block was left without a
+                whole training.
         """
+        task = task if isinstance(task, Task) else Task(name=task)
         with RunLock(self.directory) if ranks.is_main() else nullcontext():
             if ranks.is_main():
                 self._tidy()
+            if self._run is not None:
+                task = self._run.next_task(task.name)
             callback = ContinualCallback(
                 self.method, self.directory, task, base=self.base, replay=self._replay, encode=self._encode
             )
+            if self._run is not None:
+                callback.run, callback.stream = self._run, self._run.config.stream.name
             seed = self.seed + 1000 * (len(callback.carry.tasks) if callback.carry is not None else 0)
             restored = self.method.restore(self.base, callback.carry)
             model = self.method.begin_task(callback.context(seed), restored)
@@ -193,13 +237,58 @@ class ContinualLearner:
                 warn_of_tower(model)
             self._placed = True
             led = LearnerTask(callback, model, seed)
-            yield led
+            try:
+                yield led
+            except Exception as error:
+                if self._run is not None:
+                    self._run.failed(task.name, error)
+                raise
+            if self._run is not None and led.finished:
+                self._run.task_ended()
         if not led.finished:
             what = f"task '{callback.task.name}' was not trained to its end."
             fix = "Train `task.model` with `task.callback`."
             if callback.further:
                 fix = f"'{self.method.name}' has further trainings: carry out all of `task.trainings()`."
             raise RunStateError(Problem(str(self.directory), what, fix))
+
+    def evaluate(self, batch_size: int = 8) -> dict[str, float]:
+        """Test the model as it is now: the base before the first task, else what has been learned so far.
+
+        Tests that were made before are not made again, and one that was stopped goes on, so that a script may call this
+        after every task whether it was started once or several times.
+
+        Args:
+            batch_size: Rows that are answered together.
+
+        Returns:
+            Task -> score (0-100) in the current row of the matrix.
+
+        Raises:
+            RunStateError: If the learner has no ``tasks``.
+            DataError: If a test cannot be used.
+        """
+        return self._recorded().evaluate(batch_size)
+
+    def finish(self) -> Path:
+        """Write ``final/``, matrix, metrics and report.
+
+        Returns:
+            The directory of the run.
+
+        Raises:
+            RunStateError: If the learner has no ``tasks``, or some are not learned yet.
+        """
+        self._recorded().finish()
+        return self.directory
+
+    def _recorded(self) -> LearnerRun:
+        if self._run is None:
+            what = "is made without `tasks`, so that nothing but updates and carry is written."
+            raise RunStateError(
+                Problem("the learner", what, "Name them: `ContinualLearner(..., tasks=[...], tests=...)`.")
+            )
+        return self._run
 
     def _tidy(self) -> None:
         """Take away what a killed process has left."""
@@ -212,6 +301,8 @@ class ContinualLearner:
         Args:
             task: The task whose questions it answers, for methods that choose the model by the task.
         """
+        if self._run is not None:
+            self._run.forget_model()
         carry = read_carry(self.directory)
         by_task = self.method.answers == "by_task"
         route = self.method.route(carry, task) if task is not None and by_task else None

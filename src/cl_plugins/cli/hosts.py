@@ -24,9 +24,18 @@ def host(keys: Mapping[str, Any] | None = None) -> Host:
         from ..encoders.host import EncoderHost
 
         return EncoderHost()
+    if keys is not None and is_learner(keys):
+        from ..callbacks.host import LearnerHost
+
+        return LearnerHost()
     from ..host.llama_factory import LlamaFactoryHost
 
     return LlamaFactoryHost()
+
+
+def is_learner(keys: Mapping[str, Any]) -> bool:
+    """Whether a script with a `ContinualLearner` has made a run, and no recipe."""
+    return "learner" in keys
 
 
 def run_here(recipe: Mapping[str, Any]) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _METRICS = {"last": "Last", "average": "Average", "bwt": "BWT", "forgetting": "Forgetting", "fwt": "FWT"}
 _QUESTION = "What does this show?"
+#: The host's name of a run that a script has made with its own trainer.
+TRAINED_BY_SCRIPT = "Transformers"
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def card(folder: Path, about: Mapping[str, Any], facts: Facts) -> str:
         f"# {plain(about['method'])} on {plain(about['stream'])}",
         _intro(about, base, facts),
         "## Use",
-        classifier_card.use(facts.modalities) if facts.modalities else _use(about, base, facts),
+        classifier_card.use(facts.modalities) if facts.modalities else _use(folder, about, base, facts),
         *_inputs(folder, about, facts),
         "## Results",
         _results(about, facts),
@@ -147,7 +149,7 @@ def _data(about: Mapping[str, Any], base: str, licence: Mapping[str, Any], facts
         pipeline_tag=None if facts.modalities else pipeline,
         tags=[
             "cl_plugins",
-            *([] if facts.modalities else ["llama-factory"]),
+            *(["llama-factory"] if not facts.modalities and facts.host != TRAINED_BY_SCRIPT else []),
             "continual-learning",
             str(about["method"]),
         ],
@@ -171,14 +173,15 @@ def _intro(about: Mapping[str, Any], base: str, facts: Facts) -> str:
         "routed": "What the method needs to choose its parts for every sample, for the base.",
         "tasks": "One PEFT adapter per task, for the base.",
     }[about["kind"]]
+    host = facts.host if facts.host == TRAINED_BY_SCRIPT else "LLaMA-Factory"
     return (
         f"{what} It was trained on the tasks {tasks}, one after the other, with the continual-learning method "
-        f"`{about['method']}` of cl_plugins and LLaMA-Factory. Base: `{base}` "
+        f"`{about['method']}` of cl_plugins and {host}. Base: `{base}` "
         f"(fingerprint `{str(about['base'].get('sha256'))[:16]}`)."
     )
 
 
-def _use(about: Mapping[str, Any], base: str, facts: Facts) -> str:
+def _use(folder: Path, about: Mapping[str, Any], base: str, facts: Facts) -> str:
     """Code that opens the model; a test runs it."""
     kind, reader, origin = about["kind"], "AutoProcessor" if facts.pictures else "AutoTokenizer", ""
     if kind in ("peft", "tasks"):
@@ -195,6 +198,7 @@ def _use(about: Mapping[str, Any], base: str, facts: Facts) -> str:
     else:
         load = [f"model = {facts.auto_class}.from_pretrained(folder)"]
         imports = [f"from transformers import {facts.auto_class}, {reader}"]
+    chats = facts.host != TRAINED_BY_SCRIPT or (folder / "chat_template.jinja").is_file()
     content = f'[{{"type": "text", "text": "{_QUESTION}"}}]'
     code = [
         *imports,
@@ -203,9 +207,15 @@ def _use(about: Mapping[str, Any], base: str, facts: Facts) -> str:
         + (", or its name on the hub" if kind in ("merged", "full", "peft") else ""),
         *load,
         f"reader = {reader}.from_pretrained(folder)",
-        f'chat = [{{"role": "user", "content": {content}}}]',
-        "prompt = reader.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)",
-        'inputs = reader(text=prompt, add_special_tokens=False, return_tensors="pt")',
+        *(
+            [
+                f'chat = [{{"role": "user", "content": {content}}}]',
+                "prompt = reader.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)",
+                'inputs = reader(text=prompt, add_special_tokens=False, return_tensors="pt")',
+            ]
+            if chats
+            else [f'inputs = reader(text="{_QUESTION}", return_tensors="pt")']
+        ),
         "answer = model.generate(**inputs, do_sample=False, max_new_tokens=16)",
         'print(reader.decode(answer[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
     ]
@@ -237,15 +247,25 @@ def _inputs(folder: Path, about: Mapping[str, Any], facts: Facts) -> tuple[str, 
 
 def _prompts(folder: Path, about: Mapping[str, Any], facts: Facts) -> str:
     keys = about.get("keys") or {}
+    if facts.host == TRAINED_BY_SCRIPT:
+        lines = [
+            "The script that trained the model wrote the prompts. Tokenizer or processor are those of the script."
+        ]
+        example = _example(folder, facts.pictures)
+        return "\n\n".join([*lines, *([_fenced(example)] if example is not None else [])])
     lines = [
         f"LLaMA-Factory's template `{plain(keys.get('template') or 'that of the tokenizer')}`, as in the chat template "
         "of the tokenizer; it takes contents that are texts or lists of parts."
     ]
     example = _example(folder, facts.pictures)
     if example is not None:
-        fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", example)), default=0))
-        lines.append(f"{fence}text\n{example}\n{fence}")
+        lines.append(_fenced(example))
     return "\n\n".join(lines)
+
+
+def _fenced(example: str) -> str:
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", example)), default=0))
+    return f"{fence}text\n{example}\n{fence}"
 
 
 def _example(folder: Path, pictures: bool) -> str | None:

@@ -62,15 +62,7 @@ class Runner:
     def run(self) -> None:
         """Do every step that is not finished yet."""
         state = self._state
-        state.base_fingerprint = ranks.on_main(lambda: state.host.fingerprint(state.run_args))
-        earlier = ranks.on_main(lambda: prepare.earlier_carry(self._config, state.base_fingerprint, self._root))
-        opening = ranks.on_main(lambda: open_directory(state, earlier))
-        state.journal = Journal(self._root)
-        if opening.appended:
-            forget_end(state.journal)
-        plan = make_plan(self._config, self._state.method, earlier.tasks if earlier else ())
-        ranks.on_main(lambda: self._tidy_up(plan))
-        state.carry = self._current_carry() or earlier
+        opening, plan = self._open()
         todo = [step for step in plan if step.key not in state.journal]
         if not todo:
             ranks.on_main(lambda: self._begin(opening))
@@ -91,6 +83,20 @@ class Runner:
                 ranks.on_main(lambda: self._show(plan))
         finally:
             state.tracker.close()
+
+    def _open(self) -> tuple[Opening, list[Step]]:
+        """Compare the directory with the recipe and recover what a kill has left; what `_begin` will write, and all steps."""
+        state = self._state
+        state.base_fingerprint = ranks.on_main(lambda: state.host.fingerprint(state.run_args))
+        earlier = ranks.on_main(lambda: prepare.earlier_carry(self._config, state.base_fingerprint, self._root))
+        opening = ranks.on_main(lambda: open_directory(state, earlier))
+        state.journal = Journal(self._root)
+        if opening.appended:
+            forget_end(state.journal)
+        plan = make_plan(self._config, state.method, earlier.tasks if earlier else ())
+        ranks.on_main(lambda: self._tidy_up(plan))
+        state.carry = self._current_carry() or earlier
+        return opening, plan
 
     def _carry_out(self, todo: list[Step], plan: list[Step]) -> bool:
         """Do the steps that are left; whether all of them are done now."""
@@ -158,9 +164,7 @@ class Runner:
         if not step.tests:
             state.close_backend()
         if step.tests:
-            probe = self._config.probe(str(step.task)) if step.kind == "probe" else None
-            harness = probe is not None and probe.harness is not None
-            artefacts, details = measure(state, step, probe) if probe and harness else evaluate(state, step, plan)
+            artefacts, details = self._evaluate(step, plan)
         elif step.kind == "train":
             try:
                 artefacts, details = train(state, step, lambda n: state.progress.begin(step, number, len(plan), n))
@@ -185,6 +189,13 @@ class Runner:
         ranks.barrier()
         state.progress.end()
         ranks.on_main(lambda: self._after(step, plan, seconds, details))
+
+    def _evaluate(self, step: Step, plan: list[Step]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Artefacts and details of a step that tests the model."""
+        probe = self._config.probe(str(step.task)) if step.kind == "probe" else None
+        if probe is not None and probe.harness is not None:
+            return measure(self._state, step, probe)
+        return evaluate(self._state, step, plan)
 
     def _measurable(self, step: Step) -> bool:
         """Whether the model of this row is the one the carry holds."""
