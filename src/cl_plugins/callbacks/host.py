@@ -114,6 +114,7 @@ class LearnerHost:
     name = TRAINED_BY_SCRIPT
     engines: tuple[str, ...] = ()
     command = "python"
+    generates = True
     path_keys: frozenset[str] = frozenset()
     engine_keys: frozenset[str] = frozenset()
     data_keys: frozenset[str] = frozenset()

@@ -1,4 +1,4 @@
-"""The accuracy matrix of a long stream: colours without numbers, which nobody could read."""
+"""The pictures of a long stream: colours without numbers and lines without names, which nobody could read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CELL, LARGEST = 0.16, 9.0  # inches
 LABELS = 25  # names along an axis
 
 
-def draw(run: Run) -> Figure:
+def matrix(run: Run) -> Figure:
     """Draw the matrix with one square per cell; cells that were not measured are empty.
 
     Args:
@@ -64,3 +64,47 @@ def _name(axes: Axes, tasks: list[str], labels: list[str]) -> None:
 
 def _some(count: int) -> list[int]:
     return list(range(0, count, -(-count // LABELS)))
+
+
+def lines(run: Run) -> Figure:
+    """Draw one pale line per task from its own training on, and the mean over the tasks that are learned.
+
+    Args:
+        run: A run with a measured cell, whose rows follow each other.
+    """
+    theme = style.theme()
+    figure = style.new_figure(7.4, 3.6)
+    axes = figure.add_axes((0.1, 0.15, 0.85, 0.7))
+    steps = [row for row in run.rows if row.trained is not None]
+    means: list[tuple[int, float]] = []
+    learned: list[int] = []
+    for x, row in enumerate(steps):
+        learned.append(row.trained or 0)
+        found = [score for task in learned if (score := row.cells[task].score) is not None]
+        if found:
+            means.append((x, sum(found) / len(found)))
+    for first, task in enumerate(learned):
+        points = [(x, c) for x, row in enumerate(steps[first:], first) if (c := row.cells[task].score) is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=theme.soft, linewidth=0.6, alpha=0.35, zorder=2)
+    new = [(x, c) for x, row in enumerate(steps) if (c := row.cells[learned[x]].score) is not None]
+    for points, colour, words in (
+        (means, theme.colours[0], "mean of the tasks learned so far"),
+        (new, theme.colours[1], "the task just trained"),
+    ):
+        if points:
+            axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.8, label=words, zorder=4)
+    axes.plot([], [], color=theme.soft, linewidth=0.8, label="each task")
+    axes.set_ylim(-3, 103)
+    axes.set_xlim(0, max(len(steps) - 1, 1))
+    tasks, shown = style.names(run.tasks), _some(len(steps))
+    axes.set_xticks(shown, [tasks[learned[i]] for i in shown])
+    for tick in axes.get_xticklabels():
+        tick.set(rotation=55, ha="right", rotation_mode="anchor", fontsize=7)
+    axes.set_xlabel("after training on", fontweight="bold")
+    axes.set_ylabel("score", fontweight="bold")
+    axes.yaxis.grid(True, color=theme.grid, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=3, frameon=False, fontsize=7.5, borderaxespad=0.1)
+    axes.set_title(style.title(run.method, run.stream), pad=20, fontsize=11)
+    return figure

@@ -36,7 +36,7 @@ def _draw(run: Run) -> Figure:
     if not run.rows:
         return style.message(style.title(run.method, run.stream), "Nothing has been evaluated yet.")
     if len(run.tasks) > coarse_picture.NUMBERED:
-        return coarse_picture.draw(run)
+        return coarse_picture.matrix(run)
     tasks = style.names(run.tasks)
     count = len(tasks)
     small = count > 6

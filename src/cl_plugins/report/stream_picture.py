@@ -7,7 +7,7 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from . import style
+from . import coarse_picture, style
 from .run_data import Cell, Row, Run
 from .scores import MARK, mark_note, trivial_score
 from .scores import mark as mark_of
@@ -25,7 +25,7 @@ def stream_picture(run: Run) -> style.Picture:
     One line per task from the zero-shot point on, with its 95 % interval as a band; a ring marks where the task itself
     was trained, dots bridge points that were not measured. For a joint model, and for independent models, there is no
     order of events: bars of the scores take the place of the lines. A last score that a trivial answer reaches as well
-    is marked.
+    is marked. A stream of many tasks has pale lines without names, see `coarse_picture`.
 
     Args:
         run: The run.
@@ -36,6 +36,8 @@ def stream_picture(run: Run) -> style.Picture:
 def _lines(run: Run) -> Figure:
     if all(cell.score is None for row in run.rows for cell in row.cells):
         return style.message(style.title(run.method, run.stream), "Nothing has been evaluated yet.")
+    if len(run.tasks) > coarse_picture.NUMBERED:
+        return coarse_picture.lines(run)
     tasks = style.names(run.tasks)
     rows = run.rows
     count = len(tasks)
