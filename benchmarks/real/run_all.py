@@ -32,7 +32,7 @@ RECIPES = "benchmarks/real/recipes/"
 RESULTS = Path("benchmarks/real/results")
 VERSIONS = ("torch", "transformers", "peft", "llamafactory", "gguf", "onnx")
 #: Of the small text stream: training samples and test items per task, words per text.
-TRAIN, TEST, WORDS = 96, 100, 40
+TRAIN, TEST, WORDS = 64, 60, 16
 
 
 @dataclass(frozen=True)
