@@ -156,6 +156,12 @@ def config_of(given: Mapping[str, Any]) -> PretrainedConfig:
     return config
 
 
+def plain_config(config: PretrainedConfig) -> dict[str, Any]:
+    """An encoder's config in its plain form, see `config_of`, without the place and the dtype that it was loaded from."""
+    values = {**config.to_dict(), "model_type": config.model_type}
+    return {key: value for key, value in values.items() if key not in ("_name_or_path", "dtype", "torch_dtype")}
+
+
 def make_encoder(config: PretrainedConfig) -> nn.Module:
     """An encoder with new weights, drawn from PyTorch's generator.
 

@@ -14,7 +14,7 @@ from transformers.utils import ModelOutput
 
 from ..base.errors import CompatibilityError, Problem
 from .configuration import CrossModalConfig
-from .encoders import BlockedEncoder, config_of, make_encoder
+from .encoders import BlockedEncoder, config_of, make_encoder, plain_config
 from .experts import Adapter, Stream, mean_tokens
 
 
@@ -111,11 +111,7 @@ class CrossModalClassifier(PreTrainedModel):
             labels: Names of the classes.
             **options: As for `CrossModalConfig`.
         """
-        about = {}
-        for name, encoder in encoders.items():
-            own: Any = encoder.config
-            plain = {**own.to_dict(), "model_type": own.model_type}
-            about[name] = {"config": plain}
+        about = {name: {"config": plain_config(encoder.config)} for name, encoder in encoders.items()}  # type: ignore[arg-type]
         return cls(CrossModalConfig(encoders=about, labels=labels, **options), encoders)
 
     @classmethod

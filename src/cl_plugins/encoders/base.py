@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ..adapters.held_base import HeldBase
 from ..base.errors import CompatibilityError, Problem
+from ..crossmodal.configuration import ClassifierOptions, CrossModalConfig
 from ..crossmodal.model import CrossModalClassifier, CrossModalOutput
 
 
@@ -186,12 +188,11 @@ def plain_classifier(model: Module) -> CrossModalClassifier:
     Args:
         model: An `AnsweringClassifier`.
     """
-    import copy
-
     source: Any = model
-    count = source.seen()
-    config = copy.deepcopy(source.config)
-    config.labels = config.labels[:count]
+    count, given = source.seen(), source.config
+    # made anew: a trainer writes into the config of what it trains, and the last process may have trained nothing
+    options = {field.name: getattr(given, field.name) for field in fields(ClassifierOptions)}
+    config = CrossModalConfig(encoders=given.encoders, labels=given.labels[:count], **options)
     with torch.random.fork_rng():
         plain = CrossModalClassifier(config)
     state = {k: v[:count] if k in HEAD else v for k, v in source.state_dict().items()}

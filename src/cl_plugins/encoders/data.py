@@ -157,8 +157,11 @@ class RecordSet:
             return error.problems
 
     def files(self) -> list[Path]:
-        """``dataset_info.json`` and the file of records."""
-        return [self.folder / INFO, self.file()]
+        """``dataset_info.json`` and the file of records, as far as it can be told."""
+        try:
+            return [self.folder / INFO, self.file()]
+        except DataError:  # `problems` says so
+            return [self.folder / INFO]
 
     def samples(self) -> int | None:
         """Number of records; None where it cannot be told."""

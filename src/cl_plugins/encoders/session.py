@@ -16,7 +16,7 @@ from ..base.errors import CompatibilityError, DataError, Problem
 from ..contract.backend import Answer
 from ..contract.test_item import IGNORE_INDEX, TestItem, TestSet
 from ..crossmodal.configuration import CrossModalConfig
-from ..crossmodal.encoders import config_of, load_encoder, make_encoder
+from ..crossmodal.encoders import config_of, load_encoder, make_encoder, plain_config
 from ..crossmodal.inputs import CrossModalProcessor
 from ..training.collated import CollatedData
 from . import data as data_sets
@@ -78,7 +78,7 @@ def _all_labels(trainings: Sequence[Training], specs: Mapping[str, EncoderSpec])
 
 
 def _config(encoders: Mapping[str, Any], labels: Sequence[str], options: ClassifierOptions) -> CrossModalConfig:
-    about = {n: {"config": {**e.config.to_dict(), "model_type": e.config.model_type}} for n, e in encoders.items()}
+    about = {name: {"config": plain_config(encoder.config)} for name, encoder in encoders.items()}
     return CrossModalConfig(encoders=about, labels=labels, **vars(options))
 
 
