@@ -337,16 +337,3 @@ def test_the_model_card_has_them(finished):
     score = load(out, "metrics.json")["probes"]["general"]["rows"]["after_two"]["score"]
     assert "| general (choice_accuracy@2) |" in card
     assert f"{score:.2f}" in card
-
-
-@pytest.mark.slow
-def test_two_processes_share_the_items_of_a_probe(finished, tmp_path):
-    from launch import launch
-
-    keys, out = finished
-    keys = {**keys, "output_dir": str(tmp_path / "run"), "per_device_train_batch_size": 2}
-    launch(keys, tmp_path)
-    assert steps(tmp_path / "run") == steps(out)
-    for name in ("general", "safety"):
-        path = f"probes/zero_shot/{name}.jsonl"
-        assert digest(tmp_path / "run" / path) == digest(out / path)
