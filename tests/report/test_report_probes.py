@@ -55,6 +55,14 @@ def test_the_table_has_scores_and_differences(out):
     assert "no part of the metrics" in table.note
 
 
+def test_a_harness_is_named_by_its_metric_and_no_change_has_no_sign(tmp_path):
+    rows = {"zero_shot": part(50.0), "after_path": part(50.001, 0.001, [-1.0, 1.0])}
+    arc = {"scorer": "lm_eval:arc_easy:acc_norm,none@1.0", "n": 5, "rows": rows}
+    table = probe_table(read_run(made(tmp_path / "run", {"arc": arc})))
+    assert table.units == (None, "acc_norm", "points")
+    assert table.rows[1][2].text == "0.00 [−1.0, 1.0]"
+
+
 def test_pages_files_and_terminal_have_them(out):
     write_report(out)
     for name in ("report.md", "report.html"):

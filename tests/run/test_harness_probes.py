@@ -124,7 +124,7 @@ def test_stopped_and_resumed_it_gives_the_same(llama, text_data, tmp_path, fakes
 
 
 def test_a_model_that_chooses_per_row_is_asked_one_by_one(llama, text_data, tmp_path, fakes):
-    go(with_probes(llama, text_data, tmp_path / "run", "lm_eval:colours", method="moelora"))
+    go(with_probes(llama, text_data, tmp_path / "run", "lm_eval:colours", method={"name": "moelora", "experts": 2}))
     assert {call["batch_size"] for call in fakes.CALLS} == {1}
 
 

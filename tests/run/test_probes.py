@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import tiny
@@ -230,17 +229,29 @@ def test_a_probe_that_is_measured_may_not_change(begun):
         go(begun)
 
 
-def test_a_probe_may_be_added_and_is_measured_from_there(begun, caplog):
-    caplog.set_level("WARNING", "cl_plugins")
+def test_a_probe_may_be_added_and_is_measured_from_there(begun):
+    """The model of task one is still the latest one."""
     begun["cl"]["eval"]["probes"] += [{**SAFETY, "after": "every"}]
     go(begun)
-    out = Path(begun["output_dir"])
-    found = load(out, "metrics.json")["probes"]["safety"]["rows"]
+    found = load(begun["output_dir"], "metrics.json")["probes"]["safety"]["rows"]
+    assert list(found) == ["zero_shot", "after_one", "after_two"]
+    assert found["after_one"]["difference"] is not None
+
+
+def test_rows_that_have_passed_stay_empty_when_a_probe_is_added(finished, tmp_path, caplog):
+    keys, out = finished
+    again = shutil.copytree(out, tmp_path / "run")
+    keys = json.loads(json.dumps({**keys, "output_dir": str(again)}))
+    keys["cl"]["eval"]["probes"].append({**GENERAL, "name": "late", "test": "two_test"})
+    caplog.set_level("WARNING", "cl_plugins")
+    go(keys)
+    found = load(again, "metrics.json")["probes"]["late"]["rows"]
     assert list(found) == ["zero_shot", "after_two"]
     assert found["after_two"]["difference"] is not None
-    assert "probe:after_one:safety can no longer be measured" in caplog.text
-    states = {step["step"]: step["state"] for step in collect(out)["steps"]}
-    assert states["probe:after_one:safety"] == "not measured"
+    assert "probe:after_one:late can no longer be measured" in caplog.text
+    states = {step["step"]: step["state"] for step in collect(again)["steps"]}
+    assert states["probe:after_one:late"] == "not measured"
+    assert load(again, "matrix.json") == load(out, "matrix.json")
 
 
 def test_without_zero_shot_there_is_a_score_and_no_difference(llama, text_data, tmp_path):
@@ -326,16 +337,3 @@ def test_the_model_card_has_them(finished):
     score = load(out, "metrics.json")["probes"]["general"]["rows"]["after_two"]["score"]
     assert "| general (choice_accuracy@2) |" in card
     assert f"{score:.2f}" in card
-
-
-@pytest.mark.slow
-def test_two_processes_share_the_items_of_a_probe(finished, tmp_path):
-    from launch import launch
-
-    keys, out = finished
-    keys = {**keys, "output_dir": str(tmp_path / "run"), "per_device_train_batch_size": 2}
-    launch(keys, tmp_path)
-    assert steps(tmp_path / "run") == steps(out)
-    for name in ("general", "safety"):
-        path = f"probes/zero_shot/{name}.jsonl"
-        assert digest(tmp_path / "run" / path) == digest(out / path)

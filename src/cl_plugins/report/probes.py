@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ..evaluation.drift import final_drift
 from ..records.results import ZERO_SHOT, DriftPart
+from ..streams.probes import HARNESSES
 from . import text, writing
 from .run_data import Run
 from .scores import scorer_word
@@ -34,7 +35,7 @@ def probe_table(run: Run) -> Table | None:
             entries.append(difference(part) if row != ZERO_SHOT else Entry(""))
         rows.append(tuple(entries))
     head = [column for name in run.probes for column in (name, f"Δ {name}")]
-    units = [unit for probe in run.probes.values() for unit in (scorer_word(probe.scorer), "points")]
+    units = [unit for probe in run.probes.values() for unit in (_unit(probe.scorer), "points")]
     first = "after training on" if run.joint is None else "trained on"
     rules = frozenset({0}) if names[:1] == [ZERO_SHOT] else frozenset()
     return Table((first, *head), tuple(rows), rules=rules, note=_note(run), units=(None, *units))
@@ -49,12 +50,19 @@ def difference(part: DriftPart | None, decimals: int = 2) -> Entry:
     """
     if part is None or part.difference is None:
         return Entry(text.MISSING)
-    sign = "+" if part.difference > 0 else ""
     ends = part.difference_interval
-    shown = f"{sign}{text.number(part.difference, decimals)}"
+    shown = text.number(part.difference, decimals)
+    shown = f"+{shown}" if float(f"{part.difference:.{decimals}f}") > 0 else shown
     if ends is None:
         return Entry(shown)
     return Entry(f"{shown} {text.interval((ends[0], ends[1]))}", strong=ends[0] > 0 or ends[1] < 0)
+
+
+def _unit(scorer: str) -> str:
+    """What a probe's score is: the scorer's word, or the metric of a harness without its filter."""
+    if scorer.partition(":")[0] not in HARNESSES:
+        return scorer_word(scorer)
+    return scorer.rpartition("@")[0].rpartition(":")[2].partition(",")[0]
 
 
 def probes_csv(run: Run) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
+from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -103,9 +104,14 @@ def calm() -> Iterator[None]:
 
 def manager(probe: Probe) -> Any:
     """The harness's index of tasks, with those of the user."""
-    name = (probe.harness_task or ("", ""))[0]
+    return _index((probe.harness_task or ("", ""))[0], probe.include_path)
+
+
+@lru_cache
+def _index(name: str, include_path: str | None) -> Any:
+    """Making it reads thousands of files, which takes half a minute."""
     more = {"model_name": "cl_plugins"} if name == "lmms_eval" else {}
-    return import_module(f"{name}.tasks").TaskManager(include_path=probe.include_path, **more)
+    return import_module(f"{name}.tasks").TaskManager(include_path=include_path, **more)
 
 
 def _loaded(probe: Probe) -> None:

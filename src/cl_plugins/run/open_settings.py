@@ -51,6 +51,7 @@ def without_open_settings(record: Mapping[str, Any], measured: Collection[str]) 
     for key in () if measured else _OF_ALL:
         settings.pop(key, None)
     probes = [probe for probe in settings.get("probes") or () if probe["name"] in measured]
+    probes.sort(key=lambda probe: str(probe["name"]))  # their order is that of tables
     settings["probes"] = [{**p, "after": None, "max_new_tokens": p.get("max_new_tokens") or common} for p in probes]
     left = tuple(probe_key(probe["name"]) for probe in probes)
     if "data" in found:

@@ -16,14 +16,14 @@ from .model import Task
 HARNESSES = {"lm_eval": "lm-eval", "lmms_eval": "lmms-eval"}
 _HARNESS = re.compile(rf"({'|'.join(HARNESSES)}):([A-Za-z0-9_][A-Za-z0-9_.+/-]{{0,199}})")
 #: What a harness decides by itself, with its default here.
-_OF_DATA = {
+_OF_DATA: dict[str, Any] = {
     "scorer": "exact_match",
     "max_new_tokens": None,
     "options_column": None,
     "overrides": {},
     "test_size": None,
 }
-_OF_HARNESS = {"metric": None, "num_fewshot": None, "apply_chat_template": False, "include_path": None}
+_OF_HARNESS: dict[str, Any] = {"metric": None, "num_fewshot": None, "apply_chat_template": False, "include_path": None}
 
 
 @dataclass(frozen=True)
