@@ -156,7 +156,9 @@ def test_the_commands_take_it(whole, llama, tmp_path, capsys):
     other = tmp_path / "other"
     script(llama, other, seed=7)
     assert main(["compare", str(whole), str(other), "--out", str(tmp_path / "compared")]) == 0
-    assert "2 runs" in capsys.readouterr().out
+    text = (tmp_path / "compared" / "compare.md").read_text()
+    assert text.startswith("# Comparison on python\n\n2 runs")
+    assert "| seqlora | 2 |" in text  # repetitions of one recipe
     assert main(["status", str(whole), "--verify"]) == 0
     assert main(["report", str(other)]) == 0
     assert main(["export", str(whole), "--to", "merged", "--dtype", "fp32", "--out", str(tmp_path / "merged")]) == 0
