@@ -20,6 +20,7 @@ from cl_plugins.callbacks import ContinualLearner, ContinualTrainerMixin
 from cl_plugins.cli import main
 from cl_plugins.evaluation.results import read_results
 from cl_plugins.generation.backend import ModelBackend
+from cl_plugins.run.deletion import kept_samples
 from cl_plugins.run.status import collect
 from cl_plugins.streams import Task
 
@@ -362,22 +363,27 @@ def test_what_a_function_returns_is_checked(llama, tmp_path, found):
 
 
 def test_replay_and_several_trainings_are_noted(llama, tmp_path):
-    made = learner(
-        llama, tmp_path / "run", method="mr_lora", options={"selector": {"kind": "mllm", "steps": 2}},
-        replay={"capacity_per_task": 2}, tokenizer=AutoTokenizer.from_pretrained(llama),
-    )  # fmt: skip
-    for name in WORDS:
-        with made.task(name) as task:
-            train(task, llama, name, steps=1)
-    assert set(made.evaluate()) == {"one", "two"}
-    made.finish()
-    assert "train:two:router" in steps(tmp_path / "run")
-    assert collect(tmp_path / "run", verify=True)["damaged"] == []
-    again = learner(
-        llama, tmp_path / "run", method="mr_lora", options={"selector": {"kind": "mllm", "steps": 2}},
-        replay={"capacity_per_task": 2}, tokenizer=AutoTokenizer.from_pretrained(llama),
-    )  # fmt: skip
-    assert again.finished == ("one", "two")
+    given = {
+        "method": "mr_lora",
+        "options": {"selector": {"kind": "mllm", "steps": 2}},
+        "replay": {"capacity_per_task": 2},
+        "tokenizer": AutoTokenizer.from_pretrained(llama),
+    }
+    out = tmp_path / "run"
+    with mock.patch("cl_plugins.report.write_report"):
+        made = learner(llama, out, **given)
+        for name in WORDS:
+            with made.task(name) as task:
+                train(task, llama, name, steps=1)
+        assert set(made.evaluate()) == {"one", "two"}
+        made.finish()
+    assert "train:two:router" in steps(out)
+    assert collect(out, verify=True)["damaged"] == []
+    assert len(kept_samples(out)) == 4
+    assert main(["replay", "purge", str(out), "--older-than", "0h"]) == 0
+    assert kept_samples(out) == []
+    assert learner(llama, out, **given).finished == ("one", "two")
+    assert collect(out, verify=True)["damaged"] == []
 
 
 def test_what_cannot_be_is_refused(llama, tmp_path):
