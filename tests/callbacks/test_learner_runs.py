@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from cl_plugins.callbacks import ContinualLearner, ContinualTrainerMixin
 from cl_plugins.cli import main
 from cl_plugins.evaluation.results import read_results
 from cl_plugins.generation.backend import ModelBackend
+from cl_plugins.run.deletion import kept_samples
 from cl_plugins.run.status import collect
 from cl_plugins.streams import Task
 
@@ -48,7 +51,7 @@ def learner(llama, directory, method="seqlora", rank=4, **given):
     return ContinualLearner(model, method, directory, lora, **{"tasks": TASKS, "tests": TESTS, **given})
 
 
-def train(task, llama, name, steps=4, rate=3e-2):
+def train(task, llama, name, steps=12, rate=1e-2):
     tokenizer = AutoTokenizer.from_pretrained(llama)
     rows = []
     for row in TESTS[name]:
@@ -68,8 +71,13 @@ def train(task, llama, name, steps=4, rate=3e-2):
         ).train()  # fmt: skip
 
 
-def script(llama, directory, **given):
-    """What a user's script does, from its first line to its last."""
+def script(llama, directory, *, pages=False, **given):
+    """What a user's script does, from its first line to its last; without pages and pictures, which take their time."""
+    with nullcontext() if pages else mock.patch("cl_plugins.report.write_report"):
+        return whole_script(llama, directory, **given)
+
+
+def whole_script(llama, directory, **given):
     made = learner(llama, directory, **given)
     made.evaluate(batch_size=2)
     for name in WORDS:
@@ -85,7 +93,7 @@ def script(llama, directory, **given):
 def whole(llama, tmp_path_factory):
     """A directory of a script that nothing has stopped."""
     directory = tmp_path_factory.mktemp("led") / "whole"
-    script(llama, directory)
+    script(llama, directory, pages=True)
     return directory
 
 
@@ -119,7 +127,7 @@ def test_the_directory_is_that_of_a_run(whole):
     record = load(whole, "run.json")
     assert record["recipe"]["lora_rank"] == 4
     assert record["recipe"]["cl"]["method"] == {"name": "seqlora"}
-    assert [task["overrides"]["learning_rate"] for task in record["stream"]["tasks"]] == [3e-2, 3e-2]
+    assert [task["overrides"]["learning_rate"] for task in record["stream"]["tasks"]] == [1e-2, 1e-2]
     assert record["stream"]["tasks"][0]["overrides"]["train_samples"] == 3
 
 
@@ -149,7 +157,9 @@ def test_the_commands_take_it(whole, llama, tmp_path, capsys):
     other = tmp_path / "other"
     script(llama, other, seed=7)
     assert main(["compare", str(whole), str(other), "--out", str(tmp_path / "compared")]) == 0
-    assert "2 runs" in capsys.readouterr().out
+    text = (tmp_path / "compared" / "compare.md").read_text()
+    assert text.startswith("# Comparison on python\n\n2 runs")
+    assert "| seqlora | 2 |" in text  # repetitions of one recipe
     assert main(["status", str(whole), "--verify"]) == 0
     assert main(["report", str(other)]) == 0
     assert main(["export", str(whole), "--to", "merged", "--dtype", "fp32", "--out", str(tmp_path / "merged")]) == 0
@@ -353,22 +363,27 @@ def test_what_a_function_returns_is_checked(llama, tmp_path, found):
 
 
 def test_replay_and_several_trainings_are_noted(llama, tmp_path):
-    made = learner(
-        llama, tmp_path / "run", method="mr_lora", options={"selector": {"kind": "mllm", "steps": 2}},
-        replay={"capacity_per_task": 2}, tokenizer=AutoTokenizer.from_pretrained(llama),
-    )  # fmt: skip
-    for name in WORDS:
-        with made.task(name) as task:
-            train(task, llama, name, steps=1)
-    assert set(made.evaluate()) == {"one", "two"}
-    made.finish()
-    assert "train:two:router" in steps(tmp_path / "run")
-    assert collect(tmp_path / "run", verify=True)["damaged"] == []
-    again = learner(
-        llama, tmp_path / "run", method="mr_lora", options={"selector": {"kind": "mllm", "steps": 2}},
-        replay={"capacity_per_task": 2}, tokenizer=AutoTokenizer.from_pretrained(llama),
-    )  # fmt: skip
-    assert again.finished == ("one", "two")
+    given = {
+        "method": "mr_lora",
+        "options": {"selector": {"kind": "mllm", "steps": 2}},
+        "replay": {"capacity_per_task": 2},
+        "tokenizer": AutoTokenizer.from_pretrained(llama),
+    }
+    out = tmp_path / "run"
+    with mock.patch("cl_plugins.report.write_report"):
+        made = learner(llama, out, **given)
+        for name in WORDS:
+            with made.task(name) as task:
+                train(task, llama, name, steps=1)
+        assert set(made.evaluate()) == {"one", "two"}
+        made.finish()
+    assert "train:two:router" in steps(out)
+    assert collect(out, verify=True)["damaged"] == []
+    assert len(kept_samples(out)) == 4
+    assert main(["replay", "purge", str(out), "--older-than", "0h"]) == 0
+    assert kept_samples(out) == []
+    assert learner(llama, out, **given).finished == ("one", "two")
+    assert collect(out, verify=True)["damaged"] == []
 
 
 def test_what_cannot_be_is_refused(llama, tmp_path):

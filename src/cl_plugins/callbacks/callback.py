@@ -104,7 +104,8 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         self.phase = Phase()
         self.stream = "python"
         self.run: LearnerRun | None = None  # what notes the steps of a task, see `ContinualLearner`
-        self._steps, self._samples, self._arguments = 0, None, None
+        self._steps, self._arguments = 0, None
+        self._samples: int | None = None
         self._training: TaskTraining | None = None
         self.finished = False
         learned = self.carry.tasks if self.carry is not None else ()

@@ -52,17 +52,6 @@ class LearnerTask:
         self.terms = callback.bind(model, seed)
         self._last: ContinualCallback = callback
 
-    def _check_without_tasks(self, given: Mapping[str, Any]) -> None:
-        """What makes no sense in a directory that is no run."""
-        if (self.directory / "run.json").exists():
-            what, fix = "is the directory of a run of a recipe.", "Choose another directory."
-            if is_led(read_record(self.directory)["recipe"]):
-                what, fix = "was made by a learner with `tasks`.", "Give `tasks` (and `tests`) as before."
-            raise RunStateError(Problem(str(self.directory), what, fix))
-        what = "is given without `tasks`, which make the directory a run."
-        if names := [name for name, value in given.items() if value is not None]:
-            raise RecipeError([Problem(name, what, "Name the tasks: `tasks=[...]`.") for name in names])
-
     @property
     def finished(self) -> bool:
         """Whether all trainings of the task have ended."""
@@ -201,6 +190,17 @@ class ContinualLearner:
             what = f"holds a carry of '{carry.method}' on {carry.base.get('name')!r}."
             fix = "Use the same method and base, or another directory."
             raise RunStateError(Problem(str(self.directory), what, fix))
+
+    def _check_without_tasks(self, given: Mapping[str, Any]) -> None:
+        """What makes no sense in a directory that is no run."""
+        if (self.directory / "run.json").exists():
+            what, fix = "is the directory of a run of a recipe.", "Choose another directory."
+            if is_led(read_record(self.directory)["recipe"]):
+                what, fix = "was made by a learner with `tasks`.", "Give `tasks` (and `tests`) as before."
+            raise RunStateError(Problem(str(self.directory), what, fix))
+        what = "is given without `tasks`, which make the directory a run."
+        if names := [name for name, value in given.items() if value is not None]:
+            raise RecipeError([Problem(name, what, "Name the tasks: `tasks=[...]`.") for name in names])
 
     @property
     def finished(self) -> tuple[str, ...]:

@@ -103,8 +103,8 @@ class LearnerRun(Runner):
     def _arguments(self) -> dict[str, dict[str, Any]]:
         """Task -> arguments of its training, for every finished training."""
         entries = Journal(self._root).entries
-        found = {key.split(":")[1]: e.details.get("arguments") for key, e in entries.items() if key.count(":") == 1}
-        return {task: dict(given) for task, given in found.items() if isinstance(given, Mapping)}
+        own = {key.split(":")[1]: e for key, e in entries.items() if key.startswith("train:") and key.count(":") == 1}
+        return {task: dict(entry.details.get("arguments") or {}) for task, entry in own.items()}
 
     def _write_arguments(self, record: dict[str, Any], given: Mapping[str, Mapping[str, Any]]) -> None:
         tasks = record["stream"]["tasks"]

@@ -106,8 +106,14 @@ def _stream(tasks: Stream | Sequence[str | Task], tests: Mapping[str, Test], pro
         except RecipeError as error:
             problems += error.problems
         test = (f"{task.name}/{TEST}",) if task.name in tests else ()
-        own = {"train": (f"{task.name}/{TRAIN}",), "test": test, "valid": (), "overrides": {}, "defaults": {}}
-        found.append(dataclasses.replace(task, **own))  # type: ignore[arg-type]
+        own: dict[str, Any] = {
+            "train": (f"{task.name}/{TRAIN}",),
+            "test": test,
+            "valid": (),
+            "overrides": {},
+            "defaults": {},
+        }
+        found.append(dataclasses.replace(task, **own))
     stream = Stream(name=tasks.name if isinstance(tasks, Stream) else STREAM, tasks=tuple(found))
     if not problems:
         problems += [

@@ -279,7 +279,7 @@ class FunctionBackend:
         from ..adapters.modes import looking
 
         for position, numbers in enumerate(batches):
-            places: list[Mapping[str, Any]] = [dict(items[i].media) for i in numbers]  # type: ignore[call-overload]
+            places = [items[i].feature for i in numbers]
             task = str(places[0]["task"])
             rows = [self._rows(task)[int(place["row"])].raw for place in places]
             with looking(self._model):
