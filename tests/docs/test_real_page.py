@@ -21,7 +21,9 @@ def tables() -> list[str]:
 @pytest.mark.parametrize("name", tables())
 def test_the_page_shows_the_whole_table_of_methods(name: str) -> None:
     text = (RESULTS / name / "compare.md").read_text(encoding="utf-8")
-    rows = [line for line in text.partition("## Methods")[2].partition("\n## ")[0].splitlines() if line.startswith("|")]
+    rows = [
+        line for line in text.partition("## Methods")[2].partition("\n## ")[0].splitlines() if line.startswith("|")
+    ]
     assert len(rows) > 2
     assert [row for row in rows if row not in PAGE] == []
 

@@ -34,7 +34,7 @@ def started(command, final, folder, first, **variables):
     environment = {**os.environ, **{name: port if value == "PORT" else value for name, value in variables.items()}}
     words = [sys.executable, "-m", "llamafactory.cli", command, str(folder / "serve.yaml")]
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen(words, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, cwd=folder)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120, trust_env=False) as client:
             _wait(client, process, folder / "log", first)

@@ -199,7 +199,7 @@ def _line(sample: Mapping[str, Any], task: str, score: float | None) -> dict[str
     """One answer as predictions have it."""
     answers = sample.get("filtered_resps")
     first = answers[0] if isinstance(answers, list | tuple) and len(answers) == 1 else answers
-    found = {
+    found: dict[str, Any] = {
         "id": f"{task}/{sample['doc_id']}",
         "prompt": _prompt(sample.get("arguments")),
         "prediction": first if isinstance(first, str) else dump(_plain(first)),

@@ -6,7 +6,7 @@ import string
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ....base.errors import Problem
 from ....evaluation.scorers.options import parse_reference
@@ -87,7 +87,7 @@ class _Trace(Converter):
             prompt: The prompt.
             answer: The answer.
         """
-        extra = {"options": list(self.options)} if self.options else {}
+        extra: dict[str, Any] = {"options": list(self.options)} if self.options else {}
         if split == "test" and self.options and isinstance(answer, str):
             if parse_reference(answer.strip(), self.options) is None:
                 return Drop(name, "reference names no option", f"{answer!r:.80}")
