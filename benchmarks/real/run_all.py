@@ -13,8 +13,8 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import shutil
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -119,7 +119,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DataError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    start = time.monotonic()
     good = [job for job in wanted if run(job, options.extra)]
     out = options.out / benchmark.name
     code = compare(good, out) if good else 1
@@ -127,10 +126,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "machine": f"{platform.system()} {platform.machine()}, {os.environ.get('OMP_NUM_THREADS', 'all')} threads a process",
         "versions": {package: version(package) for package in VERSIONS},
         "runs": [job.output_dir.name for job in good],
-        "seconds_of_this_call": round(time.monotonic() - start),
     }
     if good:
         write_json(out / "facts.json", facts)
+        for job in good:
+            (out / "matrices").mkdir(exist_ok=True)
+            shutil.copyfile(job.output_dir / "matrix.json", out / "matrices" / f"{job.output_dir.name}.json")
     return 1 if len(good) < len(wanted) or code else 0
 
 

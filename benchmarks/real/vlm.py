@@ -179,7 +179,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--wheels", type=Path, default=WHEELS, help="folder of wheels (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=240, help="of the projector's training (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=8, help="examples a step (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=4, help="examples a step (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     import torch

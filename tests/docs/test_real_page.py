@@ -34,3 +34,10 @@ def test_the_page_states_the_sizes_that_the_results_were_made_with(name: str) ->
     for key, unit in (("train", "training samples"), ("test", "test items"), ("words", "words")):
         if key in facts:
             assert f"{facts[key]} {unit}" in PAGE
+
+
+def test_the_page_shows_the_matrix_of_the_run() -> None:
+    matrix = json.loads((RESULTS / "text" / "matrices" / "seqlora_seed0.json").read_text(encoding="utf-8"))
+    for task, row in zip(matrix["tasks"], matrix["scores"], strict=True):
+        cells = " | ".join("" if value is None else f"{value:.1f}" for value in row)
+        assert f"| {task} | {cells} |" in PAGE

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from ....base.errors import Problem
 from ....evaluation.scorers.options import parse_reference
-from ..contract import Context, Converter, Drop, Record, Setting, Source, Unit, chunked
+from ..contract import Context, Converter, Drop, Record, Setting, Source, Turn, Unit, chunked
 from ..readers import json_records
 from .words import first_folder, last_words, words_problem, words_setting
 
@@ -91,7 +91,7 @@ class _Trace(Converter):
         if split == "test" and self.options and isinstance(answer, str):
             if parse_reference(answer.strip(), self.options) is None:
                 return Drop(name, "reference names no option", f"{answer!r:.80}")
-        return Record.ask(name, prompt, answer, **extra)
+        return Record(name, (Turn(prompt, answer),), extra=extra)
 
     def remarks(self, split: str) -> list[str]:
         """Whether prompts were shortened, and whether there is a validation set."""
