@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import tiny
-from conftest import ROUTED, RUNS, TASKS, TOKENS, request, streamed
+from apart import TASKS
+from served_models import ROUTED, RUNS, TOKENS, request, streamed
 
 from cl_plugins.base.errors import RecipeError, RunStateError
 

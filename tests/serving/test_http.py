@@ -1,4 +1,4 @@
-"""``llamafactory-cli api``: real HTTP requests to a process of its own."""
+"""``llamafactory-cli api`` and ``webchat``: real HTTP requests to a process of its own."""
 
 from __future__ import annotations
 
@@ -13,35 +13,49 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
-from conftest import request, streamed
+from served_models import request, streamed
 
 
 @contextmanager
-def served(final, folder):
-    """The API in a process of its own, as a user starts it."""
+def started(command, final, folder, first, **variables):
+    """A server in a process of its own, as a user starts it.
+
+    Args:
+        command: Of `llamafactory-cli`.
+        final: The finished model.
+        folder: Where recipe and log go.
+        first: A path that answers when the server is ready.
+        variables: Its environment; ``PORT`` stands for a free port.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    (folder / "api.yaml").write_text(f"cl: {{model: {json.dumps(str(final))}}}\n")
-    environment = {
-        **os.environ, "API_HOST": "127.0.0.1", "API_PORT": str(port), "API_VERBOSE": "0", "MAX_CONCURRENT": "4",
-    }  # fmt: skip
-    command = [sys.executable, "-m", "llamafactory.cli", "api", str(folder / "api.yaml")]
+        port = str(free.getsockname()[1])
+    (folder / "serve.yaml").write_text(f"cl: {{model: {json.dumps(str(final))}}}\ndo_sample: false\n")
+    environment = {**os.environ, **{name: port if value == "PORT" else value for name, value in variables.items()}}
+    words = [sys.executable, "-m", "llamafactory.cli", command, str(folder / "serve.yaml")]
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(words, env=environment, stdout=log, stderr=log)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120, trust_env=False) as client:
-            _wait(client, process, folder / "log")
+            _wait(client, process, folder / "log", first)
             yield client
     finally:
         process.terminate()
         process.wait()
 
 
-def _wait(client, process, log):
+def served(final, folder):
+    """The API."""
+    return started(
+        "api", final, folder, "/v1/models",
+        API_HOST="127.0.0.1", API_PORT="PORT", API_VERBOSE="0", MAX_CONCURRENT="4",
+    )  # fmt: skip
+
+
+def _wait(client, process, log, first):
     for _ in range(1200):
         try:
-            client.get("/v1/models")
+            client.get(first)
             return
         except httpx.TransportError:
             assert process.poll() is None, log.read_text()[-3000:]
@@ -69,3 +83,27 @@ def test_real_requests(finished, tmp_path, name):
         with ThreadPoolExecutor(8) as pool:
             assert list(pool.map(whole, run.items)) == wanted
             assert list(pool.map(parts, run.items)) == wanted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["routed by row", "routed, prompts of tasks"])
+def test_the_page_of_webchat(finished, tmp_path, monkeypatch, name):
+    """Its own functions, called as the page calls them: a question is appended, the answer arrives in parts."""
+    from gradio_client import Client, handle_file
+
+    run = finished(name)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    variables = {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": "PORT", "GRADIO_ANALYTICS_ENABLED": "False"}
+    with started("webchat", run.final, tmp_path, "/config", BROWSER="true", **variables) as server:
+        for item in run.items[:4]:  # with and without a picture
+            page = Client(str(server.base_url), verbose=False)
+            asked, _ = page.predict([], "user", item.question.replace("<image>", ""), True, api_name="/append")
+            picture = None if item.picture is None else handle_file(str(item.picture))
+            job = page.submit(
+                asked, "en", "", "", picture, None, None, 8, 0.7, 0.95, True, True, False, api_name="/stream"
+            )  # fmt: skip
+            job.result()
+            parts = [part[-1]["content"] for part in job.outputs()]
+            assert parts[-1].strip().startswith(item.answer.strip())
+            assert len(parts) > 1
+            page.close()

@@ -10,7 +10,8 @@ import sys
 import pytest
 import tiny
 import torch
-from conftest import ROUTED, RUNS, TASKS, answers, manifest
+from apart import TASKS
+from served_models import ROUTED, RUNS, answers, manifest
 
 import cl_plugins
 from cl_plugins.base.errors import RecipeError, RunStateError

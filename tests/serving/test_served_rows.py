@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import ROUTED, answers
+from served_models import ROUTED, answers
 
 import cl_plugins
 
