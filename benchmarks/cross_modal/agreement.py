@@ -4,7 +4,7 @@ Each signal is one of ``--symbols`` waves in noise, and the label is whether bot
 says anything about it. The encoders are frozen transformers with random weights. Compared are concatenation (projections and
 fusion only, `adapters: none`) and both forms of adapters, all trained alike, over several seeds.
 
-    python benchmarks/cross_modal/agreement.py --out benchmarks/cross_modal/results
+    python -m benchmarks.cross_modal.agreement --out benchmarks/cross_modal/results
 
 writes ``agreement.json`` and ``agreement.md``.
 """

@@ -111,7 +111,10 @@ class CrossModalClassifier(PreTrainedModel):
             labels: Names of the classes.
             **options: As for `CrossModalConfig`.
         """
-        about = {name: {"config": plain_config(encoder.config)} for name, encoder in encoders.items()}  # type: ignore[arg-type]
+        about = {}
+        for name, encoder in encoders.items():
+            own: Any = encoder.config
+            about[name] = {"config": plain_config(own)}
         return cls(CrossModalConfig(encoders=about, labels=labels, **options), encoders)
 
     @classmethod

@@ -196,5 +196,6 @@ def plain_classifier(model: Module) -> CrossModalClassifier:
     with torch.random.fork_rng():
         plain = CrossModalClassifier(config)
     state = {k: v[:count] if k in HEAD else v for k, v in source.state_dict().items()}
-    plain.to(source.dtype).load_state_dict(state)  # an export may be in a 16-bit type
+    placed: Any = plain
+    placed.to(source.dtype).load_state_dict(state)  # an export may be in a 16-bit type
     return plain.eval()
