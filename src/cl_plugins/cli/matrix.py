@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..base.errors import Problem, RecipeError
 
@@ -103,7 +104,7 @@ def _import(args: argparse.Namespace) -> None:
     """
     from ..run.importing import import_matrix, import_results
 
-    common = {
+    common: dict[str, Any] = {
         "method": args.method,
         "stream": args.stream,
         "items": _counts(by_task(args.items)),
