@@ -391,7 +391,7 @@ def test_fsdp_that_accelerate_asked_for(llama, monkeypatch):
 def test_the_directory_of_a_run_is_not_a_learners(stream, tmp_path):
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "run.json").write_text("{}")
-    with pytest.raises(RunStateError, match="directory of a run"):
+    with pytest.raises(RunStateError, match="directory of a run of a recipe"):
         stream()
 
 

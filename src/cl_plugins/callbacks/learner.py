@@ -195,7 +195,7 @@ class ContinualLearner:
         """What makes no sense in a directory that is no run."""
         if (self.directory / "run.json").exists():
             what, fix = "is the directory of a run of a recipe.", "Choose another directory."
-            if is_led(read_record(self.directory)["recipe"]):
+            if _is_led(self.directory):
                 what, fix = "was made by a learner with `tasks`.", "Give `tasks` (and `tests`) as before."
             raise RunStateError(Problem(str(self.directory), what, fix))
         what = "is given without `tasks`, which make the directory a run."
@@ -307,3 +307,11 @@ class ContinualLearner:
         by_task = self.method.answers == "by_task"
         route = self.method.route(carry, task) if task is not None and by_task else None
         return self.method.restore(self.base, carry, route)
+
+
+def _is_led(directory: Path) -> bool:
+    """Whether a script has made the run of a directory; a damaged record says nothing."""
+    try:
+        return is_led(read_record(directory)["recipe"])
+    except RunStateError:
+        return False
