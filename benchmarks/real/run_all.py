@@ -96,8 +96,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--texts", type=Path, default=DATA / "texts", help="LFPT5's clone (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default: %(default)s)")
     parser.add_argument("--list", action="store_true", help="print the commands and run nothing")
-    parser.add_argument("extra", nargs="*", metavar="key=value", help="more overrides, given after `--`")
-    options = parser.parse_args(argv)
+    parser.epilog = "More overrides key=value are given after `--`."
+    words = list(sys.argv[1:] if argv is None else argv)
+    cut = words.index("--") if "--" in words else len(words)
+    options = parser.parse_args(words[:cut])
+    options.extra = words[cut + 1 :]
     benchmark = BENCHMARKS[options.benchmark]
     wrong = sorted({*(options.methods or ())} - {*benchmark.methods})
     if wrong:

@@ -50,4 +50,4 @@ def test_a_page_leads_from_installation_to_the_table(stream: str) -> None:
 
 def test_no_benchmark_without_a_page() -> None:
     folders = {path.name for path in (ROOT / "examples" / "yaml").iterdir() if path.is_dir()}
-    assert folders - {"demo", "cross_modal"} == set(PAGES)  # made-up data
+    assert folders - {"demo", "probes", "cross_modal"} == set(PAGES)  # made-up data
