@@ -131,7 +131,7 @@ def test_the_page_has_every_key_of_the_block():
     for field in fields(CLBlock):
         assert f"`cl.{field.name}" in page
     for field in fields(EvalConfig):
-        assert f"`cl.eval.{field.name}`" in page
+        assert f"`cl.eval.{field.name}" in page
     for field in fields(Stream):
         assert f"`cl.stream.{field.name}" in page
     for field in fields(Task):
