@@ -68,7 +68,7 @@ def open_pictures():
 
 
 @pytest.mark.parametrize("kept", ["paths", "bytes"])
-def test_no_picture_is_in_memory_before_its_batch(kept, as_paths, as_bytes, session_of, monkeypatch):
+def test_pictures_are_in_memory_for_their_batch_and_the_next_one(kept, as_paths, as_bytes, session_of, monkeypatch):
     session = session_of({"paths": as_paths, "bytes": as_bytes}[kept])
     before = open_pictures()
     items = load(session)
@@ -92,7 +92,8 @@ def test_no_picture_is_in_memory_before_its_batch(kept, as_paths, as_bytes, sess
         media_token_ids=media_token_ids(session.template, session.tokenizer),
         on_batch=lambda position, texts: seen.append(len(asked)),
     )  # fmt: skip
-    assert seen == [4, 8, 12]
+    assert all(4 * answered <= count <= 4 * (answered + 1) for answered, count in enumerate(seen, start=1))
+    assert len(asked) == len(items) == 12
     assert open_pictures() == before
 
 
