@@ -12,6 +12,8 @@ import tiny
 from fork_server import Ended
 from method_cases import CASES
 
+from cl_plugins.replay.store import CANDIDATES, TENSORS
+
 
 TASKS = ("one", "two")
 SAVE_STEPS, MAX_STEPS = 2, 5
@@ -110,7 +112,8 @@ def _plain(entry: dict) -> tuple:
 
 def settled(entry: dict) -> dict:
     """An entry without what consolidation takes out of it: the samples of a task that may stay, and its checksum."""
-    artefacts = {n: record for n, record in entry["artefacts"].items() if not n.endswith("/replay.json")}
+    samples = re.compile(rf".*/({re.escape(CANDIDATES)}|{re.escape(TENSORS)}[^/]*\.safetensors)")
+    artefacts = {n: record for n, record in entry["artefacts"].items() if not samples.fullmatch(n)}
     return {**entry, "artefacts": artefacts, "checksum": None}
 
 
