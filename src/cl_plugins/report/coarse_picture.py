@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import style
+from .heat_map import HIGH, LOW, frame, heat_colours, row_names
 from .run_data import Run
 
 
@@ -25,10 +26,8 @@ def matrix(run: Run) -> Figure:
     Args:
         run: A run with a measured cell.
     """
-    from .matrix_picture import HIGH, LOW, colour_bar, heat_colours
-
     tasks = style.names(run.tasks)
-    labels = [row.label if row.trained is None else tasks[row.trained] for row in run.rows]
+    labels = row_names(run, tasks)
     cell = min(CELL, LARGEST / max(len(tasks), len(labels)))
     width, height = cell * len(tasks), cell * len(labels)
     figure = style.new_figure(width + 2.0, height + 1.8)
@@ -38,15 +37,8 @@ def matrix(run: Run) -> Figure:
     scores = [[float("nan") if one.score is None else one.score for one in row.cells] for row in run.rows]
     colours = heat_colours()
     axes.imshow(scores, cmap=colours, vmin=LOW, vmax=HIGH, aspect="auto", interpolation="nearest")
+    frame(figure, axes, run, colours)
     _name(axes, tasks, labels)
-    axes.set_xlabel("score on", labelpad=8, fontweight="bold")
-    if run.joint is None:
-        words = "trained on alone" if run.independent else "after training on"
-        axes.set_ylabel(words, labelpad=8, fontweight="bold")
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    colour_bar(figure, axes, colours)
-    axes.set_title(style.title(run.method, run.stream), pad=14, fontsize=11)
     return figure
 
 
@@ -55,8 +47,6 @@ def _name(axes: Axes, tasks: list[str], labels: list[str]) -> None:
     columns, rows = _some(len(tasks)), _some(len(labels))
     axes.set_xticks(columns, [tasks[i] for i in columns])
     axes.set_yticks(rows, [labels[i] for i in rows])
-    axes.xaxis.tick_top()
-    axes.xaxis.set_label_position("top")
     axes.tick_params(length=2, pad=3, labelsize=7, color=style.theme().soft)
     for tick in axes.get_xticklabels():
         tick.set(rotation=55, ha="left", va="bottom", rotation_mode="anchor")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import style
 from .choices import Confusion
-from .matrix_picture import colour_bar, heat_colours, ink_on
+from .heat_map import colour_bar, heat_colours, ink_on
 from .run_data import Run
 from .text import number
 

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import coarse_picture, scores, style
+from .heat_map import HIGH, LOW, frame, heat_colours, ink_on, row_names
 from .run_data import Cell, Run
 from .text import MISSING, number, wrap
 
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Every matrix uses the same scale, so that two pictures side by side can be compared.
-LOW, HIGH = 0.0, 100.0
 ZERO_SHOT_GAP = 0.28
 
 
@@ -68,10 +67,9 @@ def _draw(run: Run) -> Figure:
             )
     axes.set_xlim(-0.5, count - 0.5)
     axes.set_ylim(bottom, -0.5)
-    axes.set_yticks(places, [_row_name(run, index, tasks) for index in range(len(run.rows))])
+    axes.set_yticks(places, row_names(run, tasks))
     axes.set_xticks(range(count), tasks)
-    axes.xaxis.tick_top()
-    axes.xaxis.set_label_position("top")
+    frame(figure, axes, run, colours)
     axes.tick_params(length=0, pad=5)
     if slanted:
         for tick in axes.get_xticklabels():
@@ -87,15 +85,6 @@ def _draw(run: Run) -> Figure:
             fontsize=6 if small else 7,
             linespacing=1.25,
         )
-    axes.set_xlabel("score on", labelpad=8, fontweight="bold")
-    if run.joint is None:
-        axes.set_ylabel(
-            "after training on" if not run.independent else "trained on alone", labelpad=8, fontweight="bold"
-        )
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    colour_bar(figure, axes, colours)
-    axes.set_title(style.title(run.method, run.stream), pad=14, fontsize=11)
     note = scores.mark_note(cell for row in run.rows for cell in row.cells)
     if note:
         below = bottom + (0.62 if small else 0.72) + (0.2 if run.limits else 0)
@@ -112,12 +101,6 @@ def _places(run: Run) -> list[float]:
     """The height of each row, from the top; a gap sets the zero-shot row apart."""
     gap = ZERO_SHOT_GAP if run.zero_shot is not None and len(run.rows) > 1 else 0.0
     return [index + (gap if index else 0.0) for index in range(len(run.rows))]
-
-
-def _row_name(run: Run, index: int, tasks: list[str]) -> str:
-    """The label of a row: the task as its column has it, or the label of a row without a task."""
-    row = run.rows[index]
-    return row.label if row.trained is None else tasks[row.trained]
 
 
 def _detail(run: Run, task: str) -> str:
@@ -153,36 +136,3 @@ def _draw_cell(axes: Axes, colours: Any, cell: Cell, column: int, place: float, 
     if show_interval and cell.interval is not None:
         ends = f"{number(cell.interval[0], 1)} to {number(cell.interval[1], 1)}"
         axes.text(column, place + 0.22, ends, ha="center", va="center", color=ink, fontsize=6.5)
-
-
-def colour_bar(figure: Any, axes: Axes, colours: Any) -> None:
-    """The colour scale at the right."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    box = axes.get_position()
-    inch = 1 / figure.get_figwidth()
-    bar = figure.add_axes((box.x1 + 0.15 * inch, box.y0, 0.11 * inch, box.height))
-    scale = figure.colorbar(ScalarMappable(Normalize(LOW, HIGH), colours), cax=bar)
-    scale.outline.set_visible(False)
-    scale.set_ticks([0, 25, 50, 75, 100])
-    scale.ax.tick_params(length=2, labelsize=7)
-
-
-def heat_colours() -> Any:
-    """A single-hue sequential map: readable with every kind of colour vision and in grey print."""
-    from matplotlib.colors import LinearSegmentedColormap
-
-    return LinearSegmentedColormap.from_list("heat", list(style.theme().heat))
-
-
-def ink_on(colour: tuple[float, ...]) -> str:
-    """White or near-black, whichever is read better on a colour."""
-    # Where both are read equally well (a contrast of 4.4 to 1), by WCAG's formula.
-    return "white" if _luminance(colour) < 0.19 else style.LIGHT.ink
-
-
-def _luminance(colour: tuple[float, ...]) -> float:
-    """Relative luminance (WCAG 2) of an sRGB colour."""
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour[:3]]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
