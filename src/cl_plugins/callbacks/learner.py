@@ -15,6 +15,7 @@ from ..base import ranks
 from ..base.errors import CompatibilityError, Problem, RecipeError, RunStateError
 from ..base.files import remove_leftovers
 from ..base.lock import RunLock
+from ..contract.host import has_learner
 from ..contract.phase import Phase
 from ..replay.keeping import remove_candidates
 from ..replay.trainers import replay_config
@@ -25,7 +26,6 @@ from .callback import ContinualCallback, PhaseCallback, make_method, read_carry
 from .places import warn_of_tower
 from .prompts import tokenizer_of
 from .recording import open_run
-from .settings import is_led
 
 
 if TYPE_CHECKING:
@@ -312,6 +312,6 @@ class ContinualLearner:
 def _is_led(directory: Path) -> bool:
     """Whether a script has made the run of a directory; a damaged record says nothing."""
     try:
-        return is_led(read_record(directory)["recipe"])
+        return has_learner(read_record(directory)["recipe"])
     except RunStateError:
         return False

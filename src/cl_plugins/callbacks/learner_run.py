@@ -15,6 +15,7 @@ from ..base.files import artefact
 from ..base.lock import RunLock
 from ..base.logs import logger, set_up
 from ..config import CLConfig, Recipe
+from ..contract.host import has_learner
 from ..records.run import RUN, read_run, write_run
 from ..replay.keeping import candidate_files
 from ..run import prepare
@@ -27,7 +28,7 @@ from ..run.reading import read_data
 from ..run.reopen import read_record
 from ..run.runner import Runner
 from .rows import scored_by
-from .settings import is_led, training_keys
+from .settings import training_keys
 
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class LearnerRun(Runner):
         if not (self._root / RUN).exists():
             return
         record = read_record(self._root)
-        if not is_led(record["recipe"]):
+        if not has_learner(record["recipe"]):
             what = "is the directory of a run of a recipe."
             raise RunStateError(Problem(str(self._root), what, "Choose another directory."))
         self._write_arguments(record, self._arguments())

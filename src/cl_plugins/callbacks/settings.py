@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..contract.host import LEARNER
+
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
 
-#: The key that says that a script has made the run, and not a recipe.
-LEARNER = "learner"
 #: Key of a recipe -> field of `peft.LoraConfig`.
 _LORA = {
     "lora_rank": "r",
@@ -40,11 +40,6 @@ _TRAINING = (
 _ALWAYS = frozenset(
     "learning_rate lr_scheduler_type num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps".split()
 )
-
-
-def is_led(keys: Mapping[str, Any]) -> bool:
-    """Whether the keys of a run are those of a script with a `ContinualLearner`."""
-    return LEARNER in keys
 
 
 def learner_keys(model: Any, lora: LoraConfig | None, directory: Path, seed: int) -> dict[str, Any]:

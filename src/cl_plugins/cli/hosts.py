@@ -18,24 +18,19 @@ def host(keys: Mapping[str, Any] | None = None) -> Host:
     Args:
         keys: The recipe, or the host keys of a run; None for the host of language models.
     """
-    from ..contract.host import has_encoders
+    from ..contract.host import has_encoders, has_learner
 
     if keys is not None and has_encoders(keys):
         from ..encoders.host import EncoderHost
 
         return EncoderHost()
-    if keys is not None and is_learner(keys):
+    if keys is not None and has_learner(keys):
         from ..callbacks.host import LearnerHost
 
         return LearnerHost()
     from ..host.llama_factory import LlamaFactoryHost
 
     return LlamaFactoryHost()
-
-
-def is_learner(keys: Mapping[str, Any]) -> bool:
-    """Whether a script with a `ContinualLearner` has made a run, and no recipe."""
-    return "learner" in keys
 
 
 def run_here(recipe: Mapping[str, Any]) -> None:

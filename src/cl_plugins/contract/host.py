@@ -32,6 +32,15 @@ def has_encoders(keys: Mapping[str, Any]) -> bool:
     return ENCODERS in keys
 
 
+#: The key that says that a script has made a run, and no recipe.
+LEARNER = "learner"
+
+
+def has_learner(keys: Mapping[str, Any]) -> bool:
+    """Whether the keys of a run are those of a script with a `ContinualLearner`."""
+    return LEARNER in keys
+
+
 def encoders_name(models: Mapping[str, str]) -> str:
     """The name of a base that consists of encoders.
 

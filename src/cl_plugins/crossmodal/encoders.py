@@ -273,10 +273,8 @@ class BlockedEncoder(nn.Module):
         Args:
             inputs: The encoder's inputs; pixel values may be (rows, frames, channels, height, width).
         """
-        dtype, frames = (
-            next(self.encoder.parameters()).dtype,
-            1,
-        )  # of an export in a 16-bit type, not that of the inputs
+        frames = 1
+        dtype = next(self.encoder.parameters()).dtype  # of an export in a 16-bit type, not that of the inputs
         given = {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
         pixels = given.get("pixel_values")
         if pixels is not None and pixels.dim() == 5:

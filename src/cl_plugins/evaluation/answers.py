@@ -188,10 +188,15 @@ def _of_harness(value: Mapping[str, Any], where: str, problems: list[Problem]) -
         if reference is not None:
             problems.append(Problem(where, f"'doc_id' must be a string or a number, found {number!r}.", "Fix it."))
         return None
-    asked = value.get("arguments")
-    while isinstance(asked, dict | list) and asked:
-        asked = next(iter(asked.values())) if isinstance(asked, dict) else asked[0]
+    asked = first_argument(value.get("arguments"))
     return _Answer(where, str(number), asked if isinstance(asked, str) else "", one, reference, {})
+
+
+def first_argument(arguments: Any) -> Any:
+    """The first argument of the first request of a harness's sample, however it is wrapped."""
+    while isinstance(arguments, Mapping | list | tuple) and arguments:
+        arguments = next(iter(arguments.values())) if isinstance(arguments, Mapping) else arguments[0]
+    return arguments
 
 
 def _of_vlmeval(value: Mapping[str, Any], where: str, problems: list[Problem]) -> _Answer | None:

@@ -98,6 +98,11 @@ def write_answers(
     return artefacts, {"score": score.score, "n": score.n, "cut": score.cut, "dropped": score.dropped}
 
 
+def has_zero_shot(state: RunState, step: Step) -> bool:
+    """Whether a probe was answered before the first task, and this row is another one."""
+    return step.row != ZERO_SHOT and Step("probe", step.task, ZERO_SHOT).key in state.journal
+
+
 def with_drift(state: RunState, step: Step, items: Sequence[Item], score: TaskScore) -> TaskScore:
     """The score of a probe with its difference to the zero-shot answers, where these are there.
 
@@ -110,7 +115,7 @@ def with_drift(state: RunState, step: Step, items: Sequence[Item], score: TaskSc
     Returns:
         The score; ``extra`` has the difference and its interval (``drift``).
     """
-    if step.row == ZERO_SHOT or Step("probe", step.task, ZERO_SHOT).key not in state.journal:
+    if not has_zero_shot(state, step):
         return score
     folder = state.root / step.place / ZERO_SHOT
     before = read_predictions(folder / f"{step.task}.jsonl")

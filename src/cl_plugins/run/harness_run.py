@@ -11,22 +11,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Problem, RunStateError
+from ..evaluation.answers import first_argument
 from ..evaluation.drift import drift
 from ..evaluation.intervals import bootstrap_mean, wilson
 from ..evaluation.items import TaskScore
 from ..generation.generate import answering
 from ..records.record import dump
 from ..streams import Probe
-from .evaluate import write_answers
+from .evaluate import has_zero_shot, write_answers
 from .harness import calm, manager, reason
 from .plan import ZERO_SHOT, Step
+from .result_files import PERCENTAGES
 
 
 if TYPE_CHECKING:
     from .state import RunState
 
-#: Metrics that harnesses give from 0 to 100; all others are fractions.
-_PERCENTAGES = ("bleu", "chrf", "ter")
 _LONGEST = 1024  # tokens of an answer, where a task of lmms-eval does not say
 
 
@@ -66,7 +66,7 @@ def measure(state: RunState, step: Step, probe: Probe) -> tuple[dict[str, Any], 
 
 def _before(state: RunState, step: Step) -> TaskScore | None:
     """The zero-shot score, where this row is another one."""
-    if step.row == ZERO_SHOT or Step("probe", step.task, ZERO_SHOT).key not in state.journal:
+    if not has_zero_shot(state, step):
         return None
     return TaskScore.read(state.root / step.place / ZERO_SHOT / f"{step.task}.score.json")
 
@@ -158,7 +158,7 @@ def _percent(value: Any, metric: str, results: Mapping[str, Any], task: str, whe
     if better is False:
         raise RunStateError(Problem(where, f"measured {metric}, which is better when it is lower.", fix))
     number = float(value)
-    if not metric.startswith(_PERCENTAGES):
+    if not metric.startswith(PERCENTAGES):
         number *= 100
     if not math.isfinite(number) or not 0 <= number <= 100:
         raise RunStateError(Problem(where, f"measured {metric} = {value}, which is no score from 0 to 100.", fix))
@@ -171,14 +171,14 @@ def _samples(results: Mapping[str, Any], task: str, kept: str) -> list[tuple[str
     for name, samples in (results.get("samples") or {}).items():
         chosen = [sample for sample in samples if sample.get("filter", kept) == kept]
         for sample in sorted(chosen, key=lambda each: int(each["doc_id"])):
-            found.append((name if name != task else task, sample))
+            found.append((name, sample))
     return found
 
 
 def _item_scores(samples: Sequence[tuple[str, Mapping[str, Any]]], metric: str) -> list[float]:
     """Scores of the items, 0-100; empty where one of them has none."""
     values = [sample.get(metric) for _, sample in samples]
-    factor = 1.0 if metric.startswith(_PERCENTAGES) else 100.0
+    factor = 1.0 if metric.startswith(PERCENTAGES) else 100.0
     numbers = [factor * float(v) for v in values if isinstance(v, int | float | bool) and math.isfinite(v)]
     return numbers if len(numbers) == len(values) and all(0 <= each <= 100 for each in numbers) else []
 
@@ -190,7 +190,7 @@ def _interval(score: float, items: Sequence[float], deviation: Any, metric: str)
             return wilson(round(math.fsum(items) / 100), len(items)), "wilson"
         return bootstrap_mean(items), "bootstrap"
     if isinstance(deviation, int | float) and math.isfinite(deviation):
-        half = 1.96 * float(deviation) * (1.0 if metric.startswith(_PERCENTAGES) else 100.0)
+        half = 1.96 * float(deviation) * (1.0 if metric.startswith(PERCENTAGES) else 100.0)
         return (max(0.0, score - half), min(100.0, score + half)), "standard error of the harness"
     return (0.0, 100.0), "not known"
 
@@ -210,9 +210,7 @@ def _line(sample: Mapping[str, Any], task: str, score: float | None) -> dict[str
 
 def _prompt(arguments: Any) -> str:
     """The text of a question: the first argument of the first request, however it is wrapped."""
-    while isinstance(arguments, Mapping | list | tuple) and arguments:
-        arguments = next(iter(arguments.values())) if isinstance(arguments, Mapping) else arguments[0]
-    return str(arguments or "")
+    return str(first_argument(arguments) or "")
 
 
 def _plain(value: Any) -> Any:
