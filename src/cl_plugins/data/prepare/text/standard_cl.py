@@ -63,6 +63,11 @@ class _Classification(Converter):
     }
     notes = ("O-LoRA's dev.json is the same file as its test.json, so there is no validation set.",)
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.labels = tuple(cls.short)
+        cls.sources = _sources(cls.task, cls.kind, cls.csv_folder)
+
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._own = [self.raw] if self.raw.name == self.task else []
@@ -262,7 +267,6 @@ class DBpedia(_Classification):
     task = "dbpedia"
     csv_folder = "dbpedia_csv"
     train_rows = 14000
-    sources = _sources("dbpedia", "TC", "dbpedia_csv")
     short: ClassVar[Mapping[str, str]] = {
         "Company": "company",
         "Educational Institution": "educationalinstitution",
@@ -279,7 +283,6 @@ class DBpedia(_Classification):
         "Film": "film",
         "Written Work": "writtenwork",
     }
-    labels = tuple(short)
 
 
 class Amazon(_Classification):
@@ -289,7 +292,6 @@ class Amazon(_Classification):
     kind = "SC"
     csv_folder = "amazon_review_full_csv"
     train_rows = 5000
-    sources = _sources("amazon", "SC", "amazon_review_full_csv")
     short: ClassVar[Mapping[str, str]] = {
         "very negative": "terrible",
         "negative": "bad",
@@ -297,7 +299,6 @@ class Amazon(_Classification):
         "positive": "good",
         "very positive": "wonderful",
     }
-    labels = tuple(short)
 
 
 class Yahoo(_Classification):
@@ -306,7 +307,6 @@ class Yahoo(_Classification):
     task = "yahoo"
     csv_folder = "yahoo_answers_csv"
     train_rows = 10000
-    sources = _sources("yahoo", "TC", "yahoo_answers_csv")
     short: ClassVar[Mapping[str, str]] = {
         "Society & Culture": "society and culture",
         "Science & Mathematics": "science",
@@ -319,7 +319,6 @@ class Yahoo(_Classification):
         "Family & Relationships": "family and relationships",
         "Politics & Government": "politics and government",
     }
-    labels = tuple(short)
 
 
 class AGNews(_Classification):
@@ -328,11 +327,9 @@ class AGNews(_Classification):
     task = "agnews"
     csv_folder = "ag_news_csv"
     train_rows = 4000
-    sources = _sources("agnews", "TC", "ag_news_csv")
     short: ClassVar[Mapping[str, str]] = {
         "World": "world",
         "Sports": "sports",
         "Business": "business",
         "Science or Technology": "science",
     }
-    labels = tuple(short)

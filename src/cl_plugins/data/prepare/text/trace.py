@@ -24,16 +24,22 @@ class _Trace(Converter):
 
     Attributes:
         folder: The authors' name of its folder.
+        origin: What its texts were made from.
         options: The answers, where the task is a choice among the same few.
     """
 
     stream = "trace"
     folder: ClassVar[str]
+    origin: ClassVar[str]
     options: ClassVar[tuple[str, ...]] = ()
     columns: ClassVar[Mapping[str, type]] = {"options": list}
     settings: ClassVar[Mapping[str, Setting]] = {
         "max_words": words_setting("a prompt, from its end, since the authors truncate prompts on the left")
     }
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.sources = _sources(cls.folder, cls.origin)
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -120,7 +126,7 @@ class CStance(_Trace):
     task = "c_stance"
     folder = "C-STANCE"
     options = ("支持", "反对", "中立")
-    sources = _sources("C-STANCE", "C-STANCE")
+    origin = "C-STANCE"
 
 
 class FOMC(_Trace):
@@ -129,7 +135,7 @@ class FOMC(_Trace):
     task = "fomc"
     folder = "FOMC"
     options = ("dovish", "hawkish", "neutral")
-    sources = _sources("FOMC", "FOMC, Trillion Dollar Words")
+    origin = "FOMC, Trillion Dollar Words"
 
 
 class MeetingBank(_Trace):
@@ -137,7 +143,7 @@ class MeetingBank(_Trace):
 
     task = "meetingbank"
     folder = "MeetingBank"
-    sources = _sources("MeetingBank", "MeetingBank")
+    origin = "MeetingBank"
 
 
 class Py150(_Trace):
@@ -145,7 +151,7 @@ class Py150(_Trace):
 
     task = "py150"
     folder = "Py150"
-    sources = _sources("Py150", "Py150 as in CodeXGLUE")
+    origin = "Py150 as in CodeXGLUE"
 
 
 class ScienceQA(_Trace):
@@ -158,7 +164,7 @@ class ScienceQA(_Trace):
     task = "scienceqa"
     folder = "ScienceQA"
     columns: ClassVar[Mapping[str, type]] = {"answers": list}
-    sources = _sources("ScienceQA", "ScienceQA")
+    origin = "ScienceQA"
 
     def record(self, split: str, name: str, prompt: object, answer: object) -> Record | Drop:
         """One record; the letter is split off for test."""
@@ -175,7 +181,7 @@ class Commonsense(_Trace):
 
     task = "numglue_cm"
     folder = "NumGLUE-cm"
-    sources = _sources("NumGLUE-cm", "NumGLUE")
+    origin = "NumGLUE"
 
 
 class DomainSpecific(_Trace):
@@ -183,7 +189,7 @@ class DomainSpecific(_Trace):
 
     task = "numglue_ds"
     folder = "NumGLUE-ds"
-    sources = _sources("NumGLUE-ds", "NumGLUE")
+    origin = "NumGLUE"
 
 
 class Simplification(_Trace):
@@ -191,4 +197,4 @@ class Simplification(_Trace):
 
     task = "20minuten"
     folder = "20Minuten"
-    sources = _sources("20Minuten", "20 Minuten")
+    origin = "20 Minuten"
