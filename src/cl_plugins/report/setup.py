@@ -151,6 +151,9 @@ def _common(run: Run, recipe: Mapping[str, Any], block: Mapping[str, Any]) -> di
     model = recipe.get("model_name_or_path")
     if model is not None:
         found["model_name_or_path"] = Value(str((run.info.get("base") or {}).get("sha256") or model), _brief(model))
+    imported = run.info.get("imported") or {}
+    if imported.get("tasks") is not None:  # weights that were trained elsewhere are no repetition of a training here
+        found["imported"] = Value(str(imported.get("sha256")), str(imported.get("sha256"))[:8])
     names = sorted(run.tasks), sorted(run.test_only)
     found["tasks"] = Value(repr(names), shorten("+".join(run.tasks), _WIDTH))
     return found
