@@ -61,6 +61,26 @@ def make_tower(folder: Path, seed: int = 3) -> Path:
     return folder
 
 
+def make_clip(folder: Path) -> Path:
+    """A CLIP that reads questions, whose features of text and pictures have widths of their own."""
+    from tokenizers import processors
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+    torch.manual_seed(4)
+    words = tiny.build_tokenizer()
+    words._tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    shared = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3}
+    text = {"vocab_size": len(words), "hidden_size": 24, "max_position_embeddings": 77, **shared, **ends}
+    vision = {"hidden_size": 16, "image_size": 16, "patch_size": 8, **shared}
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)).save_pretrained(folder)
+    words.save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}).save_pretrained(folder)
+    return folder
+
+
 def make_language(kind: str = "llama", seed: int = 1):
     """The language model alone."""
     from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM

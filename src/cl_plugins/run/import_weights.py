@@ -238,7 +238,7 @@ def _record(
     whole = sha256("".join(files.values()).encode()).hexdigest()
     options = json.loads(json.dumps(dataclasses.asdict(method.config), default=str))
     told = json.loads(json.dumps(defaults(type(method.config)), default=str))
-    named = ", ".join(f"{name} {value[:12]}" for name, value in files.items() if not name.endswith(".json"))
+    imported = {"file": ", ".join(files), "sha256": whole, "tasks": list(tasks), "files": dict(files)}
     return {
         **record.identity(keys, config, base, {}),
         "method": config.method,
@@ -248,8 +248,8 @@ def _record(
         "notes": [
             *config.stream.notes,
             *method.notes(),
-            f"The weights were not trained here but imported (SHA-256 of the files): {named}.",
+            *record.origin(imported),
         ],
         "versions": record.versions(),
-        "imported": {"file": ", ".join(files), "sha256": whole, "tasks": list(tasks), "files": dict(files)},
+        "imported": imported,
     }

@@ -147,13 +147,15 @@ def anchor_statistics(found: Checkpoint, number: int, kinds: Sequence[str]) -> d
         for each of the features.
     """
     import torch
+    from torch.nn.functional import pad
 
     names = {"clip_image": "image", "clip_text_pooled": "text"}
     vectors = [found.anchors.get(names.get(kind, ""), {}).get(number) for kind in kinds]
     there = [vector for vector in vectors if vector is not None]
-    if len(there) < len(kinds) or len({len(vector) for vector in there}) != 1:
+    if len(there) < len(kinds):
         return None
+    width = max(map(len, there))
     return {
-        "sums": torch.cat([vector.double() for vector in there])[None],
+        "sums": torch.cat([pad(vector.double(), (0, width - len(vector))) for vector in there])[None],
         "counts": torch.ones(1, len(kinds), dtype=torch.float64),
     }

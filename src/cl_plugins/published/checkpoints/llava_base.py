@@ -212,7 +212,7 @@ def _check(config: Mapping[str, Any], tensors: Mapping[str, _Source], source: Pa
 
     try:
         with torch.device("meta"):
-            model = LlavaForConditionalGeneration(LlavaConfig(**json.loads(json.dumps(config))))
+            model = LlavaForConditionalGeneration(LlavaConfig.from_dict(json.loads(json.dumps(config))))
     except Exception as error:  # a configuration from outside: any exception of the library says what is wrong with it
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise DataError(
