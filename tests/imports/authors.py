@@ -149,7 +149,7 @@ def seen(picture, tower: Path, pad: bool = True):
     """Pixels as LLaVA's `process_images` makes them."""
     from transformers import CLIPImageProcessor
 
-    processor = CLIPImageProcessor.from_pretrained(tower, backend="pil")
+    processor = CLIPImageProcessor.from_pretrained(tower)
     if pad:
         width, height = picture.size
         square = Image.new("RGB", (max(width, height),) * 2, tuple(int(x * 255) for x in processor.image_mean))
