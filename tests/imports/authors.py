@@ -240,14 +240,14 @@ def routers(count: int, seed: int):
     return {name: torch.randn(count, inside, generator=generator) for name, (_, inside) in MODULES.items()}
 
 
-def save_pool(folder: Path, made, number: int, rank: int, alpha: float, *, said: bool = True, **more) -> Path:
+def save_pool(folder: Path, made, number: int, rank: int, alpha: float, *, said: bool = True, more=None) -> Path:
     """A folder of MSLoRA-CR's trainer: the trainable LoRA of task ``number`` (from 0)."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {}
     for name, (a, b) in made.items():
         state[f"model.{name}.cl_lora_pool.task_{number}_lora.lora_A"] = a
         state[f"model.{name}.cl_lora_pool.task_{number}_lora.lora_B"] = b
-    torch.save({**state, **more}, folder / "cl_lora.bin")
+    torch.save({**state, **(more or {})}, folder / "cl_lora.bin")
     if said:
         about = {"max_task": number + 1, "lora_rank": rank, "lora_alpha": alpha, "lora_dropout": 0.0}
         (folder / "config.json").write_text(json.dumps({"model_type": "llava_mistral", "mslora_cfg": about}))

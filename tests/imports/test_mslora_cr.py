@@ -41,7 +41,7 @@ def test_task_k_is_answered_by_the_first_k(make, llava, tmp_path):
 
 def test_trained_weights_of_the_loss_take_no_part(make, llava, tmp_path):
     more = {"alpha": torch.tensor(-4.6), "beta": torch.tensor(-4.5)}
-    code, root = make("mslora_cr", checkpoints(tmp_path / "theirs", **more), **KEYS)
+    code, root = make("mslora_cr", checkpoints(tmp_path / "theirs", more=more), **KEYS)
     assert code == 0
     assert authors.close(ours(root, "one", llava, tmp_path), truth(llava, [authors.factors(RANK, 10)]))
 

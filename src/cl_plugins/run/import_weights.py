@@ -82,7 +82,7 @@ def import_run(host: Host, recipe: Recipe, given: Sequence[tuple[str, Path]], ou
         raise DataError(few(problems))
     learned = _learned(config, method, checkpoints)
     expected = host.trained(keys, method, [config.stream.task(name) for name in learned])
-    updates = _updates(config, method, learned, checkpoints, expected)
+    updates = _updates(recipe, method, learned, checkpoints, expected)
     state = RunState.to_look(host, out, host.looking_keys(keys), config)
     base = host.fingerprint(state.run_args)
     files = {f"{task}: {path.name}": digest(path) for task, found in checkpoints.items() for path in found.files}
@@ -163,7 +163,7 @@ def _learned(config: CLConfig, method: Method, checkpoints: Mapping[str, Checkpo
 
 
 def _updates(
-    config: CLConfig,
+    recipe: Recipe,
     method: Method,
     learned: Sequence[str],
     checkpoints: Mapping[str, Checkpoint],
@@ -174,7 +174,12 @@ def _updates(
     Raises:
         RecipeError: With everything that does not fit the recipe.
     """
+    config = recipe.config
     names, problems = by_plain_name(expected.shapes, "the base")
+    for own in checkpoints.values():
+        if own.scaling is None and recipe.host_keys.get("lora_alpha") is None:
+            what = f"is not given, and no file next to {own.path} says it."
+            problems.append(Problem("lora_alpha", what, "Set `lora_rank` and `lora_alpha` to those of the training."))
     wanted = {plain: expected.shapes[name] for plain, name in names.items()}
     bank = any(plain.endswith(".cl_a") for plain in names)
     alone = method.capabilities.schedule == "independent"
