@@ -27,7 +27,8 @@ same code as in a run. Predictions and scores go to DIR/predictions/.
   cl-plugins evaluate RUN --matrix --out again                all rows
 
 With `--matrix` every model from zero-shot on answers (with `--after` that one
-alone), and `cl-plugins report` and `compare` take DIR. `--test-set` names data sets of `dataset_info.json`, several with commas.
+alone), and `cl-plugins report` and `compare` take DIR. `--test-set` names data
+sets of `dataset_info.json`, several with commas.
 """
 
 

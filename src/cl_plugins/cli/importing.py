@@ -9,8 +9,8 @@ from ..base.errors import Problem, RecipeError
 
 
 _EPILOG = """\
-  cl-plugins import base llava_med_v1.5 --vision-tower clip-vit-large-patch14-336
-      --out models/llava_med
+  cl-plugins import base llava_med_v1.5
+      --vision-tower clip-vit-large-patch14-336 --out models/llava_med
 
 A checkpoint of the original LLaVA in the layout of Transformers; a recipe names
 DIR as `model_name_or_path`. Only the two folders are read: the name of the

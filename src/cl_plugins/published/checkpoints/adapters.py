@@ -118,11 +118,12 @@ def _pool_scaling(said: Any, config: Path) -> float | None:
     """
     if said is None:
         return None
-    rank, alpha = (said.get("lora_rank"), said.get("lora_alpha")) if isinstance(said, Mapping) else (None, None)
+    given: Mapping[str, Any] = said if isinstance(said, Mapping) else {}
+    rank, alpha = given.get("lora_rank"), given.get("lora_alpha")
     if not _positive(rank) or not _positive(alpha):
         what = f"has lora_rank {rank!r} and lora_alpha {alpha!r}, which are no positive numbers."
         raise DataError(Problem(f"{config}: mslora_cfg", what, "Download the file again."))
-    return float(alpha) / float(rank)
+    return float(given["lora_alpha"]) / float(given["lora_rank"])
 
 
 def _peft(folder: Path) -> Checkpoint:
@@ -161,7 +162,11 @@ def _config_problems(config: Mapping[str, Any], path: Path) -> list[Problem]:
     for key in ("r", "lora_alpha"):
         if not _positive(config.get(key)):
             found.append(Problem(f"{path}: {key}", f"is {config.get(key)!r}.", "It should be a number above 0."))
-    wanted = {"bias": ("none", None), "use_dora": (False, None), "fan_in_fan_out": (False, None)}
+    wanted: dict[str, tuple[Any, ...]] = {
+        "bias": ("none", None),
+        "use_dora": (False, None),
+        "fan_in_fan_out": (False, None),
+    }
     wanted |= {"rank_pattern": ({}, None), "alpha_pattern": ({}, None), "layer_replication": (None,)}
     for key, plain in wanted.items():
         if config.get(key) not in plain:
