@@ -1,6 +1,6 @@
 """What works on a card, and how fast, in one table: ``make check-gpu``.
 
-    python -m benchmarks.gpu.run                       # one H100-class card, models of 7 and 1 billion parameters, 8 minutes
+    python -m benchmarks.gpu.run                       # one H100-class card, models of 7 and 1.5 billion parameters, 8 minutes
     python -m benchmarks.gpu.run --scale tiny          # the same code with tiny models on the CPU, in less than a minute
 
 Every row is measured in a process of its own, has a record of its own (``--out``), and is skipped when the command is given again on the

@@ -32,8 +32,8 @@ from cl_plugins.base.errors import DataError, Problem
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = Path(__file__).with_name("image.txt")
 LIMIT_MB = 60
-#: They fit one build of PyTorch and one driver: always those of the image.
-OF_THE_IMAGE = frozenset({"torch", "torchvision", "torchaudio", "triton"})
+#: They fit one build of PyTorch, one driver and what else is compiled there: always those of the image.
+OF_THE_IMAGE = frozenset({"torch", "torchvision", "torchaudio", "triton", "numpy"})
 #: What no training imports: LLaMA-Factory's pages, servers, other hubs, videos and other tokenizers.
 UNUSED = frozenset(
     """av einops fastapi fire gradio hf-transfer modelscope protobuf sentencepiece sse-starlette tiktoken torchdata tyro

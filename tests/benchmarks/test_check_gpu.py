@@ -1,4 +1,4 @@
-"""`make check-gpu` on the CPU: the same code with tiny models, records that are not measured twice, failures, the time budget, the wheels."""
+"""`make check-gpu` on the CPU: the same code with tiny models, records that are not measured twice; failures, and the time budget."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ import os
 import re
 import subprocess
 import sys
-import textwrap
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tiny
 
-from benchmarks.gpu import cells, measure, records, run, shapes, table, wheels, workers
+from benchmarks.gpu import cells, measure, records, run, shapes, table
 from cl_plugins.base.errors import DataError
 
 
@@ -96,13 +95,45 @@ def test_what_the_check_refuses_is_added_below_it_and_nothing_else(tmp_path: Pat
             assert not cell.unchecked or any(kind_of(key).kind == "refused" for key in cell.unchecked), cell.name
 
 
-def test_a_failed_check_is_not_got_around(llava: Path, data: Path, tmp_path: Path) -> None:
-    """`run_unchecked` checks the recipe itself."""
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny model and its data, as a process of the twin finds it."""
+    work = tmp_path_factory.mktemp("work")
+    shapes.make_base(work / "base_7b", shapes.TINY.shapes["7b"], gpu=False)
+    shapes.make_data(work / "data", shapes.TINY)
+    return work
+
+
+def test_a_refused_key_is_measured_below_the_check(made: Path, tmp_path: Path) -> None:
     from cl_plugins.base.errors import RecipeError
 
-    keys = measure.recipe(cells.by_name()["seqlora"], shapes.TINY, tmp_path / "data", llava, tmp_path / "run")
+    cell, paths = cells.by_name()["inclora, stack"], (made, made / "base_7b", tmp_path / "run")
+    with pytest.raises(RecipeError, match="upcast_layernorm"):
+        measure.trained(replace(cell, keys={"upcast_layernorm": True}), shapes.TINY, *paths)
+    found = measure.trained(replace(cell, unchecked={"upcast_layernorm": True}), shapes.TINY, *paths)
+    assert len(found["trainings"]) == len(found["consolidate_seconds"]) == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_failed_check_is_not_got_around(made: Path, tmp_path: Path) -> None:
+    from cl_plugins.base.errors import RecipeError
+
+    keys = measure.recipe(
+        cells.by_name()["seqlora"], shapes.TINY, tmp_path / "data", made / "base_7b", tmp_path / "run"
+    )
     with pytest.raises(RecipeError, match=r"dataset_info\.json"):
         measure.run_unchecked(keys, {"fp16": True}, [])
+
+
+@pytest.mark.parametrize("cell", [cell for cell in cells.CELLS if cell.method is not None], ids=lambda cell: cell.name)
+def test_recipes_of_the_card_pass_the_check(cell: cells.Cell, tmp_path: Path) -> None:
+    """As far as keys, method and stream go; models and cards are not looked at."""
+    (tmp_path / "base").mkdir()
+    checked = tiny.checked_block(
+        measure.recipe(cell, shapes.FULL, tmp_path / "data", tmp_path / "base", tmp_path / "run")
+    )
+    assert checked.config.method == cell.method
+    assert checked.host_keys.get("bf16") is True
 
 
 # --- models and data ---------------------------------------------------------------------------------------------
@@ -336,155 +367,6 @@ def test_the_distance_of_two_runs(tmp_path: Path) -> None:
     (tmp_path / "c" / "tasks" / "01" / "update.safetensors").unlink()
     with pytest.raises(RuntimeError, match="other files"):
         measure.distance(tmp_path / "a", tmp_path / "c")
-
-
-# --- processes ---------------------------------------------------------------------------------------------------
-
-
-def forked(order: dict[str, Any]) -> dict[str, Any]:
-    print("said")
-    if order["cell"] == "fails":
-        raise ValueError("\n first line\nsecond line")
-    if order["cell"] == "dies":
-        os.kill(os.getpid(), 9)
-    if order["cell"] == "hangs":
-        import time
-
-        time.sleep(60)
-    return {"pid": os.getpid()}
-
-
-def test_a_fork_measures_and_leaves_no_trace_here(tmp_path: Path) -> None:
-    pool = workers.Forked(lambda: None, forked)
-    found = pool.run({"cell": "works"}, tmp_path / "works.log", 60)
-    assert found["pid"] != os.getpid()
-    assert (tmp_path / "works.log").read_text(encoding="utf-8") == "said\n"
-    assert pool.run({"cell": "fails"}, tmp_path / "fails.log", 60)["error"] == "ValueError: first line"
-    assert "second line" in (tmp_path / "fails.log").read_text(encoding="utf-8")
-    assert pool.run({"cell": "dies"}, tmp_path / "dies.log", 60)["code"] == -9
-    assert pool.run({"cell": "hangs"}, tmp_path / "hangs.log", 0.2)["error"].startswith("stopped after")
-
-
-def test_the_next_process_waits_for_its_order(tmp_path: Path) -> None:
-    """As on a card: a process that is started ahead, with everything imported; here without the imports."""
-    script = tmp_path / "worker.py"
-    script.write_text(
-        textwrap.dedent(
-            """
-            import json, os, sys
-            from pathlib import Path
-            sys.path.insert(0, sys.argv[1])
-            from benchmarks.gpu.workers import _carry_out
-            line = sys.stdin.readline()
-            if line:
-                def measure(order):
-                    if order["cell"] == "dies":
-                        os.kill(os.getpid(), 9)
-                    return {"pid": os.getpid(), **order}
-                given = json.loads(line)
-                _carry_out(measure, given["order"], Path(given["log"]), Path(given["answer"]))
-            """
-        ),
-        encoding="utf-8",
-    )
-    pool = workers.Ahead([sys.executable, str(script), str(ROOT)])
-    try:
-        first = pool._waiting
-        found = pool.run({"cell": "works"}, tmp_path / "logs" / "works.log", 60)
-        assert (found["pid"], found["cell"]) == (first.pid, "works")
-        assert pool._waiting.pid != first.pid
-        assert pool.run({"cell": "dies"}, tmp_path / "logs" / "dies.log", 60)["code"] == -9
-    finally:
-        last = pool._waiting
-        pool.close()
-    assert last.poll() is not None
-
-
-# --- wheels ------------------------------------------------------------------------------------------------------
-
-
-def test_what_an_image_lacks() -> None:
-    wanted = {
-        "absent": wheels.Wanted("1.0"),
-        "there": wheels.Wanted("1.0", (">=0.5",)),
-        "old": wheels.Wanted("2.0", (">=2",)),
-        "limited": wheels.Wanted("2.0", ("<3", ">=1")),
-        "fits": wheels.Wanted("2.0", ("<3",)),
-    }
-    image = {"there": None, "old": "1.0", "limited": None, "fits": "2.5"}
-    assert wheels.lacking(wanted, image) == {"absent": "1.0", "old": "2.0", "limited": "2.0"}
-
-
-def test_the_list_of_an_image(tmp_path: Path) -> None:
-    (tmp_path / "image.txt").write_text("# about\nA_b==1.0\nc # d\n\n-e .\nf @ file:///f\n", encoding="utf-8")
-    assert wheels.listed(tmp_path / "image.txt") == {"a-b": "1.0", "c": None}
-    assert {"numpy", "transformers"} <= set(wheels.listed(wheels.IMAGE))
-
-
-def test_what_is_needed_is_without_pytorch_and_pages() -> None:
-    found = wheels.needed()
-    assert {"llamafactory", "transformers", "datasets", "trl", "omegaconf", "pydantic-core"} <= set(found)
-    assert not {"torch", "triton", "gradio", "fastapi", "av"} & set(found)
-    assert not [name for name in found if name.startswith("nvidia")]
-    assert "<=5.6.0" in ",".join(found["transformers"].limits)
-
-
-def wheel(folder: Path, name: str, files: dict[str, bytes]) -> Path:
-    path = folder / f"{name}-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as archive:
-        for file, content in files.items():
-            archive.writestr(file, content)
-        archive.writestr(f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        archive.writestr(
-            f"{name}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        archive.writestr(f"{name}-1.0.dist-info/RECORD", "")
-    return path
-
-
-def test_only_the_library_of_one_cuda_stays(tmp_path: Path) -> None:
-    inside = {
-        f"bitsandbytes/libbitsandbytes_{kind}.so": os.urandom(1000) for kind in ("cpu", "cuda126", "cuda130", "rocm63")
-    }
-    path = wheel(tmp_path, "bitsandbytes", {"bitsandbytes/__init__.py": b"here = 1\n", **inside})
-    with pytest.raises(DataError, match="no library for CUDA 999"):
-        wheels.slim(path, "999")
-    wheels.slim(path, "130")
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-        record = archive.read("bitsandbytes-1.0.dist-info/RECORD").decode()
-    assert sorted(name for name in names if name.endswith(".so")) == [
-        "bitsandbytes/libbitsandbytes_cpu.so",
-        "bitsandbytes/libbitsandbytes_cuda130.so",
-    ]
-    assert {line.split(",")[0] for line in record.splitlines()} == set(names)
-    wheels.slim(path, "130")  # again: nothing to do
-    wheels.install(tmp_path)
-    assert (tmp_path / "site" / "bitsandbytes" / "__init__.py").is_file()
-
-
-def test_a_folder_that_is_too_large_lists_its_wheels(tmp_path: Path) -> None:
-    wheel(tmp_path, "large", {"a": os.urandom(300_000)})
-    wheel(tmp_path, "small", {"a": os.urandom(100_000)})
-    with pytest.raises(DataError, match=r"holds 0\.4 MB.*more than 0\.2 MB: large-1\.0-py3-none-any\.whl 0\.3, small"):
-        wheels.check_size(tmp_path, 0.2)
-    assert wheels.check_size(tmp_path, 0.5) == pytest.approx(0.4, abs=0.01)
-
-
-def test_an_empty_folder_is_said(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no wheel"):
-        wheels.install(tmp_path)
-
-
-def test_another_version_takes_the_place_of_an_old_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wheel(tmp_path, "some_thing", {})
-    asked: list[str] = []
-    monkeypatch.setattr(wheels, "download", lambda wanted, folder, *options: asked.append(wanted))
-    wheels.collect(tmp_path, {"some-thing": "1.0"}, "3.12")
-    assert asked == []
-    wheels.collect(tmp_path, {"some-thing": "2.0", "new": ""}, "3.12")
-    assert asked == ["some-thing==2.0", "new"]
-    assert not list(tmp_path.glob("*.whl"))
 
 
 # --- the table ---------------------------------------------------------------------------------------------------
