@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
 #: A process may take this many times the seconds that its cell states, and never less than a minute.
 PATIENCE = 6
+#: Seconds behind `--minutes` after which a process that still measures is killed.
+GRACE = 60
 
 
 class Check:
@@ -64,25 +66,29 @@ class Check:
         self.records: dict[str, dict[str, Any]] = {}
         self.left_out: dict[str, str] = {}
 
-    def carry_out(self, cells: Sequence[Cell], again: Sequence[str] = ()) -> None:
-        """Measure cells, in their order.
+    def carry_out(self, cells: Sequence[Cell], again: Sequence[str] = (), only: Collection[str] | None = None) -> None:
+        """Measure cells, in their order, and write the table.
 
         Args:
-            cells: The cells.
+            cells: The rows of the table.
+            only: Names of the cells that are measured; the others keep their records. None for all.
             again: Names of cells that are measured although they have a record; ``failed`` stands for all that failed.
         """
         try:
             for cell in cells:
-                self._one(cell, again)
+                self._one(cell, again, wanted=only is None or cell.name in only)
         finally:
             if self._started is not None:
                 self._started.close()
         write_table(self.out, cells, self.records, self.here, self.left_out)
 
-    def _one(self, cell: Cell, again: Sequence[str]) -> None:
+    def _one(self, cell: Cell, again: Sequence[str], wanted: bool) -> None:
         known = records.read(self.out, cell)
-        if records.counts(known, cell, self.scale, self.here) and not self._repeated(cell, known, again):
+        counts = records.counts(known, cell, self.scale, self.here)
+        if counts and not (wanted and self._repeated(cell, known, again)):
             self.records[cell.name] = known
+            return
+        if not wanted:
             return
         if cell.gpu and not self.scale.gpu:
             found: dict[str, Any] = {"needs": "a GPU"}
@@ -130,7 +136,10 @@ class Check:
             self._started = self._workers()
         log = self.work / "logs" / f"{cell.file_name}{'_' * bool(leg)}{leg}.log"
         order = {"cell": cell.name, "scale": self.scale.name, "work": str(self.work), "leg": leg}
-        return self._started.run(order, log, max(60.0, PATIENCE * cell.seconds))
+        limit = max(60.0, PATIENCE * cell.seconds)
+        if self._budget is not None:
+            limit = min(limit, GRACE + max(0.0, self._budget - (self._clock() - self._begun)))
+        return self._started.run(order, log, limit)
 
     def _resumed(self, cell: Cell) -> dict[str, Any]:
         """An uninterrupted run, a killed one that goes on, and, if they differ, another uninterrupted one."""
@@ -201,10 +210,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     work = (options.work or ROOT / "saves" / f"gpu_{scale.name}").resolve()
     out = (options.out or (HERE / "results" if scale.gpu else work / "results")).resolve()
     minutes = options.minutes if options.minutes is not None else (8.0 if scale.gpu else None)
-    cells = [cell for cell in CELLS if not options.rows or cell.name in options.rows]
     try:
         check = prepared(scale, out, work, minutes)
-        check.carry_out(cells, options.again)
+        check.carry_out(CELLS, options.again, options.rows)
     except DataError as error:
         sys.stderr.write(f"{error}\n")
         return 1

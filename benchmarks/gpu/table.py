@@ -53,6 +53,8 @@ def facts(records: Records, here: Mapping[str, Any]) -> list[str]:
     made = [f"{name}: {m['parameters'] / 1e9:.2f} B parameters, {m['dtype']}" for name, m in bases.items()]
     sizes = next(((r["batch"], r["steps"]) for r in records.values()), None)
     lines = [f"{card}{here['machine']}. {versions}. Commit {', '.join(commits) or here.get('commit')}."]
+    if "card" not in here:
+        lines[0] += " Peak memory is what the process held, its libraries included."
     if sizes is not None:
         lines[0] += f" Batch {sizes[0]}, {sizes[1]} optimizer steps per task."
     return lines + ([f"Models with random weights: {'; '.join(made)}."] if made else [])

@@ -136,44 +136,6 @@ def test_recipes_of_the_card_pass_the_check(cell: cells.Cell, tmp_path: Path) ->
     assert checked.host_keys.get("bf16") is True
 
 
-# --- models and data ---------------------------------------------------------------------------------------------
-
-
-def test_no_answer_ends_before_its_longest_length(tmp_path: Path) -> None:
-    import torch
-    from transformers import AutoProcessor, AutoTokenizer, LlavaForConditionalGeneration
-
-    shape = shapes.TINY.shapes["7b"]
-    assert not shapes.is_made(tmp_path / "base", shape)
-    found = shapes.make_base(tmp_path / "base", shape, gpu=False)
-    assert shapes.is_made(tmp_path / "base", shape)
-    assert not shapes.is_made(tmp_path / "base", replace(shape, layers=3))
-    model = LlavaForConditionalGeneration.from_pretrained(tmp_path / "base")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
-    assert found["parameters"] == sum(p.numel() for p in model.parameters())
-    weight = model.get_output_embeddings().weight
-    assert weight.shape == (shape.vocabulary, shape.hidden)
-    assert not weight[tokenizer.all_special_ids].any()
-    assert not weight[len(tokenizer) :].any()
-    ids = torch.tensor([tokenizer("what do you see?")["input_ids"]])
-    answer = model.generate(input_ids=ids, max_new_tokens=16, do_sample=False)[0, ids.shape[1] :]
-    assert len(answer) == 16
-    assert not {*answer.tolist()} & {*tokenizer.all_special_ids}
-    processor = AutoProcessor.from_pretrained(tmp_path / "base")
-    assert (processor.patch_size, processor.image_processor.crop_size["height"]) == (shape.patch, shape.side)
-
-
-def test_the_large_shape_is_that_of_llava_7b() -> None:
-    import torch
-    from transformers import LlavaConfig, LlavaForConditionalGeneration
-
-    with torch.device("meta"):
-        for name, billions in (("7b", 7.06), ("1b", 1.5)):
-            config = shapes.configured(LlavaConfig.from_pretrained(shapes.demo_base()), shapes.FULL.shapes[name])
-            model = LlavaForConditionalGeneration(config)
-            assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(billions, rel=0.05)
-
-
 # --- records, budget, failures -----------------------------------------------------------------------------------
 
 
@@ -181,10 +143,11 @@ class Told:
     """Workers that answer from a list, and note what they were asked."""
 
     def __init__(self, answers: dict[str, Any]) -> None:
-        self.answers, self.orders, self.closed = answers, [], 0
+        self.answers, self.orders, self.limits, self.closed = answers, [], [], 0
 
     def run(self, order: dict[str, Any], log: Path, limit: float) -> dict[str, Any]:
         self.orders.append((order["cell"], order["leg"]))
+        self.limits.append(limit)
         answer = self.answers.get(order["cell"] + (":" + order["leg"] if order["leg"] else ""), TRAINED)
         return answer() if callable(answer) else dict(answer)
 
@@ -220,6 +183,19 @@ def test_measured_cells_are_skipped_and_others_go_on(tmp_path: Path) -> None:
     assert rows((tmp_path / "out" / "table.md").read_text())["inclora, stack"][4] == "1.00"
     checked(tmp_path, told).carry_out(TWO, again=["plain LoRA"])
     assert [name for name, _ in told.orders][2:] == ["plain LoRA"]
+
+
+def test_other_rows_keep_their_records(tmp_path: Path) -> None:
+    told = Told({})
+    checked(tmp_path, told).carry_out(TWO[:1])
+    checked(tmp_path, told).carry_out(cells.CELLS, only=["inclora, stack"])
+    assert [name for name, _ in told.orders] == ["plain LoRA", "inclora, stack"]
+    found = rows((tmp_path / "out" / "table.md").read_text())
+    assert (found["plain LoRA"][-1], found["inclora, stack"][-1], found["seqlora"][-1]) == (
+        "trains",
+        "trains",
+        "not measured yet",
+    )
 
 
 @pytest.mark.parametrize("change", ["versions", "scale", "cell", "machine"])
@@ -269,6 +245,7 @@ def test_the_most_important_cells_use_the_time(tmp_path: Path) -> None:
     check = checked(tmp_path, told, scale=scale, minutes=1.0, clock=lambda: time.now)
     check.carry_out(list_of)
     assert [name for name, _ in told.orders] == ["a", "c"]
+    assert told.limits == [120, 90]  # what is left of the minute, and another one
     assert set(check.left_out) == {"b", "d"}
     text = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
     assert rows(text)["b"][-1].startswith("not measured: no time was left")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.gpu import shapes, workers
+from benchmarks.gpu import records, shapes, workers
 
 
 ROOT = Path(__file__).parents[2]
@@ -88,3 +88,22 @@ def test_the_next_process_waits_for_its_order(tmp_path: Path) -> None:
         last = pool._waiting
         pool.close()
     assert last.poll() is not None
+
+
+def test_the_card_is_the_one_that_is_visible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "nvidia-smi"
+    script.write_text(
+        "#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 81559 MiB, 580.159.04'\necho 'NVIDIA L4, 23034 MiB, 580.159.04'\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("CL_PLUGINS_COMMIT", "abc")
+    here = records.where(ROOT, gpu=True)
+    assert (here["card"], here["memory"], here["driver"]) == ("NVIDIA H100 80GB HBM3", "81559 MiB", "580.159.04")
+    assert here["commit"] == "abc"
+    assert {"torch", "llamafactory"} <= set(here["versions"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert records.where(ROOT, gpu=True)["card"] == "NVIDIA L4"
+    script.write_text("#!/bin/sh\necho failed\nexit 9\n")
+    assert records.cards() == []
