@@ -6,6 +6,7 @@ import json
 import sys
 from collections import Counter
 from contextlib import nullcontext
+from unittest import mock
 
 import pytest
 from test_learner_runs import Mine, Stopped, learner, rows_of
@@ -49,9 +50,14 @@ def train(task, llama, name, report_to, kind=Mine, more=(), **given):
         ).train()  # fmt: skip
 
 
-def script(llama, directory, report_to, *, kind=Mine, made=None, stop=None, **given):
-    """A user's script from its first line to its last."""
-    made = made or learner(llama, directory)
+def script(llama, directory, report_to, *, pages=False, **given):
+    """A user's script from its first line to its last; without pages and pictures, which take their time."""
+    with nullcontext() if pages else mock.patch("cl_plugins.report.write_report"):
+        whole_script(llama, directory, report_to, **given)
+
+
+def whole_script(llama, directory, report_to, *, kind=Mine, stop=None, **given):
+    made = learner(llama, directory)
     made.evaluate()
     for name in ("one", "two"):
         if name not in made.finished:
@@ -60,13 +66,12 @@ def script(llama, directory, report_to, *, kind=Mine, made=None, stop=None, **gi
                 train(task, llama, name, report_to, kind, more, **given)
         made.evaluate()
     made.finish()
-    return made
 
 
 @pytest.mark.parametrize("tracker", TRACKERS)
 def test_one_run_has_every_loss_every_cell_the_metrics_and_the_pictures(llama, tmp_path, tracked, tracker):
     out = tmp_path / "stream"
-    script(llama, out, tracker, kind=Plain)
+    script(llama, out, tracker, kind=Plain, pages=True)
     assert len({line["id"] for line in tracked("init")}) == 1
     assert len(tracked("init")) == len(tracked("finish")) == (1 if tracker != "tensorboard" else 3)
     assert [step for name, step, _ in tracked.points() if name == "one/loss"] == [1, 2, 3]
@@ -82,7 +87,7 @@ def test_one_run_has_every_loss_every_cell_the_metrics_and_the_pictures(llama, t
     assert [step for name, step, _ in tracked.points() if name == "metrics/a_k"] == [3, 6]
     pictures = [str(value) for _, _, value in tracked.points() if str(value).startswith("image")]
     assert len(pictures) == 2
-    counts = Counter((name, step) for name, step, _ in tracked.points() if not name.startswith("pictures"))
+    counts = Counter((n, step) for n, step, _ in tracked.points() if not n.endswith(("/epoch", "pictures")))
     assert set(counts.values()) == {1}  # Transformers' own callbacks have sent nothing beside
 
 
@@ -111,7 +116,8 @@ def test_what_a_tracker_missed_is_sent_by_a_start_that_trains_nothing(llama, tmp
     sys.modules.pop("trackio")
     again = learner(llama, out)
     again.evaluate()
-    again.finish()
+    with mock.patch("cl_plugins.report.write_report"):
+        again.finish()
     assert {"score/after_two/one", "score/after_two/two"} <= set(tracked.values("score/"))
     assert "metrics/last" in tracked.values("metrics/")
     assert len({line["id"] for line in tracked("init")}) == 1
