@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import ClPluginsError, CompatibilityError, Problem
 from ..base.files import sha256
+from ..base.words import Words
 from ..contract.capabilities import Capabilities, RunFacts
 from ..contract.host import ENCODERS, ModelSizes, Trained, keys_to_look
 from ..methods.registry import list_methods
@@ -43,6 +44,7 @@ class EncoderHost:
     prompt_keys: frozenset[str] = frozenset()  # config.json and inputs.json say all of it
     reader = "the encoders"
     generates = False
+    words = Words()
 
     def quiet(self) -> AbstractContextManager[None]:
         """See `Host.quiet`."""
