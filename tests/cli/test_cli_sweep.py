@@ -115,7 +115,7 @@ def test_list_starts_nothing(cli, made, tmp_path):
 def test_all_that_is_wrong_with_the_words_at_once(cli, made, tmp_path):
     words, started, _ = made
     bad = ["--seeds", "x", "--jobs", "0", "--json", "seed=3", "output_dir=o", "cl.order=[a]", "cl.method.rank=4"]
-    code, _, err = cli(*words, tmp_path / "no.yaml", "--methods", "seqlora", *bad)
+    code, _, err = cli(*words[:2], tmp_path / "no.yaml", *words[2:], "--methods", "seqlora", *bad)
     assert code == 2
     assert started() == []
     for word in ("'x' is no seed", "--jobs", "--list", "seed=3", "output_dir=o", "cl.order=[a]", "no.yaml"):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import signal
 import sys
 import time
 from types import SimpleNamespace
 from typing import ClassVar
 
+import psutil
 import pytest
+from launch import PATIENCE
 from made_cells import cells, finish, launcher, starts
 
 from cl_plugins.base.errors import RecipeError
@@ -127,7 +130,9 @@ def test_what_a_job_does(tmp_path):
 
 
 def wait_for(condition):
+    end = time.monotonic() + PATIENCE
     while not condition():
+        assert time.monotonic() < end
         time.sleep(0.05)
 
 
@@ -152,11 +157,13 @@ def test_a_job_that_is_interrupted_is_queued_again_and_goes_on(local, tmp_path):
     (cell,) = cells(tmp_path)
     job = local.submit(Work(cell, tmp_path / "ledger", launcher(tmp_path)))
     wait_for(lambda: len(starts(tmp_path)) == 1)
-    job._interrupt()
+    (task,) = psutil.Process(int(job.job_id)).children()
+    task.send_signal(signal.SIGUSR2)  # as Slurm does before a time limit
     wait_for(lambda: len(starts(tmp_path)) == 2)
     (tmp_path / "go").touch()
     assert job.result()["state"] == "finished"
     assert starts(tmp_path) == [cell.id] * 2
+    assert ledger.entry_file(cell, tmp_path / "ledger").is_file()
 
 
 def test_unknown_clusters_and_parameters(tmp_path):

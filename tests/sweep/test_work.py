@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from launch import PATIENCE
 from made_cells import cells, finish, launcher, starts
 
 from cl_plugins.base.errors import DataError
@@ -162,7 +163,9 @@ def test_a_cell_that_another_sweep_holds_comes_last(tmp_path):
 
 
 def wait_for(condition):
+    end = time.time() + PATIENCE
     while not condition():
+        assert time.time() < end
         time.sleep(0.02)
 
 
@@ -194,6 +197,7 @@ SWEEP = """
 import sys
 from pathlib import Path
 sys.path[:0] = {path!r}
+from launch import PATIENCE
 from made_cells import cells, launcher
 from cl_plugins.sweep.processes import Processes
 from cl_plugins.sweep.work import run_cells
