@@ -16,6 +16,7 @@ from ..base.words import Words
 from ..contract.capabilities import Capabilities, RunFacts
 from ..contract.host import ENCODERS, ModelSizes, Trained, keys_to_look
 from ..methods.registry import list_methods
+from ..run.engine_variables import FSDP, enabled, fsdp_problem, variable_problems
 from . import keys as key_rules
 from .data import RecordSet
 
@@ -63,7 +64,8 @@ class EncoderHost:
 
     def key_problems(self, raw: Mapping[str, Any]) -> list[Problem]:
         """See `Host.key_problems`."""
-        return key_rules.check(raw)
+        found = key_rules.check(raw) + variable_problems(raw)
+        return [*found, fsdp_problem(FSDP, "Use DDP (torchrun).")] if enabled(FSDP) else found
 
     def override_problems(self, overrides: Mapping[str, Any], where: str) -> list[Problem]:
         """See `Host.override_problems`."""
