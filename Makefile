@@ -131,8 +131,8 @@ bench-growth: venv ## how a stream's time grows with its number of tasks: 10, 30
 	$(DEMO) python benchmarks/growth/run.py $(ARGS)
 
 .PHONY: bench-data
-bench-data: venv ## peak memory of `cl-plugins data prepare` at 10,000 and 100,000 records
-	$(DEMO) python benchmarks/data/memory.py $(ARGS)
+bench-data: venv ## peak memory of `cl-plugins data prepare` at 10,000 and 100,000 records, every converter
+	$(DEMO) python -m benchmarks.data.memory $(ARGS)
 
 .PHONY: bench-eval
 bench-eval: demo-data ## answering a test set against llamafactory-cli's own predict, and routed models against the merged one
