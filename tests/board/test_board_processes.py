@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -64,6 +65,18 @@ def test_a_run_is_started_and_stopped(tmp_path, recipe):
     assert log.endswith("stopped\n")
     with pytest.raises(RunStateError, match="is not at work"):
         processes.stop(root)
+
+
+def test_a_run_is_known_by_its_relative_path_too(tmp_path, recipe, monkeypatch):
+    """`cl-plugins board saves` names its folder relative to where it is started."""
+    monkeypatch.chdir(tmp_path)
+    root, relative = tmp_path / "run", Path("run")
+    processes = Processes([sys.executable, "-c", RUN])
+    pid = processes.start(recipe, root)
+    assert processes.alive(relative)
+    until(lambda: holder(root) is not None and holder(root).get("pid") == pid)
+    assert processes.stop(relative) == pid
+    until(lambda: processes.code(relative) == 75)
 
 
 def test_another_board_can_stop_it(tmp_path, recipe):

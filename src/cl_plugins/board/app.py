@@ -6,7 +6,7 @@ import inspect
 import os
 import secrets
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from .state import RunLine
 
 USER = "board"
 SECONDS = 4.0  # between two looks at the disk
+CHECKING = "The recipe is being checked."
+_ACCENT = "#0b62a8"  # white text on it has a contrast of 6 : 1; gradio's own orange has 2.8 : 1
 _CSS = Path(__file__).with_name("board.css")
 
 
@@ -70,6 +72,11 @@ def build(board: Board, seconds: float = SECONDS) -> Any:
 def _looks(gr: Any) -> dict[str, Any]:
     """Theme and style; the fonts are those of the system, none comes from elsewhere."""
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    theme.set(color_accent=_ACCENT)
+    for button, fill, hover in (("primary", _ACCENT, "#094f87"), ("cancel", "#b42318", "#8f1c13")):
+        fills = {f"button_{button}_background_fill{dark}": fill for dark in ("", "_dark")}
+        hovers = {f"button_{button}_background_fill_hover{dark}": hover for dark in ("", "_dark")}
+        theme.set(**fills, **hovers)
     return {"theme": theme, "css": _CSS.read_text(encoding="utf-8")}
 
 
@@ -88,9 +95,7 @@ def _runs_tab(gr: Any, page: Any, board: Board, seconds: float) -> None:
         resume = gr.Button("Start or resume", variant="primary", size="sm")
         verify = gr.Button("Verify the files", size="sm")
     message = gr.HTML()
-    log = gr.Textbox(
-        label="Output (board.log)", lines=4, max_lines=16, interactive=False, visible=False, elem_classes="cl-log"
-    )
+    log = gr.HTML()
     report = gr.HTML()
 
     def refresh(name: str | None, names: list[str]) -> tuple[Any, ...]:
@@ -98,7 +103,6 @@ def _runs_tab(gr: Any, page: Any, board: Board, seconds: float) -> None:
         found = [line.name for line in lines]
         there = name in found
         name = name if there else first(lines)
-        text = board.log(name)
         return (
             html.run_list(lines, str(board.root)),
             gr.skip()
@@ -108,12 +112,17 @@ def _runs_tab(gr: Any, page: Any, board: Board, seconds: float) -> None:
             else gr.update(choices=found, value=name),
             found,
             board.head(name) if name else "",
-            gr.update(value=text, visible=bool(text)),
+            html.output(board.log(name)),
         )
 
-    def draw(name: str | None, version: str) -> tuple[Any, str]:
+    def draw(name: str | None, version: str) -> Iterator[tuple[Any, str]]:
         now = f"{name} {board.version(name)}"
-        return (gr.skip() if now == version else board.report(name)), now
+        if now == version:
+            yield gr.skip(), now
+            return
+        if not version.startswith(f"{name} ") and not board.drawn(name):
+            yield html.note("The report is being drawn."), ""
+        yield board.report(name), now
 
     # Pictures take seconds to draw, and the list must not wait for them.
     _on(page.load, refresh, [chosen, known], [listing, chosen, known, head, log], "load", "hidden")
@@ -121,10 +130,10 @@ def _runs_tab(gr: Any, page: Any, board: Board, seconds: float) -> None:
     _on(timer.tick, refresh, [chosen, known], [listing, chosen, known, head, log], "refresh", "hidden")
     _on(timer.tick, draw, [chosen, shown], [report, shown], "redraw", "hidden")
     _on(chosen.input, refresh, [chosen, known], [listing, chosen, known, head, log], "choose", "hidden")
-    _on(chosen.change, draw, [chosen, shown], [report, shown], "draw", "minimal")
+    _on(chosen.change, draw, [chosen, shown], [report, shown], "draw", "hidden")
     _on(chosen.input, lambda: "", [], [message], "clear", "hidden")
-    _on(stop.click, board.stop, [chosen], [message], "stop")
-    _on(verify.click, board.verify, [chosen], [message], "verify")
+    _on(stop.click, board.stop, [chosen], [message], "stop", "hidden")
+    _on(verify.click, _told(board.verify, "The files are being read."), [chosen], [message], "verify", "hidden")
 
     def again(name: str | None) -> str:
         recipe = board.recipe_of(name)
@@ -132,7 +141,7 @@ def _runs_tab(gr: Any, page: Any, board: Board, seconds: float) -> None:
             return html.note("No recipe below the folder of `--recipes` has this run: start it from a terminal.")
         return board.start(recipe)
 
-    _on(resume.click, again, [chosen], [message], "resume")
+    _on(resume.click, _told(again, CHECKING), [chosen], [message], "resume", "hidden")
 
 
 def first(lines: Sequence[RunLine]) -> str | None:
@@ -159,7 +168,8 @@ def _compare_tab(gr: Any, page: Any, board: Board) -> None:
 
     _on(page.load, look, [runs], [runs], "load_runs")
     _on(again.click, look, [runs], [runs], "find_runs")
-    _on(show.click, lambda names: board.compare(names or []), [runs], [result], "compare")
+    compare = _told(lambda names: board.compare(names or []), "The comparison is being drawn.")
+    _on(show.click, compare, [runs], [result], "compare", "hidden")
 
 
 def _start_tab(gr: Any, page: Any, board: Board) -> None:
@@ -179,8 +189,19 @@ def _start_tab(gr: Any, page: Any, board: Board) -> None:
     _on(page.load, look, [recipe], [recipe], "load_recipes")
     _on(again.click, look, [recipe], [recipe], "find_recipes")
     _on(recipe.input, board.recipe, [recipe], [place], "recipe")
-    _on(check.click, board.check, [recipe], [message], "check")
-    _on(start.click, board.start, [recipe], [message], "start")
+    _on(recipe.input, lambda: "", [], [message], "clear_start", "hidden")
+    _on(check.click, _told(board.check, CHECKING), [recipe], [message], "check", "hidden")
+    _on(start.click, _told(board.start, CHECKING), [recipe], [message], "start", "hidden")
+
+
+def _told(function: Callable[[Any], str], meanwhile: str) -> Callable[[Any], Iterator[str]]:
+    """What takes seconds, with a word to whoever waits for it."""
+
+    def told(chosen: Any) -> Iterator[str]:
+        yield html.note(meanwhile)
+        yield function(chosen)
+
+    return told
 
 
 def _on(

@@ -86,16 +86,22 @@ class Board:
             return ""
         if not os.path.lexists(path / "matrix.json"):
             return html.note("There is no accuracy matrix yet: nothing has been measured.")
-        key = (path, version_of(path))
-        if key not in self._pages:
-            try:
-                page = self._drawn(lambda write: write_report(path, write), "report.html")
-            except (ClPluginsError, OSError, ValueError) as error:
-                return html.problems(_problems(error, str(name)), "The report cannot be made:")
-            while len(self._pages) >= _KEPT:
-                self._pages.pop(next(iter(self._pages)))
-            self._pages[key] = html.framed(page, f"Report of {name}")
-        return self._pages[key]
+        with self._drawing:
+            key = (path, version_of(path))
+            if key not in self._pages:
+                try:
+                    page = _page(lambda write: write_report(path, write), "report.html")
+                except (ClPluginsError, OSError, ValueError) as error:
+                    return html.problems(_problems(error, str(name)), "The report cannot be made:")
+                while len(self._pages) >= _KEPT:
+                    self._pages.pop(next(iter(self._pages)))
+                self._pages[key] = html.framed(page, f"Report of {name}")
+            return self._pages[key]
+
+    def drawn(self, name: str | None) -> bool:
+        """Whether the report of a run is in memory, so that it is there at once."""
+        path = self._run(name)
+        return path is not None and (path, version_of(path)) in self._pages
 
     def verify(self, name: str | None) -> str:
         """What `cl-plugins status --verify` finds."""
@@ -118,7 +124,8 @@ class Board:
             return _unknown(unknown[0]) if unknown else html.note("Choose at least two runs.")
         paths = [runs[name] for name in names]
         try:
-            page = self._drawn(lambda write: compare(paths, self.root, write=write), "compare.html")
+            with self._drawing:
+                page = _page(lambda write: compare(paths, self.root, write=write), "compare.html")
         except (ClPluginsError, OSError, ValueError) as error:
             return html.problems(_problems(error, "compare"), "These runs cannot be compared:")
         return html.framed(page, "Comparison")
@@ -153,7 +160,7 @@ class Board:
             root = self._place(path)
         except RecipeError as error:
             return html.problems(_problems(error, str(name)), "This recipe cannot be started here:")
-        return html.note(f"Its run is {name_of(self.root, root)}: {self._outlook(root)}")
+        return html.note(f"Its run is '{name_of(self.root, root)}': {self._outlook(root)}")
 
     def check(self, name: str | None) -> str:
         """Every problem of a recipe, found as `cl-plugins validate` finds them."""
@@ -234,17 +241,17 @@ class Board:
             return found
         return next((path for path in self._processes.started() if name_of(self.root, path) == name), None)
 
-    def _drawn(self, make: Callable[[Callable[[Path, bytes], None]], Any], name: str) -> str:
-        """One of the files that a report consists of, kept in memory."""
-        files: dict[str, bytes] = {}
 
-        def write(path: Path, content: bytes) -> None:
-            if path.name == name:
-                files[path.name] = content
+def _page(make: Callable[[Callable[[Path, bytes], None]], Any], name: str) -> str:
+    """One of the files that a report consists of; none is written."""
+    files: dict[str, bytes] = {}
 
-        with self._drawing:
-            make(write)
-        return files[name].decode("utf-8")
+    def write(path: Path, content: bytes) -> None:
+        if path.name == name:
+            files[path.name] = content
+
+    make(write)
+    return files[name].decode("utf-8")
 
 
 def _problems(error: Exception, where: str) -> list[Problem]:

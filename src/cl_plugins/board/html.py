@@ -31,6 +31,7 @@ def run_list(lines: Sequence[RunLine], folder: str) -> str:
     head = "".join(f'<th scope="col"{_num(index)}>{name}</th>' for index, name in enumerate(_HEAD))
     rows = "".join(f"<tr>{_cells(line)}</tr>" for line in lines)
     return (
+        '<p class="cl-sideways">The table scrolls sideways <span aria-hidden="true">→</span></p>'
         '<div class="cl-scroll" role="region" aria-label="Runs" tabindex="0"><table class="cl-table">'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
@@ -100,6 +101,20 @@ def problems(found: Iterable[Problem], headline: str) -> str:
         for each in same_cause_once(found)
     )
     return f'{note(headline, "bad")}<ul class="cl-problems">{items}</ul>'
+
+
+def output(text: str) -> str:
+    """The end of what a process has printed; the box is scrolled to its last line.
+
+    Args:
+        text: Plain text; nothing is shown of an empty one.
+    """
+    if not text:
+        return ""
+    return (
+        '<h3 class="cl-label">Output (board.log)</h3><div class="cl-log" role="region" aria-label="Output" tabindex="0">'
+        f"<pre>{escaped(text)}</pre></div>"
+    )
 
 
 def framed(page: str, title: str) -> str:

@@ -75,6 +75,7 @@ class Processes:
             RunStateError: If the run is at work, or its log cannot be written.
         """
         with self._lock:
+            root = _key(root)
             if (self.code(root) is None and root in self._started) or holder(root) is not None:
                 raise RunStateError(Problem(str(root), "is at work already.", "Wait until it is done, or stop it."))
             command = [*self._command, str(recipe)]
@@ -92,7 +93,7 @@ class Processes:
 
     def code(self, root: Path) -> int | None:
         """The exit code of the last process that this board started for a run; None while it works, or without one."""
-        process = self._started.get(root)
+        process = self._started.get(_key(root))
         return process.poll() if process is not None else None
 
     def started(self) -> list[Path]:
@@ -101,7 +102,7 @@ class Processes:
 
     def alive(self, root: Path) -> bool:
         """Whether a process that this board has started for a run is there."""
-        process = self._started.get(root)
+        process = self._started.get(_key(root))
         return process is not None and process.poll() is None
 
     def stop(self, root: Path, kill: Callable[[int, int], Any] = os.kill) -> int:
@@ -123,7 +124,7 @@ class Processes:
         note = holder(root)
         if note is None:
             if self.alive(root):  # still importing: nothing has been learned
-                started = self._started[root].pid
+                started = self._started[_key(root)].pid
                 kill(started, signal.SIGTERM)
                 return started
             raise RunStateError(Problem(str(root), "is not at work.", "There is nothing to stop."))
@@ -154,6 +155,11 @@ def meaning(code: int) -> str:
     if code < 0:
         return f"It was ended by signal {-code}. Start it again, and it resumes from its last finished step or checkpoint."
     return f"It failed with exit code {code}; the end of its output says why."
+
+
+def _key(root: Path) -> Path:
+    """A run's directory as it is noted: absolute, whatever folder the board was started with."""
+    return Path(os.path.abspath(root))
 
 
 def _open_log(root: Path) -> int:
