@@ -396,7 +396,7 @@ def test_fsdp_is_refused_with_every_method(llama, monkeypatch, tmp_path, method,
     if not given:
         monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     arguments = SimpleNamespace(deepspeed=None, fsdp=given, fp16=False, seed=0)
-    with learner.task("one") as task, pytest.raises(CompatibilityError, match=f"{where}: is not tested with any"):
+    with pytest.raises(CompatibilityError, match=f"{where}: is not tested with any"), learner.task("one") as task:
         task.callback.on_train_begin(arguments, None, None, task.model)
 
 
