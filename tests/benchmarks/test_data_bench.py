@@ -34,9 +34,11 @@ def test_nothing_is_dropped(case, tmp_path):
 
 def test_the_table_says_what_is_held_and_that_nothing_is_said():
     def peaks(more):
-        return {"1000": {"records": 1100, "peak_bytes": 2**20}, "3000": {"records": 3300, "peak_bytes": 2**20 + more}}
+        few, many = {"records": 11_000, "peak_bytes": 2**20}, {"records": 110_000, "peak_bytes": 2**20 + more}
+        return {"100000": many, "10000": few}
 
-    assert growth(peaks(200_000)) == 100
-    lines = table({"medical_cl.cell": peaks(200_000), "trace.fomc": peaks(200_000), "trace.py150": peaks(2000)})
+    assert growth(peaks(9_000_000)) == 100
+    found = {"medical_cl.cell": 9_000_000, "trace.fomc": 9_000_000, "trace.py150": 3_000_000, "coin.gqa": 5_000_000}
+    lines = table({name: peaks(more) for name, more in found.items()})
     held = [line.split("|")[-2].strip() for line in lines.splitlines()[2:]]
-    assert held == [WHY["medical_cl.cell"], "**not said**", ""]
+    assert held == [WHY["medical_cl.cell"], "**not said**", "", ""]
