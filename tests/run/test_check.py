@@ -75,11 +75,26 @@ def test_values_that_are_left_alone(keys, key, value):
         ("ACCELERATE_MIXED_PRECISION", "fp16", {"bf16": True}),
         ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", {}),
         ("USE_MCA", "1", {}),
+        ("USE_RAY", "1", {}),
     ],
 )
 def test_engines_that_the_environment_chooses(keys, monkeypatch, name, value, more):
     monkeypatch.setenv(name, value)
     assert name in wheres({**keys, **more})
+
+
+def test_a_recipe_is_checked_before_ray_starts(keys, monkeypatch):
+    """The host parses it in Ray's workers only, and waits for them first; without `cl` it is none of our business."""
+    from llamafactory.train import tuner
+
+    started = []
+    monkeypatch.setattr(tuner, "_ray_training_function", lambda *args, **kwargs: started.append(args))
+    monkeypatch.setenv("USE_RAY", "1")
+    with pytest.raises(RecipeError, match="USE_RAY"):
+        tuner.run_exp(dict(keys))
+    assert started == []
+    tuner.run_exp({key: value for key, value in keys.items() if key != "cl"})
+    assert len(started) == 1
 
 
 def test_what_accelerate_launch_sets_for_ddp_is_fine(keys, monkeypatch):

@@ -128,6 +128,7 @@ ENGINES: tuple[Example, ...] = (
     Example("`torch.compile` by `accelerate launch`", env={"ACCELERATE_DYNAMO_BACKEND": "inductor"}),
     Example("Megatron by LLaMA-Factory's `USE_MCA`", env={"USE_MCA": "1"}),
     Example("LLaMA-Factory's v1 engine by `USE_V1`", env={"USE_V1": "1"}),
+    Example("Ray by LLaMA-Factory's `USE_RAY`", env={"USE_RAY": "1"}),
     Example("DeepSpeed without ZeRO", {"deepspeed": {"train_batch_size": "auto"}}),
     Example("ZeRO with offload to NVMe", {"deepspeed": {"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}}}),
     Example("ZeRO-2 with weights on the CPU", {"deepspeed": {"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}}),

@@ -58,6 +58,7 @@ def install(module: ModuleType) -> None:
     is_parser = module.__name__ == names.PARSER
     if is_parser:
         _wrap(module, "read_args", _read_args, everywhere=True)
+        _wrap(module, "get_ray_args", functools.partial(_ray_parse, module), everywhere=True)
     if is_parser and not names.missing_in(module) and _extend_lists(module):
         _wrap(module, "_parse_train_args", functools.partial(_training_parse, module, False))
         _wrap(module, "_parse_train_mca_args", functools.partial(_training_parse, module, True))
@@ -145,6 +146,17 @@ def _training_parse(
         if hasattr(type(item), "__cl_plugins_base__"):
             item.cl_recipe = recipe
     return parsed
+
+
+def _ray_parse(module: ModuleType, original: Callable[..., Any], args: Any = None, *rest: Any, **kwargs: Any) -> Any:
+    """Check a recipe before Ray starts: the host parses it in Ray's workers only, after it has waited for them."""
+    found = original(args, *rest, **kwargs)
+    if getattr(found, "use_ray", False):
+        raw = module.read_args(args)
+        if uses_cl(raw) and isinstance(raw, Mapping):
+            brief_errors()
+            _checked(plain(raw), False)
+    return found
 
 
 def _checked(raw: Mapping[str, Any], megatron: bool) -> Recipe:

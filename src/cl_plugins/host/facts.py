@@ -234,4 +234,11 @@ def _environment_problems(keys: Mapping[str, Any]) -> list[Problem]:
         for name, why in _ENGINES.items()
         if env_enabled(name)
     ]
+    if env_enabled("USE_RAY"):
+        what = (
+            "is set in the environment: Ray is not tested with `cl`, and on machines without GPUs LLaMA-Factory asks Ray "
+            "for ten times the CPUs that there are and waits for them without end."
+        )
+        fix = "Unset it; torchrun works on one node and on several (NNODES), and `cl-plugins sweep` starts many runs."
+        found.append(Problem("USE_RAY", what, fix))
     return found + variable_problems(keys)
