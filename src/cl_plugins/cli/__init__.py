@@ -13,6 +13,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("plan", "what a recipe will do, and the disk it needs; trains nothing"),
     "validate": ("validate", "check recipes as a run would, without loading a model"),
     "run": ("run", "carry out a recipe; --isolate runs every step in a new process"),
+    "sweep": ("sweep", "many runs: every method, seed and task order, with a ledger"),
     "status": ("status", "finished steps of a run, and the process at work"),
     "report": ("report", "write a run's report again, or score its predictions with another scorer"),
     "compare": ("compare", "several runs in one table and picture"),

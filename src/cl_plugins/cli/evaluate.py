@@ -120,15 +120,13 @@ def evaluate_run(args: argparse.Namespace) -> dict[str, Any]:
         state.progress = Progress(
             {s.key: ("evaluate", len(state.tests(state.config.stream.task(str(s.task))))) for s in steps}
         )
-        scores = {}
         try:
-            for number, step in enumerate(steps, start=1):
+            for number, step in enumerate(state.by_route(steps), start=1):
                 state.progress.begin(step, number, len(steps))
                 evaluate(state, step, [])
                 state.progress.end()
-                scores[str(step.task)] = TaskScore.read(
-                    args.out / "predictions" / row / f"{step.task}.score.json"
-                ).to_dict()
+            files = {name: args.out / "predictions" / row / f"{name}.score.json" for name in tasks}
+            scores = {name: TaskScore.read(file).to_dict() for name, file in files.items()}
         finally:
             state.close_backend()
             state.progress.close()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from ..base.errors import Problem
+    from ..base.words import Words
     from ..streams import Stream, Task
     from .capabilities import Capabilities, RunFacts
     from .method import Method
@@ -214,6 +215,7 @@ class Host(Protocol):
         prompt_keys: Keys that shape prompts, pictures and the base in memory; ``final/`` notes them.
         reader: What reads the data, for messages.
         generates: Whether an answer is generated text; else it is one of the classes that were learned.
+        words: What messages call the things that its users can change.
     """
 
     name: str
@@ -227,6 +229,7 @@ class Host(Protocol):
     prompt_keys: frozenset[str]
     reader: str
     generates: bool
+    words: Words
 
     def quiet(self) -> AbstractContextManager[None]:
         """Show only errors of the host inside, unless the user requested more."""

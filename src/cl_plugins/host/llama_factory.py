@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.files import sha256
+from ..base.words import Words
 from ..contract.host import keys_to_look
 from . import keys as key_rules
 from . import names, task_args, validation
@@ -88,6 +89,7 @@ class LlamaFactoryHost:
     prompt_keys = key_rules.PROMPT_KEYS
     reader = "the base's tokenizer"
     generates = True
+    words = Words()
 
     def quiet(self) -> AbstractContextManager[None]:
         """See `Host.quiet`."""

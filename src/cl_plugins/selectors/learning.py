@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from ..adapters.features import of_rows
+from ..adapters.places import find_tower
 from ..adapters.row_features import tower_width
-from ..adapters.rows import find_tower
 from ..base.errors import CompatibilityError, DataError, Problem
 
 
