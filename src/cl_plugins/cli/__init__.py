@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("export", "a run's model as merged weights or as one PEFT adapter"),
     "push": ("push", "upload a finished model to the Hugging Face hub; shows what and asks first"),
     "carry": ("carry", "what the next site needs of a run as one file: pack, inspect, verify, unpack"),
+    "import": ("importing", "bases and weights that others have published, as bases and runs"),
     "matrix": ("matrix", "rows of several sites as one matrix; a matrix of another program as a run"),
     "replay": ("replay", "list the training samples in a run's buffer; delete them by id or age"),
     "data": ("data", "convert raw data sets to LLaMA-Factory data sets"),
