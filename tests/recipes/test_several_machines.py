@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from recipe_files import ROOT, continual, problems_of, read
+from recipe_files import ROOT, problems_of, read
 
 
 README = (ROOT / "examples" / "yaml" / "README.md").read_text(encoding="utf-8")

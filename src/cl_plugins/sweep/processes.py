@@ -86,7 +86,7 @@ class Processes:
         def handle(number: int, frame: FrameType | None) -> None:
             self.stop()
 
-        previous: dict[int, Any] = {}
+        previous: dict[signal.Signals, Any] = {}
         for number in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(ValueError):
                 previous[number] = signal.signal(number, handle)
