@@ -1,11 +1,13 @@
 """How the time of a stream grows with its number of tasks.
 
 Streams of tiny tasks (two optimizer steps, four test items, every task seen is tested after every task) are trained in a
-process of their own. The seconds come from the journal, by kind of step; what is left of the wall time is start-up (the
-imports of LLaMA-Factory), reading the data, and what the run does between its steps and at its end: matrix, journal, report.
+process of their own. The seconds come from the journal: until the first step begins (imports, data: loading), by kind of
+step, between the steps (matrix, journal, trackers), and behind the last one (report). "Outside" is all that is not loading,
+training and answering: consolidating, writing the final model, between the steps, and the report.
 
 ``python benchmarks/growth/run.py [--tasks 10 30 60 100] [--method inclora]`` prints the table and writes
-``benchmarks/growth/result.json``.
+``benchmarks/growth/result.json`` after every stream. Seconds are of the wall clock, so the machine should be idle; the load
+at the beginning and at the end of each stream is in the result, and so are the processor seconds of the whole process.
 """
 
 from __future__ import annotations
@@ -14,10 +16,13 @@ import argparse
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
 import time
+from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +32,9 @@ from cl_plugins.testing import tiny
 
 
 CLI = str(Path(sys.executable).with_name("llamafactory-cli"))
-KINDS = ("train", "consolidate", "evaluate", "finish")
+KINDS = ("train", "evaluate", "consolidate", "finish")
+USEFUL = ("loading", "train", "evaluate")
+PACKAGES = ("cl-plugins", "llamafactory", "torch", "transformers", "peft", "datasets")
 
 
 def measure(model: Path, count: int, method: str, work: Path) -> dict[str, Any]:
@@ -40,7 +47,7 @@ def measure(model: Path, count: int, method: str, work: Path) -> dict[str, Any]:
         work: A folder for data and run.
 
     Returns:
-        Wall time and seconds by kind of step.
+        Wall time, seconds by what they were spent on, ``outside`` as a share of the wall time, and processor seconds.
     """
     tasks = tuple(f"t{number:03d}" for number in range(count))
     data = tiny.build_data(work / "data", tasks, train=8, test=4, text_only=True)
@@ -50,37 +57,71 @@ def measure(model: Path, count: int, method: str, work: Path) -> dict[str, Any]:
     recipe.write_text(yaml.safe_dump(keys, sort_keys=False))
     log = work / "run.log"
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    started = time.monotonic()
+    load = [round(os.getloadavg()[0], 2)]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    started = time.time()
     with log.open("w") as file:
         done = subprocess.run(
             [CLI, "train", str(recipe)], stdout=file, stderr=subprocess.STDOUT, env=environment, check=False
         )
-    wall = time.monotonic() - started
+    ended = time.time()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise SystemExit(f"the stream of {count} tasks failed; see {log}:\n{log.read_text()[-3000:]}")
-    entries = [json.loads(line) for line in (work / "run" / "journal.jsonl").read_text().splitlines()]
-    seconds = {kind: sum(e["seconds"] for e in entries if e["step"].split(":")[0] == kind) for kind in KINDS}
-    return {"tasks": count, "steps": len(entries), "wall": wall, **seconds}
+    lines = (work / "run" / "journal.jsonl").read_text().splitlines()
+    found = spent([json.loads(line) for line in lines], started, ended)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    load.append(round(os.getloadavg()[0], 2))
+    return {"tasks": count, "steps": len(lines), **found, "cpu_seconds": round(cpu, 1), "load": load}
 
 
-def start_up() -> float:
-    """Seconds that `llamafactory-cli` needs to import what a training imports."""
-    code = "import llamafactory.cli, llamafactory.train.tuner"
-    started = time.monotonic()
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-    return time.monotonic() - started
+def spent(entries: list[dict[str, Any]], started: float, ended: float) -> dict[str, float]:
+    """What the seconds of a run were spent on.
+
+    Args:
+        entries: Its journal.
+        started: When its process started, in seconds since 1970.
+        ended: When it ended.
+    """
+    ends = [datetime.fromisoformat(entry["time"]).timestamp() for entry in entries]
+    found = {kind: sum(e["seconds"] for e in entries if e["step"].split(":")[0] == kind) for kind in KINDS}
+    wall, loading, report = ended - started, ends[0] - entries[0]["seconds"] - started, ended - ends[-1]
+    between = wall - loading - report - sum(found.values())
+    found = {"wall": wall, "loading": loading, **found, "between": between, "report": report}
+    outside = (wall - sum(found[name] for name in USEFUL)) / wall
+    return {**{name: round(seconds, 2) for name, seconds in found.items()}, "outside": round(outside, 4)}
 
 
-def table(rows: list[dict[str, Any]], imports: float) -> str:
-    """The rows as a Markdown table, with the share of the wall time that is spent outside start-up and steps."""
-    head = "| tasks | steps | wall s | train | consolidate | evaluate | finish | between steps s | of the wall |"
-    lines = [head, "|" + " ---: |" * 9]
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as a Markdown table, with the share of the wall time that is outside of loading, training and answering."""
+    names = ("wall", *USEFUL, "consolidate", "finish", "between", "report")
+    head = f"| tasks | steps | {' | '.join(f'{name} s' for name in names)} | outside |"
+    lines = [head, "|" + " ---: |" * (len(names) + 3)]
     for row in rows:
-        between = row["wall"] - imports - sum(row[kind] for kind in KINDS)
-        cells = [row["tasks"], row["steps"], f"{row['wall']:.1f}", *(f"{row[kind]:.1f}" for kind in KINDS)]
-        cells += [f"{between:.1f}", f"{100 * between / row['wall']:.0f} %"]
-        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+        cells = [row["tasks"], f"{row['steps']:,}", *(f"{row[name]:.1f}" for name in names)]
+        lines.append("| " + " | ".join(map(str, [*cells, f"{100 * row['outside']:.1f} %"])) + " |")
     return "\n".join(lines)
+
+
+def machine() -> dict[str, Any]:
+    """Where it was measured, and with which versions."""
+    return {
+        "processor": next(
+            (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+            platform.processor(),
+        ),
+        "cpu_count": os.cpu_count(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+    }
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
 
 
 def main() -> None:
@@ -93,15 +134,14 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="growth-") as scratch:
         model = tiny.build_llama(Path(scratch) / "model")
-        imports = start_up()
         for count in args.tasks:
             work = Path(scratch) / str(count)
             work.mkdir()
             rows.append(measure(model, count, args.method, work))
-            print(table(rows, imports), flush=True)
-    machine = {"cpu_count": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version()}
-    content = {"method": args.method, "imports": imports, "rows": rows, "machine": machine}
-    args.out.write_text(json.dumps(content, indent=1) + "\n")
+            print(table(rows[-1:]), flush=True)
+            content = {"method": args.method, "rows": rows, "machine": machine()}
+            args.out.write_text(json.dumps(content, indent=1) + "\n")
+    print(table(rows))
 
 
 if __name__ == "__main__":

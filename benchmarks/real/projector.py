@@ -1,11 +1,16 @@
-"""Train the projector between a frozen encoder and a frozen language model."""
+"""Train the projector between a frozen encoder and a frozen language model, and what both scripts that do so share."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
+
+from benchmarks.real.wheels import WHEELS
 
 
 Row = TypeVar("Row")
@@ -117,3 +122,46 @@ def _loss_on(model: Any, encode: Callable[[Sequence[Row]], Batch], rows: Sequenc
     with torch.inference_mode():
         losses = [model(**encode(rows[start : start + size])).loss.item() for start in range(0, len(rows), size)]
     return float(sum(losses) / len(losses))
+
+
+def options_of(
+    argv: Sequence[str] | None, module: str, description: str | None, *, steps: int, batch: int
+) -> argparse.Namespace:
+    """The options of a script that builds a model and trains its projector.
+
+    Args:
+        argv: Arguments without the program name; the process's own if None.
+        module: The script, as ``python -m`` takes it.
+        description: Its docstring, whose first line is shown.
+        steps: Default number of optimizer steps.
+        batch: Default number of examples a step.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=(description or "").split("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--wheels", type=Path, default=WHEELS, help="folder of wheels (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=steps, help="of the projector's training (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=batch, help="examples a step (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args(argv)
+
+
+def save(out: Path, model: Any, processor: Any, facts: dict[str, Any], held: str) -> int:
+    """Write model, processor and ``facts.json``, and say what was learned.
+
+    Args:
+        out: The folder.
+        model: The model.
+        processor: Its processor.
+        facts: What `train` returned; the number of parameters is added.
+        held: What the loss was measured on, for the message.
+
+    Returns:
+        The exit code: 1 if the projector learned nothing.
+    """
+    facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+    model.save_pretrained(out)
+    processor.save_pretrained(out)
+    (out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    losses = facts["held_out_loss"]
+    sys.stdout.write(f"{out}: {facts['parameters']:,} parameters, loss on held-out {held} {losses}\n")
+    return 0 if losses["after"] < losses["before"] else 1

@@ -9,19 +9,15 @@ tones, two seconds each, with questions about their number and pitch. LLaMA-Fact
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
-import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from benchmarks.real import smollm2, whisper
-from benchmarks.real.projector import labelled, train
+from benchmarks.real.projector import labelled, options_of, save, train
 from benchmarks.real.vlm import rename_token
-from benchmarks.real.wheels import WHEELS, fetch
+from benchmarks.real.wheels import fetch
 
 
 RATE = 16000  # samples a second, as Whisper needs
@@ -141,15 +137,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit code: 1 if the projector learned nothing.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.real.sounds", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--wheels", type=Path, default=WHEELS, help="folder of wheels (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=160, help="of the projector's training (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=8, help="examples a step (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(argv)
+    options = options_of(argv, "benchmarks.real.sounds", __doc__, steps=160, batch=8)
     import torch
     from transformers import AutoTokenizer
 
@@ -173,13 +161,7 @@ def main(argv: list[str] | None = None) -> int:
         size=options.batch,
         seed=options.seed,
     )
-    facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-    model.save_pretrained(options.out)
-    processor.save_pretrained(options.out)
-    (options.out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    losses = facts["held_out_loss"]
-    sys.stdout.write(f"{options.out}: {facts['parameters']:,} parameters, loss on held-out sounds {losses}\n")
-    return 0 if losses["after"] < losses["before"] else 1
+    return save(options.out, model, processor, facts, "sounds")
 
 
 if __name__ == "__main__":

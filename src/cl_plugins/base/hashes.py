@@ -24,13 +24,18 @@ _TABLE = "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, mark TEXT NO
 _lock = threading.Lock()
 
 
-def cache_file() -> Path:
-    """Where hashes are remembered."""
+def cache_folder() -> Path:
+    """The user's cache directory of this package."""
     home = os.environ.get("CL_PLUGINS_CACHE")
     if home:
-        return Path(home) / "hashes.sqlite"
+        return Path(home)
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "cl_plugins" / "hashes.sqlite"
+    return Path(base) / "cl_plugins"
+
+
+def cache_file() -> Path:
+    """Where hashes are remembered."""
+    return cache_folder() / "hashes.sqlite"
 
 
 def cached_sha256(path: Path) -> str:

@@ -22,6 +22,7 @@ from ..methods.seqlora import SeqLoRA
 from ..replay.keeping import remove_candidates
 from ..replay.store import Buffer
 from ..replay.trainers import TrainerReplay, replay_config
+from ..run.engine_variables import FSDP, enabled, fsdp_problem
 from ..streams import Task
 from ..training.collated import CollatedData
 from ..training.extras import load_extras, save_extras
@@ -142,6 +143,9 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Bind, and refuse what would go wrong without a word."""
+        if _engine(args) == "fsdp":
+            problem = fsdp_problem("fsdp" if getattr(args, "fsdp", None) else FSDP)
+            raise CompatibilityError(problem)
         terms = self.bind(model, args.seed)
         if terms.has_penalties and (args.fp16 or _engine(args)):
             what = "does not go with fp16, DeepSpeed or FSDP: the callback cannot add to their gradients."
@@ -346,8 +350,7 @@ def _engine(args: Any) -> str | None:
     """DeepSpeed or FSDP, whether the arguments name it or `accelerate launch` did."""
     if args.deepspeed or getattr(args, "deepspeed_plugin", None):
         return "deepspeed"
-    launched = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("true", "1")
-    return "fsdp" if getattr(args, "fsdp", None) or launched else None
+    return "fsdp" if getattr(args, "fsdp", None) or enabled(FSDP) else None
 
 
 def _reentrant(model: Any) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import CompatibilityError, Problem
 from ..contract.capabilities import RunFacts
-from ..contract.host import KeyInfo, ModelSizes
+from ..contract.host import KeyInfo, ModelSizes, Trained
 from ..run.card import TRAINED_BY_SCRIPT
 from .rows import ScoreFunction, TestRow, record_of_test
 from .settings import WORDS
@@ -196,6 +196,14 @@ class LearnerHost:
             CompatibilityError: Always.
         """
         raise CompatibilityError(Problem("sizes", "are counted for recipes only.", "Count the model's parameters."))
+
+    def trained(self, keys: Mapping[str, Any], method: Method, tasks: Sequence[Task]) -> Trained:
+        """Known for recipes only.
+
+        Raises:
+            CompatibilityError: Always.
+        """
+        raise CompatibilityError(Problem("recipe", "is that of a script.", "Use a recipe of LLaMA-Factory."))
 
     def task_keys(
         self,

@@ -21,6 +21,7 @@ from ..contract.host import has_learner
 from ..records.run import RUN, read_run, write_run
 from ..replay.keeping import candidate_files
 from ..run import prepare
+from ..run.evaluate import write_answers
 from ..run.interrupt import StopRequest
 from ..run.journal import Journal
 from ..run.opening import note_failure
@@ -319,7 +320,7 @@ class LearnerRun(Runner):
                     visible=ranks.is_main(),
                 )
                 try:
-                    for step in todo:
+                    for step in state.by_route(todo):
                         self._do(step, self._plan)
                 finally:
                     state.close_backend()
@@ -350,14 +351,7 @@ class LearnerRun(Runner):
             return super()._evaluate(step, plan)
         model = state.answering(None if step.row == ZERO_SHOT else state.carry, task)
         score = scored_by(function, model, task)  # on every rank: the function may use them all
-
-        def write() -> tuple[dict[str, Any], dict[str, Any]]:
-            summary = self._root / "predictions" / str(step.row) / f"{task}.score.json"
-            score.write(summary)
-            state.scores[(str(step.row), task)] = score
-            return artefact(self._root, summary), {"score": score.score, "n": score.n, "dropped": 0}
-
-        return ranks.on_main(write)
+        return ranks.on_main(lambda: write_answers(state, step, None, score))
 
     # --- the end
 

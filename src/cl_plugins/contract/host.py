@@ -97,6 +97,19 @@ class ModelSizes:
     model_type: str
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What a recipe trains, told without weights.
+
+    Attributes:
+        shapes: Name under which a tensor is saved -> its shape.
+        meta: Task -> what the method says of its update (`Method.describe`).
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    meta: dict[str, dict[str, Any]]
+
+
 def keys_to_look(keys: Mapping[str, Any], engine_keys: frozenset[str]) -> dict[str, Any]:
     """The keys of a recipe without engine; half precision without an accelerator needs Transformers' ``use_cpu``.
 
@@ -297,6 +310,18 @@ class Host(Protocol):
 
         Raises:
             CompatibilityError: If the base's config cannot be had.
+        """
+
+    def trained(self, keys: Mapping[str, Any], method: Method, tasks: Sequence[Task]) -> Trained:
+        """What a recipe would train on its base, with the names and shapes that its updates have.
+
+        Args:
+            keys: The recipe's keys.
+            method: The method.
+            tasks: The tasks; the first one begins.
+
+        Raises:
+            CompatibilityError: If the base's config cannot be had, or the host cannot tell.
         """
 
     # --- one task

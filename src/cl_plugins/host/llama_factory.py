@@ -21,7 +21,7 @@ from .quiet import quiet
 if TYPE_CHECKING:
     from ..base.errors import Problem
     from ..contract.capabilities import Capabilities, RunFacts
-    from ..contract.host import KeyInfo, ModelSizes
+    from ..contract.host import KeyInfo, ModelSizes, Trained
     from ..contract.method import Method
     from ..contract.session import TaskArgs
     from ..streams import Stream, Task
@@ -160,6 +160,12 @@ class LlamaFactoryHost:
         from .meta_model import measure
 
         return measure(keys, method, task)
+
+    def trained(self, keys: Mapping[str, Any], method: Method, tasks: Sequence[Task]) -> Trained:
+        """See `Host.trained`."""
+        from .meta_model import trained
+
+        return trained(keys, method, tasks)
 
     def task_keys(
         self,

@@ -22,6 +22,7 @@ from .quantised import check_trained_modules, keep_unpacked, quantisation_of, tr
 from .sample_counts import SampleCounts, total
 from .task_args import HostArgs, for_data, for_tests
 from .task_args import own as own_args
+from .token_cache import TokenCache
 from .vocabulary import check_added_tokens
 
 
@@ -64,6 +65,7 @@ class Session:
         if len(self.tokenizer) > known:
             check_added_tokens(args, self.tokenizer, known)
         self.sample_counts: dict[str, dict[str, int]] = {}
+        self._token_cache = TokenCache(args, self.template, self.tokenizer_module)
         self._base: LoadedBase | None = None
 
     @property
@@ -257,6 +259,7 @@ class Session:
             max_items,
             for_engine=for_engine,
             drop_too_long=drop_too_long,
+            cache=self._token_cache,
         )
 
     def backend(self, model: Any) -> ModelBackend:

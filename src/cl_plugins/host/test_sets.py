@@ -14,17 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import DataError, Problem
 from ..base.logs import logger
-from ..contract.test_item import MEDIA, StoredMedia, TestItem, TestSet
+from ..contract.test_item import MEDIA, TestItem, TestSet
 from ..evaluation.items import FIELDS
 from ..evaluation.option_lists import read_options
 from ..evaluation.thoughts import split_thought
 from ..generation.answers import decode
 from .data import num_samples_problem, sorted_folders
+from .test_records import fields_of, id_columns, is_decoded, media_of
+from .token_cache import Encoded, stored_rows
 
 
 if TYPE_CHECKING:
     from ..streams import Task
     from .task_args import HostArgs
+    from .token_cache import TokenCache
 
 
 @contextmanager
@@ -65,6 +68,7 @@ def load_test_items(
     *,
     for_engine: bool = False,
     drop_too_long: bool = False,
+    cache: TokenCache | None = None,
 ) -> TestSet:
     """Load and tokenise the test sets of a task.
 
@@ -79,6 +83,7 @@ def load_test_items(
         max_items: Keep at most this number of items, the first ones.
         for_engine: Also give `TestItem.engine_tokens`.
         drop_too_long: Leave out items whose prompt is longer than ``cutoff_len``, instead of refusing them.
+        cache: Keeps token ids between starts; None to encode every record.
 
     Raises:
         DataError: With every problem: duplicate ids, prompts longer than ``cutoff_len``, an empty set, bad records,
@@ -89,7 +94,7 @@ def load_test_items(
     data_args.streaming = False
     data_args.cutoff_len = 2**30  # nothing is cut here; what would be is an error below
     problems: list[Problem] = []
-    loader = _Loader(task, args, data_args, template, tokenizer_module, for_engine, problems)
+    loader = _Loader(task, args, data_args, template, tokenizer_module, for_engine, problems, cache)
     items: list[TestItem] = []
     for name in task.test:
         items.extend(loader.load(name, len(items)))
@@ -128,6 +133,7 @@ class _Loader:
         module: The host's tokenizer and processor.
         for_engine: Whether `TestItem.engine_tokens` are wanted.
         problems: What is wrong; added to.
+        cache: Keeps token ids between starts.
     """
 
     task: Task
@@ -137,6 +143,7 @@ class _Loader:
     module: dict[str, Any]
     for_engine: bool
     problems: list[Problem]
+    cache: TokenCache | None = None
 
     def load(self, name: str, first: int) -> list[TestItem]:
         """The items of one data set.
@@ -171,25 +178,27 @@ class _Loader:
             return []
         processor = UnsupervisedDatasetProcessor(template=self.template, data_args=self.data_args, **self.module)
         records = self._records(raw, where)
-        id_columns = _id_columns(records)
+        columns = id_columns(records)
         items: list[TestItem] = []
         dropped: list[int] = []
         unanswered: list[int] = []
-        for row, example in enumerate(aligned):
-            batch = {key: [value] for key, value in example.items()}
+        file = self.cache.file(aligned, self.args.data, for_engine=self.for_engine) if self.cache else None
+        kept = self.cache.read(file, len(aligned)) if self.cache and file else None
+        made: list[Encoded] = []
+        for row, example in enumerate(aligned if kept is None else stored_rows(aligned)):
             try:
-                encoded = processor.preprocess_dataset(batch)
-                short = _with_short_media(processor, self.template, batch) if self.for_engine and encoded else None
+                encoded = self._encoded(processor, example) if kept is None else kept[row]
             except Exception as error:  # of the host's template, its plugins and readers of media
                 fix = "Fix or remove the record."
                 self.problems.append(Problem(f"{where}, record {row}", f"cannot be used ({error}).", fix))
                 continue
-            if not encoded or len(example["_response"]) != 1:
+            if encoded is None:
                 dropped.append(row)
                 continue
+            made.append(encoded)
             record = records[row] if records is not None else {}
             try:
-                item = self._item(example, aligned, row, encoded, short, record)
+                item = self._item(example, aligned, row, encoded, record)
             except ValueError as error:
                 what = f"its column {self.task.options_column!r}: {error}."
                 fix = "Give the options as a list of texts, as a mapping of letters to texts, or as lines `A. text`."
@@ -197,10 +206,12 @@ class _Loader:
                 continue
             if not item.reference.strip():
                 unanswered.append(row)
-            identity = next((record[c] for c in id_columns if record.get(c) not in (None, "")), None)
+            identity = next((record[c] for c in columns if record.get(c) not in (None, "")), None)
             items.append(
                 replace(item, id=str(identity if identity is not None else f"{self.task.name}/{first + row}"))
             )
+        if self.cache and file and kept is None and len(made) == len(aligned):
+            self.cache.write(file, made)
         if dropped:
             what = f"{len(dropped)} records are not a question with one answer (first: {_first(dropped)})"
             why = _why_dropped(raw, attributes, dropped[0])
@@ -219,34 +230,38 @@ class _Loader:
             fix = f"Columns: {', '.join(raw.column_names)}."
             self.problems.append(Problem(f"task '{self.task.name}'.options_column", what, fix))
         wanted = dict.fromkeys(("id", *FIELDS, column))
-        keep = [name for name in wanted if name and name in raw.column_names and not _decoded(raw, name)]
+        keep = [name for name in wanted if name and name in raw.column_names and not is_decoded(raw, name)]
         return raw.select_columns(keep) if keep else None
 
-    def _item(
-        self,
-        example: Mapping[str, Any],
-        aligned: Any,
-        row: int,
-        encoded: Mapping[str, Any],
-        short: list[int] | None,
-        record: Mapping[str, Any],
-    ) -> TestItem:
-        """One item, still without its id; ValueError if its options cannot be read."""
+    def _encoded(self, processor: Any, example: Mapping[str, Any]) -> Encoded | None:
+        """The token ids of a record; None if it is not a question with one answer."""
         import numpy as np
 
+        batch = {key: [value] for key, value in example.items()}
+        found = processor.preprocess_dataset(batch)
+        if not found or len(example["_response"]) != 1:
+            return None
+        short = _with_short_media(processor, self.template, batch) if self.for_engine else None
+        lists = (found["input_ids"][0], found["labels"][0], *([] if short is None else [short]))
+        return Encoded(*(np.asarray(ids, dtype=np.int32) for ids in lists))
+
+    def _item(
+        self, example: Mapping[str, Any], aligned: Any, row: int, encoded: Encoded, record: Mapping[str, Any]
+    ) -> TestItem:
+        """One item, still without its id; ValueError if its options cannot be read."""
         column = self.task.options_column
-        thought, reference = self._reference(str(example["_response"][0]["content"]), encoded["labels"][0])
+        thought, reference = self._reference(str(example["_response"][0]["content"]), encoded.answer.tolist())
         return TestItem(
             id="",
             prompt=str(example["_prompt"][-1]["content"]),
             reference=reference,
             options=read_options(record.get(column)) if column else None,
-            tokens=np.asarray(encoded["input_ids"][0], dtype=np.int32),
-            media=_media(example, aligned, row),
+            tokens=encoded.prompt,
+            media=media_of(example, aligned, row),
             kinds=tuple(kind for kind in MEDIA if example.get(f"_{kind}")),
             picture_count=len(example.get("_images") or ()),
-            engine_tokens=None if short is None else np.asarray(short, dtype=np.int32),
-            fields=_fields(record),
+            engine_tokens=encoded.short,
+            fields=fields_of(record),
             reference_thought=thought,
             thought_words=self.template.thought_words,
         )
@@ -283,53 +298,6 @@ def _why_dropped(raw: Any, attributes: Any, row: int) -> str:
     if isinstance(value, bool | int | float):
         return f": the answer of record {row} is the number {value!r}; write it as text, in quotes"
     return f": the answer of record {row} is {type(value).__name__}" if not isinstance(value, str) else ""
-
-
-def _id_columns(records: Any) -> tuple[str, ...]:
-    """Where ids are looked for: ``question_id`` goes first if ``id`` is repeated and it is not."""
-    columns = ("id", "question_id")
-    if records is None or not set(columns) <= set(records.column_names):
-        return columns
-    ids, questions = ([value for value in records[name] if value not in (None, "")] for name in columns)
-    repeated = len(set(map(str, ids))) < len(ids)
-    unique = len(questions) == len(records) and len(set(map(str, questions))) == len(questions)
-    return columns[::-1] if repeated and unique else columns
-
-
-def _decoded(raw: Any, column: str) -> bool:
-    """Whether reading a value of the column would decode a picture."""
-    from datasets import Image
-
-    return isinstance(raw.features[column], Image)
-
-
-def _fields(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What scorers may need, as plain JSON values; of a picture only the name of its file."""
-    plain = (str, int, float)
-    found: dict[str, Any] = {}
-    for name in FIELDS:
-        value = record.get(name)
-        if name == "image" and isinstance(value, list):
-            value = value[0] if value else None
-        if name == "image" and isinstance(value, str):
-            value = value.replace("\\", "/").rsplit("/", 1)[-1]
-        listed = isinstance(value, list) and all(isinstance(entry, plain) for entry in value)
-        empty = value is None or (value in ("", []) and name != "answer_type")  # an empty type is a type of its own
-        if not empty and (isinstance(value, plain) or listed):
-            found[name] = value
-    return found
-
-
-def _media(example: Mapping[str, Any], aligned: Any, row: int) -> Mapping[str, Any] | StoredMedia:
-    """Paths as they are; anything else would stay in memory for the whole run, so only its place is kept."""
-    media = {kind: example.get(f"_{kind}") for kind in MEDIA}
-    return media if all(_only_paths(value) for value in media.values()) else StoredMedia(aligned, row)
-
-
-def _only_paths(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(map(_only_paths, value))
-    return value is None or isinstance(value, str)
 
 
 def _with_short_media(processor: Any, template: Any, batch: dict[str, Any]) -> list[int]:

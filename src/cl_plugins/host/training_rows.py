@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 
 _MANY = 1000  # kept samples from which on worker processes pay
+#: Nothing of kept samples is written outside of the run.
+_HERE: dict[str, Any] = {"keep_in_memory": True, "load_from_cache_file": False}
 _ID, _SOURCE = "_cl_id", "_cl_source"  # columns in addition to the host's own, gone when it has tokenised
 
 
@@ -154,7 +156,7 @@ def load_buffer(
     like: Any = None,
     origins: Mapping[str, HostArgs] | None = None,
 ) -> Any:
-    """The samples of a replay buffer, tokenised as in the task that each of them comes from.
+    """The samples of a replay buffer in one data set, tokenised as in the task that each of them comes from.
 
     The buffer may come from another site. It is read here and passed to the host as rows: the host's own loading obeys
     whatever ``dataset_info.json`` says, and caches what it has read outside of the run, where no deletion reaches it.
@@ -175,40 +177,96 @@ def load_buffer(
     """
     from datasets import concatenate_datasets
 
-    parts = []
+    parts: list[Any] = []
+    columns: dict[str, list[Any]] = {}
     for origin, entries in groupby(_chats(buffer), key=lambda entry: entry[0].task):
         rows = [_aligned(as_files(record, buffer.path), like) for _, record in entries]
-        where = f"task '{task_name}' (replayed samples of '{origin}')"
-        parts.append(_encoded(where, rows, (origins or {}).get(origin, args), template, module))
-    return concatenate_datasets(parts)
-
-
-def _encoded(where: str, rows: list[dict[str, Any]], args: HostArgs, template: Any, module: dict[str, Any]) -> Any:
-    """Stored rows of one task, tokenised and checked."""
-    from datasets import Dataset
-    from llamafactory.data.processor import SupervisedDatasetProcessor
-
-    from .data import _cut_samples
-
-    aligned = Dataset.from_list(rows)
-    processor = SupervisedDatasetProcessor(template=template, data_args=args.data, **module)
-    try:
-        found = aligned.map(
-            processor.preprocess_dataset,
-            batched=True,
-            batch_size=args.data.preprocessing_batch_size,
-            remove_columns=aligned.column_names,
-            num_proc=args.data.preprocessing_num_workers if len(rows) >= _MANY else None,
-            keep_in_memory=True,  # nothing of the samples is written outside of the run
-            load_from_cache_file=False,
+        encode = _Encoder(
+            f"task '{task_name}' (replayed samples of '{origin}')", (origins or {}).get(origin, args), template, module
         )
-    except (ValueError, RuntimeError, OSError, KeyError, IndexError) as error:
-        what = f"cannot be prepared ({type(error).__name__}: {error})."
-        raise DataError(Problem(where, what, "Set the data keys of the task as in its training.")) from error
-    problem = _cut_samples(where, found, args, template, module)
-    if problem is not None:
-        raise DataError(problem)
-    return found
+        if len(rows) >= _MANY:
+            parts += [*_together(columns), encode.as_data_set(rows)]
+            columns = {}
+            continue
+        for name, values in encode(rows).items():
+            columns.setdefault(name, []).extend(values)
+        if len(columns.get("input_ids", ())) >= _MANY:  # lists of numbers take much more memory than a table of them
+            parts += _together(columns)
+            columns = {}
+    parts += _together(columns)
+    return parts[0] if len(parts) == 1 else concatenate_datasets(parts or [_data_set({})])
+
+
+def _together(columns: dict[str, list[Any]]) -> list[Any]:
+    """One data set of what was tokenised; none of nothing."""
+    return [_data_set(columns)] if columns else []
+
+
+def _data_set(columns: dict[str, list[Any]]) -> Any:
+    from datasets import Dataset
+
+    return Dataset.from_dict(columns)
+
+
+class _Encoder:
+    """Tokenises and checks the stored rows of one task.
+
+    Args:
+        where: For the messages.
+        args: The host's arguments of the task.
+        template: The host's template.
+        module: The host's tokenizer and processor.
+    """
+
+    def __init__(self, where: str, args: HostArgs, template: Any, module: dict[str, Any]) -> None:
+        from llamafactory.data.processor import SupervisedDatasetProcessor
+
+        self._where, self._args, self._template, self._module = where, args, template, module
+        self._processor = SupervisedDatasetProcessor(template=template, data_args=args.data, **module)
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+        """The columns of the samples. A data set for each task would cost more than the tokenising of a few samples."""
+        with self._named():
+            found: dict[str, list[Any]] = dict(
+                self._processor.preprocess_dataset({name: [row[name] for row in rows] for name in rows[0]})
+            )
+        if any(len(ids) >= self._args.data.cutoff_len for ids in found.get("input_ids", ())):
+            self._check(_data_set(found))
+        return found
+
+    def as_data_set(self, rows: list[dict[str, Any]]) -> Any:
+        """A data set of many samples, made in parts, and by several processes where the recipe wants them."""
+        from datasets import Dataset
+
+        data = self._args.data
+        aligned = Dataset.from_list(rows)
+        with self._named():
+            found = aligned.map(
+                self._processor.preprocess_dataset,
+                batched=True,
+                batch_size=data.preprocessing_batch_size,
+                remove_columns=aligned.column_names,
+                num_proc=data.preprocessing_num_workers,
+                **_HERE,
+            )
+        self._check(found)
+        return found
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, RuntimeError, OSError, KeyError, IndexError) as error:
+            what = f"cannot be prepared ({type(error).__name__}: {error})."
+            fix = "Set the data keys of the task as in its training."
+            raise DataError(Problem(self._where, what, fix)) from error
+
+    def _check(self, found: Any) -> None:
+        from .data import _cut_samples
+
+        problem = _cut_samples(self._where, found, self._args, self._template, self._module)
+        if problem is not None:
+            raise DataError(problem)
 
 
 def _chats(buffer: Buffer) -> list[tuple[Sample, dict[str, Any]]]:
@@ -252,10 +310,6 @@ def joined(own: Any, memory: Any, indices: Sequence[int]) -> Any:
 
     own, memory = _alike(own, memory)
     return concatenate_datasets([own, memory.select(list(indices))])
-
-
-#: Nothing of kept samples is written outside of the run.
-_HERE: dict[str, Any] = {"keep_in_memory": True, "load_from_cache_file": False}
 
 
 def _alike(own: Any, memory: Any) -> tuple[Any, Any]:

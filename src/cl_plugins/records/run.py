@@ -99,15 +99,19 @@ class Origin(Part):
 
 
 class Imported(Part):
-    """The file that scores were imported from.
+    """The files that scores or weights were imported from.
 
     Attributes:
-        file: Its name.
-        sha256: Its hash.
+        file: Its name; of several files all names.
+        sha256: Its hash; of several files that of their hashes.
+        tasks: Of weights: the tasks whose own checkpoint was given.
+        files: Of weights: task and file -> hash.
     """
 
     file: str
     sha256: str
+    tasks: list[TaskName] | None = None
+    files: dict[str, str] | None = None
 
 
 class RunRecord(RunFileRecord):
@@ -125,7 +129,7 @@ class RunRecord(RunFileRecord):
         validation: Training -> loss on its validation set, the step it is of, and the number of steps.
         failed: The training that failed at the last start.
         began_with: The carry that ``carry_from`` named.
-        imported: Where the scores are those of another program: the file that holds them.
+        imported: Where scores or weights are those of another program: the files that hold them.
         files: Where the directory has no journal (predictions that were scored again): the files it consists of.
     """
 

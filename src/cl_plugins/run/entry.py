@@ -14,7 +14,7 @@ from ..base.files import is_disk_full, is_read_only
 from ..base.lock import RunLock
 from ..base.logs import set_up
 from ..base.words import speaking, words
-from . import prepare
+from . import prepare, shared
 from .interrupt import StopRequest
 
 
@@ -48,6 +48,7 @@ def run_stream(host: Host, recipe: Recipe, callbacks: Sequence[Any] = ()) -> Non
         try:
             if config.block.restart:
                 ranks.on_main(lambda: prepare.move_aside(root))
+            shared.check(root)
             gc.freeze()  # the imported libraries hold 600,000 objects; walking them took a second at every task boundary
             Runner(host, recipe, list(callbacks), stop).run()
         except Exception as error:

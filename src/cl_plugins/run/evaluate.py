@@ -74,14 +74,14 @@ def evaluate(state: RunState, step: Step, plan: list[Step]) -> tuple[dict[str, A
 
 
 def write_answers(
-    state: RunState, step: Step, answers: str, score: TaskScore, *, per_item: bool = False
+    state: RunState, step: Step, answers: str | None, score: TaskScore, *, per_item: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Write the answers and the score of a test set.
 
     Args:
         state: The run.
         step: The step.
-        answers: The text of the predictions file.
+        answers: The text of the predictions file; None if there is none, since a function of the user gave the score.
         score: Their score.
         per_item: Whether the score file also has the scores of the items.
 
@@ -90,11 +90,14 @@ def write_answers(
     """
     folder, name = state.root / step.place / str(step.row), str(step.task)
     predictions, summary = folder / f"{name}.jsonl", folder / f"{name}.score.json"
-    write_bytes(predictions, answers.encode())
+    artefacts = {}
+    if answers is not None:
+        write_bytes(predictions, answers.encode())
+        artefacts = artefact(state.root, predictions)
     score.write(summary, per_item=per_item)
     if step.kind == "evaluate":
         state.scores[(str(step.row), name)] = score
-    artefacts = artefact(state.root, predictions) | artefact(state.root, summary)
+    artefacts |= artefact(state.root, summary)
     return artefacts, {"score": score.score, "n": score.n, "cut": score.cut, "dropped": score.dropped}
 
 

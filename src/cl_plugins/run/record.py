@@ -57,6 +57,19 @@ def versions() -> dict[str, str]:
     return found
 
 
+def origin(imported: Mapping[str, Any] | None) -> list[str]:
+    """Where weights come from that were not trained here, as a note for readers; none for a run of one's own.
+
+    Args:
+        imported: The entry of ``run.json``.
+    """
+    files = (imported or {}).get("files")
+    if not files:
+        return []
+    named = ", ".join(f"{name} {sha256[:12]}" for name, sha256 in files.items() if not name.endswith(".json"))
+    return [f"The weights were not trained here but imported (SHA-256 of the files): {named}."]
+
+
 def hardware() -> dict[str, Any]:
     """What the run is computed on."""
     import torch

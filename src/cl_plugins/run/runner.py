@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ class Runner:
         state.progress = Progress(units(state, todo), visible=ranks.is_main())
         limit = self._config.block.stop_after
         try:
-            for count, step in enumerate(todo, start=1):
+            for count, step in enumerate(self._in_order(todo), start=1):
                 if ranks.any_true(state.stop.asked):  # all ranks leave together, or none
                     raise Interrupted
                 self._do(step, plan)
@@ -120,6 +121,11 @@ class Runner:
             state.close_backend()
             state.progress.close()
         return True
+
+    def _in_order(self, todo: list[Step]) -> Iterator[Step]:
+        """The steps; those of a row by the model that answers them, which is known when the row begins."""
+        for _, steps in groupby(todo, key=lambda step: step.row if step.tests else step.key):
+            yield from self._state.by_route(list(steps))
 
     def _begin(self, opening: Opening) -> None:
         begin(self._root, opening)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from . import task_keys
 from .data_sets import FileHashes
 from .interrupt import StopRequest
 from .journal import Journal
-from .plan import JOINT
+from .plan import JOINT, ZERO_SHOT, Step
 from .progress import Progress
 from .reading import TrainingSets
 
@@ -242,6 +242,23 @@ class RunState:
         if carry is not None and carry.tasks and self.config.probe(task) is not None:
             task = carry.tasks[-1]
         return self.method.route(carry, task) if self.method.answers == "by_task" else None
+
+    def by_route(self, steps: Sequence[Step]) -> list[Step]:
+        """Steps that test with one carry, those that one model answers behind each other: it is rebuilt once for them.
+
+        The model that the next task starts from comes last, since it may then stay in memory.
+
+        Args:
+            steps: The steps of a row, or a single other step.
+        """
+        if self.method.answers != "by_task":
+            return list(steps)
+        groups: dict[Route, list[Step]] = {}
+        for step in steps:
+            carry = None if step.row == ZERO_SHOT else self.carry
+            groups.setdefault(self.route(carry, str(step.task)) if step.tests else None, []).append(step)
+        last = groups.pop(None, [])
+        return [step for group in (*groups.values(), last) for step in group]
 
     def answering(self, carry: Carry | None, task: str | None = None) -> Any:
         """The model that answers with a carry; rebuilt only if another one is in memory.

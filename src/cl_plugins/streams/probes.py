@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from ..base.errors import Problem
@@ -66,18 +66,8 @@ class Probe:
     @property
     def task(self) -> Task:
         """The probe as a task without training data."""
-        return Task(
-            name=self.name,
-            test=self.test,
-            scorer=self.scorer,
-            max_new_tokens=self.max_new_tokens,
-            options_column=self.options_column,
-            overrides=self.overrides,
-            title=self.title,
-            source=self.source,
-            licence=self.licence,
-            test_size=self.test_size,
-        )
+        shared = {field.name for field in fields(Task)} & {field.name for field in fields(self)}
+        return Task(**{name: getattr(self, name) for name in shared})
 
     @property
     def harness_task(self) -> tuple[str, str] | None:

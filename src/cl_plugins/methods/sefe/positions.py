@@ -39,17 +39,33 @@ def top_positions(a: Tensor, b: Tensor, share: float = 0.02, *, block_bytes: int
         for start in range(0, out, rows):
             values = (left[start : start + rows] @ right).abs_().reshape(-1)
             if best.numel() == count:  # a later element has to be larger; an equal one comes too late
-                found = (values > best[-1]).nonzero().reshape(-1)
+                found = (values > best.min()).nonzero().reshape(-1)
                 values = values[found]
             else:
                 found = torch.arange(values.numel(), device=values.device)
             if found.numel() == 0:
                 continue
             best, where = torch.cat([best, values]), torch.cat([where, found + start * columns])
-            best, order = torch.sort(best, descending=True, stable=True)
-            best, where = best[:count].clone(), where[order[:count]]
-        ascending = torch.sort(where).values
-        return ascending.to(torch.int32) if out * columns < INT32_LIMIT else ascending
+            if best.numel() > count:
+                taken = _largest(best, count)
+                best, where = best[taken], where[taken]
+        return where.to(torch.int32) if out * columns < INT32_LIMIT else where
+
+
+def _largest(values: Tensor, count: int) -> Tensor:
+    """Which of some finite numbers are the largest, the first of equal ones; ascending. Sorting them all takes much longer.
+
+    Args:
+        values: 1-D.
+        count: How many; less than there are.
+    """
+    import torch
+
+    least = torch.topk(values, count, sorted=False).values.min()
+    taken = values > least
+    equal = (values == least).nonzero().reshape(-1)
+    taken[equal[: count - int(taken.sum())]] = True
+    return taken.nonzero().reshape(-1)
 
 
 def merge_positions(lists: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -197,13 +197,16 @@ class TextVQA(_Coin):
         found = super().remarks(split)
         if split == "train":
             return found
-        rows = [raw for raw in self.raw_records(split) if isinstance(raw, Mapping)]
-        without = sum(not isinstance(raw.get(self.answer), list) and not self._all_answers(raw) for raw in rows)
+        count = without = 0
+        for raw in self.raw_records(split):
+            if isinstance(raw, Mapping):
+                count += 1
+                without += not isinstance(raw.get(self.answer), list) and not self._all_answers(raw)
         if without:
             where = "cl_dataset/TextVQA/TextVQA_0.5.1_val.json"
             why = "which does not have their picture and question" if self._annotators_file() else "which is not there"
             found.append(
-                f"{without} of {len(rows)} items have no answers of the ten annotators (from {where}, {why}); "
+                f"{without} of {count} items have no answers of the ten annotators (from {where}, {why}); "
                 "`peer:coin:textvqa` compares them with one answer"
             )
         return found
