@@ -95,6 +95,7 @@ class Browser:
         page.call("Emulation.setDeviceMetricsOverride", **size)
         feature = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         page.call("Emulation.setEmulatedMedia", media=media, features=[feature])
+        page.call("Emulation.setFocusEmulationEnabled", enabled=True)
         page.call("Page.navigate", url=url)
         page.wait_for("document.readyState === 'complete' && location.href !== 'about:blank'")
         return page
@@ -113,9 +114,24 @@ class Page:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
+    def click(self, element):
+        """Click where an element is, as a mouse does.
+
+        Args:
+            element: An expression for it.
+        """
+        middle = "(e => { e.scrollIntoView({block: 'center'}); const b = e.getBoundingClientRect();"
+        middle += f" return {{x: b.x + b.width / 2, y: b.y + b.height / 2}}; }})({element})"
+        place = self.value(middle) | {"button": "left", "clickCount": 1}
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, **place)
+
+    def close(self):
+        self.call("Page.close")
+
     def wait_for(self, condition, seconds=SECONDS):
         end = time.monotonic() + seconds
-        while not self.value(f"Boolean({condition})"):
+        while not self.value(f"(async () => Boolean({condition}))()"):
             assert time.monotonic() < end, f"never: {condition}\n{self.value('document.body.innerText')[:2000]}"
             time.sleep(0.1)
 
