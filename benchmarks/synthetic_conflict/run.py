@@ -4,9 +4,10 @@ Each run is an ordinary ``llamafactory-cli train``; a finished one is skipped, s
 
     python benchmarks/synthetic_conflict/run.py --data demo_data --saves saves/synthetic_conflict
 
-Writes ``benchmarks/synthetic_conflict/results.json`` and ``table.md``. The margin was committed before the first result, for
-the methods without routing and the tasks that are told by their question. ``--mark picture`` makes the tasks that are told by
-their picture, and writes ``results_picture.json`` and ``table_picture.md``.
+Writes ``benchmarks/synthetic_conflict/results.json`` and ``table.md``; what an earlier command found for other methods and seeds
+stays. The margin was committed before the first result, for the methods without routing and the tasks that are told by their
+question. ``--mark picture`` makes the tasks that are told by their picture, and writes ``results_picture.json`` and
+``table_picture.md``.
 """
 
 from __future__ import annotations
@@ -194,6 +195,16 @@ def reasons(results: Mapping[str, Mapping[str, Mapping[str, float]]], saves: Pat
     return "".join(lines)
 
 
+def known_before(file: Path, settings: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+    """Results of an earlier command with the same settings and options, which stay beside new ones."""
+    if not file.is_file():
+        return {}
+    record = json.loads(file.read_text(encoding="utf-8"))
+    if any(record.get(key) != value for key, value in settings.items()):
+        return {}
+    return {n: seeds for n, seeds in record["results"].items() if record["methods"][n] == METHODS.get(n)}
+
+
 def main() -> int:
     """Command line; 1 if a run failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -215,19 +226,19 @@ def main() -> int:
             failed += found is None
             if found is not None:
                 results[name][str(seed)] = found
-    known = {name: seeds for name, seeds in results.items() if seeds}
     own = args.mark == "question"
+    ending = "" if own else f"_{args.mark}"
+    settings = {"margin": MARGIN, "mark": args.mark, "steps": args.steps, "learning_rate": RATE}
+    before = known_before(args.out / f"results{ending}.json", settings)
+    known = {name: {**before.get(name, {}), **results.get(name, {})} for name in METHODS}
+    known = {name: seeds for name, seeds in known.items() if seeds}
     text = table(known, judged=own) + (reasons(known, args.saves) if own else "")
     print(text)
-    ending = "" if own else f"_{args.mark}"
     (args.out / f"table{ending}.md").write_text(text, encoding="utf-8")
     record = {
-        "margin": MARGIN,
-        "methods": {name: METHODS[name] for name in results},
-        "results": results,
-        "mark": args.mark,
-        "steps": args.steps,
-        "learning_rate": RATE,
+        **settings,
+        "methods": {name: METHODS[name] for name in known},
+        "results": known,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "llamafactory", "cl-plugins")},
     }
