@@ -3,6 +3,7 @@
 #   PYTHON    the interpreter that the environments are made with (3.11 or newer)
 #   PIP_ARGS  more options for pip, for example an index with CPU builds of PyTorch
 #   ARGS      more options for pytest, run_all.py and the benchmarks
+#   WHEELS    folder of wheels for `check-gpu` on a machine without a network; `gpu-wheels` fills it
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -155,6 +156,31 @@ bench-real-text: $(STAMP_REAL) ## a real language model of 135 M over four text 
 .PHONY: bench-real-pictures
 bench-real-pictures: demo-data $(STAMP_REAL) ## a real small vision-language model over the demo's tasks, on the CPU
 	$(DEMO) python -m benchmarks.real.run_all pictures $(ARGS)
+
+# With WHEELS the interpreter is PYTHON with its own PyTorch, and nothing is downloaded; otherwise .venv is used.
+WHEELS ?=
+OFFLINE = PYTHONPATH="$(CURDIR):$(CURDIR)/src:$(abspath $(WHEELS))/site"
+
+.PHONY: check-gpu
+check-gpu: $(if $(WHEELS),,venv) ## what works on one H100-class card, and how fast: one table, in 8 minutes; resumes
+ifneq ($(WHEELS),)
+	PYTHONPATH="$(CURDIR):$(CURDIR)/src" $(PYTHON) -m benchmarks.gpu.wheels --install $(WHEELS)
+	$(OFFLINE) $(PYTHON) -m benchmarks.gpu.run $(ARGS)
+else
+	$(RUN) python -m benchmarks.gpu.run $(ARGS)
+endif
+
+.PHONY: check-gpu-tiny
+check-gpu-tiny: venv ## the same code with tiny models on the CPU
+	OMP_NUM_THREADS=1 $(DEMO) python -m benchmarks.gpu.run --scale tiny $(ARGS)
+
+.PHONY: gpu-wheels
+gpu-wheels: venv ## collect what an image with CUDA and PyTorch lacks into gpu_wheels/ (at most 60 MB)
+	$(RUN) python -m benchmarks.gpu.wheels --out $(or $(WHEELS),gpu_wheels) $(ARGS)
+
+.PHONY: seen
+seen: venv ## write the table of docs/hardware.md: what has been seen where
+	$(RUN) python -m benchmarks.seen
 
 .PHONY: bench-medical-cl
 bench-medical-cl: venv ## the Medical-CL benchmark on the GPUs of this machine; ARGS: recipes, seeds, orders

@@ -47,6 +47,15 @@ def text_data(tmp_path_factory):
 
 
 @pytest.fixture
+def tracked(tmp_path, monkeypatch):
+    """Stand-ins for experiment trackers; gives what they were told."""
+    from tracked_runs import stand_ins
+
+    with stand_ins(tmp_path / "tracked.jsonl", monkeypatch) as told:
+        yield told
+
+
+@pytest.fixture
 def run(tmp_path):
     """Carry out a recipe in this process, as `run_exp` from Python does."""
 

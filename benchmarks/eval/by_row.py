@@ -1,7 +1,9 @@
 """Answering with models that choose their parts per row, against the merged model: the same items, the same process, in turns.
 
 The base has the shape of the demo's with layers four times as wide and pictures of 64 tokens, and fresh weights: at the demo's width of
-128, calling an operation costs more than its arithmetic, which says nothing of larger models. ``--base demo`` takes the demo's.
+128, calling an operation costs more than its arithmetic, which says nothing of larger models. ``--base demo`` takes the demo's;
+``--width`` and ``--side`` make another one (``--width 2048 --side 128``: layers half as wide as those of a model of 7 B parameters,
+pictures of 256 tokens).
 
 Eight tasks are learned for two steps each, so that every part differs; their questions begin with a sentence of the
 task's own, so that a selector finds the tasks. Then every model answers the same test sets, in another order each round, and
@@ -42,7 +44,7 @@ from benchmarks.step.run import load, lora
 
 HERE = Path(__file__).parent
 TASKS, LIMIT = 8, 1.15
-WIDTH, SIDE = 512, 64  # of the wide base: its layers, and its pictures in pixels
+WIDTH, SIDE, PATCH = 512, 64, 8  # of the wide base: its layers, its pictures in pixels, and what one token sees
 TOKENS = {"letters": 2, "captions": 24}
 MERGED, WHOLE = "merged", "merged, whole prompts"
 #: Name -> method and options. The first is what all others are compared with.
@@ -70,21 +72,28 @@ class Asked:
     task: int
 
 
-def wide_base(demo: Path, folder: Path) -> Path:
-    """A base with the demo's tokenizer, wider layers and pictures of 64 tokens; fresh weights."""
+def wide_base(demo: Path, folder: Path, width: int, side: int) -> Path:
+    """A base with the demo's tokenizer, two wider layers and larger pictures; fresh weights.
+
+    Args:
+        demo: The demo's base.
+        folder: Where it is written.
+        width: Of the language model's layers, a multiple of 64.
+        side: Of the pictures in pixels, a multiple of 8; they have (side / 8) ** 2 tokens.
+    """
     import torch
     from transformers import AutoProcessor, LlavaConfig, LlavaForConditionalGeneration
 
     config = LlavaConfig.from_pretrained(demo)
     text, vision = config.text_config, config.vision_config
-    text.hidden_size, text.intermediate_size, text.num_attention_heads = WIDTH, 11 * WIDTH // 4, WIDTH // 64
-    text.num_key_value_heads, text.head_dim, text.num_hidden_layers = WIDTH // 64, 64, 2
-    text.initializer_range, vision.image_size, config.image_seq_length = WIDTH**-0.5, SIDE, (SIDE // 8) ** 2
+    text.hidden_size, text.intermediate_size, text.num_attention_heads = width, 11 * width // 4, width // 64
+    text.num_key_value_heads, text.head_dim, text.num_hidden_layers = width // 64, 64, 2
+    text.initializer_range, vision.image_size, config.image_seq_length = width**-0.5, side, (side // PATCH) ** 2
     torch.manual_seed(0)
     LlavaForConditionalGeneration(config).float().save_pretrained(folder)
     processor = AutoProcessor.from_pretrained(demo)
-    processor.image_processor.size = {"shortest_edge": SIDE}
-    processor.image_processor.crop_size = {"height": SIDE, "width": SIDE}
+    processor.image_processor.size = {"shortest_edge": side}
+    processor.image_processor.crop_size = {"height": side, "width": side}
     processor.save_pretrained(folder)
     return folder
 
@@ -243,6 +252,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--demo", type=Path, default=Path("demo_data"), help="the demo's data, with base/")
     parser.add_argument("--base", choices=["wide", "demo"], default="wide")
+    parser.add_argument("--width", type=int, default=WIDTH, help="of the wide base's layers, a multiple of 64")
+    parser.add_argument(
+        "--side", type=int, default=SIDE, help="of the wide base's pictures in pixels, a multiple of 8"
+    )
     parser.add_argument("--items", type=int, default=64, help="items of a test set")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
@@ -256,7 +269,7 @@ def main() -> int:
     found: dict[str, Answering] = {}
     with tempfile.TemporaryDirectory() as scratch:
         base = args.demo / "base"
-        base = wide_base(base, Path(scratch) / "base") if args.base == "wide" else base
+        base = wide_base(base, Path(scratch) / "base", args.width, args.side) if args.base == "wide" else base
         processor = AutoProcessor.from_pretrained(base)
         items = make_items(args.demo, Path(scratch) / "items", max(args.items // 4, 16))
         sets = test_sets(items, args.items)
@@ -275,7 +288,7 @@ def main() -> int:
                 for model in order:
                     model.answer(name, asked, args.batch)
     result = {
-        "base": args.base, "limit": LIMIT, "tasks": TASKS, "items": args.items, "batch": args.batch, "rounds": args.rounds, "tokens": TOKENS,
+        "base": args.base, **({"width": args.width, "side": args.side} if args.base == "wide" else {}), "limit": LIMIT, "tasks": TASKS, "items": args.items, "batch": args.batch, "rounds": args.rounds, "tokens": TOKENS,
         "judged": table(found, list(sets)), "threads": torch.get_num_threads(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
         "load_average_at_the_end": os.getloadavg(),

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.medical_cl.ledger import Entry
 from cl_plugins.report import tables, text
 from cl_plugins.report.tables import Entry as Text
 from cl_plugins.report.tables import Table
 from cl_plugins.report.writing import write_atomically
+from cl_plugins.sweep.ledger import Entry
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,19 @@ repository::
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import os
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import yaml
-
-from benchmarks.medical_cl import ledger, tiny
+from benchmarks.medical_cl import tiny
 from benchmarks.medical_cl.cells import PAPER_ORDER, RECIPES, Cell, Scale, make_cells, recipe_files
 from cl_plugins.base.errors import ClPluginsError
+from cl_plugins.run.interrupt import EXIT_RUN_AGAIN
+from cl_plugins.run.isolate import launch_command
+from cl_plugins.sweep.checks import check_cells
+from cl_plugins.sweep.ledger import entry_file
+from cl_plugins.sweep.processes import Processes
+from cl_plugins.sweep.work import VISIBLE, run_cells, slots, write_recipe
 
 
 SAVES = Path("saves/bench_medical_cl")
@@ -33,49 +33,6 @@ SOURCE = "li2025"
 
 #: From a cell, the file of its recipe and a log file to whether the run ended well.
 Launch = Callable[[Cell, Path, Path], bool]
-
-
-def in_own_process(cell: Cell, recipe: Path, log: Path) -> bool:
-    """Start the run as a user would; the environment (``FORCE_TORCHRUN``, ``CUDA_VISIBLE_DEVICES``) goes through."""
-    environment = dict(os.environ)
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
-    if cell.scale == "tiny":
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-    command = ["llamafactory-cli", "train", str(recipe)]
-    with log.open("ab") as output:
-        done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False)
-    return done.returncode == 0
-
-
-def run_cell(cell: Cell, directory: Path, launch: Launch = in_own_process) -> bool:
-    """Carry out one cell and enter it into the ledger, unless it stands there.
-
-    Args:
-        cell: The cell.
-        directory: Folder of the ledger.
-        launch: How a run is started.
-
-    Returns:
-        Whether the cell is in the ledger now.
-    """
-    if (directory / f"{cell.id}.json").is_file():
-        say(f"{cell.id}: finished before")
-        return True
-    cell.saves.mkdir(parents=True, exist_ok=True)
-    recipe, log = cell.saves / f"{cell.id}.yaml", cell.saves / f"{cell.id}.log"
-    recipe.write_text(yaml.safe_dump(cell.started(), sort_keys=False, allow_unicode=True), encoding="utf-8")
-    start = time.monotonic()
-    if not ledger.finished(cell.output_dir):
-        say(f"{cell.id}: running, prints into {log}")
-        if not launch(cell, recipe, log) or not ledger.finished(cell.output_dir):
-            say(f"{cell.id}: FAILED after {time.monotonic() - start:.0f} s, see {log}")
-            return False
-    # Seed and order make a repetition of a cell, not another recipe.
-    block = {key: value for key, value in cell.keys["cl"].items() if key != "order"}
-    common = dataclasses.replace(cell, keys={**cell.keys, "seed": None, "cl": block}).sha256
-    ledger.record(cell, common, by_paper_rules(cell.output_dir), directory)
-    say(f"{cell.id}: done after {time.monotonic() - start:.0f} s")
-    return True
 
 
 def by_paper_rules(run_dir: Path) -> Path | None:
@@ -100,15 +57,15 @@ def by_paper_rules(run_dir: Path) -> Path | None:
         return None
 
 
-def main(argv: Sequence[str] | None = None, launch: Launch = in_own_process) -> int:
+def main(argv: Sequence[str] | None = None, launch: Launch | None = None) -> int:
     """Command line.
 
     Args:
         argv: The words behind the program; those of the process by default.
-        launch: How a run is started.
+        launch: How a run is started; as a user would, in a process of its own, by default.
 
     Returns:
-        0, 1 if a cell failed, 2 for problems of recipes or data.
+        0, 1 if a cell failed, 2 for problems of recipes or data, 75 if it was stopped.
     """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.medical_cl.run", description=(__doc__ or "").partition("\n")[0]
@@ -132,6 +89,12 @@ def main(argv: Sequence[str] | None = None, launch: Launch = in_own_process) -> 
     parser.add_argument("--set", nargs="+", default=[], metavar="key=value", help="changes to every recipe")
     parser.add_argument("--saves", type=Path, default=SAVES, help="folder of the runs (default: %(default)s)")
     parser.add_argument("--ledger", type=Path, default=LEDGER, help="folder of the ledger (default: %(default)s)")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="runs at once (default: one, or one for each of --devices)"
+    )
+    parser.add_argument(
+        "--devices", nargs="+", default=[], metavar="IDS", help="the GPUs of each run, as in 0 1 or 0,1 2,3"
+    )
     parser.add_argument("--list", action="store_true", help="print the cells and run nothing")
     options = parser.parse_args(argv)
 
@@ -142,17 +105,55 @@ def main(argv: Sequence[str] | None = None, launch: Launch = in_own_process) -> 
             tiny.prepare(saves)
         names = options.recipes or list(recipe_files(options.recipe_dir))
         cells = make_cells(names, options.seeds, options.orders, size, options.recipe_dir, options.set)
+        command = launch_command("llamafactory-cli train")
+        if launch is None and not options.list:
+            check(cells, directory)
     except ClPluginsError as error:
         print(error, file=sys.stderr)
         return 2
     if options.list:
         for cell in cells:
-            state = "finished" if (directory / f"{cell.id}.json").is_file() else "to do"
+            state = "finished" if entry_file(cell, directory).is_file() else "to do"
             say(f"{state:9} {cell.id}")
         return 0
-    good = sum(run_cell(cell, directory, launch) for cell in cells)
+    processes = Processes()
+
+    def start(cell: Cell, environment: Mapping[str, str]) -> int | None:
+        if launch is not None:
+            return 0 if launch(cell, cell.recipe_file, cell.log) else 1
+        own = {VISIBLE: ""} if options.scale == "tiny" else {}
+        return processes.run([*command, str(cell.recipe_file)], cell.log, {**environment, **own})
+
+    with processes.on_signals():
+        outcomes = run_cells(
+            cells,
+            directory,
+            start,
+            say=say,
+            environments=slots(options.jobs or max(1, len(options.devices)), options.devices),
+            rescore=by_paper_rules,
+            stopped=lambda: processes.stopped,
+        )
+    good = sum(outcome.state == "finished" for outcome in outcomes.values())
     say(f"{good} of {len(cells)} cells are in {directory}")
-    return 0 if good == len(cells) else 1
+    return 0 if good == len(cells) else EXIT_RUN_AGAIN if processes.stopped else 1
+
+
+def check(cells: Sequence[Cell], directory: Path) -> None:
+    """Check the recipes of all cells that are not finished, before the first one starts.
+
+    Args:
+        cells: The cells.
+        directory: Folder of the ledger.
+
+    Raises:
+        ClPluginsError: With every problem of every recipe.
+    """
+    left = [cell for cell in cells if not entry_file(cell, directory).is_file()]
+    for cell in left:
+        write_recipe(cell)
+    for note in check_cells(left):
+        say(f"note: {note}")
 
 
 def say(line: str) -> None:

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.medical_cl import pages, pictures
-from benchmarks.medical_cl.ledger import Entry, as_runs, read_ledger
 from cl_plugins.base.errors import ClPluginsError, DataError, Problem
 from cl_plugins.published import Cells, PublishedEntry, PublishedTable, Source, derive, read_published
 from cl_plugins.report import compare
@@ -27,6 +26,7 @@ from cl_plugins.report.run_data import Run, read_run
 from cl_plugins.report.tables import Entry as Text
 from cl_plugins.report.tables import Table
 from cl_plugins.report.text import MISSING, number
+from cl_plugins.sweep.ledger import Entry, as_runs, read_ledger
 
 
 LEDGER = Path("benchmarks/medical_cl/ledgers")

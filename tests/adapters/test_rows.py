@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, LlavaForConditional
 from cl_plugins.adapters.bank import Chosen, Expert, Experts, attach
 from cl_plugins.adapters.held_base import HeldBase
 from cl_plugins.adapters.kept import Kept
+from cl_plugins.adapters.places import find_decoder, find_tower
 from cl_plugins.adapters.rows import state_of
 from cl_plugins.adapters.structure import Structure
 from cl_plugins.base.errors import CompatibilityError, RunStateError
@@ -129,15 +130,48 @@ def test_beams_and_several_sequences_keep_their_rows(text):
         assert [cut(x) for x in alone] == [cut(x) for x in together[2 * number : 2 * number + 2]]
 
 
+BEGINNING = [1, 30, 31]  # shorter than the rest of every prompt
+
+
+def with_beginning(count):
+    """Prompts that begin alike, every second one with a picture, and their pictures."""
+    rows = [[*BEGINNING, *p[1:]] for p in prompts(count, lambda i: i % 2)]
+    return rows, pixels(rows)
+
+
+@pytest.mark.parametrize("decided_by", [None, "expert"])
 @pytest.mark.parametrize("size", [1, 5, 12])
-def test_our_decoder_answers_as_generate_does(seeing, size):
-    """In parts, with finished rows dropped, and no shared beginning."""
+def test_our_decoder_answers_as_generate_does(seeing, size, decided_by, monkeypatch):
+    """In parts, with finished rows dropped; what they begin with is computed once per expert, where it alone decides."""
     model, state = seeing
-    rows = [[*p[:1], 30, 31, *p[1:]] for p in prompts(12, lambda i: i % 2)]  # they share a beginning
-    seen = pixels(rows)
+    rows, seen = with_beginning(12)
     alone = [answers(model, state, [row], [one]) for row, one in zip(rows, seen, strict=True)]
+    monkeypatch.setattr(state, "decided_by", decided_by)
     found = decoded(model, rows, seen, size)
     assert [(text, route) for text, route in found] == [(" ".join(map(str, a[0])), r[0]) for a, r in alone]
+
+
+def test_what_prompts_begin_with_is_computed_once_per_expert(seeing, monkeypatch):
+    model, state = seeing
+    rows, seen = with_beginning(12)
+    read, towers = [], []
+    handles = [
+        find_decoder(model).register_forward_pre_hook(
+            lambda module, args, kwargs: read.append(tuple(kwargs["inputs_embeds"].shape[:2])), with_kwargs=True
+        ),
+        find_tower(model)[1].encoder.register_forward_hook(lambda *_: towers.append(1)),
+    ]
+    monkeypatch.setattr(state, "decided_by", "expert")
+    found = decoded(model, rows, seen, 5)
+    for handle in handles:
+        handle.remove()
+    experts = {route for _, route in found}
+    assert len(experts) > 1
+    assert read.count((1, len(BEGINNING))) == len(experts)
+    parts = [shape for shape in read if shape[1] > len(BEGINNING)]
+    assert sum(count for count, _ in parts) == 12
+    assert max(length for _, length in parts) == max(map(len, rows)) - len(BEGINNING)
+    assert 0 < len(towers) <= len(parts)  # once per part, although the choice is taken in a forward of its own
 
 
 def test_conversations_in_several_threads_do_not_mix(text):

@@ -13,9 +13,9 @@ from llamafactory.train.tuner import run_exp
 
 from benchmarks.medical_cl import run, tables, tiny
 from benchmarks.medical_cl.cells import RECIPES, Scale, make_cells, recipe_files
-from benchmarks.medical_cl.ledger import Entry, read_ledger
 from cl_plugins.base.errors import DataError, RecipeError
 from cl_plugins.methods.registry import list_methods
+from cl_plugins.sweep.ledger import Entry, read_ledger
 
 
 ROOT = Path(__file__).resolve().parents[2]

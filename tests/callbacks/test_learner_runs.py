@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from unittest import mock
@@ -40,6 +43,16 @@ class Mine(ContinualTrainerMixin, Trainer):
     pass
 
 
+HOLD = """
+import sys
+from pathlib import Path
+from cl_plugins.base.lock import RunLock
+with RunLock(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
 class Stopped(Exception):
     """Stands for a killed process."""
 
@@ -51,8 +64,8 @@ def learner(llama, directory, method="seqlora", rank=4, **given):
     return ContinualLearner(model, method, directory, lora, **{"tasks": TASKS, "tests": TESTS, **given})
 
 
-def train(task, llama, name, steps=12, rate=1e-2):
-    tokenizer = AutoTokenizer.from_pretrained(llama)
+def rows_of(tokenizer, name):
+    """The training set of a task: its test."""
     rows = []
     for row in TESTS[name]:
         prompt = tokenizer.encode(row["prompt"])
@@ -60,13 +73,19 @@ def train(task, llama, name, steps=12, rate=1e-2):
         rows.append(
             {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": [-100] * len(prompt) + ids[len(prompt) :]}
         )
+    return rows
+
+
+def train(task, llama, name, steps=12, rate=1e-2):
+    tokenizer = AutoTokenizer.from_pretrained(llama)
     for training in task.trainings():
         args = TrainingArguments(
             output_dir=str(task.callback.directory / "trainer" / name), per_device_train_batch_size=4, max_steps=steps,
             learning_rate=rate, save_strategy="no", report_to=[], use_cpu=True, disable_tqdm=True, logging_steps=1,
         )  # fmt: skip
         Mine(
-            model=training.model, train_dataset=training.samples(rows), data_collator=DataCollatorForSeq2Seq(tokenizer),
+            model=training.model, train_dataset=training.samples(rows_of(tokenizer, name)),
+            data_collator=DataCollatorForSeq2Seq(tokenizer),
             callbacks=[training.callback], terms=training.terms, args=training.arguments(args),
         ).train()  # fmt: skip
 
@@ -286,6 +305,27 @@ def test_changed_settings_are_refused_by_name(whole, llama):
         assert word in str(error.value)
         assert "recipe" not in str(error.value)
         assert "cl.restart" not in str(error.value)
+
+
+@pytest.mark.parametrize("file", ["run.json", "journal.jsonl", "carry/update_01.safetensors"])
+def test_a_damaged_file_is_told_in_the_words_of_scripts(whole, llama, tmp_path, file):
+    directory = shutil.copytree(whole, tmp_path / "run")
+    path = directory / file if (directory / file).exists() else next((directory / "carry").glob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(RunStateError) as error:
+        learner(llama, directory)
+    assert not any(word in str(error.value) for word in ("cl.restart", "output_dir", "recipe"))
+
+
+def test_a_directory_that_is_in_use_is_told_in_the_words_of_scripts(llama, tmp_path):
+    made = learner(llama, tmp_path / "run", tests=None)
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as other:
+        other.stdout.readline()
+        with pytest.raises(RunStateError, match="is in use by") as error, made.task("one"):
+            pass
+        other.stdin.close()
+    assert error.value.problems[0].fix.endswith("Wait for it, stop it, or choose another directory.")
 
 
 def test_a_changed_base_is_refused(whole, llama):

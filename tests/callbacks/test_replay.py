@@ -388,6 +388,18 @@ def test_fsdp_that_accelerate_asked_for(llama, monkeypatch):
     assert _engine(arguments) == "fsdp"
 
 
+@pytest.mark.parametrize("method", ["inclora", "seqlora"])
+@pytest.mark.parametrize(("given", "where"), [(["full_shard"], "fsdp"), ([], "ACCELERATE_USE_FSDP")])
+def test_fsdp_is_refused_with_every_method(llama, monkeypatch, tmp_path, method, given, where):
+    """As in a recipe, not only with penalties and replay."""
+    learner = ContinualLearner(AutoModelForCausalLM.from_pretrained(llama), method, tmp_path / "state", lora=LORA)
+    if not given:
+        monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    arguments = SimpleNamespace(deepspeed=None, fsdp=given, fp16=False, seed=0)
+    with learner.task("one") as task, pytest.raises(CompatibilityError, match=f"{where}: is not tested with any"):
+        task.callback.on_train_begin(arguments, None, None, task.model)
+
+
 def test_the_directory_of_a_run_is_not_a_learners(stream, tmp_path):
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "run.json").write_text("{}")

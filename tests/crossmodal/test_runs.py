@@ -267,6 +267,15 @@ def test_wrong_recipes_are_refused_with_every_problem(data, tmp_path):
         assert part in text, part
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ACCELERATE_USE_FSDP", "true"), ("ACCELERATE_USE_DEEPSPEED", "1"), ("ACCELERATE_MIXED_PRECISION", "fp16")],
+)
+def test_engines_that_the_environment_chooses_are_refused(data, tmp_path, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    assert name in problems(recipe(data, tmp_path / "run"))
+
+
 def test_more_choices_than_experts_are_refused(data, tmp_path):
     assert "classifier.top" in problems(recipe(data, tmp_path / "run", classifier={"top": 9, "experts": 4}))
 

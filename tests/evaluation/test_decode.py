@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cl_plugins.generation import generate as generation
-from cl_plugins.generation.decode import PREFILL_TOKENS, TEXT_MODELS, common_beginning, is_plain
+from cl_plugins.generation.beginning import common_beginning
+from cl_plugins.generation.decode import PREFILL_TOKENS, TEXT_MODELS, is_plain
 from cl_plugins.generation.generate import generate, length_sorted_batches, parts_by_tokens
 
 

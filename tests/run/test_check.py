@@ -67,6 +67,7 @@ def test_values_that_are_left_alone(keys, key, value):
     ("name", "value", "more"),
     [
         ("ACCELERATE_USE_FSDP", "true", {}),
+        ("ACCELERATE_USE_FSDP", "1", {"fsdp_config": {"fsdp_version": 2}}),
         ("ACCELERATE_USE_DEEPSPEED", "true", {}),
         ("ACCELERATE_USE_MEGATRON_LM", "true", {}),
         ("ACCELERATE_MIXED_PRECISION", "fp16", {}),

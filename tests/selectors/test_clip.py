@@ -110,6 +110,16 @@ def test_features_are_those_of_clip(base, clip, side, answers):
         assert torch.allclose(got, wanted, atol=1e-5) if there else not got.any()
 
 
+def test_the_text_before_its_projection(base, clip):
+    selector = make_selector({"kind": "anchors", "features": "clip_text_pooled", "clip": str(clip), **QUESTION})
+    inputs, drawn = prompts(base)
+    pooled, there = base.features(inputs, selector.looks[0])
+    _, projected = truth(clip, drawn)
+    assert there.tolist() == [True] * 3
+    assert pooled.shape[1] == selector.clip.width("clip_text_pooled") != selector.clip.width("clip_text")
+    assert torch.allclose(CLIPModel.from_pretrained(clip).text_projection(pooled), projected, atol=1e-5)
+
+
 def test_the_question_is_cut_out_of_the_prompt(base, clip):
     from cl_plugins.adapters.row_features import Rows
 

@@ -9,7 +9,7 @@ import tiny
 import torch
 from transformers import AutoModelForCausalLM
 
-from cl_plugins.adapters.rows import logits_at
+from cl_plugins.adapters.places import logits_at
 from cl_plugins.base.errors import CompatibilityError, DataError
 from cl_plugins.callbacks.learner import PlainBase
 from cl_plugins.contract.low_rank import LowRankUpdate

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import CompatibilityError, Problem
-from .rows import find_decoder
+from .places import find_decoder
 
 
 if TYPE_CHECKING:

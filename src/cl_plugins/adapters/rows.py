@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..base.errors import CompatibilityError, Problem
 from .kept import Kept, keep_on, kept_of
 from .modes import looking
+from .places import find_decoder, find_tower, logits_at
 from .row_features import Rows
 
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 
-TOWERS = ("vision_tower", "vision_model", "visual", "vision_encoder")
 #: Words in the names of a forward's inputs that belong to sounds, and to pictures, videos and sounds.
 _SOUNDS = ("audio", "feature_attention_mask", "input_features")
 _MEDIA = ("pixel", "image", "video", "grid", *_SOUNDS)
@@ -51,10 +51,15 @@ class RowState:
         model: The base.
         begin: Called once for every prompt, between the tower and the language model; puts what it chooses into
             `Rows.kept`.
+
+    Attributes:
+        decided_by: The entry of `Rows.kept`, a tensor (rows,) of whole numbers, on which alone the language model depends:
+            what several prompts of one number begin with is then computed once. None where it depends on more.
     """
 
     def __init__(self, model: Any, begin: Callable[[Rows], None]) -> None:
         self._model, self._begin = model, begin
+        self.decided_by: str | None = None
         self._threads = threading.local()
         self._training: Rows | None = None  # backward threads are not the thread of the forward
         self._graph: weakref.ref[Any] | None = None
@@ -138,6 +143,38 @@ class RowState:
         finally:
             self._threads.off = before
 
+    @contextmanager
+    def giving(self, kept: Kept, tower_output: Any) -> Iterator[None]:
+        """The rows of forwards inside the block are given this; nothing is chosen.
+
+        Args:
+            kept: What they are given, as `Rows.kept`.
+            tower_output: What the tower gave for their pictures, so that it does not run again; None if they have none.
+        """
+        self._threads.tower, self._threads.given = tower_output, kept
+        try:
+            yield
+        finally:
+            self._threads.tower = self._threads.given = None
+
+    def choose(self, inputs: Mapping[str, Any]) -> tuple[Kept, Any]:
+        """What prompts are given, from a forward that ends where the language model begins.
+
+        Args:
+            inputs: Whole prompts.
+
+        Returns:
+            What they are given, and the tower's output for `giving`.
+        """
+        self._threads.choosing = True
+        try:
+            self._model(**inputs, use_cache=False)
+        except _Chosen as end:
+            return end.rows.kept, end.rows.tower_output
+        finally:
+            self._threads.choosing = False
+        raise RuntimeError("the model did not call its language model")
+
     def _wrap(self, owner: Any, name: str, function: Callable[..., Any]) -> None:
         own = vars(owner).get(name)
         original = getattr(owner, name)
@@ -200,6 +237,7 @@ class RowState:
             )
         rows = Rows(self._model, inputs, kept is None, Kept() if kept is None else kept)
         rows.told = getattr(self._threads, "told", None)
+        rows.only_choice = rows.fresh and getattr(self._threads, "choosing", False)
         if scope is not None and rows.fresh:
             scope["kept"] = rows.kept
         return rows
@@ -231,6 +269,8 @@ class RowState:
         rows = getattr(self._threads, "rows", None)
         if rows is not None and not self.off:
             self._choose(rows)
+            if rows.only_choice:
+                raise _Chosen(rows)
 
     def _choose(self, rows: Rows) -> None:
         if not rows.fresh or rows.chosen:
@@ -287,12 +327,8 @@ class RowState:
         words = _MEDIA if seen else _SOUNDS
         media = {k: v for k, v in rows.inputs.items() if any(word in k for word in words) and v is not None}
         inputs = {"input_ids": ids, "attention_mask": attended.long(), **media}
-        self._threads.tower, self._threads.given = rows.tower_output if seen else None, Kept(kept)
-        try:
-            with looking(self._model):
-                return logits_at(self._model, inputs, positions)
-        finally:
-            self._threads.tower = self._threads.given = None
+        with looking(self._model), self.giving(Kept(kept), rows.tower_output if seen else None):
+            return logits_at(self._model, inputs, positions)
 
     def _check_single_forward(self) -> None:
         """Layers that are computed again for a backward must find the rows of their own forward."""
@@ -335,42 +371,13 @@ def _named(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str
     return found
 
 
-def logits_at(model: Any, inputs: Mapping[str, Any], positions: Tensor) -> Tensor:
-    """Logits of one position of each row, without those of the others.
-
-    Args:
-        model: A causal language model of Transformers.
-        inputs: Its inputs, padded on the right.
-        positions: (rows,), int64.
-
-    Returns:
-        (rows, vocabulary).
-    """
-    import torch
-
-    wanted, place = torch.unique(positions, return_inverse=True)
-    logits = model(**inputs, use_cache=False, logits_to_keep=wanted).logits
-    return logits[torch.arange(len(positions), device=logits.device), place.to(logits.device)]
-
-
 class _Token:
     """Is there while the graph is there."""
 
 
-def find_tower(model: Any) -> tuple[str, Module] | None:
-    """Name and module of the tower that sees pictures; None for a model of texts."""
-    for name, module in model.named_modules():
-        if name.rpartition(".")[2] in TOWERS:
-            return name, module
-    return None
+class _Chosen(Exception):
+    """No error: the choice of rows has been taken, and the rest of the forward was not asked for."""
 
-
-def find_decoder(model: Any) -> Any:
-    """The language model without its output layer."""
-    found = model.get_decoder() if hasattr(model, "get_decoder") else None
-    if found is None or found is model:
-        found = getattr(model, "base_model", None)
-    if found is None or found is model:
-        what = f"{type(model).__name__} does not define which of its modules is the language model."
-        raise CompatibilityError(Problem("the base model", what, "Use a Transformers model with `get_decoder`."))
-    return found
+    def __init__(self, rows: Rows) -> None:
+        super().__init__()
+        self.rows = rows

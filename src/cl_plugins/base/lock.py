@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import Problem, RunStateError
 from .logs import logger
+from .words import either, words
 
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class RunLock:
             marker.release()
 
     def _in_use(self, note: dict[str, Any]) -> Problem:
-        fix = "Wait for it, stop it, or choose another `output_dir`."
+        fix = either("Wait for it", "stop it", words().elsewhere)
         if self._by_marker:
             fix += (
                 f" Its file system ({file_system(self._root)}) has no file locks; if that process is gone, "
@@ -163,7 +164,7 @@ class RunLock:
         what = (
             f"cannot be used as lock file ({error.strerror or error}); the file system is {file_system(self._root)}."
         )
-        return RunStateError(Problem(str(self._path), what, "Fix its permissions, or choose another `output_dir`."))
+        return RunStateError(Problem(str(self._path), what, either("Fix its permissions", words().elsewhere)))
 
 
 def describe(note: dict[str, Any]) -> str:

@@ -33,7 +33,8 @@ class RunLine:
 
     Attributes:
         name: The name below the folder.
-        state: ``at work``, ``finished``, ``failed``, ``stopped``, ``not begun``, ``scores only`` or ``damaged``.
+        state: ``at work``, ``finished``, ``failed``, ``stopped``, ``not begun``, ``imported``, ``scores only`` or
+            ``damaged``.
         method: Name of the method.
         stream: Name of the stream.
         done: Finished steps.
@@ -103,6 +104,8 @@ def read_line(name: str, root: Path) -> RunLine:
         state = "at work"
     elif value["finished"]:
         state = "finished"
+    elif "files" not in record and (record.get("imported") or {}).get("tasks"):  # weights, which nobody has tested yet
+        state, left = "imported", []
     elif "files" in record or "imported" in record:  # scores that were joined, imported or computed again
         state, left = "scores only", []
     elif failed:

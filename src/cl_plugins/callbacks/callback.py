@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 from ..adapters.update import trained_factors
 from ..base import ranks
 from ..base.errors import CompatibilityError, Problem, RecipeError, RunStateError
+from ..base.words import speaking
 from ..contract.carry import Carry, TaskUpdate, carry_directory
 from ..contract.phase import Phase
 from ..methods import Method, TaskContext, registry
@@ -21,6 +22,7 @@ from ..methods.seqlora import SeqLoRA
 from ..replay.keeping import remove_candidates
 from ..replay.store import Buffer
 from ..replay.trainers import TrainerReplay, replay_config
+from ..run.engine_variables import FSDP, enabled, fsdp_problem
 from ..streams import Task
 from ..training.collated import CollatedData
 from ..training.extras import load_extras, save_extras
@@ -29,6 +31,7 @@ from ..training.handover import write_carry, write_update
 from ..training.phase_samples import Part
 from ..training.task import Learned, TaskTraining
 from ..training.terms import TaskTerms, add_gradient
+from .settings import WORDS
 
 
 if TYPE_CHECKING:
@@ -140,6 +143,9 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Bind, and refuse what would go wrong without a word."""
+        if _engine(args) == "fsdp":
+            problem = fsdp_problem("fsdp" if getattr(args, "fsdp", None) else FSDP)
+            raise CompatibilityError(problem)
         terms = self.bind(model, args.seed)
         if terms.has_penalties and (args.fp16 or _engine(args)):
             what = "does not go with fp16, DeepSpeed or FSDP: the callback cannot add to their gradients."
@@ -164,6 +170,9 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             raise CompatibilityError(Problem("ContinualCallback", what, fix))
         self._check_start(model)
         self._begin(args, state, terms, model)
+        if self.run is not None:
+            self.run.begins(self.task.name, self.phase.name, args)
+            self.run.tracker.on_train_begin(args, state, control, model=model, **kwargs)
         loader = kwargs.get("train_dataloader")
         self._samples = _size(getattr(loader, "dataset", None))
         if loader is None or not hasattr(getattr(loader, "dataset", None), "__len__"):
@@ -186,8 +195,6 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             load_extras(model, Path(args.output_dir) / f"checkpoint-{state.global_step}")
         wanted = getattr(self._base, "wanted_modules", ())
         self._training = TaskTraining(terms, model, wanted)
-        if self.run is not None:
-            self.run.begins(self.task.name, self.phase.name)
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Put what the trainer does not save into its checkpoint."""
@@ -220,11 +227,13 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             self.terms.after_step(last=state.global_step >= state.max_steps)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Log the terms together with the loss."""
+        """Log the terms together with the loss, and tell the trackers of the stream."""
         if logs is not None and "loss" in logs and self.terms is not None:
             check_loss(f"task '{self.task.name}'", float(logs["loss"]), state.global_step)
             logs.update(self.terms.logs)
             state.log_history[-1].update(self.terms.logs)  # Trainer noted a copy before it asked
+        if self.run is not None and self._training is not None:
+            self.run.tracker.on_log(args, state, control, logs=logs, **kwargs)
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Write what the task has learned, unless the training was stopped before its end."""
@@ -341,8 +350,7 @@ def _engine(args: Any) -> str | None:
     """DeepSpeed or FSDP, whether the arguments name it or `accelerate launch` did."""
     if args.deepspeed or getattr(args, "deepspeed_plugin", None):
         return "deepspeed"
-    launched = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("true", "1")
-    return "fsdp" if getattr(args, "fsdp", None) or launched else None
+    return "fsdp" if getattr(args, "fsdp", None) or enabled(FSDP) else None
 
 
 def _reentrant(model: Any) -> bool:
@@ -363,6 +371,7 @@ def read_carry(directory: Path) -> Carry | None:
     recover_directory(path)
     if not os.path.lexists(path):
         return None
-    carry = Carry.open(carry_directory(directory))
-    carry.verify()
+    with speaking(WORDS):
+        carry = Carry.open(carry_directory(directory))
+        carry.verify()
     return carry

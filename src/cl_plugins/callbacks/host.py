@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import CompatibilityError, Problem
 from ..contract.capabilities import RunFacts
-from ..contract.host import KeyInfo, ModelSizes
+from ..contract.host import KeyInfo, ModelSizes, Trained
 from ..run.card import TRAINED_BY_SCRIPT
 from .rows import ScoreFunction, TestRow, record_of_test
+from .settings import WORDS
 
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class LearnerArgs:
 
     Attributes:
         keys: The keys in ``run.json``.
-        training: What a run reads of a trainer's arguments.
+        training: What a run reads of a trainer's arguments, or the arguments of a trainer.
     """
 
     keys: Mapping[str, Any]
@@ -115,6 +116,7 @@ class LearnerHost:
     engines: tuple[str, ...] = ()
     command = "python"
     generates = True
+    words = WORDS
     path_keys: frozenset[str] = frozenset()
     engine_keys: frozenset[str] = frozenset()
     data_keys: frozenset[str] = frozenset()
@@ -195,6 +197,14 @@ class LearnerHost:
         """
         raise CompatibilityError(Problem("sizes", "are counted for recipes only.", "Count the model's parameters."))
 
+    def trained(self, keys: Mapping[str, Any], method: Method, tasks: Sequence[Task]) -> Trained:
+        """Known for recipes only.
+
+        Raises:
+            CompatibilityError: Always.
+        """
+        raise CompatibilityError(Problem("recipe", "is that of a script.", "Use a recipe of LLaMA-Factory."))
+
     def task_keys(
         self,
         keys: Mapping[str, Any],
@@ -213,8 +223,8 @@ class LearnerHost:
         return LearnerArgs(keys)
 
     def trackers(self, args: TaskArgs) -> dict[str, dict[str, Any]]:
-        """None: the script's trainer has its own."""
-        return {}
+        """``report_to`` of the script's trainer."""
+        return {str(name): {} for name in args.training.report_to or ()}
 
     def looking_keys(self, keys: Mapping[str, Any]) -> dict[str, Any]:
         """See `Host.looking_keys`."""

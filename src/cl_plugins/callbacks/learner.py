@@ -15,6 +15,7 @@ from ..base import ranks
 from ..base.errors import CompatibilityError, Problem, RecipeError, RunStateError
 from ..base.files import remove_leftovers
 from ..base.lock import RunLock
+from ..base.words import speaking
 from ..contract.host import has_learner
 from ..contract.phase import Phase
 from ..replay.keeping import remove_candidates
@@ -26,6 +27,8 @@ from .callback import ContinualCallback, PhaseCallback, make_method, read_carry
 from .places import warn_of_tower
 from .prompts import tokenizer_of
 from .recording import open_run
+from .reporting import one_run_for_all
+from .settings import WORDS
 
 
 if TYPE_CHECKING:
@@ -220,7 +223,7 @@ class ContinualLearner:
                 whole training.
         """
         task = task if isinstance(task, Task) else Task(name=task)
-        with RunLock(self.directory) if ranks.is_main() else nullcontext():
+        with speaking(WORDS), RunLock(self.directory) if ranks.is_main() else nullcontext():
             if ranks.is_main():
                 self._tidy()
             if self._run is not None:
@@ -238,7 +241,8 @@ class ContinualLearner:
             self._placed = True
             led = LearnerTask(callback, model, seed)
             try:
-                yield led
+                with one_run_for_all() if self._run is not None else nullcontext():
+                    yield led
             except Exception as error:
                 if self._run is not None:
                     self._run.failed(task.name, error)

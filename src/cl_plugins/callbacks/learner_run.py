@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from ..base import ranks
@@ -14,6 +15,7 @@ from ..base.errors import Problem, RunStateError
 from ..base.files import artefact
 from ..base.lock import RunLock
 from ..base.logs import logger, set_up
+from ..base.words import speaking
 from ..config import CLConfig, Recipe
 from ..contract.host import has_learner
 from ..records.run import RUN, read_run, write_run
@@ -28,6 +30,8 @@ from ..run.progress import Progress
 from ..run.reading import read_data
 from ..run.reopen import read_record
 from ..run.runner import Runner
+from ..run.trackers import StreamTracker, noted
+from .host import LearnerArgs
 from .rows import scored_by
 from .settings import training_keys
 
@@ -56,13 +60,14 @@ class LearnerRun(Runner):
         self._state.method = method
         self._host = host
         self._started = 0.0
+        self._tracked: list[str] | None = None
         set_up()
-        ranks.on_main(lambda: prepare.check_room(self._root))
+        with speaking(host.words):
+            ranks.on_main(lambda: prepare.check_room(self._root))
         with self._locked():
             ranks.on_main(self._settle)
             self._take_up_arguments()
-            with _in_words_of_scripts():
-                opening, self._plan = self._open()
+            opening, self._plan = self._open()
             ranks.on_main(lambda: self._begin(opening))
             ranks.on_main(self._forget_halves)
             self._look_again()
@@ -71,13 +76,14 @@ class LearnerRun(Runner):
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the directory's lock; all ranks fail if rank 0 cannot have it."""
+        """Hold the directory's lock, with messages for the author of a script; all ranks fail if rank 0 cannot have it."""
         lock = RunLock(self._root) if ranks.is_main() else nullcontext()
-        ranks.on_main(lambda: lock.__enter__() and None)
-        try:
-            yield
-        finally:
-            lock.__exit__(None, None, None)
+        with speaking(self._host.words):
+            ranks.on_main(lambda: lock.__enter__() and None)
+            try:
+                yield
+            finally:
+                lock.__exit__(None, None, None)
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
@@ -182,17 +188,47 @@ class LearnerRun(Runner):
             )
         return self._config.stream.task(name)
 
-    def begins(self, task: str, phase: str = "") -> None:
+    def begins(self, task: str, phase: str, args: Any) -> None:
         """A training of a task begins.
 
         Args:
             task: Name of the task.
             phase: Name of a further phase; empty for the task's own training.
+            args: The trainer's arguments.
+
+        Raises:
+            RunStateError: If a tracker that they name cannot be opened.
         """
         self._started = time.monotonic()
+        step = Step("train", task, phase=phase or None)
+        self._report_to(self._host.trackers(LearnerArgs({}, args)), args)
+        ranks.on_main(self.tracker.open)
+        ranks.on_main(lambda: self._track(self._plan))
+        self.tracker.begin(task, self._state.steps_before(step.key), phase)
         if ranks.is_main():
-            step = Step("train", task, phase=phase or None)
             logger.info("step %d/%d: train %s", self._plan.index(step) + 1, len(self._plan), f"{task} {phase}".strip())
+
+    @property
+    def tracker(self) -> StreamTracker:
+        """The trackers of the stream."""
+        return self._state.tracker
+
+    def _report_to(self, names: Mapping[str, Mapping[str, Any]], training: Any) -> None:
+        """Take up the trackers that a trainer names; they stay open from one task to the next."""
+        if self._tracked != list(names):
+            self.tracker.close()
+            self._state.tracker = StreamTracker(names, training, self._root)
+            self._tracked = list(names)
+
+    def _report_as_before(self) -> None:
+        """A start in which no trainer is made sends what the trackers of earlier starts have missed."""
+        if self._tracked is None and not self._left():
+            self._report_to({name: {} for name in noted(self._root)}, SimpleNamespace())
+
+    def _left(self) -> list[str]:
+        """Tasks that are not learned yet."""
+        learned = self._state.carry.tasks if self._state.carry is not None else ()
+        return [name for name in self._config.stream.trained_names if name not in learned]
 
     def trained(
         self,
@@ -242,6 +278,7 @@ class LearnerRun(Runner):
 
     def failed(self, task: str, error: Exception) -> None:
         """Note why a training has failed."""
+        self.tracker.close()
         if ranks.is_main():
             note_failure(self._root, Step("train", task).key, error)
 
@@ -270,13 +307,13 @@ class LearnerRun(Runner):
         """
         with self._at_work():
             state, self._host.batch_size = self._state, batch_size
+            self._report_as_before()
             steps = self._steps_now()
             todo = [step for step in steps if step.key not in state.journal]
             if todo:
                 self._to_accelerator()
                 names = dict.fromkeys(str(step.task) for step in todo if self._function(step) is None)
-                with _in_words_of_scripts():
-                    read_data(state, list(names), [])
+                read_data(state, list(names), [])
                 sizes = {s.key: len(state.tests(self._config.stream.task(str(s.task)))) for s in todo}
                 state.progress = Progress(
                     {key: ("evaluate", max(1, n // ranks.world_size())) for key, n in sizes.items()},
@@ -319,45 +356,22 @@ class LearnerRun(Runner):
     # --- the end
 
     def finish(self) -> None:
-        """Write ``final/``, the metrics and the report.
+        """Write ``final/``, the metrics and the report, and end the run of the trackers.
 
         Raises:
             RunStateError: If a task is not learned yet.
         """
         with self._at_work():
             state = self._state
-            learned = state.carry.tasks if state.carry is not None else ()
-            left = [name for name in self._config.stream.trained_names if name not in learned]
-            if left:
+            if left := self._left():
                 what = f"has not learned {', '.join(left)}."
                 fix = "Train them first, or make the learner with the tasks that you want."
                 raise RunStateError(Problem(str(self._root), what, fix))
+            self._report_as_before()
             step = self._plan[-1]
             if step.key not in state.journal:
                 self._do(step, self._plan)
-            ranks.on_main(lambda: self._show(self._plan))
-
-
-@contextmanager
-def _in_words_of_scripts() -> Iterator[None]:
-    """Errors that speak of recipes, for the author of a script."""
-    words = {
-        "made with another recipe": "made with other settings",
-        "Go back to the recipe it was made with, choose another `output_dir`, or start again with `cl.restart: true`.": (
-            "Go back to these settings, or choose another directory."
-        ),
-        ", or start again with `cl.restart: true`": ", or choose another directory",
-        "Start again with `cl.restart: true`, or choose another `output_dir`.": "Choose another directory.",
-    }
-
-    def told(text: str) -> str:
-        for before, after in words.items():
-            text = text.replace(before, after)
-        return text
-
-    try:
-        yield
-    except RunStateError as error:
-        if not error.problems:
-            raise
-        raise RunStateError([Problem(p.where, told(p.what), told(p.fix)) for p in error.problems]) from error
+            try:
+                ranks.on_main(lambda: self._show(self._plan))
+            finally:
+                self.tracker.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..adapters.rows import find_tower
+from ..adapters.places import find_tower
 from ..base.logs import logger
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..base.words import Words
 from ..contract.host import LEARNER
 
 
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 
+#: What messages call the things that the author of a script can change.
+WORDS = Words(
+    other="other settings",
+    back="Go back to these settings",
+    elsewhere="choose another directory",
+    anew="choose another directory",
+    directory="directory",
+    untracked='give the trainer `report_to="none"`',
+)
 #: Key of a recipe -> field of `peft.LoraConfig`.
 _LORA = {
     "lora_rank": "r",

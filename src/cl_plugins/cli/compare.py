@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..base.errors import Problem, RecipeError
@@ -39,10 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare runs."""
-    from ..base.files import write_bytes
-    from ..report import compare, compare_table
     from ..run.reopen import check_target
-    from . import output
 
     problems = []
     if args.names is not None and len(args.names) != len(args.runs):
@@ -58,15 +56,28 @@ def run(args: argparse.Namespace) -> int:
         check_target(args.out)
     if args.published is not None:
         return _beside(args)
-    files = compare(args.runs, args.out, names=args.names, write=write_bytes)
-    table = compare_table(
-        args.runs, names=args.names, width=output.width(), colour=output.colour(), ascii=output.plain()
-    )
+    write(args.runs, args.out, args.names)
+    return 0
+
+
+def write(runs: Sequence[Path], out: Path, names: Sequence[str] | None) -> None:
+    """Write table and picture of several runs, and print the table.
+
+    Args:
+        runs: Directories of runs.
+        out: Where the files go.
+        names: A name for each run; None names them by method and settings.
+    """
+    from ..base.files import write_bytes
+    from ..report import compare, compare_table
+    from . import output
+
+    files = compare(runs, out, names=names, write=write_bytes)
+    table = compare_table(runs, names=names, width=output.width(), colour=output.colour(), ascii=output.plain())
     output.show_styled(table)
     output.emit()
-    for line in output.wrap(f"{', '.join(path.name for path in files)} in {args.out}", output.width()):
+    for line in output.wrap(f"{', '.join(path.name for path in files)} in {out}", output.width()):
         output.emit(line)
-    return 0
 
 
 def _beside(args: argparse.Namespace) -> int:

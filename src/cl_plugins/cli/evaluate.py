@@ -12,6 +12,8 @@ from ..base.errors import Problem, RecipeError
 
 if TYPE_CHECKING:
     from ..config import CLConfig
+    from ..contract.carry import Carry
+    from ..run.state import RunState
     from ..streams import Task
 
 _EPILOG = """\
@@ -22,8 +24,10 @@ same code as in a run. Predictions and scores go to DIR/predictions/.
   cl-plugins evaluate RUN --task path --after sur --out old   as of sur
   cl-plugins evaluate RUN --test-set new_hospital --scorer choice_accuracy \\
       --dataset-dir data/new --out new_hospital
+  cl-plugins evaluate RUN --matrix --out again                all rows
 
-`--test-set` names data sets of `dataset_info.json`, several with commas.
+With `--matrix` every model from zero-shot on answers (with `--after` that one
+alone), and `cl-plugins report` and `compare` take DIR. `--test-set` names data sets of `dataset_info.json`, several with commas.
 """
 
 
@@ -35,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     parser.add_argument("--task", metavar="NAME", action="append", default=[], help="test this task (repeat for more)")
     parser.add_argument("--after", metavar="NAME", help="the model as it was after this task (default: the latest)")
+    parser.add_argument("--matrix", action="store_true", help="all rows, for report and compare")
     parser.add_argument("--test-set", metavar="NAME", help="test on this data set instead of a task's")
     parser.add_argument("--scorer", metavar="NAME", help="its scorer, or another one for the tasks")
     parser.add_argument("--options-column", metavar="NAME", help="its column with the options (multiple choice)")
@@ -53,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
 
     with quiet_host():
         value = evaluate_run(args)
-    if args.json:
+    if args.matrix:
+        show_matrix(value, args.out, as_json=args.json)
+    elif args.json:
         output.print_json(value)
     else:
         show(value, args.out)
@@ -96,10 +103,12 @@ def evaluate_run(args: argparse.Namespace) -> dict[str, Any]:
         args.run_dir,
         args.out,
         model=args.model,
-        task=args.after,
+        task=None if args.matrix else args.after,
         prepare=prepare,
         trust_remote_code=args.trust_remote_code,
     ) as (state, carry):
+        if args.matrix:
+            return _matrix(args, state, carry, tasks)
         row = row_of(carry)
         steps = [Step("evaluate", name, row) for name in tasks]
         for name in tasks:
@@ -132,6 +141,23 @@ def evaluate_run(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _matrix(args: argparse.Namespace, state: RunState, carry: Carry, tasks: list[str]) -> dict[str, Any]:
+    """All rows, as plain JSON types."""
+    from tempfile import TemporaryDirectory
+
+    from ..run.matrix_again import evaluate_matrix
+
+    with TemporaryDirectory(prefix="cl-plugins-") as scratch:
+        matrix = evaluate_matrix(state, args.run_dir, carry, tasks, Path(scratch), args.after)
+    rows = ["zero_shot", *matrix.row_names()]
+    return {
+        "format": 1,
+        "run": str(args.run_dir),
+        "learned": list(carry.tasks),
+        "scores": {row: {task: matrix.get(row, task) for task in matrix.tasks} for row in rows},
+    }
+
+
 def _configured(args: argparse.Namespace, host_keys: dict[str, Any], config: CLConfig) -> tuple[CLConfig, list[str]]:
     """The block with what the options change, and the names of the tasks to test."""
     from ..base.schema import nearest
@@ -151,6 +177,9 @@ def _configured(args: argparse.Namespace, host_keys: dict[str, Any], config: CLC
             )
     if args.test_set and args.task:
         problems.append(Problem("--test-set", "is given together with `--task`.", "Keep one of the two."))
+    if args.matrix and args.test_set:
+        what = "is given together with `--matrix`, which tests the run's own tasks."
+        problems.append(Problem("--test-set", what, "Keep one of the two."))
     for option in ("max_items", "max_new_tokens"):
         if getattr(args, option) is not None and getattr(args, option) < 1:
             problems.append(
@@ -240,6 +269,21 @@ def _recorded(root: Path, row: str, task: str, score: dict[str, Any]) -> float |
         return None
     own = TaskScore.read(path)
     return own.score if (own.scorer, own.n) == (score["scorer"], score["n"]) else None
+
+
+def show_matrix(value: dict[str, Any], out: Path, *, as_json: bool) -> None:
+    """Write the report of all rows, and print its table."""
+    from ..base.files import write_bytes
+    from ..report import terminal_table, write_report
+    from . import output
+
+    write_report(out, write_bytes)
+    if as_json:
+        output.print_json(value)
+        return
+    output.show_styled(terminal_table(out, output.width(), output.colour(), output.plain()))
+    output.emit()
+    output.emit(f"report: {out / 'report.html'}")
 
 
 def show(value: dict[str, Any], out: Path) -> None:

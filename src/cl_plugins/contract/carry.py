@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Problem, RunStateError
+from ..base.words import restore
 from ..records.carry import CarryRecord
 from ..records.files import FileRecord, file_problem, table_problems, unlisted
 from ..records.names import is_carry_file
@@ -74,7 +75,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        fix = "Restore it from a copy, or start the run again with `cl.restart: true`."
+        fix = restore("Restore it from a copy")
         raise RunStateError(Problem(str(path), f"cannot be read ({error}).", fix)) from error
 
 

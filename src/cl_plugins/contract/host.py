@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from ..base.errors import Problem
+    from ..base.words import Words
     from ..streams import Stream, Task
     from .capabilities import Capabilities, RunFacts
     from .method import Method
@@ -94,6 +95,19 @@ class ModelSizes:
     dtype: str
     image_tokens: int | None
     model_type: str
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a recipe trains, told without weights.
+
+    Attributes:
+        shapes: Name under which a tensor is saved -> its shape.
+        meta: Task -> what the method says of its update (`Method.describe`).
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    meta: dict[str, dict[str, Any]]
 
 
 def keys_to_look(keys: Mapping[str, Any], engine_keys: frozenset[str]) -> dict[str, Any]:
@@ -201,6 +215,7 @@ class Host(Protocol):
         prompt_keys: Keys that shape prompts, pictures and the base in memory; ``final/`` notes them.
         reader: What reads the data, for messages.
         generates: Whether an answer is generated text; else it is one of the classes that were learned.
+        words: What messages call the things that its users can change.
     """
 
     name: str
@@ -214,6 +229,7 @@ class Host(Protocol):
     prompt_keys: frozenset[str]
     reader: str
     generates: bool
+    words: Words
 
     def quiet(self) -> AbstractContextManager[None]:
         """Show only errors of the host inside, unless the user requested more."""
@@ -294,6 +310,18 @@ class Host(Protocol):
 
         Raises:
             CompatibilityError: If the base's config cannot be had.
+        """
+
+    def trained(self, keys: Mapping[str, Any], method: Method, tasks: Sequence[Task]) -> Trained:
+        """What a recipe would train on its base, with the names and shapes that its updates have.
+
+        Args:
+            keys: The recipe's keys.
+            method: The method.
+            tasks: The tasks; the first one begins.
+
+        Raises:
+            CompatibilityError: If the base's config cannot be had, or the host cannot tell.
         """
 
     # --- one task

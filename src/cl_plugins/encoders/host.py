@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import ClPluginsError, CompatibilityError, Problem
 from ..base.files import sha256
+from ..base.words import Words
 from ..contract.capabilities import Capabilities, RunFacts
-from ..contract.host import ENCODERS, ModelSizes, keys_to_look
+from ..contract.host import ENCODERS, ModelSizes, Trained, keys_to_look
 from ..methods.registry import list_methods
+from ..run.engine_variables import FSDP, enabled, fsdp_problem, variable_problems
 from . import keys as key_rules
 from .data import RecordSet
 
@@ -43,6 +45,7 @@ class EncoderHost:
     prompt_keys: frozenset[str] = frozenset()  # config.json and inputs.json say all of it
     reader = "the encoders"
     generates = False
+    words = Words()
 
     def quiet(self) -> AbstractContextManager[None]:
         """See `Host.quiet`."""
@@ -61,7 +64,8 @@ class EncoderHost:
 
     def key_problems(self, raw: Mapping[str, Any]) -> list[Problem]:
         """See `Host.key_problems`."""
-        return key_rules.check(raw)
+        found = key_rules.check(raw) + variable_problems(raw)
+        return [*found, fsdp_problem(FSDP, "Use DDP (torchrun).")] if enabled(FSDP) else found
 
     def override_problems(self, overrides: Mapping[str, Any], where: str) -> list[Problem]:
         """See `Host.override_problems`."""
@@ -139,6 +143,15 @@ class EncoderHost:
         total = sum(p.numel() for p in model.parameters())
         trained = sum(parts.values())
         return ModelSizes(total - trained, trained, parts, (), "float32", None, model.config.model_type)
+
+    def trained(self, keys: Mapping[str, Any], method: Method, tasks: Sequence[Task]) -> Trained:
+        """Known for language models only.
+
+        Raises:
+            CompatibilityError: Always.
+        """
+        what = "has encoders in place of a language model, whose trained parts are not told ahead."
+        raise CompatibilityError(Problem("recipe", what, "Use a recipe of LLaMA-Factory."))
 
     def task_keys(
         self,

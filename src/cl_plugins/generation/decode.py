@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..adapters.kept import Kept, keep_on, kept_of
+from .beginning import Beginning
 
 
 if TYPE_CHECKING:
@@ -61,24 +62,6 @@ def is_plain(model: Any) -> bool:
     return all(getattr(rules, name, None) in neutral for name, neutral in GREEDY_RULES.items())
 
 
-def common_beginning(prompts: Sequence[Tokens], never: Sequence[int]) -> list[int]:
-    """Tokens with which every prompt begins; every prompt keeps at least one further token.
-
-    Args:
-        prompts: Token ids.
-        never: Tokens that stand for pictures, videos or sounds; the beginning ends before the first of them.
-    """
-    if len(prompts) < 2:
-        return []
-    first = [int(token) for token in prompts[0]]
-    shared = min(map(len, prompts)) - 1
-    shared = next((i for i, token in enumerate(first[:shared]) if token in never), shared)
-    for prompt in prompts:
-        same = (int(a) == b for a, b in zip(prompt[:shared], first, strict=False))
-        shared = next((i for i, equal in enumerate(same) if not equal), shared)
-    return first[:shared]
-
-
 @dataclass
 class _Rows:
     """Rows that are being answered: cache of keys and values, attention mask (rows, slots), logits of the next token."""
@@ -93,7 +76,8 @@ class Decoder:
 
     Args:
         model: A model for which `is_plain` holds, in evaluation mode.
-        beginning: From `common_beginning`; the prompts are given without it.
+        beginning: From `common_beginning`; the prompts are given without it. A model that chooses per row must say what
+            alone decides (`RowState.decided_by`).
         max_new_tokens: Longest answer in tokens.
         eos_token_ids: Tokens that end an answer.
         pad_token_id: Fed to rows that are finished but still in the batch.
@@ -109,11 +93,10 @@ class Decoder:
         pad_token_id: int,
     ) -> None:
         self._model = model
-        self._beginning = list(beginning)
+        self._beginning = Beginning(model, beginning, pad_token_id)
         self._max_new_tokens = max_new_tokens
         self._eos = set(eos_token_ids)
         self._pad = pad_token_id
-        self._shared: list[tuple[torch.Tensor, torch.Tensor]] | None = None
 
     def answer(self, parts: Iterable[dict[str, Any]]) -> list[list[int]]:
         """Answer one batch.
@@ -133,35 +116,19 @@ class Decoder:
         unknown = inputs.keys() - _INPUTS
         if unknown:
             raise ValueError(f"inputs that a plain decoder does not take: {', '.join(sorted(unknown))}")
-        rows = inputs["input_ids"].shape[0]
-        cache = self._beginning_for(rows, inputs["input_ids"].device)
-        ones = inputs["attention_mask"].new_ones(rows, len(self._beginning))
-        mask = torch.cat([ones, inputs["attention_mask"]], dim=1)
-        positions = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, len(self._beginning) :]
-        output = self._model(
-            **{**inputs, "attention_mask": mask},
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        rows, begun = inputs["input_ids"].shape[0], len(self._beginning.tokens)
+        cache, reading = self._beginning.before(inputs)
+        mask = torch.cat([inputs["attention_mask"].new_ones(rows, begun), inputs["attention_mask"]], dim=1)
+        positions = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, begun:]
+        with reading:
+            output = self._model(
+                **{**inputs, "attention_mask": mask},
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         return _Rows(output.past_key_values, mask, output.logits[:, -1].float())
-
-    def _beginning_for(self, rows: int, device: Any) -> Any:
-        """A cache with the shared prefix for this number of rows."""
-        import torch
-        from transformers import DynamicCache
-
-        cache = DynamicCache()
-        if not self._beginning:
-            return cache
-        if self._shared is None:
-            ids = torch.tensor([self._beginning], device=device)
-            filled = self._model(input_ids=ids, past_key_values=DynamicCache(), use_cache=True, logits_to_keep=1)
-            self._shared = [(layer.keys, layer.values) for layer in filled.past_key_values.layers]
-        for number, (keys, values) in enumerate(self._shared):
-            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), number)
-        return cache
 
     def _decode(self, rows: _Rows) -> list[list[int]]:
         import torch

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapters.rows import state_of
 from .answers import Answer, read_answers
-from .decode import PREFILL_TOKENS, Decoder, Tokens, common_beginning, is_plain
+from .beginning import common_beginning
+from .decode import PREFILL_TOKENS, Decoder, Tokens, is_plain
 from .prefetch import ahead
 
 
@@ -110,8 +111,9 @@ def generate(
 
     device = next(model.parameters()).device
     plain = not synced and is_plain(model)
-    state = state_of(model)  # what is chosen at a prompt needs the whole prompt
-    beginning = common_beginning(prompts, media_token_ids) if plain and state is None else []
+    state = state_of(model)
+    shares = plain and (state is None or state.decided_by is not None)
+    beginning = common_beginning(prompts, media_token_ids) if shares else []
     lengths = [len(prompt) - len(beginning) for prompt in prompts]
     limit = PREFILL_TOKENS["cpu" if device.type == "cpu" else "accelerator"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,17 +11,15 @@ from typing import Any
 from ..base.errors import Problem
 from ..base.schema import nearest
 from ..contract.capabilities import Capabilities, RunFacts
+from ..run.engine_variables import FSDP, enabled, fsdp_problem, variable_problems
 from ..streams import Stream
 from .names import env_enabled
 
 
-FSDP = "ACCELERATE_USE_FSDP"  # how `accelerate launch` asks for it
-#: Variables that choose an engine or a compiler behind the recipe's back.
+#: Variables of LLaMA-Factory that choose an engine behind the recipe's back.
 _ENGINES = {
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron is not tested with `cl`.",
     "USE_MCA": "Megatron has its own trainer.",
     "USE_V1": "the v1 engine of LLaMA-Factory reads other recipes.",
-    "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor, context and sequence parallelism are not tested with `cl`.",
 }
 #: Value of `report_to` -> packages of which one must be there.
 _TRACKERS: dict[str, tuple[str, ...]] = {
@@ -105,7 +102,7 @@ def run_facts(keys: Mapping[str, Any], stream: Stream) -> RunFacts:
         stream=stream,
         quantisation=base_quantisation(keys, name),
         zero_stage=zero_stage(keys.get("deepspeed")),
-        fsdp=bool(keys.get("fsdp")) or env_enabled(FSDP),
+        fsdp=bool(keys.get("fsdp")) or enabled(FSDP),
         half_precision=bool(keys.get("bf16")),
         keys=keys,
     )
@@ -168,13 +165,7 @@ def capability_problems(name: str, able: Capabilities, facts: RunFacts, penalise
         what = f"'{name}' is not tested with DeepSpeed ZeRO-{facts.zero_stage}."
         found.append(Problem("deepspeed", what, f"Tested stages: {tested}; or train without DeepSpeed."))
     if facts.fsdp:
-        found.append(
-            Problem(
-                "fsdp" if facts.keys.get("fsdp") else FSDP,
-                "is not tested with any method.",
-                "Use DDP (torchrun), or DeepSpeed where the method allows it.",
-            )
-        )
+        found.append(fsdp_problem("fsdp" if facts.keys.get("fsdp") else FSDP))
     if able.needs_modality:
         for i, task in enumerate(facts.stream.tasks):
             if not task.modality:
@@ -237,21 +228,10 @@ def _tracker_problems(keys: Mapping[str, Any]) -> list[Problem]:
 
 
 def _environment_problems(keys: Mapping[str, Any]) -> list[Problem]:
-    """What `accelerate launch` asks for by variables, which the recipe does not show."""
+    """What variables ask for, which the recipe does not show."""
     found = [
         Problem(name, f"is set in the environment: {why}", "Unset it; DDP works (torchrun).")
         for name, why in _ENGINES.items()
         if env_enabled(name)
     ]
-    if env_enabled("ACCELERATE_USE_DEEPSPEED") and not keys.get("deepspeed"):
-        what = "is set in the environment, but the recipe does not name the configuration."
-        found.append(Problem("ACCELERATE_USE_DEEPSPEED", what, "Unset it, and give `deepspeed: FILE` in the recipe."))
-    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
-    if precision not in ("no", "bf16" if keys.get("bf16") else "no"):
-        what = f"is {precision!r} in the environment, but not in the recipe."
-        fix = "Unset it, and write `bf16: true` in the recipe if you want it."
-        found.append(Problem("ACCELERATE_MIXED_PRECISION", what, fix))
-    if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no":
-        what = "is set in the environment; a compiled model is not tested with `cl`."
-        found.append(Problem("ACCELERATE_DYNAMO_BACKEND", what, "Unset it."))
-    return found
+    return found + variable_problems(keys)

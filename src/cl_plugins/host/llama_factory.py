@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.files import sha256
+from ..base.words import Words
 from ..contract.host import keys_to_look
 from . import keys as key_rules
 from . import names, task_args, validation
@@ -20,7 +21,7 @@ from .quiet import quiet
 if TYPE_CHECKING:
     from ..base.errors import Problem
     from ..contract.capabilities import Capabilities, RunFacts
-    from ..contract.host import KeyInfo, ModelSizes
+    from ..contract.host import KeyInfo, ModelSizes, Trained
     from ..contract.method import Method
     from ..contract.session import TaskArgs
     from ..streams import Stream, Task
@@ -88,6 +89,7 @@ class LlamaFactoryHost:
     prompt_keys = key_rules.PROMPT_KEYS
     reader = "the base's tokenizer"
     generates = True
+    words = Words()
 
     def quiet(self) -> AbstractContextManager[None]:
         """See `Host.quiet`."""
@@ -158,6 +160,12 @@ class LlamaFactoryHost:
         from .meta_model import measure
 
         return measure(keys, method, task)
+
+    def trained(self, keys: Mapping[str, Any], method: Method, tasks: Sequence[Task]) -> Trained:
+        """See `Host.trained`."""
+        from .meta_model import trained
+
+        return trained(keys, method, tasks)
 
     def task_keys(
         self,

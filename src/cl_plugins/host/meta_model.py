@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from ..adapters.ties import tied_problem
 from ..base.errors import CompatibilityError, Problem
-from ..contract.host import ModelSizes
-from ..contract.names import is_own
+from ..contract.host import ModelSizes, Trained
+from ..contract.names import is_own, trained_tensors
 from ..contract.task import TaskContext
 from .base import LoadedBase
 
@@ -156,14 +156,7 @@ def measure(host_keys: Mapping[str, Any], method: Method, task: Task) -> ModelSi
         model, args, finetuning = _base(host_keys)
     config = model.config
     parameters = sum(p.numel() for p in model.parameters())
-    try:
-        with _aside():
-            base = LoadedBase(model, SimpleNamespace(model=args, finetuning=finetuning))  # type: ignore[arg-type]
-            memory: Any = _NoSamples()
-            context = TaskContext(task, 1, int(host_keys.get("seed", 42)), base, None, memory=memory)
-            model = method.begin_task(context, method.restore(base, None))
-    except Exception as error:  # the plan is shown without sizes
-        raise CompatibilityError(_not_built(host_keys, error)) from error
+    model, _ = _begun(host_keys, method, task, (model, args, finetuning))
     parts: dict[str, int] = {}
     targets: set[str] = set()
     for name, parameter in model.named_parameters():
@@ -182,6 +175,41 @@ def measure(host_keys: Mapping[str, Any], method: Method, task: Task) -> ModelSi
         image_tokens=image_tokens(config),
         model_type=str(getattr(config, "model_type", "")),
     )
+
+
+def trained(host_keys: Mapping[str, Any], method: Method, tasks: Sequence[Task]) -> Trained:
+    """See `cl_plugins.contract.host.Host.trained`."""
+    with _aside():
+        base = _base(host_keys)
+    model, context = _begun(host_keys, method, tasks[0], base)
+    shapes = {name: tuple(value.shape) for name, value in trained_tensors(model).items()}
+    about = (dataclasses.replace(context, task=task, index=i) for i, task in enumerate(tasks, start=1))
+    return Trained(shapes, {each.task.name: method.describe(each, model) for each in about})
+
+
+def _begun(
+    host_keys: Mapping[str, Any], method: Method, task: Task, loaded: tuple[Any, Any, Any]
+) -> tuple[Any, TaskContext]:
+    """What a method trains for its first task on a base without weights.
+
+    Args:
+        host_keys: The recipe without ``cl``.
+        method: The method.
+        task: The task.
+        loaded: From `_base`.
+
+    Raises:
+        CompatibilityError: If the method cannot begin on it; the message holds the reason.
+    """
+    model, args, finetuning = loaded
+    try:
+        with _aside():
+            base = LoadedBase(model, SimpleNamespace(model=args, finetuning=finetuning))  # type: ignore[arg-type]
+            memory: Any = _NoSamples()
+            context = TaskContext(task, 1, int(host_keys.get("seed", 42)), base, None, memory=memory)
+            return method.begin_task(context, method.restore(base, None)), context
+    except Exception as error:  # the plan is shown without sizes
+        raise CompatibilityError(_not_built(host_keys, error)) from error
 
 
 def _model_class(config: Any) -> Any:

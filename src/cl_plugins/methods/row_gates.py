@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..adapters.rows import find_decoder
+from ..adapters.places import find_decoder
 from ..base.errors import CompatibilityError, Problem
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from ..base.errors import Problem
 from .files import FileRecord
 from .names import CarryFile, RunFile, TaskName
-from .record import Count, Part, Record, shown
+from .record import Count, Part, Record, RunFileRecord, shown
 
 
 _COPY = "Copy the whole carry directory again from its source."
@@ -140,7 +140,7 @@ def _named_tasks(meta: dict[str, Any]) -> list[tuple[str, Any]]:
     ]
 
 
-class UpdateRecord(Record):
+class UpdateRecord(RunFileRecord):
     """``update.json``: what a finished training leaves.
 
     Attributes:
@@ -148,7 +148,6 @@ class UpdateRecord(Record):
         files: The tensors of the carry: file name -> hash and size.
     """
 
-    FIX: ClassVar[str] = "Restore the file from a copy, or start again with `cl.restart: true`."
     OLDER: ClassVar[tuple[int, ...]] = ()
 
     meta: LoraMeta
@@ -288,9 +287,7 @@ class CandidatePart(Part):
     record: dict[str, Any]
 
 
-class CandidatesRecord(Record):
+class CandidatesRecord(RunFileRecord):
     """``tasks/<task>/replay.json``: what a training leaves for the buffer."""
-
-    FIX: ClassVar[str] = "Restore the file from a copy, or start again with `cl.restart: true`."
 
     samples: list[CandidatePart]

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..base import outside
 from ..base.errors import DataError, Problem, RunStateError
 from ..base.files import write_bytes
+from ..base.words import restore
 
 
 CHECKSUM = "checksum"
@@ -47,6 +48,11 @@ class Record(BaseModel):
 
     format: int
 
+    @classmethod
+    def fix(cls) -> str:
+        """What to do about a damaged record."""
+        return cls.FIX
+
     def faults(self, where: str) -> list[Problem]:
         """What is wrong with a record whose fields each have the right type.
 
@@ -72,18 +78,18 @@ class Record(BaseModel):
             where: File name for messages.
         """
         if not isinstance(data, dict):
-            return [Problem(where, f"is {_kind(data)}, not a JSON object.", cls.FIX)]
+            return [Problem(where, f"is {_kind(data)}, not a JSON object.", cls.fix())]
         number = data.get("format")
         if isinstance(number, bool) or number not in (cls.FORMAT, *cls.OLDER):
             known = " and ".join(map(str, sorted((cls.FORMAT, *cls.OLDER))))
             what = f"format is {shown(repr(number))}, this version reads {known}."
             newer = isinstance(number, int) and not isinstance(number, bool) and number > cls.FORMAT
-            return [Problem(where, what, "Update cl-plugins." if newer else cls.FIX)]
+            return [Problem(where, what, "Update cl-plugins." if newer else cls.fix())]
         found = cls._type_problems(data, where)
         if found:
             return few(found)
         if number >= 2 or CHECKSUM in data:
-            found = checksum_problems(data, where, cls.FIX)
+            found = checksum_problems(data, where, cls.fix())
         return few([*cls.model_validate(data).faults(where), *found])
 
     @classmethod
@@ -93,7 +99,7 @@ class Record(BaseModel):
         except ValidationError as error:
             return [_problem(cls, e, data, where) for e in error.errors(include_url=False)]
         except RecursionError:
-            return [Problem(where, "is nested too deeply.", cls.FIX)]
+            return [Problem(where, "is nested too deeply.", cls.fix())]
         return []
 
     @classmethod
@@ -115,7 +121,7 @@ class Record(BaseModel):
     @classmethod
     def parse(cls, raw: bytes | str, where: str) -> Self:
         """The text of a file as a record; raises as `of` does."""
-        return cls.of(parse_json(raw, where, cls.FIX, cls.ERROR), where)
+        return cls.of(parse_json(raw, where, cls.fix(), cls.ERROR), where)
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -128,7 +134,7 @@ class Record(BaseModel):
             RunStateError: If it is missing, no regular file, or not such a record (a `DataError` for records of tests and
                 scores).
         """
-        return cls.parse(read_file(path, cls.FIX, cls.ERROR), str(path))
+        return cls.parse(read_file(path, cls.fix(), cls.ERROR), str(path))
 
     @classmethod
     def content(cls, value: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,6 +167,15 @@ class Record(BaseModel):
     def text(cls, value: Mapping[str, Any], indent: int | None = 1) -> str:
         """The text of the file, as `write` writes it."""
         return dump(cls.content(value), indent) + ("\n" if indent is not None else "")
+
+
+class RunFileRecord(Record):
+    """A file of a run that no other file can be made of again: it comes from a copy, or the run begins again."""
+
+    @classmethod
+    def fix(cls) -> str:
+        """See `Record.fix`; in the words of the run's host."""
+        return restore()
 
 
 def dump(value: Any, indent: int | None = None) -> str:
@@ -255,13 +270,13 @@ def _problem(cls: type[Record], error: Any, data: Mapping[str, Any], where: str)
     place = tuple(part for part in error["loc"] if part != "[key]")
     label = cls.label(place, data)
     if error["type"] == "missing":
-        return Problem(where, f"{label} is missing.", cls.FIX)
+        return Problem(where, f"{label} is missing.", cls.fix())
     if error["type"] == "extra_forbidden":
-        return Problem(where, f"{label} is not a known field.", cls.FIX)
+        return Problem(where, f"{label} is not a known field.", cls.fix())
     rule = error["msg"].removeprefix("Value error, ").removesuffix(" after validation")
     for start in ("Input should", "List should", "String should", "Dictionary should", "Value should"):
         rule = rule.replace(start, "it should")
-    return Problem(where, f"{label} is {_value(error['input'])}: {rule}.", cls.FIX)
+    return Problem(where, f"{label} is {_value(error['input'])}: {rule}.", cls.fix())
 
 
 def _value(value: Any) -> str:

@@ -6,21 +6,31 @@ import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, field_validator
 
 from ..base.errors import Problem, RunStateError
 from ..base.files import write_bytes
+from ..base.words import restore
 from .files import FileRecord
 from .names import RunFile, TaskName
-from .record import CHECKSUM, Count, Part, Record, checksum, checksum_problems, dump, parse_json, read_file
+from .record import (
+    CHECKSUM,
+    Count,
+    Part,
+    RunFileRecord,
+    checksum,
+    checksum_problems,
+    dump,
+    parse_json,
+    read_file,
+)
 
 
 JOURNAL = "journal.jsonl"
 RUN = "run.json"
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_FIX = "Restore the file from a copy, or start again with `cl.restart: true`."
 _STEP = r"^(?:finish|train:[^:\s]+(?::[^:\s]+)?|consolidate:[^:\s]+|(?:evaluate|probe):[^:\s]+:[^:\s]+|replay-(?:delete|purge):[0-9a-f]{1,32})$"
 
 
@@ -89,18 +99,22 @@ class Origin(Part):
 
 
 class Imported(Part):
-    """The file that scores were imported from.
+    """The files that scores or weights were imported from.
 
     Attributes:
-        file: Its name.
-        sha256: Its hash.
+        file: Its name; of several files all names.
+        sha256: Its hash; of several files that of their hashes.
+        tasks: Of weights: the tasks whose own checkpoint was given.
+        files: Of weights: task and file -> hash.
     """
 
     file: str
     sha256: str
+    tasks: list[TaskName] | None = None
+    files: dict[str, str] | None = None
 
 
-class RunRecord(Record):
+class RunRecord(RunFileRecord):
     """``run.json``.
 
     Attributes:
@@ -115,12 +129,11 @@ class RunRecord(Record):
         validation: Training -> loss on its validation set, the step it is of, and the number of steps.
         failed: The training that failed at the last start.
         began_with: The carry that ``carry_from`` named.
-        imported: Where the scores are those of another program: the file that holds them.
+        imported: Where scores or weights are those of another program: the files that hold them.
         files: Where the directory has no journal (predictions that were scored again): the files it consists of.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
-    FIX: ClassVar[str] = _FIX
 
     recipe: RunRecipe
     stream: RunStream
@@ -152,8 +165,8 @@ def read_run(root: Path) -> dict[str, Any]:
         RunStateError: If there is none, or it is damaged.
     """
     path = root / RUN
-    raw = read_file(path, _FIX)
-    data: dict[str, Any] = parse_json(raw, str(path), _FIX)
+    raw = read_file(path, restore())
+    data: dict[str, Any] = parse_json(raw, str(path), restore())
     RunRecord.of(data, str(path))
     data.pop(CHECKSUM, None)
     return data
@@ -169,7 +182,7 @@ def write_run(root: Path, value: Mapping[str, Any]) -> None:
     RunRecord.write(root / RUN, value, indent=2)
 
 
-class JournalLine(Record):
+class JournalLine(RunFileRecord):
     """One finished step.
 
     Attributes:
@@ -181,7 +194,6 @@ class JournalLine(Record):
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-    FIX: ClassVar[str] = _FIX
 
     format: int = 1  # lines of format 1 did not say so
     step: Annotated[str, Field(pattern=_STEP)]
@@ -210,7 +222,7 @@ class JournalLine(Record):
             data = {"format": 1, **data}
         if not isinstance(data, dict) or data.get("format") != cls.FORMAT:
             return super().problems(data, where)
-        return cls._type_problems(data, where) or checksum_problems(data, where, cls.FIX, previous)
+        return cls._type_problems(data, where) or checksum_problems(data, where, cls.fix(), previous)
 
 
 def read_journal(root: Path) -> list[JournalLine]:
@@ -227,15 +239,15 @@ def read_journal(root: Path) -> list[JournalLine]:
         return []
     found: dict[str, JournalLine] = {}
     previous = ""
-    for number, text in enumerate(read_file(path, _FIX).removesuffix(b"\n").split(b"\n"), start=1):
+    for number, text in enumerate(read_file(path, restore()).removesuffix(b"\n").split(b"\n"), start=1):
         where = f"{path}:{number}"
-        data = parse_json(text, where, _FIX)
+        data = parse_json(text, where, restore())
         problems = JournalLine.problems(data, where, previous)
         if problems:
             raise RunStateError(problems)
         line = JournalLine.model_validate(data)
         if line.step in found:
-            raise RunStateError(Problem(where, f"names the step {line.step!r} again.", _FIX))
+            raise RunStateError(Problem(where, f"names the step {line.step!r} again.", restore()))
         found[line.step], previous = line, line.checksum
     return list(found.values())
 

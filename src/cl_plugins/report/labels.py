@@ -72,7 +72,7 @@ def _names(setups: Sequence[Setup]) -> dict[str, str]:
         told = [f"{key}={value.shown}" for key, value in setup.told.items()]
         apart = differences(peers, setup) if len(peers) > 1 else []
         shown = apart[:SHOWN_KEYS] + ([f"{len(apart) - SHOWN_KEYS} more"] if len(apart) > SHOWN_KEYS else [])
-        words = ", ".join(told + shown)
+        words = ", ".join(told + shown + ([f"imported={setup.imported[:8]}"] if setup.imported else []))
         label = f"{setup.method} ({words})" if words else setup.method
         label += f" + {setup.replay_text}" if setup.replay else ""
         # Two recipes that differ only in what the label leaves out are numbered apart.
@@ -83,7 +83,8 @@ def _names(setups: Sequence[Setup]) -> dict[str, str]:
 
 def _own(setup: Setup) -> tuple[object, ...]:
     """What a label says of a run whatever the other runs are."""
-    return setup.method, tuple((key, value.shown) for key, value in setup.told.items()), setup.replay_text
+    told = tuple((key, value.shown) for key, value in setup.told.items())
+    return setup.method, told, setup.replay_text, setup.imported
 
 
 def _of_tasks(

@@ -53,6 +53,8 @@ class Setup:
         common: Settings of the whole run.
         by_task: Setting to task to value: the host's keys after the stream's and the recipe's overrides, lengths of
             answers, columns and data.
+        imported: Of weights that were trained elsewhere: one hash over their files. Their recipe says nothing of the training
+            but the shape of what was trained.
     """
 
     method: str
@@ -62,6 +64,7 @@ class Setup:
     replay: Mapping[str, Any]
     common: Mapping[str, Value]
     by_task: Mapping[str, Mapping[str, Value]]
+    imported: str = ""
 
     @property
     def identity(self) -> str:
@@ -70,7 +73,7 @@ class Setup:
         tasks = sorted(
             (key, task, value.same) for key, values in self.by_task.items() for task, value in values.items()
         )
-        return repr((self.method, *parts, sorted(self.replay.items()), tasks))
+        return repr((self.method, *parts, sorted(self.replay.items()), tasks, self.imported))
 
     @property
     def replay_text(self) -> str:
@@ -104,6 +107,7 @@ def setup_of(run: Run) -> Setup | None:
     replay = {key: value for key, value in (block.get("replay") or {}).items() if value is not None}
     enabled = any(replay.get(key) for key in _CAPACITY)
     options, told = _options(run, block)
+    imported = run.info.get("imported") or {}
     return Setup(
         run.method,
         run.tasks,
@@ -112,6 +116,7 @@ def setup_of(run: Run) -> Setup | None:
         replay if enabled else {},
         _common(run, recipe, block),
         _by_task(run, recipe, block),
+        str(imported["sha256"]) if imported.get("tasks") is not None else "",
     )
 
 

@@ -26,7 +26,7 @@ _SHOWN = 3  # names of groups with one value
 
 
 def unequal_training(runs: Sequence[tuple[Run, str]], tasks: Sequence[str]) -> Iterator[str]:
-    """One sentence on the settings of training in which the groups differ; nothing where they are trained alike.
+    """Sentences on groups that were trained elsewhere, and on the settings of training in which the others differ.
 
     Args:
         runs: Each run with the name of its group.
@@ -43,7 +43,7 @@ def unequal_training(runs: Sequence[tuple[Run, str]], tasks: Sequence[str]) -> I
         told: dict[str, str] = {}
         for label, setup in setups.items():
             full = any(value.shown == "full" for value in setup.by_task.get("finetuning_type", {}).values())
-            if key in _OF_LORA and full:
+            if (key in _OF_LORA and full) or (key not in _OF_LORA and setup.imported):
                 continue
             same, shown = _over_tasks(setup, key, tasks)
             values.setdefault(same, []).append(label)
@@ -51,6 +51,9 @@ def unequal_training(runs: Sequence[tuple[Run, str]], tasks: Sequence[str]) -> I
         if len(values) > 1:
             parts = [f"{told[same]} ({_names(labels)})" for same, labels in values.items()]
             found.append(f"{name} {listing(parts)}")
+    elsewhere = [label for label, setup in setups.items() if setup.imported]
+    if elsewhere:
+        yield f"Trained elsewhere, with rates, lengths, batches and data that are not known here: {_names(elsewhere)}."
     if found:
         yield f"Training is not equal: {'; '.join(found)}."
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,8 @@ from ..evaluation.drift import Drifts
 from ..evaluation.matrix import AccuracyMatrix
 from ..evaluation.metrics import continual_metrics
 from ..records.results import JOINT, ZERO_SHOT, MetricsRecord, row_name
-from . import classifier_card
+from ..records.run import read_run
+from . import classifier_card, record
 from .base_card import README, base_licence, is_local, plain
 
 
@@ -58,6 +60,9 @@ def facts_of(state: RunState) -> Facts:
     """What a card says of a run, or of the run that an export is made from."""
     matrix, root = None, state.source or state.root
     probes: Drifts = {}
+    origin: list[str] = []
+    with suppress(ClPluginsError, OSError):
+        origin = record.origin(read_run(root).get("imported"))
     try:
         matrix = AccuracyMatrix.read(root / "matrix.json")
         probes = dict(MetricsRecord.read(root / "metrics.json").probes)
@@ -66,7 +71,7 @@ def facts_of(state: RunState) -> Facts:
     return Facts(
         auto_class=auto_class(state.session.base.model.config).__name__,
         matrix=matrix,
-        notes=(*state.config.stream.notes, *state.method.notes()),
+        notes=(*state.config.stream.notes, *state.method.notes(), *origin),
         host=state.host.name,
         modalities=state.host_keys.get(ENCODERS) or {},
         probes=probes,

@@ -13,6 +13,7 @@ from typing import Any
 from ..base.errors import Problem, RunStateError
 from ..base.files import recover_directory, remove_leftovers, write_with
 from ..base.lock import RunLock
+from ..base.words import restore
 from ..contract.carry import FILE, Carry, CarryWriter
 from ..records.carry import CarryRecord
 from ..records.files import check_folders
@@ -123,7 +124,7 @@ def _has_carry(root: Path) -> bool:
     if os.path.lexists(root / "carry"):
         return True
     if f"carry/{FILE}" in Journal(root).latest():
-        fix = "Restore it from a copy, or start again with `cl.restart: true`."
+        fix = restore("Restore it from a copy")
         raise RunStateError(Problem(str(root / "carry"), "is missing, although its step is finished.", fix))
     return False
 

@@ -13,7 +13,8 @@ from ..base.errors import Problem, RunStateError
 from ..base.files import is_disk_full, is_read_only
 from ..base.lock import RunLock
 from ..base.logs import set_up
-from . import prepare
+from ..base.words import speaking, words
+from . import prepare, shared
 from .interrupt import StopRequest
 
 
@@ -40,24 +41,27 @@ def run_stream(host: Host, recipe: Recipe, callbacks: Sequence[Any] = ()) -> Non
     host.require()
     config = recipe.config
     root = Path(str(recipe.host_keys["output_dir"]))
-    ranks.on_main(lambda: prepare.check_room(root))
     lock = RunLock(root) if ranks.is_main() else nullcontext()
-    with StopRequest() as stop:
+    with StopRequest() as stop, speaking(host.words):
+        ranks.on_main(lambda: prepare.check_room(root))
         ranks.on_main(lambda: lock.__enter__() and None)
         try:
             if config.block.restart:
                 ranks.on_main(lambda: prepare.move_aside(root))
+            shared.check(root)
             gc.freeze()  # the imported libraries hold 600,000 objects; walking them took a second at every task boundary
             Runner(host, recipe, list(callbacks), stop).run()
         except Exception as error:
             if is_read_only(error):
                 fix = "Make it writable and run the same command again; finished steps are kept."
                 what = f"is on a file system that can only be read ({error})."
-                raise RunStateError(Problem(f"output_dir: {root}", what, fix)) from error
+                raise RunStateError(Problem(f"{words().directory}: {root}", what, fix)) from error
             if not is_disk_full(error):
                 raise
             fix = "Free some space and run the same command again; finished steps are kept."
-            raise RunStateError(Problem(f"output_dir: {root}", f"the disk is full ({error}).", fix)) from error
+            raise RunStateError(
+                Problem(f"{words().directory}: {root}", f"the disk is full ({error}).", fix)
+            ) from error
         finally:
             gc.unfreeze()
             lock.__exit__(None, None, None)

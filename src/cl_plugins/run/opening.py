@@ -17,6 +17,7 @@ from ..base.files import recover_directory, remove_leftovers
 from ..base.logs import logger
 from ..base.schema import defaults
 from ..base.secrets import failure, masked
+from ..base.words import either, restore, words
 from ..contract.carry import Carry
 from ..contract.host import Host
 from ..records.files import check_folders
@@ -82,8 +83,8 @@ def open_directory(state: RunState, earlier: Carry | None = None) -> Opening:
         now["began_with"] = {"sha256": earlier.identity, "tasks": list(earlier.tasks)}
     old = _read(root)
     if not old and journal.entries:
-        fix = "Restore the file from a copy, or start again with `cl.restart: true`."
-        raise RunStateError(Problem(str(root / "run.json"), "is missing, although steps are finished.", fix))
+        what = "is missing, although steps are finished."
+        raise RunStateError(Problem(str(root / "run.json"), what, restore()))
     appended: tuple[str, ...] = ()
     anew: tuple[str, ...] = ()
     if old:
@@ -138,7 +139,7 @@ def _check_origin(state: RunState, old: dict[str, Any], now: dict[str, Any]) -> 
         f"is not the carry that {state.root} began with: it has the tasks {', '.join(after['tasks'])}, "
         f"and that one has {', '.join(before['tasks'])}."
     )
-    fix = "Give the same carry, choose another `output_dir`, or start again with `cl.restart: true`."
+    fix = either("Give the same carry", words().elsewhere, words().anew)
     raise RunStateError(Problem(f"cl.carry_from: {state.config.block.carry_from}", what, fix))
 
 

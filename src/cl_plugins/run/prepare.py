@@ -10,6 +10,7 @@ from typing import Any
 from ..base import lock
 from ..base.errors import Problem, RunStateError
 from ..base.logs import logger
+from ..base.words import words
 from ..config import CLConfig
 from ..contract.carry import Carry
 from ..contract.host import same_base, same_tokenizer, settings_changes
@@ -114,12 +115,12 @@ def check_room(root: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise RunStateError(
-            Problem(f"output_dir: {root}", f"cannot be written to ({error.strerror}).", "Choose another one.")
+            Problem(f"{words().directory}: {root}", f"cannot be written to ({error.strerror}).", "Choose another one.")
         ) from error
     if shutil.disk_usage(root).free < 64 * 1024**2:
         raise RunStateError(
             Problem(
-                f"output_dir: {root}",
+                f"{words().directory}: {root}",
                 "less than 64 MB are free on its disk.",
                 "Free some space; finished steps are kept.",
             )

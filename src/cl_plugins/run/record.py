@@ -14,6 +14,7 @@ from typing import Any
 
 from ..base.errors import Problem, RunStateError
 from ..base.secrets import is_secret, masked
+from ..base.words import either, words
 from ..config import CLConfig
 from ..contract.host import ENCODERS
 from .differences import differences
@@ -54,6 +55,19 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def origin(imported: Mapping[str, Any] | None) -> list[str]:
+    """Where weights come from that were not trained here, as a note for readers; none for a run of one's own.
+
+    Args:
+        imported: The entry of ``run.json``.
+    """
+    files = (imported or {}).get("files")
+    if not files:
+        return []
+    named = ", ".join(f"{name} {sha256[:12]}" for name, sha256 in files.items() if not name.endswith(".json"))
+    return [f"The weights were not trained here but imported (SHA-256 of the files): {named}."]
 
 
 def hardware() -> dict[str, Any]:
@@ -202,10 +216,9 @@ def compare(
     if failed is not None and _without_training_of(before, failed, keys) == _without_training_of(after, failed, keys):
         return ()
     lines = differences(before, after)
-    fix = "Go back to the recipe it was made with, choose another `output_dir`, or start again with `cl.restart: true`. Tasks may only be appended."
-    raise RunStateError(
-        Problem(str(root), "was made with another recipe:\n" + "\n".join(f"  {line}" for line in lines) + "\n", fix)
-    )
+    what = f"was made with {words().other}:\n" + "\n".join(f"  {line}" for line in lines) + "\n"
+    fix = either(words().back, words().elsewhere, words().anew)
+    raise RunStateError(Problem(str(root), what, f"{fix} Tasks may only be appended."))
 
 
 def version_changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..base.errors import Problem, RunStateError
 from ..base.files import artefact
+from ..base.words import either, words
 from ..contract.carry import Carry
 from ..records.carry import CarryRecord
 from .journal import Journal
@@ -36,9 +37,7 @@ def adopt_carry(root: Path, journal: Journal) -> bool:
         return False
     if Step("train", task).key not in journal:
         what = f"ends with task '{task}', whose training is not in the journal."
-        raise RunStateError(
-            Problem(str(folder), what, "Start again with `cl.restart: true`, or choose another `output_dir`.")
-        )
+        raise RunStateError(Problem(str(folder), what, either(words().anew, words().elsewhere)))
     journal.add(key, 0.0, artefact(root, folder / "carry.json"), recovered=True)
     return True
 

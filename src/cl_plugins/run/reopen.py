@@ -255,6 +255,10 @@ def carry_after(state: RunState, root: Path, task: str | None, scratch: Path) ->
 
         fix = f"{nearest(task, latest.tasks)} Learned: {', '.join(latest.tasks)}.".strip()
         raise RecipeError(Problem("--task", f"the run has no trained task {task!r}.", fix))
+    given = (read_record(root).get("imported") or {}).get("tasks")
+    if given is not None and task not in given:
+        what = f"has no checkpoint of the training of '{task}': the model as it was then is not known."
+        raise RunStateError(Problem(str(root), what, f"Import it as well. Known: {', '.join(given)}."))
     wanted = list(latest.tasks[: latest.tasks.index(task) + 1])
     if state.schedule != "sequential":
         wanted = [task]

@@ -21,9 +21,10 @@ from ..base import ranks
 from ..base.errors import Problem, RunStateError
 from ..base.files import write_json
 from ..base.logs import logger
+from ..base.words import words
 from ..records.record import read_file
 from ..records.run import read_run
-from .tracking import About, Writer, writer_names, writers
+from .tracking import About, ThroughTransformers, Writer, writer_names, writers
 
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class StreamTracker(TrainerCallback):  # type: ignore[misc]
                 identity = writer.open(self._known.get(writer.name, {}).get("id"))
             except Exception as error:  # of the tracker's package: no login, no network, a run that was deleted
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                fix = f"Log in to it or use its offline mode; to begin a new one, delete {FILE} in the run's directory; or write `report_to: none`."
+                fix = f"Log in to it or use its offline mode; to begin a new one, delete {FILE} in the run's directory; or {words().untracked}."
                 what = f"the tracker '{writer.name}' cannot be opened ({type(error).__name__}: {reason})."
                 raise RunStateError(Problem("report_to", what, fix)) from error
             self._known.setdefault(writer.name, {"sent": {}})["id"] = identity
@@ -178,6 +179,15 @@ class StreamTracker(TrainerCallback):  # type: ignore[misc]
         if self._writers:
             told = {name: {**entry, "sent": list(entry["sent"])} for name, entry in self._known.items()}
             write_json(self._root / FILE, told)
+
+
+def noted(root: Path) -> list[str]:
+    """Trackers that earlier starts have told of a run, as in ``report_to``; without those that begin anew every time.
+
+    Args:
+        root: The run's directory.
+    """
+    return [name for name in _read(root / FILE) if name != ThroughTransformers.name]
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:

@@ -42,7 +42,12 @@ class About:
     @property
     def title(self) -> str:
         """Name of the run for people."""
-        return str(getattr(self.training, "run_name", None) or self.root.absolute().name)
+        name = getattr(self.training, "run_name", None)
+        if name == getattr(
+            self.training, "output_dir", None
+        ):  # the default of Transformers 4: a folder of one training
+            name = None
+        return str(name or self.root.absolute().name)
 
 
 class Writer:

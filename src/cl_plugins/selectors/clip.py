@@ -44,10 +44,10 @@ class Clip:
             digest.update(part.weight.detach().cpu().float().numpy().tobytes())
         return digest.hexdigest()
 
-    @property
-    def width(self) -> int:
-        """Width of its features."""
-        return int(self._model.config.projection_dim)
+    def width(self, kind: str) -> int:
+        """Width of one of its features."""
+        config = self._model.config
+        return int(config.text_config.hidden_size if kind == "clip_text_pooled" else config.projection_dim)
 
     @property
     def _model(self) -> Any:
@@ -89,6 +89,13 @@ class Clip:
         Returns:
             (rows, width) in fp32, and that every row has one, (rows,) bool.
         """
+        return self._read(rows, pooled=False)
+
+    def text_pooled(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """As `text`, before the projection: not in the space of the pictures. The anchors of MCITlib's HiDe and DISCO are of it."""
+        return self._read(rows, pooled=True)
+
+    def _read(self, rows: Rows, *, pooled: bool) -> tuple[Tensor, Tensor]:
         import torch
 
         device = rows.ids.device
@@ -101,9 +108,9 @@ class Clip:
             max_length=model.config.text_config.max_position_embeddings,
             return_tensors="pt",
         ).to(device)
+        given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         with torch.no_grad():
-            names = ("input_ids", "attention_mask")
-            values = _vectors(model.get_text_features(**{name: inputs[name] for name in names}))
+            values = _vectors(model.text_model(**given) if pooled else model.get_text_features(**given), pooled=pooled)
         return values, torch.ones(len(values), dtype=torch.bool, device=device)
 
     def questions(self, rows: Rows) -> list[str]:
@@ -136,9 +143,9 @@ class Clip:
         return pixels
 
 
-def _vectors(output: Any) -> Tensor:
-    """The projected embeddings; Transformers 5 gives them inside an output object."""
-    value = output if hasattr(output, "dim") else output.pooler_output
+def _vectors(output: Any, *, pooled: bool = False) -> Tensor:
+    """The embeddings; Transformers 5 gives also projected ones inside an output object."""
+    value = output if hasattr(output, "dim") and not pooled else output.pooler_output
     found: Tensor = value.detach().float()
     return found
 

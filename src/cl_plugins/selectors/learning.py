@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from ..adapters.features import of_rows
+from ..adapters.places import find_tower
 from ..adapters.row_features import tower_width
-from ..adapters.rows import find_tower
 from ..base.errors import CompatibilityError, DataError, Problem
 
 
@@ -142,6 +142,6 @@ def width_of(selector: Keys, context: TaskContext, kind: str) -> int | None:
     if kind == "vision":
         return tower_width(model.config) if find_tower(model) is not None else None
     if selector.clip is not None:
-        return selector.clip.width
+        return selector.clip.width(kind)
     what = f"have a width that is not known before there are samples with `{kind}`."
     raise DataError(Problem(f"features '{kind}'", what, "Use `learn: mean`, which learns the keys afterwards."))

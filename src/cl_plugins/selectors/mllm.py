@@ -166,7 +166,7 @@ class MLLM(TrainedSelector):
         import torch
 
         from ..adapters.modes import looking
-        from ..adapters.rows import logits_at
+        from ..adapters.places import logits_at
 
         right, data = 0, context.data
         count = len(data) if data is not None else 0

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..adapters import bank
-from ..adapters.rows import RowState, find_decoder, find_tower
+from ..adapters.places import find_decoder, find_tower
+from ..adapters.rows import RowState
 from ..adapters.versions import Versions
 from ..base.errors import CompatibilityError, Problem
 
@@ -71,6 +72,7 @@ def put_on(
     check_places(base, [n for learned in tasks for n in (*learned.update.a, *learned.update.replaced)])
 
     state: RowState = base.rows(lambda rows: choose(state, rows, selector, prepared, names))
+    state.decided_by = "expert"
     gates: dict[tuple[int, ...], bank.Gate] = {}
     layers = {}
     for name in dict.fromkeys(n for learned in tasks for n in learned.update.a):

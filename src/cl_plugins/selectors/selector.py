@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .clip import Clip
 
 
-FEATURES = ("vision", "text", "hidden", "clip_image", "clip_text")
+FEATURES = ("vision", "text", "hidden", "clip_image", "clip_text", "clip_text_pooled")
 _SHORT = {"clip": ("clip_image", "clip_text")}
 
 
@@ -39,14 +39,17 @@ class SelectorConfig:
 
     features: tuple[str, ...] = option(
         ("vision", "text"),
-        help="What it looks at: `vision`, `text`, `hidden`, `clip_image`, `clip_text`, `clip` (the last two), or a list.",
+        help="What it looks at: `vision`, `text`, `hidden`, `clip_image`, `clip_text`, `clip` (the last two), "
+        "`clip_text_pooled` (the text before its projection, as in MCITlib), or a list.",
     )
     clip: str | None = option(None, help="Folder of the CLIP model that `clip` features come from.")
     question_after: str = option(
         "",
-        help="`clip_text` reads the prompt behind the last occurrence of this text, e.g. `USER:`; empty: all of it.",
+        help="`clip_text` and `clip_text_pooled` read the prompt behind the last occurrence of this text, e.g. `USER:`; empty: all of it.",
     )
-    question_before: str = option("", help="`clip_text` reads up to this text, e.g. `ASSISTANT:`; empty: to the end.")
+    question_before: str = option(
+        "", help="`clip_text` and `clip_text_pooled` read up to this text, e.g. `ASSISTANT:`; empty: to the end."
+    )
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -119,7 +122,8 @@ class Selector(ABC):
         """What is asked of a base about its rows, one entry for each of the features."""
         found: dict[str, Kind] = {}
         if self.clip is not None:
-            found = {"clip_image": self.clip.image, "clip_text": self.clip.text}
+            clip = self.clip
+            found = {"clip_image": clip.image, "clip_text": clip.text, "clip_text_pooled": clip.text_pooled}
         return [found.get(kind, kind) for kind in self.config.kinds]
 
     def identity(self) -> dict[str, Any]:

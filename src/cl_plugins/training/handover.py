@@ -61,7 +61,7 @@ def read_update(folder: Path, task: str) -> TaskUpdate:
     there = {
         n: r for n, r in record.files.items() if n == TENSORS or os.path.lexists(folder / n)
     }  # some are tidied away
-    if found := table_problems(folder, there, UpdateRecord.FIX, UPDATE):
+    if found := table_problems(folder, there, UpdateRecord.fix(), UPDATE):
         raise RunStateError(found)
     return TaskUpdate(folder / TENSORS, Meta(record.plain_meta(), folder / UPDATE), task)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ...adapters import bank
-from ...adapters.rows import find_decoder
+from ...adapters.places import find_decoder
 from ...base.errors import CompatibilityError, Problem
 from ...selectors.weighted import separate
 

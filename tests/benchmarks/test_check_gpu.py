@@ -1,0 +1,516 @@
+"""`make check-gpu` on the CPU: the same code with tiny models, records that are not measured twice, failures, the time budget, the wheels."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from benchmarks.gpu import cells, measure, records, run, shapes, table, wheels, workers
+from cl_plugins.base.errors import DataError
+
+
+ROOT = Path(__file__).parents[2]
+HERE = {"machine": "Linux x86_64, 16 CPU cores", "versions": {"torch": "2", "python": "3.12"}, "commit": "abc"}
+
+
+# --- the whole of it, tiny ---------------------------------------------------------------------------------------
+
+
+def twin(work: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    command = [sys.executable, "-m", "benchmarks.gpu.run", "--scale", "tiny", "--work", str(work), *words]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    entries = [[entry.strip() for entry in line.strip("| ").split(" | ")] for line in lines]
+    return {line[0]: line for line in entries if line[0] not in ("configuration", "---")}
+
+
+def test_the_tiny_twin(tmp_path: Path) -> None:
+    """Every row is there: measured, or with the reason why not; and a second start measures nothing."""
+    done = twin(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = (tmp_path / "results" / "table.md").read_text(encoding="utf-8")
+    found = rows(text)
+    wanted = [cell for cell in cells.CELLS if cell.kind != "base"]
+    assert list(found) == [cell.name for cell in wanted]
+    for cell in wanted:
+        result = found[cell.name][-1]
+        if cell.gpu:
+            assert result == "needs a GPU"
+        elif cell.kind == "resume":
+            assert result == "equal to the last bit"
+        elif cell.kind == "train":
+            assert result.startswith("trains")
+            number = r"\d+\.\d\d"
+            assert re.fullmatch(number, found[cell.name][2])
+            assert cell.against is None or re.fullmatch(number, found[cell.name][4])
+            assert cell.method is None or re.fullmatch(number, found[cell.name][8])
+    assert "100 % of the texts equal" in found["answers, cl_plugins"][-1]
+    before = {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
+    assert twin(tmp_path).returncode == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()} == before
+
+
+# --- cells -------------------------------------------------------------------------------------------------------
+
+
+def test_names_are_unique_and_so_are_files() -> None:
+    assert (
+        len({cell.name for cell in cells.CELLS}) == len({cell.file_name for cell in cells.CELLS}) == len(cells.CELLS)
+    )
+
+
+def test_what_a_cell_is_compared_with_exists() -> None:
+    names = cells.by_name()
+    for cell in cells.CELLS:
+        assert cells.base_of(cell) in names
+        assert {cell.against, cell.alike} - {None} <= set(names)
+        if cell.against and cell.kind == "train":
+            assert names[cell.against].method is None
+            assert names[cell.against].model == cell.model
+
+
+def test_what_the_check_refuses_is_added_below_it_and_nothing_else(tmp_path: Path) -> None:
+    """Each key in `unchecked` is refused today; one that no longer is belongs into `keys`."""
+    from cl_plugins.host.keys import kind_of
+
+    for cell in cells.CELLS:
+        if cell.method is not None:
+            keys = measure.recipe(cell, shapes.TINY, tmp_path, tmp_path, tmp_path)
+            assert not [key for key in keys if key != "cl" and kind_of(key).kind == "refused"], cell.name
+            assert not cell.unchecked or any(kind_of(key).kind == "refused" for key in cell.unchecked), cell.name
+
+
+def test_a_failed_check_is_not_got_around(llava: Path, data: Path, tmp_path: Path) -> None:
+    """`run_unchecked` checks the recipe itself."""
+    from cl_plugins.base.errors import RecipeError
+
+    keys = measure.recipe(cells.by_name()["seqlora"], shapes.TINY, tmp_path / "data", llava, tmp_path / "run")
+    with pytest.raises(RecipeError, match=r"dataset_info\.json"):
+        measure.run_unchecked(keys, {"fp16": True}, [])
+
+
+# --- models and data ---------------------------------------------------------------------------------------------
+
+
+def test_no_answer_ends_before_its_longest_length(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoProcessor, AutoTokenizer, LlavaForConditionalGeneration
+
+    shape = shapes.TINY.shapes["7b"]
+    assert not shapes.is_made(tmp_path / "base", shape)
+    found = shapes.make_base(tmp_path / "base", shape, gpu=False)
+    assert shapes.is_made(tmp_path / "base", shape)
+    assert not shapes.is_made(tmp_path / "base", replace(shape, layers=3))
+    model = LlavaForConditionalGeneration.from_pretrained(tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+    assert found["parameters"] == sum(p.numel() for p in model.parameters())
+    weight = model.get_output_embeddings().weight
+    assert weight.shape == (shape.vocabulary, shape.hidden)
+    assert not weight[tokenizer.all_special_ids].any()
+    assert not weight[len(tokenizer) :].any()
+    ids = torch.tensor([tokenizer("what do you see?")["input_ids"]])
+    answer = model.generate(input_ids=ids, max_new_tokens=16, do_sample=False)[0, ids.shape[1] :]
+    assert len(answer) == 16
+    assert not {*answer.tolist()} & {*tokenizer.all_special_ids}
+    processor = AutoProcessor.from_pretrained(tmp_path / "base")
+    assert (processor.patch_size, processor.image_processor.crop_size["height"]) == (shape.patch, shape.side)
+
+
+def test_the_large_shape_is_that_of_llava_7b() -> None:
+    import torch
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+    with torch.device("meta"):
+        for name, billions in (("7b", 7.06), ("1b", 1.5)):
+            config = shapes.configured(LlavaConfig.from_pretrained(shapes.demo_base()), shapes.FULL.shapes[name])
+            model = LlavaForConditionalGeneration(config)
+            assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(billions, rel=0.05)
+
+
+# --- records, budget, failures -----------------------------------------------------------------------------------
+
+
+class Told:
+    """Workers that answer from a list, and note what they were asked."""
+
+    def __init__(self, answers: dict[str, Any]) -> None:
+        self.answers, self.orders, self.closed = answers, [], 0
+
+    def run(self, order: dict[str, Any], log: Path, limit: float) -> dict[str, Any]:
+        self.orders.append((order["cell"], order["leg"]))
+        answer = self.answers.get(order["cell"] + (":" + order["leg"] if order["leg"] else ""), TRAINED)
+        return answer() if callable(answer) else dict(answer)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+TRAINED = {
+    "trainings": [{"steps_per_second": 2.0, "peak_bytes": 10**9, "losses": [1.0]}] * 2,
+    "between_seconds": [0.5],
+    "consolidate_seconds": [0.1, 0.2],
+}
+BASE = {"parameters": 10**9, "dtype": "bfloat16", "bytes": 1}
+TWO = tuple(cell for cell in cells.CELLS if cell.name in ("plain LoRA", "inclora, stack"))
+
+
+def checked(tmp_path: Path, told: Told, *, scale: shapes.Scale = shapes.TINY, **more: Any) -> run.Check:
+    made = [json.loads(json.dumps(shape, default=vars)) for shape in scale.shapes.values()]
+    for name, shape in zip(scale.shapes, made, strict=True):
+        (tmp_path / f"base_{name}").mkdir(exist_ok=True)
+        (tmp_path / f"base_{name}" / "made.json").write_text(json.dumps({"shape": shape}), encoding="utf-8")
+    here = more.pop("here", HERE)
+    return run.Check(scale, tmp_path / "out", tmp_path, here, lambda: told, say=lambda line: None, **more)
+
+
+def test_measured_cells_are_skipped_and_others_go_on(tmp_path: Path) -> None:
+    told = Told({})
+    checked(tmp_path, told).carry_out(TWO[:1])
+    assert [name for name, _ in told.orders] == ["plain LoRA"]
+    checked(tmp_path, told).carry_out(TWO)
+    assert [name for name, _ in told.orders] == ["plain LoRA", "inclora, stack"]
+    assert told.closed == 2
+    assert rows((tmp_path / "out" / "table.md").read_text())["inclora, stack"][4] == "1.00"
+    checked(tmp_path, told).carry_out(TWO, again=["plain LoRA"])
+    assert [name for name, _ in told.orders][2:] == ["plain LoRA"]
+
+
+@pytest.mark.parametrize("change", ["versions", "scale", "cell", "machine"])
+def test_a_record_of_something_else_does_not_count(tmp_path: Path, change: str) -> None:
+    told = Told({})
+    checked(tmp_path, told).carry_out(TWO[:1])
+    here = {"versions": {**HERE, "versions": {"torch": "3"}}, "machine": {**HERE, "machine": "other"}}.get(
+        change, HERE
+    )
+    scale = replace(shapes.TINY, steps=5) if change == "scale" else shapes.TINY
+    cell = replace(TWO[0], keys={"lora_rank": 8}) if change == "cell" else TWO[0]
+    checked(tmp_path, told, here=here, scale=scale).carry_out([cell])
+    assert len(told.orders) == 2
+
+
+def test_a_failing_cell_becomes_a_row_and_the_others_go_on(tmp_path: Path) -> None:
+    told = Told({"plain LoRA": {"error": "OutOfMemoryError: CUDA | out of memory", "seconds": 1}})
+    check = checked(tmp_path, told)
+    check.carry_out(TWO)
+    text = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+    assert "failed: OutOfMemoryError: CUDA \\| out of memory |" in text
+    assert rows(text)["inclora, stack"][2] == "2.00"
+    assert rows(text)["inclora, stack"][4] == ""  # nothing to compare with
+    assert run.is_bad(check.records["plain LoRA"]["measured"])
+    checked(tmp_path, told).carry_out(TWO)  # a failure is a result
+    assert len(told.orders) == 2
+    checked(tmp_path, told).carry_out(TWO, again=["failed"])
+    assert [name for name, _ in told.orders][2:] == ["plain LoRA"]
+
+
+def test_the_most_important_cells_use_the_time(tmp_path: Path) -> None:
+    """A cell that would probably end too late is not started; a shorter one behind it is."""
+    time = SimpleNamespace(now=0.0)
+
+    def spent(seconds: float) -> Any:
+        def answer() -> dict[str, Any]:
+            time.now += seconds
+            return TRAINED
+
+        return answer
+
+    list_of = [
+        replace(TWO[0], name=name, seconds=seconds) for name, seconds in (("a", 30), ("b", 50), ("c", 20), ("d", 1))
+    ]
+    told = Told({"a": spent(30), "c": spent(31)})
+    scale = replace(shapes.TINY, gpu=True)
+    check = checked(tmp_path, told, scale=scale, minutes=1.0, clock=lambda: time.now)
+    check.carry_out(list_of)
+    assert [name for name, _ in told.orders] == ["a", "c"]
+    assert set(check.left_out) == {"b", "d"}
+    text = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+    assert rows(text)["b"][-1].startswith("not measured: no time was left")
+    checked(tmp_path, told, scale=scale, minutes=1.0).carry_out(list_of)
+    assert [name for name, _ in told.orders][2:] == ["b", "d"]
+
+
+def test_a_model_is_made_once_and_by_need(tmp_path: Path) -> None:
+    told = Told({"base 7b": BASE})
+    check = checked(tmp_path, told)
+    (tmp_path / "base_7b" / "made.json").unlink()
+    check.carry_out(TWO[:1])
+    assert [name for name, _ in told.orders] == ["base 7b", "plain LoRA"]
+    told = Told({"base 7b": {"error": "OSError: no space"}})
+    check = checked(tmp_path, told)
+    (tmp_path / "base_7b" / "made.json").unlink()
+    check.carry_out([cells.by_name()["base 7b"], *TWO], again=[cell.name for cell in TWO])
+    assert [name for name, _ in told.orders].count("base 7b") == 1
+    assert "failed: OSError: no space" in (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+
+
+def test_packages_and_cards_that_are_not_there(tmp_path: Path) -> None:
+    told = Told({})
+    nowhere = replace(TWO[1], packages=("no_such_package",))
+    check = checked(tmp_path, told)
+    check.carry_out([nowhere, replace(TWO[0], gpu=True)])
+    assert told.orders == []
+    found = rows((tmp_path / "out" / "table.md").read_text(encoding="utf-8"))
+    assert found["inclora, stack"][-1] == "not installed: no_such_package"
+    assert found["plain LoRA"][-1] == "needs a GPU"
+    assert not any(run.is_bad(record["measured"]) for record in check.records.values())
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    check = checked(tmp_path, Told({}))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "plain_lora.json").write_text("{", encoding="utf-8")
+    with pytest.raises(DataError, match=r"plain_lora\.json"):
+        check.carry_out(TWO)
+
+
+def test_without_a_card_the_full_scale_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+) -> None:
+    monkeypatch.setattr(records, "cards", lambda: [])
+    assert run.main(["--work", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    assert "--scale tiny" in capsys.readouterr().err
+
+
+# --- killed and resumed ------------------------------------------------------------------------------------------
+
+RESUME = cells.by_name()["killed and resumed, inclora 1b"]
+KILLED = {"error": "the process ended with signal SIGKILL", "code": -9}
+
+
+@pytest.mark.parametrize(
+    ("answers", "legs", "result"),
+    [
+        ({"killed": KILLED, "resumed": {"distance": 0.0}}, 3, "equal to the last bit"),
+        (
+            {"killed": KILLED, "resumed": {"distance": 3e-3}, "again": {"distance": 2e-3}},
+            4,
+            "equal up to the tolerance",
+        ),
+        ({"killed": KILLED, "resumed": {"distance": 3e-3}, "again": {"distance": 0.0}}, 4, "not equal"),
+        (
+            {"killed": {"error": "RuntimeError: the run was not killed"}},
+            2,
+            "failed: RuntimeError: the run was not killed",
+        ),
+        ({"whole": {"error": "ValueError: no"}}, 1, "failed: ValueError: no"),
+    ],
+)
+def test_what_a_kill_shows(tmp_path: Path, answers: dict[str, Any], legs: int, result: str) -> None:
+    told = Told({"whole": {}, **{f"{RESUME.name}:{leg}": answer for leg, answer in answers.items()}})
+    check = checked(tmp_path, told)
+    check.carry_out([RESUME])
+    assert len(told.orders) == legs
+    assert rows((tmp_path / "out" / "table.md").read_text(encoding="utf-8"))[RESUME.name][-1].startswith(result)
+    bad = run.is_bad(check.records[RESUME.name]["measured"])
+    assert bad == (not result.startswith("equal"))
+
+
+def test_the_distance_of_two_runs(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    for name, value in (("a", 2.0), ("b", 2.0), ("c", 2.5)):
+        (tmp_path / name / "tasks" / "01").mkdir(parents=True)
+        save_file({"w": torch.tensor([value, 0.0])}, tmp_path / name / "tasks" / "01" / "update.safetensors")
+    assert measure.distance(tmp_path / "a", tmp_path / "b") == 0.0
+    assert measure.distance(tmp_path / "a", tmp_path / "c") == pytest.approx(0.25)
+    save_file({"w": torch.tensor([float("nan"), 0.0])}, tmp_path / "b" / "tasks" / "01" / "update.safetensors")
+    with pytest.raises(RuntimeError, match="not finite"):
+        measure.distance(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "c" / "tasks" / "01" / "update.safetensors").unlink()
+    with pytest.raises(RuntimeError, match="other files"):
+        measure.distance(tmp_path / "a", tmp_path / "c")
+
+
+# --- processes ---------------------------------------------------------------------------------------------------
+
+
+def forked(order: dict[str, Any]) -> dict[str, Any]:
+    print("said")
+    if order["cell"] == "fails":
+        raise ValueError("\n first line\nsecond line")
+    if order["cell"] == "dies":
+        os.kill(os.getpid(), 9)
+    if order["cell"] == "hangs":
+        import time
+
+        time.sleep(60)
+    return {"pid": os.getpid()}
+
+
+def test_a_fork_measures_and_leaves_no_trace_here(tmp_path: Path) -> None:
+    pool = workers.Forked(lambda: None, forked)
+    found = pool.run({"cell": "works"}, tmp_path / "works.log", 60)
+    assert found["pid"] != os.getpid()
+    assert (tmp_path / "works.log").read_text(encoding="utf-8") == "said\n"
+    assert pool.run({"cell": "fails"}, tmp_path / "fails.log", 60)["error"] == "ValueError: first line"
+    assert "second line" in (tmp_path / "fails.log").read_text(encoding="utf-8")
+    assert pool.run({"cell": "dies"}, tmp_path / "dies.log", 60)["code"] == -9
+    assert pool.run({"cell": "hangs"}, tmp_path / "hangs.log", 0.2)["error"].startswith("stopped after")
+
+
+def test_the_next_process_waits_for_its_order(tmp_path: Path) -> None:
+    """As on a card: a process that is started ahead, with everything imported; here without the imports."""
+    script = tmp_path / "worker.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import json, os, sys
+            from pathlib import Path
+            sys.path.insert(0, sys.argv[1])
+            from benchmarks.gpu.workers import _carry_out
+            line = sys.stdin.readline()
+            if line:
+                def measure(order):
+                    if order["cell"] == "dies":
+                        os.kill(os.getpid(), 9)
+                    return {"pid": os.getpid(), **order}
+                given = json.loads(line)
+                _carry_out(measure, given["order"], Path(given["log"]), Path(given["answer"]))
+            """
+        ),
+        encoding="utf-8",
+    )
+    pool = workers.Ahead([sys.executable, str(script), str(ROOT)])
+    try:
+        first = pool._waiting
+        found = pool.run({"cell": "works"}, tmp_path / "logs" / "works.log", 60)
+        assert (found["pid"], found["cell"]) == (first.pid, "works")
+        assert pool._waiting.pid != first.pid
+        assert pool.run({"cell": "dies"}, tmp_path / "logs" / "dies.log", 60)["code"] == -9
+    finally:
+        last = pool._waiting
+        pool.close()
+    assert last.poll() is not None
+
+
+# --- wheels ------------------------------------------------------------------------------------------------------
+
+
+def test_what_an_image_lacks() -> None:
+    wanted = {
+        "absent": wheels.Wanted("1.0"),
+        "there": wheels.Wanted("1.0", (">=0.5",)),
+        "old": wheels.Wanted("2.0", (">=2",)),
+        "limited": wheels.Wanted("2.0", ("<3", ">=1")),
+        "fits": wheels.Wanted("2.0", ("<3",)),
+    }
+    image = {"there": None, "old": "1.0", "limited": None, "fits": "2.5"}
+    assert wheels.lacking(wanted, image) == {"absent": "1.0", "old": "2.0", "limited": "2.0"}
+
+
+def test_the_list_of_an_image(tmp_path: Path) -> None:
+    (tmp_path / "image.txt").write_text("# about\nA_b==1.0\nc # d\n\n-e .\nf @ file:///f\n", encoding="utf-8")
+    assert wheels.listed(tmp_path / "image.txt") == {"a-b": "1.0", "c": None}
+    assert {"numpy", "transformers"} <= set(wheels.listed(wheels.IMAGE))
+
+
+def test_what_is_needed_is_without_pytorch_and_pages() -> None:
+    found = wheels.needed()
+    assert {"llamafactory", "transformers", "datasets", "trl", "omegaconf", "pydantic-core"} <= set(found)
+    assert not {"torch", "triton", "gradio", "fastapi", "av"} & set(found)
+    assert not [name for name in found if name.startswith("nvidia")]
+    assert "<=5.6.0" in ",".join(found["transformers"].limits)
+
+
+def wheel(folder: Path, name: str, files: dict[str, bytes]) -> Path:
+    path = folder / f"{name}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file, content in files.items():
+            archive.writestr(file, content)
+        archive.writestr(f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        archive.writestr(
+            f"{name}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{name}-1.0.dist-info/RECORD", "")
+    return path
+
+
+def test_only_the_library_of_one_cuda_stays(tmp_path: Path) -> None:
+    inside = {
+        f"bitsandbytes/libbitsandbytes_{kind}.so": os.urandom(1000) for kind in ("cpu", "cuda126", "cuda130", "rocm63")
+    }
+    path = wheel(tmp_path, "bitsandbytes", {"bitsandbytes/__init__.py": b"here = 1\n", **inside})
+    with pytest.raises(DataError, match="no library for CUDA 999"):
+        wheels.slim(path, "999")
+    wheels.slim(path, "130")
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        record = archive.read("bitsandbytes-1.0.dist-info/RECORD").decode()
+    assert sorted(name for name in names if name.endswith(".so")) == [
+        "bitsandbytes/libbitsandbytes_cpu.so",
+        "bitsandbytes/libbitsandbytes_cuda130.so",
+    ]
+    assert {line.split(",")[0] for line in record.splitlines()} == set(names)
+    wheels.slim(path, "130")  # again: nothing to do
+    wheels.install(tmp_path)
+    assert (tmp_path / "site" / "bitsandbytes" / "__init__.py").is_file()
+
+
+def test_a_folder_that_is_too_large_lists_its_wheels(tmp_path: Path) -> None:
+    wheel(tmp_path, "large", {"a": os.urandom(300_000)})
+    wheel(tmp_path, "small", {"a": os.urandom(100_000)})
+    with pytest.raises(DataError, match=r"holds 0\.4 MB.*more than 0\.2 MB: large-1\.0-py3-none-any\.whl 0\.3, small"):
+        wheels.check_size(tmp_path, 0.2)
+    assert wheels.check_size(tmp_path, 0.5) == pytest.approx(0.4, abs=0.01)
+
+
+def test_an_empty_folder_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no wheel"):
+        wheels.install(tmp_path)
+
+
+def test_another_version_takes_the_place_of_an_old_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel(tmp_path, "some_thing", {})
+    asked: list[str] = []
+    monkeypatch.setattr(wheels, "download", lambda wanted, folder, *options: asked.append(wanted))
+    wheels.collect(tmp_path, {"some-thing": "1.0"}, "3.12")
+    assert asked == []
+    wheels.collect(tmp_path, {"some-thing": "2.0", "new": ""}, "3.12")
+    assert asked == ["some-thing==2.0", "new"]
+    assert not list(tmp_path.glob("*.whl"))
+
+
+# --- the table ---------------------------------------------------------------------------------------------------
+
+
+def test_losses_are_compared_step_by_step() -> None:
+    one = {"trainings": [{"losses": [2.0, 1.0]}, {"losses": [1.0]}]}
+    other = {"trainings": [{"losses": [2.0, 1.1]}, {"losses": [0.5]}]}
+    assert table.losses_apart(one, other) == pytest.approx(1.0)
+    assert table.losses_apart(one, one) == 0.0
+
+
+def test_a_row_says_what_is_refused_and_how_far_its_losses_are() -> None:
+    cell = cells.by_name()["inclora 1b, fp16"]
+    found = {name: {"measured": dict(TRAINED)} for name in (cell.name, cell.against, cell.alike)}
+    line = table.row(cell, found, "")
+    assert line[-1] == "trains, below the check, which refuses it, losses within 0 % of 'inclora 1b, bf16'"
+    assert line[2:10] == ["2.00", "2.00", "1.00", "1.00", "1.00", "1.00", "0.50", "0.20"]
+    assert len(line) == len(table.HEAD)
+
+
+def test_every_row_has_all_columns() -> None:
+    answered = {"tokens_per_second": 5.0, "peak_bytes": 1, "items": 2, "texts": ["a", "b"]}
+    kinds = {"train": TRAINED, "resume": {"distance": 0.0}, "host answers": answered, "our answers": answered}
+    for cell in cells.CELLS:
+        if cell.kind in kinds:
+            for measured in (kinds[cell.kind], {"error": "E"}, {"absent": ["a"]}, {"needs": "a GPU"}):
+                assert len(table.row(cell, {cell.name: {"measured": measured}}, "")) == len(table.HEAD)
+            assert len(table.row(cell, {}, "not measured yet")) == len(table.HEAD)
