@@ -167,3 +167,14 @@ def test_a_score_is_read_once(tmp_path, monkeypatch):
     known["after_two", "one"] = made
     (tmp_path / "predictions" / "after_two").mkdir()
     assert build_matrix(tmp_path, plan, config, known).scores == [[50.0, None], [50.0, None]]
+    looked_at: set[str] = set()
+    for _ in range(2):
+        build_matrix(tmp_path, plan, config, known, looked_at=looked_at)
+    assert looked_at == {"zero_shot", "after_one", "after_two"}
+    write_bytes(tmp_path / "predictions" / "after_two" / "two.score.json", b"{}")
+    cells = build_matrix(tmp_path, plan, config, known, looked_at=looked_at).scores
+    assert cells == [
+        [50.0, None],
+        [50.0, None],
+    ]  # a run notes what it measures in `known`; no file is looked for again
+    assert build_matrix(tmp_path, plan, config, known).scores == [[50.0, None], [50.0, 50.0]]

@@ -222,6 +222,8 @@ def _numbers(row: Iterable[float | None]) -> Row:
 
 def _plain(value: Any) -> Any:
     """Tuples as lists, as JSON has them."""
+    if value is None or type(value) in (float, int, str, bool):  # nearly all of a large matrix
+        return value
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return dict(value) if isinstance(value, Mapping) else value

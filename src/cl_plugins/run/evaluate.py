@@ -276,6 +276,7 @@ def build_matrix(
     config: CLConfig,
     known: dict[tuple[str, str], TaskScore] | None = None,
     learned: Collection[str] = (),
+    looked_at: set[str] | None = None,
 ) -> AccuracyMatrix:
     """The accuracy matrix out of the score files that are there.
 
@@ -285,12 +286,18 @@ def build_matrix(
         config: The ``cl:`` block.
         known: Scores by row and task that were read or written before; those that are read now are added.
         learned: Tasks that went into the carry, also those that another site has trained.
+        looked_at: Rows whose files were looked for before; all their scores are in ``known``. Rows are added.
     """
     read = {} if known is None else known
+    looked_at = set() if looked_at is None else looked_at
     stream, tasks = config.stream, list(config.stream.task_names)
     scorers = {task.name: task.scorer for task in stream.tasks}
     names = rows(plan)
-    cells = {row: _row(root, row, tasks, read) for row in [ZERO_SHOT, *names]}
+    for row in [ZERO_SHOT, *names]:
+        if row not in looked_at:  # after every cell this would be a look at every file of the run
+            _read_row(root, row, tasks, read)
+            looked_at.add(row)
+    cells = {row: {t: read[row, t] for t in tasks if (row, t) in read} for row in [ZERO_SHOT, *names]}
     measured = {task: score for row in cells.values() for task, score in row.items()}
     regular = names == [f"after_{task}" for task in tasks]
     return AccuracyMatrix(
@@ -307,14 +314,13 @@ def build_matrix(
     )
 
 
-def _row(root: Path, row: str, tasks: list[str], known: dict[tuple[str, str], TaskScore]) -> dict[str, TaskScore]:
+def _read_row(root: Path, row: str, tasks: list[str], known: dict[tuple[str, str], TaskScore]) -> None:
     folder = root / "predictions" / row
     if not folder.is_dir():  # most rows of a long stream, for most of its time
-        return {}
+        return
     for task in tasks:
         if (row, task) not in known and (path := folder / f"{task}.score.json").is_file():
             known[row, task] = TaskScore.read(path)
-    return {task: known[row, task] for task in tasks if (row, task) in known}
 
 
 def read_probes(root: Path, plan: list[Step]) -> Drifts:

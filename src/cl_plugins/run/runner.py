@@ -252,7 +252,9 @@ class Runner:
     def _write_matrix(self, plan: list[Step]) -> None:
         carry = self._state.carry
         learned = carry.tasks if carry is not None else ()
-        matrix = build_matrix(self._root, plan, self._config, self._state.scores, learned)
+        matrix = build_matrix(
+            self._root, plan, self._config, self._state.scores, learned, looked_at=self._state.rows_read
+        )
         write_matrix(self._root, matrix, read_probes(self._root, plan))
 
     def _track(self, plan: list[Step]) -> None:
@@ -264,7 +266,7 @@ class Runner:
         tested = [step for step in plan if step.kind == "evaluate" and step.row not in (ZERO_SHOT, ORACLE)]
         done = [step.row for step in tested if step.key in journal]
         if done and all(step.key in journal for step in tested if step.row == done[-1]):
-            matrix = build_matrix(self._root, plan, self._config, self._state.scores)
+            matrix = build_matrix(self._root, plan, self._config, self._state.scores, looked_at=self._state.rows_read)
             metrics = continual_metrics(matrix)
             values = {
                 name: metric.value if metric.values is None else metric.values for name, metric in metrics.items()

@@ -55,6 +55,7 @@ class RunState:
         base_fingerprint: Which base this is.
         carry: The latest carry, None before the first task.
         scores: Scores by row and task, as far as they were read or written.
+        rows_read: Rows of the matrix whose score files were read; what was measured since is in ``scores``.
         source: The directory of the run that is looked at, where ``root`` is another one.
     """
 
@@ -70,6 +71,7 @@ class RunState:
     progress: Progress = field(default_factory=lambda: Progress({}, visible=False))
     carry: Carry | None = None
     scores: dict[tuple[str, str], TaskScore] = field(default_factory=dict)
+    rows_read: set[str] = field(default_factory=set)
     source: Path | None = None
 
     def __post_init__(self) -> None:
