@@ -157,6 +157,15 @@ def test_a_cluster_needs_submitit(cli, made, monkeypatch):
     assert started() == []
 
 
+def test_runs_at_once_share_no_port(cli, made, monkeypatch):
+    words, started, _ = made
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    code, _, err = cli(*words, "--seeds", "0-1", "--jobs", "2")
+    assert code == 2
+    assert "MASTER_PORT" in err
+    assert started() == []
+
+
 def test_the_gpus_of_the_environment(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5")
     assert command._gpus() == ["3", "5"]

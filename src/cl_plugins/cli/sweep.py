@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -167,6 +168,9 @@ class _Starts:
             self._submit = executor(args.out / "jobs" / "%j", args.cluster, given)
         self._devices = list(args.devices or _gpus())
         self._jobs = args.jobs or max(1, len(self._devices))
+        if self._jobs > 1 and "MASTER_PORT" in os.environ and not args.cluster:
+            what = f"is set in the environment, and {self._jobs} runs at once would all use this port."
+            raise RecipeError(Problem("MASTER_PORT", what, "Unset it: every run then takes a free port."))
 
     def carry_out(self, directory: Path) -> dict[str, Outcome]:
         """Carry out all cells; the outcome of each, by its id."""
@@ -198,7 +202,6 @@ class _Starts:
 
 def _gpus() -> list[str]:
     """The GPUs that this process may use, one a run; none where there are none."""
-    import os
     import subprocess
 
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
