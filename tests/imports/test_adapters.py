@@ -63,8 +63,9 @@ def test_the_adapter_of_the_last_task_alone(make, llava, tmp_path, capsys):
     assert "no checkpoint of the training of 'one'" in capsys.readouterr().err
 
 
-def test_a_chain_adds_up(make, llava, tmp_path):
-    code, root = make("inclora", checkpoints(tmp_path / "theirs"))
+@pytest.mark.parametrize("method", ["inclora", "olora"])
+def test_a_chain_adds_up(make, llava, tmp_path, method):
+    code, root = make(method, checkpoints(tmp_path / "theirs"))
     assert code == 0
     both = [authors.factors(RANK, 10), authors.factors(RANK, 11)]
     assert authors.close(ours(root, "two", llava, tmp_path), truth(llava, both, authors.projector_state(51)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 
 import authors
 import pytest
@@ -73,6 +74,45 @@ def test_pictures_are_padded_and_resized_as_in_llavas_code(tmp_path, tower):
     assert processor.tokenizer.pad_token == "<unk>"
     plain = authors.tokenizer()("what colour is this?").input_ids
     assert processor.tokenizer("what colour is this?").input_ids == plain
+
+
+def sentencepiece_model(folder, size):
+    """``tokenizer.model`` alone, as LLaMA's and Mistral's checkpoints have it; a vocabulary of ``size`` pieces."""
+    import io
+
+    import sentencepiece
+    import tiny
+
+    words, made = iter([" ".join(tiny.WORDS), tiny.SYSTEM, "<0x0A> abcdefghijklmnopqrstuvwxyz"] * 50), io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=words, model_writer=made, vocab_size=size, model_type="bpe", byte_fallback=True, unk_id=0, bos_id=1,
+        eos_id=2, pad_id=-1, minloglevel=2, normalization_rule_name="identity", remove_extra_whitespaces=False,
+    )  # fmt: skip
+    for path in folder.glob("*token*"):
+        path.unlink()
+    (folder / "tokenizer.model").write_bytes(made.getvalue())
+    about = {
+        "tokenizer_class": "LlamaTokenizer",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "legacy": False,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps({**about, "add_bos_token": True, "add_eos_token": False}))
+    return sentencepiece.SentencePieceProcessor(model_proto=made.getvalue())
+
+
+def test_a_tokenizer_of_sentencepiece(tmp_path, tower):
+    from transformers import AutoTokenizer
+
+    source = authors.make_llava(tmp_path / "source")
+    truth = sentencepiece_model(source, 330)
+    convert_base(source, tower, tmp_path / "out")
+    made = AutoTokenizer.from_pretrained(tmp_path / "out")
+    for text in ("what colour is this picture?", "USER: two squares, one answer. é"):
+        assert made(text).input_ids == [1, *truth.encode(text)]
+    assert made.convert_tokens_to_ids("<image>") == len(truth)
+    assert (made.unk_token_id, made.bos_token_id, made.eos_token_id, made.pad_token_id) == (0, 1, 2, 0)
 
 
 def test_without_padding_pictures_are_cropped(tmp_path, tower):
@@ -190,6 +230,7 @@ def test_the_name_of_the_tower_in_the_checkpoint_is_not_used(tmp_path, tower):
     converted(tmp_path, tower)
     for path in (tmp_path / "out").glob("*.json"):
         assert "/somewhere/else" not in path.read_text()
+        assert tempfile.gettempdir() not in path.read_text(), "no place of this machine"
 
 
 def test_a_checkpoint_of_transformers_is_refused(llava, tower, tmp_path):

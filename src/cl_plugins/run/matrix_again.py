@@ -62,17 +62,17 @@ def evaluate_matrix(
     counts = {name: len(state.tests(state.config.stream.task(name))) for name in {str(s.task) for s in tested}}
     state.progress = Progress({step.key: ("evaluate", counts[str(step.task)]) for step in tested})
     files: dict[str, Any] = {}
-    row: str | None = None
+    number = 0
     try:
-        for number, step in enumerate(tested, start=1):
-            if step.row != row:
-                row = step.row
-                state.close_backend()
-                state.carry = _carry(state, root, latest, str(row), scratch)
-            state.progress.begin(step, number, len(tested))
-            artefacts, _ = evaluate(state, step, steps)
-            files |= {name: dict(record_of(state.root / name).plain()) for name in artefacts}
-            state.progress.end()
+        for row in dict.fromkeys(str(step.row) for step in tested):
+            state.close_backend()
+            state.carry = _carry(state, root, latest, row, scratch)
+            for step in state.by_route([step for step in tested if step.row == row]):
+                number += 1
+                state.progress.begin(step, number, len(tested))
+                artefacts, _ = evaluate(state, step, steps)
+                files |= {name: dict(record_of(state.root / name).plain()) for name in artefacts}
+                state.progress.end()
     finally:
         state.close_backend()
         state.progress.close()
