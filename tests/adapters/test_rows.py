@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from row_prompts import PAD, SETTINGS, answers, batch, cut, decoded, pixels, prompts
+from row_prompts import PAD, PICTURE, SETTINGS, answers, batch, cut, decoded, pixels, prompts
 from transformers import AutoModelForCausalLM, DynamicCache, LlavaForConditionalGeneration
 
 from cl_plugins.adapters.bank import Chosen, Expert, Experts, attach
@@ -14,6 +14,7 @@ from cl_plugins.adapters.places import find_decoder, find_tower
 from cl_plugins.adapters.rows import state_of
 from cl_plugins.adapters.structure import Structure
 from cl_plugins.base.errors import CompatibilityError, RunStateError
+from cl_plugins.generation.decode import Decoder
 
 
 EXPERTS = 4
@@ -172,6 +173,23 @@ def test_what_prompts_begin_with_is_computed_once_per_expert(seeing, monkeypatch
     assert sum(count for count, _ in parts) == 12
     assert max(length for _, length in parts) == max(map(len, rows)) - len(BEGINNING)
     assert 0 < len(towers) <= len(parts)  # once per part, although the choice is taken in a forward of its own
+
+
+def test_texts_with_a_picture_in_their_padding(seeing, monkeypatch):
+    """As LLaMA-Factory's collator makes a batch of texts for a model that sees."""
+    model, state = seeing
+    monkeypatch.setattr(state, "decided_by", "expert")
+    texts = [[*BEGINNING, *p[1:]] for p in prompts(4)]
+    alone = [answers(model, state, [row]) for row in texts]
+    rests = [row[len(BEGINNING) :] for row in texts]
+    inputs = batch([[PICTURE] * 4 + row for row in rests], [torch.zeros(len(rests), 3, 16, 16)])
+    inputs["attention_mask"][inputs["input_ids"] == PICTURE] = 0
+    decoder = Decoder(model, BEGINNING, max_new_tokens=6, eos_token_ids=(2,), pad_token_id=PAD)
+    with torch.no_grad(), state.recording() as seen:
+        found = decoder.answer([inputs])
+    assert [(cut(ids), route) for ids, route in zip(found, seen[0]["route"], strict=True)] == [
+        (ids, route) for (ids,), (route,) in alone
+    ]
 
 
 def test_conversations_in_several_threads_do_not_mix(text):

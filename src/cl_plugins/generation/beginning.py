@@ -46,11 +46,10 @@ class Beginning:
     Args:
         model: The model that answers.
         tokens: From `common_beginning`.
-        pad_token_id: Fills the place of missing tokens.
     """
 
-    def __init__(self, model: Any, tokens: Sequence[int], pad_token_id: int) -> None:
-        self._model, self._pad = model, pad_token_id
+    def __init__(self, model: Any, tokens: Sequence[int]) -> None:
+        self._model = model
         self.tokens = list(tokens)
         self._state: RowState | None = state_of(model) if self.tokens else None
         self._computed: dict[int, _Layers] = {}
@@ -83,16 +82,17 @@ class Beginning:
         return cache, self._state.giving(kept, tower_output)
 
     def _whole(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """The prompts with their beginning, padded on the left."""
+        """The prompts with their beginning.
+
+        What stands in the padding stays there: LLaMA-Factory's collator gives a batch of texts a picture in it.
+        """
+        import torch
+
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        added = len(self.tokens)
-        whole = ids.new_full((len(ids), ids.shape[1] + added), self._pad)
-        attended = mask.new_zeros(whole.shape)
-        for row, own in enumerate(mask.sum(dim=1).tolist()):
-            start = whole.shape[1] - own - added
-            whole[row, start : start + added] = ids.new_tensor(self.tokens)
-            whole[row, start + added :] = ids[row, ids.shape[1] - own :]
-            attended[row, start:] = 1
+        added, ones = ids.new_tensor(self.tokens), mask.new_ones(len(self.tokens))
+        firsts = mask.argmax(dim=1).tolist()
+        whole = torch.stack([torch.cat([row[:at], added, row[at:]]) for row, at in zip(ids, firsts, strict=True)])
+        attended = torch.stack([torch.cat([row[:at], ones, row[at:]]) for row, at in zip(mask, firsts, strict=True)])
         positions = (attended.long().cumsum(-1) - 1).clamp(min=0)
         return {**inputs, "input_ids": whole, "attention_mask": attended, "position_ids": positions}
 

@@ -93,7 +93,7 @@ class Decoder:
         pad_token_id: int,
     ) -> None:
         self._model = model
-        self._beginning = Beginning(model, beginning, pad_token_id)
+        self._beginning = Beginning(model, beginning)
         self._max_new_tokens = max_new_tokens
         self._eos = set(eos_token_ids)
         self._pad = pad_token_id
