@@ -191,6 +191,7 @@ def files_of(run, monkeypatch) -> dict[str, str]:
 @given(name=names)
 @example(name="".join(HOSTILE))
 @example(name=" ")
+@example(name=" [2em]")
 @example(name="\ud800")
 @settings(
     max_examples=40,

@@ -263,9 +263,9 @@ def _code(kind: type) -> str:
 
 def _host_code() -> str:
     """Hash of the host's code for data, which people edit in place to add templates."""
-    import llamafactory.data
+    from llamafactory.data import get_dataset
 
-    folder = Path(inspect.getfile(llamafactory.data)).parent
+    folder = Path(inspect.getfile(get_dataset)).parent
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         digest.update(f"{path.relative_to(folder)} {sha256(path)}\n".encode())

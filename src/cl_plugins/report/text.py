@@ -63,7 +63,7 @@ def tex(text: str) -> str:
     A line that ends with ``\\\\`` takes ``[...]`` or ``*`` at the start of the next one for its argument.
     """
     escaped = "".join(_TEX.get(char, char) for char in one_line(text))
-    return f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped
+    return f"{{}}{escaped}" if escaped.lstrip().startswith(("[", "*")) else escaped
 
 
 class Markdown(str):
