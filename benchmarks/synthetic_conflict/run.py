@@ -183,13 +183,22 @@ def table(results: Mapping[str, Mapping[str, Mapping[str, float]]], *, judged: b
     return head + "".join(lines)
 
 
-def reasons(results: Mapping[str, Mapping[str, Mapping[str, float]]], saves: Path) -> str:
-    """For each method of the margin that forgets more than half of what the baseline does: why, from its own files."""
+def reasons(results: Mapping[str, Mapping[str, Mapping[str, float]]], saves: Path, before: str) -> str:
+    """For each method of the margin that forgets more than half of what the baseline does: why, from its own files.
+
+    Args:
+        results: Method -> seed -> metrics.
+        saves: Folder of the runs.
+        before: The table that is written anew; what it says of runs that are not there any more stays.
+    """
     baseline = results.get(MARGIN["baseline"]["method"], {})
     lines = []
     for name in MARGIN["methods"]:
         missed = [seed for seed, kept in keeps_margin(results.get(name, {}), baseline).items() if not kept]
-        if missed:
+        known = [line for line in before.splitlines() if line.startswith(f"{name}: ")]
+        if missed and known and not all((saves / f"{name}_seed{seed}").is_dir() for seed in missed):
+            lines += [f"\n{line}\n" for line in known]
+        elif missed:
             why = WHY[name]([saves / f"{name}_seed{seed}" for seed in missed]) if name in WHY else "not looked into."
             lines.append(f"\n{name}: {why}\n")
     return "".join(lines)
@@ -232,9 +241,11 @@ def main() -> int:
     before = known_before(args.out / f"results{ending}.json", settings)
     known = {name: {**before.get(name, {}), **results.get(name, {})} for name in METHODS}
     known = {name: seeds for name, seeds in known.items() if seeds}
-    text = table(known, judged=own) + (reasons(known, args.saves) if own else "")
+    file = args.out / f"table{ending}.md"
+    written = file.read_text(encoding="utf-8") if file.is_file() else ""
+    text = table(known, judged=own) + (reasons(known, args.saves, written) if own else "")
     print(text)
-    (args.out / f"table{ending}.md").write_text(text, encoding="utf-8")
+    file.write_text(text, encoding="utf-8")
     record = {
         **settings,
         "methods": {name: METHODS[name] for name in known},
