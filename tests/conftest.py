@@ -55,6 +55,15 @@ def tracked(tmp_path, monkeypatch):
         yield told
 
 
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    """A browser without a window; the tests are skipped where there is none."""
+    from browser import browser
+
+    with browser(tmp_path_factory.mktemp("profile")) as running:
+        yield running
+
+
 @pytest.fixture
 def run(tmp_path):
     """Carry out a recipe in this process, as `run_exp` from Python does."""

@@ -52,3 +52,22 @@ def stand_ins(file, monkeypatch):
     yield Tracked(file)
     for name in names:
         sys.modules.pop(name, None)
+
+
+def one_run_with_everything(tracked, tracker, out):
+    """One run for both tasks of three steps: every loss, every cell, the metrics and the pictures, at their steps."""
+    assert len({line["id"] for line in tracked("init")}) == 1
+    assert len(tracked("init")) == len(tracked("finish")) == (1 if tracker != "tensorboard" else 3)
+    assert [step for name, step, _ in tracked.points() if name == "one/loss"] == [1, 2, 3]
+    assert [step for name, step, _ in tracked.points() if name == "two/loss"] == [4, 5, 6]
+    matrix, metrics = (json.loads((out / name).read_text()) for name in ("matrix.json", "metrics.json"))
+    cells = tracked.values("score/")
+    assert {f"score/{cell}" for cell in CELLS} | {"score/one", "score/two"} == set(cells)
+    assert cells["score/zero_shot/two"] == (0, matrix["zero_shot"][1])
+    assert cells["score/after_one/one"] == (3, matrix["scores"][0][0])
+    assert cells["score/after_two/one"] == cells["score/one"] == (6, matrix["scores"][1][0])
+    for name in ("last", "average", "bwt"):
+        assert tracked.values("metrics/")[f"metrics/{name}"] == (6, metrics["metrics"][name]["value"])
+    assert [step for name, step, _ in tracked.points() if name == "metrics/a_k"] == [3, 6]
+    pictures = [str(value) for _, _, value in tracked.points() if str(value).startswith("image")]
+    assert len(pictures) == 2

@@ -7,7 +7,7 @@ import sys
 import pytest
 from board.made import ALL, make
 from board.test_board_processes import RUN
-from browser import READERS, browser
+from browser import READERS
 from report.made_runs import demo_run
 
 from cl_plugins.board.board import Board
@@ -24,12 +24,6 @@ OF_GRADIO = {
     "aria-hidden-focus": "tab-container",  # the hidden copy of its row of tabs, by which it measures
     "aria-input-field-name": '<ul class="options',  # the open list of its dropdown
 }
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    with browser(tmp_path_factory.mktemp("profile")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from contextlib import nullcontext
@@ -10,7 +9,7 @@ from unittest import mock
 
 import pytest
 from test_learner_runs import Mine, Stopped, learner, rows_of
-from tracked_runs import CELLS, TRACKERS
+from tracked_runs import TRACKERS, one_run_with_everything
 from transformers import AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
 
 from cl_plugins.base.errors import RunStateError
@@ -72,21 +71,7 @@ def whole_script(llama, directory, report_to, *, kind=Mine, stop=None, **given):
 def test_one_run_has_every_loss_every_cell_the_metrics_and_the_pictures(llama, tmp_path, tracked, tracker):
     out = tmp_path / "stream"
     script(llama, out, tracker, kind=Plain, pages=True)
-    assert len({line["id"] for line in tracked("init")}) == 1
-    assert len(tracked("init")) == len(tracked("finish")) == (1 if tracker != "tensorboard" else 3)
-    assert [step for name, step, _ in tracked.points() if name == "one/loss"] == [1, 2, 3]
-    assert [step for name, step, _ in tracked.points() if name == "two/loss"] == [4, 5, 6]
-    matrix, metrics = (json.loads((out / name).read_text()) for name in ("matrix.json", "metrics.json"))
-    cells = tracked.values("score/")
-    assert {f"score/{cell}" for cell in CELLS} | {"score/one", "score/two"} == set(cells)
-    assert cells["score/zero_shot/two"] == (0, matrix["zero_shot"][1])
-    assert cells["score/after_one/one"] == (3, matrix["scores"][0][0])
-    assert cells["score/after_two/one"] == cells["score/one"] == (6, matrix["scores"][1][0])
-    for name in ("last", "average", "bwt"):
-        assert tracked.values("metrics/")[f"metrics/{name}"] == (6, metrics["metrics"][name]["value"])
-    assert [step for name, step, _ in tracked.points() if name == "metrics/a_k"] == [3, 6]
-    pictures = [str(value) for _, _, value in tracked.points() if str(value).startswith("image")]
-    assert len(pictures) == 2
+    one_run_with_everything(tracked, tracker, out)
     counts = Counter((n, step) for n, step, _ in tracked.points() if not n.endswith(("/epoch", "pictures")))
     assert set(counts.values()) == {1}  # Transformers' own callbacks have sent nothing beside
 

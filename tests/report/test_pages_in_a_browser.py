@@ -5,19 +5,13 @@ from __future__ import annotations
 import re
 
 import pytest
-from browser import READERS, browser
+from browser import READERS
 from report.made_runs import demo_run
 
 from cl_plugins.report import compare, write_report
 
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    with browser(tmp_path_factory.mktemp("profile")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

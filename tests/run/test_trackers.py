@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from importlib.util import find_spec
@@ -11,7 +10,7 @@ import pytest
 import tiny
 from launch import launch
 from running import go
-from tracked_runs import CELLS, FAKES, TRACKERS
+from tracked_runs import CELLS, FAKES, TRACKERS, one_run_with_everything
 
 from cl_plugins.base.errors import RunStateError
 from cl_plugins.host import facts
@@ -26,21 +25,7 @@ def recipe(llama, text_data, out, tracker, **more):
 def test_one_run_has_everything_in_its_place(run, llama, text_data, tmp_path, tracked, tracker):
     out = tmp_path / "stream"
     run(recipe(llama, text_data, out, tracker))
-    assert len({line["id"] for line in tracked("init")}) == 1
-    assert len(tracked("init")) == len(tracked("finish")) == (1 if tracker != "tensorboard" else 3)
-    assert [step for name, step, _ in tracked.points() if name == "one/loss"] == [1, 2, 3]
-    assert [step for name, step, _ in tracked.points() if name == "two/loss"] == [4, 5, 6]
-    matrix, metrics = (json.loads((out / name).read_text()) for name in ("matrix.json", "metrics.json"))
-    cells = tracked.values("score/")
-    assert {f"score/{cell}" for cell in CELLS} | {"score/one", "score/two"} == set(cells)
-    assert cells["score/zero_shot/two"] == (0, matrix["zero_shot"][1])
-    assert cells["score/after_one/one"] == (3, matrix["scores"][0][0])
-    assert cells["score/after_two/one"] == cells["score/one"] == (6, matrix["scores"][1][0])
-    for name in ("last", "average", "bwt"):
-        assert tracked.values("metrics/")[f"metrics/{name}"] == (6, metrics["metrics"][name]["value"])
-    assert [step for name, step, _ in tracked.points() if name == "metrics/a_k"] == [3, 6]
-    pictures = [str(value) for _, _, value in tracked.points() if str(value).startswith("image")]
-    assert len(pictures) == 2
+    one_run_with_everything(tracked, tracker, out)
     assert not list(out.glob("**/swanlab_public_config.json"))
 
 

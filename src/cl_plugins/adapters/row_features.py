@@ -45,7 +45,6 @@ class Rows:
 
     Attributes:
         chosen: Whether the choice has been taken.
-        only_choice: Whether the forward ends with the choice, see `RowState.choose`.
         told: The task that all rows are known to belong to, see `RowState.telling`; None where it is to be found out.
     """
 
@@ -54,7 +53,7 @@ class Rows:
 
     def __init__(self, model: Any, inputs: Mapping[str, Any], fresh: bool, kept: Any) -> None:
         self.model, self.inputs, self.fresh, self.kept = model, inputs, fresh, kept
-        self.chosen, self.only_choice = False, False
+        self.chosen = False
         self.told: str | None = None
         self.tower_output: Any = None
         self._pictures: Tensor | None = None

@@ -237,7 +237,6 @@ class RowState:
             )
         rows = Rows(self._model, inputs, kept is None, Kept() if kept is None else kept)
         rows.told = getattr(self._threads, "told", None)
-        rows.only_choice = rows.fresh and getattr(self._threads, "choosing", False)
         if scope is not None and rows.fresh:
             scope["kept"] = rows.kept
         return rows
@@ -269,7 +268,7 @@ class RowState:
         rows = getattr(self._threads, "rows", None)
         if rows is not None and not self.off:
             self._choose(rows)
-            if rows.only_choice:
+            if rows.fresh and getattr(self._threads, "choosing", False):
                 raise _Chosen(rows)
 
     def _choose(self, rows: Rows) -> None:

@@ -67,16 +67,21 @@ def read_table(path: str, changed: int, size: int, columns: tuple[str, ...], lim
         return ()
 
 
-def names_in(value: Any) -> Iterator[str]:
-    """File names in a media column: a name, a list of names, a list of lists (frames), or ``{"path": name}``."""
+def names_in(value: Any, *, addresses: bool = False) -> Iterator[str]:
+    """File names in a media column: a name, a list of names, a list of lists (frames), or ``{"path": name}``.
+
+    Args:
+        value: A value of the column.
+        addresses: Also what is an address (``https://...``) and no file.
+    """
     if isinstance(value, str):
-        if "://" not in value:
+        if addresses or "://" not in value:
             yield value
     elif isinstance(value, list):
         for item in value:
-            yield from names_in(item)
+            yield from names_in(item, addresses=addresses)
     elif isinstance(value, Mapping) and value.get("bytes") is None:
-        yield from names_in(value.get("path"))
+        yield from names_in(value.get("path"), addresses=addresses)
 
 
 def _csv_values(path: str, columns: tuple[str, ...], limit: int | None) -> Iterator[Any]:

@@ -29,6 +29,7 @@ from ..base.hashes import cache_folder, cached_hashes
 from ..base.logs import logger
 from ..base.outside import is_regular
 from .hub import ROWS, content_digest
+from .media_names import names_in
 
 
 if TYPE_CHECKING:
@@ -194,22 +195,10 @@ def _with_media(rows: Any) -> bool:
 def _media_hashes(rows: Any) -> dict[str, str] | None:
     """Media that the records name, with the hashes of their bytes; None if one is no regular file."""
     columns = [name for name in _MEDIA if name in rows.column_names]
-    ordered = sorted(
-        {name for row in stored_rows(rows.select_columns(columns)) for name in _names(list(row.values()))}
-    )
+    values = (list(row.values()) for row in stored_rows(rows.select_columns(columns)))
+    ordered = sorted({name for value in values for name in names_in(value, addresses=True)})
     paths = [Path(name) for name in ordered]
     return dict(zip(ordered, cached_hashes(paths), strict=True)) if all(map(is_regular, paths)) else None
-
-
-def _names(value: Any) -> Iterator[str]:
-    """File names, and addresses, in a value of a column of media."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list):
-        for one in value:
-            yield from _names(one)
-    elif isinstance(value, Mapping) and value.get("bytes") is None:
-        yield from _names(value.get("path"))
 
 
 def _encoder_digest(template: Any, module: Mapping[str, Any]) -> str:
