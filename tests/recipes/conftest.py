@@ -27,8 +27,14 @@ def _from_the_root(monkeypatch: pytest.MonkeyPatch, root_with_demo: Path) -> Non
     monkeypatch.chdir(root_with_demo)  # paths in recipes are relative to it
 
 
+@pytest.fixture(scope="session")
+def parsed() -> dict[tuple[Path, str], Any]:
+    """What the host has made of a task of a recipe; no test changes it."""
+    return {}
+
+
 @pytest.fixture
-def parse_task(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+def parse_task(tmp_path: Path, parsed: dict[tuple[Path, str], Any]) -> Iterator[Callable[..., Any]]:
     """``parse_task(recipe, task, more keys) -> HostArgs``: one task through the host's own `get_train_args`, on the CPU.
 
     DeepSpeed is left out here, because the host wants it under torchrun only; `test_deepspeed_recipes` puts it back.
@@ -38,8 +44,12 @@ def parse_task(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     before = dict(os.environ)
 
     def parse_one(path: Path, task: str, more: Mapping[str, Any] | None = None) -> Any:
+        if more is None:
+            if (path, task) not in parsed:
+                parsed[path, task] = parse_one(path, task, {})
+            return parsed[path, task]
         config = continual(path)
-        keys = {**host_keys(path), "use_cpu": True, **(more or {})}
+        keys = {**host_keys(path), "use_cpu": True, **more}
         keys.pop("deepspeed", None)
         overrides = config.overrides_for(task)
         return parse(

@@ -192,6 +192,8 @@ def one_line(text: str) -> str:
 
 def visible(text: str) -> str:
     """The text with `REPLACED` for control characters; line ends and tabs stay."""
+    if text.isprintable():
+        return text
     plain = text.replace("\r\n", "\n")
     return "".join(
         REPLACED if (unicodedata.category(char) in _UNSEEN and char not in "\n\t") or char in _TURNING else char

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import functools
 import io
 import os
 import tempfile
@@ -60,7 +61,7 @@ def render(template: str, content: Mapping[str, Any]) -> bytes:
     Everything that a template puts in is escaped, in pages (``.html.j2``) as HTML, else as Markdown, unless it is marked
     as such already: a name in a file of a run may be anything.
     """
-    page = _environment(template).get_template(template).render(content)
+    page = _environment(".html" in template).get_template(template).render(content)
     return (page.strip("\n") + "\n").encode("utf-8")
 
 
@@ -114,11 +115,11 @@ def _escaped(value: Any) -> str:
     return value if isinstance(value, text.Markdown) else text.markdown(str(value))
 
 
-def _environment(template: str) -> Environment:
-    """Jinja with the package's templates; an unknown name in a template is an error, not an empty text."""
+@functools.cache
+def _environment(page: bool) -> Environment:
+    """Jinja with the package's templates, compiled once; an unknown name in a template is an error, not an empty text."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    page = ".html" in template
     environment = Environment(
         loader=PackageLoader("cl_plugins.report", "templates"),
         autoescape=page,
