@@ -19,6 +19,24 @@ import tiny
 from hypothesis import settings
 
 
+#: Folders whose files share what is made once per process, such as runs and a server that forks, and its name.
+TOGETHER = {"cli": "runs", "serving": "models", "recipes": "recipes", "kill": "forked", "distributed": "forked"}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `--dist loadfile` the files of such folders go to one worker."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFileOrFolder(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            _, _, rest = file.partition("tests/")
+            return TOGETHER.get(rest.partition("/")[0], file)
+
+    return ByFileOrFolder(config, log) if config.getoption("dist") == "loadfile" else None
+
+
 settings.register_profile("no clock", deadline=None)  # a busy machine is not a failure
 settings.load_profile("no clock")
 
