@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recipe_files import ROOT, continual, host_keys
+from recipe_files import ROOT, continual, first_alike, host_keys
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +29,7 @@ def _from_the_root(monkeypatch: pytest.MonkeyPatch, root_with_demo: Path) -> Non
 
 @pytest.fixture(scope="session")
 def parsed() -> dict[tuple[Path, str], Any]:
-    """What the host has made of a task of a recipe; no test changes it."""
+    """What the host has made of a recipe with the keys of a task; no test changes it."""
     return {}
 
 
@@ -37,6 +37,7 @@ def parsed() -> dict[tuple[Path, str], Any]:
 def parse_task(tmp_path: Path, parsed: dict[tuple[Path, str], Any]) -> Iterator[Callable[..., Any]]:
     """``parse_task(recipe, task, more keys) -> HostArgs``: one task through the host's own `get_train_args`, on the CPU.
 
+    Without more keys, tasks of a recipe that have the same keys of their own share one result, with the data of the first of them.
     DeepSpeed is left out here, because the host wants it under torchrun only; `test_deepspeed_recipes` puts it back.
     """
     from cl_plugins.host.task_args import parse, task_keys
@@ -44,11 +45,12 @@ def parse_task(tmp_path: Path, parsed: dict[tuple[Path, str], Any]) -> Iterator[
     before = dict(os.environ)
 
     def parse_one(path: Path, task: str, more: Mapping[str, Any] | None = None) -> Any:
-        if more is None:
-            if (path, task) not in parsed:
-                parsed[path, task] = parse_one(path, task, {})
-            return parsed[path, task]
         config = continual(path)
+        if more is None:
+            key = path, first_alike(config, task)
+            if key not in parsed:
+                parsed[key] = parse_one(*key, {})
+            return parsed[key]
         keys = {**host_keys(path), "use_cpu": True, **more}
         keys.pop("deepspeed", None)
         overrides = config.overrides_for(task)

@@ -68,6 +68,12 @@ def continual(path: Path) -> CLConfig:
     return parse_cl(read(path)["cl"]).with_defaults(host_keys(path))
 
 
+def first_alike(config: CLConfig, task: str) -> str:
+    """The first task of the stream with the keys of this one: to the host, only their data differ."""
+    own = config.overrides_for(task)
+    return next(t.name for t in config.stream.tasks if t.train and config.overrides_for(t.name) == own)
+
+
 def problems_of(recipe: dict[str, Any]) -> list[str]:
     """What is wrong with a recipe, its data files left out: those of the papers are not here."""
     try:
