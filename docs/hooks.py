@@ -82,7 +82,16 @@ def on_page_content(html, page, **_):
     """Called by MkDocs with the HTML of a page."""
     for number, formula in enumerate(page.formulas):
         html = html.replace(_PLACE.format(number), formula)
-    return re.sub(r"(?<=<code>)[^<]+(?=</code>)", _whole_words, html)
+    html = re.sub(r"(?<=<code>)[^<]+(?=</code>)", _whole_words, html)
+    return re.sub(r"<t[dh][^>]*>.*?</t[dh]>", lambda cell: _CODE_SPAN.sub(_by_dots, cell[0]), html, flags=re.DOTALL)
+
+
+_CODE_SPAN = re.compile(r"(?<=<code>)[^<]+(?=</code>)")
+
+
+def _by_dots(code: re.Match[str]) -> str:
+    """The path of a key in a table, such as `cl.eval.scope`: where it is too long for its column, it breaks behind a dot."""
+    return re.sub(r"(?<=\w\w|\[\])\.(?=\w{3})", ".<wbr>", code[0])
 
 
 def _whole_words(code: re.Match[str]) -> str:

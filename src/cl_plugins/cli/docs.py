@@ -78,7 +78,7 @@ def keys_page() -> str:
         if entry.value is None or entry.distribution != "cl-plugins":
             continue
         parts.append(f"### `{entry.name}`")
-        parts.append(f"{entry.value.title}: carries {entry.value.capabilities.carries}.")
+        parts.append(f"{entry.value.title}.")
         options = describe(entry.value.config_class, "cl.method.")
         parts += [_table(options)] if options else []
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
