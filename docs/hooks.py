@@ -1,4 +1,4 @@
-"""Adds the method cards, which are next to their code, to the site, and turns LaTeX into MathML.
+"""Adds the method cards and what was measured, which are next to their code, to the site, and turns LaTeX into MathML.
 
 MathML is what browsers render themselves, so a page needs neither scripts nor fonts from elsewhere.
 """
@@ -14,6 +14,8 @@ from pathlib import Path
 CODE = re.compile(r"(^ *```.*?^ *```|`[^`]+`)", re.MULTILINE | re.DOTALL)
 #: ``$$...$$``, or ``$...$`` without a space inside the signs, as GitHub takes it.
 FORMULA = re.compile(r"\$\$(?P<block>[^$]+)\$\$|(?<![\\$\w])\$(?P<inline>(?!\s)[^$]+?(?<!\s))\$(?![$\w])")
+#: Folders of `benchmarks/` whose README is a page of the site.
+MEASURED = ("cross_modal", "eval", "step", "synthetic_conflict")
 _PLACE = "FORMULA{}OF"  # a word that Markdown leaves as it is
 
 
@@ -42,7 +44,23 @@ def on_files(files, config):
         content = re.sub(r"\]\(\.\./(\w+)/README\.md", r"](\1.md", card.read_text(encoding="utf-8"))
         content = re.sub(r"\]\((?:\.\./){4}docs/", "](../", content)
         files.append(File.generated(config, f"methods/{card.parent.name}.md", content=content))
+    for name in MEASURED:
+        page = Path(config.docs_dir).parent / "benchmarks" / name / "README.md"
+        content = page.read_text(encoding="utf-8").replace("](../../docs/", "](../")
+        files.append(File.generated(config, f"measured/{name}.md", content=content))
     return files
+
+
+def to_measured(markdown: str, depth: int) -> str:
+    """Links to the READMEs of benchmarks lead to their pages of the site.
+
+    Args:
+        markdown: A page.
+        depth: In how many folders below that of the documentation it is.
+    """
+    return re.sub(
+        rf"\]\((?:\.\./)+benchmarks/({'|'.join(MEASURED)})/README\.md", rf"]({'../' * depth}measured/\1.md", markdown
+    )
 
 
 def on_page_markdown(markdown, page, **_):
@@ -56,6 +74,7 @@ def on_page_markdown(markdown, page, **_):
         page.formulas.append(f'<span class="formula" tabindex="0">{formula}</span>' if block else formula)
         return _PLACE.format(len(page.formulas) - 1)
 
+    markdown = to_measured(markdown, page.file.src_uri.count("/"))
     return replace_formulas(markdown, keep)
 
 
@@ -63,7 +82,16 @@ def on_page_content(html, page, **_):
     """Called by MkDocs with the HTML of a page."""
     for number, formula in enumerate(page.formulas):
         html = html.replace(_PLACE.format(number), formula)
-    return re.sub(r"(?<=<code>)[^<]+(?=</code>)", _whole_words, html)
+    html = re.sub(r"(?<=<code>)[^<]+(?=</code>)", _whole_words, html)
+    return re.sub(r"<t[dh][^>]*>.*?</t[dh]>", lambda cell: _CODE_SPAN.sub(_by_dots, cell[0]), html, flags=re.DOTALL)
+
+
+_CODE_SPAN = re.compile(r"(?<=<code>)[^<]+(?=</code>)")
+
+
+def _by_dots(code: re.Match[str]) -> str:
+    """The path of a key in a table, such as `cl.eval.scope`: where it is too long for its column, it breaks behind a dot."""
+    return re.sub(r"(?<=\w\w|\[\])\.(?=\w{3})", ".<wbr>", code[0])
 
 
 def _whole_words(code: re.Match[str]) -> str:

@@ -17,6 +17,7 @@ from . import tables, text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
     from .style import Picture
 
@@ -115,6 +116,17 @@ def _escaped(value: Any) -> str:
     return value if isinstance(value, text.Markdown) else text.markdown(str(value))
 
 
+def _page_prose(value: str) -> Markup:
+    """A sentence for a page; what it has between back-ticks becomes code."""
+    from markupsafe import Markup
+
+    parts = (
+        Markup("<code>{}</code>" if is_code else "{}").format(text.visible(part))
+        for part, is_code in text.spans(value)
+    )
+    return Markup("").join(parts)
+
+
 @functools.cache
 def _environment(page: bool) -> Environment:
     """Jinja with the package's templates, compiled once; an unknown name in a template is an error, not an empty text."""
@@ -130,7 +142,8 @@ def _environment(page: bool) -> Environment:
     )
     environment.filters["markdown_table"] = tables.to_markdown
     environment.filters["md"] = text.markdown
-    environment.filters["strong"] = text.strong
+    environment.filters["strong"] = text.strong_prose
+    environment.filters["prose"] = _page_prose if page else text.prose
     environment.filters["code"] = text.code
     environment.filters["fenced"] = text.fenced
     return environment
