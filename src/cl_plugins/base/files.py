@@ -17,7 +17,8 @@ from .errors import Problem, RunStateError
 from .lock import check_held
 
 
-def _sync_directory(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Flush a file, or the names in a folder, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -48,11 +49,7 @@ def write_with(path: Path, produce: Callable[[Path], None]) -> None:
     try:
         produce(temporary)
         for file in [temporary] if temporary.is_file() else [p for p in temporary.rglob("*") if p.is_file()]:
-            handle = os.open(file, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            sync_file(file)
         if path.exists() and temporary.is_dir() != path.is_dir():
             kind = "no folder" if temporary.is_dir() else "a folder"
             raise RunStateError(Problem(str(path), f"is {kind}.", "Move what lies there away."))
@@ -64,7 +61,7 @@ def write_with(path: Path, produce: Callable[[Path], None]) -> None:
             shutil.rmtree(previous, ignore_errors=True)
         else:
             os.replace(temporary, path)
-        _sync_directory(path.parent)
+        sync_file(path.parent)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
@@ -130,12 +127,13 @@ def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def append_line(path: Path, line: str) -> None:
+def append_line(path: Path, line: str, *, sync: bool = True) -> None:
     """Add a line to a file and flush it to disk. A kill in the middle may leave a part of the line, without its end.
 
     Args:
         path: The file; made if it is missing.
-        line: ASCII text without a line end.
+        line: Text without a line end.
+        sync: Whether to flush it now. Without that it outlives the process and not a power failure; see `sync_file`.
 
     Raises:
         RunStateError: If this process has lost the lock of the directory (see `check_held`).
@@ -144,14 +142,15 @@ def append_line(path: Path, line: str) -> None:
     new = not path.exists()
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     try:
-        data = memoryview(line.encode("ascii") + b"\n")
+        data = memoryview(line.encode() + b"\n")
         while data:
             data = data[os.write(handle, data) :]
-        os.fsync(handle)
+        if sync:
+            os.fsync(handle)
     finally:
         os.close(handle)
-    if new:
-        _sync_directory(path.parent)
+    if new and sync:
+        sync_file(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
