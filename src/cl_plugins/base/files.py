@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Callable
@@ -48,8 +49,11 @@ def write_with(path: Path, produce: Callable[[Path], None]) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         produce(temporary)
-        for file in [temporary] if temporary.is_file() else [p for p in temporary.rglob("*") if p.is_file()]:
-            sync_file(file)
+        for file in [temporary, *(temporary.rglob("*") if temporary.is_dir() else ())]:
+            status = file.lstat()
+            # A file with another name was flushed under that one: a chain of updates would be flushed after every task.
+            if stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_nlink == 1):
+                sync_file(file)
         if path.exists() and temporary.is_dir() != path.is_dir():
             kind = "no folder" if temporary.is_dir() else "a folder"
             raise RunStateError(Problem(str(path), f"is {kind}.", "Move what lies there away."))
