@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from importlib.util import find_spec
@@ -42,10 +43,10 @@ def test_a_process_for_every_step_goes_on_with_that_run(llama, text_data, tmp_pa
             break
     assert len(tracked("init")) > 5
     assert len({line["id"] for line in tracked("init")}) == 1
-    counts = Counter((name, step) for name, step, _ in tracked.points() if not name.endswith("/epoch"))
-    assert set(counts.values()) == {1}
-    assert {f"score/{cell}" for cell in CELLS} <= {name for name, _ in counts}
-    assert {("one/loss", 1), ("two/loss", 6), ("metrics/last", 6)} <= set(counts)
+    once_each(tracked)
+    places = {(name, step) for name, step, _ in tracked.points()}
+    assert {f"score/{cell}" for cell in CELLS} <= {name for name, _ in places}
+    assert {("one/loss", 1), ("two/loss", 6), ("metrics/last", 6)} <= places
 
 
 def test_a_task_that_goes_on_says_from_where(llama, text_data, tmp_path, tracked):
@@ -132,11 +133,35 @@ def test_the_phases_of_a_task_do_not_share_a_name(llava, data, tmp_path, tracked
 
 @pytest.mark.slow
 def test_two_processes_are_one_run(llama, text_data, tmp_path, tracked, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", f"{FAKES}:{__import__('os').environ.get('PYTHONPATH', '')}")
-    launch(recipe(llama, text_data, tmp_path / "stream", "wandb"), tmp_path)
-    assert len(tracked("init")) == 1
+    """Rank 0 alone tells the trackers, and tells them every loss, every cell and every metric once."""
+    monkeypatch.setenv("PYTHONPATH", f"{FAKES}:{os.environ.get('PYTHONPATH', '')}")
+    out = tmp_path / "stream"
+    launch(recipe(llama, text_data, out, "wandb"), tmp_path)
     assert len({line["pid"] for line in tracked()}) == 1
-    assert [step for name, step, _ in tracked.points() if name == "two/loss"] == [4, 5, 6]
+    one_run_with_everything(tracked, "wandb", out)
+    once_each(tracked)
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_with_that_run(llama, text_data, tmp_path, tracked, monkeypatch):
+    """Stopped in the middle of a row, and started again with two trackers: each has one run, and every cell once."""
+    monkeypatch.setenv("PYTHONPATH", f"{FAKES}:{os.environ.get('PYTHONPATH', '')}")
+    keys = recipe(llama, text_data, tmp_path / "stream", ["mlflow", "trackio"])
+    launch({**keys, "cl": {**keys["cl"], "stop_after": 8}}, tmp_path)  # all but the last cell and the end
+    assert f"score/{CELLS[-1]}" not in {name for name, _, _ in tracked.points()}
+    launch(keys, tmp_path)
+    assert len({line["pid"] for line in tracked()}) == 2  # rank 0 of either start
+    assert len({line["id"] for line in tracked("init")}) == 2  # a run of either tracker
+    assert len(tracked("init")) == 4
+    counts = Counter((name, step) for name, step, _ in tracked.points() if name.startswith(("score/", "metrics/")))
+    assert set(counts.values()) == {2}
+    assert {f"score/{cell}" for cell in CELLS} | {"metrics/last"} <= {name for name, _ in counts}
+
+
+def once_each(tracked):
+    """Nothing was sent twice."""
+    counts = Counter((name, step) for name, step, _ in tracked.points() if not name.endswith("/epoch"))
+    assert set(counts.values()) == {1}
 
 
 def test_tensorboard_itself_reads_one_run(llama, text_data, tmp_path, monkeypatch):

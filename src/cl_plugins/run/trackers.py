@@ -49,6 +49,8 @@ class StreamTracker(TrainerCallback):  # type: ignore[misc]
         self._writers: list[Writer] | None = None
         self._known = _read(root / FILE)
         self._task, self._offset = "", 0
+        self._passed: list[Entry] = []  # entries of the journal whose cells were sent
+        self._steps = 0  # optimizer steps in them
 
     @property
     def wanted(self) -> bool:
@@ -102,15 +104,23 @@ class StreamTracker(TrainerCallback):  # type: ignore[misc]
         Args:
             entries: The journal.
         """
-        step = 0
-        for key, entry in entries.items():
+        if not self.wanted:
+            return
+        found, passed = list(entries.values()), self._passed
+        if found[: len(passed)] != passed:  # another journal, or one that was rewritten
+            passed, self._steps = [], 0
+        self._passed, step = found, self._steps
+        for entry in found[len(passed) :]:
             step += int(entry.details.get("optimizer_steps", 0))
-            kind, *rest = key.split(":")
+            self._steps = step
+            kind, *rest = entry.step.split(":")
             if kind not in ("evaluate", "probe") or "score" not in entry.details:
                 continue
             (row, task), name = rest, "probes" if kind == "probe" else "score"
             value = float(entry.details["score"])
-            self._send_once(f"{key}@{entry.time}", {f"{name}/{row}/{task}": value, f"{name}/{task}": value}, step)
+            self._send_once(
+                f"{entry.step}@{entry.time}", {f"{name}/{row}/{task}": value, f"{name}/{task}": value}, step
+            )
 
     def metrics(self, row: str, values: Mapping[str, Any], step: int) -> None:
         """Send continual metrics, once per row.
