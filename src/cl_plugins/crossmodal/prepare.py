@@ -177,8 +177,8 @@ def _is_file(path: Path) -> bool:
 def _protocol(name: str, source: Path, target: Path, args: argparse.Namespace) -> None:
     """Make the stream of a protocol out of what the authors of its data distribute."""
     about = sources.protocol(name)
-    found = sources.read(name, source, target / "signals")
     notes = list(about.notes)
+    found = sources.read(name, source, target / "signals", notes)
     if args.split == "group":
         found = [{key: value for key, value in record.items() if key != "split"} for record in found]
         notes.append(
