@@ -57,6 +57,12 @@ class Clone:
         self.used[path] = {"bytes": len(done.stdout), "sha256": hashlib.sha256(done.stdout).hexdigest()}
         return done.stdout
 
+    def names(self, end: str) -> list[str]:
+        """Paths of all files whose path ends so; none if there is no such clone or commit."""
+        command = ["git", "-C", str(self.folder), "ls-tree", "-r", "-z", "--name-only", self.commit]
+        done = subprocess.run(command, check=False, capture_output=True)
+        return [name for name in done.stdout.decode(errors="replace").split("\0") if name.endswith(end)]
+
     def json(self, path: str) -> Any:
         """A JSON file."""
         return json.loads(self.read(path))

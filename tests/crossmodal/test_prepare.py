@@ -110,6 +110,7 @@ def test_events_that_ave_names_twice_are_counted(tmp_path):
     notes = yaml.safe_load((tmp_path / "out/stream.yaml").read_text())["notes"]
     what = "3 lines are left out because their video occurred before: 1 with another class, 1 in another list."
     assert what in notes
+    assert '"Violin, fiddle"' in notes[0]
     assert [r["id"] for r in lines(tmp_path / "out", "step1_train")] == ["v1", "v2"]
     assert [r["id"] for r in lines(tmp_path / "out", "step1_test")] == ["v3", "v4"]
 

@@ -146,7 +146,8 @@ def write_stream(
         tasks.append({"name": name, **sets, **of_task, "overrides": {"labels": labels}})
     if problems:
         raise DataError(problems)
-    order = "; ".join(", ".join(members) for members in steps)
+    # AVE has classes such as "Violin, fiddle".
+    order = "; ".join(", ".join(f'"{m}"' if "," in m or ";" in m else m for m in members) for members in steps)
     seeded = f" (seed {seed})" if by == "label" else ""
     first = f"Order of the {'classes' if by == 'label' else 'domains'}{seeded}: {order}."
     (target / "dataset_info.json").write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
