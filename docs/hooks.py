@@ -82,18 +82,15 @@ def on_page_content(html, page, **_):
     """Called by MkDocs with the HTML of a page."""
     for number, formula in enumerate(page.formulas):
         html = html.replace(_PLACE.format(number), formula)
-    html = re.sub(r"(?<=<code>)[^<]+(?=</code>)", _whole_words, html)
-    return re.sub(r"<t[dh][^>]*>.*?</t[dh]>", lambda cell: _CODE_SPAN.sub(_by_dots, cell[0]), html, flags=re.DOTALL)
+    parts = re.split(r"(<pre.*?</pre>)", html, flags=re.DOTALL)
+    parts[::2] = [re.sub(r"(?<=<code>)[^<]+(?=</code>)", _breaks, part) for part in parts[::2]]
+    return "".join(parts)
 
 
-_CODE_SPAN = re.compile(r"(?<=<code>)[^<]+(?=</code>)")
+def _breaks(code: re.Match[str]) -> str:
+    """Where a code span may break: behind the dots of a key such as `cl.eval.scope`, and not at hyphens.
 
-
-def _by_dots(code: re.Match[str]) -> str:
-    """The path of a key in a table, such as `cl.eval.scope`: where it is too long for its column, it breaks behind a dot."""
-    return re.sub(r"(?<=\w\w|\[\])\.(?=\w{3})", ".<wbr>", code[0])
-
-
-def _whole_words(code: re.Match[str]) -> str:
-    """Words of a code span with hyphens in them, for the style sheet: `cl-plugins` and `--to` are one word."""
-    return re.sub(r"[^\s<>]*-[^\s<>]*", r'<span class="whole">\g<0></span>', code[0])
+    `cl-plugins` and `--to` are one word for the style sheet.
+    """
+    dotted = re.sub(r"(?<=\w\w|\[\])\.(?=\w{3})", ".<wbr>", code[0])
+    return re.sub(r"[^\s<>]*-[^\s<>]*", r'<span class="whole">\g<0></span>', dotted)

@@ -78,7 +78,7 @@ def test_a_parser_becomes_a_table(monkeypatch):
 
     monkeypatch.setattr(sweep, "configure", configure)
     section = command_page.commands_page().partition("\n## sweep\n")[2].partition("\n## ")[0]
-    assert "| `--mode a\\|b` | which &lt;one>; required |" in section
+    assert "| `--mode {a, b}` | which &lt;one>; required |" in section
     assert "```\ncl-plugins sweep --mode a\n```" in section
     assert "Some words" not in section  # the job's page has them
     monkeypatch.setattr(command_page, "_READ_ON", {})

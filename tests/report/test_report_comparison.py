@@ -528,3 +528,18 @@ def test_runs_that_recorded_nothing_are_compared_all_the_same(tmp_path):
     (runs[0] / "run.json").unlink()
     compare(runs, tmp_path / "out")
     assert "not recorded" in (tmp_path / "out/compare.md").read_text()
+
+
+def test_a_list_in_a_label_is_short_and_no_label_of_the_picture_is_cut(tmp_path):
+    from cl_plugins.report.comparison_picture import _label
+
+    selector = {"kind": "ridge", "features": ["vision", "text"], "penalty": 0.5}
+    told = recipe(cl={"method": {"name": "single_task", "selector": selector}})
+    runs = [demo_run(tmp_path / f"{seed}", method="single_task", seed=seed, recipe=told) for seed in (1, 2)]
+    (group,) = read_comparison(runs).groups
+    assert "features=vision+text" in group.label
+    shown = _label(group.label).split("\n")
+    assert shown[0] == "single_task"
+    assert max(map(len, shown)) <= 34
+    assert " ".join(shown) == group.label
+    assert _label("a plain name") == "a plain name"

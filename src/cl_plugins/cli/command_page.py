@@ -93,7 +93,7 @@ def _call(action: argparse.Action) -> str:
 
 
 def _choices(action: argparse.Action) -> str:
-    return "|".join(str(choice) for choice in action.choices) if action.choices else ""
+    return f"{{{', '.join(map(str, action.choices))}}}" if action.choices else ""
 
 
 def _meaning(action: argparse.Action, parser: argparse.ArgumentParser) -> str:
