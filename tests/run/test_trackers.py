@@ -6,6 +6,7 @@ import os
 import sys
 from collections import Counter
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -16,6 +17,9 @@ from tracked_runs import CELLS, FAKES, TRACKERS, one_run_with_everything
 
 from cl_plugins.base.errors import RunStateError
 from cl_plugins.host import facts
+from cl_plugins.records.run import write_run
+from cl_plugins.run.journal import Journal
+from cl_plugins.run.trackers import StreamTracker
 
 
 def recipe(llama, text_data, out, tracker, **more):
@@ -77,6 +81,28 @@ def test_what_a_tracker_missed_is_sent_by_the_next_start(llama, text_data, tmp_p
     before = len(tracked())
     go(keys)
     assert len(tracked()) == before  # nothing was left to send either: it is not even opened
+
+
+def test_what_a_killed_process_has_sent_is_not_sent_again(tmp_path, tracked):
+    cl = {"method": {"name": "seqlora"}}
+    write_run(tmp_path, {"recipe": {"cl": cl}, "stream": {"name": "s", "tasks": []}, "method": "seqlora"})
+    journal = Journal(tmp_path)
+    journal.finish("evaluate:zero_shot:one", 0.1, {}, score=50.0)
+    killed = StreamTracker({"trackio": {}}, SimpleNamespace(), tmp_path)
+    killed.cells(journal.entries)  # and is never closed
+    note = tmp_path / ".trackers_sent.jsonl"
+    note.write_text(note.read_text() + '["trackio", "eval')
+    journal.finish("evaluate:zero_shot:two", 0.1, {}, score=25.0)
+    sys.modules.pop("trackio")
+    for _ in range(2):
+        tracker = StreamTracker({"trackio": {}}, SimpleNamespace(), tmp_path)
+        tracker.cells(journal.entries)
+        tracker.cells(journal.entries)
+        tracker.close()
+        assert not note.exists()
+    once_each(tracked)
+    assert set(tracked.values("score/zero_shot/")) == {"score/zero_shot/one", "score/zero_shot/two"}
+    assert len({line["id"] for line in tracked("init")}) == 1
 
 
 def test_a_tracker_that_is_named_later_gets_all_cells(llama, text_data, tmp_path, tracked):

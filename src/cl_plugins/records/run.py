@@ -287,16 +287,13 @@ def read_journal(root: Path) -> JournalFile:
 
 
 def _without_torn(raw: bytes, path: Path) -> bytes:
-    """The journal without a line that was torn while it was added, and without what follows it.
+    """The journal without the lines at its end that were torn while they were added.
 
-    A kill leaves the beginning of the line, a power failure also zeros. Both come only after what `MARK` says; a torn line
-    before that is damage, which the reader of the line reports.
+    A kill leaves the beginning of a line, a power failure also zeros up to the end of the file. Both come only after what
+    `MARK` says; a torn line before that is damage, which the reader of the line reports.
     """
-    torn = raw.find(b"\0")
-    if torn < 0 and not raw.endswith(b"\n"):
-        torn = len(raw)
-    start = raw.rfind(b"\n", 0, max(torn, 0)) + 1  # of the line
-    if torn < 0 or not start or _is_json(raw[start:]):
+    start = raw.rfind(b"\n", 0, raw.find(b"\0") if b"\0" in raw else len(raw)) + 1
+    if raw.endswith(b"\n") or not start or _is_json(raw[start:]):
         return raw
     try:
         mark = JournalMark.read(path.with_name(MARK)).bytes

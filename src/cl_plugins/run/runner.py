@@ -83,6 +83,7 @@ class Runner:
         try:
             ranks.on_main(state.tracker.open)
             ranks.on_main(lambda: self._catch_up(plan))
+            ranks.on_main(lambda: self._track(plan))
             if self._carry_out(todo, plan):
                 ranks.on_main(lambda: self._show(plan))
         finally:
@@ -273,10 +274,9 @@ class Runner:
         ranks.on_main(lambda: self._track(plan))
 
     def _catch_up(self, plan: list[Step]) -> None:
-        """What an earlier process was killed before: the matrix with its latest cells, and what trackers have missed."""
+        """Write the matrix with the cells of a row in which an earlier process was killed."""
         if any(step.tests and step.key in self._state.journal for step in plan):
             self._write_matrix(plan)
-        self._track(plan)
 
     def _write_matrix(self, plan: list[Step]) -> None:
         carry = self._state.carry
