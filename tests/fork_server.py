@@ -106,19 +106,20 @@ class ForkServer:
         """A run, until it ends or is ended."""
         return self.wait(self.start(keys, at, action, seen))
 
-    def run_in(self, processes: int, keys: dict, tries: int = TRIES) -> str:
-        """A run on this many ranks of one machine, as under torchrun, until it ends well.
+    def run_in(self, processes: int, keys: dict, fails: bool = False, tries: int = TRIES) -> str:
+        """A run on this many ranks of one machine, as under torchrun, until all have ended by themselves.
 
         Args:
             processes: Number of ranks.
             keys: The recipe.
+            fails: Whether every rank has to end with an error; otherwise none may.
             tries: How often it is started at most; ranks that did not find each other are started again.
 
         Returns:
             What the ranks printed.
 
         Raises:
-            AssertionError: A rank ended with another exit code than 0.
+            AssertionError: A rank ended with another exit code.
         """
         port, size = str(free_port()), str(processes)
         world = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -131,8 +132,8 @@ class ForkServer:
         codes = [self._ask(do="wait", pid=pid) for pid, _ in started]
         printed = "\n".join(output.read_text(errors="replace") for _, output in started)
         if any(codes) and unreached(printed) and tries > 1:
-            return self.run_in(processes, keys, tries - 1)
-        assert not any(codes), f"exit codes {codes}:\n{printed[-8000:]}"
+            return self.run_in(processes, keys, fails, tries - 1)
+        assert all(codes) if fails else not any(codes), f"exit codes {codes}:\n{printed[-8000:]}"
         return printed
 
     def kill(self, pid: int, number: int = signal.SIGKILL) -> None:

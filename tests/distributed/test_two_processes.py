@@ -103,13 +103,12 @@ def test_final_opens_and_is_the_last_model(both):
 
 
 @pytest.mark.parametrize("both", [pytest.param(LAUNCHED, id=LAUNCHED.id)], indirect=True)
-def test_an_error_of_rank_0_ends_all_ranks(both, llava, data, tmp_path):
+def test_an_error_of_rank_0_ends_all_ranks(both, llava, data, server):
     """Only rank 0 looks at the run's files; a changed recipe must not leave the other rank waiting."""
     case, _, double = both
-    result = launch(keys(llava, data, double, case, 4, learning_rate=3e-3), tmp_path, check=False)
-    assert result.returncode != 0
-    assert "learning_rate" in result.stdout
-    assert "rank 0 stopped" in result.stdout
+    said = server.run_in(2, keys(llava, data, double, case, 4, learning_rate=3e-3), fails=True)
+    assert "learning_rate" in said
+    assert "rank 0 stopped" in said
 
 
 def test_a_rank_answers_only_its_share(tmp_path, monkeypatch):
