@@ -72,6 +72,41 @@ def test_an_unknown_task_is_found_before_the_base_loads(llama, text_data, tmp_pa
     assert not (tmp_path / "run" / "journal.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    ("task", "what"),
+    [
+        ("choices", "lmms_eval:choices asks for log-likelihoods"),
+        ("gone", r"lmms_eval:gone cannot be loaded \(FileNotFoundError: no file gone.parquet\)"),
+    ],
+)
+def test_tasks_of_lmms_eval_that_cannot_be_asked_are_found_before_the_base_loads(
+    llama, text_data, tmp_path, fakes, task, what
+):
+    with pytest.raises(DataError, match=what):
+        go(with_probes(llama, text_data, tmp_path / "run", f"lmms_eval:{task}"))
+    assert not (tmp_path / "run" / "journal.jsonl").exists()
+
+
+def test_a_library_that_does_not_belong_to_the_harness_is_found_before_the_base_loads(
+    llama, text_data, tmp_path, fakes, monkeypatch
+):
+    def missing():
+        raise ModuleNotFoundError("No module named 'filelock._api'")
+
+    monkeypatch.setattr(sys.modules["lmms_eval.evaluator"], "_enable_reentrant_filelocks", missing)
+    with pytest.raises(DataError) as caught:
+        go(with_probes(llama, text_data, tmp_path / "run", "lmms_eval:colours"))
+    assert "No module named 'filelock._api'" in str(caught.value)
+    assert "pip install 'cl-plugins[lmms-eval]'" in str(caught.value)
+
+
+def test_the_version_of_a_harness_is_that_of_its_package(fakes, monkeypatch):
+    from cl_plugins.run import harness
+
+    monkeypatch.setattr(harness, "version", {"lmms_eval": "0.7.3"}.__getitem__)
+    assert harness.version_of("lmms_eval") == "0.7.3"  # which has no __version__
+
+
 def test_a_run_with_a_harness(llama, text_data, tmp_path, fakes):
     out = tmp_path / "run"
     go(with_probes(llama, text_data, out, {"name": "colours", "harness": "lm_eval:colours", "num_fewshot": 0}))

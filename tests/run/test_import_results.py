@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from cl_plugins.base.errors import DataError
 from cl_plugins.cli import main
+from cl_plugins.evaluation.answers import read_answers
 from cl_plugins.evaluation.matrix import AccuracyMatrix
 from cl_plugins.run.importing import import_results
-from cl_plugins.run.result_files import read_result_file
+from cl_plugins.run.result_files import Measured, read_result_file
 
 
 def lm_eval(path, mmlu=None, **more):
@@ -103,6 +105,28 @@ def test_lmms_eval(tmp_path):
         ("lmms_eval:mmmu_val:mmmu_acc,none", 0.31, False),
         ("lmms_eval:cap:bleu,none", 27.5, True),
     ]
+
+
+RECORDED = Path(__file__).parent / "lmms_eval_files"  # written by lmms_eval 0.7.3, see tests/engines/test_lmms_eval.py
+
+
+def test_files_that_lmms_eval_has_written(tmp_path, capsys):
+    results = RECORDED / "20261127_080000_results.json"
+    (found,) = read_result_file(results)
+    assert found == Measured("lmms_eval", "tiny_seen", "exact_match,none", 1 / 6, False, 6)
+    out = tmp_path / "out"
+    words = ["matrix", "import", f"tiny_seen={results}", "--method", "m", "--stream", "s", "--out", str(out)]
+    assert main(words) == 0
+    assert AccuracyMatrix.read(out / "matrix.json").scores == [[pytest.approx(100 / 6)]]
+    answers = RECORDED / "20261127_080000_samples_tiny_seen.jsonl"
+    items = read_answers(answers)
+    assert [(item.prompt, item.prediction, item.reference) for item in items[:2]] == [
+        ("<image>red: what colour is this picture?", "C th)", "B"),
+        ("red: what colour is this picture?", "C", "A"),
+    ]
+    capsys.readouterr()
+    assert main(["score", str(answers), "--scorer", "exact_match", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["score"] == pytest.approx(100 / 6)
 
 
 def test_evalscope_of_both_layouts(tmp_path):

@@ -6,7 +6,7 @@ What a file is, is read off the keys of its records:
 | --- | --- | --- |
 | ``id``, ``prediction``, ``reference`` | predictions of a run | in the record |
 | ``response``, ``labels`` | ms-swift's infer (4.6) | in the record; a test set is joined by row and must say the same |
-| ``doc_id``, ``target``, ``filtered_resps`` | samples of lm-evaluation-harness (0.4.13) and lmms-eval (0.7.2) | in the record |
+| ``doc_id``, ``target``, ``filtered_resps`` | samples of lm-evaluation-harness (0.4.13) and lmms-eval (0.7.3) | in the record |
 | ``index``, ``prediction``, ``answer`` | VLMEvalKit's predictions as JSON | in the record |
 | ``predict``, ``label`` | LLaMA-Factory | in the record; a test set is joined by row and must say the same |
 | ``question_id``, ``text`` (``prediction``), ``gt`` (``ground_truth``) | MSLoRA-CR | in the record |
@@ -188,7 +188,7 @@ def _of_harness(value: Mapping[str, Any], where: str, problems: list[Problem]) -
         if reference is not None:
             problems.append(Problem(where, f"'doc_id' must be a string or a number, found {number!r}.", "Fix it."))
         return None
-    asked = first_argument(value.get("arguments"))
+    asked = first_argument(value.get("arguments", value.get("input")))  # lmms-eval's files have the question only
     return _Answer(where, str(number), asked if isinstance(asked, str) else "", one, reference, {})
 
 

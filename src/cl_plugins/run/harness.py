@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,17 @@ from ..streams.probes import HARNESSES
 if TYPE_CHECKING:
     from ..contract.capabilities import RunFacts
     from ..contract.host import Host
+
+
+#: Kinds of requests of lmms-eval that `run.lmms_model` answers, and what the others ask for.
+_GENERATED = {"generate_until"}
+_KINDS = {
+    "loglikelihood": "log-likelihoods",
+    "multiple_choice": "log-likelihoods",
+    "generate_until_multi_round": "several rounds",
+    "generate_until_agentic": "several rounds",
+    "generate_visual_cot": "pictures",
+}
 
 
 def harness_problems(host: Host, config: CLConfig, facts: RunFacts) -> list[Problem]:
@@ -64,19 +76,41 @@ def task_problems(probe: Probe) -> list[Problem]:
     Args:
         probe: A probe with a harness.
     """
+    where = f"probe '{probe.name}'"
     try:
         with calm():
-            _loaded(probe)
+            asked = _loaded(probe)
     except Exception as error:  # of the harness, its tasks and the libraries of their data
         fix = "Check the name of the task (`include_path` for one of your own), and its data."
-        return [Problem(f"probe '{probe.name}'", f"{probe.harness} cannot be loaded ({reason(error)}).", fix)]
+        if isinstance(error, ImportError):
+            extra = HARNESSES[(probe.harness_task or ("lm_eval", ""))[0]]
+            fix = f"Install versions that belong together: `pip install 'cl-plugins[{extra}]'`."
+        return [Problem(where, f"{probe.harness} cannot be loaded ({reason(error)}).", fix)]
+    unknown = sorted(asked - _GENERATED)
+    if unknown:
+        kinds = ", ".join(_KINDS.get(kind, f"`{kind}`") for kind in unknown)
+        fix = "With lmms_eval only tasks with generated answers work: choose another task."
+        return [Problem(where, f"{probe.harness} asks for {kinds}.", fix)]
     return []
 
 
-def reason(error: Exception) -> str:
-    """The first line of what an error of another library says."""
+def reason(error: BaseException) -> str:
+    """The first line of what an error of another library says.
+
+    lmms-eval tries several times to load data and to score an answer, with tenacity, whose own error tells nothing.
+    """
+    if type(error).__name__ == "RetryError" and error.__cause__ is not None:
+        return reason(error.__cause__)
     text = (str(error).strip().splitlines() or [""])[0].rstrip(".")
     return shown(f"{type(error).__name__}: {text}" if text else type(error).__name__, 300)
+
+
+def version_of(name: str) -> str | None:
+    """The installed version of a harness; lmms_eval has no ``__version__``."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return getattr(import_module(name), "__version__", None)
 
 
 @contextlib.contextmanager
@@ -92,14 +126,24 @@ def calm() -> Iterator[None]:
     states = random.getstate(), np.random.get_state()
     for each in loggers:
         each.setLevel(logging.ERROR)
+    _loguru(False)
     try:
         with torch.random.fork_rng():
             yield
     finally:
+        _loguru(True)
         for each, level in zip(loggers, levels, strict=True):
             each.setLevel(level)
         random.setstate(states[0])
         np.random.set_state(states[1])
+
+
+def _loguru(shown: bool) -> None:
+    """lmms-eval logs with loguru, to stdout."""
+    if find_spec("loguru") is None:
+        return
+    logger = import_module("loguru").logger
+    (logger.enable if shown else logger.disable)("lmms_eval")
 
 
 def manager(probe: Probe) -> Any:
@@ -114,8 +158,8 @@ def _index(name: str, include_path: str | None) -> Any:
     return import_module(f"{name}.tasks").TaskManager(include_path=include_path, **more)
 
 
-def _loaded(probe: Probe) -> None:
-    """Load the task and its data."""
+def _loaded(probe: Probe) -> set[str]:
+    """Load the task and its data; gives the kinds of requests of lmms-eval's tasks."""
     name, task = probe.harness_task or ("", "")
     index = manager(probe)
     if name == "lm_eval" and hasattr(index, "load"):
@@ -123,4 +167,15 @@ def _loaded(probe: Probe) -> None:
     elif name == "lm_eval":  # before version 0.4.10
         import_module("lm_eval.tasks").get_task_dict([task], index)
     else:
-        import_module("lmms_eval.tasks").get_task_dict([task], index, "simple")
+        # Its evaluation begins with this, and 0.7.3 needs filelock before version 4 for it.
+        getattr(import_module("lmms_eval.evaluator"), "_enable_reentrant_filelocks", lambda: None)()
+        return _kinds(import_module("lmms_eval.tasks").get_task_dict([task], index, "simple"))
+    return set()
+
+
+def _kinds(found: Any) -> set[str]:
+    """Kinds of requests of tasks, which groups hold in mappings."""
+    if isinstance(found, Mapping):
+        return set().union(*(_kinds(each) for each in found.values()))
+    kind = getattr(found, "OUTPUT_TYPE", None)
+    return {kind} if isinstance(kind, str) else set()

@@ -19,7 +19,7 @@ from ..generation.generate import answering
 from ..records.record import dump
 from ..streams import Probe
 from .evaluate import has_zero_shot, write_answers
-from .harness import calm, manager, reason
+from .harness import calm, manager, reason, version_of
 from .plan import ZERO_SHOT, Step
 from .result_files import PERCENTAGES
 
@@ -143,7 +143,7 @@ def read_results(
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         what = f"gave results of a form that is not known ({reason(error)})."
         raise RunStateError(Problem(where, what, f"Use a version of {name} that the docs name.")) from error
-    package = getattr(import_module(name), "__version__", None)
+    package = version_of(name)
     extra = {"harness": f"{name} {package}" if package else name, "metric": key, "task_version": version}
     scorer = f"{name}:{task}:{key}@{version if version is not None else 0}"
     count = max(1, len(samples))

@@ -1,7 +1,7 @@
 """Result files of other programs: what each of them has measured, on which of its tasks, with which metric.
 
 What a file is, is read off its content. Nothing in it is opened, loaded or run. Read in the sources of lm-evaluation-harness
-0.4.13, lmms-eval 0.7.2 (75571cf), EvalScope 1.0 and 1.10 (fde259d), ms-swift 4.6 (3602360) and VLMEvalKit (e8e78f0).
+0.4.13, lmms-eval 0.7.3, EvalScope 1.0 and 1.10 (fde259d), ms-swift 4.6 (3602360) and VLMEvalKit (e8e78f0).
 """
 
 from __future__ import annotations

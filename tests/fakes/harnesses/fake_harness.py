@@ -1,4 +1,4 @@
-"""Stand-ins for lm-evaluation-harness and lmms-eval with the signatures of their versions 0.4.13 and 0.7.2.
+"""Stand-ins for lm-evaluation-harness and lmms-eval with the signatures of their versions 0.4.13 and 0.7.3.
 
 They ask the model they are given about the items of one task, and give results of the form of the originals.
 """
@@ -31,9 +31,23 @@ class TaskManager:
         return {"tasks": dict.fromkeys(task_list)}
 
 
+class RetryError(Exception):
+    """As in tenacity."""
+
+
 def get_task_dict(task_name_list, task_manager=None, task_type="simple"):
-    """As in lmms-eval."""
-    return task_manager.load(task_name_list)["tasks"]
+    """As in lmms-eval, whose tasks try several times to load their data."""
+    if task_name_list == ["gone"]:
+        try:
+            raise FileNotFoundError("no file gone.parquet")
+        except FileNotFoundError as error:
+            raise RetryError("RetryError[<Future at 0x7f state=finished raised FileNotFoundError>]") from error
+    if task_name_list == ["choices"]:
+        one, other = (types.SimpleNamespace(OUTPUT_TYPE=kind) for kind in ("generate_until", "multiple_choice"))
+        return {"group": {"one": one, "other": other}}
+    return dict.fromkeys(
+        task_manager.load(task_name_list)["tasks"], types.SimpleNamespace(OUTPUT_TYPE="generate_until")
+    )
 
 
 class HFLM:
@@ -161,7 +175,7 @@ class Request:
 def lmms_simple_evaluate(
     model, model_args=None, launcher_args=None, tasks=None, num_fewshot=None, batch_size=None, limit=None, log_samples=True, task_manager=None, **kwargs
 ):  # fmt: skip
-    """As in lmms-eval 0.7.2, as far as it is called."""
+    """As in lmms-eval 0.7.3, as far as it is called."""
     from PIL import Image
 
     assert not kwargs
@@ -182,7 +196,7 @@ def lmms_simple_evaluate(
         {
             "doc_id": i,
             "target": docs[i]["answer"],
-            "arguments": [("what colour is this picture?", settings)],
+            "arguments": ["what colour is this picture?", settings, i, task, "test"],
             "filtered_resps": [answers[i]],
             "exact_match": float(answers[i] == docs[i]["answer"]),
         }
@@ -209,8 +223,8 @@ def install(monkeypatch) -> None:
     module("lm_eval.tasks", TaskManager=TaskManager)
     module("lm_eval.models")
     module("lm_eval.models.huggingface", HFLM=HFLM)
-    module("lmms_eval", __version__="0.7.2")
+    module("lmms_eval")
     module("lmms_eval.tasks", TaskManager=TaskManager, get_task_dict=get_task_dict)
     module("lmms_eval.api")
     module("lmms_eval.api.model", lmms=Lmms)
-    module("lmms_eval.evaluator", simple_evaluate=lmms_simple_evaluate)
+    module("lmms_eval.evaluator", simple_evaluate=lmms_simple_evaluate, _enable_reentrant_filelocks=lambda: None)
