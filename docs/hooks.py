@@ -16,6 +16,8 @@ CODE = re.compile(r"(^ *```.*?^ *```|`[^`]+`)", re.MULTILINE | re.DOTALL)
 FORMULA = re.compile(r"\$\$(?P<block>[^$]+)\$\$|(?<![\\$\w])\$(?P<inline>(?!\s)[^$]+?(?<!\s))\$(?![$\w])")
 #: Folders of `benchmarks/` whose README is a page of the site.
 MEASURED = ("cross_modal", "eval", "step", "synthetic_conflict")
+#: Pages whose widest table needs the place of the table of contents.
+WIDE = ("real.md", "refused.md")
 _PLACE = "FORMULA{}OF"  # a word that Markdown leaves as it is
 
 
@@ -68,6 +70,8 @@ def on_page_markdown(markdown, page, **_):
     from latex2mathml.converter import convert
 
     page.formulas = []
+    if page.file.src_uri in WIDE:
+        page.meta["hide"] = ["toc"]
 
     def keep(latex: str, block: bool) -> str:
         formula = convert(latex, display="block" if block else "inline")
@@ -82,15 +86,22 @@ def on_page_content(html, page, **_):
     """Called by MkDocs with the HTML of a page."""
     for number, formula in enumerate(page.formulas):
         html = html.replace(_PLACE.format(number), formula)
+    html = re.sub(r"(?<=\d) ± (?=\d)", "\u00a0±\u00a0", html)
     parts = re.split(r"(<pre.*?</pre>)", html, flags=re.DOTALL)
     parts[::2] = [re.sub(r"(?<=<code>)[^<]+(?=</code>)", _breaks, part) for part in parts[::2]]
     return "".join(parts)
 
 
+_LONG = 24  # characters of a code span that may break
+
+
 def _breaks(code: re.Match[str]) -> str:
-    """Where a code span may break: behind the dots of a key such as `cl.eval.scope`, and not at hyphens.
+    """Where a code span may break: a long one behind dots and slashes, as in `cl.eval.scope`, and none at hyphens.
 
     `cl-plugins` and `--to` are one word for the style sheet.
     """
-    dotted = re.sub(r"(?<=\w\w|\[\])\.(?=\w{3})", ".<wbr>", code[0])
-    return re.sub(r"[^\s<>]*-[^\s<>]*", r'<span class="whole">\g<0></span>', dotted)
+    text = code[0]
+    if len(text) > _LONG:
+        text = re.sub(r"(?<=[\w\];])\.(?=[A-Za-z_]{3})", ".<wbr>", text)
+        text = re.sub(r"(?<=[\w;])/(?=[\w&])", "/<wbr>", text)
+    return re.sub(r"[^\s<>]*-[^\s<>]*", r'<span class="whole">\g<0></span>', text)

@@ -99,8 +99,15 @@ def test_long_keys_break_behind_dots_only():
     cell = "<td><code>cl.stream.tasks[].max_new_tokens</code> a.b</td>"
     broken = "<td><code>cl.<wbr>stream.<wbr>tasks[].<wbr>max_new_tokens</code> a.b</td>"
     assert HOOKS.on_page_content(cell, page=page) == broken
-    for left in ("<p><code>0.1.2</code></p>", "<pre><code>cl.eval.scope --to</code></pre>"):
+    folder = "<p><code>predictions/&lt;row&gt;/&lt;task&gt;.jsonl</code></p>"
+    assert HOOKS.on_page_content(folder, page=page) == folder.replace("/&lt;", "/<wbr>&lt;").replace(".j", ".<wbr>j")
+    for left in ("<p><code>cl.eval.scope</code></p>", "<pre><code>cl.eval.probes.name.of.it --to</code></pre>"):
         assert HOOKS.on_page_content(left, page=page) == left
+
+
+def test_a_mean_and_its_interval_stay_on_one_line():
+    page = SimpleNamespace(formulas=[])
+    assert HOOKS.on_page_content("<td>21.5 ± 31.1</td>", page=page) == "<td>21.5\u00a0±\u00a031.1</td>"
 
 
 def test_what_was_measured_is_a_page_of_the_site():

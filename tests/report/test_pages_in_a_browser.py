@@ -38,6 +38,15 @@ def test_it_fits_the_window_loads_nothing_and_axe_finds_nothing(chromium, pages,
     assert bright is not dark
 
 
+def test_every_table_of_four_tasks_fits_a_desktop(chromium, pages):
+    """A comparison has eleven columns and more: names wrap, and the tables use the window beside the text."""
+    page = chromium.page(pages["comparison"].as_uri(), width=1280)
+    boxes = page.value("[...document.querySelectorAll('.scroll')].map(e => [e.scrollWidth, e.clientWidth])")
+    assert boxes
+    assert [box for box in boxes if box[0] > box[1]] == []
+    assert page.value("[...document.querySelectorAll('.sideways')].every(e => getComputedStyle(e).display === 'none')")
+
+
 @pytest.mark.parametrize("name", ["report", "comparison"])
 def test_on_paper_nothing_is_cut_and_no_page_is_nearly_empty(chromium, pages, name):
     page = chromium.page(

@@ -147,8 +147,11 @@ def scorers_table() -> str:
     from ..evaluation.scorers import BaseScorer, scorer_entries
     from .markdown import table
 
-    found = [entry.value for entry in scorer_entries() if entry.distribution == OWN]
-    rows = [(f"`{each.key}`", each.summary, each.reports) for each in found if isinstance(each, BaseScorer)]
+    rows = []
+    for entry in scorer_entries():
+        scorer = entry.value
+        if entry.distribution == OWN and isinstance(scorer, BaseScorer):
+            rows.append((f"`{scorer.key}`", scorer.summary, scorer.reports))
     return table(("scorer", "rule", "also reported"), rows) + "\n"
 
 
