@@ -128,9 +128,10 @@ def compare(
         if name not in wanted:
             differs(ROWS, f"{name} is of no row")
     for name, row in wanted.items():
-        if row.dropped or name in dropped or name not in records:
-            if dropped.get(name, "") != row.dropped:
-                differs(ROWS, f"{name}: dropped as {dropped.get(name)!r}, has to be {row.dropped or 'kept'!r}")
+        if row.dropped or name not in records:
+            if not row.dropped or name in records or dropped.get(name) != row.dropped:
+                what = "kept" if name in records else f"dropped as {dropped[name]!r}" if name in dropped else "lost"
+                differs(ROWS, f"{name}: {what}, has to be {row.dropped or 'kept'!r}")
             continue
         record = records[name]
         turns = [message["value"] for message in record["conversations"]]
