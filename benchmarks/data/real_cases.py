@@ -131,7 +131,7 @@ def _mslora_cr(task: str, folder: str, repeated: int, raw: Path, clone: Clone, *
     for place, found in enumerate(answers):
         record = {"question_id": found["question_id"], "text": found["prompt"], "gt": found["gt"]}
         record["answer_type"] = found["answer_type"]
-        extra = {"question_id": found["question_id"], "answer_type": found["answer_type"], **columns}
+        extra = {"question_id": str(found["question_id"]), "answer_type": found["answer_type"], **columns}
         test.append((record, ask(found["prompt"], found["gt"], f"{place}.jpg", **extra)))
     remark = [f"repeated question_ids in test.jsonl: {repeated};"] if repeated else []
     laid = replace(_from_tests(kind, raw, test), remarked={"test": remark})
