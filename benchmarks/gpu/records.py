@@ -7,7 +7,6 @@ import platform
 import shutil
 import subprocess
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from benchmarks.gpu.shapes import Scale
 from cl_plugins.base.errors import DataError, Problem
 from cl_plugins.base.files import write_json
 from cl_plugins.base.outside import read_json
+from cl_plugins.base.versions import installed_versions
 
 
 PACKAGES = (
@@ -66,12 +66,7 @@ def where(root: Path, *, gpu: bool) -> dict[str, Any]:
         root: Root of the repository.
         gpu: Whether the card is used.
     """
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
+    versions = {"python": platform.python_version(), **installed_versions(PACKAGES)}
     found: dict[str, Any] = {
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores", "versions": versions,
         "commit": commit(root), "date": time.strftime("%Y-%m-%d"),

@@ -6,8 +6,9 @@ step, between the steps (matrix, journal, trackers), and behind the last one (re
 training and answering: consolidating, writing the final model, between the steps, and the report.
 
 ``python benchmarks/growth/run.py [--tasks 10 30 60 100] [--method inclora]`` prints the table and writes
-``benchmarks/growth/result.json`` after every stream. Seconds are of the wall clock, so the machine should be idle; the load
-at the beginning and at the end of each stream is in the result, and so are the processor seconds of the whole process.
+``benchmarks/growth/result.json`` after every stream; other numbers of tasks that were measured before stay in it. Seconds of
+the wall clock need an idle machine; the load at the beginning and at the end of each stream is in the result. The same is
+measured in processor seconds (`child.py`), which leave out the waiting for the disk and are the same on a busy machine.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -31,7 +31,7 @@ import yaml
 from cl_plugins.testing import tiny
 
 
-CLI = str(Path(sys.executable).with_name("llamafactory-cli"))
+CHILD = Path(__file__).with_name("child.py")
 KINDS = ("train", "evaluate", "consolidate", "finish")
 USEFUL = ("loading", "train", "evaluate")
 PACKAGES = ("cl-plugins", "llamafactory", "torch", "transformers", "peft", "datasets")
@@ -47,7 +47,7 @@ def measure(model: Path, count: int, method: str, work: Path) -> dict[str, Any]:
         work: A folder for data and run.
 
     Returns:
-        Wall time, seconds by what they were spent on, ``outside`` as a share of the wall time, and processor seconds.
+        Wall time, seconds by what they were spent on and ``outside`` as a share; the same of the processor.
     """
     tasks = tuple(f"t{number:03d}" for number in range(count))
     data = tiny.build_data(work / "data", tasks, train=8, test=4, text_only=True)
@@ -55,24 +55,27 @@ def measure(model: Path, count: int, method: str, work: Path) -> dict[str, Any]:
     keys = tiny.recipe(model, data, work / "run", method, tasks, text_only=True, max_steps=2, cl=cl)
     recipe = work / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(keys, sort_keys=False))
-    log = work / "run.log"
+    log, seconds = work / "run.log", work / "seconds.json"
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     load = [round(os.getloadavg()[0], 2)]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.time()
     with log.open("w") as file:
         done = subprocess.run(
-            [CLI, "train", str(recipe)], stdout=file, stderr=subprocess.STDOUT, env=environment, check=False
+            [sys.executable, str(CHILD), str(recipe), str(seconds)],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            check=False,
         )
     ended = time.time()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise SystemExit(f"the stream of {count} tasks failed; see {log}:\n{log.read_text()[-3000:]}")
     lines = (work / "run" / "journal.jsonl").read_text().splitlines()
     found = spent([json.loads(line) for line in lines], started, ended)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    used = json.loads(seconds.read_text())
+    processor = shares({"wall": sum(used.values()), **used})
     load.append(round(os.getloadavg()[0], 2))
-    return {"tasks": count, "steps": len(lines), **found, "cpu_seconds": round(cpu, 1), "load": load}
+    return {"tasks": count, "steps": len(lines), **found, "processor": processor, "load": load}
 
 
 def spent(entries: list[dict[str, Any]], started: float, ended: float) -> dict[str, float]:
@@ -87,19 +90,28 @@ def spent(entries: list[dict[str, Any]], started: float, ended: float) -> dict[s
     found = {kind: sum(e["seconds"] for e in entries if e["step"].split(":")[0] == kind) for kind in KINDS}
     wall, loading, report = ended - started, ends[0] - entries[0]["seconds"] - started, ended - ends[-1]
     between = wall - loading - report - sum(found.values())
-    found = {"wall": wall, "loading": loading, **found, "between": between, "report": report}
-    outside = (wall - sum(found[name] for name in USEFUL)) / wall
+    return shares({"wall": wall, "loading": loading, **found, "between": between, "report": report})
+
+
+def shares(found: dict[str, float]) -> dict[str, float]:
+    """Seconds, and ``outside``: the share of ``wall`` that is not in `USEFUL`."""
+    outside = (found["wall"] - sum(found[name] for name in USEFUL)) / found["wall"]
     return {**{name: round(seconds, 2) for name, seconds in found.items()}, "outside": round(outside, 4)}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as a Markdown table, with the share of the wall time that is outside of loading, training and answering."""
+    """The rows as a Markdown table, with the share of the time that is outside of loading, training and answering.
+
+    Each number of seconds is of the wall clock, with that of the processor behind it.
+    """
     names = ("wall", *USEFUL, "consolidate", "finish", "between", "report")
-    head = f"| tasks | steps | {' | '.join(f'{name} s' for name in names)} | outside |"
+    head = f"| tasks | steps | {' | '.join(f'{name} s' for name in ('all', *names[1:]))} | outside |"
     lines = [head, "|" + " ---: |" * (len(names) + 3)]
     for row in rows:
-        cells = [row["tasks"], f"{row['steps']:,}", *(f"{row[name]:.1f}" for name in names)]
-        lines.append("| " + " | ".join(map(str, [*cells, f"{100 * row['outside']:.1f} %"])) + " |")
+        processor = row["processor"]
+        cells = [row["tasks"], f"{row['steps']:,}", *(f"{row[name]:.1f} ({processor[name]:.1f})" for name in names)]
+        cells.append(f"{100 * row['outside']:.1f} % ({100 * processor['outside']:.1f} %)")
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
 
@@ -131,7 +143,9 @@ def main() -> None:
     parser.add_argument("--method", default="inclora")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("result.json"))
     args = parser.parse_args()
-    rows: list[dict[str, Any]] = []
+    known = json.loads(args.out.read_text()) if args.out.is_file() else {}
+    same = (known.get("method"), known.get("machine")) == (args.method, machine())
+    rows: list[dict[str, Any]] = [row for row in known["rows"] if row["tasks"] not in args.tasks] if same else []
     with tempfile.TemporaryDirectory(prefix="growth-") as scratch:
         model = tiny.build_llama(Path(scratch) / "model")
         for count in args.tasks:
@@ -139,6 +153,7 @@ def main() -> None:
             work.mkdir()
             rows.append(measure(model, count, args.method, work))
             print(table(rows[-1:]), flush=True)
+            rows.sort(key=lambda row: int(row["tasks"]))
             content = {"method": args.method, "rows": rows, "machine": machine()}
             args.out.write_text(json.dumps(content, indent=1) + "\n")
     print(table(rows))

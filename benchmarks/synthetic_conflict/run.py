@@ -109,7 +109,8 @@ def run(
     if not (data / "stream.yaml").is_file():
         build(data, seed, MARGIN["conflict"], MARGIN["tasks"], mark=mark)
     journal = out / "journal.jsonl"
-    if not (journal.is_file() and '"step": "finish"' in journal.read_text(encoding="utf-8")):
+    lines = journal.read_text(encoding="utf-8").rpartition("\n")[0] if journal.is_file() else ""
+    if '"step": "finish"' not in lines:
         file = saves / f"{name}_seed{seed}.yaml"
         file.write_text(
             yaml.safe_dump({**recipe(data, base, out, cl, seed), **keys}, sort_keys=False), encoding="utf-8"

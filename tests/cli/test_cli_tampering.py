@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import sealed
 import torch
 from safetensors.torch import load_file, save_file
+
+from cl_plugins.evaluation.metrics import continual_metrics, metrics_to_json
+from cl_plugins.evaluation.results import read_results
 
 
 def zeroed(path):
@@ -88,6 +92,62 @@ def test_a_matrix_that_is_one_cell_behind_is_shown_with_a_remark(cli, copied):
     code, _, err = cli("report", copied)
     assert code == 0, err
     assert "is not in the matrix yet" in (copied / "report.md").read_text()
+
+
+def behind(root, *cells):
+    """The matrix as it was before cells (row, column) of it were measured, and no metrics."""
+
+    def change(content):
+        for row, column in cells:
+            content["scores"][row][column] = None
+
+    sealed.edit(root / "matrix.json", change)
+
+
+def test_a_matrix_that_is_a_part_of_a_row_behind_is_completed_from_the_score_files(cli, copied):
+    """A run at work, or one that was killed in the middle of a row."""
+    whole = json.loads((copied / "matrix.json").read_text())
+    metrics = json.loads((copied / "metrics.json").read_text())["metrics"]
+    behind(copied, (2, 0), (2, 1), (2, 2))
+    (copied / "metrics.json").unlink()
+    found = read_results(copied)
+    assert (found.matrix.scores, found.matrix.n) == (whole["scores"], whole["n"])
+    assert {name: metric.value for name, metric in found.metrics.items()} == {
+        name: metric.get("value") for name, metric in metrics.items()
+    }
+    assert ("after_three", "two") in found.scores
+    assert len(found.remarks) == 1
+    assert "last 3 measurements (after_three: one" in found.remarks[0]
+    assert cli("report", copied)[0] == 0
+    assert "are not in the matrix yet" in (copied / "report.md").read_text()
+    assert cli("status", copied, "--verify")[0] == 0
+
+
+def test_metrics_that_are_a_part_of_a_row_behind(copied):
+    """A kill between the matrix and the metrics."""
+    whole = read_results(copied)
+    for last in (("two", "three"), ("three",)):
+        matrix = replace(whole.matrix)
+        for task in last:
+            matrix.set("after_three", task, None)
+        (copied / "metrics.json").write_text(metrics_to_json(continual_metrics(matrix)))
+        found = read_results(copied)
+        assert found.metrics == whole.metrics
+        assert found.remarks == ()
+
+
+def test_a_cell_that_is_missing_in_front_of_others_is_refused(cli, copied, tmp_path):
+    behind(copied, (1, 0))
+    refused(cli, copied, tmp_path, "[after_two][one]: is None, but the score file has", commands=("report", "status"))
+
+
+def test_a_cell_that_is_behind_must_fit_the_others_of_its_task(cli, copied, tmp_path):
+    def change(content):
+        content["scores"][2][2] = None
+        content["n"]["one"] += 1
+
+    sealed.edit(copied / "matrix.json", change)
+    refused(cli, copied, tmp_path, "items, but the score file has", commands=("report", "status"))
 
 
 def test_scores_of_answers_scored_anew(cli, copied, tmp_path):

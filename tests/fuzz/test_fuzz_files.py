@@ -19,7 +19,7 @@ from uses import CHANGING, READING, outcome
 
 FEW, MANY = 12, 300  # edits of a file, of each sort
 RECORDS = [
-    "run.json", "journal.jsonl", "matrix.json", "metrics.json", "predictions/after_two/one.score.json",
+    "run.json", "journal.jsonl", ".journal.json", "matrix.json", "metrics.json", "predictions/after_two/one.score.json",
     "predictions/after_two/one.jsonl", "tasks/01_one/update.json", "carry/carry.json", "carry/replay/manifest.json",
     "carry/replay/dataset_info.json", "carry/replay/samples.jsonl",
 ]  # fmt: skip
@@ -28,7 +28,7 @@ OTHERS = [
 ]  # fmt: skip
 #: Uses that read a file of such a name; the others give the same as before by themselves.
 ABOUT = {
-    "run.json": set(READING), "journal.jsonl": set(READING), "matrix.json": {"report", "compared", "verified", "scored_anew"},
+    "run.json": set(READING), "journal.jsonl": set(READING), ".journal.json": {"status", "verified"}, "matrix.json": {"report", "compared", "verified", "scored_anew"},
     "metrics.json": {"report", "compared", "verified", "scored_anew"}, "predictions": {"report", "compared", "verified", "scored_anew"},
     "tasks": {"verified", "after_the_first"}, "carry": {"samples", "carried", "received", "verified", "after_the_first"},
     "final": {"verified"},

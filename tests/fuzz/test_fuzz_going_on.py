@@ -16,7 +16,7 @@ from cl_plugins.base.errors import ClPluginsError
 
 
 FILES = [
-    "run.json", "journal.jsonl", "matrix.json", "metrics.json", ".data_hashes.json", "predictions/after_one/one.jsonl",
+    "run.json", "journal.jsonl", ".journal.json", "matrix.json", "metrics.json", ".data_hashes.json", "predictions/after_one/one.jsonl",
     "predictions/after_one/one.score.json", "tasks/01_one/update.safetensors", "tasks/02_two/update.json",
     "tasks/02_two/update.safetensors", "tasks/02_two/replay.json", "carry/carry.json", "carry/updates/01_one.safetensors",
     "carry/replay/manifest.json", "carry/replay/samples.jsonl",

@@ -55,10 +55,10 @@ def file_names(out: Path) -> set[str]:
 
 
 def journal(out: Path) -> dict[str, dict]:
-    """The finished steps, by key."""
+    """The finished steps, by key; a line that was torn is none."""
     path = out / "journal.jsonl"
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return {entry["step"]: entry for entry in map(json.loads, lines)}
+    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    return {entry["step"]: entry for entry in (json.loads(line) for line in lines if line.endswith("\n"))}
 
 
 def whole_checkpoints(out: Path, task: str) -> list[int]:

@@ -130,13 +130,13 @@ def _wrap_lines(saboteur: Saboteur) -> None:
 
     original = files.append_line
 
-    def append_line(path, line):
+    def append_line(path, line, **more):
         name = saboteur.name(path)
         saboteur.point(f"before line {name}")
         with open(path, "ab") as file:
             file.write(line[: len(line) // 2].encode())
         saboteur.point(f"torn line {name}")
-        original(path, line[len(line) // 2 :])
+        original(path, line[len(line) // 2 :], **more)
         saboteur.point(f"after line {name}")
 
     rebind(original, append_line)

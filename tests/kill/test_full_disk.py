@@ -17,6 +17,7 @@ MOMENTS = [
     pytest.param("inclora", "produced carry", marks=pytest.mark.kill),
     pytest.param("seqfull", "between carry", marks=pytest.mark.kill),
     pytest.param("inclora", "produced journal.jsonl", marks=pytest.mark.kill),
+    pytest.param("inclora", "torn line journal.jsonl"),
     pytest.param("seqfull", "produced final", marks=pytest.mark.kill),
     pytest.param("inclora", "produced report.html", marks=pytest.mark.kill),
 ]

@@ -45,14 +45,18 @@ def chain(server, keys, reference, labels) -> None:
 CHOSEN = {
     "inclora": [
         "produced predictions/zero_shot/two.jsonl",
+        "torn line journal.jsonl",
+        "after journal.jsonl",
         "written tasks/01_one/checkpoint-4/optimizer.pt",
         "after tasks/01_one/checkpoint-5",
+        "torn line journal.jsonl",
         "after carry",
         "before tasks/02_two/checkpoint-4/cl_complete.json",
         "before tasks/02_two/update.json",
         "between carry",
         "after carry",
         "after predictions/after_two/one.jsonl",
+        "after line journal.jsonl",
         "produced final",
         "produced report.html",
     ],

@@ -145,6 +145,117 @@ def test_a_step_serialises_its_own_line_only(journal, tmp_path, monkeypatch):
     assert Journal(tmp_path).entries == journal.entries
 
 
+def test_a_step_adds_its_line_to_the_file(journal, tmp_path):
+    path = tmp_path / "journal.jsonl"
+    file, text = path.stat().st_ino, path.read_text()
+    journal.finish("evaluate:after_two:one", 0.5, {})
+    Journal(tmp_path).finish("evaluate:after_two:two", 0.5, {})  # the next process
+    assert path.stat().st_ino == file
+    assert path.read_text().startswith(text)
+    assert list(Journal(tmp_path).entries)[2:] == ["evaluate:after_two:one", "evaluate:after_two:two"]
+
+
+def test_another_name_of_the_file_keeps_its_content(journal, tmp_path):
+    """As in a copy of the run by hard links."""
+    os.link(tmp_path / "journal.jsonl", tmp_path / "copy")
+    text = (tmp_path / "copy").read_text()
+    journal.finish("train:three", 0.5, {})
+    assert (tmp_path / "copy").read_text() == text
+    assert "train:three" in Journal(tmp_path)
+
+
+def test_a_file_that_was_changed_meanwhile_is_written_anew(journal, tmp_path):
+    (tmp_path / "journal.jsonl").unlink()
+    journal.finish("train:three", 0.5, {})
+    assert Journal(tmp_path).entries == journal.entries
+
+
+@pytest.fixture
+def added(journal, tmp_path):
+    """The bytes of a journal, and where the line of a test begins that was added last."""
+    journal.finish("evaluate:after_two:one", 0.5, {}, note="\u2028\xf6")
+    data = (tmp_path / "journal.jsonl").read_bytes()
+    return data, data.rfind(b"\n", 0, len(data) - 1) + 1
+
+
+@pytest.mark.parametrize("lost", ["cut off", "zeros"])
+def test_a_line_that_was_torn_does_not_count_and_is_written_again(lost, added, journal, tmp_path):
+    data, start = added
+    path, mark = tmp_path / "journal.jsonl", (tmp_path / ".journal.json").read_bytes()
+    for length in range(start, len(data) + 1):
+        path.write_bytes(data[:length] + (bytes(len(data) - length) if lost == "zeros" else b""))
+        (tmp_path / ".journal.json").write_bytes(mark)
+        again = Journal(tmp_path)
+        whole = length == len(data) or (lost == "cut off" and length == len(data) - 1)  # only its end is missing
+        assert list(again.entries) == list(journal.entries)[: 3 if whole else 2], length
+        again.finish("evaluate:after_two:two", 0.5, {})
+        assert Journal(tmp_path).entries == again.entries
+        assert b"\0" not in path.read_bytes()
+
+
+@pytest.mark.parametrize("lost", ["cut off", "zeros"])
+def test_what_was_on_the_disk_before_is_not_torn(lost, added, tmp_path):
+    data, start = added
+    path = tmp_path / "journal.jsonl"
+    ends = [number for number in range(1, start) if data[number - 1 : number + 1].find(b"\n") >= 0]
+    for length in set(range(1, start)) - set(ends):
+        path.write_bytes(data[:length] + (bytes(len(data) - length) if lost == "zeros" else b""))
+        with pytest.raises(RunStateError, match=r"journal\.jsonl:\d: "):
+            Journal(tmp_path)
+
+
+def test_without_its_mark_a_torn_line_is_damage(added, tmp_path):
+    data, _ = added
+    (tmp_path / "journal.jsonl").write_bytes(data[:-9])
+    for content in (b"", b"{}", None):
+        (tmp_path / ".journal.json").unlink()
+        if content is not None:
+            (tmp_path / ".journal.json").write_bytes(content)
+        with pytest.raises(RunStateError, match=r"journal\.jsonl:3: is not JSON"):
+            Journal(tmp_path)
+        (tmp_path / ".journal.json").touch()
+
+
+def test_the_last_line_of_a_finished_run_is_not_torn(added, journal, tmp_path):
+    journal.finish("finish", 0.5, {})
+    data = (tmp_path / "journal.jsonl").read_bytes()
+    (tmp_path / "journal.jsonl").write_bytes(data[:-9])
+    with pytest.raises(RunStateError, match=r"journal\.jsonl:4: is not JSON"):
+        Journal(tmp_path)
+
+
+def test_a_mark_that_is_too_large_is_written_anew_before_a_line_is_added(journal, tmp_path):
+    """As after a kill between a journal that has become shorter and its mark."""
+    journal.forget("one")
+    mark = (tmp_path / ".journal.json").read_bytes()
+    journal.rewrite()
+    (tmp_path / ".journal.json").write_bytes(mark)
+    Journal(tmp_path).finish("evaluate:after_two:one", 0.5, {})
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(path.read_bytes()[:-9])
+    assert list(Journal(tmp_path).entries) == ["train:one", "train:two"]
+
+
+def test_lines_of_tests_are_flushed_together(journal, tmp_path, monkeypatch):
+    from cl_plugins.base import files
+    from cl_plugins.run import journal as module
+
+    now, flushed = {"t": 100.0}, []
+    monkeypatch.setattr(module.time, "monotonic", lambda: now["t"])
+    monkeypatch.setattr(files.os, "fsync", lambda handle: flushed.append(os.readlink(f"/proc/self/fd/{handle}")))
+    journal.rewrite()
+    flushed.clear()
+    for number in range(5):
+        journal.finish(f"evaluate:after_two:{number}", 0.01, {})
+    assert flushed == []
+    now["t"] += module.SYNC_SECONDS
+    journal.finish("evaluate:after_two:5", 0.01, {})
+    assert flushed == [str(tmp_path / "journal.jsonl")]
+    journal.finish("train:three", 0.01, {})
+    assert flushed[1] == flushed[0]
+    assert any(".journal.json" in name for name in flushed[2:])
+
+
 def test_a_score_is_read_once(tmp_path, monkeypatch):
     """The matrix of a long stream is built after every cell."""
     from cl_plugins.evaluation.items import TaskScore

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 import tiny
 from launch import launch
+from method_cases import slow_unless
 from running import go
 from tracked_runs import CELLS, FAKES, TRACKERS, one_run_with_everything
 
 from cl_plugins.base.errors import RunStateError
 from cl_plugins.host import facts
+from cl_plugins.records.run import write_run
+from cl_plugins.run.journal import Journal
+from cl_plugins.run.trackers import StreamTracker
 
 
 def recipe(llama, text_data, out, tracker, **more):
@@ -29,7 +35,7 @@ def test_one_run_has_everything_in_its_place(run, llama, text_data, tmp_path, tr
     assert not list(out.glob("**/swanlab_public_config.json"))
 
 
-@pytest.mark.parametrize("tracker", TRACKERS)
+@pytest.mark.parametrize("tracker", slow_unless(TRACKERS, ("tensorboard", "wandb")))
 def test_a_process_for_every_step_goes_on_with_that_run(llama, text_data, tmp_path, tracked, tracker):
     """As `cl-plugins run --isolate` and a scheduler that restarts a job do."""
     keys = recipe(llama, text_data, tmp_path / "stream", tracker)
@@ -41,10 +47,10 @@ def test_a_process_for_every_step_goes_on_with_that_run(llama, text_data, tmp_pa
             break
     assert len(tracked("init")) > 5
     assert len({line["id"] for line in tracked("init")}) == 1
-    counts = Counter((name, step) for name, step, _ in tracked.points() if not name.endswith("/epoch"))
-    assert set(counts.values()) == {1}
-    assert {f"score/{cell}" for cell in CELLS} <= {name for name, _ in counts}
-    assert {("one/loss", 1), ("two/loss", 6), ("metrics/last", 6)} <= set(counts)
+    once_each(tracked)
+    places = {(name, step) for name, step, _ in tracked.points()}
+    assert {f"score/{cell}" for cell in CELLS} <= {name for name, _ in places}
+    assert {("one/loss", 1), ("two/loss", 6), ("metrics/last", 6)} <= places
 
 
 def test_a_task_that_goes_on_says_from_where(llama, text_data, tmp_path, tracked):
@@ -75,6 +81,28 @@ def test_what_a_tracker_missed_is_sent_by_the_next_start(llama, text_data, tmp_p
     before = len(tracked())
     go(keys)
     assert len(tracked()) == before  # nothing was left to send either: it is not even opened
+
+
+def test_what_a_killed_process_has_sent_is_not_sent_again(tmp_path, tracked):
+    cl = {"method": {"name": "seqlora"}}
+    write_run(tmp_path, {"recipe": {"cl": cl}, "stream": {"name": "s", "tasks": []}, "method": "seqlora"})
+    journal = Journal(tmp_path)
+    journal.finish("evaluate:zero_shot:one", 0.1, {}, score=50.0)
+    killed = StreamTracker({"trackio": {}}, SimpleNamespace(), tmp_path)
+    killed.cells(journal.entries)  # and is never closed
+    note = tmp_path / ".trackers_sent.jsonl"
+    note.write_text(note.read_text() + '["trackio", "eval')
+    journal.finish("evaluate:zero_shot:two", 0.1, {}, score=25.0)
+    sys.modules.pop("trackio")
+    for _ in range(2):
+        tracker = StreamTracker({"trackio": {}}, SimpleNamespace(), tmp_path)
+        tracker.cells(journal.entries)
+        tracker.cells(journal.entries)
+        tracker.close()
+        assert not note.exists()
+    once_each(tracked)
+    assert set(tracked.values("score/zero_shot/")) == {"score/zero_shot/one", "score/zero_shot/two"}
+    assert len({line["id"] for line in tracked("init")}) == 1
 
 
 def test_a_tracker_that_is_named_later_gets_all_cells(llama, text_data, tmp_path, tracked):
@@ -131,11 +159,35 @@ def test_the_phases_of_a_task_do_not_share_a_name(llava, data, tmp_path, tracked
 
 @pytest.mark.slow
 def test_two_processes_are_one_run(llama, text_data, tmp_path, tracked, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", f"{FAKES}:{__import__('os').environ.get('PYTHONPATH', '')}")
-    launch(recipe(llama, text_data, tmp_path / "stream", "wandb"), tmp_path)
-    assert len(tracked("init")) == 1
+    """Rank 0 alone tells the trackers, and tells them every loss, every cell and every metric once."""
+    monkeypatch.setenv("PYTHONPATH", f"{FAKES}:{os.environ.get('PYTHONPATH', '')}")
+    out = tmp_path / "stream"
+    launch(recipe(llama, text_data, out, "wandb"), tmp_path)
     assert len({line["pid"] for line in tracked()}) == 1
-    assert [step for name, step, _ in tracked.points() if name == "two/loss"] == [4, 5, 6]
+    one_run_with_everything(tracked, "wandb", out)
+    once_each(tracked)
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_with_that_run(llama, text_data, tmp_path, tracked, monkeypatch):
+    """Stopped in the middle of a row, and started again with two trackers: each has one run, and every cell once."""
+    monkeypatch.setenv("PYTHONPATH", f"{FAKES}:{os.environ.get('PYTHONPATH', '')}")
+    keys = recipe(llama, text_data, tmp_path / "stream", ["mlflow", "trackio"])
+    launch({**keys, "cl": {**keys["cl"], "stop_after": 8}}, tmp_path)  # all but the last cell and the end
+    assert f"score/{CELLS[-1]}" not in {name for name, _, _ in tracked.points()}
+    launch(keys, tmp_path)
+    assert len({line["pid"] for line in tracked()}) == 2  # rank 0 of either start
+    assert len({line["id"] for line in tracked("init")}) == 2  # a run of either tracker
+    assert len(tracked("init")) == 4
+    counts = Counter((name, step) for name, step, _ in tracked.points() if name.startswith(("score/", "metrics/")))
+    assert set(counts.values()) == {2}
+    assert {f"score/{cell}" for cell in CELLS} | {"metrics/last"} <= {name for name, _ in counts}
+
+
+def once_each(tracked):
+    """Nothing was sent twice."""
+    counts = Counter((name, step) for name, step, _ in tracked.points() if not name.endswith("/epoch"))
+    assert set(counts.values()) == {1}
 
 
 def test_tensorboard_itself_reads_one_run(llama, text_data, tmp_path, monkeypatch):

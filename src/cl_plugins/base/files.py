@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Callable
@@ -17,7 +18,8 @@ from .errors import Problem, RunStateError
 from .lock import check_held
 
 
-def _sync_directory(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Flush a file, or the names in a folder, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -47,12 +49,11 @@ def write_with(path: Path, produce: Callable[[Path], None]) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         produce(temporary)
-        for file in [temporary] if temporary.is_file() else [p for p in temporary.rglob("*") if p.is_file()]:
-            handle = os.open(file, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+        for file in [temporary, *(temporary.rglob("*") if temporary.is_dir() else ())]:
+            status = file.lstat()
+            # A file with another name was flushed under that one: a chain of updates would be flushed after every task.
+            if stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_nlink == 1):
+                sync_file(file)
         if path.exists() and temporary.is_dir() != path.is_dir():
             kind = "no folder" if temporary.is_dir() else "a folder"
             raise RunStateError(Problem(str(path), f"is {kind}.", "Move what lies there away."))
@@ -64,7 +65,7 @@ def write_with(path: Path, produce: Callable[[Path], None]) -> None:
             shutil.rmtree(previous, ignore_errors=True)
         else:
             os.replace(temporary, path)
-        _sync_directory(path.parent)
+        sync_file(path.parent)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
@@ -130,12 +131,13 @@ def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def append_line(path: Path, line: str) -> None:
+def append_line(path: Path, line: str, *, sync: bool = True) -> None:
     """Add a line to a file and flush it to disk. A kill in the middle may leave a part of the line, without its end.
 
     Args:
         path: The file; made if it is missing.
-        line: ASCII text without a line end.
+        line: Text without a line end.
+        sync: Whether to flush it now. Without that it outlives the process and not a power failure; see `sync_file`.
 
     Raises:
         RunStateError: If this process has lost the lock of the directory (see `check_held`).
@@ -144,14 +146,15 @@ def append_line(path: Path, line: str) -> None:
     new = not path.exists()
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     try:
-        data = memoryview(line.encode("ascii") + b"\n")
+        data = memoryview(line.encode() + b"\n")
         while data:
             data = data[os.write(handle, data) :]
-        os.fsync(handle)
+        if sync:
+            os.fsync(handle)
     finally:
         os.close(handle)
-    if new:
-        _sync_directory(path.parent)
+    if new and sync:
+        sync_file(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -71,6 +71,7 @@ class LearnerRun(Runner):
             ranks.on_main(lambda: self._begin(opening))
             ranks.on_main(self._forget_halves)
             self._look_again()
+            ranks.on_main(lambda: self._catch_up(self._plan))
 
     # --- the directory
 
@@ -322,6 +323,7 @@ class LearnerRun(Runner):
                 try:
                     for step in state.by_route(todo):
                         self._do(step, self._plan)
+                    self._end_row(self._plan)
                 finally:
                     state.close_backend()
                     state.progress.close()

@@ -14,6 +14,7 @@ from transformers import TrainingArguments
 from ..base.errors import Problem
 from ..base.schema import build, nearest
 from ..contract.host import ENCODERS, KeyInfo, encoders_name
+from ..contract.overrides import override_problems
 from ..crossmodal.configuration import ClassifierOptions
 from ..crossmodal.inputs import EncoderSpec
 
@@ -116,18 +117,14 @@ def _replay_problems(block: Any) -> list[Problem]:
 
 def check_overrides(overrides: Mapping[str, Any], where: str) -> list[Problem]:
     """What is wrong with keys that are given for single tasks."""
-    found: list[Problem] = []
-    for task, given in overrides.items():
-        if not isinstance(given, Mapping):
-            found.append(Problem(f"{where}.{task}", f"is {given!r}.", "Give a mapping of keys."))
-            continue
-        for key in map(str, given):
-            path, info = f"{where}.{task}.{key}", kind_of(key)
-            found += _key_problems(path, key)
-            if info.kind == "per_run":
-                found.append(Problem(path, "cannot differ from task to task.", "Set it at the top level."))
-        found += _value_problems(given, f"{where}.{task}.")
-    return found
+    return override_problems(overrides, where, _override_problems)
+
+
+def _override_problems(where: str, key: str, value: Any) -> list[Problem]:
+    found = _key_problems(where, key)
+    if kind_of(key).kind == "per_run":
+        found.append(Problem(where, "cannot differ from task to task.", "Set it at the top level."))
+    return found + _value_problems({key: value}, where.removesuffix(key))
 
 
 def _value_problems(given: Mapping[str, Any], where: str) -> list[Problem]:

@@ -145,6 +145,9 @@ class AccuracyMatrix:
         """The index of a row, present or future, in `scores`; None for the zero-shot row."""
         if row == ZERO_SHOT:
             return None
+        start = row_name("")
+        if self.rows is None and row.startswith(start) and row.removeprefix(start) in self.tasks:
+            return self.tasks.index(row.removeprefix(start))
         names = self.rows if self.rows is not None else [row_name(task) for task in self.tasks]
         if row not in names:
             known = ", ".join([ZERO_SHOT, *names])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ _RESTORE = "Restore the file from a copy; a changed file is not used."
 _AGAIN = "Start the run again: it rewrites matrix and metrics from its score files."
 _NO_HASHES = "There is no journal with hashes here, so that changes of the files are not noticed."
 _OF_RUNS = ("carry", "final", "tasks")  # what only the directory of a run has
+_NAMED = 5  # cells in a remark
 Cell = tuple[str, str]
 
 
@@ -42,7 +44,7 @@ class Results:
         oracle: Task -> score of the last row's items with the true task's part (``cl.eval.oracle``).
         probes: Probe -> what it has measured (``cl.eval.probes``).
         info: ``run.json``; empty where there is none.
-        remarks: What the reader should know, such as a file that a killed process left one cell behind.
+        remarks: What the reader should know, such as cells that are not in ``matrix.json`` yet.
     """
 
     matrix: AccuracyMatrix
@@ -73,6 +75,9 @@ class _Evidence:
 
 def read_results(root: Path) -> Results:
     """Read the results of a run, and compare each file with what it was computed from.
+
+    The matrix is written when a row is complete. Cells that were measured since, in a run that is at work or was killed,
+    are put in from their score files.
 
     A directory without a journal (results that were copied out of a run, or made by another program) is read as it is,
     with a remark.
@@ -186,7 +191,7 @@ def _evidence(root: Path, info: dict[str, Any]) -> _Evidence:
         files: dict[str, FileRecord] = {}
         cells: list[Cell] = []
         probes: list[Cell] = []
-        for line in read_journal(root):
+        for line in read_journal(root).steps:
             if line.step.startswith(("evaluate:", "probe:")):
                 kind, row, task = line.step.split(":")
                 files |= {n: r for n, r in line.artefacts.items() if n.startswith((f"{PREDICTIONS}/", f"{PROBES}/"))}
@@ -235,17 +240,17 @@ def _loose(results: Results) -> Results:
 
 def _strict(root: Path, results: Results, evidence: _Evidence) -> Results:
     """Refuse a matrix that is not what the score files give, and metrics that are not what the matrix gives."""
-    matrix, scores, last = results.matrix, results.scores, evidence.cells[-1] if evidence.cells else None
+    matrix, scores = results.matrix, results.scores
     path = str(root / MATRIX)
     problems = _about_problems(path, results)
-    behind = None
+    late = _late(matrix, list(scores)) if evidence.source == JOURNAL else []
     for cell, score in scores.items():
         held = _get(matrix, *cell)
-        if held is None and cell == last and evidence.source == JOURNAL:
-            behind = cell  # killed after the line of the journal and before the matrix
-            continue
         task, where = cell[1], f"{path}, cell [{cell[0]}][{cell[1]}]"
-        if held != score.score:
+        if cell in late:
+            if not matrix.n.get(task):  # the first cell of its task
+                continue
+        elif held != score.score:
             problems.append(Problem(where, f"is {held}, but the score file has {score.score}.", _AGAIN))
         if (found := matrix.scorers.get(task)) != score.scorer:
             problems.append(Problem(where, f"is by {found!r}, but the score file has {score.scorer!r}.", _AGAIN))
@@ -258,18 +263,55 @@ def _strict(root: Path, results: Results, evidence: _Evidence) -> Results:
                 problems.append(Problem(where, f"was not measured, by {evidence.source}.", _AGAIN))
     if problems:
         raise RunStateError(problems)
-    remarks = []
-    if behind is not None:
-        remarks.append(
-            f"The last measurement ({behind[0]}, {behind[1]}) is not in the matrix yet; start the run again."
-        )
+    written = [cell for cell in scores if cell not in late]
     metrics = results.metrics or _metrics_of(matrix)
     if not _same(metrics, _metrics_of(matrix)):
-        if last is None or not _same(metrics, _metrics_of(_without(matrix, last))):
+        if not any(_same(metrics, _metrics_of(earlier)) for earlier in _earlier(matrix, written)):
             raise RunStateError(Problem(str(root / METRICS), "does not follow from matrix.json.", _AGAIN))
         metrics = _metrics_of(matrix)
-    kept = {cell: score for cell, score in scores.items() if cell != behind}
-    return replace(results, metrics=metrics, scores=kept, remarks=tuple(remarks))
+    if not late:
+        return replace(results, metrics=metrics)
+    full = _with(matrix, {cell: scores[cell] for cell in late})
+    return replace(results, matrix=full, metrics=_metrics_of(full), remarks=(_remark(late),))
+
+
+def _late(matrix: AccuracyMatrix, cells: Sequence[Cell]) -> list[Cell]:
+    """The latest cells, if the matrix was written before they were measured.
+
+    Args:
+        matrix: The matrix as it is written.
+        cells: The measured cells in their order.
+    """
+    found = len(cells)
+    while found and cells[found - 1][1] in matrix.tasks and _get(matrix, *cells[found - 1]) is None:
+        found -= 1
+    return list(cells[found:])
+
+
+def _earlier(matrix: AccuracyMatrix, cells: Sequence[Cell]) -> Iterator[AccuracyMatrix]:
+    """The matrix as it may have been when it was written the last time: without the latest cells of its last row."""
+    earlier = replace(matrix)
+    for cell in reversed(cells):
+        if cell[0] != cells[-1][0]:
+            return
+        earlier.set(*cell, None)
+        yield earlier
+
+
+def _with(matrix: AccuracyMatrix, late: dict[Cell, TaskScore]) -> AccuracyMatrix:
+    """The matrix with further cells."""
+    full = replace(matrix)
+    for cell, score in late.items():
+        full.set(*cell, score.score)
+        full.scorers[cell[1]], full.n[cell[1]] = score.scorer, score.n
+    return full
+
+
+def _remark(late: Sequence[Cell]) -> str:
+    names = ", ".join(f"{row}: {task}" for row, task in late[:_NAMED]) + (", ..." if len(late) > _NAMED else "")
+    if len(late) == 1:
+        return f"The last measurement ({names}) is not in the matrix yet; it was read from its score file."
+    return f"The last {len(late)} measurements ({names}) are not in the matrix yet; they were read from their score files."
 
 
 def _about_problems(path: str, results: Results) -> list[Problem]:
@@ -297,15 +339,6 @@ def _get(matrix: AccuracyMatrix, row: str, task: str) -> float | None:
         return matrix.get(row, task)
     except DataError:
         return None
-
-
-def _without(matrix: AccuracyMatrix, cell: Cell) -> AccuracyMatrix:
-    earlier = replace(matrix)
-    earlier.scores = [list(row) for row in matrix.scores]
-    earlier.zero_shot = list(matrix.zero_shot)
-    if _get(matrix, *cell) is not None:
-        earlier.set(*cell, None)
-    return earlier
 
 
 def _metrics_of(matrix: AccuracyMatrix) -> dict[str, MetricPart]:

@@ -17,6 +17,7 @@ from typing import Any
 from ..base.errors import Problem
 from ..base.schema import nearest
 from ..contract.host import KeyInfo, KeyKind
+from ..contract.overrides import override_problems
 from .names import env_enabled
 
 
@@ -347,25 +348,20 @@ def check_overrides(overrides: Mapping[str, Any], where: str = "cl.task_override
         overrides: Task name to mapping of host keys.
         where: YAML path of ``overrides``.
     """
-    problems: list[Problem] = []
-    for task, given in overrides.items():
-        if not isinstance(given, Mapping):
-            problems.append(Problem(f"{where}.{task}", f"is {given!r}.", "Give a mapping of LLaMA-Factory keys."))
-            continue
-        for key in map(str, given):
-            path = f"{where}.{task}.{key}"
-            if key == "optim":
-                problems += _optimizer_problems(path, given[key])
-            problems += _value_problems(path, key, given.get(key))
-            info = kind_of(key)
-            if not info.home and key not in _REFUSED:
-                problems.append(_unknown(path, key))
-            elif info.kind == "refused":
-                what = f"is not supported with `cl`: {info.reason}."
-                problems.append(Problem(path, what, _REFUSED[key][1]))
-            elif info.kind == "per_run":
-                fix = "Set it at the top level of the recipe."
-                problems.append(Problem(path, f"must be the same for the whole run: {info.reason}.", fix))
+    return override_problems(overrides, where, _override_problems, "LLaMA-Factory")
+
+
+def _override_problems(where: str, key: str, value: Any) -> list[Problem]:
+    problems = _optimizer_problems(where, value) if key == "optim" else []
+    problems += _value_problems(where, key, value)
+    info = kind_of(key)
+    if not info.home and key not in _REFUSED:
+        problems.append(_unknown(where, key))
+    elif info.kind == "refused":
+        problems.append(Problem(where, f"is not supported with `cl`: {info.reason}.", _REFUSED[key][1]))
+    elif info.kind == "per_run":
+        fix = "Set it at the top level of the recipe."
+        problems.append(Problem(where, f"must be the same for the whole run: {info.reason}.", fix))
     return problems
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import ConfigDict, Field, field_validator
 
 from ..base.errors import Problem, RunStateError
-from ..base.files import write_bytes
+from ..base.files import append_line, sync_file, write_bytes
 from ..base.words import restore
 from .files import FileRecord
 from .names import RunFile, TaskName
@@ -29,6 +29,8 @@ from .record import (
 
 
 JOURNAL = "journal.jsonl"
+#: How much of the journal is known to be on the disk.
+MARK = ".journal.json"
 RUN = "run.json"
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _STEP = r"^(?:finish|train:[^:\s]+(?::[^:\s]+)?|consolidate:[^:\s]+|(?:evaluate|probe):[^:\s]+:[^:\s]+|replay-(?:delete|purge):[0-9a-f]{1,32})$"
@@ -225,21 +227,50 @@ class JournalLine(RunFileRecord):
         return cls._type_problems(data, where) or checksum_problems(data, where, cls.fix(), previous)
 
 
-def read_journal(root: Path) -> list[JournalLine]:
-    """The finished steps of a run, in order; none if there is no journal.
+class Line(NamedTuple):
+    """A line of the journal as it is written.
+
+    Attributes:
+        text: The line without its end.
+        checksum: Its checksum, which the next line's covers.
+    """
+
+    text: str
+    checksum: str
+
+
+class JournalFile(NamedTuple):
+    """A journal that was read.
+
+    Attributes:
+        steps: The finished steps, in order.
+        lines: The same as lines of the file.
+        intact: Whether the file consists of exactly these lines, so that another one can be added at its end.
+    """
+
+    steps: list[JournalLine]
+    lines: list[Line]
+    intact: bool
+
+
+def read_journal(root: Path) -> JournalFile:
+    """The finished steps of a run; none if there is no journal.
 
     From format 2 on the lines form a chain: the checksum of each covers that of the line before it, so that a line that
-    was changed, moved or taken out of the middle is found.
+    was changed, moved or taken out of the middle is found. A line that a kill has torn while it was added does not count.
 
     Raises:
         RunStateError: Naming file and line of everything that is wrong.
     """
     path = root / JOURNAL
     if not path.exists() and not path.is_symlink():
-        return []
+        return JournalFile([], [], intact=False)
     found: dict[str, JournalLine] = {}
+    lines: list[Line] = []
     previous = ""
-    for number, text in enumerate(read_file(path, restore()).removesuffix(b"\n").split(b"\n"), start=1):
+    raw = read_file(path, restore())
+    whole = _without_torn(raw, path)
+    for number, text in enumerate(whole.removesuffix(b"\n").split(b"\n"), start=1):
         where = f"{path}:{number}"
         data = parse_json(text, where, restore())
         problems = JournalLine.problems(data, where, previous)
@@ -249,26 +280,96 @@ def read_journal(root: Path) -> list[JournalLine]:
         if line.step in found:
             raise RunStateError(Problem(where, f"names the step {line.step!r} again.", restore()))
         found[line.step], previous = line, line.checksum
-    return list(found.values())
+        lines.append(Line(text.decode(), previous))
+    steps = list(found.values())
+    intact = whole == raw and raw.endswith(b"\n") and all(step.format == JournalLine.FORMAT for step in steps)
+    return JournalFile(steps, lines, intact)
 
 
-def write_journal(
-    root: Path, lines: Iterable[Mapping[str, Any]], before: tuple[str, str] = ("", "")
-) -> tuple[str, str]:
+def _without_torn(raw: bytes, path: Path) -> bytes:
+    """The journal without the lines at its end that were torn while they were added.
+
+    A kill leaves the beginning of a line, a power failure also zeros up to the end of the file. Both come only after what
+    `MARK` says; a torn line before that is damage, which the reader of the line reports.
+    """
+    start = raw.rfind(b"\n", 0, raw.find(b"\0") if b"\0" in raw else len(raw)) + 1
+    if raw.endswith(b"\n") or not start or _is_json(raw[start:]):
+        return raw
+    try:
+        mark = JournalMark.read(path.with_name(MARK)).bytes
+    except RunStateError:
+        return raw
+    return raw[:start] if start >= mark and raw[mark - 1 : mark] == b"\n" else raw
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        parse_json(line, JOURNAL, "")
+    except RunStateError:
+        return False
+    return True
+
+
+class JournalMark(RunFileRecord):
+    """``.journal.json``.
+
+    Attributes:
+        bytes: The first bytes of the journal, which were on the disk before any further line was added.
+    """
+
+    bytes: Count
+
+
+def write_journal(root: Path, lines: Iterable[Mapping[str, Any]], before: Sequence[Line] = ()) -> list[Line]:
     """Replace the journal.
 
     Args:
         root: The run's directory.
         lines: ``step``, ``seconds``, ``artefacts``, ``time`` and ``details`` of each step.
-        before: What an earlier call returned: the lines that stay in front of the new ones.
+        before: Lines that stay in front of them, from an earlier call.
 
     Returns:
-        The text of the journal and the checksum of its last line.
+        All lines.
     """
-    text, previous = before
+    found = list(before)
     for line in lines:
-        data = json.loads(json.dumps({"format": JournalLine.FORMAT, **line}))
-        previous = data[CHECKSUM] = checksum(data, previous)
-        text += dump(data) + "\n"
-    write_bytes(root / JOURNAL, text.encode())
-    return text, previous
+        found.append(_line(line, found))
+    write_bytes(root / JOURNAL, "".join(f"{line.text}\n" for line in found).encode())
+    return found
+
+
+def add_to_journal(root: Path, line: Mapping[str, Any], before: Sequence[Line]) -> Line:
+    """Add a line to the end of the journal, without writing the others again; `sync_journal` makes it durable.
+
+    Args:
+        root: The run's directory, whose `MARK` is at the end of what was written as a whole.
+        line: As in `write_journal`.
+        before: The lines in the file.
+
+    Returns:
+        The line.
+    """
+    new = _line(line, before)
+    append_line(root / JOURNAL, new.text, sync=False)
+    return new
+
+
+def sync_journal(root: Path) -> None:
+    """Flush lines that were added to the disk."""
+    sync_file(root / JOURNAL)
+
+
+def mark_journal(root: Path, size: int) -> None:
+    """Note that so many bytes of the journal are on the disk.
+
+    Args:
+        root: The run's directory.
+        size: The number of bytes, up to the end of a line.
+    """
+    JournalMark.write(root / MARK, {"bytes": size})
+
+
+def _line(line: Mapping[str, Any], before: Sequence[Line]) -> Line:
+    data = json.loads(json.dumps({"format": JournalLine.FORMAT, **line}))
+    data[CHECKSUM] = checksum(data, before[-1].checksum if before else "")
+    return Line(dump(data), data[CHECKSUM])

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..adapters.rows import state_of
-from ..base import ranks
+from ..base import outside, ranks
 from ..base.files import artefact, write_bytes
 from ..base.logs import logger
 from ..evaluation.drift import Drifts, drift_of_items, drifts_of
 from ..evaluation.items import Item, TaskScore, predictions_to_jsonl, read_predictions
 from ..evaluation.matrix import AccuracyMatrix
 from ..evaluation.metrics import continual_metrics, metrics_to_json
+from ..evaluation.results import MATRIX, METRICS
 from ..evaluation.scorers import get_scorer
 from ..evaluation.thoughts import split_thought
 from ..generation.answers import Answer
@@ -336,13 +337,23 @@ def read_probes(root: Path, plan: list[Step]) -> Drifts:
 
 
 def write_matrix(root: Path, matrix: AccuracyMatrix, probes: Drifts | None = None) -> list[Path]:
-    """Write ``matrix.json`` and ``metrics.json``.
+    """Write ``matrix.json`` and ``metrics.json``; a file that has this content already stays as it is.
 
     Args:
         root: The output directory.
         matrix: The matrix.
         probes: What the probes have measured, if there are any.
     """
-    write_bytes(root / "matrix.json", matrix.to_json().encode())
-    write_bytes(root / "metrics.json", metrics_to_json(continual_metrics(matrix), probes).encode())
-    return [root / "matrix.json", root / "metrics.json"]
+    texts = {MATRIX: matrix.to_json(), METRICS: metrics_to_json(continual_metrics(matrix), probes)}
+    for name, text in texts.items():
+        if not _holds(root / name, text.encode()):
+            write_bytes(root / name, text.encode())
+    return [root / name for name in texts]
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    """Whether a path is a regular file with this content."""
+    try:
+        return outside.read_bytes(path, len(content), follow=False) == content
+    except (OSError, ValueError):
+        return False

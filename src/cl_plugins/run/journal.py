@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,9 +11,11 @@ from typing import Any
 
 from ..base.errors import Problem, RunStateError
 from ..records.files import FileRecord, file_problem
-from ..records.run import JOURNAL, read_journal, write_journal
+from ..records.run import JOURNAL, add_to_journal, mark_journal, read_journal, sync_journal, write_journal
 
 
+SYNC_SECONDS = 1.0
+_TESTS = ("evaluate:", "probe:")
 _FIX = "Restore the file from a copy, or start again with `cl.restart: true`."
 
 
@@ -37,6 +41,9 @@ class Entry:
 class Journal:
     """Reads and extends ``journal.jsonl``.
 
+    A step adds its line to the end of the file. The line is on the disk when `finish` returns, but for the lines of tests: they
+    are flushed together, at most `SYNC_SECONDS` later, since a test can be done again and nothing is removed after it.
+
     Args:
         root: The output directory.
 
@@ -47,11 +54,15 @@ class Journal:
     def __init__(self, root: Path) -> None:
         self._root = root
         self.entries: dict[str, Entry] = {}
-        self._written: list[Entry] = []  # the entries in `_text`
-        self._text = ("", "")
-        for line in read_journal(root):
+        self._file = self._status()
+        steps, lines, intact = read_journal(root)
+        for line in steps:
             artefacts = {name: record.plain() for name, record in line.artefacts.items()}
             self.entries[line.step] = Entry(line.step, line.seconds, artefacts, line.time, line.details)
+        # The file as this object knows it; without lines it is written anew at the next step.
+        self._lines, self._written = (lines, list(self.entries.values())) if intact else ([], [])
+        self._marked = False
+        self._synced = time.monotonic()
 
     def __contains__(self, step: str) -> bool:
         """Whether the step is finished."""
@@ -61,21 +72,58 @@ class Journal:
         """Write that a step is finished. Its artefacts must be on disk already."""
         self.add(step, seconds, artefacts, **details)
         *before, entry = self.entries.values()
-        if len(before) != len(self._written) or any(a is not b for a, b in zip(before, self._written, strict=True)):
+        if before != self._written or not self._as_written():
             self.rewrite()
             return
-        self._text = write_journal(self._root, [vars(entry)], self._text)  # the earlier lines are as they were
+        if not self._marked:
+            self._mark()
+        self._lines.append(add_to_journal(self._root, vars(entry), self._lines))
         self._written.append(entry)
+        self._file = self._status()
+        if not step.startswith(_TESTS):
+            self._mark()
+        elif time.monotonic() - self._synced >= SYNC_SECONDS:
+            self.sync()
+
+    def sync(self) -> None:
+        """Flush the lines of tests to the disk."""
+        if self._as_written():
+            sync_journal(self._root)
+        self._synced = time.monotonic()
+
+    def _mark(self) -> None:
+        """Flush the file, and note that it is on the disk, so that a line that is torn from now on is known for one."""
+        sync_journal(self._root)
+        mark_journal(self._root, self._file.st_size if self._file is not None else 0)
+        self._marked, self._synced = True, time.monotonic()
+
+    def _as_written(self) -> bool:
+        """Whether the file is the one that this object has written, and nobody has another name for it."""
+        now, then = self._status(), self._file
+        if now is None or then is None or not self._lines:
+            return False
+        return now.st_nlink == 1 and (now.st_dev, now.st_ino, now.st_size) == (then.st_dev, then.st_ino, then.st_size)
+
+    def _status(self) -> os.stat_result | None:
+        try:
+            return os.lstat(self._root / JOURNAL)
+        except OSError:
+            return None
 
     def add(self, step: str, seconds: float, artefacts: dict[str, dict[str, Any]], **details: Any) -> None:
         """Note in memory that a step is finished; `rewrite` makes it durable."""
-        time = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self.entries[step] = Entry(step, round(seconds, 3), artefacts, time, details)
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self.entries[step] = Entry(step, round(seconds, 3), artefacts, now, details)
 
     def rewrite(self) -> None:
-        """Rewrite the file from the entries in memory."""
-        self._written = list(self.entries.values())
-        self._text = write_journal(self._root, (vars(entry) for entry in self._written))
+        """Rewrite the file from the entries in memory; lines that stay as they were are not made again."""
+        entries = list(self.entries.values())
+        pairs = enumerate(zip(entries, self._written, strict=False))
+        kept = next((number for number, (new, old) in pairs if new is not old), min(len(entries), len(self._written)))
+        self._marked = False
+        self._lines = write_journal(self._root, map(vars, entries[kept:]), self._lines[:kept])
+        self._written, self._file = entries, self._status()
+        self._mark()
 
     def forget(self, name: str) -> None:
         """Drop a file from all entries, because it was deleted on purpose."""
@@ -84,12 +132,16 @@ class Journal:
                 kept = {k: v for k, v in entry.artefacts.items() if k != name}
                 self.entries[step] = Entry(entry.step, entry.seconds, kept, entry.time, entry.details)
 
-    def latest(self) -> dict[str, FileRecord]:
-        """The latest record of every file that a step has written."""
-        found: dict[str, FileRecord] = {}
+    def latest(self, folder: str = "") -> dict[str, FileRecord]:
+        """The latest record of every file that a step has written.
+
+        Args:
+            folder: Start of the names that are wanted.
+        """
+        found: dict[str, dict[str, Any]] = {}
         for entry in self.entries.values():
-            found |= {name: FileRecord.model_validate(record) for name, record in entry.artefacts.items()}
-        return found
+            found |= {name: record for name, record in entry.artefacts.items() if name.startswith(folder)}
+        return {name: FileRecord.model_validate(record) for name, record in found.items()}
 
     def damaged(self, *, full: bool = False) -> list[Problem]:
         """Artefacts that are missing or differ from their record.
@@ -123,6 +175,6 @@ class Journal:
             RunStateError: Naming every file that is missing or differs.
         """
         own = str(folder.relative_to(self._root))
-        found = [self._problem(n, r, full=True) for n, r in self.latest().items() if n.startswith(f"{own}/")]
+        found = [self._problem(name, record, full=True) for name, record in self.latest(f"{own}/").items()]
         if problems := [problem for problem in found if problem is not None]:
             raise RunStateError(problems)

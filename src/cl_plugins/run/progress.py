@@ -37,7 +37,11 @@ class Progress:
     """
 
     def __init__(self, units: Mapping[str, tuple[str, int | None]], *, visible: bool = True) -> None:
-        self._left = dict(units)
+        self._left: dict[str, tuple[str, int | None]] = {}
+        self._sums: dict[str, int] = {}  # of the units that are left, by kind
+        self._unknown = 0  # steps whose units are not known
+        for key, (kind, count) in units.items():
+            self._set(key, kind, count)
         self._done = 0.0
         self._spent: dict[str, float] = {}
         self._worked: dict[str, float] = {}
@@ -61,7 +65,7 @@ class Progress:
         kind, planned = self._left.get(step.key, (step.kind, 1))
         again = self._current is not None and self._current[0] == step.key
         units = units if units is not None else planned
-        self._left[step.key] = (kind, units)
+        self._set(step.key, kind, units)
         self._current = (step.key, kind)
         self._step_started = time.monotonic()
         words = {"zero_shot": "zero-shot", None: ""}
@@ -103,34 +107,48 @@ class Progress:
         if self._current is None:
             return
         kind, left = self._left[self._current[0]]
-        self._left[self._current[0]] = (kind, None if left is None else max(0, left - units))
+        self._set(self._current[0], kind, None if left is None else max(0, left - units))
         self._done += units
 
     def end(self) -> None:
         """The current step is done."""
         if self._current is not None:
-            self._left.pop(self._current[0], None)
+            self._drop(self._current[0])
             self._current = None
+
+    def _set(self, key: str, kind: str, units: int | None) -> None:
+        """Note what is left of a step."""
+        self._drop(key)
+        self._left[key] = (kind, units)
+        if units is None:
+            self._unknown += 1
+        else:
+            self._sums[kind] = self._sums.get(kind, 0) + units
+
+    def _drop(self, key: str) -> None:
+        kind, units = self._left.pop(key, ("", 0))
+        if units is None:
+            self._unknown -= 1
+        elif units:
+            self._sums[kind] -= units
 
     def eta(self) -> str:
         """Time left for the kinds of work that have been measured, and the units of those that have not."""
         rates = {kind: self._spent[kind] / n for kind, n in self._worked.items() if n}
-        left = sum(units * rates[kind] for kind, units in self._left.values() if units and kind in rates)
+        left = sum(units * rates[kind] for kind, units in self._sums.items() if kind in rates)
         parts = [clock(left) if rates else "?"]
         for kind, name in _UNITS.items():
-            units = sum(n for k, n in self._left.values() if n and k == kind)
+            units = self._sums.get(kind, 0)
             if kind not in rates and units:
                 parts.append(f"{units:,} {name}")
-        unknown = sum(units is None for _, units in self._left.values())
-        if unknown:
-            parts.append(f"{unknown} of unknown length")
+        if self._unknown:
+            parts.append(f"{self._unknown} of unknown length")
         return " + ".join(parts)
 
     def _show(self) -> None:
         if self._line is None:
             return
-        known = sum(units for _, units in self._left.values() if units is not None)
-        total = max(1.0, self._done + known)
+        total = max(1.0, self._done + sum(self._sums.values()))
         elapsed = clock(time.monotonic() - self._started)
         self._line.show(self._label, self._done, total, f"{elapsed} elapsed, ETA {self.eta()}")
 

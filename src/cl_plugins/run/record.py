@@ -8,12 +8,12 @@ import platform
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ..base.errors import Problem, RunStateError
 from ..base.secrets import is_secret, masked
+from ..base.versions import installed_versions
 from ..base.words import either, words
 from ..config import CLConfig
 from ..contract.host import ENCODERS
@@ -48,13 +48,7 @@ ABOUT_TASK = ("title", "source", "licence", "train_size", "test_size", "peer_sco
 
 def versions() -> dict[str, str]:
     """Versions of the packages that shape a result."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {"python": platform.python_version(), **installed_versions(PACKAGES)}
 
 
 def origin(imported: Mapping[str, Any] | None) -> list[str]:

@@ -14,8 +14,9 @@ from ..base.logs import logger
 from ..config import Recipe
 from ..contract.carry import Carry
 from ..contract.host import Host
-from ..evaluation.matrix import row_name
+from ..evaluation.matrix import AccuracyMatrix, row_name
 from ..evaluation.metrics import continual_metrics
+from ..evaluation.results import MATRIX
 from ..methods.registry import get_method
 from ..records.run import read_run, write_run
 from ..replay.keeping import candidate_files
@@ -49,6 +50,8 @@ class Runner:
     def __init__(self, host: Host, recipe: Recipe, callbacks: list[Any], stop: StopRequest) -> None:
         self._config = config = recipe.config
         self._root = Path(str(recipe.host_keys["output_dir"]))
+        self._numbers: dict[str, int] = {}  # step -> its number in the plan
+        self._row_open = False  # whether a cell was measured since the matrix was written
         self._state = RunState(
             host=host,
             root=self._root,
@@ -79,6 +82,7 @@ class Runner:
         ranks.on_main(lambda: self._begin(opening))
         try:
             ranks.on_main(state.tracker.open)
+            ranks.on_main(lambda: self._catch_up(plan))
             ranks.on_main(lambda: self._track(plan))
             if self._carry_out(todo, plan):
                 ranks.on_main(lambda: self._show(plan))
@@ -95,6 +99,7 @@ class Runner:
         if opening.appended:
             forget_end(state.journal)
         plan = make_plan(self._config, state.method, earlier.tasks if earlier else ())
+        self._numbers = {step.key: number for number, step in enumerate(plan, start=1)}
         ranks.on_main(lambda: self._tidy_up(plan))
         state.carry = self._current_carry() or earlier
         return opening, plan
@@ -103,29 +108,36 @@ class Runner:
         """Do the steps that are left; whether all of them are done now."""
         state = self._state
         state.progress = Progress(units(state, todo), visible=ranks.is_main())
-        limit = self._config.block.stop_after
+        limit, count = self._config.block.stop_after, 0
         try:
-            for count, step in enumerate(self._in_order(todo), start=1):
-                if ranks.any_true(state.stop.asked):  # all ranks leave together, or none
-                    raise Interrupted
-                self._do(step, plan)
-                if limit is not None and count >= limit and step is not todo[-1]:
-                    logger.info(
-                        "stopped after %d steps, as cl.stop_after says; the same command resumes the run, "
-                        "`cl-plugins report` draws what is there",
-                        limit,
-                    )
-                    ranks.on_main(self._write_run)
-                    return False
+            for steps in self._rows(todo):
+                for step in steps:
+                    if ranks.any_true(state.stop.asked):  # all ranks leave together, or none
+                        raise Interrupted
+                    self._do(step, plan)
+                    count += 1
+                    if limit is not None and count >= limit and step is not todo[-1]:
+                        logger.info(
+                            "stopped after %d steps, as cl.stop_after says; the same command resumes the run, "
+                            "`cl-plugins report` draws what is there",
+                            limit,
+                        )
+                        self._end_row(plan)
+                        ranks.on_main(self._write_run)
+                        return False
+                self._end_row(plan)
+        except Interrupted:
+            self._end_row(plan)
+            raise
         finally:
             state.close_backend()
             state.progress.close()
         return True
 
-    def _in_order(self, todo: list[Step]) -> Iterator[Step]:
-        """The steps; those of a row by the model that answers them, which is known when the row begins."""
+    def _rows(self, todo: list[Step]) -> Iterator[list[Step]]:
+        """The steps; those of a row together, by the model that answers them, which is known when the row begins."""
         for _, steps in groupby(todo, key=lambda step: step.row if step.tests else step.key):
-            yield from self._state.by_route(list(steps))
+            yield self._state.by_route(list(steps))
 
     def _begin(self, opening: Opening) -> None:
         begin(self._root, opening)
@@ -157,7 +169,7 @@ class Runner:
         read_data(self._state, list(tests), trainings)
 
     def _do(self, step: Step, plan: list[Step]) -> None:
-        state, number = self._state, plan.index(step) + 1
+        state, number = self._state, self._numbers[step.key]
         if step.tests and step.row != ZERO_SHOT and not self._measurable(step):
             logger.warning(
                 "%s can no longer be measured, since the carry is of a later task; the cell stays empty", step.key
@@ -194,6 +206,7 @@ class Runner:
         ranks.on_main(lambda: state.journal.finish(step.key, seconds, artefacts, **details))
         ranks.barrier()
         state.progress.end()
+        self._row_open = self._row_open or step.tests
         ranks.on_main(lambda: self._after(step, plan, seconds, details))
 
     def _evaluate(self, step: Step, plan: list[Step]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -211,13 +224,15 @@ class Runner:
         return bool(tasks) and step.row in (row_name(tasks[-1]), tasks[-1])
 
     def _after(self, step: Step, plan: list[Step], seconds: float, details: dict[str, Any]) -> None:
-        """What follows a finished step on rank 0: matrix, tidying up, a line for the reader."""
+        """What follows a finished step on rank 0: tidying up, trackers, a line for the reader."""
         task = str(step.task)
         if step.tests:
             parts.remove(self._root, str(step.row), task, step.place)
             logger.info("%s: %.2f (n=%d, %s)", step.key, details["score"], details["n"], clock(seconds))
-            self._write_matrix(plan)
-            self._track(plan)
+            self._state.tracker.cells(self._state.journal.entries)
+            if not (self._root / MATRIX).exists():  # the first cell: from now on there is something to show
+                self._state.journal.sync()
+                self._write_matrix(plan)
         elif step.kind == "train":
             logger.info("%s: %d optimizer steps in %s", step.key, details["optimizer_steps"], clock(seconds))
             if "valid_loss" in details:
@@ -249,13 +264,28 @@ class Runner:
         for path in gone:
             path.unlink()
 
+    def _end_row(self, plan: list[Step]) -> None:
+        """Write the matrix with the cells that were measured since; what a kill leaves out is in their own files."""
+        if not self._row_open:
+            return
+        self._row_open = False
+        ranks.on_main(self._state.journal.sync)  # first: no cell of the matrix may be missing in the journal
+        ranks.on_main(lambda: self._write_matrix(plan))
+        ranks.on_main(lambda: self._track(plan))
+
+    def _catch_up(self, plan: list[Step]) -> None:
+        """Write the matrix with the cells of a row in which an earlier process was killed."""
+        if any(step.tests and step.key in self._state.journal for step in plan):
+            self._write_matrix(plan)
+
     def _write_matrix(self, plan: list[Step]) -> None:
         carry = self._state.carry
         learned = carry.tasks if carry is not None else ()
-        matrix = build_matrix(
-            self._root, plan, self._config, self._state.scores, learned, looked_at=self._state.rows_read
-        )
-        write_matrix(self._root, matrix, read_probes(self._root, plan))
+        write_matrix(self._root, self._matrix(plan, learned), read_probes(self._root, plan))
+
+    def _matrix(self, plan: list[Step], learned: Sequence[str] = ()) -> AccuracyMatrix:
+        state = self._state
+        return build_matrix(self._root, plan, self._config, state.scores, learned, looked_at=state.rows_read)
 
     def _track(self, plan: list[Step]) -> None:
         """Send to the trackers what they do not have: cells, and the metrics of the latest row if it is complete."""
@@ -266,8 +296,7 @@ class Runner:
         tested = [step for step in plan if step.kind == "evaluate" and step.row not in (ZERO_SHOT, ORACLE)]
         done = [step.row for step in tested if step.key in journal]
         if done and all(step.key in journal for step in tested if step.row == done[-1]):
-            matrix = build_matrix(self._root, plan, self._config, self._state.scores, looked_at=self._state.rows_read)
-            metrics = continual_metrics(matrix)
+            metrics = continual_metrics(self._matrix(plan))
             values = {
                 name: metric.value if metric.values is None else metric.values for name, metric in metrics.items()
             }

@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 
 from ..base import ranks
 from ..base.errors import Problem, RunStateError
-from ..base.files import write_json
+from ..base.files import append_line, write_json
 from ..base.logs import logger
 from ..base.words import words
 from ..records.record import read_file
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 
 FILE = ".trackers.json"
+#: What was sent since `FILE` was written: lines of a tracker's name and a key.
+SENT = ".trackers_sent.jsonl"
 PICTURES = ("matrix", "forgetting", "confusion")
 
 
@@ -47,8 +49,10 @@ class StreamTracker(TrainerCallback):  # type: ignore[misc]
     def __init__(self, names: Mapping[str, Mapping[str, Any]], training: Any, root: Path) -> None:
         self._names, self._training, self._root = names if ranks.is_main() else {}, training, root
         self._writers: list[Writer] | None = None
-        self._known = _read(root / FILE)
+        self._known = _read(root)
         self._task, self._offset = "", 0
+        self._passed: list[Entry] = []  # entries of the journal whose cells were sent
+        self._steps = 0  # optimizer steps in them
 
     @property
     def wanted(self) -> bool:
@@ -102,15 +106,23 @@ class StreamTracker(TrainerCallback):  # type: ignore[misc]
         Args:
             entries: The journal.
         """
-        step = 0
-        for key, entry in entries.items():
+        if not self.wanted:
+            return
+        found, passed = list(entries.values()), self._passed
+        if found[: len(passed)] != passed:  # another journal, or one that was rewritten
+            passed, self._steps = [], 0
+        self._passed, step = found, self._steps
+        for entry in found[len(passed) :]:
             step += int(entry.details.get("optimizer_steps", 0))
-            kind, *rest = key.split(":")
+            self._steps = step
+            kind, *rest = entry.step.split(":")
             if kind not in ("evaluate", "probe") or "score" not in entry.details:
                 continue
             (row, task), name = rest, "probes" if kind == "probe" else "score"
             value = float(entry.details["score"])
-            self._send_once(f"{key}@{entry.time}", {f"{name}/{row}/{task}": value, f"{name}/{task}": value}, step)
+            self._send_once(
+                f"{entry.step}@{entry.time}", {f"{name}/{row}/{task}": value, f"{name}/{task}": value}, step
+            )
 
     def metrics(self, row: str, values: Mapping[str, Any], step: int) -> None:
         """Send continual metrics, once per row.
@@ -136,6 +148,7 @@ class StreamTracker(TrainerCallback):  # type: ignore[misc]
     def close(self) -> None:
         """Close the trackers at the end of this process."""
         if self._writers:
+            self._save()
             self._each(lambda writer: writer.close())
         self._writers = None
 
@@ -155,8 +168,7 @@ class StreamTracker(TrainerCallback):  # type: ignore[misc]
         ]
         for writer in done:
             self._known[writer.name]["sent"][key] = None
-        if done:
-            self._save()
+            append_line(self._root / SENT, json.dumps([writer.name, key]), sync=False)
 
     def _each(self, send: Callable[[Writer], None]) -> None:
         for writer in list(self._writers or ()):
@@ -179,6 +191,7 @@ class StreamTracker(TrainerCallback):  # type: ignore[misc]
         if self._writers:
             told = {name: {**entry, "sent": list(entry["sent"])} for name, entry in self._known.items()}
             write_json(self._root / FILE, told)
+            (self._root / SENT).unlink(missing_ok=True)
 
 
 def noted(root: Path) -> list[str]:
@@ -187,7 +200,7 @@ def noted(root: Path) -> list[str]:
     Args:
         root: The run's directory.
     """
-    return [name for name in _read(root / FILE) if name != ThroughTransformers.name]
+    return [name for name in _read(root) if name != ThroughTransformers.name]
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
@@ -201,15 +214,24 @@ def _latest(values: Sequence[Any]) -> Any:
     return next((value for value in reversed(values) if value is not None), None)
 
 
-def _read(file: Path) -> dict[str, dict[str, Any]]:
+def _read(root: Path) -> dict[str, dict[str, Any]]:
     """What an earlier process has noted; a damaged file counts as empty, so that the trackers get new runs."""
+    file, sent = root / FILE, root / SENT
+    damaged = (RunStateError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
     try:
         value = json.loads(read_file(file)) if file.is_file() else {}
-        return {
+        known: dict[str, dict[str, Any]] = {
             name: {"id": entry["id"], "sent": dict.fromkeys(map(str, entry["sent"]))} for name, entry in value.items()
         }
-    except (RunStateError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except damaged:
         return {}
+    try:
+        for line in read_file(sent).splitlines() if sent.is_file() else ():
+            name, key = json.loads(line)
+            known[name]["sent"][str(key)] = None
+    except damaged:  # a line that was torn, the last one
+        pass
+    return known
 
 
 def _send_picture(writer: Writer, name: str, path: Path, step: int) -> None:

@@ -6,13 +6,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ...base.errors import DataError, Problem
 from ...base.files import sha256, write_json
 from ...base.outside import read_json
+from ...base.versions import installed_versions
 from .contract import Context, Converter
 from .images import ImageRules
 from .options import VERSION as OPTIONS_VERSION
@@ -156,7 +156,7 @@ def entry(
             *_same_files(converter, split, context.raw),
             *_picture_remarks(converter, rules),
         ],
-        "versions": _versions(),
+        "versions": installed_versions(_LIBRARIES),
         "fingerprint": mark,
     }
 
@@ -186,16 +186,6 @@ def _picture_remarks(converter: Converter, rules: ImageRules) -> list[str]:
     if not converter.square or rules.pad_square:
         return []
     return ["its boxes are fractions of pictures padded to a square, and these are not: prepare it with --pad-square"]
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def add(out: Path, dataset: str, described: Mapping[str, Any]) -> None:
