@@ -27,6 +27,7 @@ from typing import Any
 from benchmarks.data.real_cases import CASES, Case
 from benchmarks.data.real_sources import Absent, Clone, Laid, Row, picture_of
 from cl_plugins.base.errors import DataError
+from cl_plugins.base.versions import installed_versions
 from cl_plugins.crossmodal.sources import protocols
 from cl_plugins.data.prepare.engine import Request, prepare
 from cl_plugins.data.prepare.images import ImageRules
@@ -165,9 +166,7 @@ def hardware() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of Python, this package and the libraries that read files."""
-    from importlib.metadata import version
-
-    named = {name: version(name) for name in ("cl-plugins", "pillow", "numpy", "pandas", "pyarrow")}
+    named = installed_versions(("cl-plugins", "pillow", "numpy", "pandas", "pyarrow"))
     return {"python": platform.python_version(), **named}
 
 
