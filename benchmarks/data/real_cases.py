@@ -114,9 +114,9 @@ def training(test: Sequence[Pair]) -> list[Pair]:
     return [({"id": str(n), **conversation(row)}, replace(row, columns={})) for n, row in enumerate(kept)]
 
 
-def _from_tests(kind: type[LlavaTask], raw: Path, test: Sequence[Pair], *made: str, **remarked: Sequence[str]) -> Laid:
+def _from_tests(kind: type[LlavaTask], raw: Path, test: Sequence[Pair], *made: str) -> Laid:
     """Raw files of a task of which test records are known."""
-    return Laid(lay_out(kind, raw, training(test), test), [TRAIN, *made], remarked=remarked)
+    return Laid(lay_out(kind, raw, training(test), test), [TRAIN, *made])
 
 
 # --- MSLoRA-CR
@@ -131,10 +131,10 @@ def _mslora_cr(task: str, folder: str, repeated: int, raw: Path, clone: Clone, *
     for place, found in enumerate(answers):
         record = {"question_id": found["question_id"], "text": found["prompt"], "gt": found["gt"]}
         record["answer_type"] = found["answer_type"]
-        extra = {"question_id": found["question_id"], "answer_type": found["answer_type"], **columns}
+        extra = {"question_id": str(found["question_id"]), "answer_type": found["answer_type"], **columns}
         test.append((record, ask(found["prompt"], found["gt"], f"{place}.jpg", **extra)))
     remark = [f"repeated question_ids in test.jsonl: {repeated};"] if repeated else []
-    laid = _from_tests(kind, raw, test, test=remark)
+    laid = replace(_from_tests(kind, raw, test), remarked={"test": remark})
     if not slake:
         return laid
     # The data set's own file: the authors have put its English questions first.
@@ -241,7 +241,7 @@ def _ucit(task: str, folder: str, raw: Path, clone: Clone, shift: int = 0) -> La
         coco = {"images": images, "annotations": captions}
         (raw / path).write_text(json.dumps(coco, ensure_ascii=False), encoding="utf-8")
     if shift:
-        return Laid(refused=["belongs to other pictures than the test file", "rows differ", kind.task])
+        return Laid(refused=["belongs to other pictures than the test file", "rows differ", folder])
     return replace(laid, agrees=aligned)
 
 

@@ -27,6 +27,7 @@ from typing import Any
 from benchmarks.data.real_cases import CASES, Case
 from benchmarks.data.real_sources import Absent, Clone, Laid, Row, picture_of
 from cl_plugins.base.errors import DataError
+from cl_plugins.base.versions import installed_versions
 from cl_plugins.crossmodal.sources import protocols
 from cl_plugins.data.prepare.engine import Request, prepare
 from cl_plugins.data.prepare.images import ImageRules
@@ -128,9 +129,10 @@ def compare(
         if name not in wanted:
             differs(ROWS, f"{name} is of no row")
     for name, row in wanted.items():
-        if row.dropped or name in dropped or name not in records:
-            if dropped.get(name, "") != row.dropped:
-                differs(ROWS, f"{name}: dropped as {dropped.get(name)!r}, has to be {row.dropped or 'kept'!r}")
+        if row.dropped or name not in records:
+            if not row.dropped or name in records or dropped.get(name) != row.dropped:
+                what = "kept" if name in records else f"dropped as {dropped[name]!r}" if name in dropped else "lost"
+                differs(ROWS, f"{name}: {what}, has to be {row.dropped or 'kept'!r}")
             continue
         record = records[name]
         turns = [message["value"] for message in record["conversations"]]
@@ -164,9 +166,7 @@ def hardware() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of Python, this package and the libraries that read files."""
-    from importlib.metadata import version
-
-    named = {name: version(name) for name in ("cl-plugins", "pillow", "numpy", "pandas", "pyarrow")}
+    named = installed_versions(("cl-plugins", "pillow", "numpy", "pandas", "pyarrow"))
     return {"python": platform.python_version(), **named}
 
 

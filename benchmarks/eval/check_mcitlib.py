@@ -52,7 +52,7 @@ def reports(clone: Clone) -> Iterator[tuple[str, str]]:
 
 
 def items(clone: Clone, folder: str) -> list[Item]:
-    """The answers of a report with their references.
+    """The answers of a report with their references; pictures without captions count for the printed number only.
 
     Args:
         clone: The clone.
@@ -73,7 +73,8 @@ def items(clone: Clone, folder: str) -> list[Item]:
         "image" not in score and answer["text"] != score["pred"] for answer, score in zip(answers, found, strict=True)
     ):
         raise ValueError("answers and references are of two runs")
-    return [_item(answer, score) for answer, score in zip(answers, found, strict=True)]
+    pairs = zip(answers, found, strict=True)
+    return [_item(answer, score) for answer, score in pairs if score["ground_truth"] != []]
 
 
 def _item(answer: dict[str, Any], score: dict[str, Any]) -> Item:
@@ -81,7 +82,7 @@ def _item(answer: dict[str, Any], score: dict[str, Any]) -> Item:
     several = right if isinstance(right, list) else []
     known = {"answer_type": score.get("category"), "type": score.get("dimension"), "task": score.get("task")}
     fields = {name: value for name, value in known.items() if value} | {"answers": several}
-    reference = right if isinstance(right, str) else (right[0] if right else "")
+    reference = right if isinstance(right, str) else right[0]
     return Item(str(answer["question_id"]), answer["prompt"], answer["text"], reference, fields=fields)
 
 

@@ -81,7 +81,7 @@ def test_files_that_do_not_fit_together_have_to_be_refused(tmp_path: Path) -> No
     shifted = tiny("ucit.flickr30k (captions shifted)", tmp_path / "clones", flickr())
     found = run(shifted, tmp_path / "clones", tmp_path / "shifted")
     assert found["passed"]
-    assert "belongs to other pictures than the test file: 1 rows differ" in found["refused"]
+    assert "belongs to other pictures than the test file: 2 rows differ" in found["refused"]
     right = next(case for case in CASES if case.name == "ucit.flickr30k")
     found = run(replace(right, repositories=shifted.repositories), tmp_path / "clones", tmp_path / "right")
     assert found["passed"]
@@ -112,7 +112,7 @@ def test_a_row_that_is_lost_without_a_word_is_a_difference(tmp_path: Path) -> No
     (tmp_path / "s_t_test.jsonl").write_text("")
     entry = {"task": "t", "split": "test", "file": "s_t_test.jsonl"}
     (text,) = compare(entry, tmp_path, [Row([("q", "a")])])["rows"]
-    assert text == "t-test-000000: dropped as None, has to be 'kept'"
+    assert text == "t-test-000000: lost, has to be 'kept'"
 
 
 def test_what_is_not_in_the_clones_is_named_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
