@@ -139,7 +139,8 @@ def _measured(path: Path, root: Path, configuration: str) -> tuple[str, str, str
     runs = content.get("runs", [])
     if "{" in configuration:
         methods = {run["method"] for run in runs}
-        configuration = configuration.format(methods=len(methods), runs=len(runs)).replace(": 1 methods", ": 1 method")
+        counts = {"methods": len(methods), "runs": len(runs), **content.get("total", {})}
+        configuration = configuration.format(**counts).replace(": 1 methods", ": 1 method")
         configuration = configuration.replace(", 1 runs", ", 1 run")
     return configuration, "; ".join(machines(content)), f"`{path.relative_to(root).as_posix()}`"
 
@@ -160,9 +161,9 @@ def machines(content: Mapping[str, Any]) -> list[str]:
 
 def _machine(hardware: Mapping[str, Any], versions: Mapping[str, str]) -> str:
     about = hardware.get("machine") or hardware.get("system") or ""
-    if isinstance(about, Mapping):  # of `benchmarks/growth`
+    if isinstance(about, Mapping):  # of `benchmarks/growth` and `benchmarks/data`
         hardware = {"cpus": about.get("cpu_count")}
-        about = str(versions.get("platform", "")) or "CPU"
+        about = str(versions.get("platform") or about.get("system") or "CPU")
     gpus = hardware.get("gpus")
     cores = f"{hardware['cpus']} CPU cores" if hardware.get("cpus") and "CPU cores" not in about else ""
     parts = [*map(str, gpus)] if gpus else [part for part in (str(about), cores) if part]

@@ -1,4 +1,4 @@
-"""Adds the method cards, which are next to their code, to the site, and turns LaTeX into MathML.
+"""Adds the method cards and what was measured, which are next to their code, to the site, and turns LaTeX into MathML.
 
 MathML is what browsers render themselves, so a page needs neither scripts nor fonts from elsewhere.
 """
@@ -14,6 +14,8 @@ from pathlib import Path
 CODE = re.compile(r"(^ *```.*?^ *```|`[^`]+`)", re.MULTILINE | re.DOTALL)
 #: ``$$...$$``, or ``$...$`` without a space inside the signs, as GitHub takes it.
 FORMULA = re.compile(r"\$\$(?P<block>[^$]+)\$\$|(?<![\\$\w])\$(?P<inline>(?!\s)[^$]+?(?<!\s))\$(?![$\w])")
+#: Folders of `benchmarks/` whose README is a page of the site.
+MEASURED = ("cross_modal", "eval", "step", "synthetic_conflict")
 _PLACE = "FORMULA{}OF"  # a word that Markdown leaves as it is
 
 
@@ -42,7 +44,23 @@ def on_files(files, config):
         content = re.sub(r"\]\(\.\./(\w+)/README\.md", r"](\1.md", card.read_text(encoding="utf-8"))
         content = re.sub(r"\]\((?:\.\./){4}docs/", "](../", content)
         files.append(File.generated(config, f"methods/{card.parent.name}.md", content=content))
+    for name in MEASURED:
+        page = Path(config.docs_dir).parent / "benchmarks" / name / "README.md"
+        content = page.read_text(encoding="utf-8").replace("](../../docs/", "](../")
+        files.append(File.generated(config, f"measured/{name}.md", content=content))
     return files
+
+
+def to_measured(markdown: str, depth: int) -> str:
+    """Links to the READMEs of benchmarks lead to their pages of the site.
+
+    Args:
+        markdown: A page.
+        depth: In how many folders below that of the documentation it is.
+    """
+    return re.sub(
+        rf"\]\((?:\.\./)+benchmarks/({'|'.join(MEASURED)})/README\.md", rf"]({'../' * depth}measured/\1.md", markdown
+    )
 
 
 def on_page_markdown(markdown, page, **_):
@@ -56,6 +74,7 @@ def on_page_markdown(markdown, page, **_):
         page.formulas.append(f'<span class="formula" tabindex="0">{formula}</span>' if block else formula)
         return _PLACE.format(len(page.formulas) - 1)
 
+    markdown = to_measured(markdown, page.file.src_uri.count("/"))
     return replace_formulas(markdown, keep)
 
 
@@ -63,9 +82,15 @@ def on_page_content(html, page, **_):
     """Called by MkDocs with the HTML of a page."""
     for number, formula in enumerate(page.formulas):
         html = html.replace(_PLACE.format(number), formula)
-    return re.sub(r"(?<=<code>)[^<]+(?=</code>)", _whole_words, html)
+    parts = re.split(r"(<pre.*?</pre>)", html, flags=re.DOTALL)
+    parts[::2] = [re.sub(r"(?<=<code>)[^<]+(?=</code>)", _breaks, part) for part in parts[::2]]
+    return "".join(parts)
 
 
-def _whole_words(code: re.Match[str]) -> str:
-    """Words of a code span with hyphens in them, for the style sheet: `cl-plugins` and `--to` are one word."""
-    return re.sub(r"[^\s<>]*-[^\s<>]*", r'<span class="whole">\g<0></span>', code[0])
+def _breaks(code: re.Match[str]) -> str:
+    """Where a code span may break: behind the dots of a key such as `cl.eval.scope`, and not at hyphens.
+
+    `cl-plugins` and `--to` are one word for the style sheet.
+    """
+    dotted = re.sub(r"(?<=\w\w|\[\])\.(?=\w{3})", ".<wbr>", code[0])
+    return re.sub(r"[^\s<>]*-[^\s<>]*", r'<span class="whole">\g<0></span>', dotted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 
@@ -18,8 +19,51 @@ import tiny
 from hypothesis import settings
 
 
-settings.register_profile("no clock", deadline=None)  # a busy machine is not a failure
+#: Folders whose files share what is made once per process, such as runs and a server that forks, and its name.
+TOGETHER = {"cli": "runs", "serving": "models", "recipes": "recipes", "kill": "forked", "distributed": "forked"}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `--dist loadfile` the files of such folders go to one worker."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFileOrFolder(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            _, _, rest = file.partition("tests/")
+            return TOGETHER.get(rest.partition("/")[0], file)
+
+    return ByFileOrFolder(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+# A busy machine is not a failure; and every run draws other examples, so that half as many as usual are enough for one of them.
+settings.register_profile("no clock", deadline=None, max_examples=50)
 settings.load_profile("no clock")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _pictures_are_not_drawn():
+    """See `drawing`; `pictures_drawn` is for tests of pictures."""
+    from drawing import not_drawn
+
+    with not_drawn():
+        yield
+
+
+@pytest.fixture
+def pictures_drawn():
+    """For tests of pictures: they are drawn."""
+    from drawing import drawn
+
+    with drawn():
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_is_imported_stays():
+    """The trainer collects garbage after every task; it need not look through the modules of all libraries."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +88,16 @@ def data(tmp_path_factory):
 def text_data(tmp_path_factory):
     """Folder of three tiny text tasks."""
     return tiny.build_data(tmp_path_factory.mktemp("data") / "texts", text_only=True)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """Starts runs in processes of their own, which need not import anything."""
+    from fork_server import ForkServer
+
+    running = ForkServer(tmp_path_factory.mktemp("server"))
+    yield running
+    running.close()
 
 
 @pytest.fixture

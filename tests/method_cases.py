@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -94,11 +95,11 @@ CASES = [
     ),
     MethodCase(
         "lwf", {"name": "lwf"}, boundary=0.0, term=True, without="seqlora", run_exp=False, stages=(2,), nf4=4,
-        kill=Kill(options={"alpha": 5.0}, always=True), ranks={"alpha": 5.0}, learner={"alpha": 5.0},
+        kill=Kill(options={"alpha": 5.0}), ranks={"alpha": 5.0}, learner={"alpha": 5.0},
     ),
     MethodCase(
         "sefe-merge", {"name": "sefe", "consolidate": "merge"}, term=True, without="inclora-merge",
-        kill=Kill("positions.safetensors", {"weight": 20.0}, always=True), ranks={"weight": 20.0}, learner={"weight": 1e4},
+        kill=Kill("positions.safetensors", {"weight": 20.0}), ranks={"weight": 20.0}, learner={"weight": 1e4},
     ),
     MethodCase("sefe-stack", {"name": "sefe", **_STACK}, term=True, nf4=8),
     MethodCase(
@@ -127,7 +128,7 @@ CASES = [
     ),
     MethodCase(
         "clmoe", {"name": "clmoe", "usage_samples": 6}, boundary=0.0, apart=True, learner={}, ranks={}, run_exp=False,
-        kill=Kill("usage.safetensors", always=True), nf4_routed=True,
+        kill=Kill("usage.safetensors"), nf4_routed=True,
     ),
     MethodCase(
         "smolora", {"name": "smolora", "experts": 4}, boundary=0.0, learner={}, ranks={}, run_exp=False, kill=Kill(),
@@ -187,6 +188,22 @@ CASES = [
 def case_of(name: str) -> MethodCase:
     """The case with this id."""
     return next(case for case in CASES if case.id == name)
+
+
+#: Cases of a method that another case stands for in `make test`; their shared tests are in `make test-slow`.
+VARIANTS = (
+    "mslora_cr-all", "mslora_cr-merge", "olora-merge", "sefe-merge", "moelora-peer", "hide-peer", "branchlora-shared",
+    "smolora-peer", "l2p-tasks", "l2p-diversify", "mr_lora-ridge", "modalprompt-peer", "agem", "ilora-peer", "osf-peer",
+    "seqlora-replay", "der",
+)  # fmt: skip
+
+#: A method of each kind, for long tests over many methods in `make test`; the other methods are in `make test-slow`.
+OF_EACH_KIND = ("seqlora", "seqfull", "ewc", "lwf", "moelora", "hide", "l2p", "der")
+
+
+def slow_unless(names: Iterable[str], fast: Collection[str]) -> list[Any]:
+    """Names as parameters of a test, of which some are part of `make test`."""
+    return [pytest.param(name, id=name, marks=() if name in fast else (pytest.mark.slow,)) for name in names]
 
 
 #: Cases whose two processes are part of `make test`; the others are in `make test-slow`.

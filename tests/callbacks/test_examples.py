@@ -31,12 +31,12 @@ def run(monkeypatch, name, *arguments):
     ("script", "base", "method", "replay"),
     [
         ("transformers_trainer.py", "llama", "inclora", 0),
-        ("transformers_trainer.py", "llama", "seqlora", 2),
+        pytest.param("transformers_trainer.py", "llama", "seqlora", 2, marks=pytest.mark.slow),
         ("trl_sft.py", "llama", "inclora", 0),
-        ("vision_trainer.py", "llava", "inclora", 0),
+        pytest.param("vision_trainer.py", "llava", "inclora", 0, marks=pytest.mark.slow),
         ("vision_trainer.py", "llava", "inclora", 2),
-        ("trl_vision.py", "llava", "inclora", 0),
-        ("trl_vision.py", "llava", "lwf", 2),
+        pytest.param("trl_vision.py", "llava", "inclora", 0, marks=pytest.mark.slow),
+        pytest.param("trl_vision.py", "llava", "lwf", 2, marks=pytest.mark.slow),
         ("trl_vision.py", "llava", "der", 2),
     ],
 )

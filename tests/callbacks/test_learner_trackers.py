@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from unittest import mock
 
 import pytest
+from method_cases import slow_unless
 from test_learner_runs import Mine, Stopped, learner, rows_of
 from tracked_runs import TRACKERS, one_run_with_everything
 from transformers import AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
@@ -67,7 +68,7 @@ def whole_script(llama, directory, report_to, *, kind=Mine, stop=None, **given):
     made.finish()
 
 
-@pytest.mark.parametrize("tracker", TRACKERS)
+@pytest.mark.parametrize("tracker", slow_unless(TRACKERS, ("tensorboard", "wandb")))
 def test_one_run_has_every_loss_every_cell_the_metrics_and_the_pictures(llama, tmp_path, tracked, tracker):
     out = tmp_path / "stream"
     script(llama, out, tracker, kind=Plain, pages=True)

@@ -29,6 +29,7 @@ from transformers import (
 
 from cl_plugins.base.errors import CompatibilityError, DataError, RecipeError, RunStateError
 from cl_plugins.callbacks import ContinualCallback, ContinualLearner, ContinualTrainerMixin
+from cl_plugins.cli import main
 from cl_plugins.contract.carry import Carry
 from cl_plugins.replay.store import CANDIDATES, Buffer
 
@@ -44,7 +45,16 @@ def buffer(out):
     return Buffer.open(Carry.open(out / "carry"))
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in REPLAY_CASES if case.learner])
+#: Ways of replaying whose siblings are part of `make test`; they are in `make test-slow`.
+SLOW = ("ratio", "highest_loss", "agem", "ilora", "der_full")
+CASES = [
+    pytest.param(case, id=case.id, marks=pytest.mark.slow if case.id in SLOW else ())
+    for case in REPLAY_CASES
+    if case.learner
+]
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_samples_and_weights_are_those_of_a_recipe(case, llama, tmp_path):
     options, replay = dict(case.method), dict(case.replay)
     method = options.pop("name")
@@ -127,7 +137,7 @@ def stream(llama, tmp_path):
     return learner
 
 
-def test_the_first_samples_come_back_in_every_later_task(stream, tmp_path):
+def test_the_first_samples_come_back_in_every_later_task(stream, tmp_path, capsys):
     made = stream.learn(stream(), "one", "two")
     with made.task("three") as task:
         trainer = stream.train(task, "three")
@@ -135,11 +145,9 @@ def test_the_first_samples_come_back_in_every_later_task(stream, tmp_path):
     assert [s.id.partition("-")[0] for s in kept.samples] == ["one", "one", "two", "two", "three", "three"]
     assert len(trainer.train_dataset) == 8
     assert [trainer.train_dataset[4 + i] for i in range(4)] == [stream.row(s.id) for s in kept.samples[:4]]
-    listed = subprocess.run(
-        [sys.executable, "-m", "cl_plugins.cli", "replay", "list", str(tmp_path / "state"), "--json"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert {entry["id"] for entry in json.loads(listed.stdout)} == {s.id for s in kept.samples}
+    capsys.readouterr()
+    assert main(["replay", "list", str(tmp_path / "state"), "--json"]) == 0
+    assert {entry["id"] for entry in json.loads(capsys.readouterr().out)} == {s.id for s in kept.samples}
 
 
 def test_samples_lie_in_the_buffer_only(stream, tmp_path):
@@ -153,8 +161,7 @@ def test_samples_lie_in_the_buffer_only(stream, tmp_path):
 def test_a_deleted_sample_never_comes_back(stream, tmp_path):
     stream.learn(stream(), "one")
     gone = buffer(tmp_path / "state").samples[0].id
-    command = [sys.executable, "-m", "cl_plugins.cli", "replay", "delete", str(tmp_path / "state"), "--id", gone]
-    subprocess.run(command, check=True, capture_output=True)
+    assert main(["replay", "delete", str(tmp_path / "state"), "--id", gone]) == 0
     made = stream()
     with made.task("two") as task:
         trainer = stream.train(task, "two")
@@ -306,8 +313,7 @@ def test_samples_that_a_kill_left_before_there_was_a_buffer_are_taken_away(strea
         with pytest.raises(RunStateError, match="not trained"), stream().task("one"):
             pass
     else:
-        command = [sys.executable, "-m", "cl_plugins.cli", "replay", "purge", str(state), "--older-than", "0h"]
-        subprocess.run(command, check=True, capture_output=True)
+        assert main(["replay", "purge", str(state), "--older-than", "0h"]) == 0
     assert not list(state.rglob(CANDIDATES))
 
 
@@ -327,8 +333,7 @@ def test_samples_that_a_kill_left_outside_the_buffer_are_taken_away(stream, tmp_
     if who == "learner":
         stream.learn(stream(), "two")
     else:
-        command = [sys.executable, "-m", "cl_plugins.cli", "replay", "delete", str(state), "--id", gone]
-        subprocess.run(command, check=True, capture_output=True)
+        assert main(["replay", "delete", str(state), "--id", gone]) == 0
         assert not [path for path in state.rglob("*") if path.is_file() and gone.encode() in path.read_bytes()]
     assert not list(state.rglob(CANDIDATES))
     assert not torn.exists()

@@ -68,7 +68,10 @@ def check(method, got, ours):
         assert gap(got[1], without[1]) > 1e-2
 
 
-@pytest.mark.parametrize("method", [name for name in OPTIONS if CASES[name].run_exp])
+RUN_EXP = [name for name in OPTIONS if CASES[name].run_exp]
+
+
+@pytest.mark.parametrize("method", method_cases.slow_unless(RUN_EXP, (*method_cases.OF_EACH_KIND, "inclora")))
 def test_under_run_exp_with_a_callback(keys, ours, tmp_path, method):
     """One LoRA goes on with `adapter_name_or_path`; a chain of LoRAs starts task 2 from an export."""
     from llamafactory.train.tuner import export_model, run_exp
@@ -114,7 +117,7 @@ def test_a_method_that_chooses_per_sample_needs_a_learner(keys, tmp_path, method
         )
 
 
-@pytest.mark.parametrize("method", list(OPTIONS))
+@pytest.mark.parametrize("method", method_cases.slow_unless(OPTIONS, (*method_cases.OF_EACH_KIND, "mr_lora")))
 def test_with_a_learner_and_the_mixin(llama, keys, ours, tmp_path, method):
     model, tokenizer = AutoModelForCausalLM.from_pretrained(llama), AutoTokenizer.from_pretrained(llama)
     learner = ContinualLearner(

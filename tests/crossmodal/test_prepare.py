@@ -95,6 +95,26 @@ def test_ave(tmp_path):
         sources.read_ave(raw)
 
 
+def test_events_that_ave_names_twice_are_counted(tmp_path):
+    raw = tmp_path / "AVE_Dataset"
+    (raw / "AVE").mkdir(parents=True)
+    parts = {
+        "trainSet": [("Bark", "v1"), ("Violin, fiddle", "v1"), ("Violin, fiddle", "v2"), ("Bark", "v1")],
+        "testSet": [("Bark", "v3"), ("Violin, fiddle", "v4"), ("Violin, fiddle", "v2")],
+    }
+    for name, entries in parts.items():
+        (raw / f"{name}.txt").write_text("".join(f"{label}&{video}&good&0&10\n" for label, video in entries))
+        for _, video in entries:
+            (raw / f"AVE/{video}.mp4").touch()
+    assert prepare.main([str(raw), str(tmp_path / "out"), "--ave", "--classes-per-step", "2"]) == 0
+    notes = yaml.safe_load((tmp_path / "out/stream.yaml").read_text())["notes"]
+    what = "3 lines are left out because their video occurred before: 1 with another class, 1 in another list."
+    assert what in notes
+    assert '"Violin, fiddle"' in notes[0]
+    assert [r["id"] for r in lines(tmp_path / "out", "step1_train")] == ["v1", "v2"]
+    assert [r["id"] for r in lines(tmp_path / "out", "step1_test")] == ["v3", "v4"]
+
+
 def put(path, text=""):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
@@ -215,6 +235,7 @@ def test_samsemo(tmp_path):
     ]
     assert stream["tasks"][3]["overrides"]["labels"] == ["happiness", "neutral", "sadness"]
     assert "The split is the authors'; 5 source videos have scenes in both of its parts." in stream["notes"]
+    assert "5 scenes are left out because they have no aggregated emotion." in stream["notes"]
     found = lines(tmp_path / "out", "de_train")
     assert [record["label"] for record in found] == ["happiness", "sadness", "neutral"]  # one has no emotion
     assert found[0]["words"].startswith("a long text")

@@ -370,6 +370,28 @@ def test_the_answers_of_ten_annotators_come_from_textvqas_own_file(tmp_path: Pat
     assert any(entry["file"].endswith("TextVQA_0.5.1_val.json") for entry in made["coin_textvqa_test"]["raw"])
 
 
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "{question}\nReference OCR token: a, b\nAnswer the question using a single word or phrase.",
+        "Reference OCR token: a, b\n{question}\nAnswer the question using a single word or phrase.",
+        "OCR tokens: a, b. Question: {question} Short answer:",
+        "{question}\nAnswer the question using a single word or phrase.",
+    ],
+)
+def test_annotators_are_found_wherever_a_prompt_has_its_question(prompt: str, tmp_path: Path) -> None:
+    raw, out = llava_raw.coin(tmp_path / "raw"), tmp_path / "out"
+    without_lists(raw)
+    textvqa(raw)
+    path = raw / "Instruction_Original" / "TextVQA" / "val.json"
+    records = json.loads(path.read_text())
+    for record in records:
+        record["text"] = prompt.format(question=record["text"].splitlines()[0])
+    llava_raw.write(path, records)
+    convert("coin", raw, out, tasks=("textvqa",))
+    assert [record["answers"] for record in lines(out, "coin_textvqa_test")] == [[f"a{n}"] * 10 for n in range(4, 8)]
+
+
 def test_annotators_of_another_question_are_not_taken(tmp_path: Path) -> None:
     raw, out = llava_raw.coin(tmp_path / "raw"), tmp_path / "out"
     without_lists(raw)

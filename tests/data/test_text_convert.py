@@ -233,6 +233,36 @@ def test_scienceqa_is_tested_on_the_letter_and_trained_on_the_reasons(tmp_path: 
     assert len(dropped(tmp_path / "out", "trace_scienceqa_test")) == 2
 
 
+def test_scienceqa_of_the_first_release_has_a_word_before_the_letter(tmp_path: Path) -> None:
+    raw = text_raw.trace(tmp_path / "raw")
+    path = raw / "LLM-CL-Benchmark_5000" / "ScienceQA" / "test.json"
+    answers = ["Answer: B\nBecause it is hot.", "Answer: Because it is hot.", "Answer:"]
+    text_raw.write(path, [{"prompt": "p", "answer": answer} for answer in answers])
+    convert("trace", raw, tmp_path / "out", tasks=("scienceqa",))
+    (record,) = lines(tmp_path / "out", "trace_scienceqa_test")
+    assert asked(record)[1] == "B"
+    assert record["answers"] == ["Answer: B\nBecause it is hot."]
+    assert set(dropped(tmp_path / "out", "trace_scienceqa_test").values()) == {
+        "reference begins with no letter of an option"
+    }
+
+
+def test_a_file_that_two_splits_share_is_remarked(tmp_path: Path) -> None:
+    raw = text_raw.trace(tmp_path / "raw")
+    folder = raw / "LLM-CL-Benchmark_5000" / "FOMC"
+    records = json.loads((folder / "train.json").read_text())
+    text_raw.write(folder / "train.json", records[:2])
+    entries = convert("trace", raw, tmp_path / "out", tasks=("fomc",))
+    same = {
+        entry["split"]: [text for text in entry["remarks"] if "is the same file as" in text]
+        for entry in entries.values()
+    }
+    assert same["train"] == []
+    assert [text.partition(" is ")[0].rpartition("/")[2] for text in same["valid"]] == ["eval.json"]
+    assert same["valid"][0].endswith("FOMC/test.json, of the split test")
+    assert same["test"][0].endswith("FOMC/eval.json, of the split valid")
+
+
 def test_long_prompts_keep_their_end(tmp_path: Path) -> None:
     raw = text_raw.trace(tmp_path / "raw")
     convert("trace", raw, tmp_path / "out", tasks=("meetingbank",), settings={"meetingbank.max_words": "3"})

@@ -12,6 +12,8 @@ from launch import environment, execute, free_port
 from running import difference
 from safetensors.torch import load_file
 
+from cl_plugins.encoders.launch import run_recipe
+
 
 REPLAY = {"replay": encoder_runs.REPLAY}
 #: Method, block, and whether losses compare the rows of a micro-batch with each other: then these must be the same rows.
@@ -33,14 +35,12 @@ def data(tmp_path_factory):
     return encoder_runs.build(tmp_path_factory.mktemp("records"), train=16)
 
 
-def launch(keys, folder, processes, check=True):
-    """`cl-plugins run` in fresh processes."""
-    path = folder / f"recipe{processes}.yaml"
+def launch(keys, folder, check=True):
+    """`cl-plugins run` under torchrun with two processes."""
+    path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(keys))
     run = ["-m", "cl_plugins.cli", "run", str(path)]
-    if processes == 1:
-        return execute([sys.executable, *run], check=check)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port"]
     return execute(lambda: [*torchrun, str(free_port()), *run], environment, check=check)
 
 
@@ -54,14 +54,17 @@ def recipe(data, out, name, batch, accumulate=1, **keys):
 
 
 @pytest.fixture(scope="module", params=CASES)
-def both(request, data, tmp_path_factory):
-    """The same recipe at the same global batch, in one process and in two."""
+def both(request, data, tmp_path_factory, server):
+    """The same recipe at the same global batch, in one process and in two; one case as users start it."""
     name, folder = request.param, tmp_path_factory.mktemp(f"two-{request.param}")
     single, double = folder / "single", folder / "double"
     one = recipe(data, single, name, 4, 2) if METHODS[name][2] else recipe(data, single, name, 8)
     del one["ddp_backend"]
-    launch(one, folder, 1)
-    launch(recipe(data, double, name, 4), folder, 2)
+    run_recipe(one)
+    if name == FAST:
+        launch(recipe(data, double, name, 4), folder)
+    else:
+        server.run_in(2, recipe(data, double, name, 4))
     return name, single, double
 
 
@@ -117,9 +120,10 @@ def test_every_item_is_answered_once_and_in_order(both):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("both", [FAST], indirect=True)
 def test_an_error_of_rank_0_ends_all_ranks(both, data, tmp_path):
     """Only rank 0 looks at the run's files; a changed recipe must not leave the other rank waiting."""
     name, _, double = both
-    result = launch(recipe(data, double, name, 4, weight_decay=0.5), tmp_path, 2, check=False)
+    result = launch(recipe(data, double, name, 4, weight_decay=0.5), tmp_path, check=False)
     assert result.returncode != 0
     assert "weight_decay" in result.stdout

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import tiny
-from launch import launch
 from running import NO_TESTS, difference, go
 from safetensors.torch import load_file
 
@@ -12,7 +11,7 @@ from safetensors.torch import load_file
 pytestmark = pytest.mark.slow
 
 
-def test_two_processes_project_what_one_projects(llama, tmp_path):
+def test_two_processes_project_what_one_projects(llama, tmp_path, server):
     """Same global batch; answers of one token. The projection matters far more than the order of the sums."""
     data = tiny.build_data(tmp_path / "data", ("one", "two"), train=8, test=1, text_only=True)
 
@@ -26,7 +25,7 @@ def test_two_processes_project_what_one_projects(llama, tmp_path):
     kept = {"capacity_per_task": 5}
     method = {"name": "gem", "samples": 5}
     go(keys(tmp_path / "single", method, 8, kept))
-    launch(keys(tmp_path / "double", method, 4, kept), tmp_path)
+    server.run_in(2, keys(tmp_path / "double", method, 4, kept))
     go(keys(tmp_path / "plain", "seqlora", 8))
     one, two, plain = (
         load_file(tmp_path / name / "tasks" / "02_two" / "update.safetensors")
@@ -35,7 +34,7 @@ def test_two_processes_project_what_one_projects(llama, tmp_path):
     assert difference(one, two) < 0.1 * difference(one, plain)
 
 
-def test_two_processes_stay_in_the_subspace_of_one(llama, text_data, tmp_path):
+def test_two_processes_stay_in_the_subspace_of_one(llama, text_data, tmp_path, server):
     """Plain gradient descent: Adam makes a full step of any gradient, also of one that is rounding alone."""
 
     def keys(out, per_device):
@@ -45,7 +44,7 @@ def test_two_processes_stay_in_the_subspace_of_one(llama, text_data, tmp_path):
         )  # fmt: skip
 
     go(keys(tmp_path / "single", 8))
-    launch(keys(tmp_path / "double", 4), tmp_path)
+    server.run_in(2, keys(tmp_path / "double", 4))
     for task in ("01_one", "02_two"):
         one, two = (
             load_file(tmp_path / name / "tasks" / task / "update.safetensors") for name in ("single", "double")

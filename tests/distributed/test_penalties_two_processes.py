@@ -6,14 +6,13 @@ import json
 
 import pytest
 import tiny
-from launch import launch
 from method_cases import in_two_processes
 from regularised import logged
 from running import NO_TESTS, difference, go
 
 
 @pytest.mark.parametrize("case", in_two_processes(term=True))
-def test_two_processes_learn_what_one_learns(case, llama, text_data, tmp_path):
+def test_two_processes_learn_what_one_learns(case, llama, text_data, tmp_path, server):
     """Same global batch, accumulated on one side and split on the other; answers of one token."""
     from safetensors.torch import load_file
 
@@ -24,7 +23,7 @@ def test_two_processes_learn_what_one_learns(case, llama, text_data, tmp_path):
 
     single, double = tmp_path / "single", tmp_path / "double"
     go(keys(single, per_device_train_batch_size=4, gradient_accumulation_steps=2))
-    launch(keys(double, per_device_train_batch_size=4), tmp_path)
+    server.run_in(2, keys(double, per_device_train_batch_size=4))
     for task in ("01_one", "02_two"):
         a, b = (load_file(out / "tasks" / task / "update.safetensors") for out in (single, double))
         assert difference(a, b) <= 1e-4

@@ -6,9 +6,8 @@ import json
 
 import pytest
 import tiny
-from launch import launch
 from method_cases import REPLAY_CASES
-from running import difference
+from running import difference, go
 from safetensors.torch import load_file
 
 
@@ -46,14 +45,12 @@ def keys(model, data, out, case, per_device):
 
 
 @pytest.fixture(scope="module", params=CASES)
-def both(request, llama, text_data, tmp_path_factory):
+def both(request, llama, text_data, tmp_path_factory, server):
     """The same recipe at the same global batch, in one process and in two."""
-    from llamafactory.train.tuner import run_exp
-
     folder = tmp_path_factory.mktemp(f"two-{request.param.id}")
     single, double = folder / "single", folder / "double"
-    run_exp(keys(llama, text_data, single, request.param, 8))
-    launch(keys(llama, text_data, double, request.param, 4), folder)
+    go(keys(llama, text_data, single, request.param, 8))
+    server.run_in(2, keys(llama, text_data, double, request.param, 4))
     return single, double
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
-from launch import launch
 from running import NO_TESTS, go
 from safetensors.torch import load_file
 
@@ -15,7 +14,7 @@ METHODS = {"ridge": {"name": "single_task", "selector": {"kind": "ridge"}}, "anc
 
 
 @pytest.mark.parametrize("kind", METHODS)
-def test_statistics_of_two_ranks_are_those_of_one(llava, data, tmp_path, kind):
+def test_statistics_of_two_ranks_are_those_of_one(llava, data, tmp_path, kind, server):
     method = METHODS[kind]
 
     def keys(out, **layout):
@@ -23,7 +22,7 @@ def test_statistics_of_two_ranks_are_those_of_one(llava, data, tmp_path, kind):
         return tiny.recipe(llava, data, out, method, ("one", "two"), cl=dict(NO_TESTS), **more)
 
     go(keys(tmp_path / "single", per_device_train_batch_size=4, gradient_accumulation_steps=2))
-    launch(keys(tmp_path / "double", per_device_train_batch_size=4), tmp_path)
+    server.run_in(2, keys(tmp_path / "double", per_device_train_batch_size=4))
     one, two = (load_file(tmp_path / out / "carry" / "selector.safetensors") for out in ("single", "double"))
     assert one["sums"].shape == (2, one["gram"].shape[0] if kind == "ridge" else 2 * 48)
     assert kind == "ridge" or one["counts"].tolist() == two["counts"].tolist() == [[23, 23]] * 2
@@ -32,7 +31,7 @@ def test_statistics_of_two_ranks_are_those_of_one(llava, data, tmp_path, kind):
         assert (value - two[name]).abs().max() <= 1e-5 * value.abs().max()  # the features themselves are in fp32
 
 
-def test_keys_and_branches_of_two_ranks_are_those_of_one(llava, data, tmp_path):
+def test_keys_and_branches_of_two_ranks_are_those_of_one(llava, data, tmp_path, server):
     """The keys' term joins the loss outside of the wrapped forward, and unchosen branches have no gradient of a row."""
     from running import difference
 
@@ -43,7 +42,7 @@ def test_keys_and_branches_of_two_ranks_are_those_of_one(llava, data, tmp_path):
         return tiny.recipe(llava, data, out, method, ("one", "two"), cl=dict(NO_TESTS), max_steps=3, **layout)
 
     go(keys(tmp_path / "single", per_device_train_batch_size=4, gradient_accumulation_steps=2))
-    launch(keys(tmp_path / "double", per_device_train_batch_size=4), tmp_path)
+    server.run_in(2, keys(tmp_path / "double", per_device_train_batch_size=4))
     for task in ("01_one", "02_two"):
         one, two = (load_file(tmp_path / o / "tasks" / task / "update.safetensors") for o in ("single", "double"))
         assert {"cl_key_text", "cl_key_vision"} < set(one)

@@ -1,4 +1,7 @@
-"""Two gloo ranks do the same work as one process, and share it."""
+"""Two gloo ranks do the same work as one process, and share it.
+
+One case is started as users do it, with `llamafactory-cli` and torchrun; the ranks of the others are forked.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ from contextlib import nullcontext
 import pytest
 import tiny
 from launch import launch
-from method_cases import in_two_processes
-from running import difference
+from method_cases import case_of, in_two_processes
+from running import difference, go
 
 
 TASKS = ("one", "two")
+LAUNCHED = case_of("inclora-merge")
 
 
 def keys(llava, data, out, case, per_device, **more):
@@ -22,14 +26,15 @@ def keys(llava, data, out, case, per_device, **more):
 
 
 @pytest.fixture(scope="module", params=in_two_processes(term=False))
-def both(request, llava, data, tmp_path_factory):
+def both(request, llava, data, tmp_path_factory, server):
     """The same recipe at the same global batch, in one process and in two."""
-    from llamafactory.train.tuner import run_exp
-
     case, folder = request.param, tmp_path_factory.mktemp(f"two-{request.param.id}")
     single, double = folder / "single", folder / "double"
-    run_exp(keys(llava, data, single, case, 8))
-    launch(keys(llava, data, double, case, 4), folder)
+    go(keys(llava, data, single, case, 8))
+    if case is LAUNCHED:
+        launch(keys(llava, data, double, case, 4), folder)
+    else:
+        server.run_in(2, keys(llava, data, double, case, 4))
     return case, single, double
 
 
@@ -97,6 +102,7 @@ def test_final_opens_and_is_the_last_model(both):
     assert (x - y).abs().max() <= 1e-3 * x.abs().max()
 
 
+@pytest.mark.parametrize("both", [pytest.param(LAUNCHED, id=LAUNCHED.id)], indirect=True)
 def test_an_error_of_rank_0_ends_all_ranks(both, llava, data, tmp_path):
     """Only rank 0 looks at the run's files; a changed recipe must not leave the other rank waiting."""
     case, _, double = both

@@ -14,7 +14,10 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 CARDS = sorted((ROOT / "src").glob("cl_plugins/methods/*/README.md"))
-PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *CARDS])
+MEASURED = sorted(
+    (ROOT / "benchmarks" / name / "README.md") for name in ("cross_modal", "eval", "step", "synthetic_conflict")
+)
+PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *CARDS, *MEASURED])
 NO_FORMULA = {"multitask", "single_task"}  # their trainings are those of plain LoRA
 # What GitHub's Markdown would take as its own inside $...$: an escaped sign, and `_` or `*` that may begin emphasis.
 MARKDOWN = re.compile(r"\\[^A-Za-z\s]|[^A-Za-z]_|\*|[<>`]")
@@ -73,7 +76,7 @@ def test_markdown_leaves_it_alone(latex, block):
 @pytest.mark.parametrize(("latex", "block"), ALL)
 def test_it_becomes_mathml(latex, block):
     pytest.importorskip("latex2mathml")
-    page = SimpleNamespace()
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="methods.md"))
     sign = "$$" if block else "$"
     markdown = HOOKS.on_page_markdown(f"with {sign}{latex}{sign} in it", page=page)
     assert "$" not in markdown
@@ -89,6 +92,25 @@ def test_words_of_code_stay_whole():
     html = HOOKS.on_page_content("<p><code>cl-plugins run a --to x</code> a-b</p>", page=SimpleNamespace(formulas=[]))
     whole = '<span class="whole">{}</span>'
     assert html == f"<p><code>{whole.format('cl-plugins')} run a {whole.format('--to')} x</code> a-b</p>"
+
+
+def test_long_keys_break_behind_dots_only():
+    page = SimpleNamespace(formulas=[])
+    cell = "<td><code>cl.stream.tasks[].max_new_tokens</code> a.b</td>"
+    broken = "<td><code>cl.<wbr>stream.<wbr>tasks[].<wbr>max_new_tokens</code> a.b</td>"
+    assert HOOKS.on_page_content(cell, page=page) == broken
+    for left in ("<p><code>0.1.2</code></p>", "<pre><code>cl.eval.scope --to</code></pre>"):
+        assert HOOKS.on_page_content(left, page=page) == left
+
+
+def test_what_was_measured_is_a_page_of_the_site():
+    """On GitHub the links lead to the README next to the results."""
+    assert sorted(HOOKS.MEASURED) == [page.parent.name for page in MEASURED]
+    for depth, start in ((0, "../"), (1, "../../"), (1, "../../../../")):
+        found = HOOKS.to_measured(
+            f"[it]({start}benchmarks/step/README.md#a), [other]({start}benchmarks/seen.yaml)", depth
+        )
+        assert found == f"[it]({'../' * depth}measured/step.md#a), [other]({start}benchmarks/seen.yaml)"
 
 
 def test_dollars_in_code_are_no_formulae():
@@ -123,4 +145,7 @@ def test_every_page_is_in_the_navigation_once():
 
     named = leaves(settings["nav"])
     pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
-    assert sorted(named) == sorted(pages | {f"methods/{card.parent.name}.md" for card in CARDS})
+    beside = {f"methods/{card.parent.name}.md" for card in CARDS} | {
+        f"measured/{page.parent.name}.md" for page in MEASURED
+    }
+    assert sorted(named) == sorted(pages | beside)

@@ -13,7 +13,12 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
-    [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "src").glob("cl_plugins/methods/*/README.md")]
+    [
+        ROOT / "README.md",
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "src").glob("cl_plugins/methods/*/README.md"),
+        *(ROOT / "benchmarks").glob("*/README.md"),
+    ]
 )
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 

@@ -281,6 +281,7 @@ def _seen(recipe: dict[str, Any], method: str = "seqlora", length: int = 64, **k
     return {"host": "LLaMA-Factory", "keys": keys, "cl": block, "callbacks": 0}
 
 
+@pytest.mark.slow  # tests/distributed/test_two_processes.py carries out a whole run this way
 def test_torchrun(outcome):
     assert outcome.code == 0, outcome.log
     expected = [_seen(outcome.recipe, "inclora", 8, learning_rate=0.0003)]

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import killed_runs
 import pytest
-from fork_server import ForkServer
 
 
 @pytest.fixture(scope="session")
@@ -17,14 +16,6 @@ def kill_dir(tmp_path_factory) -> Path:
 def material(kill_dir):
     """Model and data of the runs that are killed."""
     return killed_runs.build(kill_dir)
-
-
-@pytest.fixture(scope="session")
-def server(kill_dir):
-    (kill_dir / "server").mkdir()
-    running = ForkServer(kill_dir / "server")
-    yield running
-    running.close()
 
 
 @pytest.fixture(scope="session")

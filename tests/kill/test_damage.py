@@ -80,23 +80,27 @@ def test_without_any_whole_checkpoint_the_task_begins_anew(server, material, uni
     assert "\n".join(runs.differences(out, uninterrupted("inclora").out)) == ""
 
 
+#: File, damage, whether the file keeps its time, and whether `make test` leaves it to `make test-kill`.
 FINISHED = [
-    ("predictions/zero_shot/two.jsonl", flip, False),
-    ("predictions/after_one/one.jsonl", remove, False),
-    ("predictions/after_one/one.score.json", halve, False),
-    ("tasks/01_one/update.safetensors", flip, False),
-    ("tasks/01_one/update.json", remove, False),
-    ("carry/carry.json", halve, False),
-    ("carry/carry.json", flip, False),
-    ("carry/updates/01_one.safetensors", flip, True),
-    ("carry/updates/01_one.safetensors", remove, True),
-    ("journal.jsonl", halve, False),
-    ("run.json", halve, False),
-    ("run.json", remove, False),
+    ("predictions/zero_shot/two.jsonl", flip, False, False),
+    ("predictions/after_one/one.jsonl", remove, False, True),
+    ("predictions/after_one/one.score.json", halve, False, False),
+    ("tasks/01_one/update.safetensors", flip, False, True),
+    ("tasks/01_one/update.json", remove, False, False),
+    ("carry/carry.json", halve, False, True),
+    ("carry/carry.json", flip, False, True),
+    ("carry/updates/01_one.safetensors", flip, True, False),
+    ("carry/updates/01_one.safetensors", remove, True, True),
+    ("journal.jsonl", halve, False, False),
+    ("run.json", halve, False, True),
+    ("run.json", remove, False, False),
 ]
 
 
-@pytest.mark.parametrize(("name", "damage", "same_time"), FINISHED)
+@pytest.mark.parametrize(
+    ("name", "damage", "same_time"),
+    [pytest.param(*case[:3], marks=[pytest.mark.kill] if case[3] else []) for case in FINISHED],
+)
 def test_a_damaged_file_of_a_finished_step_is_refused(
     name, damage, same_time, server, material, in_training, tmp_path
 ):

@@ -54,8 +54,8 @@ def test_every_batch_is_written_and_nothing_is_left_behind(undisturbed):
 @pytest.mark.parametrize(
     ("row", "moment", "nth", "lines"),
     [
-        ("zero_shot", "after line", 4, BATCHES - 3),  # three of the batches are there
-        ("zero_shot", "torn line", 4, BATCHES - 2),
+        ("zero_shot", "torn line", 4, BATCHES - 2),  # two of the batches are there
+        pytest.param("zero_shot", "after line", 4, BATCHES - 3, marks=pytest.mark.kill),
         pytest.param("zero_shot", "before line", 1, BATCHES + 1, marks=pytest.mark.kill),
         pytest.param("zero_shot", "torn line", 1, BATCHES + 1, marks=pytest.mark.kill),
         pytest.param("zero_shot", "after line", 1, BATCHES, marks=pytest.mark.kill),
@@ -90,6 +90,7 @@ def test_killed_when_all_is_answered(moment, many, undisturbed, server, tmp_path
     assert "\n".join(runs.differences(tmp_path / "out", undisturbed[0])) == ""
 
 
+@pytest.mark.kill
 def test_killed_at_every_batch_in_one_chain(many, undisturbed, server, tmp_path):
     keys, label = recipe(many, tmp_path / "out"), f"after line {PARTS.format('zero_shot')}"
     for done in range(3):
@@ -114,7 +115,10 @@ def test_stopped_politely(many, undisturbed, server, tmp_path):
     assert "\n".join(runs.differences(out, undisturbed[0])) == ""
 
 
-@pytest.mark.parametrize("change", [{"cl": {"eval": {"max_new_tokens": 2}}}, {"per_device_eval_batch_size": 3}])
+@pytest.mark.parametrize(
+    "change",
+    [{"cl": {"eval": {"max_new_tokens": 2}}}, pytest.param({"per_device_eval_batch_size": 3}, marks=pytest.mark.kill)],
+)
 def test_other_settings_make_the_answers_void(change, many, undisturbed, server, tmp_path):
     """Before any step is finished a recipe may be changed; what was answered under the old one must not be used."""
     at = number_of(undisturbed[1].points, f"after line {PARTS.format('zero_shot')}", 4)
@@ -168,6 +172,7 @@ def test_two_ranks_killed_and_one_goes_on(many, undisturbed, server, tmp_path):
     assert "\n".join(runs.differences(out, undisturbed[0])) == ""
 
 
+@pytest.mark.kill
 def test_killed_inside_a_probe(many, server, tmp_path):
     """A probe of seven batches is killed inside its answers, after them, and before its line in the journal."""
     probe = {"name": "general", "test": "one_test", "scorer": "choice_accuracy", "options_column": "options"}

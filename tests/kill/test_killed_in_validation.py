@@ -6,9 +6,11 @@ import shutil
 import signal
 
 import killed_runs as runs
+import pytest
 from validated import BEST, add_valid, stream
 
 
+@pytest.mark.kill
 def test_killed_around_the_best_checkpoint_and_the_end(server, material, tmp_path):
     model, data = material
     data = add_valid(shutil.copytree(data, tmp_path / "data"))

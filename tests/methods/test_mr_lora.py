@@ -7,6 +7,7 @@ import json
 import pytest
 import tiny
 import torch
+from method_cases import slow_unless
 from running import NO_TESTS, go, journal, load, steps
 from safetensors.torch import load_file
 from transformers import TrainerCallback
@@ -69,7 +70,7 @@ def details(out):
     return {entry["step"]: entry["details"] for entry in journal(out)}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", slow_unless(METHODS, ("mr_lora",)))
 def test_the_router_is_a_training_from_the_second_task_on(runs, method):
     out = runs(method)
     trainings = [step for step in steps(out) if step.startswith("train")]
@@ -83,7 +84,7 @@ def test_the_router_is_a_training_from_the_second_task_on(runs, method):
     assert not [key for entry in loss for key in entry if key.startswith("penalty/")]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", slow_unless(METHODS, ("mr_lora",)))
 def test_with_a_perfect_router_questions_are_answered_as_when_the_task_is_given(runs, method):
     told = runs("told", {"name": "mr_lora", "selector": {"kind": "oracle"}})
     if method == "mslora_cr":
@@ -132,7 +133,7 @@ def test_deleted_samples_are_gone_and_the_run_still_answers(llava, told_apart, t
     assert {s.task for s in kept_samples(tmp_path / "run")} == {"one", "three"}
 
 
-@pytest.mark.parametrize("where", ["02_two", "02_two.router", "between"])
+@pytest.mark.parametrize("where", slow_unless(("02_two", "02_two.router", "between"), ("02_two.router",)))
 def test_a_stop_changes_nothing(llava, told_apart, tmp_path, where):
     class Stop(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):

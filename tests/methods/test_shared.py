@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import tiny
-from method_cases import CASES, HALF_CASES
+from drawing import drawn
+from method_cases import CASES, HALF_CASES, VARIANTS
 
 from cl_plugins.testing import suite
 
@@ -16,8 +19,10 @@ def half_llava(tmp_path_factory):
 
 #: The cases in bf16 that are part of `make test`, one for each kind of carry; the others are in `make test-slow`.
 FAST_HALF = ("inclora-stack-bf16", "seqfull-bf16", "moelora-bf16")
+#: The cases whose pictures are drawn: a chain, a joint model, models of their own, and one that chooses.
+DRAWN = ("seqlora", "multitask", "single_task", "hide")
 PARAMS = [
-    *(pytest.param(case, id=case.id) for case in CASES),
+    *(pytest.param(case, id=case.id, marks=pytest.mark.slow if case.id in VARIANTS else ()) for case in CASES),
     *(pytest.param(case, id=case.id, marks=() if case.id in FAST_HALF else pytest.mark.slow) for case in HALF_CASES),
 ]
 
@@ -26,7 +31,8 @@ PARAMS = [
 def observed(request, llava, half_llava, data, tmp_path_factory):
     """A finished run of one method, watched from outside."""
     case = request.param
-    return suite.observe(case, half_llava if case.half else llava, data, tmp_path_factory.mktemp(case.id) / "run")
+    with drawn() if case.id in DRAWN else nullcontext():
+        return suite.observe(case, half_llava if case.half else llava, data, tmp_path_factory.mktemp(case.id) / "run")
 
 
 @pytest.mark.parametrize("check", suite.CHECKS, ids=lambda check: check.__name__)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +21,35 @@ FOLDERS = ("examples", "benchmarks")
 PAPER = ("medical_cl", "mllm_cl", "mllm_cl_ability", "mslora_cr_8", "mslora_cr_6", "coin", "ucit")
 
 
-def yaml_files() -> list[Path]:
-    """Every YAML file under `FOLDERS`, relative to the root."""
+@functools.cache
+def _yaml_files() -> list[Path]:
     found = [p for folder in FOLDERS for suffix in ("yaml", "yml") for p in (ROOT / folder).rglob(f"*.{suffix}")]
     return sorted(p.relative_to(ROOT) for p in found)
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The YAML as LLaMA-Factory's own reader gives it."""
+def yaml_files() -> list[Path]:
+    """Every YAML file under `FOLDERS`, relative to the root."""
+    return list(_yaml_files())
+
+
+@functools.cache
+def _read(path: Path) -> dict[str, Any]:
     return yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The YAML as LLaMA-Factory's own reader gives it, the caller's to change."""
+    return copy.deepcopy(_read(path))
 
 
 def recipes() -> list[Path]:
     """The YAML files that are recipes of a language model."""
-    return [path for path in yaml_files() if "model_name_or_path" in read(path)]
+    return [path for path in yaml_files() if "model_name_or_path" in _read(path)]
 
 
 def encoder_recipes() -> list[Path]:
     """The YAML files that are recipes of a classifier on frozen encoders."""
-    return [path for path in yaml_files() if "encoders" in read(path)]
+    return [path for path in yaml_files() if "encoders" in _read(path)]
 
 
 def paper_recipes() -> list[Path]:
@@ -50,9 +62,16 @@ def host_keys(path: Path) -> dict[str, Any]:
     return {key: value for key, value in read(path).items() if key != "cl"}
 
 
+@functools.cache
 def continual(path: Path) -> CLConfig:
     """The recipe's checked ``cl:`` block, with what its stream adds for it."""
     return parse_cl(read(path)["cl"]).with_defaults(host_keys(path))
+
+
+def first_alike(config: CLConfig, task: str) -> str:
+    """The first task of the stream with the keys of this one: to the host, only their data differ."""
+    own = config.overrides_for(task)
+    return next(t.name for t in config.stream.tasks if t.train and config.overrides_for(t.name) == own)
 
 
 def problems_of(recipe: dict[str, Any]) -> list[str]:

@@ -34,8 +34,9 @@ def _count(parameters: dict[str, Any], part: str) -> int:
     return sum(p.numel() for name, p in parameters.items() if part in name)
 
 
-KEYS = ("finetuning_type", "lora_target", "lora_rank", "additional_target", "freeze_vision_tower",
-        "freeze_multi_modal_projector", "freeze_language_model")  # fmt: skip
+#: A rank is read off the recipe; two of them show that the counts follow it, and test_recipe_files.py checks each.
+KEYS = ("finetuning_type", "lora_target", "additional_target", "freeze_vision_tower", "freeze_multi_modal_projector",
+        "freeze_language_model")  # fmt: skip
 
 
 def _distinct(finetuning_type: str) -> list[Path]:

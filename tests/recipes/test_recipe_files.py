@@ -14,6 +14,7 @@ from recipe_files import (
     ROOT,
     continual,
     encoder_recipes,
+    first_alike,
     host_keys,
     paper_recipes,
     problems_of,
@@ -97,7 +98,7 @@ def test_host_accepts_the_keys_of_every_task(path: Path, parse_task: Callable[..
     config = continual(path)
     for task in config.stream.tasks if config.block.only is None else [config.stream.task(config.block.only)]:
         args = parse_task(path, task.name)
-        assert args.data.dataset == list(task.train)
+        assert args.data.dataset == list(config.stream.task(first_alike(config, task.name)).train)
         rate = config.overrides_for(task.name).get("learning_rate", read(path)["learning_rate"])
         assert args.training.learning_rate == pytest.approx(float(rate))
 

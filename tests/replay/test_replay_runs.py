@@ -9,7 +9,7 @@ import marked
 import pytest
 import tiny
 from marked import TASKS, manifest, mark, run
-from method_cases import CASES, WITHOUT_LANGUAGE_MODEL, mapping_of
+from method_cases import CASES, OF_EACH_KIND, WITHOUT_LANGUAGE_MODEL, mapping_of, slow_unless
 from running import go
 from safetensors.torch import load_file
 
@@ -114,7 +114,7 @@ def terms(out, task):
     return {key.removeprefix("penalty/") for entry in history for key in entry if key.startswith("penalty/")}
 
 
-@pytest.mark.parametrize("method", SEQUENTIAL)
+@pytest.mark.parametrize("method", slow_unless(SEQUENTIAL, OF_EACH_KIND))
 def test_every_kept_sample_is_added_once_under_any_method(method, llama, texts, tmp_path, loaded):
     out = run(llama, texts, tmp_path / "run", mapping_of(method), replay={"capacity_per_task": 3})
     if get_method(method).capabilities.needs_replay:  # it draws from the buffer by itself
@@ -126,7 +126,10 @@ def test_every_kept_sample_is_added_once_under_any_method(method, llama, texts, 
     assert bool(terms(out, "02_two")) == (method in with_term)
 
 
-@pytest.mark.parametrize("method", [n for n in SEQUENTIAL if not get_method(n).capabilities.needs_replay])
+WITHOUT_OWN_REPLAY = [n for n in SEQUENTIAL if not get_method(n).capabilities.needs_replay]
+
+
+@pytest.mark.parametrize("method", slow_unless(WITHOUT_OWN_REPLAY, OF_EACH_KIND))
 def test_separate_memory_batches_beside_the_terms_of_any_method(method, llama, texts, tmp_path, loaded):
     """Each term is there, and each changes what is learned."""
     replay = {"capacity_per_task": 3, "mixing": "separate"}

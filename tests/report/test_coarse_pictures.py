@@ -52,6 +52,7 @@ def test_the_mean_is_that_of_the_learned_tasks_that_were_measured(folder):
     assert named["the task just trained"] == [90.0] * 10
 
 
+@pytest.mark.usefixtures("pictures_drawn")
 def test_the_report_uses_them(folder, monkeypatch):
     drawn = []
     for name in ("matrix", "lines"):

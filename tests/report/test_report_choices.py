@@ -57,6 +57,7 @@ def test_the_oracle_row_is_beside_the_chosen_one_and_not_in_the_matrix(routed):
     assert rows[2] == ["lost by the choice", "8.33", "25.83", "0.00", "0.50", "8.66"]
 
 
+@pytest.mark.usefixtures("pictures_drawn")
 def test_pages_have_tables_and_picture(routed):
     names = {path.name for path in write_report(routed)}
     assert "confusion.png" in names
@@ -82,6 +83,7 @@ def test_a_model_that_chooses_nothing_has_no_picture(tmp_path):
     assert "own task" not in (run / "report.md").read_text()
 
 
+@pytest.mark.usefixtures("pictures_drawn")
 def test_choices_of_many_tasks_with_long_names(tmp_path):
     tasks = [f"a_task_with_a_long_name_{i}" for i in range(12)]
     run = make_run(tmp_path / "run", tasks, [[50.0] * 12 for _ in tasks])

@@ -53,6 +53,7 @@ def test_a_summary_is_mean_and_half_the_t_interval():
     assert summarise([None]).mean is None
 
 
+@pytest.mark.usefixtures("pictures_drawn")
 def test_seeds_of_a_method_become_one_row_with_an_interval(tmp_path):
     runs = [*seeds(tmp_path, "inclora"), *seeds(tmp_path, "seqlora", moves=(-3.0,))]
     written = compare(runs, tmp_path / "out")
@@ -80,6 +81,7 @@ def test_seeds_of_a_method_become_one_row_with_an_interval(tmp_path):
     assert (tmp_path / "out/compare.html").read_text().count("data:image/png;base64,") == 2
 
 
+@pytest.mark.usefixtures("pictures_drawn")
 def test_the_same_runs_give_the_same_bytes_and_the_callers_writing_is_used(tmp_path):
     runs = seeds(tmp_path)
     first, second = {}, {}
@@ -402,12 +404,14 @@ def test_metrics_of_a_stream_cut_short_are_not_averaged_with_others(tmp_path):
     assert 87.0 not in read_comparison(runs).groups[0].metrics["mft"].values
 
 
+@pytest.mark.usefixtures("pictures_drawn")
 def test_only_unfinished_runs_can_be_compared_too(tmp_path):
     runs = [demo_run(tmp_path / name, scores=DEMO_SCORES[:1]) for name in "ab"]
     compare(runs, tmp_path / "out")
     assert "| inclora | 0 + 2 † | – |" in (tmp_path / "out/compare.md").read_text()
 
 
+@pytest.mark.usefixtures("pictures_drawn")
 def test_joint_models_have_final_scores_and_no_forgetting(tmp_path):
     joint = make_run(
         tmp_path / "joint", DEMO_TASKS, [[90.0, 80.0, 70.0, 40.0]], zero_shot=DEMO_ZERO, rows=["joint"], method="multitask", bleu=("rad",)
@@ -524,3 +528,18 @@ def test_runs_that_recorded_nothing_are_compared_all_the_same(tmp_path):
     (runs[0] / "run.json").unlink()
     compare(runs, tmp_path / "out")
     assert "not recorded" in (tmp_path / "out/compare.md").read_text()
+
+
+def test_a_list_in_a_label_is_short_and_no_label_of_the_picture_is_cut(tmp_path):
+    from cl_plugins.report.comparison_picture import _label
+
+    selector = {"kind": "ridge", "features": ["vision", "text"], "penalty": 0.5}
+    told = recipe(cl={"method": {"name": "single_task", "selector": selector}})
+    runs = [demo_run(tmp_path / f"{seed}", method="single_task", seed=seed, recipe=told) for seed in (1, 2)]
+    (group,) = read_comparison(runs).groups
+    assert "features=vision+text" in group.label
+    shown = _label(group.label).split("\n")
+    assert shown[0] == "single_task"
+    assert max(map(len, shown)) <= 34
+    assert " ".join(shown) == group.label
+    assert _label("a plain name") == "a plain name"

@@ -98,6 +98,7 @@ def test_a_finished_run(tmp_path):
     assert page.open == []
 
 
+@pytest.mark.usefixtures("pictures_drawn")
 def test_the_page_needs_no_other_file_and_fits_a_phone(tmp_path):
     files = report_of(demo_run(tmp_path / "run"))
     source = files["report.html"].decode()
@@ -121,6 +122,7 @@ def test_the_page_needs_no_other_file_and_fits_a_phone(tmp_path):
     assert all(around in (["scroll"], ["scroll edge"]) for around in page.outside)
 
 
+@pytest.mark.usefixtures("pictures_drawn")
 def test_the_same_input_gives_the_same_bytes_in_any_process_and_style(tmp_path):
     directory = demo_run(tmp_path / "run")
     first = report_of(directory)
@@ -137,6 +139,7 @@ def test_the_same_input_gives_the_same_bytes_in_any_process_and_style(tmp_path):
     assert {name: (directory / name).read_bytes() for name in FILES} == first
 
 
+@pytest.mark.usefixtures("pictures_drawn")
 def test_pictures_for_papers_are_vectors_with_their_text_as_text(tmp_path):
     files = report_of(demo_run(tmp_path / "run"))
     for name in ("matrix.pdf", "forgetting.pdf"):
@@ -188,6 +191,7 @@ def test_versions_and_hashes_are_folded(tmp_path):
     assert "3 min 35 s" in page.partition("<details>")[0]
 
 
+@pytest.mark.usefixtures("pictures_drawn")
 def test_drawing_leaves_no_trace_in_matplotlib(tmp_path):
     import matplotlib
 
@@ -313,6 +317,7 @@ def test_a_test_set_smaller_than_the_limit_is_not_called_limited(tmp_path):
     ],
     ids=["unfinished", "nothing measured", "only", "zero-shot only", "nothing", "joint", "single_task", "bare"],
 )
+@pytest.mark.usefixtures("pictures_drawn")
 def test_runs_of_every_shape_have_a_report(tmp_path, scores, settings):
     files = report_of(demo_run(tmp_path / "run", scores=scores, **settings))
     for name in ("matrix.png", "forgetting.png"):
@@ -344,6 +349,7 @@ def test_a_joint_model_is_shown_as_bars_of_its_scores(tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 2, 12])
+@pytest.mark.usefixtures("pictures_drawn")
 def test_streams_of_one_to_twelve_tasks(tmp_path, count):
     tasks = [f"task_{index}" for index in range(count)]
     scores = [[50.0 + i - j if j <= i else 20.0 for j in range(count)] for i in range(count)]
@@ -352,6 +358,7 @@ def test_streams_of_one_to_twelve_tasks(tmp_path, count):
     assert files["report.md"].decode().count("task\\_0") >= 3
 
 
+@pytest.mark.usefixtures("pictures_drawn")
 def test_names_that_are_markup_long_or_of_another_script(tmp_path, recwarn):
     tasks = ["<script>alert(1)</script>", "a|b*c_d`e", "$cost_{5}$", "細胞計數 Röntgen", "x" * 80]
     scores = [[60.0 if j <= i else None for j in range(5)] for i in range(5)]

@@ -188,6 +188,12 @@ def files_of(run, monkeypatch) -> dict[str, str]:
     return found
 
 
+@pytest.fixture(scope="module")
+def plain_files(plain):
+    with pytest.MonkeyPatch.context() as patch:
+        return files_of(named(plain, "plain"), patch)
+
+
 @given(name=names)
 @example(name="".join(HOSTILE))
 @example(name=" ")
@@ -202,13 +208,14 @@ def files_of(run, monkeypatch) -> dict[str, str]:
     ),  # a report takes too long to be made a thousand times for a smaller example
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-def test_a_report_keeps_its_shape(name, plain, monkeypatch):
-    ours = files_of(named(plain, "plain"), monkeypatch)
+def test_a_report_keeps_its_shape(name, plain, plain_files, monkeypatch):
+    ours = plain_files
     theirs = files_of(named(plain, name), monkeypatch)
     assert ours.keys() == theirs.keys() >= {"report.md", "report.html", "matrix.tex", "compare.md", "compare.html"}
     for file in ("report.html", "compare.html"):
         expected, found = Tags(ours[file]), Tags(theirs[file])
-        assert found.tags == expected.tags, file
+        notes = ("code", ())  # what a note has between back-ticks
+        assert [tag for tag in found.tags if tag != notes] == [tag for tag in expected.tags if tag != notes], file
         assert found.odd == expected.odd
     for file in ("report.md", "compare.md"):
         expected, found = rendered(ours[file]), rendered(theirs[file])
@@ -290,6 +297,7 @@ def test_numbers_stay_numbers_in_tables():
     assert csv_bytes(rows).decode() == "-1.5,-1.5,+2,,,'-,'=1+1,'@x,'\tx,a=b,3\n"
 
 
+@pytest.mark.usefixtures("pictures_drawn")
 def test_pictures_are_drawn_with_such_names(tmp_path):
     """One run through all of it, from files: a refusal, or a report."""
     from cl_plugins.base.errors import ClPluginsError

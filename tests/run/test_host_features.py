@@ -6,6 +6,7 @@ import json
 
 import pytest
 import tiny
+from method_cases import slow_unless
 from regularised import text_tasks
 from running import NO_TESTS, go
 from watched import watch
@@ -65,7 +66,15 @@ def updates(out):
     return [(out / "tasks" / f"0{i}_{task}" / "update.safetensors").read_bytes() for i, task in enumerate(TASKS, 1)]
 
 
-@pytest.mark.parametrize("case", CASES)
+#: Every feature with one method, and a few with another; the others are in `make test-slow`.
+FAST = {case for case, (method, _) in CASES.items() if method is MERGE} | {
+    "rslora inclora stack",
+    "rslora lwf ",
+    "packing olora",
+}
+
+
+@pytest.mark.parametrize("case", slow_unless(CASES, FAST))
 def test_a_chain_with_it_hands_on_what_was_trained(case, make, plain, tmp_path):
     method, keys = CASES[case]
     out = tmp_path / "run"

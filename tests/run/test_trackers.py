@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import tiny
 from launch import launch
+from method_cases import slow_unless
 from running import go
 from tracked_runs import CELLS, FAKES, TRACKERS, one_run_with_everything
 
@@ -34,7 +35,7 @@ def test_one_run_has_everything_in_its_place(run, llama, text_data, tmp_path, tr
     assert not list(out.glob("**/swanlab_public_config.json"))
 
 
-@pytest.mark.parametrize("tracker", TRACKERS)
+@pytest.mark.parametrize("tracker", slow_unless(TRACKERS, ("tensorboard", "wandb")))
 def test_a_process_for_every_step_goes_on_with_that_run(llama, text_data, tmp_path, tracked, tracker):
     """As `cl-plugins run --isolate` and a scheduler that restarts a job do."""
     keys = recipe(llama, text_data, tmp_path / "stream", tracker)

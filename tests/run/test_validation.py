@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import tiny
-from method_cases import mapping_of
+from method_cases import OF_EACH_KIND, mapping_of, slow_unless
 from running import go, recipe
 from transformers import TrainerCallback
 from validated import BEST, VALID, add_valid, details, losses, stream, validated
@@ -221,7 +221,7 @@ def test_a_run_of_before_there_were_validation_sets_goes_on(llama, texts, tmp_pa
 METHODS = ["l2p", "modalprompt", "moelora", "branchlora", "hide", "smolora", "clmoe", "olora", "lwf", "osf", "seqfull"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", slow_unless(METHODS, OF_EACH_KIND))
 def test_methods_end_with_the_best_weights(llava, data, tmp_path, method):
     """What a task leaves at its best step is what a training of that length leaves."""
     folder = add_valid(shutil.copytree(data, tmp_path / "data"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 
+import pytest
 import tiny
 from running import load
 
@@ -29,6 +30,19 @@ RUNS = {
     "routed, prompts of tasks": {"method": {"name": "modalprompt", "prompt_length": 2, "prompts": 2}},
 }
 ROUTED = [name for name in RUNS if name.startswith("routed")]
+#: Kinds that a sibling stands for in `make test`; they are in `make test-slow`.
+SLOW = (
+    "routed by token, bf16",
+    "routed by row, picture and instruction",
+    "routed by token and task",
+    "routed by weights, all layers",
+    "routed, prompts of tasks",
+)
+
+
+def kinds(names):
+    """Names of runs as parameters of a test."""
+    return [pytest.param(name, id=name, marks=pytest.mark.slow if name in SLOW else ()) for name in names]
 
 
 def enlarged(picture, pixels=32 * 32):

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import tiny
 from apart import TASKS
-from served_models import ROUTED, RUNS, TOKENS, request, streamed
+from served_models import ROUTED, RUNS, TOKENS, kinds, request, streamed
 
 from cl_plugins.base.errors import RecipeError, RunStateError
 
@@ -20,7 +20,7 @@ def chat_model(final, **keys):
     return ChatModel({"cl": {"model": str(final)}, **keys})
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", kinds(RUNS))
 def test_chat_answers_as_the_run_did(finished, name):
     """Nothing but `cl.model` is needed: base, template and precision are those of the run."""
     run = finished(name)

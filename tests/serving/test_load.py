@@ -11,14 +11,14 @@ import pytest
 import tiny
 import torch
 from apart import TASKS
-from served_models import ROUTED, RUNS, answers, manifest
+from served_models import ROUTED, RUNS, answers, kinds, manifest
 
 import cl_plugins
 from cl_plugins.base.errors import RecipeError, RunStateError
 from cl_plugins.records.carry import ModelManifest
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", kinds(RUNS))
 def test_it_answers_as_the_last_row(finished, name):
     run = finished(name)
     model = cl_plugins.load(run.final)
@@ -36,7 +36,7 @@ def test_the_directory_of_the_run_does_as_well(finished):
     ]
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", kinds(RUNS))
 def test_the_manifest_says_what_is_needed(finished, name):
     run = finished(name)
     found = manifest(run.final)

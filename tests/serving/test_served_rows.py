@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from served_models import ROUTED, answers
+from served_models import ROUTED, answers, kinds
 
 import cl_plugins
 
@@ -11,7 +11,7 @@ import cl_plugins
 THIRTY = 30
 
 
-@pytest.mark.parametrize("name", ROUTED)
+@pytest.mark.parametrize("name", kinds(ROUTED))
 def test_a_row_is_answered_alike_in_every_batch(finished, name):
     """Thirty at a time, padded on the left, rows of text among rows with pictures, with and without a cache of keys and values;
     and alone."""

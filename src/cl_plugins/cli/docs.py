@@ -23,10 +23,11 @@ keys below `cl.stream`. `cl.method` holds `name` and the options of that method.
 
 
 _EPILOG = """\
-keys, reveals, methods and refused are pages in Markdown. schema is a JSON
-schema of a recipe, stream-schema one of a stream file: an editor with
-yaml-language-server completes and checks the `cl:` block of a recipe that
-begins with the line
+keys, cli and refused are pages in Markdown; reveals, methods and scorers are
+tables of pages. schema is a JSON schema of a recipe, stream-schema one of a
+stream file: an editor with yaml-language-server (VS Code's YAML extension,
+Neovim, Emacs) completes and checks the `cl:` block of a recipe that begins with
+the line
 
   # yaml-language-server: $schema=recipe.schema.json
 
@@ -77,7 +78,7 @@ def keys_page() -> str:
         if entry.value is None or entry.distribution != "cl-plugins":
             continue
         parts.append(f"### `{entry.name}`")
-        parts.append(f"{entry.value.title}: carries {entry.value.capabilities.carries}.")
+        parts.append(f"{entry.value.title}.")
         options = describe(entry.value.config_class, "cl.method.")
         parts += [_table(options)] if options else []
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
@@ -140,6 +141,24 @@ def methods_tables() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def scorers_table() -> str:
+    """Every scorer of this package but the reference scorers, as a table in Markdown."""
+    from ..base.registry import OWN
+    from ..evaluation.scorers import BaseScorer, scorer_entries
+    from .markdown import table
+
+    found = [entry.value for entry in scorer_entries() if entry.distribution == OWN]
+    rows = [(f"`{each.key}`", each.summary, each.reports) for each in found if isinstance(each, BaseScorer)]
+    return table(("scorer", "rule", "also reported"), rows) + "\n"
+
+
+def commands_page() -> str:
+    """Every command of the command line, in Markdown."""
+    from .command_page import commands_page as page
+
+    return page()
+
+
 def refused_page() -> str:
     """What is refused, why, and what to do, in Markdown."""
     from .refused import refused_page as page
@@ -171,6 +190,8 @@ _PAGES = {
     "keys": keys_page,
     "reveals": reveals_table,
     "methods": methods_tables,
+    "scorers": scorers_table,
+    "cli": commands_page,
     "refused": refused_page,
     "schema": schema_page,
     "stream-schema": stream_schema_page,

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 _EPILOG = """\
 The model is rebuilt from the base and the carry of the run, and tested with the
-same code as in a run. Predictions and scores go to DIR/predictions/.
+same code as in a run: the answers are the same, byte for byte. Predictions and
+scores go to DIR/predictions/. Earlier models need the updates of the tasks,
+which `cl.keep: all` (the default) keeps. Settings of DeepSpeed and FSDP are
+ignored, and so are options of the recipe that name code.
 
   cl-plugins evaluate RUN --out again                         all tasks
   cl-plugins evaluate RUN --task path --after sur --out old   as of sur

@@ -9,14 +9,14 @@ from ..base.errors import Problem, RecipeError
 
 
 _EPILOG = """\
-  cl-plugins import base llava_med_v1.5
+  cl-plugins import base llava_med_v1.5 \\
       --vision-tower clip-vit-large-patch14-336 --out models/llava_med
 
 A checkpoint of the original LLaVA in the layout of Transformers; a recipe names
 DIR as `model_name_or_path`. Only the two folders are read: the name of the
 vision tower in the checkpoint is not used.
 
-  cl-plugins import run mslora_cr.yaml pathvqa=ckpt/pathvqa derm=ckpt/derm
+  cl-plugins import run mslora_cr.yaml pathvqa=ckpt/pathvqa derm=ckpt/derm \\
       lora_rank=64 --out saves/theirs
   cl-plugins evaluate saves/theirs --matrix --out saves/theirs_tested
 

@@ -20,7 +20,7 @@ sites before. Streams, scorers and test sets of the sites must agree, and every
 site must have begun with the carry of the site before. `cl-plugins report` and
 `compare` take the result as they take a run.
 
-  cl-plugins matrix import their.csv --method theirs --stream demo
+  cl-plugins matrix import their.csv --method theirs --stream demo \\
       --scorer path=accuracy rad=bleu --out saves/theirs
 
 FILE has the tasks as columns and the measurements as rows, both in the order of
@@ -34,9 +34,9 @@ learning, as matrix.csv of every run:
 A row is named after the task that had just been trained, or zero_shot, or
 joint; an empty field was not measured.
 
-  cl-plugins matrix import zero_shot=base/results_1.json
-      path=after_path/results_2.json rad=after_rad/results_3.json
-      --task path=vqa_path rad=vqa_rad general=mmlu
+  cl-plugins matrix import zero_shot=base/results_1.json \\
+      path=after_path/results_2.json rad=after_rad/results_3.json \\
+      --task path=vqa_path rad=vqa_rad general=mmlu \\
       --method theirs --stream demo --out saves/theirs
 
 ROW=FILE gives a result file for a row, in the order of learning: results of

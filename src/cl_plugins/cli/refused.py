@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .markdown import table
+
 
 if TYPE_CHECKING:
     from ..base.errors import Problem
@@ -24,8 +26,8 @@ _INTRO = """\
 
 A recipe is checked before the base is loaded, and all its problems are reported at once. `cl-plugins validate` makes the same checks. The
 tables below are generated: each row is an example that was given to the checker, with its answer. What a method is tested with is on the
-page [Methods](methods.md), what is refused in files that were received or edited on the page [Runs](runs.md#damaged-and-edited-files), what
-`data prepare` drops on the page [Preparing data](data.md#what-is-dropped-and-what-is-an-error).
+page [Methods](methods.md), what is refused in files that were received or edited on the page [Files of a run](files.md), what `data prepare`
+drops on the page [Preparing data](data.md#what-is-dropped-and-what-is-an-error).
 """
 _KEYS = """\
 ## Keys of LLaMA-Factory
@@ -53,8 +55,8 @@ def keys_section() -> str:
     """The tables of keys and of values."""
     from ..host import keys
 
-    refused = _table(("keys", "why", "what to do"), _key_rows(keys.refused_keys()))
-    limits = _table(("keys", "smallest", "largest"), _bound_rows(keys.bounds()))
+    refused = table(("keys", "why", "what to do"), _key_rows(keys.refused_keys()))
+    limits = table(("keys", "smallest", "largest"), _bound_rows(keys.bounds()))
     return "\n\n".join((_KEYS, refused, _VALUES, limits))
 
 
@@ -69,7 +71,7 @@ def group_section(title: str) -> str:
 
     with quiet_host():
         found = [row for example in GROUPS[title] for row in _rows(example)]
-    return f"## {title}\n\n" + _table(("example", "where", "why it is refused", "what to do"), found)
+    return f"## {title}\n\n" + table(("example", "where", "why it is refused", "what to do"), found)
 
 
 def problems_of(example: Example) -> list[Problem]:
@@ -183,19 +185,3 @@ def _bound_rows(bounds: Mapping[tuple[float, float], list[str]]) -> list[tuple[s
         return "" if math.isinf(value) else f"{value:g}" if value < 1e6 else str(int(value))
 
     return [(", ".join(f"`{key}`" for key in keys), *map(shown, limits)) for limits, keys in bounds.items()]  # type: ignore[misc]
-
-
-def _table(head: tuple[str, ...], rows: list[Any]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(_cell(text) for text in line) + " |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    """A text in one cell of a table: no line ends, no bars, no tags."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;") if "`" not in text else _coded(text)
-
-
-def _coded(text: str) -> str:
-    """The same for a text with code, in which tags are shown as they are."""
-    parts = " ".join(text.split()).replace("|", "\\|").split("`")
-    return "`".join(part if number % 2 else part.replace("<", "&lt;") for number, part in enumerate(parts))

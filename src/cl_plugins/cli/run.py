@@ -15,6 +15,8 @@ With it, that command is started with `cl.stop_after=1` until the run is
 finished: every step has a separate process, for memory that fragments and
 engines that cannot be set up twice. A start that ends with exit code 75 is
 repeated; any other failure ends it, and the same command resumes it later.
+Variables such as FORCE_TORCHRUN, NNODES and NODE_RANK work as usual; launchers
+are not nested.
 
   cl-plugins run recipe.yaml --isolate
   cl-plugins run recipe.yaml --isolate --steps 4 max_steps=100

@@ -19,8 +19,8 @@ Checks the `cl:` block, the stream, the method with the engine and precision of
 the recipe, data set names and files, lets LLaMA-Factory (with `encoders:`,
 Transformers) parse the arguments of every task, and prepares the training and
 test sets of all tasks as the run will (kept in the cache of the `datasets`
-library; `--quick` leaves this out). Words of the form key=value apply to all
-recipes:
+library; `--quick` leaves this out), and scores every reference against itself.
+Words of the form key=value apply to all recipes:
 
   cl-plugins validate examples/yaml/demo/*.yaml
   cl-plugins validate recipe.yaml use_cpu=true     (on a machine without a GPU)

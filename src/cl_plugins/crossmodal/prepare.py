@@ -146,7 +146,8 @@ def write_stream(
         tasks.append({"name": name, **sets, **of_task, "overrides": {"labels": labels}})
     if problems:
         raise DataError(problems)
-    order = "; ".join(", ".join(members) for members in steps)
+    # AVE has classes such as "Violin, fiddle".
+    order = "; ".join(", ".join(f'"{m}"' if "," in m or ";" in m else m for m in members) for members in steps)
     seeded = f" (seed {seed})" if by == "label" else ""
     first = f"Order of the {'classes' if by == 'label' else 'domains'}{seeded}: {order}."
     (target / "dataset_info.json").write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
@@ -177,8 +178,8 @@ def _is_file(path: Path) -> bool:
 def _protocol(name: str, source: Path, target: Path, args: argparse.Namespace) -> None:
     """Make the stream of a protocol out of what the authors of its data distribute."""
     about = sources.protocol(name)
-    found = sources.read(name, source, target / "signals")
     notes = list(about.notes)
+    found = sources.read(name, source, target / "signals", notes)
     if args.split == "group":
         found = [{key: value for key, value in record.items() if key != "split"} for record in found]
         notes.append(

@@ -49,8 +49,9 @@ class Protocol:
     notes: list[str] = option(factory=list, help="What a reader of every result has to know.")
 
 
-#: Name of a protocol -> its reader: the folder of the source and a folder for files that are made -> samples.
-Reader = Callable[[Path, Path], list[Record]]
+#: Name of a protocol -> its reader: the folder of the source, a folder for files that are made, and notes on what is left
+#: out, which it adds to -> samples.
+Reader = Callable[[Path, Path, list[str]], list[Record]]
 
 
 def protocols() -> tuple[str, ...]:
@@ -78,19 +79,35 @@ def protocol(name: str) -> Protocol:
     return found
 
 
-def read(name: str, folder: Path, made: Path) -> list[Record]:
+def read(name: str, folder: Path, made: Path, notes: list[str]) -> list[Record]:
     """The samples of a protocol.
 
     Args:
         name: One of `protocols`.
         folder: The folder that the authors' files are in.
         made: A folder for files that are made from them.
+        notes: Gets a sentence on what was left out, with its number.
 
     Raises:
         DataError: With what is missing or has another form.
     """
     readers: dict[str, Reader] = {"ave": read_ave, "uestc_mmea_cl": read_uestc_mmea_cl, "samsemo": read_samsemo}
-    return readers[name](folder, made)
+    return readers[name](folder, made, notes)
+
+
+def _first_ones(records: Sequence[Record], what: str, notes: list[str]) -> list[Record]:
+    """The first record of every id; a note counts the others."""
+    found: dict[str, Record] = {}
+    for record in records:
+        found.setdefault(record["id"], record)
+    if len(found) < len(records):
+        later = [(found[record["id"]], record) for record in records if found[record["id"]] is not record]
+        labels, splits = (sum(one[key] != other[key] for one, other in later) for key in ("label", "split"))
+        notes.append(
+            f"{len(later)} lines are left out because their {what} occurred before: {labels} with another class, "
+            f"{splits} in another list."
+        )
+    return list(found.values())
 
 
 def _lines(path: Path, problems: list[Problem], fix: str) -> list[tuple[str, str]]:
@@ -104,7 +121,7 @@ def _lines(path: Path, problems: list[Problem], fix: str) -> list[tuple[str, str
     return [(f"{path}, line {number}", line.strip()) for number, line in lines if line.strip()]
 
 
-def read_ave(folder: Path, made: Path | None = None) -> list[Record]:
+def read_ave(folder: Path, made: Path | None = None, notes: list[str] | None = None) -> list[Record]:
     """AVE: ``trainSet.txt``, ``testSet.txt`` and the videos in ``AVE/``.
 
     A line is ``category&video id&quality&start&end``. A video occurs once per event; the first category counts.
@@ -112,11 +129,12 @@ def read_ave(folder: Path, made: Path | None = None) -> list[Record]:
     Args:
         folder: The folder of the lists.
         made: Not used.
+        notes: Gets a sentence on what was left out.
 
     Raises:
         DataError: If a list or a video is missing, or a line has another form.
     """
-    found: dict[str, Record] = {}
+    found: list[Record] = []
     problems: list[Problem] = []
     for split, name in (("train", "trainSet.txt"), ("test", "testSet.txt")):
         for where, line in _lines(folder / name, problems, "Give the folder of AVE's lists."):
@@ -131,13 +149,13 @@ def read_ave(folder: Path, made: Path | None = None) -> list[Record]:
                 problems.append(Problem(str(folder / file), "is missing.", "Download the videos of AVE."))
                 continue
             record = {"id": video, "label": label, "picture": file, "sound": file, "group": video, "split": split}
-            found.setdefault(video, record)
+            found.append(record)
     if problems:
         raise DataError(problems[:_SHOWN])
-    return list(found.values())
+    return _first_ones(found, "video", [] if notes is None else notes)
 
 
-def read_uestc_mmea_cl(folder: Path, made: Path) -> list[Record]:
+def read_uestc_mmea_cl(folder: Path, made: Path, notes: list[str] | None = None) -> list[Record]:
     """UESTC-MMEA-CL: ``train.txt``, ``test.txt``, ``video/`` and ``sensor/``.
 
     A line begins with a path that ends in ``<number>_<class>/<clip>``.
@@ -145,13 +163,14 @@ def read_uestc_mmea_cl(folder: Path, made: Path) -> list[Record]:
     Args:
         folder: The folder of the lists.
         made: Gets the two signals of each clip: acceleration in g and rotation in degrees per second, filtered.
+        notes: Gets a sentence on what was left out.
 
     Raises:
         DataError: If a list, a video or a table is missing, or has another form.
     """
     import numpy as np
 
-    found: dict[str, Record] = {}
+    found: list[Record] = []
     problems: list[Problem] = []
     for split in ("train", "test"):
         for where, line in _lines(folder / f"{split}.txt", problems, "Give the folder of UESTC-MMEA-CL's lists."):
@@ -180,10 +199,10 @@ def read_uestc_mmea_cl(folder: Path, made: Path) -> list[Record]:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 np.save(path, values)
                 record[signal] = str(path)
-            found.setdefault(name, record)
+            found.append(record)
     if problems:
         raise DataError(problems[:_SHOWN])
-    return list(found.values())
+    return _first_ones(found, "clip", [] if notes is None else notes)
 
 
 def _endings(folder: Path, name: str) -> list[Path]:
@@ -215,7 +234,7 @@ def sensor_signals(raw: np.ndarray) -> dict[str, np.ndarray]:
     return {name: value.astype(np.float32) for name, value in signals.items()}
 
 
-def read_samsemo(folder: Path, made: Path | None = None) -> list[Record]:
+def read_samsemo(folder: Path, made: Path | None = None, notes: list[str] | None = None) -> list[Record]:
     """SAMSEMO: ``samsemo.tsv``, the lists in ``splits/`` and the unpacked archives in ``data/``.
 
     Scenes without an aggregated emotion are left out.
@@ -223,6 +242,7 @@ def read_samsemo(folder: Path, made: Path | None = None) -> list[Record]:
     Args:
         folder: The folder of ``samsemo.tsv``.
         made: Not used.
+        notes: Gets a sentence on what was left out.
 
     Raises:
         DataError: If a file is missing, has another form, or a list names a scene that the table does not have.
@@ -230,6 +250,7 @@ def read_samsemo(folder: Path, made: Path | None = None) -> list[Record]:
     problems: list[Problem] = []
     rows = _rows(folder / "samsemo.tsv", problems)
     found = []
+    unlabelled = 0
     for language in dict.fromkeys(row["language"].upper() for row in rows.values()):
         for split in ("train", "test"):
             path = folder / "splits" / f"{split}_split_{language}.txt"
@@ -240,6 +261,7 @@ def read_samsemo(folder: Path, made: Path | None = None) -> list[Record]:
                 row = rows[name]
                 label = _SEVERAL.split(row["aggregated_emotions"].strip("[]() "))[0].strip(" '\"").lower()
                 if not label:
+                    unlabelled += 1
                     continue
                 media = _scene(folder, language, name)
                 if not media:
@@ -251,6 +273,8 @@ def read_samsemo(folder: Path, made: Path | None = None) -> list[Record]:
                 found.append({**record, **media, "group": group, "split": split})
     if problems:
         raise DataError(problems[:_SHOWN])
+    if unlabelled and notes is not None:
+        notes.append(f"{unlabelled} scenes are left out because they have no aggregated emotion.")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _LOWER_IS_BETTER = frozenset({"forgetting"})
 _DIFFERENCES = frozenset({"bwt", "forgetting"})
+_LABEL = 34  # characters of a line of a label
 
 
 def compare_picture(comparison: Comparison) -> style.Picture:
@@ -44,7 +46,7 @@ def _draw(comparison: Comparison) -> Figure:
             (task, f"{name}, final", [group.final[task] for group in comparison.groups])
             for task, name in zip(comparison.tasks, shown, strict=True)
         ]
-    labels = [_label(label) for label in style.names([group.label for group in comparison.groups], 44, "method")]
+    labels = [_label(label) for label in style.names([group.label for group in comparison.groups], 100, "method")]
     lines = max(label.count("\n") + 1 for label in labels)
     row = 0.34 + 0.13 * lines
     height, panel, gap = row * len(labels) + 0.15, 1.45, 0.22
@@ -70,6 +72,8 @@ def _draw(comparison: Comparison) -> Figure:
 
 def _panel(axes: Axes, key: str, entries: list[Summary], comparison: Comparison) -> None:
     """One metric: runs, means and intervals of all groups, and where trivial answers are."""
+    from matplotlib.patheffects import withStroke
+
     for index, entry in enumerate(entries):
         colour = style.theme().colours[index % len(style.theme().colours)]
         if entry.mean is None:
@@ -122,6 +126,9 @@ def _panel(axes: Axes, key: str, entries: list[Summary], comparison: Comparison)
             va="bottom",
             fontsize=7.5,
             zorder=5,
+            path_effects=[
+                withStroke(linewidth=2.2, foreground=style.theme().paper)
+            ],  # lines behind it do not cross it
         )
     low, high = _range(key, entries)
     trivial = _trivial(comparison, key)
@@ -174,8 +181,9 @@ def _scale(key: str) -> tuple[float, float]:
 
 
 def _label(label: str) -> str:
-    """A group's label on two lines where its recipe is named."""
-    return label.replace(" (", "\n(", 1)
+    """A group's label; what sets its recipe apart is on lines of its own."""
+    method, bracket, told = label.partition(" (")
+    return "\n".join([method, *textwrap.wrap(f"({told}", _LABEL, break_on_hyphens=False)] if bracket else [label])
 
 
 def _legend(figure: object, comparison: Comparison, left: float, bottom: float) -> None:

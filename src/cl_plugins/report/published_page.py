@@ -92,7 +92,7 @@ def _page(compared: PublishedComparison) -> str:
         interval_note(compared),
         "What each side measures:",
         tables.to_markdown(definitions),
-        "\n".join(f"- {text.markdown(remark)}" for remark in compared.remarks),
+        "\n".join(f"- {text.prose(remark)}" for remark in compared.remarks),
     ]
     return "\n\n".join(parts)
 

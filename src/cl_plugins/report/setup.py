@@ -229,6 +229,8 @@ def _brief(value: Any) -> str:
         return shorten(value.rstrip("/").rsplit("/", 1)[-1], _WIDTH)
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, list | tuple) and all(isinstance(each, str | int | float) for each in value):
+        return shorten("+".join(map(_brief, value)), _WIDTH)
     return shorten(f"{value:.6g}" if isinstance(value, float) else str(value), _WIDTH)
 
 

@@ -79,7 +79,7 @@ def to_markdown(table: Table) -> text.Markdown:
     lines: list[list[str]] = [[name(index) for index in range(len(table.head))], marks]
     lines += [[entry(cell) for cell in row] for row in table.rows]
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return text.Markdown(f"{body}\n\n{text.markdown(table.note)}" if table.note else body)
+    return text.Markdown(f"{body}\n\n{text.prose(table.note)}" if table.note else body)
 
 
 def to_tex(table: Table, caption: str, label: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 MISSING = "–"
@@ -35,6 +35,7 @@ _TEX = {
     "Δ": r"$\Delta$",
     REPLACED: "?",
 }
+_CODE = re.compile(r"(?<!`)`([^`\s](?:[^`\n]*[^`\s])?)`(?!`)")
 _UNSEEN = frozenset(
     {"Cc", "Cs", "Co", "Cn"}
 )  # control characters, lone surrogates, and what Unicode has not given out
@@ -89,8 +90,42 @@ def markdown_inside(text: str) -> Markdown:
 
 def strong(text: str) -> Markdown:
     """A text in bold in Markdown; four asterisks with nothing between them would be a rule across the page."""
-    shown = markdown_inside(text).strip()
-    return Markdown(f"**{shown}**" if shown else "")
+    return _bold(markdown_inside(text))
+
+
+def prose(text: str) -> Markdown:
+    """Escape a sentence for Markdown; what it has between back-ticks becomes a code span."""
+    first, *others = spans(text)
+    start = Markdown(_span(*first)) if first[1] else markdown(first[0])
+    return Markdown("".join([start, *(_span(*part) for part in others)]))
+
+
+def strong_prose(text: str) -> Markdown:
+    """A sentence in bold in Markdown, with code spans."""
+    return _bold("".join(_span(*part) for part in spans(text)))
+
+
+def spans(text: str) -> Iterator[tuple[str, bool]]:
+    """The parts of a sentence, and whether each stands between back-ticks: ``"a `b` c"`` has three. There is at least one.
+
+    A back-tick without a partner, and several in a row, are text.
+    """
+    place = 0
+    for match in _CODE.finditer(text):
+        if match.start() > place:
+            yield text[place : match.start()], False
+        yield match[1], True
+        place = match.end()
+    if place < len(text) or not text:
+        yield text[place:], False
+
+
+def _bold(shown: str) -> Markdown:
+    return Markdown(f"**{shown.strip()}**" if shown.strip() else "")
+
+
+def _span(text: str, is_code: bool) -> str:
+    return f"`{one_line(text)}`" if is_code else markdown_inside(text)
 
 
 def code(text: str) -> Markdown:
@@ -192,6 +227,8 @@ def one_line(text: str) -> str:
 
 def visible(text: str) -> str:
     """The text with `REPLACED` for control characters; line ends and tabs stay."""
+    if text.isprintable():
+        return text
     plain = text.replace("\r\n", "\n")
     return "".join(
         REPLACED if (unicodedata.category(char) in _UNSEEN and char not in "\n\t") or char in _TURNING else char

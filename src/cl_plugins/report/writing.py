@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import functools
 import io
 import os
 import tempfile
@@ -16,6 +17,7 @@ from . import tables, text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
     from .style import Picture
 
@@ -60,7 +62,7 @@ def render(template: str, content: Mapping[str, Any]) -> bytes:
     Everything that a template puts in is escaped, in pages (``.html.j2``) as HTML, else as Markdown, unless it is marked
     as such already: a name in a file of a run may be anything.
     """
-    page = _environment(template).get_template(template).render(content)
+    page = _environment(".html" in template).get_template(template).render(content)
     return (page.strip("\n") + "\n").encode("utf-8")
 
 
@@ -114,11 +116,22 @@ def _escaped(value: Any) -> str:
     return value if isinstance(value, text.Markdown) else text.markdown(str(value))
 
 
-def _environment(template: str) -> Environment:
-    """Jinja with the package's templates; an unknown name in a template is an error, not an empty text."""
+def _page_prose(value: str) -> Markup:
+    """A sentence for a page; what it has between back-ticks becomes code."""
+    from markupsafe import Markup
+
+    parts = (
+        Markup("<code>{}</code>" if is_code else "{}").format(text.visible(part))
+        for part, is_code in text.spans(value)
+    )
+    return Markup("").join(parts)
+
+
+@functools.cache
+def _environment(page: bool) -> Environment:
+    """Jinja with the package's templates, compiled once; an unknown name in a template is an error, not an empty text."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    page = ".html" in template
     environment = Environment(
         loader=PackageLoader("cl_plugins.report", "templates"),
         autoescape=page,
@@ -129,7 +142,8 @@ def _environment(template: str) -> Environment:
     )
     environment.filters["markdown_table"] = tables.to_markdown
     environment.filters["md"] = text.markdown
-    environment.filters["strong"] = text.strong
+    environment.filters["strong"] = text.strong_prose
+    environment.filters["prose"] = _page_prose if page else text.prose
     environment.filters["code"] = text.code
     environment.filters["fenced"] = text.fenced
     return environment

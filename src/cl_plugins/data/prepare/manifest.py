@@ -151,9 +151,34 @@ def entry(
         ],
         "raw": _raw_files(converter.inputs(split), context.raw),
         "notes": list(converter.notes),
-        "remarks": [*converter.remarks(split), *_picture_remarks(converter, rules)],
+        "remarks": [
+            *converter.remarks(split),
+            *_same_files(converter, split, context.raw),
+            *_picture_remarks(converter, rules),
+        ],
         "versions": installed_versions(_LIBRARIES),
         "fingerprint": mark,
+    }
+
+
+def _same_files(converter: Converter, split: str, raw: Path) -> list[str]:
+    """Files that two splits have under different names: what is chosen on one of them must not be tested on the other."""
+    own = _hashes(converter.inputs(split), raw)
+    found = []
+    for other in converter.splits:
+        theirs = _hashes(converter.inputs(other), raw) if other != split else {}
+        found += [
+            f"{name} is the same file as {theirs[digest]}, of the split {other}"
+            for digest, name in own.items()
+            if theirs.get(digest, name) != name
+        ]
+    return found
+
+
+def _hashes(paths: Iterable[Path], raw: Path) -> dict[str, str]:
+    """sha256 -> name of the files that are hashed and not empty."""
+    return {
+        found["sha256"]: found["file"] for found in _raw_files(paths, raw) if found.get("sha256") and found["bytes"]
     }
 
 

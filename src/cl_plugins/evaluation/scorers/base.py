@@ -48,6 +48,7 @@ class BaseScorer:
     """Base class of the scorers; subclasses set the first three attributes, usually on the class, and ``score``.
 
     Attributes:
+        reports: What a score's `extra` holds for the reader, such as baselines; a few words for lists.
         by_row: Whether answers of other programs belong to the annotations by row, ignoring their ids
             (`read_answers`).
         variants: What may follow the name behind a colon (``bleu:zh``), where a scorer has several ways to split text.
@@ -57,6 +58,7 @@ class BaseScorer:
     name: str
     version: int
     summary: str
+    reports: str = ""
     by_row: bool = False
     variants: tuple[str, ...] = ()
     variant: str | None = None

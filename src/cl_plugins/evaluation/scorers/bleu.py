@@ -49,6 +49,7 @@ class Bleu(BaseScorer):
     name = "bleu"
     version = 1
     summary = "corpus BLEU (sacrebleu; 13a, zh or char by the references), with a shuffled-reference floor and the best constant answer"
+    reports = "mean of the sentences' BLEU, shuffled-reference floor, best constant answer"
 
     variants = tuple(TOKENIZERS)
 

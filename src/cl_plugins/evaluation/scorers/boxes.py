@@ -60,6 +60,7 @@ class BoxAccuracy(BaseScorer):
     name = "box_accuracy"
     version = 1
     summary = "four numbers whose box overlaps the reference by more than one half; in percent"
+    reports = "invalid rate, mean overlap, best constant box"
 
     def score(self, items: Sequence[Item], *, seed: int = 0) -> TaskScore:
         """Score a test set; see `Scorer.score`."""

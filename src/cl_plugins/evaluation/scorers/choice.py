@@ -28,6 +28,7 @@ class ChoiceAccuracy(BaseScorer):
     name = "choice_accuracy"
     version = 2
     summary = "multiple choice: letter, else the exact text of one option, else invalid; in percent"
+    reports = "invalid rate, random and majority baselines"
 
     def score(self, items: Sequence[Item], *, seed: int = 0) -> TaskScore:
         """Score a test set; see `Scorer.score`."""

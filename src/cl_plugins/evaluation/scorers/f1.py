@@ -38,6 +38,7 @@ class TokenF1(SegmentingScorer):
     name = "token_f1"
     version = 2
     summary = "clipped multiset F1 of tokens, mean over items; in percent"
+    reports = "best constant answer"
 
     def score(self, items: Sequence[Item], *, seed: int = 0) -> TaskScore:
         """Score a test set; see `Scorer.score`."""

@@ -52,6 +52,7 @@ class ListF1(SegmentingScorer):
     name = "list_f1"
     version = 2
     summary = "F1 of the sets of list entries, in any order, mean over items; in percent"
+    reports = "share of exact lists, best constant answer"
 
     def score(self, items: Sequence[Item], *, seed: int = 0) -> TaskScore:
         """Score a test set; see `Scorer.score`."""

@@ -21,6 +21,7 @@ class ExactMatch(BaseScorer):
     name = "exact_match"
     version = 2
     summary = "normalised prediction equals normalised reference; in percent"
+    reports = "best constant answer"
 
     def score(self, items: Sequence[Item], *, seed: int = 0) -> TaskScore:
         """Score a test set; see `Scorer.score`."""
@@ -68,6 +69,7 @@ class StartsWith(_Inside):
     name = "starts_with"
     version = 2
     summary = "prediction begins with the normalised reference, as whole words; in percent"
+    reports = "best constant answer"
     _holds = staticmethod(starts_with_words)
 
 
@@ -81,4 +83,5 @@ class Contains(_Inside):
     name = "contains"
     version = 2
     summary = "normalised reference occurs in the prediction as whole words; in percent"
+    reports = "best constant answer"
     _holds = staticmethod(contains_words)

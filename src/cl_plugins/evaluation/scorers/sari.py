@@ -78,6 +78,7 @@ class Sari(SegmentingScorer):
     name = "sari"
     version = 1
     summary = "SARI: n-grams kept, deleted and added rightly in simplifying the prompt, mean over items; in percent"
+    reports = "SARI of repeating the prompt"
 
     def score(self, items: Sequence[Item], *, seed: int = 0) -> TaskScore:
         """Score a test set; see `Scorer.score`."""

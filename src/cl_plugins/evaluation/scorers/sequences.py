@@ -71,6 +71,7 @@ class RougeL(_Similarity):
 
     name = "rouge_l"
     summary = "ROUGE-L: F1 of the longest common subsequence of words, mean over items; in percent"
+    reports = "shuffled-reference floor"
 
     def score(self, items: Sequence[Item], *, seed: int = 0) -> TaskScore:
         """Score a test set; see `Scorer.score`."""
@@ -88,6 +89,7 @@ class EditSimilarity(_Similarity):
 
     name = "edit_similarity"
     summary = "similarity of the characters in order (insertions and deletions), mean over items; in percent"
+    reports = "shuffled-reference floor"
     variants = ()
 
     def score(self, items: Sequence[Item], *, seed: int = 0) -> TaskScore:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -139,7 +140,7 @@ class TextVQA(_Coin):
     """
 
     task = "textvqa"
-    version = 2
+    version = 3
     places = ("TextVQA",)
     test_files = ("val.json", "test.json")
     collections = ("TextVQA",)
@@ -213,8 +214,18 @@ class TextVQA(_Coin):
 
 
 def _question(text: str) -> str:
-    """The question in a prompt: its first line, in lower case; the instructions follow behind it."""
-    lines = [line for line in text.replace("<image>", "").splitlines() if line.strip()]
+    """The question in a prompt, in lower case, in the three forms that the authors' evaluation takes apart.
+
+    The question comes first, with recognised words and the instruction behind it; or the words come first, on a line of
+    their own; or all of it is one text, ``OCR tokens: ... Question: ... Short answer:``.
+    """
+    text = text.replace("<image>", "").strip()
+    if text.startswith("OCR tokens:"):
+        match = re.search(r"Question: (.*?) Short answer:", text, re.DOTALL)
+        return " ".join(match[1].lower().split()) if match else ""
+    lines = [line for line in text.splitlines() if line.strip()]
+    if lines and lines[0].startswith("Reference OCR token:"):
+        del lines[0]
     return " ".join(lines[0].lower().split()) if lines else ""
 
 

@@ -162,6 +162,7 @@ class ScienceQA(_Trace):
     """
 
     task = "scienceqa"
+    version = 2
     folder = "ScienceQA"
     columns: ClassVar[Mapping[str, type]] = {"answers": list}
     origin = "ScienceQA"
@@ -171,9 +172,10 @@ class ScienceQA(_Trace):
         if split != "test" or not isinstance(answer, str) or not answer.strip():
             return Record.ask(name, prompt, answer)
         text = answer.strip()
-        if text[0] not in string.ascii_uppercase or text[1:2].isalnum():
+        letter = text.removeprefix("Answer:").lstrip() or text  # the first release puts that in front
+        if letter[0] not in string.ascii_uppercase or letter[1:2].isalnum():
             return Drop(name, "reference begins with no letter of an option", f"{answer!r:.80}")
-        return Record.ask(name, prompt, text[0], answers=[text])
+        return Record.ask(name, prompt, letter[0], answers=[text])
 
 
 class Commonsense(_Trace):

@@ -1,10 +1,12 @@
 """Imports LLaMA-Factory once and forks a process for every run, so that a run that is killed costs no six seconds of imports.
 
-A server process of its own (``python fork_server.py``) speaks JSON lines; `ForkServer` is the side of the tests.
+A server process of its own (``python fork_server.py``) speaks JSON lines; `ForkServer` is the side of the tests. It also
+starts the processes of a run on two ranks, which find in their environment what torchrun writes there.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -14,7 +16,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch import PATIENCE, environment
+from drawing import stand_in
+from launch import PATIENCE, TRIES, environment, free_port, unreached
 
 
 @dataclass
@@ -103,6 +106,35 @@ class ForkServer:
         """A run, until it ends or is ended."""
         return self.wait(self.start(keys, at, action, seen))
 
+    def run_in(self, processes: int, keys: dict, tries: int = TRIES) -> str:
+        """A run on this many ranks of one machine, as under torchrun, until it ends well.
+
+        Args:
+            processes: Number of ranks.
+            keys: The recipe.
+            tries: How often it is started at most; ranks that did not find each other are started again.
+
+        Returns:
+            What the ranks printed.
+
+        Raises:
+            AssertionError: A rank ended with another exit code than 0.
+        """
+        port, size = str(free_port()), str(processes)
+        world = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        started = []
+        for rank in range(processes):
+            self._count += 1
+            output = self._folder / f"{self._count:04d}.out"
+            env = {**world, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            started.append((self._ask(do="start", keys=keys, env=env, output=str(output)), output))
+        codes = [self._ask(do="wait", pid=pid) for pid, _ in started]
+        printed = "\n".join(output.read_text(errors="replace") for _, output in started)
+        if any(codes) and unreached(printed) and tries > 1:
+            return self.run_in(processes, keys, tries - 1)
+        assert not any(codes), f"exit codes {codes}:\n{printed[-8000:]}"
+        return printed
+
     def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
         """Send a signal to a run; nothing happens if it has ended (it stays a zombie until `wait`)."""
         os.kill(pid, number)
@@ -117,6 +149,17 @@ def _zombie(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
+def _sabotage(request: dict) -> None:
+    """End or starve this process at the point that the request names, and note the points that it passes."""
+    from sabotage import Saboteur, install
+
+    from cl_plugins.replay import store
+
+    root, log, seen = (Path(name) for name in (request["keys"]["output_dir"], request["log"], request["seen"]))
+    install(Saboteur(root, log, request["at"], request["action"], seen))
+    store.now = lambda: "2030-01-01T00:00:00+00:00"  # times in the buffer's manifest are the one thing that differs
+
+
 def _child(request: dict) -> None:
     """The forked process: run the recipe, end with the exit code that a fresh interpreter would have."""
     import traceback
@@ -125,20 +168,15 @@ def _child(request: dict) -> None:
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.setsid()
-    from sabotage import Saboteur, install
-
+    os.environ.update(request.get("env", {}))
     code = 0
     try:
-        root, log, seen = (Path(name) for name in (request["keys"]["output_dir"], request["log"], request["seen"]))
-        install(Saboteur(root, log, request["at"], request["action"], seen))
+        if "at" in request:
+            _sabotage(request)
         from llamafactory.train.tuner import run_exp
 
         from cl_plugins.encoders.launch import run_recipe
-        from cl_plugins.replay import store
 
-        store.now = (
-            lambda: "2030-01-01T00:00:00+00:00"
-        )  # times in the buffer's manifest are the one thing that differs
         (run_recipe if "encoders" in request["keys"] else run_exp)(request["keys"])
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
@@ -168,7 +206,6 @@ def _serve() -> None:
     import torch
 
     torch.set_num_threads(1)
-    import matplotlib.pyplot  # noqa: F401
     import transformers.models.clip.modeling_clip
     import transformers.models.llama.modeling_llama
     import transformers.models.llava.modeling_llava  # noqa: F401
@@ -179,6 +216,10 @@ def _serve() -> None:
     import cl_plugins.host.trainer
     import cl_plugins.run.entry
     import cl_plugins.run.runner  # noqa: F401
+    from cl_plugins.report import style
+
+    style.render = stand_in
+    gc.freeze()
 
     def answer(value: object) -> None:
         answers.write(json.dumps(value) + "\n")
