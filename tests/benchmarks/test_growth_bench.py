@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.growth.run import spent, table
+from benchmarks.growth import child
+from benchmarks.growth.run import shares, spent, table
 
 
 def entry(step, seconds, at):
@@ -24,5 +25,38 @@ def test_the_seconds_are_shared_out():
         "wall": 20.0, "loading": 6.0, "train": 2.0, "evaluate": 1.0, "consolidate": 0.5, "finish": 1.0, "between": 1.5,
         "report": 8.0, "outside": pytest.approx(11 / 20),
     }  # fmt: skip
-    row = {"tasks": 1, "steps": 4, **found}
-    assert table([row]).splitlines()[-1] == "| 1 | 4 | 20.0 | 6.0 | 2.0 | 1.0 | 0.5 | 1.0 | 1.5 | 8.0 | 55.0 % |"
+    used = {
+        "loading": 2.0,
+        "train": 1.0,
+        "evaluate": 1.0,
+        "consolidate": 0.0,
+        "finish": 0.5,
+        "between": 0.0,
+        "report": 0.5,
+    }
+    row = {"tasks": 1, "steps": 4, **found, "processor": shares({"wall": 5.0, **used})}
+    assert table([row]).splitlines()[-1] == (
+        "| 1 | 4 | 20.0 (5.0) | 6.0 (2.0) | 2.0 (1.0) | 1.0 (1.0) | 0.5 (0.0) | 1.0 (0.5) | 1.5 (0.0) | 8.0 (0.5) "
+        "| 55.0 % (20.0 %) |"
+    )
+
+
+def test_the_processor_seconds_of_a_step_are_those_of_its_kind(monkeypatch):
+    now = {"t": 0.0}
+    monkeypatch.setattr(child.time, "process_time", lambda: now["t"])
+
+    def work(seconds):
+        now["t"] += seconds
+        return seconds
+
+    clock = child.Clock()
+    train, evaluate = clock.of("train", work), clock.of("evaluate", work)
+    now["t"] = 3.0  # imports
+    assert train(2.0) == 2.0
+    now["t"] += 0.25
+    evaluate(1.0)
+    evaluate(0.5)
+    now["t"] += 4.0
+    expected = {"loading": 3.0, "train": 2.0, "evaluate": 1.5, "consolidate": 0.0, "finish": 0.0, "between": 0.25}
+    assert clock.total() == {**expected, "report": 4.0}
+    assert sum(clock.total().values()) == now["t"]
