@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -162,10 +163,22 @@ def two_tasks(llava, data, tmp_path_factory):
     return root
 
 
+def started_by(told):
+    """The words of the command that an export has printed."""
+    return shlex.split(told[told.index("vllm serve") :].replace("\\\n", " "))
+
+
 def test_adapters_without_whole_modules_need_no_other_base(two_tasks, llava, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["export", str(two_tasks / "plain"), "--to", "tasks", "--vllm", "--out", str(out)]) == 0
-    assert "no module was trained as a whole" in " ".join(capsys.readouterr().out.split())
+    told = capsys.readouterr().out
+    assert "no module was trained as a whole" in " ".join(told.split())
+    assert started_by(told) == [
+        *("vllm", "serve", str(llava), "--chat-template", str(out / "chat_template.jinja"), "--dtype", "float32"),
+        *("--enable-lora", "--max-lora-rank", "8", "--max-loras", "2"),
+        *("--lora-modules", f"one={out / '01_one'}", f"two={out / '02_two'}"),
+    ]
+    assert "<image>" in (out / "chat_template.jinja").read_text()
     assert not (out / "base").exists()
     assert load(out, "01_one/adapter_config.json")["base_model_name_or_path"] == str(llava)
 
@@ -189,9 +202,16 @@ def test_a_shared_projector_is_merged_once_and_named(finished, tmp_path, monkeyp
     run, out, plain_out = finished("peft"), tmp_path / "vllm", tmp_path / "plain"
     assert main(["export", str(run.out), "--to", "adapter", "--out", str(plain_out)]) == 0
     assert main(["export", str(run.out), "--to", "adapter", "--vllm", "--out", str(out)]) == 0
-    told = " ".join(capsys.readouterr().out.split())
+    printed = capsys.readouterr().out
+    told = " ".join(printed.split())
     assert "multi_modal_projector" in told
     assert "which all adapters share" in told
+    rank = load(out, "adapter_config.json")["r"]
+    assert started_by(printed) == [
+        *("vllm", "serve", str(out / "base"), "--enable-lora", "--max-lora-rank", str({12: 16}[rank])),
+        *("--lora-modules", f"vllm={out}"),
+    ]
+    assert (out / "base" / "chat_template.jinja").read_text() == (out / "chat_template.jinja").read_text()
     config = load(out, "adapter_config.json")
     assert config["modules_to_save"] is None
     assert config["base_model_name_or_path"] == str(out / "base")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,8 @@ tasks    one plain PEFT adapter per task, and MANIFEST.json, which says what
 
 vLLM takes no adapter with modules that were trained as a whole, such as a
 projector. With `--vllm`, such a module that all adapters share is merged into
-a base of its own, DIR/base, and the adapters hold LoRAs only.
+a base of its own, DIR/base, and the adapters hold LoRAs only. The command
+that starts vLLM is printed.
 """
 
 
@@ -51,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from ..base.logs import set_up
     from ..run.export import QUANTISATION_KEYS, check_empty, export_adapter, export_merged, export_tasks
     from ..run.reopen import check_target
+    from ..run.vllm_serving import serve_command
     from . import output
     from .hosts import quiet_host
     from .looking import opened
@@ -106,12 +109,17 @@ def run(args: argparse.Namespace) -> int:
             ]
     if args.vllm:
         rows = [row for row in rows if row[0] != "base"] + [("base", _base(args.out))]
+        if args.to == "tasks" and not found[0]["answers"]:
+            rows.append(("note", "vLLM answers a request with one adapter; `--to adapter` is the model of all tasks"))
     if dropped:
         rows.append(
             ("note", "the run trained on a quantised base; merged into the whole base, answers may differ a little")
         )
     output.emit(output.bold(f"{args.to}, after {tasks}"))
     output.pairs([("in", str(args.out)), *rows])
+    if args.vllm:
+        output.emit()
+        output.emit(" \\\n  ".join(shlex.join(words) for words in serve_command(args.out)))
     return 0
 
 

@@ -17,6 +17,7 @@ from .base_card import resolved
 from .card import facts_of
 from .finish import manifest, merge_into_base, write_manifest
 from .state import RunState
+from .vllm_serving import check_adapter
 
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def export_adapter(state: RunState, carry: Carry, out: Path, *, for_vllm: bool =
         state: From `reopen`.
         carry: Which model.
         out: A new directory.
-        for_vllm: Put modules that were trained as a whole into a base of its own, see `shared_base`.
+        for_vllm: Put modules that were trained as a whole into a base of its own, see `shared_base`, and refuse what
+            vLLM cannot apply, see `vllm_serving.check_adapter`.
 
     Returns:
         Module name -> rank.
@@ -77,6 +79,8 @@ def export_adapter(state: RunState, carry: Carry, out: Path, *, for_vllm: bool =
     def produce(folder: Path) -> None:
         base = _write_base(state, folder, out, shared)
         found.update(write_peft_adapter(folder, updates, base, names, whole_modules=not for_vllm))
+        if for_vllm:
+            check_adapter(state.session.base.model, found, out)
         state.session.save_processor(folder)
         about = {**manifest(state, carry, "peft", None), **_about_base(shared, names)}
         write_manifest(folder, about, facts_of(state))
@@ -96,7 +100,8 @@ def export_tasks(state: RunState, carry: Carry, out: Path, *, for_vllm: bool = F
         state: From `reopen`.
         carry: Which chain.
         out: A new directory.
-        for_vllm: Put modules that were trained as a whole into a base of its own, see `shared_base`.
+        for_vllm: Put modules that were trained as a whole into a base of its own, see `shared_base`, and refuse what
+            vLLM cannot apply, see `vllm_serving.check_adapter`.
 
     Returns:
         What the manifest says of each adapter: ``folder``, ``task``, ``updates`` (names of the tasks whose LoRAs are in
@@ -128,6 +133,8 @@ def export_tasks(state: RunState, carry: Carry, out: Path, *, for_vllm: bool = F
         for number, (task, part) in enumerate(zip(carry.tasks, exports, strict=True), start=1):
             own, names = f"{number:02d}_{task}", _modules_to_save(part.updates)
             ranks = write_peft_adapter(folder / own, chosen[task], base, names, whole_modules=not for_vllm)
+            if for_vllm:
+                check_adapter(state.session.base.model, ranks, out)
             names = [item.task for item in part.updates]
             adapters.append(
                 {"folder": own, "task": task, "updates": names, "rank": max(ranks.values()), "answers": part.answers}
