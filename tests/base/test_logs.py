@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import logging
 
 import pytest
 
 from cl_plugins.base import logs
+from cl_plugins.base.status_line import Above
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
 
 
 @pytest.mark.parametrize(
@@ -28,7 +35,8 @@ def test_only_a_terminal_gets_folded_messages(monkeypatch):
     record = logging.LogRecord("cl_plugins", logging.INFO, "file", 1, "word " * 30, (), None)
     monkeypatch.setenv("COLUMNS", "40")
     assert "\n" not in logs._Formatter("%(message)s").format(record)
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    lines = logs._Formatter("%(message)s").format(record).split("\n")
-    assert max(map(len, lines)) <= 40
-    assert " ".join(line.strip() for line in lines) == record.getMessage().strip()
+    for stream in (Terminal(), Above(None, io.StringIO())):  # the second is what a status line puts there
+        monkeypatch.setattr("sys.stderr", stream)
+        lines = logs._Formatter("%(message)s").format(record).split("\n")
+        assert max(map(len, lines)) <= 40
+        assert " ".join(line.strip() for line in lines) == record.getMessage().strip()

@@ -20,7 +20,8 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record, on a terminal lines of its width."""
         text = printable(super().format(record))
-        return folded(text, shutil.get_terminal_size().columns) if sys.stderr.isatty() else text
+        terminal = getattr(sys.stderr, "on_terminal", False) or sys.stderr.isatty()
+        return folded(text, shutil.get_terminal_size().columns) if terminal else text
 
 
 def folded(text: str, width: int) -> str:
