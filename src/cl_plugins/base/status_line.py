@@ -119,7 +119,12 @@ class Above(io.TextIOBase):
     Args:
         console: The console that draws the line.
         real: The stream that it stands for; asked for everything else.
+
+    Attributes:
+        on_terminal: That what is printed appears on a terminal. `isatty` says no, so that nobody moves the cursor.
     """
+
+    on_terminal = True
 
     def __init__(self, console: Any, real: IO[str]) -> None:
         self._console, self._real = console, real
