@@ -168,22 +168,6 @@ def test_two_processes_are_one_run(llama, text_data, tmp_path, tracked, monkeypa
     once_each(tracked)
 
 
-@pytest.mark.slow
-def test_two_processes_go_on_with_that_run(llama, text_data, tmp_path, tracked, monkeypatch):
-    """Stopped in the middle of a row, and started again with two trackers: each has one run, and every cell once."""
-    monkeypatch.setenv("PYTHONPATH", f"{FAKES}:{os.environ.get('PYTHONPATH', '')}")
-    keys = recipe(llama, text_data, tmp_path / "stream", ["mlflow", "trackio"])
-    launch({**keys, "cl": {**keys["cl"], "stop_after": 8}}, tmp_path)  # all but the last cell and the end
-    assert f"score/{CELLS[-1]}" not in {name for name, _, _ in tracked.points()}
-    launch(keys, tmp_path)
-    assert len({line["pid"] for line in tracked()}) == 2  # rank 0 of either start
-    assert len({line["id"] for line in tracked("init")}) == 2  # a run of either tracker
-    assert len(tracked("init")) == 4
-    counts = Counter((name, step) for name, step, _ in tracked.points() if name.startswith(("score/", "metrics/")))
-    assert set(counts.values()) == {2}
-    assert {f"score/{cell}" for cell in CELLS} | {"metrics/last"} <= {name for name, _ in counts}
-
-
 def once_each(tracked):
     """Nothing was sent twice."""
     counts = Counter((name, step) for name, step, _ in tracked.points() if not name.endswith("/epoch"))
