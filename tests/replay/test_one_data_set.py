@@ -126,3 +126,20 @@ def test_training_is_the_same_to_the_last_bit(method, llava, data, tmp_path, mon
         monkeypatch.setattr(training_rows, "load_buffer", by_task)
     assert len(results[0]) >= len(TASKS)
     assert results[0] == results[1]
+
+
+def test_integers_of_different_widths_are_joined():
+    """The masks of packed samples count the samples of a pack: above 127 they do not fit into eight bits."""
+    from datasets import Dataset
+
+    own = Dataset.from_dict(
+        {"input_ids": [[1, 2]], "attention_mask": [[1, 128]], "labels": [[1, 2]], "images": [None]}
+    )
+    memory = Dataset.from_dict(
+        {"input_ids": [[3], [4]], "attention_mask": [[1], [1]], "labels": [[3], [4]], "images": [None, ["a.png"]]}
+    )
+    assert own.features["attention_mask"] != memory.features["attention_mask"]
+    both = training_rows.joined(own, memory, [1, 0])
+    assert both["input_ids"][:] == [[1, 2], [4], [3]]
+    assert both["attention_mask"][:] == [[1, 128], [1], [1]]
+    assert both["images"][:] == [None, ["a.png"], None]

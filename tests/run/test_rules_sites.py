@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 import sealed
@@ -201,8 +202,9 @@ def test_another_number_of_processes_is_remarked_and_in_the_journal(llama, text_
     keys = recipe(llama, text_data, tmp_path, cl={"stop_after": 5}, max_steps=1)
     go(keys)
     journal = Journal(tmp_path)
-    assert journal.entries["train:one"].details["processes"] == 1
-    journal.entries["train:one"].details["processes"] = 2
+    entry = journal.entries["train:one"]
+    assert entry.details["processes"] == 1
+    journal.entries["train:one"] = replace(entry, details=entry.details | {"processes": 2})
     journal.rewrite()
     go(keys)
     said = [note for note in load(tmp_path, "run.json")["notes"] if "numbers of processes" in note]

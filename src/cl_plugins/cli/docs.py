@@ -147,7 +147,7 @@ def scorers_table() -> str:
     from ..evaluation.scorers import BaseScorer, scorer_entries
     from .markdown import table
 
-    rows = []
+    rows: list[tuple[str, str, str]] = []
     for entry in scorer_entries():
         scorer = entry.value
         if entry.distribution == OWN and isinstance(scorer, BaseScorer):

@@ -175,8 +175,6 @@ def load_buffer(
         DataError: If a sample cannot be prepared with its task's keys.
         RunStateError: If the buffer is damaged.
     """
-    from datasets import concatenate_datasets
-
     parts: list[Any] = []
     columns: dict[str, list[Any]] = {}
     for origin, entries in groupby(_chats(buffer), key=lambda entry: entry[0].task):
@@ -194,7 +192,7 @@ def load_buffer(
             parts += _together(columns)
             columns = {}
     parts += _together(columns)
-    return parts[0] if len(parts) == 1 else concatenate_datasets(parts or [_data_set({})])
+    return parts[0] if len(parts) == 1 else _behind_each_other(parts or [_data_set({})])
 
 
 def _together(columns: dict[str, list[Any]]) -> list[Any]:
@@ -306,10 +304,24 @@ def joined(own: Any, memory: Any, indices: Sequence[int]) -> Any:
         memory: The buffer's.
         indices: Which of them, repetitions allowed.
     """
-    from datasets import concatenate_datasets
-
     own, memory = _alike(own, memory)
-    return concatenate_datasets([own, memory.select(list(indices))])
+    return _behind_each_other([own, memory.select(list(indices))])
+
+
+def _behind_each_other(parts: list[Any]) -> Any:
+    """Data sets as one; `datasets` stores ids and masks in few bits where it can, and does not join two widths."""
+    from datasets import List, Value, concatenate_datasets
+
+    for name in parts[0].column_names:
+        features = [part.features.get(name) for part in parts]
+        if any(feature != features[0] for feature in features) and all(map(_are_integers, features)):
+            parts = [part.cast_column(name, List(Value("int64"))) for part in parts]
+    return concatenate_datasets(parts)
+
+
+def _are_integers(feature: Any) -> bool:
+    """Whether a column has lists of integers."""
+    return str(getattr(getattr(feature, "feature", None), "dtype", "")).startswith("int")
 
 
 def _alike(own: Any, memory: Any) -> tuple[Any, Any]:
