@@ -102,8 +102,10 @@ def test_killed_once_at_every_point_in_one_chain(method, server, material, unint
         labels.add(ended.points[-1])
     assert ended.code == 0
     missed = set(reference.ended.points) - labels
-    # killed after its list is written, a checkpoint is whole: the next start goes on from it and does not save it again
-    assert {label for label in missed if not re.fullmatch(r"after tasks/\w+/checkpoint-\d+", label)} == set()
+    # killed after its list is written, a checkpoint is whole: the next start goes on from it and does not save it again;
+    # a start that finds a torn line writes the journal anew, so that none comes to the end of a line
+    skipped = r"after tasks/\w+/checkpoint-\d+|after line journal\.jsonl"
+    assert {label for label in missed if not re.fullmatch(skipped, label)} == set()
     assert "\n".join(runs.differences(out, reference.out)) == ""
 
 
