@@ -46,7 +46,7 @@ _TYPES = (
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.epilog = _EPILOG
-    parser.add_argument("page", choices=tuple(_PAGES), help="which page")
+    parser.add_argument("page", choices=tuple(_PAGES), metavar="page", help=f"which one: {', '.join(_PAGES)}")
 
 
 def run(args: argparse.Namespace) -> int:
