@@ -114,13 +114,14 @@ def _yaml(default: str) -> str:
 def reveals_table() -> str:
     """What the carry of each of this package's methods holds and could reveal, as a table in Markdown."""
     from ..methods.registry import list_methods
+    from .markdown import table
 
-    lines = ["| method | carries | could reveal |", "| --- | --- | --- |"]
-    for entry in list_methods():
-        if entry.value is not None and entry.distribution == "cl-plugins":
-            able = entry.value.capabilities
-            lines.append(f"| `{entry.name}` | {able.carries} | {able.reveals} |")
-    return "\n".join(lines) + "\n"
+    rows = [
+        (f"`{entry.name}`", entry.value.capabilities.carries, entry.value.capabilities.reveals)
+        for entry in list_methods()
+        if entry.value is not None and entry.distribution == "cl-plugins"
+    ]
+    return table(("method", "carries", "could reveal"), rows) + "\n"
 
 
 _COSTS = ("step cost", "memory")
@@ -130,14 +131,13 @@ _SUPPORT = ("needs", "adds to the loss", "trains", "base", "DeepSpeed")
 def methods_tables() -> str:
     """What each of this package's methods costs, needs and goes with, as two tables in Markdown."""
     from .listing import declared, methods
+    from .markdown import table
 
     found = {e["name"]: declared(e) for e in methods() if e["error"] is None and e["distribution"] == "cl-plugins"}
     parts = []
     for columns in (_COSTS, _SUPPORT):
-        lines = [f"| method | {' | '.join(columns)} |", "| --- " * (len(columns) + 1) + "|"]
-        for name, words in found.items():
-            lines.append(f"| `{name}` | {' | '.join(words[column] for column in columns)} |")
-        parts.append("\n".join(lines))
+        rows = [(f"`{name}`", *(words[column] for column in columns)) for name, words in found.items()]
+        parts.append(table(("method", *columns), rows))
     return "\n\n".join(parts) + "\n"
 
 
