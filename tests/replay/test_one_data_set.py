@@ -130,7 +130,7 @@ def test_training_is_the_same_to_the_last_bit(method, llava, data, tmp_path, mon
 
 def test_integers_of_different_widths_are_joined():
     """The masks of packed samples count the samples of a pack: above 127 they do not fit into eight bits."""
-    from datasets import Dataset
+    from datasets import Dataset, List, Value
 
     own = Dataset.from_dict(
         {"input_ids": [[1, 2]], "attention_mask": [[1, 128]], "labels": [[1, 2]], "images": [None]}
@@ -138,6 +138,8 @@ def test_integers_of_different_widths_are_joined():
     memory = Dataset.from_dict(
         {"input_ids": [[3], [4]], "attention_mask": [[1], [1]], "labels": [[3], [4]], "images": [None, ["a.png"]]}
     )
+    own = own.cast_column("attention_mask", List(Value("int64")))
+    memory = memory.cast_column("attention_mask", List(Value("int8")))
     assert own.features["attention_mask"] != memory.features["attention_mask"]
     both = training_rows.joined(own, memory, [1, 0])
     assert both["input_ids"][:] == [[1, 2], [4], [3]]
