@@ -57,7 +57,7 @@ class Benchmark:
 
 BENCHMARKS = {
     "text": Benchmark("text", ("seqlora", "replay", "olora", "inclora", "ewc", "multitask")),
-    "pictures": Benchmark("pictures", ("seqlora", "replay", "olora"), (0,)),
+    "pictures": Benchmark("pictures", ("seqlora", "replay", "olora")),
 }
 
 
