@@ -11,7 +11,7 @@ from running import copy_of
 
 from cl_plugins.base.errors import CompatibilityError, DataError, RecipeError
 from cl_plugins.cli import main
-from cl_plugins.generation.vllm import sampling_rules
+from cl_plugins.generation.vllm import _library, sampling_rules
 
 
 TASKS = ("one", "two")
@@ -127,6 +127,17 @@ def test_what_vllm_cannot_answer_is_told(llava, data, vllm, by_the_host, monkeyp
     assert main(words) != 0
     assert "vLLM 0.0-fake cannot answer (RuntimeError)." in capsys.readouterr().err
     assert all(engine.ended for engine in vllm.STARTED)
+
+
+@pytest.mark.parametrize("chosen", [None, "ext://sys.stdout"])
+def test_the_log_of_vllm_leaves_stdout_unless_the_user_says_so(chosen, vllm, monkeypatch):
+    import sys
+
+    monkeypatch.setenv("VLLM_LOGGING_STREAM", str(chosen))
+    if chosen is None:
+        monkeypatch.delenv("VLLM_LOGGING_STREAM")
+    sys.modules.pop("vllm")
+    assert _library().LOG == (chosen or "ext://sys.stderr")
 
 
 def test_evaluating_a_finished_run(llava, data, vllm, by_the_host, tmp_path, capsys):

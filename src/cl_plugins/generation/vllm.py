@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -80,10 +81,8 @@ class VllmBackend:
 
     def settings(self) -> dict[str, Any]:
         """Version and options of the engine, and the tokens that end an answer."""
-        import vllm
-
         return {
-            "vllm": str(getattr(vllm, "__version__", "?")),
+            "vllm": _version(),
             "options": self._options,
             "rules": self._rules,
             "eos": self._session.eos_token_ids(),
@@ -95,11 +94,9 @@ class VllmBackend:
         """See `Backend.answer`."""
         if not batches:
             return
-        from vllm import SamplingParams
-
         session = self._session
         engine = self._started()
-        greedy = SamplingParams(
+        greedy = _library().SamplingParams(
             temperature=0.0,
             max_tokens=max_new_tokens,
             stop_token_ids=session.eos_token_ids(),
@@ -135,12 +132,10 @@ class VllmBackend:
 
     def _started(self) -> Any:
         if self._engine is None:
-            from vllm import LLM
-
-            model = str(self._model())
+            library, model = _library(), str(self._model())
             self._make_room()
             try:
-                self._engine = LLM(**{"model": model, **self._arguments(), **self._options})
+                self._engine = library.LLM(**{"model": model, **self._arguments(), **self._options})
             except Exception as error:  # whatever the engine raises
                 raise _told(f"cannot load {model}", error) from error
         return self._engine
@@ -159,13 +154,22 @@ class VllmBackend:
             torch.cuda.empty_cache()
 
 
-def _told(what: str, error: Exception) -> CompatibilityError:
-    """An error of vLLM in one sentence."""
+def _library() -> Any:
+    """The package, with its log on stderr: stdout belongs to the command (``--json``)."""
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     import vllm
 
+    return vllm
+
+
+def _version() -> str:
+    return str(getattr(_library(), "__version__", "?"))
+
+
+def _told(what: str, error: Exception) -> CompatibilityError:
+    """An error of vLLM in one sentence."""
     said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    version = str(getattr(vllm, "__version__", "?"))
     fix = (
         "The messages of vLLM above say more. Correct `cl.eval.backend_options`, or use `backend: host` in a new run."
     )
-    return CompatibilityError(Problem("cl.eval.backend", f"vLLM {version} {what} ({said}).", fix))
+    return CompatibilityError(Problem("cl.eval.backend", f"vLLM {_version()} {what} ({said}).", fix))

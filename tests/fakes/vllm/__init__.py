@@ -8,6 +8,7 @@ are given; `tests/engines/test_vllm_backend.py` runs vLLM itself.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from typing import Any
 
 
 __version__ = "0.0-fake"
+LOG = os.environ.get("VLLM_LOGGING_STREAM", "ext://sys.stdout")
 STARTED: list[LLM] = []
 
 
