@@ -120,8 +120,9 @@ def ask(address, model, parts, **more):
 def asked(address, out, data, task, model):
     """The answers of the server and those of the run, to the test set of a task."""
     records = {record["id"]: record for record in records_of(data, task)}
-    last = json.loads((out / "matrix.json").read_text())["rows"][-1]
-    lines = [json.loads(line) for line in (out / "predictions" / last / f"{task}.jsonl").read_text().splitlines()]
+    last = json.loads((out / "matrix.json").read_text())["tasks"][-1]
+    file = out / "predictions" / f"after_{last}" / f"{task}.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
     found = [ask(address, model, content(data, records[line["id"]])) for line in lines]
     return found, [line["prediction"] for line in lines]
 
