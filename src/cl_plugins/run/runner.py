@@ -21,6 +21,7 @@ from ..methods.registry import get_method
 from ..records.run import read_run, write_run
 from ..replay.keeping import candidate_files
 from . import parts, prepare, record
+from .backends import engine_rules
 from .consolidate import consolidate
 from .evaluate import build_matrix, evaluate, read_probes, write_matrix
 from .finish import finish
@@ -99,6 +100,7 @@ class Runner:
         """Compare the directory with the recipe and recover what a kill has left; what `_begin` will write, and all steps."""
         state = self._state
         state.base_fingerprint = ranks.on_main(lambda: state.host.fingerprint(state.run_args))
+        engine_rules(state)  # known as soon as the base is; nothing is trained for an engine that cannot answer
         earlier = ranks.on_main(lambda: prepare.earlier_carry(self._config, state.base_fingerprint, self._root))
         opening = ranks.on_main(lambda: open_directory(state, earlier))
         state.journal = Journal(self._root)
