@@ -125,7 +125,7 @@ def _longest(value: str) -> int:
     return max(map(len, value.split()), default=0)
 
 
-def _breakable(value: str) -> Markup:
+def breakable(value: str) -> Markup:
     """A name for a page; a narrow column may break its long words behind ``_``, ``.``, ``=``, ``-`` and ``/``."""
     from markupsafe import Markup, escape
 
@@ -163,6 +163,6 @@ def _environment(page: bool) -> Environment:
     environment.filters["prose"] = _page_prose if page else text.prose
     environment.filters["code"] = text.code
     environment.filters["longest"] = _longest
-    environment.filters["breakable"] = _breakable
+    environment.filters["breakable"] = breakable
     environment.filters["fenced"] = text.fenced
     return environment
