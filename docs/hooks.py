@@ -17,7 +17,7 @@ FORMULA = re.compile(r"\$\$(?P<block>[^$]+)\$\$|(?<![\\$\w])\$(?P<inline>(?!\s)[
 #: Folders of `benchmarks/` whose README is a page of the site.
 MEASURED = ("cross_modal", "eval", "step", "synthetic_conflict")
 #: Pages whose widest table needs the place of the table of contents.
-WIDE = ("real.md", "refused.md")
+WIDE = ("demo.md", "real.md", "refused.md")
 _PLACE = "FORMULA{}OF"  # a word that Markdown leaves as it is
 
 

@@ -101,6 +101,15 @@ def test_it_fits_the_window_and_axe_finds_nothing_of_ours(opened, reader):
         assert own_faults(page) == {}, name
 
 
+def test_what_has_nothing_to_say_takes_no_room(opened):
+    page = opened()
+    note = "[...document.querySelectorAll('.cl-note')].find(e => e.innerText.includes('no accuracy matrix yet'))"
+    page.wait_for(note)
+    stop = "[...document.querySelectorAll('button.sm')].find(b => b.innerText.trim() === 'Stop')"
+    between = f"{note}.getBoundingClientRect().top - {stop}.getBoundingClientRect().bottom"
+    assert page.value(between) < 60
+
+
 def test_runs_are_compared(opened):
     page = opened()
     tab(page, "Compare")
