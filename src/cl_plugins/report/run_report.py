@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.printable import printable
-from . import choices, coarse_picture, content, long_stream, probes, scores, tables, text, writing
+from . import choices, content, long_stream, probes, scores, tables, text, writing
 from .run_data import Run, read_run
 
 
@@ -43,7 +43,6 @@ def write_report(run_dir: Path | Run, write: writing.Write | None = None, origin
         more.append(("confusion.png, confusion.pdf", "which task's part answered the items of each task"))
     if run.probes:
         more.append(("probes.csv, probes.tex", "the probes: scores, differences and intervals"))
-    many = len(run.tasks) > coarse_picture.NUMBERED
     sentence, bibtex = content.citation(run)
     listed = content.files(run)
     page = {
@@ -51,7 +50,8 @@ def write_report(run_dir: Path | Run, write: writing.Write | None = None, origin
         "title": f"{run.method} on {run.stream}",
         "remarks": content.remarks(run),
         "headline": content.headline(run),
-        "matrix": long_stream.task_scores(run) if many else content.matrix_table(run),
+        "many": long_stream.many(run),
+        "matrix": long_stream.matrix_table(run),
         "original": _original(original),
         "tasks": content.task_table(run),
         "invalid": content.invalid_table(run),
@@ -110,8 +110,7 @@ def terminal_table(
     run = run_dir if isinstance(run_dir, Run) else read_run(Path(run_dir))
     width = width or shutil.get_terminal_size().columns
     seed = f", seed {run.seed}" if run.seed is not None else ""
-    many = len(run.tasks) > coarse_picture.NUMBERED
-    table = long_stream.task_scores(run) if many else content.matrix_table(run, intervals=False)
+    table = long_stream.matrix_table(run, intervals=False)
     lines = [printable(f"{run.method} on {run.stream}{seed}: score on each task, 0-100"), ""]
     lines += [tables.to_terminal(table, width, colour, ascii), ""]
     metrics = [f"{label} {value}" for label, value, _ in content.headline(run)]
@@ -138,8 +137,8 @@ def _original(run_dir: Path | None) -> dict[str, Any] | None:
         return None
     run = read_run(Path(run_dir))
     return {
-        "matrix": content.matrix_table(run),
-        "plain": content.matrix_table(run, intervals=False),
+        "matrix": long_stream.matrix_table(run),
+        "plain": long_stream.matrix_table(run, intervals=False),
         "scorers": text.listing(f"{run.scorers[task]} ({task})" for task in run.tasks if task in run.scorers),
     }
 
