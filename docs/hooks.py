@@ -1,7 +1,7 @@
-"""Adds the method cards and what was measured, which are next to their code, to the site, turns LaTeX into MathML, and shows
-pictures in dark colours on a dark page.
+"""Adds the method cards and what was measured, which are next to their code, to the site; formulae and pictures fit the page.
 
-MathML is what browsers render themselves, so a page needs neither scripts nor fonts from elsewhere.
+MathML is what browsers render themselves, so a page needs neither scripts nor fonts from elsewhere. A picture is shown in dark
+colours on a dark page.
 """
 
 from __future__ import annotations

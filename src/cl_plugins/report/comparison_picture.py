@@ -73,7 +73,7 @@ def _draw(comparison: Comparison) -> Figure:
 def _panel(axes: Axes, key: str, entries: list[Summary], comparison: Comparison) -> None:
     """One metric: runs, means and intervals of all groups, and where trivial answers are."""
     # Lines behind a number end at its sides.
-    clear = {"facecolor": style.theme().paper, "edgecolor": "none", "pad": 0.8}
+    clear: dict[str, Any] = {"facecolor": style.theme().paper, "edgecolor": "none", "pad": 0.8}
     for index, entry in enumerate(entries):
         colour = style.theme().colours[index % len(style.theme().colours)]
         if entry.mean is None:
