@@ -221,7 +221,7 @@ def listing(words: Iterable[str]) -> str:
 
 
 def said_once(notes: Iterable[str]) -> tuple[str, ...]:
-    """Notes without repetition: those that differ only in their first sentence become one, ``a; b. The same for both.``"""
+    """Notes without repetition; those that differ in their first sentence only become one: ``a; b. The same for both``."""
     found: dict[tuple[str, bool], list[str]] = {}
     for note in dict.fromkeys(notes):
         first, _, rest = note.partition(". ")
