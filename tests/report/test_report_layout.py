@@ -173,3 +173,10 @@ def test_labels_with_room_stay_where_they_belong_and_others_move_alike():
     assert spread([10.0, 90.0, 50.0], 5, 0, 100) == [10.0, 90.0, 50.0]
     assert spread([50.0, 50.0, 50.0], 4, 0, 100) == pytest.approx([46, 50, 54])
     assert spread([99.0, 100.0], 5, 0, 100) == pytest.approx([95, 100])
+
+
+def test_what_several_notes_say_stands_once():
+    rule = "No task was given at test; a `route` says which answered."
+    notes = [f"A, selector: x. {rule}", "Only a demo.", f"B. {rule}", "Only a demo.", "C. Other.", "No end"]
+    assert text.said_once(notes) == (f"A, selector: x; B. {rule}", "Only a demo.", "C. Other.", "No end")
+    assert text.said_once([]) == ()

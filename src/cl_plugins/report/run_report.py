@@ -45,13 +45,15 @@ def write_report(run_dir: Path | Run, write: writing.Write | None = None, origin
         more.append(("probes.csv, probes.tex", "the probes: scores, differences and intervals"))
     sentence, bibtex = content.citation(run)
     listed = content.files(run)
+    many, matrix = long_stream.many(run), long_stream.matrix_table(run)
+    gaps = any(cell.score is None for row in run.rows for cell in row.cells)
     page = {
         "run": run,
+        "many": many,
         "title": f"{run.method} on {run.stream}",
         "remarks": content.remarks(run),
         "headline": content.headline(run),
-        "many": long_stream.many(run),
-        "matrix": long_stream.matrix_table(run),
+        "matrix": matrix,
         "original": _original(original),
         "tasks": content.task_table(run),
         "invalid": content.invalid_table(run),
@@ -60,7 +62,8 @@ def write_report(run_dir: Path | Run, write: writing.Write | None = None, origin
         "confusion": choices.confusion_table(run),
         "metrics": content.metric_table(run) if run.metrics else None,
         "baselines": content.baselines(run),
-        "gaps": any(cell.score is None for row in run.rows for cell in row.cells),
+        "gaps": gaps,
+        "missing": any(entry.text == text.MISSING for row in matrix.rows for entry in row) if many else gaps,
         "facts": content.facts(run),
         "environment": content.environment(run),
         "recipe": content.recipe_yaml(run),

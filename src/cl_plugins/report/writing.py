@@ -78,7 +78,7 @@ def csv_bytes(rows: Iterable[Sequence[Any]]) -> bytes:
 
 
 _JOINT = re.compile(r"([_.=/-]+)(?=[^\W\d])")
-_LONG = 14  # letters of a word that every column has room for
+_LONG = 10  # letters of a word that every column has room for
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 

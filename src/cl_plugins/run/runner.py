@@ -136,6 +136,8 @@ class Runner:
                 self._end_row(plan)
         except Interrupted:
             self._end_row(plan, now=True)
+            done = sum(step.key in state.journal for step in plan)
+            logger.info("stopped: %d of %d steps are finished; the same command resumes the run", done, len(plan))
             raise
         finally:
             state.close_backend()
