@@ -1,6 +1,7 @@
-"""Adds the method cards and what was measured, which are next to their code, to the site, and turns LaTeX into MathML.
+"""Adds the method cards and what was measured, which are next to their code, to the site; formulae and pictures fit the page.
 
-MathML is what browsers render themselves, so a page needs neither scripts nor fonts from elsewhere.
+MathML is what browsers render themselves, so a page needs neither scripts nor fonts from elsewhere. A picture is shown in dark
+colours on a dark page.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ FORMULA = re.compile(r"\$\$(?P<block>[^$]+)\$\$|(?<![\\$\w])\$(?P<inline>(?!\s)[
 #: Folders of `benchmarks/` whose README is a page of the site.
 MEASURED = ("cross_modal", "eval", "step", "synthetic_conflict")
 #: Pages whose widest table needs the place of the table of contents.
-WIDE = ("real.md", "refused.md")
+WIDE = ("demo.md", "real.md", "refused.md")
+#: Pictures of the pages; of one that is called `NAME.png`, `NAME_dark.png` is for a dark page.
+ASSETS = Path(__file__).parent / "assets"
+_PICTURE = re.compile(r'(<img [^>]*src="[^"]*?assets/)(\w+)\.png("[^>]*>)')
 _PLACE = "FORMULA{}OF"  # a word that Markdown leaves as it is
 
 
@@ -84,12 +88,21 @@ def on_page_markdown(markdown, page, **_):
 
 def on_page_content(html, page, **_):
     """Called by MkDocs with the HTML of a page."""
+    html = _PICTURE.sub(_both, html)
     for number, formula in enumerate(page.formulas):
         html = html.replace(_PLACE.format(number), formula)
     html = re.sub(r"(?<=\d) ± (?=\d)", "\u00a0±\u00a0", html)
     parts = re.split(r"(<pre.*?</pre>)", html, flags=re.DOTALL)
     parts[::2] = [re.sub(r"(?<=<code>)[^<]+(?=</code>)", _breaks, part) for part in parts[::2]]
     return "".join(parts)
+
+
+def _both(picture: re.Match[str]) -> str:
+    """A picture in light and, where it is there, in dark colours; the theme shows one of them."""
+    before, name, after = picture.groups()
+    if not (ASSETS / f"{name}_dark.png").is_file():
+        return picture[0]
+    return f"{before}{name}.png#only-light{after}{before}{name}_dark.png#only-dark{after}"
 
 
 _LONG = 24  # characters of a code span that may break

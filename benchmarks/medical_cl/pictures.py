@@ -52,7 +52,7 @@ def _draw(rows: Sequence[Row], title: Callable[[str], str]) -> bytes:
         fontsize=7.5,
         borderaxespad=0,
     )
-    return style.png(figure)
+    return style.png(figure, figure.get_tightbbox())
 
 
 def _panel(axes: Axes, rows: Sequence[Row], column: int, names: Sequence[str]) -> None:

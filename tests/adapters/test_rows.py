@@ -155,12 +155,13 @@ def test_our_decoder_answers_as_generate_does(seeing, size, decided_by, monkeypa
 def test_what_prompts_begin_with_is_computed_once_per_expert(seeing, monkeypatch):
     model, state = seeing
     rows, seen = with_beginning(12)
-    read, towers = [], []
+    read, towers, projected = [], [], []
     handles = [
         find_decoder(model).register_forward_pre_hook(
             lambda module, args, kwargs: read.append(tuple(kwargs["inputs_embeds"].shape[:2])), with_kwargs=True
         ),
         find_tower(model)[1].encoder.register_forward_hook(lambda *_: towers.append(1)),
+        model.model.multi_modal_projector.register_forward_hook(lambda *_: projected.append(1)),
     ]
     monkeypatch.setattr(state, "decided_by", "expert")
     found = decoded(model, rows, seen, 5)
@@ -173,6 +174,23 @@ def test_what_prompts_begin_with_is_computed_once_per_expert(seeing, monkeypatch
     assert sum(count for count, _ in parts) == 12
     assert max(length for _, length in parts) == max(map(len, rows)) - len(BEGINNING)
     assert 0 < len(towers) <= len(parts)  # once per part, although the choice is taken in a forward of its own
+    assert len(projected) == len(towers)
+
+
+def test_other_pictures_are_looked_at_although_some_have_been_seen(seeing_model):
+    """As in a model that calls its tower for the pictures and again for the videos."""
+    base, state = routed(seeing_model, kind="vision")
+    try:
+        rows = prompts(2, lambda i: 1)
+        first, second = (batch([row], [one]) for row, one in zip([rows[0]] * 2, pixels(rows), strict=True))
+        with torch.no_grad():
+            expected = seeing_model(**second).logits
+            kept, _ = state.choose(second)
+            _, seen = state.choose(first)
+            with state.giving(kept, seen):
+                assert torch.equal(seeing_model(**second).logits, expected)
+    finally:
+        base.reset()
 
 
 def test_texts_with_a_picture_in_their_padding(seeing, monkeypatch):

@@ -101,6 +101,20 @@ def test_it_fits_the_window_and_axe_finds_nothing_of_ours(opened, reader):
         assert own_faults(page) == {}, name
 
 
+def test_what_has_nothing_to_say_takes_no_room(opened):
+    page = opened()
+    note = "[...document.querySelectorAll('.cl-note')].find(e => e.innerText.includes('no accuracy matrix yet'))"
+    page.wait_for(note)
+    stop = "[...document.querySelectorAll('button.sm')].find(b => b.innerText.trim() === 'Stop')"
+    between = f"{note}.getBoundingClientRect().top - {stop}.getBoundingClientRect().bottom"
+    assert page.value(between) < 60
+
+
+def test_only_a_run_at_work_can_be_stopped(opened):
+    page = opened()
+    assert page.value("[...document.querySelectorAll('button.sm')].find(b => b.innerText.trim() === 'Stop').disabled")
+
+
 def test_runs_are_compared(opened):
     page = opened()
     tab(page, "Compare")
@@ -125,6 +139,7 @@ def test_a_run_is_started_stopped_and_started_again(opened):
         page.wait_for(
             "document.body.innerText.includes('at work\\tprocess') || document.body.innerText.includes('process ')"
         )
+        page.wait_for("![...document.querySelectorAll('button.sm')].find(b => b.innerText.trim() === 'Stop').disabled")
         press(page, "Stop")
         page.wait_for("document.body.innerText.includes('SIGTERM was sent to process')")
         page.wait_for(f"{row}.includes('stopped')")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 
 from board.made import ALL, make
+from report.made_runs import demo_run
 
 from cl_plugins.base.lock import RunLock
+from cl_plugins.board import state
 from cl_plugins.board.state import States, log_tail, read_line
+from cl_plugins.report import read_run
 
 
 def test_states(tmp_path):
@@ -19,6 +22,17 @@ def test_states(tmp_path):
     assert (finished.state, finished.now) == ("finished", "")
     failed = read_line("r", make(tmp_path / "failed", ALL[:3], failed={"step": "train:two", "error": "out of memory"}))
     assert (failed.state, failed.problem) == ("failed", "train:two: out of memory")
+
+
+def test_options_and_replay_stand_with_the_method(tmp_path, monkeypatch):
+    root, other = make(tmp_path / "r", ALL, method="ewc"), demo_run(tmp_path / "other", method="ewc")
+    record = json.loads((other / "run.json").read_text())
+    record["recipe"]["cl"] |= {"method": {"name": "ewc", "weight": 10}, "replay": {"capacity_per_task": 20}}
+    (other / "run.json").write_text(json.dumps(record))
+    assert read_line("r", root).method == "ewc"  # nothing was measured yet
+    (root / "matrix.json").write_bytes((other / "matrix.json").read_bytes())
+    monkeypatch.setattr(state, "read_run", lambda root: read_run(other))
+    assert read_line("r", root).method == "ewc (weight=10) + replay 20/task"
 
 
 def test_a_damaged_run_is_a_line_of_the_list(tmp_path):

@@ -110,6 +110,16 @@ def test_a_mean_and_its_interval_stay_on_one_line():
     assert HOOKS.on_page_content("<td>21.5 ± 31.1</td>", page=page) == "<td>21.5\u00a0±\u00a031.1</td>"
 
 
+def test_a_picture_with_dark_colours_is_there_twice():
+    page = SimpleNamespace(formulas=[])
+    image = '<p><img alt="a" src="../assets/demo_forgetting.png" /></p>'
+    light = '<img alt="a" src="../assets/demo_forgetting.png#only-light" />'
+    dark = '<img alt="a" src="../assets/demo_forgetting_dark.png#only-dark" />'
+    assert HOOKS.on_page_content(image, page=page) == f"<p>{light}{dark}</p>"
+    other = image.replace("demo_forgetting", "other")
+    assert HOOKS.on_page_content(other, page=page) == other
+
+
 def test_what_was_measured_is_a_page_of_the_site():
     """On GitHub the links lead to the README next to the results."""
     assert sorted(HOOKS.MEASURED) == [page.parent.name for page in MEASURED]

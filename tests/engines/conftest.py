@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import apart
 import pytest
 import tiny
 import watched
@@ -31,6 +32,29 @@ def inputs(llava, tmp_path_factory):
 def wide_llava(tmp_path_factory):
     """A tiny LLaVA whose widths the 4-bit kernels of the CPU can use."""
     return tiny.build_llava(tmp_path_factory.mktemp("models") / "wide", widths=(64, 64))
+
+
+@pytest.fixture(scope="session")
+def vllm_base(tmp_path_factory):
+    """A tiny LLaVA with heads of 32, as vLLM's kernels for the CPU want them, with the names of weights of the hub's LLaVA.
+
+    vLLM does not read the names that Transformers 5 gives to a CLIP tower that it has made itself.
+    """
+    from safetensors.torch import load_file, save_file
+
+    folder = tiny.build_llava(tmp_path_factory.mktemp("models") / "base", widths=(128, 64))
+    file = folder / "model.safetensors"
+    named = {
+        name.replace("vision_tower.", "vision_tower.vision_model."): value for name, value in load_file(file).items()
+    }
+    save_file(named, file, metadata={"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mixed(tmp_path_factory):
+    """Tasks in which every second question has no picture."""
+    return apart.build(tmp_path_factory.mktemp("data") / "mixed", mixed=True)
 
 
 @pytest.fixture(scope="session")

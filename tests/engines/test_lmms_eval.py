@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from importlib.util import find_spec
 
-import apart
 import pytest
 import tiny
 from running import go, load
@@ -45,12 +44,6 @@ doc_to_choice: ["A", "B"]
 metadata: {version: 1.0}
 """
 GONE = TASK.replace("tiny_seen", "tiny_gone").replace("seen.parquet", "gone.parquet")
-
-
-@pytest.fixture(scope="module")
-def mixed(tmp_path_factory):
-    """Tasks in which every second question has no picture."""
-    return apart.build(tmp_path_factory.mktemp("data") / "mixed", mixed=True)
 
 
 @pytest.fixture(scope="module")

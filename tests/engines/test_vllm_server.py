@@ -39,36 +39,18 @@ SETTINGS = {
 pytestmark = [pytest.mark.engines, pytest.mark.skipif(VLLM is None, reason="there is no program vllm")]
 
 
-@pytest.fixture(scope="module")
-def mixed(tmp_path_factory):
-    """Tasks in which every second question has no picture."""
-    return apart.build(tmp_path_factory.mktemp("data") / "mixed", mixed=True)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """A tiny LLaVA with heads of 32, as vLLM's kernels for the CPU want them, with the names of weights of the hub's LLaVA.
-
-    vLLM does not read the names that Transformers 5 gives to a CLIP tower that it has made itself.
-    """
-    from safetensors.torch import load_file, save_file
-
-    folder = tiny.build_llava(tmp_path_factory.mktemp("models") / "base", widths=(128, 64))
-    file = folder / "model.safetensors"
-    named = {
-        name.replace("vision_tower.", "vision_tower.vision_model."): value for name, value in load_file(file).items()
-    }
-    save_file(named, file, metadata={"format": "pt"})
-    return folder
+@pytest.fixture
+def base(vllm_base):
+    return vllm_base
 
 
 @pytest.fixture
 def exported(base, mixed, tmp_path, capsys):
     """Train a stream and export it; gives the folder of the run and the command that the export printed."""
 
-    def make(method, to, projector):
+    def make(method, to, projector, tasks=apart.TASKS):
         out = tmp_path / "run"
-        keys = tiny.recipe(base, mixed, out, method, apart.TASKS, max_steps=2, learning_rate=1e-2)
+        keys = tiny.recipe(base, mixed, out, method, tasks, max_steps=2, learning_rate=1e-2)
         keys["additional_target"] = "multi_modal_projector" if projector else None
         keys["cl"]["eval"] = {"max_new_tokens": TOKENS, "zero_shot": False}
         go({key: value for key, value in keys.items() if value is not None})
@@ -138,9 +120,9 @@ def ask(address, model, parts, **more):
 def asked(address, out, data, task, model):
     """The answers of the server and those of the run, to the test set of a task."""
     records = {record["id"]: record for record in records_of(data, task)}
-    lines = [
-        json.loads(line) for line in (out / "predictions" / "after_three" / f"{task}.jsonl").read_text().splitlines()
-    ]
+    last = json.loads((out / "matrix.json").read_text())["tasks"][-1]
+    file = out / "predictions" / f"after_{last}" / f"{task}.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
     found = [ask(address, model, content(data, records[line["id"]])) for line in lines]
     return found, [line["prediction"] for line in lines]
 
@@ -203,3 +185,13 @@ def test_an_adapter_on_a_base_with_the_projector(exported, mixed, tmp_path):
     with served(command, tmp_path / "server.log") as address:
         for task in apart.TASKS:
             check_answers(address, out, mixed, task, "export", export / "base", export)
+
+
+def test_adapters_per_task_on_a_base_with_the_projector(exported, mixed, tmp_path):
+    """All tasks share a projector where there is one task."""
+    task = apart.TASKS[0]
+    out, command = exported({"name": "mslora_cr", "inference": "first_k"}, "tasks", projector=True, tasks=(task,))
+    export = tmp_path / "export"
+    assert command[2] == str(export / "base")
+    with served(command, tmp_path / "server.log") as address:
+        check_answers(address, out, mixed, task, task, export / "base", export / f"01_{task}")

@@ -85,6 +85,26 @@ def test_what_the_method_changes_afterwards_is_not_shown(shown):
     assert shown == ["Fine-tuning method: LoRA"]
 
 
+def test_what_was_shown_while_the_recipe_was_parsed_is_not_shown_again(shown):
+    logger = logging.getLogger("llamafactory.hparams.parser")
+    with once() as earlier:
+        logger.warning("We recommend enable mixed precision training.")
+    with once(earlier) as again:
+        logger.warning("We recommend enable mixed precision training.")
+        logger.warning("another")
+    assert again is earlier
+    with once():  # of another run in this process
+        logger.warning("another")
+    assert shown == ["We recommend enable mixed precision training.", "another", "another"]
+
+
+def test_what_only_the_host_can_change_is_not_shown(shown):
+    with once():
+        logging.getLogger("llamafactory").warning("`torch_dtype` is deprecated! Use `dtype` instead!")
+        logging.getLogger("llamafactory").warning("warmup_ratio is deprecated")
+    assert shown == ["warmup_ratio is deprecated"]
+
+
 def test_everything_is_shown_to_who_asks_for_it(shown, monkeypatch):
     monkeypatch.setenv(NAMES[0], "INFO")
     with once():

@@ -61,3 +61,14 @@ def test_the_report_uses_them(folder, monkeypatch):
     write_report(folder)
     assert set(drawn) == {"matrix", "lines"}
     assert (folder / "matrix.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_words_of_the_report_are_those_of_a_long_stream(folder):
+    write_report(folder)
+    for name in ("report.html", "report.md"):
+        page = (folder / name).read_text()
+        assert "One task per row; scores from 0 to 100." in page
+        assert not [
+            words for words in ("Bold:", "In small print: 95", "In brackets: 95", "Hatched", "Framed") if words in page
+        ]
+        assert "matrix.csv" in page

@@ -38,13 +38,53 @@ def test_it_fits_the_window_loads_nothing_and_axe_finds_nothing(chromium, pages,
     assert bright is not dark
 
 
-def test_every_table_of_four_tasks_fits_a_desktop(chromium, pages):
+@pytest.mark.parametrize("name", ["report", "comparison"])
+def test_every_table_of_four_tasks_fits_a_desktop(chromium, pages, name):
     """A comparison has eleven columns and more: names wrap, and the tables use the window beside the text."""
-    page = chromium.page(pages["comparison"].as_uri(), width=1280)
+    page = chromium.page(pages[name].as_uri(), width=1280)
     boxes = page.value("[...document.querySelectorAll('.scroll')].map(e => [e.scrollWidth, e.clientWidth])")
     assert boxes
     assert [box for box in boxes if box[0] > box[1]] == []
-    assert page.value("[...document.querySelectorAll('.sideways')].every(e => getComputedStyle(e).display === 'none')")
+
+
+HINTS = """[...document.querySelectorAll('.wide')].map(e => {
+  const hint = e.querySelector('.sideways'), box = e.querySelector('.scroll');
+  const shown = getComputedStyle(hint).visibility === 'visible' && hint.getBoundingClientRect().height > 10;
+  return [shown, box.scrollWidth > box.clientWidth + 1, box.getAttribute('aria-label')];
+})"""
+
+
+@pytest.mark.parametrize("width", [390, 700, 1280])
+@pytest.mark.parametrize("name", ["report", "comparison"])
+def test_a_hint_stands_above_what_scrolls_and_nowhere_else(chromium, pages, name, width):
+    page = chromium.page(pages[name].as_uri(), width=width)
+    page.value("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    found = page.value(HINTS)
+    assert [entry for entry in found if entry[0] != entry[1]] == []
+    assert any(scrolls for _, scrolls, _ in found) is (width < 1280)
+
+
+def test_no_word_of_a_head_is_broken_and_numbers_stay_whole(chromium, pages):
+    script = """[...document.querySelectorAll('%s')].filter(e => {
+      const range = document.createRange(), word = [...e.childNodes].find(n => n.nodeType === 3 && /\\S/.test(n.data));
+      if (!word || /\\s/.test(word.data.trim())) return false;
+      range.selectNodeContents(word);
+      return new Set([...range.getClientRects()].map(r => Math.round(r.top))).size > 1;
+    }).map(e => e.textContent)"""
+    for width in (390, 1280):
+        for name in pages:
+            page = chromium.page(pages[name].as_uri(), width=width)
+            assert page.value(script % "thead .num") == []
+            assert page.value(script % "tbody .num") == []
+
+
+@pytest.mark.parametrize("name", ["report", "comparison"])
+def test_pictures_on_a_phone_are_large_enough_to_read(chromium, pages, name):
+    """Their smallest print is of 6.5 points: at 0.75 of its size it is as high as that of a footnote on a screen."""
+    page = chromium.page(pages[name].as_uri(), width=390)
+    shares = page.value("[...document.querySelectorAll('figure img')].map(e => e.width / (e.naturalWidth / 200 * 96))")
+    assert shares
+    assert min(shares) > 0.7
 
 
 @pytest.mark.parametrize("name", ["report", "comparison"])

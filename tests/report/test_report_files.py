@@ -43,7 +43,7 @@ class Page(HTMLParser):
         self.text: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.outside: list[list[str]] = []
-        self.feed(source)
+        self.feed(source.replace("<wbr>", ""))  # where a long name may break
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))

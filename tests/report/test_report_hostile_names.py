@@ -214,8 +214,8 @@ def test_a_report_keeps_its_shape(name, plain, plain_files, monkeypatch):
     assert ours.keys() == theirs.keys() >= {"report.md", "report.html", "matrix.tex", "compare.md", "compare.html"}
     for file in ("report.html", "compare.html"):
         expected, found = Tags(ours[file]), Tags(theirs[file])
-        notes = ("code", ())  # what a note has between back-ticks
-        assert [tag for tag in found.tags if tag != notes] == [tag for tag in expected.tags if tag != notes], file
+        inside = {("code", ()), ("wbr", ())}  # what a note has between back-ticks, and where a long name may break
+        assert [tag for tag in found.tags if tag not in inside] == [tag for tag in expected.tags if tag not in inside]
         assert found.odd == expected.odd
     for file in ("report.md", "compare.md"):
         expected, found = rendered(ours[file]), rendered(theirs[file])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_runs import DEMO_TASKS, demo_run, make_run
 
-from cl_plugins.report import terminal_table, text
+from cl_plugins.report import terminal_table, text, write_report
 from cl_plugins.report.style import spread
 from cl_plugins.report.tables import Entry, Table, to_markdown, to_terminal
 
@@ -61,6 +61,27 @@ def test_the_terminal_table_keeps_to_the_width(tmp_path, width, ascii):
     columns = sum(len(block[1].split()) - 1 for block in table)  # the first is the row's name
     assert columns == 7
     assert shown.isascii() == ascii
+
+
+@pytest.mark.parametrize("zero_shot", [None, 3.0])
+def test_many_tasks_are_one_line_each(tmp_path, zero_shot):
+    """The matrix of 30 tasks would be hundreds of lines."""
+    count = 30
+    tasks = [f"task{index}" for index in range(count)]
+    scores = [[float(50 + i - 2 * j) if j <= i else None for j in range(count)] for i in range(count)]
+    given = None if zero_shot is None else [zero_shot] * count
+    out = make_run(tmp_path / "run", tasks, scores, zero_shot=given)
+    table = blocks(terminal_table(out, width=80))[0]
+    assert [line.split()[0] for line in table[-count:]] == tasks
+    before = [] if zero_shot is None else ["3.00"]
+    shown = [word.strip("‡") for word in table[-count:][7].split()[2:]]
+    assert shown == [*before, "43.00", f"{50 + 29 - 14:.2f}", f"{sum(57 - 2 * j for j in range(8)) / 8:.2f}"]
+    write_report(out)
+    for name in ("report.md", "report.html"):
+        page = (out / name).read_text()
+        assert "just trained" in page
+        assert "matrix.csv" in page
+        assert page.count("43.00") < 10  # as each of nine cells of the matrix, and as intervals
 
 
 def test_colour_changes_nothing_but_the_style(tmp_path):
@@ -152,3 +173,10 @@ def test_labels_with_room_stay_where_they_belong_and_others_move_alike():
     assert spread([10.0, 90.0, 50.0], 5, 0, 100) == [10.0, 90.0, 50.0]
     assert spread([50.0, 50.0, 50.0], 4, 0, 100) == pytest.approx([46, 50, 54])
     assert spread([99.0, 100.0], 5, 0, 100) == pytest.approx([95, 100])
+
+
+def test_what_several_notes_say_stands_once():
+    rule = "No task was given at test; a `route` says which answered."
+    notes = [f"A, selector: x. {rule}", "Only a demo.", f"B. {rule}", "Only a demo.", "C. Other.", "No end"]
+    assert text.said_once(notes) == (f"A, selector: x; B. {rule}", "Only a demo.", "C. Other.", "No end")
+    assert text.said_once([]) == ()

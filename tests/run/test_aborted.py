@@ -35,12 +35,13 @@ def said():
     logger.removeHandler(handler)
 
 
-def test_an_aborted_task_is_trained_again(llama, text_data, tmp_path):
+def test_an_aborted_task_is_trained_again(llama, text_data, tmp_path, said):
     keys = recipe(llama, text_data, tmp_path / "run", cl=NO_TESTS)
     with pytest.raises(SystemExit) as caught:
         go(keys, callbacks=[Ends(aborts=True)])
     assert caught.value.code == EXIT_RUN_AGAIN
     assert steps(tmp_path / "run")[-1] == "consolidate:one"
+    assert "stopped: 2 of 5 steps are finished; the same command resumes the run" in said
     go(keys)
     go(recipe(llama, text_data, tmp_path / "whole", cl=NO_TESTS))
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")

@@ -325,3 +325,20 @@ def test_neat_packing_does_not_reach_the_answers(llama, text_data, tmp_path):
         answers.append((out / "predictions" / "zero_shot" / "one.jsonl").read_text())
         assert steps(out)[-1] == "finish"
     assert answers[0] == answers[1]
+
+
+def test_neat_packing_leaves_later_data_sets_alone(llama, text_data, tmp_path):
+    """The host turns small integers off for packs, and does not turn them on again."""
+    from datasets import Dataset
+
+    from cl_plugins.host.session import Session
+    from cl_plugins.host.task_args import parse
+
+    keys = recipe(llama, text_data, tmp_path / "run", tasks=("one",), packing=True, neat_packing=True)
+    del keys["cl"]
+    session = Session(parse({**keys, "dataset": "one_train"}))
+    packed = session.training_set("one", session.args)[0]["train_dataset"]
+    assert packed.features["attention_mask"].feature.dtype == "int64"
+    later = Dataset.from_dict({"input_ids": [[1, 2]], "attention_mask": [[1, 1]]})
+    assert later.features["input_ids"].feature.dtype == "int32"
+    assert later.features["attention_mask"].feature.dtype == "int8"

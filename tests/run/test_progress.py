@@ -113,6 +113,8 @@ for number in range(4):
     print("a printed line", number)
     host.info("a line of the host \x1b]0;title\x07")
     sys.stderr.write("\rbar %d" % number)
+sys.stderr.write("\rLoading:  50%|#    | 49/98 [00:00<?, ?it/s]\rLoading: 100%|##| 98/98 [00:00<00:00, 15232.80it/s]\n")
+sys.stderr.write("\rfetching\rfetched everything\n")
 logger.info("a line about %s", step.task)
 shown.close()
 assert sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__
@@ -158,6 +160,8 @@ def test_on_a_terminal_the_log_stands_above_one_status_line():
     assert sum("a line of the host" in line for line in left) == 4
     assert any("a line about evil" in line for line in left)
     assert not any("bar" in line for line in left[:-1])  # the bars of others are not drawn
+    assert not any("Loading" in line for line in left)  # nor, when they are over, what they said last
+    assert any(line.startswith("fetched everything") for line in left)
     assert left[-2] == "done"
 
 
@@ -171,6 +175,31 @@ def test_escape_sequences_of_names_never_reach_the_terminal(kind):
     else:
         assert "\x1b]0" not in written
         assert not any(char in written for char in "\x07\x9b")
+
+
+class Line:
+    """A status line that keeps what it is told."""
+
+    def __init__(self, width):
+        self.width, self.shown = width, []
+
+    def show(self, label, done, total, times):
+        self.shown.append(f"{label} {times}")
+
+
+@pytest.mark.parametrize("columns", [80, 100, 120])
+def test_a_narrow_terminal_has_room_for_the_label_the_bar_and_the_times(monkeypatch, columns):
+    shown, now = make(monkeypatch)
+    shown._line = line = Line(columns)
+    shown.begin(STEPS[0], 1, 3)
+    now["t"] = 5.0
+    shown.advance(5)
+    full = ["ETA ? + 300 optimizer steps + 10 test items", "ETA 00:05 + 300 optimizer steps"]
+    short = ["ETA ?", "ETA 00:05 + training"]
+    assert [text.partition(", ")[2] for text in line.shown] == {80: short, 100: [short[0], full[1]], 120: full}[
+        columns
+    ]
+    assert max(map(len, line.shown)) <= columns - 8  # a bar, and `100%`
 
 
 def test_clock():

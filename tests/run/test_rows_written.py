@@ -69,6 +69,38 @@ def test_it_is_written_with_the_first_cell_and_once_a_row(llama, text_data, tmp_
     assert same(out, whole)
 
 
+def test_a_long_stream_writes_several_rows_at_once(llama, text_data, tmp_path, whole, during, monkeypatch):
+    """And a kill between the files of matrix and metrics leaves metrics that are rows behind."""
+    keys, out, times, write = recipe(llama, text_data, tmp_path / "run"), tmp_path / "run", [], writing.write_bytes
+    monkeypatch.setattr(runner, "SHORT", 0)
+    monkeypatch.setattr(runner, "TOGETHER", 3)
+
+    def noted(path, data):
+        if path.name == "metrics.json":
+            times.append(len(journal(out)))
+            if len(times) == 2:
+                raising()
+        write(path, data)
+
+    monkeypatch.setattr(writing, "write_bytes", noted)
+    seen = []
+    during(LAST[1], lambda: seen.append((read_results(out), load(out, "matrix.json")["scores"])))
+    with pytest.raises(SystemExit):
+        go(keys)
+    assert times == [1, steps(out).index(LAST[1]) + 1]
+    (found, held), final = seen[0], load(whole, "matrix.json")["scores"]
+    assert held == [[None, None], [None, None]]
+    assert [found.matrix.scores[0], found.matrix.scores[1][:1]] == [final[0], final[1][:1]]
+    assert found.remarks != ()
+    behind = read_results(out)
+    assert behind.matrix.scores == final
+    assert {name: part.value for name, part in behind.metrics.items()} == {
+        name: part.value for name, part in read_results(whole).metrics.items()
+    }
+    go(keys)
+    assert same(out, whole)
+
+
 def test_killed_in_a_row(llama, text_data, tmp_path, whole, during):
     keys, out = recipe(llama, text_data, tmp_path / "run"), tmp_path / "run"
     during(LAST[1], raising)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import tiny
+from running import copy_of
 
-from cl_plugins.base.errors import DataError, RecipeError
+from cl_plugins.base.errors import CompatibilityError, DataError, RecipeError
 from cl_plugins.cli import main
+from cl_plugins.generation.vllm import _library, sampling_rules
 
 
 TASKS = ("one", "two")
@@ -68,6 +70,74 @@ def test_the_same_predictions(method, llava, data, vllm, by_the_host, run, tmp_p
     sampling = vllm.STARTED[0].calls[0][1]
     assert (sampling.temperature, sampling.max_tokens, sampling.stop_token_ids[0]) == (0.0, 3, 2)
     assert not (tmp_path / "out" / "merged_for_vllm").exists()
+
+
+def with_rules(llava, folder, **rules):
+    """A copy of a base whose generation config says more."""
+    base = copy_of(llava, folder)
+    file = base / "generation_config.json"
+    own = json.loads(file.read_text()) | rules
+    file.unlink()
+    file.write_text(json.dumps(own))
+    return base
+
+
+@pytest.mark.parametrize("rules", [{"eos_token_id": list(range(2, 400))}, {"repetition_penalty": 1.5}])
+def test_the_base_has_its_own_rules_of_generation(rules, llava, data, vllm, run, tmp_path):
+    """What ends an answer is replaced, as for the model in memory, and a penalty is followed."""
+    base = with_rules(llava, tmp_path / "base", **rules)
+    for backend in ("host", "vllm"):
+        run(recipe(base, data, tmp_path / backend, backend=backend, max_new_tokens=6))
+    found = predictions(tmp_path / "host")
+    assert predictions(tmp_path / "vllm") == found
+    assert {e.calls[0][1].repetition_penalty for e in vllm.STARTED} == {rules.get("repetition_penalty", 1.0)}
+    said = [json.loads(line)["prediction"] for text in found.values() for line in text.splitlines()]
+    assert max(map(len, said)) > 3
+
+
+def test_rules_that_vllm_does_not_have(llava, data, vllm, run, tmp_path):
+    base = with_rules(llava, tmp_path / "base", no_repeat_ngram_size=2)
+    with pytest.raises(CompatibilityError, match="does not follow no_repeat_ngram_size: 2 in the base's"):
+        run(recipe(base, data, tmp_path / "out", backend="vllm"))
+    assert not (tmp_path / "out" / "tasks").exists()
+    assert vllm.STARTED == []
+
+
+def test_rules_that_evaluation_replaces():
+    assert sampling_rules({"num_beams": 4, "repetition_penalty": 1.05}) == {"repetition_penalty": 1.05}
+
+
+def test_what_vllm_cannot_load_is_told(llava, data, vllm, run, tmp_path):
+    options = {"max_model_len": 4096}
+    with pytest.raises(CompatibilityError) as error:
+        run(recipe(llava, data, tmp_path / "out", backend="vllm", backend_options=options))
+    text = str(error.value)
+    assert (
+        f"cl.eval.backend: vLLM 0.0-fake cannot load {llava} (User-specified max_model_len (4096) is greater" in text
+    )
+    assert "the derived max_model_len)." in text
+
+
+def test_what_vllm_cannot_answer_is_told(llava, data, vllm, by_the_host, monkeypatch, tmp_path, capsys):
+    def dead(self, *args, **kwargs):
+        raise RuntimeError
+
+    monkeypatch.setattr(vllm.LLM, "generate", dead)
+    words = ["evaluate", str(by_the_host("inclora")), "--backend", "vllm", "--out", str(tmp_path / "out")]
+    assert main(words) != 0
+    assert "vLLM 0.0-fake cannot answer (RuntimeError)." in capsys.readouterr().err
+    assert all(engine.ended for engine in vllm.STARTED)
+
+
+@pytest.mark.parametrize("chosen", [None, "ext://sys.stdout"])
+def test_the_log_of_vllm_leaves_stdout_unless_the_user_says_so(chosen, vllm, monkeypatch):
+    import sys
+
+    monkeypatch.setenv("VLLM_LOGGING_STREAM", str(chosen))
+    if chosen is None:
+        monkeypatch.delenv("VLLM_LOGGING_STREAM")
+    sys.modules.pop("vllm")
+    assert _library().LOG == (chosen or "ext://sys.stderr")
 
 
 def test_evaluating_a_finished_run(llava, data, vllm, by_the_host, tmp_path, capsys):

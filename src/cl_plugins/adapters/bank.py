@@ -215,12 +215,19 @@ def _plus(output: Tensor, hidden: Tensor, b: Tensor, scale: float = 1.0) -> Tens
     import torch
     from torch.nn.functional import linear
 
-    if not torch.is_grad_enabled() and output.dtype == hidden.dtype == b.dtype and output.is_contiguous():
+    if _in_place(output, hidden, b):
         flat = output.view(-1, output.shape[-1])
         torch.addmm(flat, hidden.reshape(-1, hidden.shape[-1]), b.t(), alpha=scale, out=flat)
         return output
     term = linear(hidden, b)
     return (output + (term if scale == 1.0 else term * scale)).to(output.dtype)
+
+
+def _in_place(output: Tensor, hidden: Tensor, b: Tensor) -> bool:
+    """Whether a term can be added to the output where it lies: no gradient is wanted, and nothing has to be cast."""
+    import torch
+
+    return not torch.is_grad_enabled() and output.dtype == hidden.dtype == b.dtype and output.is_contiguous()
 
 
 def _read(layout: _Layout, module: Any, inputs: Tensor) -> Tensor:
@@ -268,10 +275,8 @@ def _scaled(layout: _Layout, trained: Tensor) -> Tensor:
     scales = layout.scales
     if len(set(scales)) == 1:
         return trained if scales[0] == 1.0 else trained * scales[0]
-    import torch
-
     spread = [s for s, rank in zip(scales, layout.ranks[layout.frozen :], strict=True) for _ in range(rank)]
-    return trained * torch.tensor(spread, dtype=trained.dtype, device=trained.device)
+    return trained * trained.new_tensor(spread)
 
 
 def _by_rank(layout: _Layout, weights: Tensor, hidden: Tensor) -> Tensor:
@@ -291,10 +296,9 @@ def _index(layout: _Layout, what: str, values: Callable[[], Any], device: Any) -
     """Index tensors, made once per device."""
     import torch
 
-    key = (what, device)
-    if key not in layout.index:
-        layout.index[key] = torch.tensor(values(), device=device)
-    return layout.index[key]
+    if (what, device) not in layout.index:
+        layout.index[what, device] = torch.tensor(values(), device=device)
+    return layout.index[what, device]
 
 
 def _one_each(layout: _Layout, module: Any, inputs: Tensor, output: Tensor, chosen: Chosen) -> Tensor:
@@ -314,7 +318,7 @@ def _one_each(layout: _Layout, module: Any, inputs: Tensor, output: Tensor, chos
     rows = chosen.experts.to(inputs.device)
     if inputs.shape[1] <= SHORT:
         return _by_all(layout, module, inputs, output, rows)
-    return (output + _by_matrices(layout, module, inputs, rows)).to(output.dtype)
+    return _by_matrices(layout, module, inputs, output, rows)
 
 
 def _in_groups(layout: _Layout, module: Any, inputs: Tensor, output: Tensor, chosen: Chosen) -> Tensor:
@@ -343,8 +347,8 @@ def _by_all(layout: _Layout, module: Any, inputs: Tensor, output: Tensor, rows: 
     return _plus(output, hidden * used.unsqueeze(1).to(hidden.dtype), _factors_b(layout, module))
 
 
-def _by_matrices(layout: _Layout, module: Any, inputs: Tensor, rows: Tensor) -> Tensor:
-    """Each row's term, by the matrices of its expert; expert -1, the last one in the tables, uses no rank."""
+def _by_matrices(layout: _Layout, module: Any, inputs: Tensor, output: Tensor, rows: Tensor) -> Tensor:
+    """The output plus each row's term, by the matrices of its expert; expert -1, the last one in the tables, uses no rank."""
     import torch
 
     most = max(layout.ranks)
@@ -366,7 +370,10 @@ def _by_matrices(layout: _Layout, module: Any, inputs: Tensor, rows: Tensor) -> 
     b = _factors_b(layout, module).index_select(1, picked).reshape(-1, len(rows), most)
     hidden = torch.bmm(inputs.to(a.dtype), a.transpose(1, 2))
     hidden = hidden * _index(layout, "used of each", used, rows.device)[rows].unsqueeze(1).to(hidden.dtype)
-    return torch.bmm(hidden, b.permute(1, 2, 0))
+    b = b.permute(1, 2, 0)
+    if _in_place(output, hidden, b):
+        return torch.baddbmm(output, hidden, b, out=output)
+    return (output + torch.bmm(hidden, b)).to(output.dtype)
 
 
 def _single(layout: _Layout, module: Any, inputs: Tensor, number: int) -> tuple[Tensor, Tensor, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -34,6 +35,27 @@ def places_of(where: Tensor) -> list[Any]:
     ]
 
 
+@dataclass(frozen=True)
+class Seen:
+    """One forward of the tower.
+
+    Attributes:
+        pictures: Its first tensor; None if it got none.
+        output: What it gave.
+    """
+
+    pictures: Any
+    output: Any
+
+    def of(self, pictures: Any) -> bool:
+        """Whether these are the same pictures: a model may call its tower for pictures and again for videos."""
+        import torch
+
+        if pictures is None or self.pictures is None:
+            return pictures is self.pictures
+        return pictures.shape == self.pictures.shape and torch.equal(pictures, self.pictures)
+
+
 class Rows:
     """What is known of the rows of a forward while their choice is taken.
 
@@ -55,7 +77,7 @@ class Rows:
         self.model, self.inputs, self.fresh, self.kept = model, inputs, fresh, kept
         self.chosen = False
         self.told: str | None = None
-        self.tower_output: Any = None
+        self.seen: Seen | None = None
         self._pictures: Tensor | None = None
 
     @property
@@ -118,13 +140,13 @@ class Rows:
         """For each row the places of its prompt: a slice, or an index, (places,), if padding lies within the prompt."""
         return places_of(self.prompt)
 
-    def see(self, output: Any) -> None:
-        """Take what the tower gave in this forward.
+    def see(self, seen: Seen) -> None:
+        """Take what the tower gave in this forward: the pooled vector of each picture, or the mean of its last hidden states.
 
         Args:
-            output: Its output; the pooled vector of each picture, or the mean of its last hidden states.
+            seen: Its pictures and its output.
         """
-        self.tower_output = output
+        self.seen, output = seen, seen.output
         pooled = getattr(output, "pooler_output", None)
         if pooled is None or not hasattr(pooled, "dim") or pooled.dim() != 2:
             last = output.last_hidden_state if hasattr(output, "last_hidden_state") else output[0]

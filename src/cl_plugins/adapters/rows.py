@@ -18,7 +18,7 @@ from ..base.errors import CompatibilityError, Problem
 from .kept import Kept, keep_on, kept_of
 from .modes import looking
 from .places import find_decoder, find_tower, logits_at
-from .row_features import Rows
+from .row_features import Rows, Seen
 
 
 if TYPE_CHECKING:
@@ -144,33 +144,33 @@ class RowState:
             self._threads.off = before
 
     @contextmanager
-    def giving(self, kept: Kept, tower_output: Any) -> Iterator[None]:
+    def giving(self, kept: Kept, seen: Seen | None) -> Iterator[None]:
         """The rows of forwards inside the block are given this; nothing is chosen.
 
         Args:
             kept: What they are given, as `Rows.kept`.
-            tower_output: What the tower gave for their pictures, so that it does not run again; None if they have none.
+            seen: What the tower gave for their pictures, so that it does not run again; None if they have none.
         """
-        self._threads.tower, self._threads.given = tower_output, kept
+        self._threads.tower, self._threads.given = seen, kept
         try:
             yield
         finally:
             self._threads.tower = self._threads.given = None
 
-    def choose(self, inputs: Mapping[str, Any]) -> tuple[Kept, Any]:
-        """What prompts are given, from a forward that ends where the language model begins.
+    def choose(self, inputs: Mapping[str, Any]) -> tuple[Kept, Seen | None]:
+        """What prompts are given, from a forward that ends once it is known: behind the tower, or before the language model.
 
         Args:
             inputs: Whole prompts.
 
         Returns:
-            What they are given, and the tower's output for `giving`.
+            What they are given, and what the tower gave, for `giving`.
         """
         self._threads.choosing = True
         try:
             self._model(**inputs, use_cache=False)
         except _Chosen as end:
-            return end.rows.kept, end.rows.tower_output
+            return end.rows.kept, end.rows.seen
         finally:
             self._threads.choosing = False
         raise RuntimeError("the model did not call its language model")
@@ -253,23 +253,32 @@ class RowState:
     def _tower(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The tower runs once; the choice is taken as soon as it has, so before a projector that depends on it."""
         rows = getattr(self._threads, "rows", None)
-        known = getattr(self._threads, "tower", None)
-        if known is not None and (self.off or getattr(self._threads, "given", None) is not None):
+        known: Seen | None = getattr(self._threads, "tower", None)
+        pictures = next((value for value in (*args, *kwargs.values()) if hasattr(value, "shape")), None)
+        if (
+            known is not None
+            and (self.off or getattr(self._threads, "given", None) is not None)
+            and known.of(pictures)
+        ):
             if rows is not None and not self.off:
                 rows.see(known)
-            return known
+            return known.output
         output = original(*args, **kwargs)
         if rows is not None and not self.off:
-            rows.see(output)
+            rows.see(Seen(pictures, output))
             self._choose(rows)
+            self._end_where_chosen(rows)
         return output
 
     def _before_decoder(self, module: Module, args: Any, kwargs: Any) -> None:
         rows = getattr(self._threads, "rows", None)
         if rows is not None and not self.off:
             self._choose(rows)
-            if rows.fresh and getattr(self._threads, "choosing", False):
-                raise _Chosen(rows)
+            self._end_where_chosen(rows)
+
+    def _end_where_chosen(self, rows: Rows) -> None:
+        if rows.fresh and getattr(self._threads, "choosing", False):
+            raise _Chosen(rows)
 
     def _choose(self, rows: Rows) -> None:
         if not rows.fresh or rows.chosen:
@@ -298,7 +307,7 @@ class RowState:
         found: list[Any] = []
         handle = find_decoder(self._model).register_forward_hook(lambda m, a, output: found.append(output[0]))
         inputs = {k: v for k, v in rows.inputs.items() if k in rows.PROMPT}
-        self._threads.tower = rows.tower_output
+        self._threads.tower = rows.seen
         try:
             with looking(self._model), self.base_alone():
                 self._model(**inputs, use_cache=False, logits_to_keep=1)
@@ -326,7 +335,7 @@ class RowState:
         words = _MEDIA if seen else _SOUNDS
         media = {k: v for k, v in rows.inputs.items() if any(word in k for word in words) and v is not None}
         inputs = {"input_ids": ids, "attention_mask": attended.long(), **media}
-        with looking(self._model), self.giving(Kept(kept), rows.tower_output if seen else None):
+        with looking(self._model), self.giving(Kept(kept), rows.seen if seen else None):
             return logits_at(self._model, inputs, positions)
 
     def _check_single_forward(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import sys
 import threading
 import time
@@ -14,6 +15,9 @@ from .printable import printable
 
 
 _PAUSE = 0.2  # seconds between two drawings at least
+_BAR = re.compile(
+    r"\d%\|.*\| *[\d.]+\S*/[\d.]+\S* \["
+)  # as tqdm draws it: ` 33%|###   | 20/60 [00:05<00:11, 3.57it/s]`
 
 
 class StatusLine:
@@ -41,7 +45,7 @@ class StatusLine:
             redirect_stderr=False,
             refresh_per_second=2,
         )
-        self._task = self._progress.add_task("", total=1.0, times="")
+        self._task = self._progress.add_task("", total=1.0, times="", visible=False)  # until there is something to say
         self._label, self._refreshed = "", 0.0
         self._handlers: list[tuple[Any, IO[str]]] = []
         self._progress.start()
@@ -52,6 +56,11 @@ class StatusLine:
                 if handler.stream is real:
                     self._handlers.append((handler, real))
                     handler.setStream(shown)
+
+    @property
+    def width(self) -> int:
+        """Columns of the terminal."""
+        return self._console.width
 
     def show(self, label: str, done: float, total: float | None, times: str) -> None:
         """Change what the line says.
@@ -64,7 +73,9 @@ class StatusLine:
         """
         now = time.monotonic()
         refresh = label != self._label or now - self._refreshed > _PAUSE
-        self._progress.update(self._task, description=label, completed=done, total=total, times=times, refresh=refresh)
+        self._progress.update(
+            self._task, description=label, completed=done, total=total, times=times, visible=True, refresh=refresh
+        )
         if refresh:
             self._label, self._refreshed = label, now
 
@@ -114,7 +125,8 @@ class Bar:
 class Above(io.TextIOBase):
     """A stream whose lines are printed above the status line.
 
-    Of a line that was overwritten with carriage returns, as other progress bars do, only the last state is printed.
+    Of a line that was overwritten with carriage returns only the last state is printed, and nothing of a progress bar:
+    when its line ends, what it counted is over.
 
     Args:
         console: The console that draws the line.
@@ -140,7 +152,9 @@ class Above(io.TextIOBase):
             self._passing = "\r" in self._rest
             self._rest = self._rest[self._rest.rfind("\r") :] if self._passing else self._rest
             for line in lines:
-                self._print(line.rstrip("\r").rpartition("\r")[2])
+                *earlier, last = line.rstrip("\r").split("\r")
+                if not (earlier and _BAR.search(last)):
+                    self._print(last)
         return len(text)
 
     def _print(self, line: str) -> None:

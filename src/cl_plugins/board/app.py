@@ -91,7 +91,7 @@ def _runs_tab(gr: Any, page: Any, board: Board, seconds: float) -> None:
     known, shown = gr.State([]), gr.State("")
     head = gr.HTML()
     with gr.Row():
-        stop = gr.Button("Stop", variant="stop", size="sm")
+        stop = gr.Button("Stop", variant="stop", size="sm", interactive=False)  # until a run at work is chosen
         resume = gr.Button("Start or resume", variant="primary", size="sm")
         verify = gr.Button("Verify the files", size="sm")
     message = gr.HTML()
@@ -113,6 +113,7 @@ def _runs_tab(gr: Any, page: Any, board: Board, seconds: float) -> None:
             found,
             board.head(name) if name else "",
             html.output(board.log(name)),
+            gr.update(interactive=any(line.at_work is not None for line in lines if line.name == name)),
         )
 
     def draw(name: str | None, version: str) -> Iterator[tuple[Any, str]]:
@@ -124,12 +125,13 @@ def _runs_tab(gr: Any, page: Any, board: Board, seconds: float) -> None:
             yield html.note("The report is being drawn."), ""
         yield board.report(name), now
 
+    seen = [listing, chosen, known, head, log, stop]
     # Pictures take seconds to draw, and the list must not wait for them.
-    _on(page.load, refresh, [chosen, known], [listing, chosen, known, head, log], "load", "hidden")
+    _on(page.load, refresh, [chosen, known], seen, "load", "hidden")
     timer = gr.Timer(seconds)
-    _on(timer.tick, refresh, [chosen, known], [listing, chosen, known, head, log], "refresh", "hidden")
+    _on(timer.tick, refresh, [chosen, known], seen, "refresh", "hidden")
     _on(timer.tick, draw, [chosen, shown], [report, shown], "redraw", "hidden")
-    _on(chosen.input, refresh, [chosen, known], [listing, chosen, known, head, log], "choose", "hidden")
+    _on(chosen.input, refresh, [chosen, known], seen, "choose", "hidden")
     _on(chosen.change, draw, [chosen, shown], [report, shown], "draw", "hidden")
     _on(chosen.input, lambda: "", [], [message], "clear", "hidden")
     _on(stop.click, board.stop, [chosen], [message], "stop", "hidden")

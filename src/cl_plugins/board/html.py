@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from ..base.errors import Problem, same_cause_once
 from ..report.text import number, visible
+from ..report.writing import breakable
 from .state import METRICS, RunLine
 
 
@@ -43,10 +44,10 @@ def _num(index: int) -> str:
 
 def _cells(line: RunLine) -> str:
     steps = f"{line.done} / {line.steps}" if line.steps else ""
-    shown = [escaped(line.method), escaped(line.stream), escaped(steps)]
+    shown = [breakable(line.method), escaped(line.stream), escaped(steps)]
     shown += [escaped(number(line.metrics.get(key))) for key in METRICS]
     cells = "".join(f"<td{_num(index + 2)}>{value}</td>" for index, value in enumerate(shown))
-    return f'<th scope="row">{escaped(line.name)}</th><td>{state_badge(line.state)}</td>{cells}'
+    return f'<th scope="row">{breakable(line.name)}</th><td>{state_badge(line.state)}</td>{cells}'
 
 
 def state_badge(state: str) -> str:

@@ -15,6 +15,7 @@ from ..base.lock import holder
 from ..base.outside import OutsideError, open_regular
 from ..records.run import JOURNAL, RUN
 from ..report import read_run
+from ..report.labels import labels
 from ..report.text import visible
 from ..run.progress import clock
 from ..run.reopen import read_record
@@ -35,7 +36,7 @@ class RunLine:
         name: The name below the folder.
         state: ``at work``, ``finished``, ``failed``, ``stopped``, ``not begun``, ``imported``, ``scores only`` or
             ``damaged``.
-        method: Name of the method.
+        method: Name of the method; where there are results with its options that are not the default, and replay.
         stream: Name of the stream.
         done: Finished steps.
         steps: All steps; 0 where they are not known.
@@ -99,7 +100,7 @@ def read_line(name: str, root: Path) -> RunLine:
     done = [step for step in steps if step["state"] == "finished"]
     left = [step for step in steps if step["state"] == "pending"]
     failed = record.get("failed")
-    metrics, problem = _metrics(root)
+    metrics, label, problem = _results(root)
     if value["locked_by"] is not None:
         state = "at work"
     elif value["finished"]:
@@ -120,7 +121,7 @@ def read_line(name: str, root: Path) -> RunLine:
     return RunLine(
         name,
         "damaged" if problem and state != "failed" else state,
-        method=str(value["method"]),
+        method=label or str(value["method"]),
         stream=str(value["stream"]),
         done=len(done),
         steps=len(steps),
@@ -156,15 +157,15 @@ def log_tail(root: Path, lines: int = 200) -> str:
     return "\n".join(kept).strip("\n")
 
 
-def _metrics(root: Path) -> tuple[dict[str, float | None], str]:
-    """The metrics of a run that has some, and what is wrong with its results."""
+def _results(root: Path) -> tuple[dict[str, float | None], str, str]:
+    """Of a run that has results: its metrics, its method as comparisons name it, and what is wrong with them."""
     if not os.path.lexists(root / "matrix.json"):
-        return {}, ""
+        return {}, "", ""
     try:
-        found = read_run(root).metrics
+        run = read_run(root)
     except (ClPluginsError, OSError, ValueError) as error:
-        return {}, str(error)
-    return {key: found[key].value for key in METRICS if key in found}, ""
+        return {}, "", str(error)
+    return {key: run.metrics[key].value for key in METRICS if key in run.metrics}, labels([run])[0], ""
 
 
 def _words(key: str) -> str:

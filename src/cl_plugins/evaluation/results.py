@@ -30,6 +30,8 @@ _AGAIN = "Start the run again: it rewrites matrix and metrics from its score fil
 _NO_HASHES = "There is no journal with hashes here, so that changes of the files are not noticed."
 _OF_RUNS = ("carry", "final", "tasks")  # what only the directory of a run has
 _NAMED = 5  # cells in a remark
+#: Rows that a process ends before it writes the matrix for several rows at once, and how many: it grows with every task.
+SHORT, TOGETHER = 20, 5
 Cell = tuple[str, str]
 
 
@@ -76,8 +78,8 @@ class _Evidence:
 def read_results(root: Path) -> Results:
     """Read the results of a run, and compare each file with what it was computed from.
 
-    The matrix is written when a row is complete. Cells that were measured since, in a run that is at work or was killed,
-    are put in from their score files.
+    The matrix is written when a row is complete, in a long stream for `TOGETHER` rows at once. Cells that were measured
+    since, in a run that is at work or was killed, are put in from their score files.
 
     A directory without a journal (results that were copied out of a run, or made by another program) is read as it is,
     with a remark.
@@ -289,10 +291,11 @@ def _late(matrix: AccuracyMatrix, cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _earlier(matrix: AccuracyMatrix, cells: Sequence[Cell]) -> Iterator[AccuracyMatrix]:
-    """The matrix as it may have been when it was written the last time: without the latest cells of its last row."""
-    earlier = replace(matrix)
+    """The matrix as it may have been when it was written the last time: without the latest cells of its last rows."""
+    earlier, rows = replace(matrix), set()
     for cell in reversed(cells):
-        if cell[0] != cells[-1][0]:
+        rows.add(cell[0])
+        if len(rows) > TOGETHER:
             return
         earlier.set(*cell, None)
         yield earlier

@@ -72,14 +72,14 @@ class Beginning:
         if self._state is None:
             self._fill(cache, [0] * len(ids), ids)
             return cache, nullcontext()
-        kept, tower_output = self._state.choose(self._whole(inputs))
+        kept, seen = self._state.choose(self._whole(inputs))
         numbers = kept[str(self._state.decided_by)].tolist()
         for row, number in enumerate(numbers):
             if number not in self._computed:
                 with self._state.giving(kept.select([row]), None):
                     self._compute(number, ids)
         self._fill(cache, numbers, ids)
-        return cache, self._state.giving(kept, tower_output)
+        return cache, self._state.giving(kept, seen)
 
     def _whole(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """The prompts with their beginning.

@@ -24,6 +24,7 @@ from ..base.errors import CompatibilityError, Problem, RecipeError
 from ..base.excepthook import brief_errors
 from ..contract.host import ENCODERS, has_encoders
 from . import names, serving, validation
+from .quiet import once, quieten
 
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def install(module: ModuleType) -> None:
         _wrap(module, "_parse_train_mca_args", functools.partial(_training_parse, module, True))
         _wrap(module, "_parse_infer_args", functools.partial(_inference_parse, module))
         _wrap(module, "_parse_eval_args", functools.partial(_refusing_parse, module, "eval"))
+        _wrap(module, "get_train_args", functools.partial(_quiet_entry, module), everywhere=True)
     elif is_parser or not _is_extended(sys.modules.get(names.PARSER)):
         # Names have moved: the entries of the host are guarded, so that `cl` gives our error and not that of an
         # unknown key.
@@ -202,6 +204,19 @@ def _refusing_parse(
         "point adapter_name_or_path at it)."
     )
     raise RecipeError(Problem("cl", what, fix))
+
+
+def _quiet_entry(module: ModuleType, original: Callable[..., Any], args: Any = None, *rest: Any, **kwargs: Any) -> Any:
+    """The host logs what it thinks of a recipe after the parse; the run that follows does not repeat it (`quiet.once`)."""
+    if not uses_cl(module.read_args(args)):
+        return original(args, *rest, **kwargs)
+    with once() as shown:
+        parsed = original(args, *rest, **kwargs)
+    quieten()
+    for item in parsed:
+        if hasattr(item, "cl_recipe"):
+            item.cl_shown = shown
+    return parsed
 
 
 def _guard(module: ModuleType, original: Callable[..., Any], args: Any = None, *rest: Any, **kwargs: Any) -> Any:

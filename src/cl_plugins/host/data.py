@@ -182,6 +182,29 @@ def sorted_folders() -> Iterator[None]:
         loader.os = original
 
 
+@contextmanager
+def _widths_put_back(args: HostArgs) -> Iterator[None]:
+    """Let the host's loader change how `datasets` stores integers for the data set that it makes, and no other.
+
+    With ``neat_packing`` it replaces ``OptimizedTypedSequence.__init__`` and leaves it so: masks of packs, which count
+    their samples, do not fit into eight bits. All data sets that are made afterwards in the process would have ids and
+    masks of 64 bits, also those of later runs, of the user and in the cache on disk, where other processes find them.
+
+    Args:
+        args: The host's arguments of the task.
+    """
+    if not args.data.neat_packing:
+        yield
+        return
+    from datasets.arrow_writer import OptimizedTypedSequence
+
+    original = OptimizedTypedSequence.__init__
+    try:
+        yield
+    finally:
+        OptimizedTypedSequence.__init__ = original
+
+
 def load_training_set(
     task_name: str,
     args: HostArgs,
@@ -212,7 +235,7 @@ def load_training_set(
     where = f"task '{task_name}'"
     aligned: list[Any] = []
     try:
-        with aligned_records(aligned), sorted_folders():
+        with aligned_records(aligned), sorted_folders(), _widths_put_back(args):
             module: dict[str, Any] = get_dataset(
                 template, args.model, args.data, args.training, stage="sft", **tokenizer_module
             )

@@ -77,7 +77,7 @@ def _wrap(original: Callable[..., Any]) -> Callable[..., Any]:
 
         # The callbacks of the host's launcher are rebuilt for every task.
         own = [c for c in given.get("callbacks") or [] if not type(c).__module__.startswith("llamafactory.")]
-        with once():
+        with once(getattr(data_args, "cl_shown", None)):
             return run_stream(LlamaFactoryHost(), recipe, own)
 
     run_sft.__cl_plugins__ = True  # type: ignore[attr-defined]

@@ -45,10 +45,12 @@ def quieten() -> None:
 
 #: What the host logs of a model before the method has changed it, so that it is wrong for the training that follows.
 _OUTDATED = ("trainable params:", "Set vision model not trainable", "Set multi model projector not trainable")
+#: Arguments of Transformers that the host's own code still passes, and that no key of a recipe changes.
+_OF_THE_HOST = ("`torch_dtype` is deprecated", "The `use_fast` parameter is deprecated")
 
 
-class _Once(logging.Filter):
-    """Lets a message pass the first time; never what is outdated when it is logged."""
+class Once(logging.Filter):
+    """Lets a message pass the first time; never what is outdated when it is logged, or what the host alone can change."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,24 +62,29 @@ class _Once(logging.Filter):
             return True
         message = record.getMessage()
         key = record.name, record.levelno, message
-        if message.startswith(_OUTDATED) or key in self._seen:
+        if message.startswith(_OUTDATED + _OF_THE_HOST) or key in self._seen:
             return False
         self._seen.add(key)
         return True
 
 
 @contextmanager
-def once() -> Iterator[None]:
-    """Each message of the host and of Transformers is shown once inside, unless the user set ``LLAMAFACTORY_VERBOSITY``."""
+def once(earlier: Once | None = None) -> Iterator[Once]:
+    """Each message of the host and of Transformers is shown once inside, unless the user set ``LLAMAFACTORY_VERBOSITY``.
+
+    Args:
+        earlier: What an earlier ``once`` gave, to show nothing again that was shown in it: the host parses a recipe
+            before a run begins, and again for each task.
+    """
+    repeated = earlier or Once()
     if _NAME in os.environ:
-        yield
+        yield repeated
         return
-    repeated = _Once()
     handlers = [handler for name in ("llamafactory", "transformers") for handler in logging.getLogger(name).handlers]
     for handler in handlers:
         handler.addFilter(repeated)
     try:
-        yield
+        yield repeated
     finally:
         for handler in handlers:
             handler.removeFilter(repeated)

@@ -309,7 +309,11 @@ def joined(own: Any, memory: Any, indices: Sequence[int]) -> Any:
 
 
 def _behind_each_other(parts: list[Any]) -> Any:
-    """Data sets as one; `datasets` stores ids and masks in few bits where it can, and does not join two widths."""
+    """Data sets as one. `datasets` stores ids and masks in few bits and does not join two widths.
+
+    A task's own set may have others than the buffer's: it can come out of the cache of a process in which the host had
+    turned small integers off (``neat_packing`` without ``cl``).
+    """
     from datasets import List, Value, concatenate_datasets
 
     for name in parts[0].column_names:

@@ -179,13 +179,39 @@ class RunFileRecord(Record):
 
 
 def dump(value: Any, indent: int | None = None) -> str:
-    """JSON that people can read in any script; escaped only where UTF-8 cannot hold it (a lone surrogate)."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    """JSON that people can read in any script; escaped only where UTF-8 cannot hold it (a lone surrogate).
+
+    Args:
+        value: Plain JSON types.
+        indent: Spaces per level, as in `json.dumps`, but a list of numbers or words is one line.
+    """
+    text = _laid_out(value, indent, False)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        return json.dumps(value, indent=indent)
+        return _laid_out(value, indent, True)
     return text
+
+
+def _laid_out(value: Any, indent: int | None, escaped: bool, level: int = 1) -> str:
+    nested = isinstance(value, dict) or any(isinstance(part, dict | list | tuple) for part in _parts(value))
+    if indent is None or not value or not nested:
+        return json.dumps(value, ensure_ascii=escaped)
+    if isinstance(value, dict):
+        keys = [json.dumps({key: 0}, ensure_ascii=escaped)[1:-2] for key in value]
+        parts = [
+            f"{key}{_laid_out(part, indent, escaped, level + 1)}"
+            for key, part in zip(keys, value.values(), strict=True)
+        ]
+    else:
+        parts = [_laid_out(part, indent, escaped, level + 1) for part in value]
+    start, end = ("{", "}") if isinstance(value, dict) else ("[", "]")
+    space = "\n" + " " * (indent * level)
+    return f"{start}{space}{f',{space}'.join(parts)}\n{' ' * (indent * (level - 1))}{end}"
+
+
+def _parts(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else ()
 
 
 def checksum(data: Mapping[str, Any], previous: str = "") -> str:

@@ -72,8 +72,8 @@ def _draw(comparison: Comparison) -> Figure:
 
 def _panel(axes: Axes, key: str, entries: list[Summary], comparison: Comparison) -> None:
     """One metric: runs, means and intervals of all groups, and where trivial answers are."""
-    from matplotlib.patheffects import withStroke
-
+    # Lines behind a number end at its sides.
+    clear: dict[str, Any] = {"facecolor": style.theme().paper, "edgecolor": "none", "pad": 0.8}
     for index, entry in enumerate(entries):
         colour = style.theme().colours[index % len(style.theme().colours)]
         if entry.mean is None:
@@ -86,6 +86,7 @@ def _panel(axes: Axes, key: str, entries: list[Summary], comparison: Comparison)
                 va="center",
                 fontsize=7.5,
                 color=style.theme().soft,
+                bbox=clear,
             )
             continue
         if len(entry.values) > 1:
@@ -126,9 +127,7 @@ def _panel(axes: Axes, key: str, entries: list[Summary], comparison: Comparison)
             va="bottom",
             fontsize=7.5,
             zorder=5,
-            path_effects=[
-                withStroke(linewidth=2.2, foreground=style.theme().paper)
-            ],  # lines behind it do not cross it
+            bbox=clear,
         )
     low, high = _range(key, entries)
     trivial = _trivial(comparison, key)

@@ -18,7 +18,7 @@ from .probes import end_drift, shared_probes
 from .run_data import Cell, Run, read_run
 from .setup import data_hashes
 from .shared_tasks import left_out, on_tasks, shared_tasks
-from .text import listing
+from .text import listing, said_once
 from .training import mixed_recipes, unequal_training
 
 
@@ -100,7 +100,7 @@ class Comparison:
         probes: The probes that all runs share.
         groups: In the order in which their methods were given; groups of one method side by side.
         members: All runs.
-        notes: What the runs themselves want every reader to know.
+        notes: What the runs themselves want every reader to know; what several say of different methods stands once.
         remarks: What else a reader has to know.
         environments: The versions and machines, and which runs were made with each.
     """
@@ -153,7 +153,7 @@ def read_comparison(run_dirs: Sequence[Path], names: Sequence[str] | None = None
         ends = [run for run, own in zip(whole_runs, labels, strict=True) if own == label and run.stream_trained]
         drifts = {probe: summarise([_difference(run, probe) for run in ends]) for probe in probes}
         groups.append(dataclasses.replace(found, drift=drifts))
-    notes = tuple(dict.fromkeys(note for run in runs for note in run.notes))
+    notes = said_once(note for run in runs for note in run.notes)
     made_with = environments((member.name, member.run) for member in members)
     remarks += _remarks(tuple(groups), members)
     remarks += unequal_training([(run, label) for run, label in zip(whole_runs, labels, strict=True)], tasks)

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from ..base.printable import printable
-from . import choices, content, probes, scores, tables, text, writing
+from . import choices, content, long_stream, probes, scores, tables, text, writing
 from .run_data import Run, read_run
 
 
-def write_report(run_dir: Path, write: writing.Write | None = None, original: Path | None = None) -> list[Path]:
+def write_report(run_dir: Path | Run, write: writing.Write | None = None, original: Path | None = None) -> list[Path]:
     """Write the report of a run into its directory.
 
     Reads ``matrix.json``, ``metrics.json`` and, where they exist, ``run.json`` and
     ``predictions/<row>/<task>.score.json``. The same input gives the same bytes.
 
     Args:
-        run_dir: The ``output_dir`` of a run. It may be unfinished.
+        run_dir: The ``output_dir`` of a run, which may be unfinished; or what `read_run` gave for it.
         write: Called with path and bytes for each file; by default each file is replaced in one step.
         original: Another directory with the same answers scored otherwise; its matrix is shown with this one.
 
@@ -34,7 +34,7 @@ def write_report(run_dir: Path, write: writing.Write | None = None, original: Pa
     from .matrix_picture import matrix_picture
     from .stream_picture import stream_picture
 
-    run = read_run(Path(run_dir))
+    run = run_dir if isinstance(run_dir, Run) else read_run(Path(run_dir))
     pictures = {"matrix": matrix_picture(run), "forgetting": stream_picture(run)}
     chosen = choices.confusion(run)
     more: list[tuple[str, str]] = []
@@ -45,12 +45,15 @@ def write_report(run_dir: Path, write: writing.Write | None = None, original: Pa
         more.append(("probes.csv, probes.tex", "the probes: scores, differences and intervals"))
     sentence, bibtex = content.citation(run)
     listed = content.files(run)
+    many, matrix = long_stream.many(run), long_stream.matrix_table(run)
+    gaps = any(cell.score is None for row in run.rows for cell in row.cells)
     page = {
         "run": run,
+        "many": many,
         "title": f"{run.method} on {run.stream}",
         "remarks": content.remarks(run),
         "headline": content.headline(run),
-        "matrix": content.matrix_table(run),
+        "matrix": matrix,
         "original": _original(original),
         "tasks": content.task_table(run),
         "invalid": content.invalid_table(run),
@@ -59,7 +62,8 @@ def write_report(run_dir: Path, write: writing.Write | None = None, original: Pa
         "confusion": choices.confusion_table(run),
         "metrics": content.metric_table(run) if run.metrics else None,
         "baselines": content.baselines(run),
-        "gaps": any(cell.score is None for row in run.rows for cell in row.cells),
+        "gaps": gaps,
+        "missing": any(entry.text == text.MISSING for row in matrix.rows for entry in row) if many else gaps,
         "facts": content.facts(run),
         "environment": content.environment(run),
         "recipe": content.recipe_yaml(run),
@@ -85,12 +89,16 @@ def write_report(run_dir: Path, write: writing.Write | None = None, original: Pa
 
 
 def terminal_table(
-    run_dir: Path, width: int | None = None, colour: bool = False, ascii: bool = False, original: Path | None = None
+    run_dir: Path | Run,
+    width: int | None = None,
+    colour: bool = False,
+    ascii: bool = False,
+    original: Path | None = None,
 ) -> str:
-    """The accuracy matrix and the metrics for the end of a run.
+    """The accuracy matrix and the metrics for the end of a run; of a stream of many tasks the scores that `long_stream` shows.
 
     Args:
-        run_dir: The ``output_dir`` of a run.
+        run_dir: The ``output_dir`` of a run, or what `read_run` gave for it.
         width: Columns of the terminal; by default those of the current terminal, else 80.
         colour: Whether to use ANSI bold and dim.
         ascii: Whether to keep to ASCII, for streams that cannot encode UTF-8.
@@ -102,10 +110,10 @@ def terminal_table(
     Raises:
         RunStateError: The run directory holds no matrix, or a damaged file.
     """
-    run = read_run(Path(run_dir))
+    run = run_dir if isinstance(run_dir, Run) else read_run(Path(run_dir))
     width = width or shutil.get_terminal_size().columns
     seed = f", seed {run.seed}" if run.seed is not None else ""
-    table = content.matrix_table(run, intervals=False)
+    table = long_stream.matrix_table(run, intervals=False)
     lines = [printable(f"{run.method} on {run.stream}{seed}: score on each task, 0-100"), ""]
     lines += [tables.to_terminal(table, width, colour, ascii), ""]
     metrics = [f"{label} {value}" for label, value, _ in content.headline(run)]
@@ -132,8 +140,8 @@ def _original(run_dir: Path | None) -> dict[str, Any] | None:
         return None
     run = read_run(Path(run_dir))
     return {
-        "matrix": content.matrix_table(run),
-        "plain": content.matrix_table(run, intervals=False),
+        "matrix": long_stream.matrix_table(run),
+        "plain": long_stream.matrix_table(run, intervals=False),
         "scorers": text.listing(f"{run.scorers[task]} ({task})" for task in run.tasks if task in run.scorers),
     }
 
@@ -164,12 +172,13 @@ def cells_csv(run: Run) -> bytes:
         "invalid_rate",
     ]
     rows: list[list[object]] = [list(head)]
+    limits = run.limits
     for row in run.rows:
         for task, cell in zip(run.tasks, row.cells, strict=True):
             if cell.score is None:
                 continue
             low, high = cell.interval or (None, None)
-            limit = run.limits.get(task)
+            limit = limits.get(task)
             known = [run.scorers.get(task), cell.score, low, high, cell.interval_method, cell.n, limit]
             known += [cell.dropped, cell.cut]
             rows.append([row.name, task, *known, cell.extra.get("invalid_rate")])

@@ -18,6 +18,7 @@ from .text import shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.transforms import BboxBase
 
 DPI = 200
 
@@ -158,9 +159,10 @@ def render(draw: Callable[[], Figure]) -> Picture:
     """
     with picture_style():
         figure = draw()
-        light, vectors = png(figure), pdf(figure)
+        box = figure.get_tightbbox()  # laying out the text is most of the work
+        light, vectors = png(figure, box), pdf(figure, box)
     with picture_style(DARK):
-        dark = png(draw())
+        dark = png(draw(), box)
     return Picture(light, vectors, dark)
 
 
@@ -194,23 +196,33 @@ def new_figure(width: float, height: float) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout=None)
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=None)
     FigureCanvasAgg(figure)
     return figure
 
 
-def png(figure: Figure) -> bytes:
-    """The figure as PNG, cut to what is drawn; the same bytes for the same drawing (no date, no version inside)."""
+def png(figure: Figure, box: BboxBase) -> bytes:
+    """The figure as PNG, cut to what is drawn; the same bytes for the same drawing (no date, no version inside).
+
+    Args:
+        figure: The figure.
+        box: What is drawn, in inches.
+    """
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=DPI, bbox_inches=box.padded(0.08), metadata={"Software": None})
     return buffer.getvalue()
 
 
-def pdf(figure: Figure) -> bytes:
-    """The figure as PDF, cut to what is drawn; the same bytes for the same drawing, with its text as text."""
+def pdf(figure: Figure, box: BboxBase) -> bytes:
+    """The figure as PDF, cut to what is drawn; the same bytes for the same drawing, with its text as text.
+
+    Args:
+        figure: The figure.
+        box: What is drawn, in inches.
+    """
     buffer = io.BytesIO()
     none = dict.fromkeys(("CreationDate", "Creator", "Producer"))
-    figure.savefig(buffer, format="pdf", bbox_inches="tight", pad_inches=0.03, metadata=none)
+    figure.savefig(buffer, format="pdf", bbox_inches=box.padded(0.03), metadata=none)
     return buffer.getvalue()
 
 

@@ -220,6 +220,15 @@ def listing(words: Iterable[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
 
 
+def said_once(notes: Iterable[str]) -> tuple[str, ...]:
+    """Notes without repetition; those that differ in their first sentence only become one: ``a; b. The same for both``."""
+    found: dict[tuple[str, bool], list[str]] = {}
+    for note in dict.fromkeys(notes):
+        first, _, rest = note.partition(". ")
+        found.setdefault((rest or note, bool(rest)), []).append(first)
+    return tuple(f"{'; '.join(firsts)}. {rest}" if several else rest for (rest, several), firsts in found.items())
+
+
 def one_line(text: str) -> str:
     """The text with every run of white space made one space, and control characters made visible."""
     return visible(re.sub(r"\s+", " ", text))

@@ -7,12 +7,13 @@ import csv
 import functools
 import io
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import tables, text
+from . import style, tables, text
 
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ def csv_bytes(rows: Iterable[Sequence[Any]]) -> bytes:
     return buffer.getvalue().encode("utf-8", "backslashreplace")
 
 
+_JOINT = re.compile(r"([_.=/-]+)(?=[^\W\d])")
+_LONG = 10  # letters of a word that every column has room for
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -102,9 +105,10 @@ def pictures(made: Mapping[str, Picture]) -> dict[str, bytes]:
     }
 
 
-def embedded(picture: Picture) -> dict[str, str]:
-    """A picture for a page: ``light`` and ``dark`` as ``data:`` addresses."""
-    return {"light": data_uri(picture.png), "dark": data_uri(picture.dark)}
+def embedded(picture: Picture) -> dict[str, str | float]:
+    """A picture for a page: ``light`` and ``dark`` as ``data:`` addresses, and its ``width`` in print, in rem of 1/6 inch."""
+    pixels = int.from_bytes(picture.png[16:20], "big")
+    return {"light": data_uri(picture.png), "dark": data_uri(picture.dark), "width": 6 * pixels / style.DPI}
 
 
 def _visible(value: Any) -> Any:
@@ -114,6 +118,19 @@ def _visible(value: Any) -> Any:
 
 def _escaped(value: Any) -> str:
     return value if isinstance(value, text.Markdown) else text.markdown(str(value))
+
+
+def _longest(value: str) -> int:
+    """Letters of the longest word of a name."""
+    return max(map(len, value.split()), default=0)
+
+
+def breakable(value: str) -> Markup:
+    """A name for a page; a narrow column may break its long words behind ``_``, ``.``, ``=``, ``-`` and ``/``."""
+    from markupsafe import Markup, escape
+
+    words = (_JOINT.sub("\\1\0", word) if len(word) > _LONG else word for word in text.visible(value).split(" "))
+    return Markup("<wbr>").join(escape(part) for part in " ".join(words).split("\0"))
 
 
 def _page_prose(value: str) -> Markup:
@@ -145,5 +162,7 @@ def _environment(page: bool) -> Environment:
     environment.filters["strong"] = text.strong_prose
     environment.filters["prose"] = _page_prose if page else text.prose
     environment.filters["code"] = text.code
+    environment.filters["longest"] = _longest
+    environment.filters["breakable"] = breakable
     environment.filters["fenced"] = text.fenced
     return environment

@@ -11,7 +11,7 @@ from ..base import ranks
 from ..base.errors import Problem
 from ..base.logs import logger
 from ..config import CLConfig
-from ..generation.vllm import VllmBackend
+from ..generation.vllm import VllmBackend, sampling_rules
 from ..methods import Method
 from . import parts
 from .export import DTYPES, export_merged
@@ -54,8 +54,28 @@ def _vllm(state: RunState, carry: Carry | None) -> VllmBackend:
         }
 
     return VllmBackend(
-        state.session, lambda: _written(state, carry, scratch), arguments, state.config.eval.backend_options, scratch
+        state.session,
+        lambda: _written(state, carry, scratch),
+        arguments,
+        state.config.eval.backend_options,
+        engine_rules(state),
+        scratch,
     )
+
+
+def engine_rules(state: RunState) -> dict[str, Any]:
+    """What an engine must be told of the base's own rules of generation; empty where the model in memory answers.
+
+    Args:
+        state: A run whose base is known (`RunState.base_fingerprint`).
+
+    Raises:
+        CompatibilityError: If the engine has not all of the rules.
+    """
+    settings = state.config.eval
+    if settings.backend == "host" or settings.scope == "none":
+        return {}
+    return sampling_rules((state.base_fingerprint.get("settings") or {}).get("generation") or {})
 
 
 def _written(state: RunState, carry: Carry | None, scratch: Path) -> Path | str:

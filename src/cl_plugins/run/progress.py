@@ -15,6 +15,9 @@ from .plan import Step
 
 #: The kinds that take time, and their units.
 _UNITS = {"train": "optimizer steps", "evaluate": "test items"}
+#: What a narrow terminal gets in place of the number of units.
+_SHORT = {"train": "training", "evaluate": "tests"}
+_BAR = 16  # columns of a status line for bar and percentage, at least
 
 
 def clock(seconds: float) -> str:
@@ -132,17 +135,23 @@ class Progress:
         elif units:
             self._sums[kind] -= units
 
-    def eta(self) -> str:
-        """Time left for the kinds of work that have been measured, and the units of those that have not."""
+    def eta(self, *, short: bool = False) -> str:
+        """Time left for the kinds of work that have been measured, and the units of those that have not.
+
+        Args:
+            short: Name the work that has not been measured without its units.
+        """
         rates = {kind: self._spent[kind] / n for kind, n in self._worked.items() if n}
         left = sum(units * rates[kind] for kind, units in self._sums.items() if kind in rates)
         parts = [clock(left) if rates else "?"]
         for kind, name in _UNITS.items():
             units = self._sums.get(kind, 0)
             if kind not in rates and units:
-                parts.append(f"{units:,} {name}")
+                parts.append(_SHORT[kind] if short else f"{units:,} {name}")
         if self._unknown:
             parts.append(f"{self._unknown} of unknown length")
+        if short and not rates:
+            return parts[0]
         return " + ".join(parts)
 
     def _show(self) -> None:
@@ -150,7 +159,10 @@ class Progress:
             return
         total = max(1.0, self._done + sum(self._sums.values()))
         elapsed = clock(time.monotonic() - self._started)
-        self._line.show(self._label, self._done, total, f"{elapsed} elapsed, ETA {self.eta()}")
+        times = f"{elapsed} elapsed, ETA {self.eta()}"
+        if len(self._label) + len(times) + _BAR > self._line.width:
+            times = f"{elapsed} elapsed, ETA {self.eta(short=True)}"
+        self._line.show(self._label, self._done, total, times)
 
     def close(self) -> None:
         """Leave the terminal as it was."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..base import ranks
 from ..base.files import write_bytes
@@ -16,11 +16,12 @@ from ..contract.carry import Carry
 from ..contract.host import Host
 from ..evaluation.matrix import AccuracyMatrix, row_name
 from ..evaluation.metrics import continual_metrics
-from ..evaluation.results import MATRIX
+from ..evaluation.results import MATRIX, SHORT, TOGETHER
 from ..methods.registry import get_method
 from ..records.run import read_run, write_run
 from ..replay.keeping import candidate_files
 from . import parts, prepare, record
+from .backends import engine_rules
 from .consolidate import consolidate
 from .evaluate import build_matrix, evaluate, read_probes, write_matrix
 from .finish import finish
@@ -37,6 +38,10 @@ from .units import units
 from .validation import unused_sets
 
 
+if TYPE_CHECKING:
+    from ..report import Run
+
+
 class Runner:
     """Carries out one recipe in one output directory.
 
@@ -51,7 +56,9 @@ class Runner:
         self._config = config = recipe.config
         self._root = Path(str(recipe.host_keys["output_dir"]))
         self._numbers: dict[str, int] = {}  # step -> its number in the plan
-        self._row_open = False  # whether a cell was measured since the matrix was written
+        self._row_open = False  # whether a cell was measured since a row ended
+        self._rows_ended = 0
+        self._unwritten = False  # whether a row ended since the matrix was written
         self._state = RunState(
             host=host,
             root=self._root,
@@ -93,6 +100,7 @@ class Runner:
         """Compare the directory with the recipe and recover what a kill has left; what `_begin` will write, and all steps."""
         state = self._state
         state.base_fingerprint = ranks.on_main(lambda: state.host.fingerprint(state.run_args))
+        engine_rules(state)  # known as soon as the base is; nothing is trained for an engine that cannot answer
         earlier = ranks.on_main(lambda: prepare.earlier_carry(self._config, state.base_fingerprint, self._root))
         opening = ranks.on_main(lambda: open_directory(state, earlier))
         state.journal = Journal(self._root)
@@ -122,12 +130,14 @@ class Runner:
                             "`cl-plugins report` draws what is there",
                             limit,
                         )
-                        self._end_row(plan)
+                        self._end_row(plan, now=True)
                         ranks.on_main(self._write_run)
                         return False
                 self._end_row(plan)
         except Interrupted:
-            self._end_row(plan)
+            self._end_row(plan, now=True)
+            done = sum(step.key in state.journal for step in plan)
+            logger.info("stopped: %d of %d steps are finished; the same command resumes the run", done, len(plan))
             raise
         finally:
             state.close_backend()
@@ -264,14 +274,24 @@ class Runner:
         for path in gone:
             path.unlink()
 
-    def _end_row(self, plan: list[Step]) -> None:
-        """Write the matrix with the cells that were measured since; what a kill leaves out is in their own files."""
-        if not self._row_open:
-            return
-        self._row_open = False
-        ranks.on_main(self._state.journal.sync)  # first: no cell of the matrix may be missing in the journal
-        ranks.on_main(lambda: self._write_matrix(plan))
-        ranks.on_main(lambda: self._track(plan))
+    def _end_row(self, plan: list[Step], *, now: bool = False) -> None:
+        """Write the matrix with the cells that were measured since; what a kill leaves out is in their own files.
+
+        Args:
+            plan: All steps.
+            now: Also where a long stream waits for further rows.
+        """
+        ended, self._row_open = self._row_open, False
+        if ended:
+            self._rows_ended += 1
+            self._unwritten = True
+            ranks.on_main(self._state.journal.sync)  # first: no cell of the matrix may be missing in the journal
+        due = self._rows_ended <= SHORT or self._rows_ended % TOGETHER == 0
+        if self._unwritten and (due or now):
+            self._unwritten = False
+            ranks.on_main(lambda: self._write_matrix(plan))
+        if ended:
+            ranks.on_main(lambda: self._track(plan))
 
     def _catch_up(self, plan: list[Step]) -> None:
         """Write the matrix with the cells of a row in which an earlier process was killed."""
@@ -332,21 +352,29 @@ class Runner:
         value["numbers"] = {name: numbers for name, numbers in trained.items() if numbers}
         write_run(self._root, value)
 
-    def _write_report(self, plan: list[Step]) -> None:
-        """Bring ``run.json`` up to date and write matrix, metrics, tables, pictures and pages."""
+    def _write_report(self, plan: list[Step]) -> Run | None:
+        """Bring ``run.json`` up to date and write matrix, metrics, tables, pictures and pages.
+
+        Returns:
+            The run as it was read for them; None where nothing is tested.
+        """
+        from ..report import read_run as read_results
         from ..report import write_report
 
         self._write_run()
-        if self._config.eval.scope != "none":
-            self._write_matrix(plan)
-            write_report(self._root, write_bytes)
+        if self._config.eval.scope == "none":
+            return None
+        self._write_matrix(plan)
+        run = read_results(self._root)
+        write_report(run, write_bytes)
+        return run
 
     def _show(self, plan: list[Step]) -> None:
         from ..report import terminal_table
 
-        self._write_report(plan)
-        if self._config.eval.scope != "none":
-            logger.info("results\n%s", terminal_table(self._root))
+        run = self._write_report(plan)
+        if run is not None:
+            logger.info("results\n%s", terminal_table(run))
             logger.info("report: %s", self._root / "report.html")
             self._track(plan)
             self._state.tracker.pictures(self._state.steps_done)

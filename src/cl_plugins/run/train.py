@@ -112,8 +112,7 @@ def train(state: RunState, step: Step, begin: Callable[[int], None]) -> tuple[di
         ended = "%s: a callback ended the training after %d of %d optimizer steps"
         logger.warning(ended, step.key, trainer.state.global_step, trainer.state.max_steps)
 
-    trainer.log_metrics("train", result.metrics)
-    trainer.save_metrics("train", result.metrics)
+    trainer.save_metrics("train", result.metrics)  # the run prints its own line, so no `log_metrics`
     trainer.save_state()
     if ranks.is_main():
         session.plot_loss(args)

@@ -94,15 +94,18 @@ def build_llava(folder: Path, seed: int = 0, dtype: str = "float32", widths: tup
     return folder
 
 
-def build_llama(folder: Path, seed: int = 0, tied: bool = False) -> Path:
-    """A text-only LLaMA of about 60 k parameters, whose output layer may share its weight with the input embedding."""
+def build_llama(folder: Path, seed: int = 0, tied: bool = False, width: int = 32) -> Path:
+    """A text-only LLaMA of about 60 k parameters, whose output layer may share its weight with the input embedding.
+
+    ``width`` is the hidden size, of two heads (vLLM's kernels for the CPU want heads of 32).
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=2,
         max_position_embeddings=512, bos_token_id=1, eos_token_id=2, pad_token_id=3, tie_word_embeddings=tied,
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,14 @@
 """Stands in for vLLM: the same calls with the same names, answered by Transformers on the CPU.
 
-The signatures are those of vLLM 0.8 to 0.11 as documented, cut to the arguments that evaluation could use; an argument that
-vLLM does not know is an error here as it is there. A prompt holds one token per picture, which is widened here to as many
-tokens as the model wants, as vLLM does.
+The signatures are those of vLLM 0.8 to 0.28, cut to the arguments that evaluation could use; an argument that vLLM does not
+know is an error here as it is there. A prompt holds one token per picture, which is widened here to as many tokens as the model
+wants, as vLLM does. Of the model's generation config only the tokens that end an answer count, as there if sampling parameters
+are given; `tests/engines/test_vllm_backend.py` runs vLLM itself.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ from typing import Any
 
 
 __version__ = "0.0-fake"
+LOG = os.environ.get("VLLM_LOGGING_STREAM", "ext://sys.stdout")
 STARTED: list[LLM] = []
 
 
@@ -82,6 +85,10 @@ class LLM:
             raise TypeError("model must be a string")
         if not (Path(model) / "tokenizer_config.json").is_file():
             raise OSError(f"{model} has no tokenizer")
+        if max_model_len is not None and max_model_len > 512:
+            raise ValueError(
+                f"User-specified max_model_len ({max_model_len}) is greater than the derived\nmax_model_len."
+            )
         self.given = {"model": model, "dtype": dtype, "seed": seed, "limit_mm_per_prompt": limit_mm_per_prompt,
                       "gpu_memory_utilization": gpu_memory_utilization}  # fmt: skip
         self.calls: list[tuple[int, SamplingParams]] = []
@@ -112,7 +119,7 @@ class LLM:
 
     def _answer(self, number: int, prompt: dict[str, Any], greedy: SamplingParams) -> RequestOutput:
         import torch
-        from transformers import CLIPImageProcessor
+        from transformers import CLIPImageProcessor, GenerationConfig
 
         unknown = prompt.keys() - {"prompt_token_ids", "multi_modal_data"}
         if unknown or not all(type(i) is int for i in prompt["prompt_token_ids"]):
@@ -131,9 +138,16 @@ class LLM:
             crop = {"height": size.image_size, "width": size.image_size}
             processor = CLIPImageProcessor(size={"shortest_edge": size.image_size}, crop_size=crop)
             more["pixel_values"] = processor(images, return_tensors="pt")["pixel_values"].to(self._model.dtype)
-        output = self._model.generate(
-            input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), do_sample=False,
-            max_new_tokens=greedy.max_tokens, eos_token_id=greedy.stop_token_ids, pad_token_id=3, use_cache=True, **more,
+        own = self._model.generation_config
+        ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+        rules = GenerationConfig(
+            do_sample=False, max_new_tokens=greedy.max_tokens, pad_token_id=3, use_cache=True,
+            eos_token_id=[*(greedy.stop_token_ids or []), *([] if greedy.ignore_eos else ends)],
+            repetition_penalty=greedy.repetition_penalty,
         )  # fmt: skip
+        mask = torch.ones(1, len(ids), dtype=torch.long)
+        output = self._model.generate(
+            input_ids=torch.tensor([ids]), attention_mask=mask, generation_config=rules, **more
+        )
         found = output[0, len(ids) :].tolist()
         return RequestOutput(str(number), ids, [CompletionOutput(0, "", found)])
