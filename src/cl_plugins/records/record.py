@@ -194,24 +194,21 @@ def dump(value: Any, indent: int | None = None) -> str:
 
 
 def _laid_out(value: Any, indent: int | None, escaped: bool, level: int = 1) -> str:
-    nested = isinstance(value, dict) or any(isinstance(part, dict | list | tuple) for part in _parts(value))
-    if indent is None or not value or not nested:
+    if indent is None or not value or not isinstance(value, dict | list | tuple):
         return json.dumps(value, ensure_ascii=escaped)
-    if isinstance(value, dict):
-        keys = [json.dumps({key: 0}, ensure_ascii=escaped)[1:-2] for key in value]
-        parts = [
-            f"{key}{_laid_out(part, indent, escaped, level + 1)}"
-            for key, part in zip(keys, value.values(), strict=True)
-        ]
-    else:
-        parts = [_laid_out(part, indent, escaped, level + 1) for part in value]
-    start, end = ("{", "}") if isinstance(value, dict) else ("[", "]")
-    space = "\n" + " " * (indent * level)
-    return f"{start}{space}{f',{space}'.join(parts)}\n{' ' * (indent * (level - 1))}{end}"
-
-
-def _parts(value: Any) -> Any:
-    return value if isinstance(value, list | tuple) else ()
+    entries = value.values() if isinstance(value, dict) else value
+    nested = any(isinstance(entry, dict | list | tuple) for entry in entries)
+    if not nested and not isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=escaped)
+    space, end = "\n" + " " * (indent * level), "\n" + " " * (indent * (level - 1))
+    if not nested:  # by the encoder in C, at once
+        text = json.dumps(value, ensure_ascii=escaped, separators=(f",{space}", ": "))
+        return f"{{{space}{text[1:-1]}{end}}}"
+    parts = [_laid_out(entry, indent, escaped, level + 1) for entry in entries]
+    if not isinstance(value, dict):
+        return f"[{space}{f',{space}'.join(parts)}{end}]"
+    keys = [json.dumps({key: 0}, ensure_ascii=escaped)[1:-2] for key in value]
+    return f"{{{space}{f',{space}'.join(map(str.__add__, keys, parts))}{end}}}"
 
 
 def checksum(data: Mapping[str, Any], previous: str = "") -> str:

@@ -140,7 +140,9 @@ class Journal:
         """
         found: dict[str, dict[str, Any]] = {}
         for entry in self.entries.values():
-            found |= {name: record for name, record in entry.artefacts.items() if name.startswith(folder)}
+            for name, record in entry.artefacts.items():
+                if name.startswith(folder):
+                    found[name] = record
         return {name: FileRecord.model_validate(record) for name, record in found.items()}
 
     def damaged(self, *, full: bool = False) -> list[Problem]:

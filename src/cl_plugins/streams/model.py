@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ..base.errors import Problem
@@ -97,7 +98,7 @@ class Stream:
     paper: str | None = option(None, help="Where the stream was defined.")
     homepage: str | None = option(None, help="Where to find it.")
 
-    @property
+    @cached_property
     def task_names(self) -> tuple[str, ...]:
         """Names of the tasks in order."""
         return tuple(task.name for task in self.tasks)
