@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import tiny
@@ -43,8 +44,6 @@ def keys(model, sounds, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def out(keys):
-    from pathlib import Path
-
     go(keys)
     return Path(keys["output_dir"])
 
@@ -53,7 +52,10 @@ def out(keys):
 def plain(keys, out, tmp_path_factory):
     """The adapter of a run of LLaMA-Factory on the first task, without `cl`."""
     folder = tmp_path_factory.mktemp("plain") / "out"
-    go({key: value for key, value in keys.items() if key != "cl"} | {"dataset": "one_train", "output_dir": str(folder)})
+    go(
+        {key: value for key, value in keys.items() if key != "cl"}
+        | {"dataset": "one_train", "output_dir": str(folder)}
+    )
     return folder
 
 
