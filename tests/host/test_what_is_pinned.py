@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -322,3 +323,26 @@ def test_sounds_without_their_package_are_refused(tmp_path, monkeypatch):
     assert "torchcodec" in problem.what
     monkeypatch.setattr(media, "version", lambda name: "2.8.0")
     assert not inspect(use)
+
+
+@pytest.mark.parametrize("imports", [False, True])
+def test_sounds_without_ffmpeg_are_refused(imports, tmp_path, monkeypatch):
+    """TorchCodec 0.17 imports without FFmpeg and fails at the first file; older ones fail when they are imported."""
+    from cl_plugins.host import media
+
+    def failing(*_):
+        raise RuntimeError("Could not load libtorchcodec. Likely causes:\n  1. FFmpeg is not properly installed")
+
+    found = SimpleNamespace(AudioDecoder=failing)
+    use = entry_of(tmp_path / "data", file_name="t.jsonl", columns={"audios": "sound"})
+    (tmp_path / "data" / "t.jsonl").write_text('{"sound": "a.wav"}\n')
+    (tmp_path / "data" / "a.wav").write_bytes(b"1")
+    monkeypatch.setattr(media, "version", lambda name: "2.11.0")
+    monkeypatch.setattr(media, "find_spec", lambda name: object())
+    importing = (lambda name: found) if imports else failing
+    monkeypatch.setattr(media, "importlib", SimpleNamespace(import_module=importing))
+    media._torchcodec_fault.cache_clear()
+    (problem,) = inspect(use)
+    media._torchcodec_fault.cache_clear()
+    assert "cannot read a sound here (Could not load libtorchcodec)" in problem.what
+    assert "FFmpeg" in problem.fix

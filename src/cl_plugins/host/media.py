@@ -6,10 +6,14 @@ The host warns once about a missing picture and fails when it comes to it, which
 from __future__ import annotations
 
 import hashlib
+import importlib
+import io
 import os
+import wave
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -189,7 +193,7 @@ def _first_value(path: Path) -> str:
 
 
 def _sound_problems(where: str, entry: Mapping[str, Any]) -> list[Problem]:
-    """Sounds are read by torchaudio, which since 2.9 asks TorchCodec to do it."""
+    """Sounds are read by torchaudio, which since 2.9 asks TorchCodec to do it, and TorchCodec asks FFmpeg."""
     columns = entry.get("columns")
     if not (isinstance(columns, Mapping) and columns.get("audios")):
         return []
@@ -197,10 +201,37 @@ def _sound_problems(where: str, entry: Mapping[str, Any]) -> list[Problem]:
         newest = tuple(int(part) for part in version("torchaudio").split(".")[:2]) >= (2, 9)
     except (PackageNotFoundError, ValueError):
         return []  # the host says that it needs torchaudio
-    if not newest or find_spec("torchcodec") is not None:
+    if not newest:
         return []
-    what = "has sounds, which torchaudio reads with the package torchcodec; that is not installed."
-    return [Problem(where, what, "pip install torchcodec (it needs FFmpeg's libraries as well).")]
+    if find_spec("torchcodec") is None:
+        what = "has sounds, which torchaudio reads with the package torchcodec; that is not installed."
+        return [Problem(where, what, "pip install torchcodec (it needs FFmpeg's libraries as well).")]
+    reason = _torchcodec_fault()
+    if reason is None:
+        return []
+    what = f"has sounds, which torchaudio reads with the package torchcodec; that cannot read a sound here ({reason})."
+    fix = "Install FFmpeg's shared libraries (apt-get install ffmpeg) and a torchcodec that fits the installed torch."
+    return [Problem(where, what, fix)]
+
+
+@cache
+def _torchcodec_fault() -> str | None:
+    """Why TorchCodec cannot read a sound on this machine, in a line; None if it can.
+
+    TorchCodec 0.17 imports without FFmpeg and fails at the first file, older ones fail when they are imported.
+    """
+    file = io.BytesIO()
+    with wave.open(file, "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(16000)
+        sound.writeframes(bytes(3200))
+    try:
+        importlib.import_module("torchcodec.decoders").AudioDecoder(file.getvalue()).get_all_samples()
+    except Exception as error:
+        message = str(error).strip() or type(error).__name__  # TorchCodec's has 100 lines, the first sentence says it
+        return message.splitlines()[0].partition(". ")[0].rstrip(".:")
+    return None
 
 
 def _entry(info: Path, name: str) -> Mapping[str, Any]:
