@@ -3,7 +3,7 @@
 The signatures are those of vLLM 0.8 to 0.28, cut to the arguments that evaluation could use; an argument that vLLM does not
 know is an error here as it is there. A prompt holds one token per picture, which is widened here to as many tokens as the model
 wants, as vLLM does. Of the model's generation config only the tokens that end an answer count, as there if sampling parameters
-are given; `tests/engines/test_vllm_backend.py` runs vLLM itself.
+are given; `tests/engines/test_vllm_in_process.py` runs vLLM itself.
 """
 
 from __future__ import annotations
