@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import wave
 from pathlib import Path
 
 import tiny
+import tiny_media
 
 
 RATE = 16000
@@ -44,14 +44,7 @@ def build_qwen2_audio(folder: Path, seed: int = 0) -> Path:
         audio_token_index=ids["audio"], bos_token_id=1, eos_token_id=2, pad_token_id=3,
     )  # fmt: skip
     model = Qwen2AudioForConditionalGeneration(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(4.0)
-    model.generation_config.eos_token_id = ids["im_end"]
-    model.generation_config.pad_token_id = 3
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
+    tiny_media.save(model, folder, ids["im_end"])
     features = WhisperFeatureExtractor(feature_size=16, sampling_rate=RATE, chunk_length=1)
     Qwen2AudioProcessor(feature_extractor=features, tokenizer=tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -60,36 +53,14 @@ def build_qwen2_audio(folder: Path, seed: int = 0) -> Path:
 
 def build_sounds(folder: Path, tasks: tuple[str, ...] = ("one", "two"), train: int = 8, test: int = 4) -> Path:
     """Tones of one pitch, of several lengths; the answer is the pitch's letter, another one in every task."""
-    (folder / "sounds").mkdir(parents=True)
-    info = {}
-    for number, task in enumerate(tasks):
-        for split, count in (("train", train), ("test", test)):
-            records = []
-            for i in range(count):
-                k = i % len(PITCHES)
-                path = folder / "sounds" / f"{task}_{split}_{i}.wav"
-                # every file has bytes of its own, and the rows of a batch have different numbers of tokens
-                length = RATE * (40 + 5 * (i % 7) + number + (split == "test") * 2) // 100
-                _write(path, PITCHES[k], length)
-                records.append(
-                    {
-                        "id": f"{task}-{split}-{i}", "options": ["one", "two", "three", "four"],
-                        "audios": [f"sounds/{path.name}"],
-                        "messages": [
-                            {"from": "human", "value": "<audio>what is the answer?"},
-                            {"from": "gpt", "value": "ABCD"[(k + number) % 4]},
-                        ],
-                    }
-                )  # fmt: skip
-            name = f"{task}_{split}"
-            (folder / f"{name}.json").write_text(json.dumps(records))
-            info[name] = {
-                "file_name": f"{name}.json",
-                "formatting": "sharegpt",
-                "columns": {"messages": "messages", "audios": "audios"},
-            }
-    (folder / "dataset_info.json").write_text(json.dumps(info))
-    return folder
+
+    def write(path: Path, kind: int, number: int, i: int, split: str) -> None:
+        # every file has bytes of its own, and the rows of a batch have different numbers of tokens
+        length = RATE * (40 + 5 * (i % 7) + number + (split == "test") * 2) // 100
+        _write(path, PITCHES[kind], length)
+
+    question = "<audio>what is the answer?"
+    return tiny_media.build_stream(folder, tasks, train, test, "audios", "sounds", "wav", question, write)
 
 
 def _write(path: Path, pitch: float, length: int) -> None:

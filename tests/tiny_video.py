@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import tiny
+import tiny_media
 
 
 SPECIAL = {
@@ -43,14 +43,7 @@ def build_qwen2_vl(folder: Path, seed: int = 0) -> Path:
         vision_end_token_id=ids["vision_end"], bos_token_id=1, eos_token_id=2, pad_token_id=3,
     )  # fmt: skip
     model = Qwen2VLForConditionalGeneration(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(4.0)
-    model.generation_config.eos_token_id = ids["im_end"]
-    model.generation_config.pad_token_id = 3
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
+    tiny_media.save(model, folder, ids["im_end"])
     size = {"shortest_edge": 28 * 28, "longest_edge": 56 * 56}
     processor = Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=size),
@@ -68,42 +61,18 @@ def build_videos(folder: Path, tasks: tuple[str, ...] = ("one", "two"), train: i
     import av
     import numpy as np
 
-    (folder / "videos").mkdir(parents=True)
-    info = {}
-    names = list(tiny.COLOURS)
-    for number, task in enumerate(tasks):
-        for split, count in (("train", train), ("test", test)):
-            records = []
-            for i in range(count):
-                k = i % len(names)
-                path = folder / "videos" / f"{task}_{split}_{i}.mp4"
-                with av.open(str(path), "w") as container:
-                    stream = container.add_stream("mpeg4", rate=4)
-                    stream.width = stream.height = 56
-                    stream.pix_fmt = "yuv420p"
-                    for step in range(8):
-                        shade = np.array(tiny.COLOURS[names[k]]) * (0.6 + 0.05 * step)
-                        frame = np.broadcast_to(shade.clip(0, 255).astype("uint8"), (56, 56, 3))
-                        container.mux(
-                            stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24"))
-                        )
-                    container.mux(stream.encode(None))
-                records.append(
-                    {
-                        "id": f"{task}-{split}-{i}", "options": ["one", "two", "three", "four"],
-                        "videos": [f"videos/{path.name}"],
-                        "messages": [
-                            {"from": "human", "value": "<video>what colour is this picture?"},
-                            {"from": "gpt", "value": "ABCD"[(k + number) % 4]},
-                        ],
-                    }
-                )  # fmt: skip
-            name = f"{task}_{split}"
-            (folder / f"{name}.json").write_text(json.dumps(records))
-            info[name] = {
-                "file_name": f"{name}.json",
-                "formatting": "sharegpt",
-                "columns": {"messages": "messages", "videos": "videos"},
-            }
-    (folder / "dataset_info.json").write_text(json.dumps(info))
-    return folder
+    colours = list(tiny.COLOURS.values())
+
+    def write(path: Path, kind: int, number: int, i: int, split: str) -> None:
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("mpeg4", rate=4)
+            stream.width = stream.height = 56
+            stream.pix_fmt = "yuv420p"
+            for step in range(8):
+                shade = np.array(colours[kind]) * (0.6 + 0.05 * step)
+                frame = np.broadcast_to(shade.clip(0, 255).astype("uint8"), (56, 56, 3))
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+            container.mux(stream.encode(None))
+
+    question = "<video>what colour is this picture?"
+    return tiny_media.build_stream(folder, tasks, train, test, "videos", "videos", "mp4", question, write)
