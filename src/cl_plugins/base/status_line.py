@@ -15,9 +15,8 @@ from .printable import printable
 
 
 _PAUSE = 0.2  # seconds between two drawings at least
-_BAR = re.compile(
-    r"\d%\|.*\| *[\d.]+\S*/[\d.]+\S* \["
-)  # as tqdm draws it: ` 33%|###   | 20/60 [00:05<00:11, 3.57it/s]`
+#: A bar as tqdm draws it: ` 33%|###   | 20/60 [00:05<00:11, 3.57it/s]`.
+_BAR = re.compile(r"\d%\|.*\| *[\d.]+\S*/[\d.]+\S* \[")
 
 
 class StatusLine:

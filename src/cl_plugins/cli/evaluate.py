@@ -278,16 +278,14 @@ def _recorded(root: Path, row: str, task: str, score: dict[str, Any]) -> float |
 def show_matrix(value: dict[str, Any], out: Path, *, as_json: bool) -> None:
     """Write the report of all rows, and print its table."""
     from ..base.files import write_bytes
-    from ..report import terminal_table, write_report
+    from ..report import write_report
     from . import output
 
-    write_report(out, write_bytes)
     if as_json:
+        write_report(out, write_bytes)
         output.print_json(value)
-        return
-    output.show_styled(terminal_table(out, output.width(), output.colour(), output.plain()))
-    output.emit()
-    output.emit(f"report: {out / 'report.html'}")
+    else:
+        output.show_report(out)
 
 
 def show(value: dict[str, Any], out: Path) -> None:

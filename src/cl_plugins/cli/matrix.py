@@ -77,8 +77,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Join the rows of several sites, or import a matrix."""
-    from ..base.files import write_bytes
-    from ..report import terminal_table, write_report
     from ..run.export import check_empty
     from . import output
 
@@ -89,10 +87,7 @@ def run(args: argparse.Namespace) -> int:
         join(args.sites, args.out)
     else:
         _import(args)
-    write_report(args.out, write_bytes)
-    output.show_styled(terminal_table(args.out, output.width(), output.colour(), output.plain()))
-    output.emit()
-    output.emit(f"report: {args.out / 'report.html'}")
+    output.show_report(args.out)
     return 0
 
 

@@ -16,6 +16,8 @@ from ..report import tables, text
 
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.text import Text
 
 WIDEST = 100  # longer lines are hard to read
@@ -74,6 +76,23 @@ def heading(title: str, detail: str = "") -> None:
 def show_styled(lines: str) -> None:
     """Print what `report` made for the terminal: already safe, with styles where `colour` allowed them."""
     print(lines)
+
+
+def show_report(run_dir: Path, original: Path | None = None) -> None:
+    """Write the report of a run, which is read once, and print its table.
+
+    Args:
+        run_dir: The run.
+        original: Another directory with the same answers scored otherwise, see `write_report`.
+    """
+    from ..base.files import write_bytes
+    from ..report import read_run, terminal_table, write_report
+
+    run = read_run(run_dir)
+    write_report(run, write_bytes, original=original)
+    show_styled(terminal_table(run, width(), colour(), plain(), original=original))
+    emit()
+    emit(f"report: {run_dir / 'report.html'}")
 
 
 def numbers(table: tables.Table) -> None:

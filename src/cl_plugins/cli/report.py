@@ -43,8 +43,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write a report, and print its table."""
-    from ..base.files import write_bytes
-    from ..report import terminal_table, write_report
     from ..run.reopen import read_record
     from . import output
 
@@ -57,10 +55,7 @@ def run(args: argparse.Namespace) -> int:
     read_record(root)
     if args.scorer:
         root = rescore(root, args.scorer, args.out)
-    write_report(root, write_bytes, original=own)
-    output.show_styled(terminal_table(root, output.width(), output.colour(), output.plain(), original=own))
-    output.emit()
-    output.emit(f"report: {root / 'report.html'}")
+    output.show_report(root, original=own)
     return 0
 
 

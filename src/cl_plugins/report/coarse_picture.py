@@ -20,6 +20,11 @@ CELL, LARGEST = 0.16, 9.0  # inches
 LABELS = 25  # names along an axis
 
 
+def many(run: Run) -> bool:
+    """Whether a run has more tasks than a matrix with numbers can show, as a picture or as a table."""
+    return len(run.tasks) > NUMBERED
+
+
 def matrix(run: Run) -> Figure:
     """Draw the matrix with one square per cell; cells that were not measured are empty.
 

@@ -7,14 +7,9 @@ from .run_data import Cell, Run
 from .tables import Entry, Table
 
 
-def many(run: Run) -> bool:
-    """Whether a run has more tasks than a table of its matrix can have columns."""
-    return len(run.tasks) > coarse_picture.NUMBERED
-
-
 def matrix_table(run: Run, intervals: bool = True) -> Table:
     """The accuracy matrix as `content.matrix_table` makes it, or `task_scores` where there are too many tasks for it."""
-    return task_scores(run) if many(run) else content.matrix_table(run, intervals)
+    return task_scores(run) if coarse_picture.many(run) else content.matrix_table(run, intervals)
 
 
 def task_scores(run: Run) -> Table:

@@ -34,7 +34,7 @@ def matrix_picture(run: Run) -> style.Picture:
 def _draw(run: Run) -> Figure:
     if not run.rows:
         return style.message(style.title(run.method, run.stream), "Nothing has been evaluated yet.")
-    if len(run.tasks) > coarse_picture.NUMBERED:
+    if coarse_picture.many(run):
         return coarse_picture.matrix(run)
     tasks = style.names(run.tasks)
     count = len(tasks)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.printable import printable
-from . import choices, content, long_stream, probes, scores, tables, text, writing
+from . import choices, coarse_picture, content, long_stream, probes, scores, tables, text, writing
 from .run_data import Run, read_run
 
 
@@ -45,7 +45,7 @@ def write_report(run_dir: Path | Run, write: writing.Write | None = None, origin
         more.append(("probes.csv, probes.tex", "the probes: scores, differences and intervals"))
     sentence, bibtex = content.citation(run)
     listed = content.files(run)
-    many, matrix = long_stream.many(run), long_stream.matrix_table(run)
+    many, matrix = coarse_picture.many(run), long_stream.matrix_table(run)
     gaps = any(cell.score is None for row in run.rows for cell in row.cells)
     page = {
         "run": run,

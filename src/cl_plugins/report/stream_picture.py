@@ -36,7 +36,7 @@ def stream_picture(run: Run) -> style.Picture:
 def _lines(run: Run) -> Figure:
     if all(cell.score is None for row in run.rows for cell in row.cells):
         return style.message(style.title(run.method, run.stream), "Nothing has been evaluated yet.")
-    if len(run.tasks) > coarse_picture.NUMBERED:
+    if coarse_picture.many(run):
         return coarse_picture.lines(run)
     tasks = style.names(run.tasks)
     rows = run.rows
