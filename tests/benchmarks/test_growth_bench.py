@@ -20,10 +20,10 @@ def test_the_seconds_are_shared_out():
         entry("finish", 1.0, 16.0),
     ]
     begin = 1893456000.0  # 2030-01-01
-    found = spent(entries, begin + 4, begin + 24)
+    found = spent(entries, begin + 4, begin + 22, begin + 24)
     assert found == {
-        "wall": 20.0, "loading": 6.0, "train": 2.0, "evaluate": 1.0, "consolidate": 0.5, "finish": 1.0, "between": 1.5,
-        "report": 8.0, "outside": pytest.approx(11 / 20),
+        "wall": 20.0, "loading": 8.0, "train": 2.0, "evaluate": 1.0, "consolidate": 0.5, "finish": 1.0, "between": 1.5,
+        "report": 6.0, "outside": pytest.approx(9 / 20),
     }  # fmt: skip
     used = {
         "loading": 2.0,
@@ -36,8 +36,8 @@ def test_the_seconds_are_shared_out():
     }
     row = {"tasks": 1, "steps": 4, **found, "processor": shares({"wall": 5.0, **used})}
     assert table([row]).splitlines()[-1] == (
-        "| 1 | 4 | 20.0 (5.0) | 6.0 (2.0) | 2.0 (1.0) | 1.0 (1.0) | 0.5 (0.0) | 1.0 (0.5) | 1.5 (0.0) | 8.0 (0.5) "
-        "| 55.0 % (20.0 %) |"
+        "| 1 | 4 | 20.0 (5.0) | 8.0 (2.0) | 2.0 (1.0) | 1.0 (1.0) | 0.5 (0.0) | 1.0 (0.5) | 1.5 (0.0) | 6.0 (0.5) "
+        "| 45.0 % (20.0 %) |"
     )
 
 

@@ -156,7 +156,7 @@ def small_parts(folder: Path) -> tuple[Any, Any, Any]:
         num_key_value_heads=2,
         tie_word_embeddings=True,
     )
-    language = LlamaForCausalLM(text).to(torch.bfloat16)
+    language = LlamaForCausalLM(text)
     smollm2.set_end(tokenizer, language)
     return vlm.processor_of(tokenizer), tower, language
 

@@ -74,7 +74,7 @@ def test_an_appended_task_goes_on_though_finish_is_in_the_journal(tmp_path):
     def first_forgets_finish(command):
         if not start.seen:
             journal = Journal(tmp_path)
-            del journal.entries["finish"]
+            journal.remove("finish")
             journal.rewrite()
         return start(command)
 

@@ -40,7 +40,7 @@ def test_status_of_an_interrupted_run(cli, copied):
 
 def test_cells_that_the_carry_has_passed_by(cli, copied):
     journal = Journal(copied)
-    del journal.entries["evaluate:after_one:one"]
+    journal.remove("evaluate:after_one:one")
     journal.rewrite()
     value = json.loads(cli("status", copied, "--json")[1])
     assert {s["step"] for s in value["steps"] if s["state"] == "not measured"} == {"evaluate:after_one:one"}

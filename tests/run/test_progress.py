@@ -70,6 +70,23 @@ def test_plain_lines_say_what_is_done_and_how_long_it_will_take(monkeypatch, cap
     assert "ETA" in second
 
 
+def test_a_long_stream_announces_a_row_of_short_tests_once(monkeypatch, caplog):
+    monkeypatch.setattr(progress.logger, "propagate", True)
+    shown, now = make(monkeypatch)
+    steps = [Step("evaluate", task, row) for row in ("after_a", "after_b") for task in "abc"]
+    seconds = dict.fromkeys(steps, 0.1) | {steps[4]: 2.0}
+    for of in (6, 600):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, logger="cl_plugins"):
+            for number, step in enumerate(steps, start=1):
+                shown.begin(step, number, of)
+                now["t"] += seconds[step]
+                shown.end()
+        messages = dict.fromkeys(r.getMessage() for r in caplog.records if r.name == "cl_plugins")
+        announced = [int(message.split("/")[0].removeprefix("step ")) for message in messages]
+        assert announced == ([1, 2, 3, 4, 5, 6] if of == 6 else [1, 4, 6])  # 6: the test before it took two seconds
+
+
 def test_other_ranks_show_nothing(monkeypatch, caplog):
     monkeypatch.setattr(progress.logger, "propagate", True)
     shown, _ = make(monkeypatch, visible=False)

@@ -162,9 +162,9 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def sha256(path: Path) -> str:
+def sha256(path: Path | str) -> str:
     """Hash of a file's bytes, in hex."""
-    with path.open("rb") as file:
+    with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -172,9 +172,9 @@ _HASHES: dict[tuple[int, ...], str] = {}
 _SETTLED_NS = 100_000_000  # a file that was changed less than this ago may change again within one tick of its clock
 
 
-def digest(path: Path) -> str:
+def digest(path: Path | str) -> str:
     """As `sha256`, but computed once per process as long as nothing touches the file."""
-    status = path.stat()
+    status = os.stat(path)
     key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     if key in _HASHES:
         return _HASHES[key]

@@ -37,9 +37,11 @@ def is_main() -> bool:
 
 
 def _group() -> bool:
+    if world_size() == 1:
+        return False
     import torch.distributed as dist
 
-    return world_size() > 1 and dist.is_available() and dist.is_initialized()
+    return dist.is_available() and dist.is_initialized()
 
 
 def barrier() -> None:

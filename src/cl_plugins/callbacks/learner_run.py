@@ -140,7 +140,7 @@ class LearnerRun(Runner):
         ]
         if halves:
             for key in halves:
-                del journal.entries[key]
+                journal.remove(key)
             journal.rewrite()
 
     # --- training

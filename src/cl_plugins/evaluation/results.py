@@ -31,7 +31,7 @@ _NO_HASHES = "There is no journal with hashes here, so that changes of the files
 _OF_RUNS = ("carry", "final", "tasks")  # what only the directory of a run has
 _NAMED = 5  # cells in a remark
 #: Rows that a process ends before it writes the matrix for several rows at once, and how many: it grows with every task.
-SHORT, TOGETHER = 20, 5
+SHORT, TOGETHER = 20, 10
 Cell = tuple[str, str]
 
 
@@ -180,9 +180,13 @@ def _read_probes(
     return found
 
 
-def _score_path(root: Path, cell: Cell, place: str = PREDICTIONS) -> Path:
+def _score_name(cell: Cell, place: str = PREDICTIONS) -> str:
     row, task = cell
-    return root / place / row / f"{task}.score.json"
+    return f"{place}/{row}/{task}.score.json"
+
+
+def _score_path(root: Path, cell: Cell, place: str = PREDICTIONS) -> Path:
+    return root / _score_name(cell, place)
 
 
 def _evidence(root: Path, info: dict[str, Any]) -> _Evidence:
@@ -198,9 +202,9 @@ def _evidence(root: Path, info: dict[str, Any]) -> _Evidence:
                 kind, row, task = line.step.split(":")
                 files |= {n: r for n, r in line.artefacts.items() if n.startswith((f"{PREDICTIONS}/", f"{PROBES}/"))}
                 (cells if kind == "evaluate" else probes).append((row, task))
-        paths = {f"evaluate:{row}:{task}": _score_path(root, (row, task)) for row, task in cells}
-        paths |= {f"probe:{row}:{task}": _score_path(root, (row, task), PROBES) for row, task in probes}
-        lacking = [step for step, path in paths.items() if str(path.relative_to(root)) not in files]
+        names = {f"evaluate:{row}:{task}": _score_name((row, task)) for row, task in cells}
+        names |= {f"probe:{row}:{task}": _score_name((row, task), PROBES) for row, task in probes}
+        lacking = [step for step, name in names.items() if name not in files]
         if lacking:
             what = f"names no score file for {', '.join(lacking)}."
             raise RunStateError(Problem(str(root / JOURNAL), what, _RESTORE))
@@ -212,8 +216,8 @@ def _evidence(root: Path, info: dict[str, Any]) -> _Evidence:
     if left and os.path.lexists(root / MATRIX):
         what = f"is missing, though there is {', '.join(left)}."
         raise RunStateError(Problem(str(root / JOURNAL), what, _RESTORE))
-    names = sorted((root / PREDICTIONS).glob("*/*.score.json"))
-    return _Evidence([c for path in names if (c := _cell_of(path.relative_to(root))) is not None], None)
+    paths = sorted((root / PREDICTIONS).glob("*/*.score.json"))
+    return _Evidence([c for path in paths if (c := _cell_of(path.relative_to(root))) is not None], None)
 
 
 def _cell_of(name: Path) -> Cell | None:

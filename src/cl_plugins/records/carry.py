@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from datetime import datetime
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar
@@ -93,11 +94,12 @@ class CarryRecord(Record):
         folded = [name.casefold() for name in self.files]
         if len(set(folded)) < len(folded):
             found.append(Problem(where, "'files' has names that differ in upper and lower case only.", self.FIX))
-        for place, name in _named_files(self.plain_meta()):
+        meta = self.plain_meta()
+        for place, name in _named_files(meta):
             if not isinstance(name, str) or name not in self.files:
                 what = f"'meta.{place}' is {shown(repr(name))}, which is not in 'files'."
                 found.append(Problem(where, what, self.FIX))
-        for place, name in _named_tasks(self.plain_meta()):
+        for place, name in _named_tasks(meta):
             if name not in self.tasks:
                 what = f"'meta.{place}' is {shown(repr(name))}, which is not in 'tasks'."
                 found.append(Problem(where, what, self.FIX))
@@ -114,19 +116,19 @@ class CarryRecord(Record):
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
-def _named_files(value: Any, place: str = "") -> list[tuple[str, Any]]:
+def _named_files(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
     """Every entry ``file`` in a method's own description, and every text that has the form of a file of a carry."""
-    if isinstance(value, dict):
-        found = []
+    if isinstance(value, str):
+        if value.endswith((".safetensors", ".json")):
+            yield place, value
+    elif isinstance(value, dict):
         for key, entry in value.items():
-            here = f"{place}.{key}" if place else str(key)
-            found += [(here, entry)] if key == "file" else _named_files(entry, here)
-        return found
-    if isinstance(value, list):
-        return [pair for i, entry in enumerate(value) for pair in _named_files(entry, f"{place}[{i}]")]
-    if isinstance(value, str) and value.endswith((".safetensors", ".json")):
-        return [(place, value)]
-    return []
+            if key == "file" or isinstance(entry, str | dict | list):
+                here = f"{place}.{key}" if place else str(key)
+                yield from [(here, entry)] if key == "file" else _named_files(entry, here)
+    elif isinstance(value, list):
+        for i, entry in enumerate(value):
+            yield from _named_files(entry, f"{place}[{i}]")
 
 
 def _named_tasks(meta: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -47,23 +47,21 @@ def file_problem(root: Path, name: str, record: FileRecord, fix: str, source: st
         fix: What to do about it.
         source: The file that holds the record, for the message.
     """
-    path = root / name
-    where = str(path)
-    place = root
-    for part in Path(name).parts:
-        place = place / part
-        if place.is_symlink():
-            return Problem(str(place), "is a symbolic link, which is not followed.", fix)
+    where = str(root)
     try:
-        status = path.lstat()
+        for part in Path(name).parts:
+            where = os.path.join(where, part)
+            status = os.lstat(where)
+            if stat.S_ISLNK(status.st_mode):
+                return Problem(where, "is a symbolic link, which is not followed.", fix)
         if not stat.S_ISREG(status.st_mode):
             return Problem(where, "is not a regular file.", fix)
-        if status.st_size != record.bytes or digest(path) != record.sha256:
+        if status.st_size != record.bytes or digest(where) != record.sha256:
             return Problem(where, f"differs from its hash in {source}.", fix)
     except FileNotFoundError:
-        return Problem(where, "is missing.", fix)
+        return Problem(str(root / name), "is missing.", fix)
     except OSError as error:
-        return Problem(where, f"cannot be read ({error.strerror}).", fix)
+        return Problem(str(root / name), f"cannot be read ({error.strerror}).", fix)
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -20,6 +21,7 @@ CHECKSUM = "checksum"
 #: Larger files are no records; a longer one is refused before it fills the memory.
 MAX_BYTES = 512 * 1024**2
 MAX_PROBLEMS = 10
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 _SHOWN = 80  # characters of a wrong value in a message
 
 Count = Annotated[int, Field(ge=0)]
@@ -77,6 +79,18 @@ class Record(BaseModel):
             data: The value.
             where: File name for messages.
         """
+        found = cls.examined(data, where)
+        return found if isinstance(found, list) else []
+
+    @classmethod
+    def examined(cls, data: object, where: str, previous: str = "") -> Self | list[Problem]:
+        """A parsed JSON value as a record, or everything that is wrong with it.
+
+        Args:
+            data: The value.
+            where: File name for messages.
+            previous: The checksum of the record before it, for records that form a chain.
+        """
         if not isinstance(data, dict):
             return [Problem(where, f"is {_kind(data)}, not a JSON object.", cls.fix())]
         number = data.get("format")
@@ -85,22 +99,22 @@ class Record(BaseModel):
             what = f"format is {shown(repr(number))}, this version reads {known}."
             newer = isinstance(number, int) and not isinstance(number, bool) and number > cls.FORMAT
             return [Problem(where, what, "Update cl-plugins." if newer else cls.fix())]
-        found = cls._type_problems(data, where)
-        if found:
+        found = cls.typed(data, where)
+        if isinstance(found, list):
             return few(found)
-        if number >= 2 or CHECKSUM in data:
-            found = checksum_problems(data, where, cls.fix())
-        return few([*cls.model_validate(data).faults(where), *found])
+        sealed = number >= 2 or CHECKSUM in data
+        changed = checksum_problems(data, where, cls.fix(), previous) if sealed else []
+        return few([*found.faults(where), *changed]) or found
 
     @classmethod
-    def _type_problems(cls, data: dict[str, Any], where: str) -> list[Problem]:
+    def typed(cls, data: dict[str, Any], where: str) -> Self | list[Problem]:
+        """A JSON object as a record if each of its fields has the right type, or what is wrong with them."""
         try:
-            cls.model_validate(data)
+            return cls.model_validate(data)
         except ValidationError as error:
             return [_problem(cls, e, data, where) for e in error.errors(include_url=False)]
         except RecursionError:
             return [Problem(where, "is nested too deeply.", cls.fix())]
-        return []
 
     @classmethod
     def of(cls, data: object, where: str) -> Self:
@@ -113,10 +127,10 @@ class Record(BaseModel):
         Raises:
             RunStateError: With everything that is wrong (a `DataError` for records of tests and scores).
         """
-        found = cls.problems(data, where)
-        if found:
+        found = cls.examined(data, where)
+        if isinstance(found, list):
             raise cls.ERROR(found)
-        return cls.model_validate(data)
+        return found
 
     @classmethod
     def parse(cls, raw: bytes | str, where: str) -> Self:
@@ -148,8 +162,11 @@ class Record(BaseModel):
         """
         data = json.loads(json.dumps({**value, "format": cls.FORMAT}))
         data = {"format": data.pop("format"), **{k: v for k, v in data.items() if k != CHECKSUM}}
+        found = cls.typed(data, cls.__name__)
+        problems = found if isinstance(found, list) else found.faults(cls.__name__)
+        if problems:
+            raise cls.ERROR(few(problems))
         data[CHECKSUM] = checksum(data)
-        cls.of(data, cls.__name__)
         return data
 
     @classmethod
@@ -194,21 +211,33 @@ def dump(value: Any, indent: int | None = None) -> str:
 
 
 def _laid_out(value: Any, indent: int | None, escaped: bool, level: int = 1) -> str:
+    encode = _encoder(escaped, ", ").encode
     if indent is None or not value or not isinstance(value, dict | list | tuple):
-        return json.dumps(value, ensure_ascii=escaped)
+        return encode(value)
     entries = value.values() if isinstance(value, dict) else value
     nested = any(isinstance(entry, dict | list | tuple) for entry in entries)
     if not nested and not isinstance(value, dict):
-        return json.dumps(value, ensure_ascii=escaped)
+        return encode(value)
     space, end = "\n" + " " * (indent * level), "\n" + " " * (indent * (level - 1))
     if not nested:  # by the encoder in C, at once
-        text = json.dumps(value, ensure_ascii=escaped, separators=(f",{space}", ": "))
+        text = _encoder(escaped, f",{space}").encode(value)
         return f"{{{space}{text[1:-1]}{end}}}"
     parts = [_laid_out(entry, indent, escaped, level + 1) for entry in entries]
     if not isinstance(value, dict):
         return f"[{space}{f',{space}'.join(parts)}{end}]"
-    keys = [json.dumps({key: 0}, ensure_ascii=escaped)[1:-2] for key in value]
+    keys = [encode({key: 0})[1:-2] for key in value]
     return f"{{{space}{f',{space}'.join(map(str.__add__, keys, parts))}{end}}}"
+
+
+@cache
+def _encoder(escaped: bool, between: str) -> json.JSONEncoder:
+    """What `json.dumps` would make anew in every call.
+
+    Args:
+        escaped: Whether characters outside of ASCII are escaped.
+        between: What is written between two entries.
+    """
+    return json.JSONEncoder(ensure_ascii=escaped, separators=(between, ": "))
 
 
 def checksum(data: Mapping[str, Any], previous: str = "") -> str:
@@ -219,8 +248,7 @@ def checksum(data: Mapping[str, Any], previous: str = "") -> str:
         previous: The checksum of the record before it, for records that form a chain.
     """
     content = {key: value for key, value in data.items() if key != CHECKSUM}
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(f"{previous}{text}".encode()).hexdigest()
+    return hashlib.sha256(f"{previous}{_CANONICAL.encode(content)}".encode()).hexdigest()
 
 
 def checksum_problems(data: Mapping[str, Any], where: str, fix: str, previous: str = "") -> list[Problem]:

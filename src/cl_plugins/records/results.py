@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field
 
@@ -46,11 +46,11 @@ class PredictionLine(Record):
     route: str | None = None
 
     @classmethod
-    def problems(cls, data: object, where: str) -> list[Problem]:
-        """Everything that is wrong with a line."""
+    def examined(cls, data: object, where: str, previous: str = "") -> Self | list[Problem]:
+        """The line, which has no checksum, or everything that is wrong with it."""
         if not isinstance(data, dict):
-            return super().problems(data, where)
-        return cls._type_problems({k: v for k, v in data.items() if k != "format"}, where)
+            return super().examined(data, where, previous)
+        return cls.typed({k: v for k, v in data.items() if k != "format"}, where)
 
 
 class ScoreRecord(Record):

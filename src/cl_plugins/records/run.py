@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import ConfigDict, Field, field_validator
 
@@ -21,7 +21,6 @@ from .record import (
     Part,
     RunFileRecord,
     checksum,
-    checksum_problems,
     dump,
     parse_json,
     read_file,
@@ -212,19 +211,12 @@ class JournalLine(RunFileRecord):
         return value
 
     @classmethod
-    def problems(cls, data: object, where: str, previous: str = "") -> list[Problem]:
-        """Everything that is wrong with a line.
-
-        Args:
-            data: The parsed line.
-            where: File and line for messages.
-            previous: The checksum of the line before it.
-        """
+    def examined(cls, data: object, where: str, previous: str = "") -> Self | list[Problem]:
+        """A line, or everything that is wrong with it; only from format 2 on the lines form a chain."""
         if isinstance(data, dict) and "format" not in data and CHECKSUM not in data:
             data = {"format": 1, **data}
-        if not isinstance(data, dict) or data.get("format") != cls.FORMAT:
-            return super().problems(data, where)
-        return cls._type_problems(data, where) or checksum_problems(data, where, cls.fix(), previous)
+        chained = isinstance(data, dict) and data.get("format") == cls.FORMAT
+        return super().examined(data, where, previous if chained else "")
 
 
 class Line(NamedTuple):
@@ -273,10 +265,9 @@ def read_journal(root: Path) -> JournalFile:
     for number, text in enumerate(whole.removesuffix(b"\n").split(b"\n"), start=1):
         where = f"{path}:{number}"
         data = parse_json(text, where, restore())
-        problems = JournalLine.problems(data, where, previous)
-        if problems:
-            raise RunStateError(problems)
-        line = JournalLine.model_validate(data)
+        line = JournalLine.examined(data, where, previous)
+        if isinstance(line, list):
+            raise RunStateError(line)
         if line.step in found:
             raise RunStateError(Problem(where, f"names the step {line.step!r} again.", restore()))
         found[line.step], previous = line, line.checksum
@@ -370,6 +361,6 @@ def mark_journal(root: Path, size: int) -> None:
 
 
 def _line(line: Mapping[str, Any], before: Sequence[Line]) -> Line:
-    data = json.loads(json.dumps({"format": JournalLine.FORMAT, **line}))
-    data[CHECKSUM] = checksum(data, before[-1].checksum if before else "")
-    return Line(dump(data), data[CHECKSUM])
+    text = dump({"format": JournalLine.FORMAT, **line})
+    seal = checksum(json.loads(text), before[-1].checksum if before else "")
+    return Line(f'{text[:-1]}, "{CHECKSUM}": "{seal}"}}', seal)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 #: Tasks up to which every cell has its number.
 NUMBERED = 20
-CELL, LARGEST = 0.16, 9.0  # inches
+CELL, LARGEST = 0.16, 6.0  # inches
 LABELS = 25  # names along an axis
 
 
@@ -67,6 +67,8 @@ def lines(run: Run) -> Figure:
     Args:
         run: A run with a measured cell, whose rows follow each other.
     """
+    from matplotlib.collections import LineCollection
+
     theme = style.theme()
     figure = style.new_figure(7.4, 3.6)
     axes = figure.add_axes((0.1, 0.15, 0.85, 0.7))
@@ -78,10 +80,11 @@ def lines(run: Run) -> Figure:
         found = [score for task in learned if (score := row.cells[task].score) is not None]
         if found:
             means.append((x, sum(found) / len(found)))
-    for first, task in enumerate(learned):
-        points = [(x, c) for x, row in enumerate(steps[first:], first) if (c := row.cells[task].score) is not None]
-        if points:
-            axes.plot(*zip(*points, strict=True), color=theme.soft, linewidth=0.6, alpha=0.35, zorder=2)
+    tasks = [
+        [(x, c) for x, row in enumerate(steps[first:], first) if (c := row.cells[task].score) is not None]
+        for first, task in enumerate(learned)
+    ]
+    axes.add_collection(LineCollection(tasks, colors=theme.soft, linewidths=0.6, alpha=0.35, zorder=2))
     new = [(x, c) for x, row in enumerate(steps) if (c := row.cells[learned[x]].score) is not None]
     for points, colour, words in (
         (means, theme.colours[0], "mean of the tasks learned so far"),
@@ -92,8 +95,8 @@ def lines(run: Run) -> Figure:
     axes.plot([], [], color=theme.soft, linewidth=0.8, label="each task")
     axes.set_ylim(-3, 103)
     axes.set_xlim(0, max(len(steps) - 1, 1))
-    tasks, shown = style.names(run.tasks), _some(len(steps))
-    axes.set_xticks(shown, [tasks[learned[i]] for i in shown])
+    names, shown = style.names(run.tasks), _some(len(steps))
+    axes.set_xticks(shown, [names[learned[i]] for i in shown])
     for tick in axes.get_xticklabels():
         tick.set(rotation=55, ha="right", rotation_mode="anchor", fontsize=7)
     axes.set_xlabel("after training on", fontweight="bold")

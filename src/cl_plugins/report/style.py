@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from .text import shorten
@@ -182,7 +183,7 @@ def picture_style(colours: Theme = LIGHT) -> Iterator[None]:
     settings |= dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), colours.soft)
     settings |= dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), colours.paper)
     settings["hatch.color"] = colours.hatch
-    settings["font.family"] = _families()
+    settings["font.family"] = list(_families())
     token = _THEME.set(colours)
     try:
         with matplotlib.rc_context(settings):
@@ -250,15 +251,20 @@ def title(method: str, stream: str) -> str:
 
 def drawable(label: str) -> bool:
     """Whether the installed fonts hold every character of a label."""
-    from matplotlib import font_manager
-
     wanted = {ord(char) for char in label if not char.isspace()}
     for family in _families():
-        font = font_manager.get_font(font_manager.findfont(family))
-        wanted -= set(font.get_charmap())
+        wanted -= _characters(family)
         if not wanted:
             return True
     return not wanted
+
+
+@cache
+def _characters(family: str) -> frozenset[int]:
+    """The characters of a font family that is installed."""
+    from matplotlib import font_manager
+
+    return frozenset(font_manager.get_font(font_manager.findfont(family)).get_charmap())
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
@@ -294,9 +300,10 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     return places
 
 
-def _families() -> list[str]:
+@cache
+def _families() -> tuple[str, ...]:
     """The font families to try, in order."""
     from matplotlib import font_manager
 
     installed = {entry.name for entry in font_manager.fontManager.ttflist}
-    return ["DejaVu Sans", *(family for family in _FALLBACKS if family in installed)]
+    return ("DejaVu Sans", *(family for family in _FALLBACKS if family in installed))

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from ..base.files import artefact
-from ..contract.carry import Carry
 from ..replay.keeping import filling
 from ..training.handover import write_carry
 from .plan import Step
@@ -21,8 +20,7 @@ def consolidate(state: RunState, step: Step) -> dict[str, Any]:
     """
     task = str(step.task)
     target = state.root / "carry"
-    done = _existing(target)
-    if done is None or done.tasks != _tasks(state, task):
+    if not _done(state, target, task):
         previous = state.carry if state.schedule == "sequential" else None
         update = state.update(task)
 
@@ -41,5 +39,7 @@ def _tasks(state: RunState, task: str) -> tuple[str, ...]:
     return (*(t for t in earlier if t != task), task)
 
 
-def _existing(target: Path) -> Carry | None:
-    return Carry.open(target) if (target / "carry.json").is_file() else None
+def _done(state: RunState, target: Path, task: str) -> bool:
+    """Whether the carry was written already, before a kill that came ahead of the line in the journal."""
+    carry = state.carry
+    return carry is not None and carry.path == target and carry.tasks == _tasks(state, task)

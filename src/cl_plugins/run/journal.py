@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ..base.errors import Problem, RunStateError
@@ -53,32 +55,40 @@ class Journal:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self.entries: dict[str, Entry] = {}
+        self._entries: dict[str, Entry] = {}
         self._file = self._status()
         steps, lines, intact = read_journal(root)
         for line in steps:
             artefacts = {name: record.plain() for name, record in line.artefacts.items()}
-            self.entries[line.step] = Entry(line.step, line.seconds, artefacts, line.time, line.details)
+            self._entries[line.step] = Entry(line.step, line.seconds, artefacts, line.time, line.details)
         # The file as this object knows it; without lines it is written anew at the next step.
-        self._lines, self._written = (lines, list(self.entries.values())) if intact else ([], [])
+        self._lines, self._written = (lines, list(self._entries.values())) if intact else ([], [])
+        self._as_read = True  # whether the entries are still those of the file
         self._marked = False
         self._synced = time.monotonic()
 
     def __contains__(self, step: str) -> bool:
         """Whether the step is finished."""
-        return step in self.entries
+        return step in self._entries
+
+    @property
+    def entries(self) -> Mapping[str, Entry]:
+        """Step -> entry, in the order of the file; changed by `add`, `remove` and `forget`."""
+        return MappingProxyType(self._entries)
 
     def finish(self, step: str, seconds: float, artefacts: dict[str, dict[str, Any]], **details: Any) -> None:
         """Write that a step is finished. Its artefacts must be on disk already."""
+        follows = self._as_read and step not in self._entries and self._as_written()
         self.add(step, seconds, artefacts, **details)
-        *before, entry = self.entries.values()
-        if before != self._written or not self._as_written():
+        if not follows:
             self.rewrite()
             return
+        entry = self._entries[step]
         if not self._marked:
             self._mark()
         self._lines.append(add_to_journal(self._root, vars(entry), self._lines))
         self._written.append(entry)
+        self._as_read = True
         self._file = self._status()
         if not step.startswith(_TESTS):
             self._mark()
@@ -113,24 +123,31 @@ class Journal:
     def add(self, step: str, seconds: float, artefacts: dict[str, dict[str, Any]], **details: Any) -> None:
         """Note in memory that a step is finished; `rewrite` makes it durable."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self.entries[step] = Entry(step, round(seconds, 3), artefacts, now, details)
+        self._entries[step] = Entry(step, round(seconds, 3), artefacts, now, details)
+        self._as_read = False
+
+    def remove(self, step: str) -> None:
+        """Note in memory that a step is not finished; `rewrite` makes it durable."""
+        del self._entries[step]
+        self._as_read = False
 
     def rewrite(self) -> None:
         """Rewrite the file from the entries in memory; lines that stay as they were are not made again."""
-        entries = list(self.entries.values())
+        entries = list(self._entries.values())
         pairs = enumerate(zip(entries, self._written, strict=False))
         kept = next((number for number, (new, old) in pairs if new is not old), min(len(entries), len(self._written)))
         self._marked = False
         self._lines = write_journal(self._root, map(vars, entries[kept:]), self._lines[:kept])
-        self._written, self._file = entries, self._status()
+        self._written, self._file, self._as_read = entries, self._status(), True
         self._mark()
 
     def forget(self, name: str) -> None:
-        """Drop a file from all entries, because it was deleted on purpose."""
-        for step, entry in list(self.entries.items()):
+        """Drop a file from all entries, because it was deleted on purpose; `rewrite` makes it durable."""
+        for step, entry in list(self._entries.items()):
             if name in entry.artefacts:
                 kept = {k: v for k, v in entry.artefacts.items() if k != name}
-                self.entries[step] = Entry(entry.step, entry.seconds, kept, entry.time, entry.details)
+                self._entries[step] = Entry(entry.step, entry.seconds, kept, entry.time, entry.details)
+                self._as_read = False
 
     def latest(self, folder: str = "") -> dict[str, FileRecord]:
         """The latest record of every file that a step has written.
@@ -139,7 +156,10 @@ class Journal:
             folder: Start of the names that are wanted.
         """
         found: dict[str, dict[str, Any]] = {}
-        for entry in self.entries.values():
+        of_tests = not folder.startswith("tasks/")  # nearly all entries of a long stream are of tests
+        for step, entry in self._entries.items():
+            if not of_tests and step.startswith(_TESTS):
+                continue
             for name, record in entry.artefacts.items():
                 if name.startswith(folder):
                     found[name] = record

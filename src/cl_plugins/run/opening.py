@@ -205,7 +205,7 @@ def forget_end(journal: Journal) -> None:
     """
     for key in list(journal.entries):
         if key == "finish" or key.startswith(f"evaluate:{ORACLE}:"):
-            del journal.entries[key]
+            journal.remove(key)
 
 
 def note_failure(root: Path, step: str, error: Exception) -> None:

@@ -17,6 +17,8 @@ from .plan import Step
 _UNITS = {"train": "optimizer steps", "evaluate": "test items"}
 #: What a narrow terminal gets in place of the number of units.
 _SHORT = {"train": "training", "evaluate": "tests"}
+#: In a plan of more steps, a test is announced if the one before it in its row took longer than `_BRIEF` seconds.
+_LONG, _BRIEF = 500, 1.0
 _BAR = 16  # columns of a status line for bar and percentage, at least
 
 
@@ -51,6 +53,9 @@ class Progress:
         self._visible = visible
         self._started = time.monotonic()
         self._current: tuple[str, str] | None = None
+        self._row: tuple[str, str | None] = ("", None)  # kind and row of the current step
+        self._brief: tuple[str, str | None] | None = None  # of the last one, if it was a short test
+        self._begun = self._started
         self._label = ""
         self._line: StatusLine | None = None
         if visible and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
@@ -69,15 +74,15 @@ class Progress:
         again = self._current is not None and self._current[0] == step.key
         units = units if units is not None else planned
         self._set(step.key, kind, units)
-        self._current = (step.key, kind)
-        self._step_started = time.monotonic()
+        self._current, self._row = (step.key, kind), (step.kind, step.row)
+        self._step_started = self._begun = time.monotonic()
         words = {"zero_shot": "zero-shot", None: ""}
         row = words.get(step.row, (step.row or "").replace("_", " "))
         label = " ".join(part for part in (step.kind, step.task or "", f"({row})" if row else "") if part)
         self._label = printable(f"[{number}/{of}] {label}")
         if self._line is not None:
             self._show()
-        elif self._visible and not again:
+        elif self._visible and not again and not (of > _LONG and self._brief == self._row):
             logger.info(
                 "step %d/%d: %s · %s elapsed · ETA %s",
                 number,
@@ -117,7 +122,8 @@ class Progress:
         """The current step is done."""
         if self._current is not None:
             self._drop(self._current[0])
-            self._current = None
+            brief = self._row[1] is not None and time.monotonic() - self._begun < _BRIEF
+            self._current, self._brief = None, self._row if brief else None
 
     def _set(self, key: str, kind: str, units: int | None) -> None:
         """Note what is left of a step."""

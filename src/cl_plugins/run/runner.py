@@ -16,7 +16,7 @@ from ..contract.carry import Carry
 from ..contract.host import Host
 from ..evaluation.matrix import AccuracyMatrix, row_name
 from ..evaluation.metrics import continual_metrics
-from ..evaluation.results import MATRIX, SHORT, TOGETHER
+from ..evaluation.results import SHORT, TOGETHER
 from ..methods.registry import get_method
 from ..records.run import read_run, write_run
 from ..replay.keeping import candidate_files
@@ -56,6 +56,8 @@ class Runner:
         self._config = config = recipe.config
         self._root = Path(str(recipe.host_keys["output_dir"]))
         self._numbers: dict[str, int] = {}  # step -> its number in the plan
+        self._tidied: set[str] = set()  # tasks whose folders this process has looked through
+        self._has_matrix = False  # whether this process has written it
         self._row_open = False  # whether a cell was measured since a row ended
         self._rows_ended = 0
         self._unwritten = False  # whether a row ended since the matrix was written
@@ -240,7 +242,7 @@ class Runner:
             parts.remove(self._root, str(step.row), task, step.place)
             logger.info("%s: %.2f (n=%d, %s)", step.key, details["score"], details["n"], clock(seconds))
             self._state.tracker.cells(self._state.journal.entries)
-            if not (self._root / MATRIX).exists():  # the first cell: from now on there is something to show
+            if not self._has_matrix:  # the first cell: from now on there is something to show
                 self._state.journal.sync()
                 self._write_matrix(plan)
         elif step.kind == "train":
@@ -262,10 +264,12 @@ class Runner:
         names = list(self._config.stream.task_names) if task != JOINT else [JOINT]
         position = names.index(task)
         tidied = [] if keep == "all" else names[:position] if keep == "last" else names[: position + 1]
-        folders = [self._state.directory(name) for name in tidied]
+        folders = [self._state.directory(name) for name in tidied if name not in self._tidied]
         gone = [p for f in folders for p in (*sorted(f.glob("*.safetensors")), f / "update.json") if p.is_file()]
         for name in names[: position + 1]:
-            gone += [p for p in candidate_files(self._state.directory(name)) if p not in gone]
+            if name not in self._tidied:
+                gone += [p for p in candidate_files(self._state.directory(name)) if p not in gone]
+        self._tidied |= {*(names[: position + 1] if keep == "all" else tidied)}
         if not gone:
             return
         for path in gone:
@@ -301,6 +305,7 @@ class Runner:
     def _write_matrix(self, plan: list[Step]) -> None:
         carry = self._state.carry
         learned = carry.tasks if carry is not None else ()
+        self._has_matrix = True
         write_matrix(self._root, self._matrix(plan, learned), read_probes(self._root, plan))
 
     def _matrix(self, plan: list[Step], learned: Sequence[str] = ()) -> AccuracyMatrix:
