@@ -143,7 +143,7 @@ def append_line(path: Path, line: str, *, sync: bool = True) -> None:
         RunStateError: If this process has lost the lock of the directory (see `check_held`).
     """
     check_held(path)
-    new = not path.exists()
+    new = sync and not path.exists()
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     try:
         data = memoryview(line.encode() + b"\n")
@@ -153,7 +153,7 @@ def append_line(path: Path, line: str, *, sync: bool = True) -> None:
             os.fsync(handle)
     finally:
         os.close(handle)
-    if new and sync:
+    if new:
         sync_file(path.parent)
 
 

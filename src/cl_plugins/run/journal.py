@@ -55,6 +55,7 @@ class Journal:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._name = str(root / JOURNAL)
         self._entries: dict[str, Entry] = {}
         self._file = self._status()
         steps, lines, intact = read_journal(root)
@@ -116,7 +117,7 @@ class Journal:
 
     def _status(self) -> os.stat_result | None:
         try:
-            return os.lstat(self._root / JOURNAL)
+            return os.lstat(self._name)
         except OSError:
             return None
 

@@ -57,10 +57,10 @@ class Runner:
         self._root = Path(str(recipe.host_keys["output_dir"]))
         self._numbers: dict[str, int] = {}  # step -> its number in the plan
         self._tidied: set[str] = set()  # tasks whose folders this process has looked through
-        self._has_matrix = False  # whether this process has written it
         self._row_open = False  # whether a cell was measured since a row ended
         self._rows_ended = 0
-        self._unwritten = False  # whether a row ended since the matrix was written
+        self._rows_written = 0  # of them, in the matrix
+        self._has_matrix = False  # whether this process, which is rank 0 then, has written it
         self._state = RunState(
             host=host,
             root=self._root,
@@ -288,11 +288,10 @@ class Runner:
         ended, self._row_open = self._row_open, False
         if ended:
             self._rows_ended += 1
-            self._unwritten = True
             ranks.on_main(self._state.journal.sync)  # first: no cell of the matrix may be missing in the journal
         due = self._rows_ended <= SHORT or self._rows_ended % TOGETHER == 0
-        if self._unwritten and (due or now):
-            self._unwritten = False
+        if self._rows_ended > self._rows_written and (due or now):
+            self._rows_written = self._rows_ended
             ranks.on_main(lambda: self._write_matrix(plan))
         if ended:
             ranks.on_main(lambda: self._track(plan))
