@@ -201,7 +201,9 @@ def test_notes_on_many_trainings_and_answers_are_counted(tmp_path):
     for task in tasks:
         change(run / "predictions" / f"after_{tasks[-1]}" / f"{task}.score.json", cut=4)
     found = content.remarks(read_run(run))
-    assert "Answers truncated at max_new_tokens: 100 of 3000 in 25 cells; `cut` in `cells.csv` has the cells." in found
+    assert (
+        "Answers truncated at max_new_tokens: 100 of 3000 in 25 cells of the matrix (`cut` in `cells.csv`)." in found
+    )
     assert "Training data of 25 tasks: LLaMA-Factory dropped 25 of 250 records." in found
     assert "Training data of 25 tasks: cutoff_len truncates the end of 50 samples." in found
     assert any("validation" in remark and "25 tasks" in remark for remark in found)
@@ -260,6 +262,8 @@ def test_a_comparison_of_long_runs_has_no_column_per_task(runs, tmp_path):
     shown = compare_table(runs, width=100)
     assert "task_03" not in shown.split("The runs learn")[0]
     assert "`compare.csv`" in shown
+    assert re.search(r"MFT *\n─+\n", shown)  # no line for units that no column has
+    assert " &  & " not in source
 
 
 @pytest.mark.usefixtures("pictures_drawn")

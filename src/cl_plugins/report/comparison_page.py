@@ -135,7 +135,7 @@ def group_table(comparison: Comparison, decimals: int = 2) -> Table:
         ("method", "runs", *(METRIC_LABELS[key] for key in METRICS), *_shown_tasks(comparison)),
         tuple(rows),
         note=" ".join(notes),
-        units=(None, None, *_units(comparison)),
+        units=_units(comparison, 2),
     )
 
 
@@ -178,7 +178,7 @@ def run_table(comparison: Comparison, only_unfinished: bool = False) -> Table:
         tuple(rows),
         left=3 if orders else 2,
         note=" ".join(notes),
-        units=(*[None] * len(head), *_units(comparison)),
+        units=_units(comparison, len(head)),
     )
 
 
@@ -197,10 +197,12 @@ def _mark_notes(rows: Sequence[Sequence[Entry]]) -> list[str]:
     return [scores.MARK_NOTE] if any(entry.mark for row in rows for entry in row) else []
 
 
-def _units(comparison: Comparison) -> tuple[str | None, ...]:
-    """What the numbers of metrics and tasks are."""
+def _units(comparison: Comparison, words: int) -> tuple[str | None, ...]:
+    """What the numbers of metrics and tasks are, behind a number of columns of words; empty where nothing is said."""
+    if comparison.many and not comparison.unlike:
+        return ()
     heads = () if comparison.many else comparison.heads
-    return (*[scores.MIXED if comparison.unlike else None] * len(METRICS), *heads)
+    return (*[None] * words, *[scores.MIXED if comparison.unlike else None] * len(METRICS), *heads)
 
 
 def compare_csv(comparison: Comparison) -> bytes:

@@ -38,10 +38,12 @@ FILES = (
 
 def files(run: Run) -> tuple[tuple[str, str], ...]:
     """The files of a run and what they hold."""
-    if not has_encoders(run.info.get("recipe") or {}):
-        return FILES
-    told = "every test item with its prediction, reference and score, one JSON line each"
-    return tuple((name, told if name == "predictions/" else what) for name, what in FILES)
+    told = {}
+    if has_encoders(run.info.get("recipe") or {}):
+        told["predictions/"] = "every test item with its prediction, reference and score, one JSON line each"
+    if many(run):
+        told["matrix.tex"] = "the scores of each task for LaTeX (booktabs)"
+    return tuple((name, told.get(name, what)) for name, what in FILES)
 
 
 def matrix_table(run: Run, intervals: bool = True) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from . import text
 from .coarse_picture import NUMBERED, many
@@ -54,17 +54,21 @@ def _counted(run: Run) -> Iterator[str]:
     cells = [cell for row in run.rows for cell in row.cells if cell.cut]
     if cells:
         cut, items = sum(cell.cut or 0 for cell in cells), sum(cell.n or 0 for cell in cells)
-        where = "`cut` in `cells.csv` has the cells"
-        yield f"Answers truncated at max_new_tokens: {cut} of {items} in {len(cells)} cells; {where}."
+        where = f"{len(cells)} cell{'s' if len(cells) > 1 else ''} of the matrix (`cut` in `cells.csv`)"
+        yield f"Answers truncated at max_new_tokens: {cut} of {items} in {where}."
     data = list((run.info.get("training_data") or {}).values())
     dropped = [counts for counts in data if counts.get("dropped_records")]
     if dropped:
         lost, records = (sum(counts.get(key) or 0 for counts in dropped) for key in ("dropped_records", "records"))
-        yield f"Training data of {len(dropped)} tasks: LLaMA-Factory dropped {lost} of {records} records."
+        yield f"Training data of {_tasks(dropped)}: LLaMA-Factory dropped {lost} of {records} records."
     shortened = [counts["cut_samples"] for counts in data if counts.get("cut_samples")]
     if shortened:
         ends = f"cutoff_len truncates the end of {sum(shortened)} samples"
-        yield f"Training data of {len(shortened)} tasks: {ends}."
+        yield f"Training data of {_tasks(shortened)}: {ends}."
+
+
+def _tasks(found: Sequence[object]) -> str:
+    return f"{len(found)} task{'s' if len(found) > 1 else ''}"
 
 
 def validation_notes(run: Run) -> list[str]:
