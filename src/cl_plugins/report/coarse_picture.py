@@ -95,7 +95,8 @@ def lines(run: Run) -> Figure:
         [(x, c) for x, row in enumerate(steps[first:], first) if (c := row.cells[task].score) is not None]
         for first, task in enumerate(learned)
     ]
-    axes.add_collection(LineCollection(tasks, colors=theme.soft, linewidths=0.6, alpha=0.35, zorder=2))
+    measured = [points for points in tasks if points]  # matplotlib 3.11 refuses lines without points
+    axes.add_collection(LineCollection(measured, colors=theme.soft, linewidths=0.6, alpha=0.35, zorder=2))
     new = [(x, c) for x, row in enumerate(steps) if (c := row.cells[learned[x]].score) is not None]
     for points, colour, words in (
         (means, theme.colours[0], "mean of the tasks learned so far"),
