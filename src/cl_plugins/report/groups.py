@@ -15,6 +15,7 @@ from . import scores
 from .coarse_picture import NUMBERED
 from .environment import Environment, environments
 from .labels import labels as group_labels
+from .notes import counted
 from .probes import end_drift, shared_probes
 from .run_data import Cell, Run, read_run
 from .setup import data_hashes
@@ -375,10 +376,10 @@ def _remarks(groups: tuple[Group, ...], members: tuple[Member, ...]) -> Iterator
         yield "The runs were tested on different numbers of items."
     limited = sorted({task for member in members for task in member.run.limits}, key=tasks.index)
     if limited:
-        yield f"Tests limited by cl.eval.max_items in some or all runs: {_named(limited)}."
+        yield f"Tests limited by cl.eval.max_items in some or all runs: {counted(limited, listing(limited))}."
     shortened = sorted({task for member in members for task in member.run.left_out}, key=tasks.index)
     if shortened:
-        yield f"Test items left out in some or all runs, because their prompts exceed cutoff_len: {_named(shortened)}."
+        yield f"Test items left out in some or all runs, because their prompts exceed cutoff_len: {counted(shortened, listing(shortened))}."
     hashes = {data_hashes(member.run) for member in members}
     if len(hashes - {()}) > 1:
         yield "The runs recorded different data hashes."
@@ -391,8 +392,3 @@ def _remarks(groups: tuple[Group, ...], members: tuple[Member, ...]) -> Iterator
             yield f"{group.label}: one name for runs of several methods ({listing(methods)})."
     if any(member.run.joint is not None or member.run.independent for member in members):
         yield "Joint and independent models see no stream of tasks, so metrics over the stream are not defined for them."
-
-
-def _named(tasks: Sequence[str]) -> str:
-    """The tasks, or how many they are."""
-    return listing(tasks) if len(tasks) <= NUMBERED else f"{len(tasks)} tasks"

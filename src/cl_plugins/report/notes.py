@@ -9,6 +9,16 @@ from .coarse_picture import NUMBERED, many
 from .run_data import Run
 
 
+def counted(tasks: Sequence[str], words: str) -> str:
+    """Words that name tasks, or how many they are where nobody could read their names.
+
+    Args:
+        tasks: The tasks.
+        words: Their names, as a text.
+    """
+    return words if len(tasks) <= NUMBERED else f"{len(tasks)} tasks"
+
+
 def limit_note(run: Run) -> str:
     """The sentences under every table when tests were limited, or items were left out of them."""
     found = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .coarse_picture import NUMBERED
+from .notes import counted
 from .run_data import Cell, Run
 from .text import listing
 
@@ -67,13 +67,8 @@ def unlike_note(run: Run) -> str:
     """The sentence on means over unlike scores; empty where all scores are of one kind."""
     if not unlike(run):
         return ""
-    told = listing(f"{kind} ({_named(tasks)})" for kind, tasks in kinds(run).items())
+    told = listing(f"{kind} ({counted(tasks, ', '.join(tasks))})" for kind, tasks in kinds(run).items())
     return f"Means over tasks (Last, Average and the other metrics) are taken over unlike scores: {told}."
-
-
-def _named(tasks: list[str]) -> str:
-    """The tasks, or how many they are."""
-    return ", ".join(tasks) if len(tasks) <= NUMBERED else f"{len(tasks)} tasks"
 
 
 def trivial_score(cell: Cell) -> float | None:
