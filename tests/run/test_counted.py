@@ -13,7 +13,7 @@ from cl_plugins.base.errors import DataError
 from cl_plugins.host.data import load_training_set
 from cl_plugins.host.session import Session
 from cl_plugins.host.task_args import parse
-from cl_plugins.report.content import cut_notes, limit_note
+from cl_plugins.report.notes import cut_notes, limit_note
 from cl_plugins.report.run_data import read_run
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from . import text
-from .content import latest, limit_note
+from .content import latest
+from .notes import limit_note
 from .run_data import Cell, Run
 from .tables import Entry, Table
 

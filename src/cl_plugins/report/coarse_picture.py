@@ -32,26 +32,37 @@ def matrix(run: Run) -> Figure:
         run: A run with a measured cell.
     """
     tasks = style.names(run.tasks)
-    labels = row_names(run, tasks)
-    cell = min(CELL, LARGEST / max(len(tasks), len(labels)))
-    width, height = cell * len(tasks), cell * len(labels)
+    scores = [[float("nan") if one.score is None else one.score for one in row.cells] for row in run.rows]
+    figure = squares(scores, row_names(run, tasks), tasks)
+    frame(figure, figure.axes[0], run, heat_colours())
+    return figure
+
+
+def squares(values: list[list[float]], rows: list[str], columns: list[str]) -> Figure:
+    """Draw numbers from 0 to 100 as squares in colour, with some of the names along both sides.
+
+    Args:
+        values: One list per row; what is not a number is empty.
+        rows: The names of the rows.
+        columns: The names of the columns.
+    """
+    cell = min(CELL, LARGEST / max(len(columns), len(rows)))
+    width, height = cell * len(columns), cell * len(rows)
     figure = style.new_figure(width + 2.0, height + 1.8)
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.set_position((0.2, 0.1, width / figure.get_figwidth(), height / figure.get_figheight()))
     axes.set_facecolor(style.theme().empty)
-    scores = [[float("nan") if one.score is None else one.score for one in row.cells] for row in run.rows]
-    colours = heat_colours()
-    axes.imshow(scores, cmap=colours, vmin=LOW, vmax=HIGH, aspect="auto", interpolation="nearest")
-    frame(figure, axes, run, colours)
-    _name(axes, tasks, labels)
+    axes.imshow(values, cmap=heat_colours(), vmin=LOW, vmax=HIGH, aspect="auto", interpolation="nearest")
+    axes.xaxis.tick_top()
+    _name(axes, columns, rows)
     return figure
 
 
-def _name(axes: Axes, tasks: list[str], labels: list[str]) -> None:
+def _name(axes: Axes, columns: list[str], rows: list[str]) -> None:
     """Some of the names along both axes, evenly spread."""
-    columns, rows = _some(len(tasks)), _some(len(labels))
-    axes.set_xticks(columns, [tasks[i] for i in columns])
-    axes.set_yticks(rows, [labels[i] for i in rows])
+    across, down = _some(len(columns)), _some(len(rows))
+    axes.set_xticks(across, [columns[i] for i in across])
+    axes.set_yticks(down, [rows[i] for i in down])
     axes.tick_params(length=2, pad=3, labelsize=7, color=style.theme().soft)
     for tick in axes.get_xticklabels():
         tick.set(rotation=55, ha="left", va="bottom", rotation_mode="anchor")
@@ -84,7 +95,8 @@ def lines(run: Run) -> Figure:
         [(x, c) for x, row in enumerate(steps[first:], first) if (c := row.cells[task].score) is not None]
         for first, task in enumerate(learned)
     ]
-    axes.add_collection(LineCollection(tasks, colors=theme.soft, linewidths=0.6, alpha=0.35, zorder=2))
+    measured = [points for points in tasks if points]  # matplotlib 3.11 refuses lines without points
+    axes.add_collection(LineCollection(measured, colors=theme.soft, linewidths=0.6, alpha=0.35, zorder=2))
     new = [(x, c) for x, row in enumerate(steps) if (c := row.cells[learned[x]].score) is not None]
     for points, colour, words in (
         (means, theme.colours[0], "mean of the tasks learned so far"),

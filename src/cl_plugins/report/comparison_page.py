@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..base.printable import printable
 from . import scores, tables, text, writing
-from .groups import METRICS, TASK_MEANS, Comparison, Group, Summary, as_json, latest_cell, read_comparison
+from .groups import METRICS, NO_METRIC, TASK_MEANS, Comparison, Group, Summary, as_json, latest_cell, read_comparison
 from .run_data import METRIC_LABELS
 from .tables import Entry, Table
 
@@ -66,6 +66,9 @@ def compare(
 
 def _caption(comparison: Comparison) -> str:
     """What the picture shows, and nothing that it does not."""
+    measured = any(group.metrics[key].values for group in comparison.groups for key in METRICS)
+    if comparison.many and not measured:
+        return NO_METRIC
     found = _summaries(comparison)
     parts = (
         ["single runs as open dots, the mean as a diamond"] if any(len(entry.values) > 1 for entry in found) else []
@@ -75,7 +78,7 @@ def _caption(comparison: Comparison) -> str:
         parts.append("its 95 % t-interval over runs as a line")
     if any(group.trivial.get(key) is not None for group in comparison.groups for key in TASK_MEANS):
         parts.append("the best answers that need no model as a dashed line")
-    panels = "metric" if any(group.metrics[key].values for group in comparison.groups for key in METRICS) else "task"
+    panels = "metric" if measured else "task"
     return f"One panel per {panels}: {', '.join(parts)}."
 
 
@@ -118,20 +121,21 @@ def compare_table(
 
 
 def group_table(comparison: Comparison, decimals: int = 2) -> Table:
-    """One row per group: number of runs, metrics, final score of each task."""
+    """One row per group: number of runs, metrics, and the final score of each task unless there are too many."""
     rows = []
     for group in comparison.groups:
         count = group.finished
         unfinished = len(group.members) - count
         entries = [Entry(group.label), Entry(str(count), detail=f"+ {unfinished} †" if unfinished else "")]
-        entries += [_entry(group, key, decimals) for key in (*METRICS, *comparison.tasks)]
+        entries += [_entry(group, key, decimals) for key in (*METRICS, *_shown_tasks(comparison))]
         rows.append(tuple(entries))
-    marked = any(entry.mark for row in rows for entry in row)
+    elsewhere = f"The final score of each of the {len(comparison.tasks)} tasks is in `compare.csv`."
+    notes = [*_mark_notes(rows), *([elsewhere] if comparison.many else [])]
     return Table(
-        ("method", "runs", *(METRIC_LABELS[key] for key in METRICS), *comparison.tasks),
+        ("method", "runs", *(METRIC_LABELS[key] for key in METRICS), *_shown_tasks(comparison)),
         tuple(rows),
-        note=scores.MARK_NOTE if marked else "",
-        units=(None, None, *_units(comparison)),
+        note=" ".join(notes),
+        units=_units(comparison, 2),
     )
 
 
@@ -150,35 +154,55 @@ def drift_table(comparison: Comparison, decimals: int = 2) -> Table | None:
 def run_table(comparison: Comparison, only_unfinished: bool = False) -> Table:
     """One row per run: seed, task order where orders differ, metrics and scores with what an unfinished run has."""
     members = [member for member in comparison.members if member.run.unfinished or not only_unfinished]
-    orders = len({member.run.tasks for member in comparison.members}) > 1
+    orders = len(comparison.orders) > 1
     rows = []
     for member in members:
         run = member.run
         entries = [Entry(member.name + (" †" if run.unfinished else "")), Entry(member.label)]
-        entries += [Entry(" → ".join(run.tasks))] if orders else []
+        entries += [Entry(_order(comparison, run.tasks))] if orders else []
         entries.append(Entry(str(run.seed) if run.seed is not None else text.MISSING))
         entries += [Entry(text.number(run.metrics[key].value if key in run.metrics else None)) for key in METRICS]
-        for task in comparison.tasks:
+        for task in _shown_tasks(comparison):
             cell = latest_cell(run, task)
             entries.append(Entry(text.number(cell.score), mark=scores.mark(cell)))
         rows.append(tuple(entries))
     head = ["run", "method", *(["order"] if orders else []), "seed"]
-    notes = (
-        ["† Not complete: the latest score of each task is shown."] if any(m.run.unfinished for m in members) else []
-    )
-    notes += [scores.MARK_NOTE] if any(entry.mark for row in rows for entry in row) else []
+    latest = "† Not complete." if comparison.many else "† Not complete: the latest score of each task is shown."
+    notes = [latest] if any(m.run.unfinished for m in members) else []
+    notes += _mark_notes(rows)
+    if comparison.many:
+        told = "The scores and the order of the tasks are" if orders else "The scores of the tasks are"
+        notes.append(f"{told} in `compare.json`.")
     return Table(
-        (*head, *(METRIC_LABELS[key] for key in METRICS), *comparison.tasks),
+        (*head, *(METRIC_LABELS[key] for key in METRICS), *_shown_tasks(comparison)),
         tuple(rows),
         left=3 if orders else 2,
         note=" ".join(notes),
-        units=(*[None] * len(head), *_units(comparison)),
+        units=_units(comparison, len(head)),
     )
 
 
-def _units(comparison: Comparison) -> tuple[str | None, ...]:
-    """What the numbers of metrics and tasks are."""
-    return (*[scores.MIXED if comparison.unlike else None] * len(METRICS), *comparison.heads)
+def _shown_tasks(comparison: Comparison) -> tuple[str, ...]:
+    """The tasks that have a column in the tables: all, or none where there are too many."""
+    return () if comparison.many else comparison.tasks
+
+
+def _order(comparison: Comparison, tasks: tuple[str, ...]) -> str:
+    """The tasks in their order; of many tasks the number of the order among those of the comparison."""
+    return f"order {comparison.orders.index(tasks) + 1}" if comparison.many else " → ".join(tasks)
+
+
+def _mark_notes(rows: Sequence[Sequence[Entry]]) -> list[str]:
+    """The legend of the marks, where an entry has one."""
+    return [scores.MARK_NOTE] if any(entry.mark for row in rows for entry in row) else []
+
+
+def _units(comparison: Comparison, words: int) -> tuple[str | None, ...]:
+    """What the numbers of metrics and tasks are, behind a number of columns of words; empty where nothing is said."""
+    if comparison.many and not comparison.unlike:
+        return ()
+    heads = () if comparison.many else comparison.heads
+    return (*[None] * words, *[scores.MIXED if comparison.unlike else None] * len(METRICS), *heads)
 
 
 def compare_csv(comparison: Comparison) -> bytes:
@@ -199,12 +223,13 @@ def compare_csv(comparison: Comparison) -> bytes:
 
 def compare_tex(comparison: Comparison, streams: str) -> str:
     """The table of groups for LaTeX; wide tables are set small."""
+    what = "Continual metrics" if comparison.many else "Continual metrics and final scores"
     caption = (
-        f"Continual metrics and final scores (0--100) on {text.tex(streams)}. "
+        f"{what} (0--100) on {text.tex(streams)}. "
         r"Mean over runs $\pm$ half the 95\,\% $t$-interval."
     )
     table = group_table(comparison, decimals=1)
-    notes = [table.note] if table.note else []
+    notes = _mark_notes(table.rows)
     if any(not member.run.stream_trained for member in comparison.members):
         notes.append("† Runs that did not finish are left out.")
     if comparison.unlike:

@@ -7,9 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import scores, style
-from .groups import METRICS, TASK_MEANS, Comparison, Group, Summary
+from .groups import METRICS, NO_METRIC, TASK_MEANS, Comparison, Group, Summary
 from .run_data import METRIC_LABELS
-from .text import number
+from .text import listing, number
 
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ def compare_picture(comparison: Comparison) -> style.Picture:
     tasks would be; means that are not above it are marked.
 
     Args:
-        comparison: The runs; where no metric is defined, the final scores of the tasks take the panels.
+        comparison: The runs; where no metric is defined, the final scores of the tasks take the panels, unless there are
+            too many tasks.
     """
     return style.render(partial(_draw, comparison))
 
@@ -41,6 +42,9 @@ def _draw(comparison: Comparison) -> Figure:
         for key in METRICS
         if any(group.metrics[key].values for group in comparison.groups)
     ]
+    if not panels and comparison.many:
+        streams = dict.fromkeys(member.run.stream for member in comparison.members)
+        return style.message(listing(style.names(list(streams), 40, "stream")), NO_METRIC)
     if not panels:
         panels = [
             (task, f"{name}, final", [group.final[task] for group in comparison.groups])

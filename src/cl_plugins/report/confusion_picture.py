@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from . import style
+from . import coarse_picture, style
 from .choices import Confusion
 from .heat_map import colour_bar, heat_colours, ink_on
 from .run_data import Run
@@ -21,7 +21,7 @@ def confusion_picture(run: Run, found: Confusion) -> style.Picture:
     """Draw the choices of the last row.
 
     One row per task whose items were answered, one column per task whose part answered; the right choice is framed, and
-    choices that never occur have no number.
+    choices that never occur have no number. Of many tasks there are colours only, see `coarse_picture`.
 
     Args:
         run: The run.
@@ -32,6 +32,23 @@ def confusion_picture(run: Run, found: Confusion) -> style.Picture:
 
 def _draw(run: Run, found: Confusion) -> Figure:
     rows, columns = style.names(found.tasks), style.names(found.chosen)
+    if max(len(rows), len(columns)) > coarse_picture.NUMBERED:
+        figure = coarse_picture.squares([[s or float("nan") for s in line] for line in found.shares], rows, columns)
+    else:
+        figure = _numbered(found, rows, columns)
+    axes = figure.axes[0]
+    axes.xaxis.set_label_position("top")
+    for side in axes.spines.values():
+        side.set_visible(False)
+    axes.set_xlabel("answered by the part of", labelpad=8, fontweight="bold")
+    axes.set_ylabel("items of", labelpad=8, fontweight="bold")
+    colour_bar(figure, axes, heat_colours())
+    axes.set_title(f"{style.title(run.method, run.stream)}: choices in %", pad=14)
+    return figure
+
+
+def _numbered(found: Confusion, rows: list[str], columns: list[str]) -> Figure:
+    """One cell per choice, with its number."""
     small = len(columns) > 6
     slanted = max(map(len, columns)) > (13 if not small else 7)
     cell_width, cell_height = (1.12, 0.62) if not small else (0.66, 0.5)
@@ -50,17 +67,10 @@ def _draw(run: Run, found: Confusion) -> Figure:
     axes.set_yticks(range(len(rows)), rows)
     axes.set_xticks(range(len(columns)), columns)
     axes.xaxis.tick_top()
-    axes.xaxis.set_label_position("top")
     axes.tick_params(length=0, pad=5)
     if slanted:
         for tick in axes.get_xticklabels():
             tick.set(rotation=35, ha="left", va="bottom", rotation_mode="anchor")
-    for side in axes.spines.values():
-        side.set_visible(False)
-    axes.set_xlabel("answered by the part of", labelpad=8, fontweight="bold")
-    axes.set_ylabel("items of", labelpad=8, fontweight="bold")
-    colour_bar(figure, axes, colours)
-    axes.set_title(f"{style.title(run.method, run.stream)}: choices in %", pad=14)
     return figure
 
 

@@ -8,6 +8,8 @@ from typing import Any
 from ..base.secrets import masked
 from ..contract.host import has_encoders
 from . import scores, text
+from .coarse_picture import many
+from .notes import cut_notes, limit_note, validation_notes
 from .run_data import METRIC_MEANINGS, Cell, Run
 from .tables import Entry, Table
 
@@ -36,49 +38,12 @@ FILES = (
 
 def files(run: Run) -> tuple[tuple[str, str], ...]:
     """The files of a run and what they hold."""
-    if not has_encoders(run.info.get("recipe") or {}):
-        return FILES
-    told = "every test item with its prediction, reference and score, one JSON line each"
-    return tuple((name, told if name == "predictions/" else what) for name, what in FILES)
-
-
-def limit_note(run: Run) -> str:
-    """The sentences under every table when tests were limited, or items were left out of them."""
-    found = []
-    if run.limits:
-        limited = text.listing(f"{task} {limit}" for task, limit in run.limits.items())
-        found.append(f"Tests limited by cl.eval.max_items: {limited} items.")
-    if run.left_out:
-        left_out = text.listing(f"{task} {count}" for task, count in run.left_out.items())
-        found.append(f"Test items left out, because their prompts exceed cutoff_len: {left_out}.")
-    return " ".join(found)
-
-
-def cut_notes(run: Run) -> list[str]:
-    """Answers that ``max_new_tokens`` ended, and training data that the host dropped or cut."""
-    found = []
-    for index, task in enumerate(run.tasks):
-        cells = [(row.label, row.cells[index]) for row in run.rows]
-        cut = text.listing(f"{label} {cell.cut} of {cell.n}" for label, cell in cells if cell.cut)
-        if cut:
-            found.append(f"Answers of {task} truncated at max_new_tokens, by row: {cut}.")
-    for task, counts in (run.info.get("training_data") or {}).items():
-        dropped, records = counts.get("dropped_records"), counts.get("records")
-        if dropped:
-            found.append(f"Training data of {task}: LLaMA-Factory dropped {dropped} of {records} records.")
-        if counts.get("cut_samples"):
-            found.append(f"Training data of {task}: cutoff_len truncates the end of {counts['cut_samples']} samples.")
-    return found
-
-
-def validation_notes(run: Run) -> list[str]:
-    """The loss on the validation set of each task that has one, and whether it decided the length of its training."""
-    found = []
-    for task, values in (run.info.get("validation") or {}).items():
-        step, steps = values["valid_step"], values["optimizer_steps"]
-        end = f"the last of {steps}" if step == steps else f"of {steps}"
-        found.append(f"Validation loss of {task}: {values['valid_loss']:.4f} at step {step}, {end}.")
-    return found
+    told = {}
+    if has_encoders(run.info.get("recipe") or {}):
+        told["predictions/"] = "every test item with its prediction, reference and score, one JSON line each"
+    if many(run):
+        told["matrix.tex"] = "the scores of each task for LaTeX (booktabs)"
+    return tuple((name, told.get(name, what)) for name, what in FILES)
 
 
 def matrix_table(run: Run, intervals: bool = True) -> Table:
@@ -219,6 +184,7 @@ def metric_table(run: Run) -> Table:
     for metric in run.metrics.values():
         if metric.key == "a_k":
             shown = ", ".join(text.number(value) for value in metric.values) or text.MISSING
+            shown = "the column A_k of the first table" if many(run) and metric.values else shown
         else:
             shown = text.number(metric.value)
         any_value = any(value is not None for value in metric.values)

@@ -12,8 +12,10 @@ from typing import Any
 
 from ..base.errors import Problem, RunStateError
 from . import scores
+from .coarse_picture import NUMBERED
 from .environment import Environment, environments
 from .labels import labels as group_labels
+from .notes import counted
 from .probes import end_drift, shared_probes
 from .run_data import Cell, Run, read_run
 from .setup import data_hashes
@@ -23,6 +25,7 @@ from .training import mixed_recipes, unequal_training
 
 
 METRICS = ("last", "average", "bwt", "forgetting", "mft")
+NO_METRIC = "No metric is defined for these runs."
 #: Metrics that are means over all tasks, so that a trivial answer has them too.
 TASK_MEANS = ("last", "mft")
 
@@ -114,6 +117,16 @@ class Comparison:
     notes: tuple[str, ...]
     remarks: tuple[str, ...]
     environments: tuple[Environment, ...]
+
+    @property
+    def many(self) -> bool:
+        """Whether there are more tasks than a table can have columns for."""
+        return len(self.tasks) > NUMBERED
+
+    @property
+    def orders(self) -> tuple[tuple[str, ...], ...]:
+        """The orders in which the runs learn the tasks, as they are met."""
+        return tuple(dict.fromkeys(member.run.tasks for member in self.members))
 
 
 def read_comparison(run_dirs: Sequence[Path], names: Sequence[str] | None = None) -> Comparison:
@@ -363,10 +376,10 @@ def _remarks(groups: tuple[Group, ...], members: tuple[Member, ...]) -> Iterator
         yield "The runs were tested on different numbers of items."
     limited = sorted({task for member in members for task in member.run.limits}, key=tasks.index)
     if limited:
-        yield f"Tests limited by cl.eval.max_items in some or all runs: {listing(limited)}."
+        yield f"Tests limited by cl.eval.max_items in some or all runs: {counted(limited, listing(limited))}."
     shortened = sorted({task for member in members for task in member.run.left_out}, key=tasks.index)
     if shortened:
-        yield f"Test items left out in some or all runs, because their prompts exceed cutoff_len: {listing(shortened)}."
+        yield f"Test items left out in some or all runs, because their prompts exceed cutoff_len: {counted(shortened, listing(shortened))}."
     hashes = {data_hashes(member.run) for member in members}
     if len(hashes - {()}) > 1:
         yield "The runs recorded different data hashes."

@@ -56,10 +56,10 @@ def write_report(run_dir: Path | Run, write: writing.Write | None = None, origin
         "matrix": matrix,
         "original": _original(original),
         "tasks": content.task_table(run),
-        "invalid": content.invalid_table(run),
+        "invalid": long_stream.invalid_table(run),
         "numbers": content.numbers_table(run),
-        "selection": content.selection_table(run),
-        "confusion": choices.confusion_table(run),
+        "selection": long_stream.selection_table(run),
+        "confusion": long_stream.confusion_table(run),
         "metrics": content.metric_table(run) if run.metrics else None,
         "baselines": content.baselines(run),
         "gaps": gaps,
@@ -67,7 +67,7 @@ def write_report(run_dir: Path | Run, write: writing.Write | None = None, origin
         "facts": content.facts(run),
         "environment": content.environment(run),
         "recipe": content.recipe_yaml(run),
-        "oracle": choices.oracle_table(run),
+        "oracle": long_stream.oracle_table(run),
         "probes": probes.probe_table(run),
         "files": (*listed[:2], *more, *listed[2:]),
         "sentence": sentence,
@@ -171,6 +171,8 @@ def cells_csv(run: Run) -> bytes:
         "cut",
         "invalid_rate",
     ]
+    if any("selected" in cell.extra for row in run.rows for cell in row.cells):
+        head.append("selected")
     rows: list[list[object]] = [list(head)]
     limits = run.limits
     for row in run.rows:
@@ -181,7 +183,7 @@ def cells_csv(run: Run) -> bytes:
             limit = limits.get(task)
             known = [run.scorers.get(task), cell.score, low, high, cell.interval_method, cell.n, limit]
             known += [cell.dropped, cell.cut]
-            rows.append([row.name, task, *known, cell.extra.get("invalid_rate")])
+            rows.append([row.name, task, *known, *(cell.extra.get(key) for key in head[head.index("invalid_rate") :])])
     return writing.csv_bytes(rows)
 
 
@@ -199,7 +201,12 @@ def probe_files(run: Run) -> dict[str, bytes]:
 
 
 def matrix_tex(run: Run) -> str:
-    """The matrix for LaTeX, with a row for the number of items; scores right after the task's training are bold."""
+    """The matrix for LaTeX, with a row for the number of items; scores right after the task's training are bold.
+
+    Of a stream of many tasks it is one line per task, see `long_stream.matrix_tex`.
+    """
+    if coarse_picture.many(run):
+        return long_stream.matrix_tex(run)
     table = content.matrix_table(run, intervals=False)
     fill = tuple(tables.Entry("") for _ in table.head[1 + len(run.tasks) :])
     items = tuple(tables.Entry(str(run.n.get(task, text.MISSING))) for task in run.tasks)

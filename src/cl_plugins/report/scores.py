@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from .notes import counted
 from .run_data import Cell, Run
 from .text import listing
 
@@ -66,7 +67,7 @@ def unlike_note(run: Run) -> str:
     """The sentence on means over unlike scores; empty where all scores are of one kind."""
     if not unlike(run):
         return ""
-    told = listing(f"{kind} ({', '.join(tasks)})" for kind, tasks in kinds(run).items())
+    told = listing(f"{kind} ({counted(tasks, ', '.join(tasks))})" for kind, tasks in kinds(run).items())
     return f"Means over tasks (Last, Average and the other metrics) are taken over unlike scores: {told}."
 
 

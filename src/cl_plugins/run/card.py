@@ -16,7 +16,7 @@ from ..evaluation.matrix import AccuracyMatrix
 from ..evaluation.metrics import continual_metrics
 from ..records.results import JOINT, ZERO_SHOT, MetricsRecord, row_name
 from ..records.run import read_run
-from . import classifier_card, record
+from . import card_scores, classifier_card, record
 from .base_card import README, base_licence, is_local, plain
 
 
@@ -309,15 +309,7 @@ def _results(about: Mapping[str, Any], facts: Facts) -> str:
     known = [] if matrix is None else [r for r in matrix.row_names()[: len(matrix.scores)] if _belongs(r, about)]
     if matrix is None or not any(matrix.get(row, task) is not None for row in known for task in matrix.tasks):
         return "Nothing was measured."
-    heads = [f"{plain(task)} ({plain(matrix.scorers.get(task, 'score'))})" for task in matrix.tasks]
-    lines = [f"| after training on | {' | '.join(heads)} |", "| --- " + "| ---: " * len(heads) + "|"]
-    for row in [ZERO_SHOT, *known]:
-        cells = [matrix.get(row, task) for task in matrix.tasks]
-        label = "zero-shot" if row == ZERO_SHOT else row.removeprefix("after_")
-        if any(cell is not None for cell in cells):
-            shown = [f"{cell:.2f}" if cell is not None else "" for cell in cells]
-            lines.append(f"| {plain(label)} | {' | '.join(shown)} |")
-    parts = ["Scores from 0 to 100. Each row is the model after one more task.", "\n".join(lines)]
+    parts = [*card_scores.table(matrix, known)]
     if len(known) == len(matrix.row_names()):
         found = continual_metrics(matrix)
         words = [
