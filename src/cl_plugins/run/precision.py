@@ -1,0 +1,31 @@
+"""A precision that the machine computes much slower than another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def slow_precision(keys: Mapping[str, Any]) -> list[str]:
+    """What to know of the recipe's precision on this machine.
+
+    Args:
+        keys: The recipe's host keys.
+
+    Returns:
+        Sentences for the log.
+    """
+    if not (keys.get("bf16") and keys.get("use_cpu")) or _multiplies_bf16():
+        return []
+    return [
+        "this processor has no instructions for bf16: with `bf16: true` a step can take ten times as long as in fp32, "
+        "in which LLaMA-Factory trains without the key"
+    ]
+
+
+def _multiplies_bf16() -> bool:
+    """Whether PyTorch's kernels for bf16 matrices run on this processor; True where PyTorch does not say."""
+    import torch
+
+    known = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return known is None or bool(known())
