@@ -7,7 +7,7 @@ import logging
 import pytest
 from running import go, recipe
 
-from cl_plugins.base.logs import logger
+from cl_plugins.base.logs import logger, set_up
 from cl_plugins.run import precision
 
 
@@ -35,6 +35,7 @@ def test_pytorch_says_whether_it_has_kernels(monkeypatch):
 
 def test_the_run_says_it_before_it_trains(llama, text_data, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(precision, "_multiplies_bf16", lambda: False)
+    set_up()  # once per process: it turns the propagation off
     monkeypatch.setattr(logger, "propagate", True)
     with caplog.at_level(logging.INFO, logger="cl_plugins"):
         go(recipe(llama, text_data, tmp_path, cl={"stop_after": 1, "eval": {"scope": "none"}}, bf16=True, max_steps=1))
