@@ -10,9 +10,12 @@ import re
 import pytest
 from made_runs import dump, make_run
 
+from cl_plugins.evaluation.matrix import AccuracyMatrix
+from cl_plugins.evaluation.metrics import continual_metrics, metrics_to_json
 from cl_plugins.report import coarse_picture, compare, compare_table, content, long_stream, read_run, write_report
-from cl_plugins.report.choices import confusion, oracle_table
+from cl_plugins.report.choices import Confusion, confusion, oracle_table
 from cl_plugins.report.confusion_picture import confusion_picture
+from cl_plugins.report.run_data import METRIC_LABELS
 from cl_plugins.report.run_report import cells_csv, matrix_tex
 
 
@@ -212,7 +215,6 @@ def test_notes_on_many_trainings_and_answers_are_counted(tmp_path):
 
 
 def test_the_model_card_has_no_column_per_task(long_run):
-    from cl_plugins.evaluation.matrix import AccuracyMatrix
     from cl_plugins.run import card_scores
 
     matrix = AccuracyMatrix.read(long_run / "matrix.json")
@@ -222,6 +224,49 @@ def test_the_model_card_has_no_column_per_task(long_run):
     assert lines[0] == "| task | scorer | zero-shot | just trained | with this model |"
     assert lines[4] == "| task_02 | choice_accuracy@2 | 5.00 | 90.00 | 83.00 |"
     assert lines[-1] == f"| task_{COUNT - 1} | choice_accuracy@2 | 5.00 |  |  |"
+
+
+def test_a_model_card_says_where_its_model_was_not_measured():
+    from cl_plugins.run import card_scores
+
+    tasks = names(COUNT)
+    matrix = AccuracyMatrix("s", "inclora", tasks, dict.fromkeys(tasks, "accuracy@1"), dict.fromkeys(tasks, 9))
+    matrix.set(f"after_{tasks[0]}", tasks[0], 50.0)
+    for count, column in ((1, "50.00 | 50.00"), (2, "50.00 | ")):
+        shown = card_scores.table(matrix, [f"after_{task}" for task in tasks[:count]])[1]
+        assert "| task | scorer | just trained | with this model |" in shown
+        assert f"| {tasks[0]} | accuracy@1 | {column}" in shown
+    matrix.set(f"after_{tasks[0]}", tasks[0], None)
+    matrix.set(f"after_{tasks[0]}", tasks[1], 50.0)
+    shown = card_scores.table(matrix, [f"after_{task}" for task in tasks[:2]])[1]
+    assert shown == "Nothing was measured with this model."
+
+
+@pytest.mark.parametrize("kind", ["independent", "joint"])
+def test_no_metric_points_to_a_column_that_is_not_there(tmp_path, kind):
+    tasks = names(COUNT)
+    joint = kind == "joint"
+    scores = [[50.0] * COUNT] if joint else triangle(COUNT)
+    run = make_run(
+        tmp_path / "run", tasks, scores, rows=["joint"] if joint else None, independent=not joint, metrics=False
+    )
+    (run / "metrics.json").write_text(metrics_to_json(continual_metrics(AccuracyMatrix.read(run / "matrix.json"))))
+    found = read_run(run)
+    assert "A_k" not in long_stream.matrix_table(found).head
+    shown = {row[0].text: row[1].text for row in content.metric_table(found).rows}
+    assert shown[METRIC_LABELS["a_k"]] == "–"
+
+
+@pytest.mark.usefixtures("pictures_drawn")
+def test_picture_and_caption_of_the_choices_follow_one_rule(tmp_path, monkeypatch):
+    run = routed(tmp_path / "run", COUNT, method="hide")
+    found = read_run(run)
+    few = Confusion(tuple(found.tasks[:5]), tuple(found.tasks[:5]), tuple((20.0,) * 5 for _ in range(5)))
+    drawn = []
+    squares = coarse_picture.squares
+    monkeypatch.setattr(coarse_picture, "squares", lambda *given: drawn.append(squares(*given)) or drawn[-1])
+    confusion_picture(found, few)
+    assert drawn
 
 
 def test_a_plan_counts_the_tests_of_a_long_row():

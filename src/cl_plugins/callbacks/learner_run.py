@@ -323,7 +323,7 @@ class LearnerRun(Runner):
                 try:
                     for step in state.by_route(todo):
                         self._do(step, self._plan)
-                    self._end_row(self._plan)
+                    self._end_row(self._plan, now=True)
                 finally:
                     state.close_backend()
                     state.progress.close()

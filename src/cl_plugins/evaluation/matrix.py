@@ -179,6 +179,7 @@ class AccuracyMatrix:
         Raises:
             DataError: The matrix was edited manually into one that cannot be read back.
         """
+        self.check()
         return dump(self.to_dict(), 1) + "\n"
 
     @classmethod

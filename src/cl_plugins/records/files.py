@@ -47,17 +47,18 @@ def file_problem(root: Path, name: str, record: FileRecord, fix: str, source: st
         fix: What to do about it.
         source: The file that holds the record, for the message.
     """
-    where = str(root)
+    place = str(root)
     try:
+        status = os.stat(place)
         for part in Path(name).parts:
-            where = os.path.join(where, part)
-            status = os.lstat(where)
+            place = os.path.join(place, part)
+            status = os.lstat(place)
             if stat.S_ISLNK(status.st_mode):
-                return Problem(where, "is a symbolic link, which is not followed.", fix)
+                return Problem(str(Path(place)), "is a symbolic link, which is not followed.", fix)
         if not stat.S_ISREG(status.st_mode):
-            return Problem(where, "is not a regular file.", fix)
-        if status.st_size != record.bytes or digest(where) != record.sha256:
-            return Problem(where, f"differs from its hash in {source}.", fix)
+            return Problem(str(root / name), "is not a regular file.", fix)
+        if status.st_size != record.bytes or digest(place) != record.sha256:
+            return Problem(str(root / name), f"differs from its hash in {source}.", fix)
     except FileNotFoundError:
         return Problem(str(root / name), "is missing.", fix)
     except OSError as error:

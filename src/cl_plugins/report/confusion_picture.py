@@ -32,7 +32,7 @@ def confusion_picture(run: Run, found: Confusion) -> style.Picture:
 
 def _draw(run: Run, found: Confusion) -> Figure:
     rows, columns = style.names(found.tasks), style.names(found.chosen)
-    if max(len(rows), len(columns)) > coarse_picture.NUMBERED:
+    if coarse_picture.many(run):  # also where few of them are trained: the page has one text for both
         figure = coarse_picture.squares([[s or float("nan") for s in line] for line in found.shares], rows, columns)
     else:
         figure = _numbered(found, rows, columns)

@@ -182,12 +182,13 @@ def metric_table(run: Run) -> Table:
     """Every metric with its value or the reason for having none, its divisor and formula."""
     rows = []
     for metric in run.metrics.values():
+        any_value = any(value is not None for value in metric.values)
         if metric.key == "a_k":
             shown = ", ".join(text.number(value) for value in metric.values) or text.MISSING
-            shown = "the column A_k of the first table" if many(run) and metric.values else shown
+            if many(run):
+                shown = "the column A_k of the first table" if any_value else text.MISSING
         else:
             shown = text.number(metric.value)
-        any_value = any(value is not None for value in metric.values)
         meaning = METRIC_MEANINGS.get(metric.key, "")
         reason = _cut(metric.reason)
         rows.append(

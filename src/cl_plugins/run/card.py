@@ -14,6 +14,7 @@ from ..contract.host import ENCODERS
 from ..evaluation.drift import Drifts
 from ..evaluation.matrix import AccuracyMatrix
 from ..evaluation.metrics import continual_metrics
+from ..evaluation.results import read_results
 from ..records.results import JOINT, ZERO_SHOT, MetricsRecord, row_name
 from ..records.run import read_run
 from . import card_scores, classifier_card, record
@@ -64,8 +65,12 @@ def facts_of(state: RunState) -> Facts:
     with suppress(ClPluginsError, OSError):
         origin = record.origin(read_run(root).get("imported"))
     try:
-        matrix = AccuracyMatrix.read(root / "matrix.json")
-        probes = dict(MetricsRecord.read(root / "metrics.json").probes)
+        if state.source is not None:  # a long run that was stopped has cells that its matrix waits for
+            results = read_results(root)
+            matrix, probes = results.matrix, results.probes
+        else:
+            matrix = AccuracyMatrix.read(root / "matrix.json")
+            probes = dict(MetricsRecord.read(root / "metrics.json").probes)
     except (ClPluginsError, OSError):  # nothing measured, or results that `report` complains about
         pass
     return Facts(

@@ -36,19 +36,20 @@ def _by_row(matrix: AccuracyMatrix, known: Sequence[str]) -> str:
 
 
 def _by_task(matrix: AccuracyMatrix, known: Sequence[str]) -> str:
-    """Each task before any training, right after its own, and with this model; columns that nothing was measured for are left out."""
+    """Each task before any training and right after its own, where that was measured, and with this model."""
     columns = {
         "zero-shot": [matrix.get(ZERO_SHOT, task) for task in matrix.tasks],
         "just trained": [matrix.get(row_name(t), t) if row_name(t) in known else None for t in matrix.tasks],
         "with this model": [matrix.get(known[-1], task) for task in matrix.tasks],
     }
-    columns = {name: cells for name, cells in columns.items() if any(cell is not None for cell in cells)}
+    last = "with this model"
+    columns = {name: cells for name, cells in columns.items() if name == last or any(c is not None for c in cells)}
     lines = [f"| task | scorer | {' | '.join(columns)} |", "| --- | --- " + "| ---: " * len(columns) + "|"]
     for index, task in enumerate(matrix.tasks):
         cells = [_shown(values[index]) for values in columns.values()]
         if any(cells):
             lines.append(f"| {plain(task)} | {plain(matrix.scorers.get(task, 'score'))} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join(lines) if len(lines) > 2 else "Nothing was measured with this model."
 
 
 def _shown(score: float | None) -> str:
