@@ -270,10 +270,10 @@ def test_picture_and_caption_of_the_choices_follow_one_rule(tmp_path, monkeypatc
 
 
 def test_a_plan_counts_the_tests_of_a_long_row():
-    from cl_plugins.cli.plan import _tested
+    from cl_plugins.cli.output import tested
 
-    assert _tested(names(20)) == ", ".join(names(20))
-    assert _tested(names(COUNT)) == f"{COUNT} tests, task_00 to task_{COUNT - 1}"
+    assert tested(names(20)) == ", ".join(names(20))
+    assert tested(names(COUNT)) == f"{COUNT} tests, task_00 to task_{COUNT - 1}"
 
 
 @pytest.fixture(scope="module")

@@ -291,11 +291,10 @@ def show_matrix(value: dict[str, Any], out: Path, *, as_json: bool) -> None:
 def show(value: dict[str, Any], out: Path) -> None:
     """Print scores for people."""
     from ..report import tables, text
-    from ..report.coarse_picture import NUMBERED
     from . import output
 
     learned = value["learned"]
-    shown = " → ".join(learned) if len(learned) <= NUMBERED else f"{learned[-1]}, the last of {len(learned)} tasks"
+    shown = output.names(learned, " → ", f"{learned[-1]}, the last of {len(learned)} tasks")
     output.emit(output.bold(f"after {shown}"))
     output.emit()
     rows = []

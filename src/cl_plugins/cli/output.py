@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 from ..base.errors import same_cause_once
 from ..base.printable import printable, printable_json
 from ..report import tables, text
+from ..report.coarse_picture import NUMBERED
 
 
 if TYPE_CHECKING:
@@ -93,6 +94,22 @@ def show_report(run_dir: Path, original: Path | None = None) -> None:
     show_styled(terminal_table(run, width(), colour(), plain(), original=original))
     emit()
     emit(f"report: {run_dir / 'report.html'}")
+
+
+def names(given: Sequence[str], between: str, many: str) -> str:
+    """Names of tasks in a line, or a shorter text where there are too many to read.
+
+    Args:
+        given: The names.
+        between: What stands between two of them.
+        many: The shorter text.
+    """
+    return between.join(given) if len(given) <= NUMBERED else many
+
+
+def tested(given: Sequence[str]) -> str:
+    """The tests of a row; of many tests how many they are, the first and the last."""
+    return names(given, ", ", f"{len(given)} tests, {given[0]} to {given[-1]}")
 
 
 def numbers(table: tables.Table) -> None:

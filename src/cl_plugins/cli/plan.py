@@ -326,20 +326,11 @@ def _show_steps(value: dict[str, Any]) -> None:
         kind = group[0]["kind"]
         if kind in ("evaluate", "probe"):
             what = f"{kind} {group[0]['row'].replace('_', ' ')}"
-            rows.append((number, state, what, _tested([str(step["task"]) for step in group])))
+            rows.append((number, state, what, output.tested([str(step["task"]) for step in group])))
         else:
             rows.append((number, state, kind, group[0]["task"] or "final/ and the report"))
         start = end
     output.columns(("step", "state" if done else "", "what", "on"), rows, right=(0,))
-
-
-def _tested(names: list[str]) -> str:
-    """The tests of a row; of many tests how many they are, the first and the last."""
-    from ..report.coarse_picture import NUMBERED
-
-    if len(names) <= NUMBERED:
-        return ", ".join(names)
-    return f"{len(names)} tests, {names[0]} to {names[-1]}"
 
 
 def _show_keys(value: dict[str, Any]) -> None:
