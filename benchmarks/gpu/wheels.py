@@ -40,7 +40,8 @@ UNUSED = frozenset(
     uvicorn""".split()
 )
 #: Rows of the table that would be "not installed": measured where the wheel fits in.
-EXTRAS = ("liger-kernel", "bitsandbytes")
+#: PEFT 0.18 imports a class that torchao 0.17 no longer has.
+EXTRAS = ("liger-kernel", "bitsandbytes", "torchao==0.15.0")
 _PLATFORMS = (*(f"manylinux_2_{n}_x86_64" for n in (28, 27, 24, 17)), "manylinux2014_x86_64", "linux_x86_64")
 _UPPER = ("<", "<=", "==", "~=", "===")
 _LIBRARY = re.compile(r"libbitsandbytes_(?:cuda|rocm|xpu)\w*\.so$")
@@ -122,6 +123,16 @@ def listed(path: Path) -> dict[str, str | None]:
         if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name.strip()):
             found[normal(name.strip())] = number.strip() or None
     return found
+
+
+def pinned(words: Sequence[str]) -> dict[str, str]:
+    """Name -> version of packages given as ``name`` or ``name==version``; an empty text for the newest.
+
+    Args:
+        words: The packages.
+    """
+    split = (word.partition("==") for word in words)
+    return {normal(name): number for name, _, number in split}
 
 
 def lacking(wanted: Mapping[str, Wanted], image: Mapping[str, str | None]) -> dict[str, str]:
@@ -309,7 +320,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             install(options.install)
             return 0
         packages = lacking(needed(python=options.python), listed(options.have))
-        collect(options.out, {**packages, **dict.fromkeys(map(normal, options.extras), "")}, options.python)
+        collect(options.out, {**packages, **pinned(options.extras)}, options.python)
         own_wheel(options.out)
         for wheel in options.out.glob("bitsandbytes-*.whl"):
             slim(wheel, options.cuda)

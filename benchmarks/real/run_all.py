@@ -1,7 +1,8 @@
-"""Real pretrained models over small streams on the CPU: every method and seed, then one table.
+"""Real pretrained models over small streams: every method and seed, then one table.
 
     python -m benchmarks.real.run_all text                        # SmolLM2-135M, four text tasks
     python -m benchmarks.real.run_all pictures                    # DINOv2-small with SmolLM2-135M, the demo's tasks
+    python -m benchmarks.real.run_all text --jobs 16 -- use_cpu=false   # 16 runs at a time on one card
 
 Models and texts are made first, where they are not there (`real_data/`). Each run is an ordinary ``llamafactory-cli train`` in a process
 of its own. A run that is finished is skipped, one that was stopped goes on, so the same command can be given again at any time. Start it
@@ -11,17 +12,20 @@ from the root of the repository.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import platform
 import shutil
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from benchmarks.demo.run_all import ROOT, Job, compare, run
+from benchmarks.gpu.records import cards
 from benchmarks.real import smollm2, texts, vlm
 from cl_plugins.base.errors import DataError
 from cl_plugins.base.files import write_json
@@ -32,7 +36,7 @@ RECIPES = "benchmarks/real/recipes/"
 RESULTS = Path("benchmarks/real/results")
 VERSIONS = ("torch", "transformers", "peft", "llamafactory", "gguf", "onnx")
 #: Of the small text stream: training samples and test items per task, words per text.
-TRAIN, TEST, WORDS = 64, 60, 16
+TRAIN, TEST, WORDS = 192, 400, 32
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Benchmark:
 
     name: str
     methods: tuple[str, ...]
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
     @property
     def saves(self) -> Path:
@@ -57,7 +61,7 @@ class Benchmark:
 
 BENCHMARKS = {
     "text": Benchmark("text", ("seqlora", "replay", "olora", "inclora", "ewc", "multitask")),
-    "pictures": Benchmark("pictures", ("seqlora", "replay", "olora")),
+    "pictures": Benchmark("pictures", ("seqlora", "replay", "olora", "inclora", "multitask")),
 }
 
 
@@ -84,6 +88,30 @@ def prepare(name: str, wheels: Path, clone: Path) -> dict[str, Any]:
     return texts.build(texts.clone(clone), DATA / "text", train=TRAIN, test=TEST, words=WORDS)
 
 
+def versions() -> dict[str, str]:
+    """Name -> version of the packages that matter and are installed."""
+    found = {}
+    for package in VERSIONS:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def machine(jobs: int) -> str:
+    """The machine in words, with its card if it has one.
+
+    Args:
+        jobs: Runs at a time.
+    """
+    parts = [
+        f"{platform.system()} {platform.machine()}",
+        f"{os.environ.get('OMP_NUM_THREADS', 'all')} threads a process",
+    ]
+    if jobs > 1:
+        parts.append(f"{jobs} runs at a time")
+    return ", ".join(parts + [card["card"] for card in cards()[:1]])
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; 1 if a run failed or the comparison could not be written."""
     parser = argparse.ArgumentParser(
@@ -95,6 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--wheels", type=Path, default=DATA / "wheels", help="folder of wheels (default: %(default)s)")
     parser.add_argument("--texts", type=Path, default=DATA / "texts", help="LFPT5's clone (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: %(default)s)")
     parser.add_argument("--list", action="store_true", help="print the commands and run nothing")
     parser.epilog = "More overrides key=value are given after `--`."
     words = list(sys.argv[1:] if argv is None else argv)
@@ -103,6 +132,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.extra = words[cut + 1 :]
     benchmark = BENCHMARKS[options.benchmark]
     wrong = sorted({*(options.methods or ())} - {*benchmark.methods})
+    if options.jobs < 1:
+        parser.error("--jobs needs a number from 1")
     if wrong:
         parser.error(f"unknown recipes {', '.join(wrong)}; there are {', '.join(benchmark.methods)}")
     recipes = f"{RECIPES}{benchmark.name}_"
@@ -122,12 +153,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DataError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    good = [job for job in wanted if run(job, options.extra)]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        done = list(pool.map(lambda job: run(job, options.extra), wanted))
+    good = [job for job, well in zip(wanted, done, strict=True) if well]
     out = options.out / benchmark.name
     code = compare(good, out) if good else 1
     facts |= {
-        "machine": f"{platform.system()} {platform.machine()}, {os.environ.get('OMP_NUM_THREADS', 'all')} threads a process",
-        "versions": {package: version(package) for package in VERSIONS},
+        "machine": machine(options.jobs),
+        "overrides": options.extra,
+        "versions": versions(),
         "runs": [job.output_dir.name for job in good],
     }
     if good:
