@@ -193,7 +193,7 @@ def gpu_rows(root: Path, pattern: str) -> list[tuple[str, str, str]]:
         groups.setdefault((_verdict(record), machine), []).append(record["name"])
     source = f"`{Path(pattern).parent.as_posix()}/table.md`"
     return [
-        (f"`make check-gpu`, {verdict}: {', '.join(names)}", machine, source)
+        (f"`make check-gpu`, {verdict}: {'; '.join(names)}", machine, source)
         for (verdict, machine), names in groups.items()
     ]
 

@@ -297,6 +297,7 @@ def resumed(cell: Cell, scale: Scale, work: Path, base: Path, out: Path, leg: st
     from transformers import TrainerCallback
 
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # its backward stays non-deterministic even so
     folder = out / ("killed" if leg == "resumed" else leg)
     if leg != "resumed":
         shutil.rmtree(out if leg == "whole" else folder, ignore_errors=True)
