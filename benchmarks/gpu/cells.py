@@ -120,7 +120,7 @@ CELLS: tuple[Cell, ...] = (
     _trained("seqfull 1b", "seqfull", model=SMALL, keys=_FULL, against="plain full 1b", seconds=25),
     _trained("plain full 1b", None, model=SMALL, keys=_FULL, seconds=20),
     *_pair("bf16", {}, SMALL),
-    *_pair("fp16", {"fp16": True, "bf16": False}, SMALL, refused=True, gpu=True),
+    *_pair("fp16", {"fp16": True, "bf16": False}, SMALL, gpu=True),
     *_pair("Liger", {"enable_liger_kernel": True}, SMALL, refused=True, packages=("liger_kernel",), gpu=True),
     *_pair("gradient checkpointing", {"disable_gradient_checkpointing": False}, LARGE),
     *_pair("flash_attn: fa2", {"flash_attn": "fa2"}, LARGE, packages=("flash_attn",), gpu=True),

@@ -242,7 +242,7 @@ def declared(entry: dict[str, Any]) -> dict[str, str]:
         "needs": "; ".join(needs) or "nothing",
         "adds to the loss": entry["adds"],
         "trains": f"finetuning_type: {' or '.join(entry['finetuning_types'])}",
-        "base": f"whole{base}",
+        "base": f"whole{' (fp16 too)' if entry['fp16'] else ''}{base}",
         "encoders": "tested" if entry["encoders"] else "not tested",
         "DeepSpeed": ", ".join(f"ZeRO-{stage}" for stage in entry["zero_stages"]) or "not tested",
         "step cost": entry["step_cost"],

@@ -34,6 +34,8 @@ class Capabilities:
             `Method.route`), or parts that the model chooses for every sample by itself (``by_sample``).
         grows: Whether what is carried grows with every task.
         quantised: Quantisation methods of the base that are tested.
+        fp16: Whether training in fp16 with scaled gradients is tested. It is for methods that train with the loss alone: what reads
+            or writes gradients, or has a backward pass of its own, would have to know their scale.
         zero_stages: DeepSpeed ZeRO stages that are tested.
         needs_modality: Every task must have a modality label.
         needs_replay: It draws from the replay buffer by itself: there must be one, and its samples are not mixed into
@@ -56,6 +58,7 @@ class Capabilities:
     answers: Answers = "alike"
     grows: bool = False
     quantised: tuple[str, ...] = ()
+    fp16: bool = False
     zero_stages: tuple[int, ...] = ()
     needs_modality: bool = False
     needs_replay: bool = False

@@ -103,7 +103,7 @@ def run_facts(keys: Mapping[str, Any], stream: Stream) -> RunFacts:
         quantisation=base_quantisation(keys, name),
         zero_stage=zero_stage(keys.get("deepspeed")),
         fsdp=bool(keys.get("fsdp")) or enabled(FSDP),
-        half_precision=bool(keys.get("bf16")),
+        half_precision=bool(keys.get("bf16") or keys.get("fp16")),
         keys=keys,
     )
 
@@ -137,6 +137,34 @@ def engine_problems(name: str, facts: RunFacts, penalised: bool) -> list[Problem
     return found
 
 
+def fp16_problems(name: str, able: Capabilities, facts: RunFacts) -> list[Problem]:
+    """What does not go with training in fp16, whose gradients are scaled.
+
+    Args:
+        name: The method's name.
+        able: Its capabilities.
+        facts: The run.
+    """
+    if not facts.keys.get("fp16"):
+        return []
+    found = []
+    if not able.fp16:
+        what = f"is not tested with '{name}': gradients are scaled and steps skipped in fp16."
+        found.append(Problem("fp16", what, "Use `bf16: true`, or train in fp32 without either key."))
+    if facts.keys.get("use_cpu"):
+        what = "scales no gradients on the CPU, where small ones would become zero."
+        found.append(Problem("fp16", what, "Remove `use_cpu: true`, or train in fp32."))
+    if facts.keys.get("bf16"):
+        found.append(Problem("fp16", "is set together with `bf16`.", "Keep one of them."))
+    if facts.keys.get("deepspeed"):
+        what = "is not tested with DeepSpeed, which scales the loss by itself."
+        found.append(Problem("fp16", what, "Use DDP (torchrun without `deepspeed`), or `bf16: true`."))
+    if facts.quantisation is not None:
+        what = f"is not tested on a base quantised with {facts.quantisation}."
+        found.append(Problem("fp16", what, "Use `bf16: true`, or an unquantised base."))
+    return found
+
+
 def capability_problems(name: str, able: Capabilities, facts: RunFacts, penalised: bool = False) -> list[Problem]:
     """What a method's declared capabilities rule out.
 
@@ -160,6 +188,7 @@ def capability_problems(name: str, able: Capabilities, facts: RunFacts, penalise
         tested = ", ".join(able.quantised) or "none"
         what = f"'{name}' is not tested on a base quantised with {facts.quantisation}."
         found.append(Problem("quantization_bit", what, f"Tested: {tested}. Use another base."))
+    found += fp16_problems(name, able, facts)
     if facts.zero_stage and facts.zero_stage not in able.zero_stages:
         tested = ", ".join(map(str, able.zero_stages)) or "none"
         what = f"'{name}' is not tested with DeepSpeed ZeRO-{facts.zero_stage}."

@@ -53,7 +53,7 @@ _PER_RUN: dict[str, str] = {
         use_audio_in_video audio_sampling_rate""",
     "all tasks share one quantised base": """quantization_method quantization_bit quantization_type double_quantization
         quantization_device_map""",
-    "all tasks share one precision": """bf16 tf32 infer_dtype
+    "all tasks share one precision": """bf16 fp16 tf32 infer_dtype
         fp8_backend""",
     "the updates of all tasks must fit together": """lora_rank lora_alpha lora_dropout lora_target additional_target
         use_rslora module_dropout oft_rank oft_block_size oft_target""",
@@ -86,7 +86,6 @@ _UNTESTED: dict[str, str] = {
     "not tested: the model changes between tasks (an adapter, a stack) and would need to be compiled again": """torch_compile
         torch_compile_backend torch_compile_mode""",
     "not tested: it needs a GPU with 8-bit floats": "fp8 fp8_enable_fsdp_float8_all_gather",
-    "not tested: it needs a GPU, and it scales gradients and skips steps; `bf16: true` does neither": "fp16",
     "not tested: it needs a GPU, and it computes the loss without the logits that terms and features need": """
         enable_liger_kernel use_liger_kernel liger_kernel_config""",
     "not tested with `cl`": "parallelism_config enable_jit_checkpoint upcast_layernorm upcast_lmhead_output",

@@ -12,6 +12,7 @@ from ..base.outside import without_ghostscript
 from ..contract.session import validates
 from ..generation.answers import read_answers
 from ..generation.backend import ModelBackend
+from ..run.precision import autocast_name
 from ..training.collated import CollatedData
 from . import saving, test_sets, training_rows
 from .base import LoadedBase
@@ -132,7 +133,8 @@ class Session:
         """The dtype in which the host's mixed-precision training computes; None without it."""
         import torch
 
-        return torch.bfloat16 if self.args.training.bf16 else None
+        name = autocast_name(self.args.training)
+        return getattr(torch, name) if name is not None else None
 
     def task_data(self, dataset: Any, args: TaskArgs) -> CollatedData | None:
         """A training set for random access; None if the host streams it."""

@@ -48,7 +48,8 @@ def variable_problems(keys: Mapping[str, Any]) -> list[Problem]:
         what = "is set in the environment, but the recipe does not name the configuration."
         found.append(Problem(DEEPSPEED, what, "Unset it, and give `deepspeed: FILE` in the recipe."))
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
-    if precision not in ("no", "bf16" if keys.get("bf16") else "no"):
+    asked = [name for name in ("bf16", "fp16") if keys.get(name)]
+    if precision not in ("no", *asked):
         what = f"is {precision!r} in the environment, but not in the recipe."
         fix = "Unset it, and write `bf16: true` in the recipe if you want it."
         found.append(Problem("ACCELERATE_MIXED_PRECISION", what, fix))

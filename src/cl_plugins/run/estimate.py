@@ -69,7 +69,7 @@ def disk_need(
         earlier: Tasks in the carry that the run starts from.
     """
     remarks: list[str] = []
-    mixed = bool(keys.get("bf16"))
+    mixed = bool(keys.get("bf16") or keys.get("fp16"))
     # DeepSpeed returns trained weights in the 16-bit type; its fp32 copies are in its checkpoints only
     width = 2 if mixed and zero_stage else _FP32
     update = model.trainable * width

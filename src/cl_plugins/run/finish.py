@@ -20,6 +20,7 @@ from ..records.files import record_of
 from ..training.handover import copy_carry
 from .base_card import resolved
 from .card import Facts, facts_of, write_card
+from .precision import autocast_name
 from .state import RunState
 
 
@@ -165,7 +166,7 @@ def manifest(state: RunState, carry: Carry, kind: str, error: MergeError | None)
         "options": state.config.method_options,
         **_package(state.config.method),
         "dtype": str(state.session.base.model.dtype).removeprefix("torch."),
-        "autocast": "bfloat16" if getattr(state.run_args.training, "bf16", False) else None,
+        "autocast": autocast_name(state.run_args.training),
         "keys": {key: value for key, value in state.host_keys.items() if key in state.host.prompt_keys},
     }
 

@@ -21,6 +21,7 @@ from ..streams import Probe
 from .evaluate import has_zero_shot, write_answers
 from .harness import calm, manager, reason, version_of
 from .plan import ZERO_SHOT, Step
+from .precision import autocast_name
 from .result_files import PERCENTAGES
 
 
@@ -83,7 +84,7 @@ def _run(state: RunState, probe: Probe, model: Any, reader: Any) -> Any:
     name, task = probe.harness_task or ("", "")
     # A row's choice is made over all that is attended, and the harness pads without a mask.
     size = 1 if state.method.answers == "by_sample" else int(state.run_args.training.per_device_eval_batch_size)
-    precision = "bfloat16" if getattr(state.run_args.training, "bf16", False) else None
+    precision = autocast_name(state.run_args.training)
     common = {
         "tasks": [task],
         "num_fewshot": probe.num_fewshot,

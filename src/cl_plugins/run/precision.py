@@ -1,9 +1,20 @@
-"""A precision that the machine computes much slower than another."""
+"""The precision that a run computes in."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+
+def autocast_name(training: Any) -> str | None:
+    """The dtype of autocast in a run with mixed precision, ``bfloat16`` or ``float16``; None without.
+
+    Args:
+        training: The host's training arguments, or other arguments with ``bf16`` and ``fp16``.
+    """
+    if getattr(training, "bf16", False):
+        return "bfloat16"
+    return "float16" if getattr(training, "fp16", False) else None
 
 
 def slow_precision(keys: Mapping[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ _KEPT = frozenset({"flash_attn", "optim"})
 #: Beginnings of the keys that another site needs in its own recipe: LoRA, prompts, pictures, precision.
 _SHARED = re.compile(
     r"template$|stage$|finetuning_type$|lora_|loraplus_|additional_target$|use_rslora$|freeze_|cutoff_len$|image_|video_|audio_"
-    r"|mask_history$|train_on_prompt$|enable_thinking$|quantization_|double_quantization$|bf16$|flash_attn$|default_system$"
+    r"|mask_history$|train_on_prompt$|enable_thinking$|quantization_|double_quantization$|bf16$|fp16$|flash_attn$|default_system$"
 )
 
 

@@ -28,6 +28,7 @@ class ContinualTrainerMixin:
     def __init__(self, *args: Any, terms: TaskTerms | None = None, **kwargs: Any) -> None:
         with counted_as_adapters(kwargs.get("model", args[0] if args else None)):
             super().__init__(*args, **kwargs)
+        check_scaled(self)
         self._terms = terms
         self._micro = 0
         if terms is not None:
@@ -124,6 +125,20 @@ class ContinualTrainerMixin:
             logs = {**logs, **self._terms.logs}
         base: Any = super()
         base.log(logs, *args, **kwargs)
+
+
+def check_scaled(trainer: Any) -> None:
+    """In fp16 gradients are scaled, or small ones become zero without a word.
+
+    Args:
+        trainer: A trainer with its accelerator.
+
+    Raises:
+        TrainingError: It is asked for fp16, and Accelerate scales no gradients on its device.
+    """
+    if trainer.args.fp16 and trainer.accelerator.scaler is None and not trainer.is_deepspeed_enabled:
+        what = f"scales no gradients on this device ({trainer.args.device.type}), so that small ones become zero."
+        raise TrainingError(Problem("fp16", what, "Train on a GPU, or in fp32 without the key."))
 
 
 def _scale_learning_rates(optimizer: Any, model: Any, factors: Mapping[str, float]) -> None:

@@ -30,6 +30,7 @@ class IncLoRA(LoRAChain):
     config_class = IncLoRAConfig
     capabilities = Capabilities(
         quantised=("bnb",),
+        fp16=True,
         zero_stages=(2, 3),
         grows=True,
         carries="the LoRA of every past task and the latest projector",

@@ -15,6 +15,7 @@ class MultiTask(OneLoRA):
         schedule="joint",
         encoders=True,
         quantised=("bnb",),
+        fp16=True,
         zero_stages=(2,),
         carries="one LoRA and the projector; needs the data of all tasks at once",
     )

@@ -20,6 +20,7 @@ class SeqLoRA(OneLoRA):
     title = "Sequential LoRA"
     capabilities = Capabilities(
         quantised=("bnb",),
+        fp16=True,
         zero_stages=(2,),
         carries="one LoRA and the projector",
     )

@@ -38,6 +38,7 @@ class SingleTask(Selecting, OneLoRA):
     capabilities = Capabilities(
         schedule="independent",
         quantised=("bnb",),
+        fp16=True,
         zero_stages=(2,),
         carries="nothing to the next task; the latest adapter is kept so that it can be tested",
     )
