@@ -119,8 +119,23 @@ def test_a_base_that_turns_out_to_be_half_precision_is_refused_before_the_first_
     from cl_plugins.host import base as host_base
 
     monkeypatch.setattr(host_base.LoadedBase, "can_merge", False)
-    recipe = tiny.recipe(half, data, tmp_path / "run", {"name": "inclora", "consolidate": "merge"}, TASKS)
+    method = {"name": "inclora", "consolidate": "merge"}
+    recipe = tiny.recipe(half, data, tmp_path / "run", method, TASKS, additional_target=None)
     with pytest.raises(CompatibilityError, match=r"cl\.method\.consolidate"):
         run_exp(recipe)
     journal = tmp_path / "run" / "journal.jsonl"
     assert not journal.exists() or "train:" not in journal.read_text()
+
+
+def test_a_projector_in_fp32_on_a_bf16_base_is_refused_before_the_base_loads(run, half, data, tmp_path):
+    """Without `bf16` nothing casts between the two; the host would say so in the first step."""
+    from cl_plugins.base.errors import RecipeError
+
+    with pytest.raises(RecipeError, match=r"bf16: is missing: the base is stored in bfloat16"):
+        run(tiny.recipe(half, data, tmp_path / "run", "seqlora", TASKS))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_lora_alone_trains_on_a_bf16_base_without_the_key(run, half, data, tmp_path):
+    run(tiny.recipe(half, data, tmp_path / "run", "seqlora", TASKS, additional_target=None))
+    assert (tmp_path / "run" / "final").is_dir()

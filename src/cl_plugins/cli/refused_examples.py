@@ -124,6 +124,7 @@ ENGINES: tuple[Example, ...] = (
     Example("DeepSpeed by `accelerate launch` alone", env={"ACCELERATE_USE_DEEPSPEED": "true"}),
     Example("Megatron by `accelerate launch`", env={"ACCELERATE_USE_MEGATRON_LM": "true"}),
     Example("context or tensor parallelism by `accelerate launch`", env={"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}),
+    Example("a base in bf16 with a trained projector, without `bf16`", {"additional_target": "multi_modal_projector"}, base={"dtype": "bfloat16"}),
     Example("`fp16` with a method that is not tested", {"fp16": True, "use_cpu": None}, cl=_method("ewc")),
     Example("`fp16` on the CPU", {"fp16": True}),
     Example("`fp16` with `bf16`", {"fp16": True, "bf16": True, "use_cpu": None}),

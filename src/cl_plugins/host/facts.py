@@ -234,7 +234,25 @@ def setting_problems(keys: Mapping[str, Any]) -> list[Problem]:
     if template is not None and str(template) not in TEMPLATES:
         fix = f"{nearest(str(template), TEMPLATES)} See the table of models in LLaMA-Factory's README.".strip()
         found.append(Problem("template", f"LLaMA-Factory has no template {template!r}.", fix))
-    return found + _tracker_problems(keys) + _environment_problems(keys)
+    return found + _precision_problems(keys, Path(name)) + _tracker_problems(keys) + _environment_problems(keys)
+
+
+def _precision_problems(keys: Mapping[str, Any], base: Path) -> list[Problem]:
+    """A base in a 16-bit type next to weights that the host trains in fp32: without autocast they cannot be multiplied."""
+    if any(keys.get(key) for key in ("bf16", "fp16", "deepspeed")) or not (base / "config.json").is_file():
+        return []
+    try:
+        config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    except ValueError:  # the host says so when it reads it
+        return []
+    stored = str(config.get("dtype") or config.get("torch_dtype") or "").removeprefix("torch.")
+    full = keys.get("finetuning_type") == "full"
+    partly = ("vision_config" in config or "audio_config" in config) if full else keys.get("additional_target")
+    if stored not in ("bfloat16", "float16") or not partly:
+        return []
+    trained = "the trained layers are" if full else f"`additional_target: {keys['additional_target']}` is"
+    what = f"is missing: the base is stored in {stored}, and {trained} kept in fp32, which does not go together."
+    return [Problem("bf16", what, "Set `bf16: true`.")]
 
 
 def _tracker_problems(keys: Mapping[str, Any]) -> list[Problem]:
