@@ -295,7 +295,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 def latest_cell(run: Run, task: str) -> Cell:
     """The final cell of a task, or the latest measured one of a run that has not finished; an empty one without any."""
     column = run.tasks.index(task)
-    if run.stream_trained:
+    if run.stream_trained or run.independent:  # the other rows of independent models say nothing of this task's
         return run.final[column]
     cells = [row.cells[column] for row in run.trained_rows]
     return next((cell for cell in reversed(cells) if cell.score is not None), Cell())
