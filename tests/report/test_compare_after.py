@@ -133,6 +133,14 @@ def test_joint_and_independent_runs_keep_the_columns(tmp_path):
         read_comparison([joint], after="b")
 
 
+def test_the_order_in_which_a_joint_model_names_its_tasks_does_not_count(tmp_path):
+    chain = make_run(tmp_path / "chain", ["a", "b", "c"], [[90.0, None, None], [50.0, 60.0, None]])
+    joint = make_run(tmp_path / "joint", ["c", "b", "a"], [[10.0, 80.0, 90.0]], rows=["joint"], method="multitask")
+    comparison = read_comparison([chain, joint], after="b")
+    assert comparison.tasks == ("a", "b")
+    assert comparison.groups[1].metrics["last"].mean == 85.0
+
+
 def test_other_orders_have_learned_other_tasks_by_then(tmp_path):
     runs = [
         make_run(tmp_path / "abc", ["a", "b", "c"], [[90.0, None, None], [80.0, 70.0, None], [1.0, 1.0, 1.0]]),
