@@ -221,6 +221,26 @@ def test_compare_with_names(cli, inclora, seqlora, tmp_path):
     assert "beta" in out
 
 
+def test_compare_after_a_task(cli, inclora, seqlora, tmp_path):
+    words = ("compare", inclora.root, seqlora.root, "--out", tmp_path / "c", "--after")
+    code, out, err = cli(*words, "two")
+    assert code == 0, err
+    assert "Comparison on tiny after two" in out
+    assert "as it stood after 'two'" in out
+    content = json.loads((tmp_path / "c" / "compare.json").read_text())
+    matrix = json.loads((inclora.root / "matrix.json").read_text())
+    assert (content["after"], content["tasks"]) == ("two", matrix["tasks"][:2])
+    assert content["runs"][0]["metrics"]["last"] == pytest.approx(sum(matrix["scores"][1][:2]) / 2)
+
+    code, _, err = cli(*words, "four")
+    assert code == 1
+    assert "has no task 'four'; it learns one, two and three" in err
+    code, _, err = cli("compare", inclora.root, "--with", "li2025/inclora", "--after", "two")
+    assert code == 2
+    assert "--after" in err
+    assert "is given with `--with`, but published results are those of whole streams." in err
+
+
 def test_compare_never_writes_into_a_run(cli, inclora, seqlora):
     code, _, err = cli("compare", inclora.root, seqlora.root, "--out", inclora.root)
     assert code == 1

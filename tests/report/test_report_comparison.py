@@ -13,7 +13,7 @@ from made_runs import DEMO_SCORES, DEMO_TASKS, DEMO_ZERO, demo_run, dump, make_r
 
 from cl_plugins.base.errors import RunStateError
 from cl_plugins.report import compare, compare_table
-from cl_plugins.report.groups import read_comparison, summarise, t_quantile
+from cl_plugins.report.groups import latest_cell, read_comparison, summarise, t_quantile
 
 
 FILES = ["compare.png", "compare.pdf", "compare.csv", "compare.tex", "compare.json", "compare.md", "compare.html"]
@@ -387,13 +387,41 @@ def test_an_unfinished_run_is_shown_and_kept_out_of_the_means(tmp_path):
     comparison = read_comparison(runs)
     assert comparison.groups[0].finished == 2
     assert comparison.groups[0].final["path"].values == (51.67, 53.67)
-    assert "† seed9 is not complete: 2 of 4 tasks trained; left out of the means." in comparison.remarks
+    assert "† seed9 is not complete: measured after 2 of 4 tasks; left out of the means." in comparison.remarks
     shown = compare_table(runs, width=100)
     assert [line.split() for line in shown.splitlines() if line.startswith("seed9 †")] == [
         ["seed9", "†", "inclora", "9", "–", "–", "–", "–", "–", "63.33", "75.83", "–", "–"]
     ]
     compare(runs, tmp_path / "out")
     assert "| inclora | 2 + 1 † |" in (tmp_path / "out/compare.md").read_text()
+
+
+def test_the_latest_scores_of_a_run_whose_matrix_has_rows_to_come_are_shown(tmp_path):
+    """A run writes a row of nulls for every task that is still to come; such runs once counted as finished, without a score."""
+    empty = [None] * 4
+    stopped = demo_run(tmp_path / "inclora/seed8", seed=8, scores=[*DEMO_SCORES[:2], empty, empty])
+    within = demo_run(tmp_path / "inclora/seed9", seed=9, scores=[*DEMO_SCORES[:3], [None, 40.0, None, None]])
+    comparison = read_comparison([*seeds(tmp_path, moves=(0.0, 2.0)), stopped, within])
+    assert comparison.groups[0].finished == 2
+    assert comparison.groups[0].final["neuro"].values == (46.67, 48.67)
+    assert "† seed8 is not complete: measured after 2 of 4 tasks; left out of the means." in comparison.remarks
+    assert "† seed9 is not complete: 3 cells not measured; left out of the means." in comparison.remarks
+    shown = compare_table([stopped, within], width=100)
+    assert [line.split()[-4:] for line in shown.splitlines() if line.startswith(("seed8 †", "seed9 †"))] == [
+        ["63.33", "75.83", "–", "–"],
+        ["55.83", "‡40.00", "70.00", "–"],
+    ]
+
+
+def test_joint_and_independent_runs_within_their_tests_are_left_out_of_the_means(tmp_path):
+    joint = make_run(tmp_path / "joint", ["a", "b"], [[90.0, None]], rows=["joint"], method="multitask")
+    alone = make_run(tmp_path / "alone", ["a", "b"], [[80.0, 1.0], [2.0, None]], method="alone", independent=True)
+    comparison = read_comparison([joint, alone])
+    assert [group.finished for group in comparison.groups] == [0, 0]
+    assert [latest_cell(member.run, task).score for member in comparison.members for task in ("a", "b")] == [
+        *(90.0, None),
+        *(80.0, None),  # the other cells are of other models
+    ]
 
 
 def test_metrics_of_a_stream_cut_short_are_not_averaged_with_others(tmp_path):

@@ -329,7 +329,7 @@ def test_runs_of_every_shape_have_a_report(tmp_path, scores, settings):
 
 def test_an_unfinished_run_says_so(tmp_path):
     files = report_of(demo_run(tmp_path / "run", scores=DEMO_SCORES[:2]))
-    assert "This run is not complete: 2 of 4 tasks trained." in files["report.md"].decode()
+    assert "This run is not complete: measured after 2 of 4 tasks." in files["report.md"].decode()
     holes = [*DEMO_SCORES[:3], [None, *DEMO_SCORES[3][1:]]]
     files = report_of(demo_run(tmp_path / "holes", scores=holes))
     assert "This run is not complete: 1 cell not measured." in files["report.md"].decode()

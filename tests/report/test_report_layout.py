@@ -95,7 +95,7 @@ def test_colour_changes_nothing_but_the_style(tmp_path):
 
 def test_the_terminal_says_what_is_missing_and_limited(tmp_path):
     shown = terminal_table(demo_run(tmp_path / "run", scores=[[1.0, None, None, None]], max_items=5), width=80)
-    assert "Not complete: 1 of 4 tasks trained." in shown
+    assert "Not complete: measured after 1 of 4 tasks." in shown
     assert "Tests limited by cl.eval.max_items: path 5," in shown
 
 

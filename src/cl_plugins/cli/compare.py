@@ -17,6 +17,12 @@ together.
   cl-plugins compare saves/*/ --out comparison
   cl-plugins compare a1 a2 b1 b2 --names a a b b --out comparison
 
+`--after TASK` compares them at an earlier point: every run as if its stream had
+ended after this task, in its own order. Runs that were stopped later or are
+still at work count in full.
+
+  cl-plugins compare saves/*/ --after neuro --out interim
+
 `--with` compares them with a published result (`cl-plugins list published`):
 ours, theirs, the difference, and whether theirs lies inside our interval. Where
 the source scores by another rule, the run's kept answers are scored by the
@@ -32,6 +38,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="directories of runs")
     parser.add_argument("--out", metavar="DIR", type=Path, help="where the files go; may be omitted with --with")
     parser.add_argument("--names", metavar="NAME", nargs="+", help="a name for each run, in their order")
+    parser.add_argument(
+        "--after", metavar="TASK", help="compare the runs as they stood after this task; the later ones are left out"
+    )
     parser.add_argument(
         "--with", dest="published", metavar="SOURCE/ENTRY", help="a published result to compare the runs with"
     )
@@ -50,30 +59,35 @@ def run(args: argparse.Namespace) -> int:
         problems.append(Problem("--out", "is missing.", "Give a folder for table and picture, or add `--with`."))
     if args.json and args.published is None:
         problems.append(Problem("--json", "is given without `--with`.", "Read compare.json in the folder of `--out`."))
+    if args.after is not None and args.published is not None:
+        what = "is given with `--with`, but published results are those of whole streams."
+        problems.append(Problem("--after", what, "Leave one of the two out."))
     if problems:
         raise RecipeError(problems)
     if args.out is not None:
         check_target(args.out)
     if args.published is not None:
         return _beside(args)
-    write(args.runs, args.out, args.names)
+    write(args.runs, args.out, args.names, args.after)
     return 0
 
 
-def write(runs: Sequence[Path], out: Path, names: Sequence[str] | None) -> None:
+def write(runs: Sequence[Path], out: Path, names: Sequence[str] | None, after: str | None = None) -> None:
     """Write table and picture of several runs, and print the table.
 
     Args:
         runs: Directories of runs.
         out: Where the files go.
         names: A name for each run; None names them by method and settings.
+        after: The task after which the runs are compared; None for their ends.
     """
     from ..base.files import write_bytes
     from ..report import compare, compare_table
     from . import output
 
-    files = compare(runs, out, names=names, write=write_bytes)
-    table = compare_table(runs, names=names, width=output.width(), colour=output.colour(), ascii=output.plain())
+    files = compare(runs, out, names=names, write=write_bytes, after=after)
+    width, colour, ascii = output.width(), output.colour(), output.plain()
+    table = compare_table(runs, names=names, width=width, colour=colour, ascii=ascii, after=after)
     output.show_styled(table)
     output.emit()
     for line in output.wrap(f"{', '.join(path.name for path in files)} in {out}", output.width()):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..base.printable import printable
 from . import scores, tables, text, writing
-from .groups import METRICS, NO_METRIC, TASK_MEANS, Comparison, Group, Summary, as_json, latest_cell, read_comparison
+from .comparison_json import as_json
+from .groups import METRICS, NO_METRIC, TASK_MEANS, Comparison, Group, Summary, latest_cell, read_comparison
 from .run_data import METRIC_LABELS
 from .tables import Entry, Table
 
@@ -19,6 +20,7 @@ def compare(
     out_dir: Path,
     names: Sequence[str] | None = None,
     write: writing.Write | None = None,
+    after: str | None = None,
 ) -> list[Path]:
     """Write the comparison of several runs: one table in five forms, and one picture.
 
@@ -27,21 +29,22 @@ def compare(
         out_dir: Where the files go.
         names: A name per run; runs of equal name form one row. By default rows are methods, told apart by their recipes.
         write: Called with path and bytes for each file; by default each file is replaced in one step.
+        after: Compares the runs as they stood after this task, see `read_comparison`; None for whole streams.
 
     Returns:
         The files: ``compare.png``, ``.pdf``, ``.csv``, ``.tex``, ``.json``, ``.md`` and ``.html``.
 
     Raises:
-        RunStateError: A run cannot be read, or the runs cannot be compared; lists every problem.
+        RunStateError: A run cannot be read or does not learn ``after``, or the runs cannot be compared; lists every
+            problem.
     """
     from .comparison_picture import compare_picture
 
-    comparison = read_comparison(run_dirs, names)
+    comparison = read_comparison(run_dirs, names, after)
     picture = compare_picture(comparison)
-    streams = text.listing(dict.fromkeys(member.run.stream for member in comparison.members))
     methods, runs = group_table(comparison), run_table(comparison)
     page = {
-        "title": f"Comparison on {streams}",
+        "title": f"Comparison on {_where(comparison)}",
         "comparison": comparison,
         "groups": methods,
         "runs": runs,
@@ -54,7 +57,7 @@ def compare(
     files = {
         **writing.pictures({"compare": picture}),
         "compare.csv": compare_csv(comparison),
-        "compare.tex": compare_tex(comparison, streams).encode("utf-8"),
+        "compare.tex": compare_tex(comparison).encode("utf-8"),
         "compare.json": (json.dumps(as_json(comparison), indent=1, ensure_ascii=False) + "\n").encode(
             "utf-8", "backslashreplace"
         ),
@@ -62,6 +65,12 @@ def compare(
         "compare.html": writing.render("compare.html.j2", page),
     }
     return writing.write_all(Path(out_dir), files, write)
+
+
+def _where(comparison: Comparison) -> str:
+    """The streams, and the task after which they are compared."""
+    streams = text.listing(dict.fromkeys(member.run.stream for member in comparison.members))
+    return streams if comparison.after is None else f"{streams} after {comparison.after}"
 
 
 def _caption(comparison: Comparison) -> str:
@@ -79,7 +88,8 @@ def _caption(comparison: Comparison) -> str:
     if any(group.trivial.get(key) is not None for group in comparison.groups for key in TASK_MEANS):
         parts.append("the best answers that need no model as a dashed line")
     panels = "metric" if measured else "task"
-    return f"One panel per {panels}: {', '.join(parts)}."
+    point = "" if comparison.after is None else f", after {comparison.after}"
+    return f"One panel per {panels}{point}: {', '.join(parts)}."
 
 
 def compare_table(
@@ -88,6 +98,7 @@ def compare_table(
     width: int | None = None,
     colour: bool = False,
     ascii: bool = False,
+    after: str | None = None,
 ) -> str:
     """The comparison for the terminal: metrics first, then the final score of each task.
 
@@ -97,19 +108,22 @@ def compare_table(
         width: Columns of the terminal; by default those of the current terminal, else 80.
         colour: Whether to use ANSI bold and dim.
         ascii: Whether to keep to ASCII.
+        after: Compares the runs as they stood after this task, see `read_comparison`; None for whole streams.
 
     Returns:
         Several lines, without a final newline.
 
     Raises:
-        RunStateError: A run cannot be read, or the runs cannot be compared.
+        RunStateError: A run cannot be read or does not learn ``after``, or the runs cannot be compared.
     """
-    comparison = read_comparison(run_dirs, names)
+    comparison = read_comparison(run_dirs, names, after)
     width = width or shutil.get_terminal_size().columns
-    parts = [tables.to_terminal(group_table(comparison, decimals=1), width, colour, ascii)]
+    parts = [] if after is None else [printable(text.wrap(f"Comparison on {_where(comparison)}", width))]
+    parts += [tables.to_terminal(group_table(comparison, decimals=1), width, colour, ascii)]
     drift = drift_table(comparison, decimals=1)
     if drift is not None:
-        parts += ["Probes: change against zero-shot at the end", tables.to_terminal(drift, width, colour, ascii)]
+        title = f"Probes: change against zero-shot {'at the end' if after is None else f'after {after}'}"
+        parts += [printable(text.wrap(title, width)), tables.to_terminal(drift, width, colour, ascii)]
     if any(member.run.unfinished for member in comparison.members):
         parts.append(tables.to_terminal(run_table(comparison, only_unfinished=True), width, colour, ascii))
     if any(entry.half_width is not None for entry in _summaries(comparison)):
@@ -147,7 +161,8 @@ def drift_table(comparison: Comparison, decimals: int = 2) -> Table | None:
     for group in comparison.groups:
         entries = [_of_summary(group.drift[probe], group.finished, decimals) for probe in comparison.probes]
         rows.append((Entry(group.label), Entry(str(group.finished)), *entries))
-    note = "Score after the last task minus zero-shot score, in points. Probes are no part of the metrics."
+    point = "the last task" if comparison.after is None else comparison.after
+    note = f"Score after {point} minus zero-shot score, in points. Probes are no part of the metrics."
     return Table(("method", "runs", *comparison.probes), tuple(rows), note=note)
 
 
@@ -221,11 +236,13 @@ def compare_csv(comparison: Comparison) -> bytes:
     return writing.csv_bytes(rows)
 
 
-def compare_tex(comparison: Comparison, streams: str) -> str:
+def compare_tex(comparison: Comparison) -> str:
     """The table of groups for LaTeX; wide tables are set small."""
-    what = "Continual metrics" if comparison.many else "Continual metrics and final scores"
+    where = _where(comparison)
+    scored = "final scores" if comparison.after is None else "scores"
+    what = "Continual metrics" if comparison.many else f"Continual metrics and {scored}"
     caption = (
-        f"{what} (0--100) on {text.tex(streams)}. "
+        f"{what} (0--100) on {text.tex(where)}. "
         r"Mean over runs $\pm$ half the 95\,\% $t$-interval."
     )
     table = group_table(comparison, decimals=1)
@@ -234,13 +251,13 @@ def compare_tex(comparison: Comparison, streams: str) -> str:
         notes.append("† Runs that did not finish are left out.")
     if comparison.unlike:
         notes.append(scores.unlike_note(comparison.members[0].run))
-    label = text.slug(("compare", streams))
+    label = text.slug(("compare", where))
     source = tables.to_tex(Table(table.head, table.rows, note=" ".join(notes), units=table.units), caption, label)
     drift = drift_table(comparison, decimals=1)
     if drift is None:
         return source
-    caption = rf"Probes on {text.tex(streams)}. Mean over runs $\pm$ half the 95\,\% $t$-interval."
-    return f"{source}\n{tables.to_tex(drift, caption, text.slug(('probes', streams)))}"
+    caption = rf"Probes on {text.tex(where)}. Mean over runs $\pm$ half the 95\,\% $t$-interval."
+    return f"{source}\n{tables.to_tex(drift, caption, text.slug(('probes', where)))}"
 
 
 def _entry(group: Group, key: str, decimals: int) -> Entry:

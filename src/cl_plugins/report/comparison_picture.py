@@ -47,7 +47,11 @@ def _draw(comparison: Comparison) -> Figure:
         return style.message(listing(style.names(list(streams), 40, "stream")), NO_METRIC)
     if not panels:
         panels = [
-            (task, f"{name}, final", [group.final[task] for group in comparison.groups])
+            (
+                task,
+                f"{name}, final" if comparison.after is None else name,
+                [group.final[task] for group in comparison.groups],
+            )
             for task, name in zip(comparison.tasks, shown, strict=True)
         ]
     labels = [_label(label) for label in style.names([group.label for group in comparison.groups], 100, "method")]

@@ -8,10 +8,9 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..base.errors import Problem, RunStateError
-from . import scores
+from . import earlier, scores
 from .coarse_picture import NUMBERED
 from .environment import Environment, environments
 from .labels import labels as group_labels
@@ -106,6 +105,7 @@ class Comparison:
         notes: What the runs themselves want every reader to know; what several say of different methods stands once.
         remarks: What else a reader has to know.
         environments: The versions and machines, and which runs were made with each.
+        after: The task after whose row the streams are taken to have ended; ``None`` for whole streams.
     """
 
     tasks: tuple[str, ...]
@@ -117,6 +117,7 @@ class Comparison:
     notes: tuple[str, ...]
     remarks: tuple[str, ...]
     environments: tuple[Environment, ...]
+    after: str | None = None
 
     @property
     def many(self) -> bool:
@@ -129,7 +130,9 @@ class Comparison:
         return tuple(dict.fromkeys(member.run.tasks for member in self.members))
 
 
-def read_comparison(run_dirs: Sequence[Path], names: Sequence[str] | None = None) -> Comparison:
+def read_comparison(
+    run_dirs: Sequence[Path], names: Sequence[str] | None = None, after: str | None = None
+) -> Comparison:
     """Read several runs and group them.
 
     Runs of one method whose resolved recipes differ in nothing but seed, task order, places and logging form a group;
@@ -140,22 +143,28 @@ def read_comparison(run_dirs: Sequence[Path], names: Sequence[str] | None = None
     Args:
         run_dirs: The directories; one that is given twice counts once.
         names: A name per directory.
+        after: Compares the runs at an earlier point: each as if its stream had ended after the row of this task, see
+            `earlier`.
 
     Returns:
         The comparison.
 
     Raises:
-        RunStateError: A run cannot be read, or the runs share no task or have other scorers; lists every problem.
+        RunStateError: A run cannot be read or has no row of the task ``after``, or the runs share no task or have other
+            scorers; lists every problem.
         ValueError: ``names`` has another length than ``run_dirs``.
     """
     if names is not None and len(names) != len(run_dirs):
         raise ValueError(f"{len(names)} names for {len(run_dirs)} runs")
-    whole_runs, given, remarks = _read(run_dirs, names)
+    read, given, remarks = _read(run_dirs, names, after)
+    whole_runs = read if after is None else earlier.up_to_row(read, after)
     tasks = shared_tasks(whole_runs)
     _check_comparable(whole_runs, tasks)
     labels = list(given) if names is not None else group_labels(whole_runs)
     short = _short_names([run.path for run in whole_runs])
-    remarks += left_out(whole_runs, short, tasks)
+    remarks += (
+        left_out(read, short, tasks) if after is None else earlier.remarks(read, whole_runs, short, tasks, after)
+    )
     runs = [on_tasks(run, tasks) for run in whole_runs]
     members = tuple(Member(run, name, label) for run, name, label in zip(runs, short, labels, strict=True))
     groups = []
@@ -183,13 +192,14 @@ def read_comparison(run_dirs: Sequence[Path], names: Sequence[str] | None = None
         notes,
         tuple(remarks),
         made_with,
+        after,
     )
 
 
 def _group(label: str, members: tuple[Member, ...], tasks: Sequence[str]) -> Group:
     """The members with their means. A run that stopped half-way has no final scores, and its metrics are of another stream."""
     whole = [member.run for member in members if member.run.stream_trained]
-    metrics = {key: summarise([_metric(run, key) for run in whole]) for key in METRICS}
+    metrics = {key: summarise([metric_of(run, key) for run in whole]) for key in METRICS}
     final = {task: summarise([run.final[run.tasks.index(task)].score for run in whole]) for task in tasks}
     trivial: dict[str, float] = {}
     for task in tasks:
@@ -239,74 +249,23 @@ def t_quantile(freedom: int) -> float:
     return float(t.ppf(0.975, freedom))
 
 
-def as_json(comparison: Comparison) -> dict[str, Any]:
-    """The comparison as plain JSON types, unrounded."""
-
-    def summary(entry: Summary) -> dict[str, Any]:
-        return {
-            "n": len(entry.values),
-            "mean": entry.mean,
-            "half_width": entry.half_width,
-            "values": list(entry.values),
-        }
-
-    return {
-        "format": 1,
-        "interval": "95 % t-interval over runs; half_width is null for fewer than two",
-        "tasks": list(comparison.tasks),
-        "scorers": {task: comparison.members[0].run.scorers.get(task) for task in comparison.tasks},
-        "means_over_unlike_scores": comparison.unlike,
-        "groups": [
-            {
-                "label": group.label,
-                "methods": sorted({member.run.method for member in group.members}),
-                "runs": [member.name for member in group.members],
-                "finished": group.finished,
-                "metrics": {key: summary(entry) for key, entry in group.metrics.items()},
-                "final": {task: summary(entry) for task, entry in group.final.items()},
-                "trivial": dict(group.trivial),
-                **({"drift": {p: summary(entry) for p, entry in group.drift.items()}} if comparison.probes else {}),
-            }
-            for group in comparison.groups
-        ],
-        "runs": [
-            {
-                "name": member.name,
-                "label": member.label,
-                "method": member.run.method,
-                "seed": member.run.seed,
-                "order": list(member.run.tasks),
-                "unfinished": member.run.unfinished or None,
-                "seconds": member.run.info.get("seconds"),
-                "metrics": {key: _metric(member.run, key) for key in METRICS},
-                "final": {task: latest_cell(member.run, task).score for task in comparison.tasks},
-            }
-            for member in comparison.members
-        ],
-        "notes": list(comparison.notes),
-        "remarks": list(comparison.remarks),
-        "environments": [
-            {"versions": dict(made.versions), "hardware": dict(made.hardware), "runs": list(made.runs)}
-            for made in comparison.environments
-        ],
-    }
-
-
 def latest_cell(run: Run, task: str) -> Cell:
     """The final cell of a task, or the latest measured one of a run that has not finished; an empty one without any."""
     column = run.tasks.index(task)
-    if run.stream_trained:
+    if run.stream_trained or run.independent:  # the other rows of independent models say nothing of this task's
         return run.final[column]
     cells = [row.cells[column] for row in run.trained_rows]
     return next((cell for cell in reversed(cells) if cell.score is not None), Cell())
 
 
-def _metric(run: Run, key: str) -> float | None:
+def metric_of(run: Run, key: str) -> float | None:
     """A metric of a run, or ``None``."""
     return run.metrics[key].value if key in run.metrics else None
 
 
-def _read(run_dirs: Sequence[Path], names: Sequence[str] | None) -> tuple[list[Run], list[str], list[str]]:
+def _read(
+    run_dirs: Sequence[Path], names: Sequence[str] | None, after: str | None
+) -> tuple[list[Run], list[str], list[str]]:
     """Every run once, with its name; all problems at once."""
     if not run_dirs:
         raise RunStateError(Problem("compare", "no runs were given.", "Name at least one output_dir."))
@@ -323,6 +282,7 @@ def _read(run_dirs: Sequence[Path], names: Sequence[str] | None) -> tuple[list[R
         seen.add(place)
         try:
             runs.append(read_run(Path(directory)))
+            problems += earlier.problems(runs[-1], after) if after is not None else []
             given.append(names[index] if names is not None else "")
         except RunStateError as error:
             problems += error.problems
@@ -372,7 +332,8 @@ def _remarks(groups: tuple[Group, ...], members: tuple[Member, ...]) -> Iterator
     tasks = members[0].run.tasks
     if note := scores.unlike_note(members[0].run):
         yield note
-    if any(member.run.n.get(task) != members[0].run.n.get(task) for member in members for task in tasks):
+    # A test that was not measured yet has no number of items.
+    if any(len({member.run.n.get(task) for member in members} - {0, None}) > 1 for task in tasks):
         yield "The runs were tested on different numbers of items."
     limited = sorted({task for member in members for task in member.run.limits}, key=tasks.index)
     if limited:

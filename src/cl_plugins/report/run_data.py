@@ -214,24 +214,36 @@ class Run:
 
     @property
     def stream_trained(self) -> bool:
-        """Whether every task of the stream has been trained."""
-        return self.joint is not None or {row.trained for row in self.trained_rows} == self._to_train
+        """Whether the stream is at its end: every task was trained, and all tests of the last row are measured.
+
+        Of independent models, the test of every model; of a joint model, all tests.
+        """
+        if self.joint is None and {row.trained for row in self.trained_rows} != self._to_train:
+            return False
+        end = max(self._to_train, default=-1)
+        last = [row for row in self.trained_rows if self.independent or row.trained in (None, end)]
+        return not any(self._missing(row) for row in last)
 
     @property
     def unfinished(self) -> str:
         """What is missing, as text; empty for a run that measured all it needs for its metrics."""
-        if not self.stream_trained:
-            return f"{len(self.trained_rows)} of {len(self._to_train)} tasks trained"
-        missing = 0
-        for row in self.trained_rows:
-            if row.trained is None:
-                needed = row.cells
-            elif self.independent:
-                needed = row.cells[row.trained : row.trained + 1]
-            else:
-                needed = row.cells[: row.trained + 1]
-            missing += sum(cell.score is None for cell in needed)
+        # A run writes the rows of the tasks that are still to come, too: they are empty.
+        measured = [
+            i for i, row in enumerate(self.trained_rows, 1) if any(cell.score is not None for cell in row.cells)
+        ]
+        reached = len(measured) if self.independent else max(measured, default=0)
+        if self.joint is None and reached < len(self._to_train):
+            return f"measured after {reached} of {len(self._to_train)} tasks"
+        missing = sum(self._missing(row) for row in self.trained_rows)
         return f"{missing} cell{'s' if missing > 1 else ''} not measured" if missing else ""
+
+    def _missing(self, row: Row) -> int:
+        """How many cells of a row the metrics need and the run has not measured."""
+        if row.trained is None:
+            needed = row.cells
+        else:
+            needed = row.cells[row.trained if self.independent else 0 : row.trained + 1]
+        return sum(cell.score is None for cell in needed)
 
     def seen_means(self) -> tuple[float | None, ...]:
         """``A_k`` for each trained row, as ``metrics.json`` has it; empty where it does not fit the rows."""

@@ -49,19 +49,20 @@ def on_tasks(run: Run, tasks: Sequence[str]) -> Run:
     return dataclasses.replace(smaller, metrics=_metrics(smaller) if run.metrics else {})
 
 
-def left_out(runs: Sequence[Run], names: Sequence[str], shared: Sequence[str]) -> Iterator[str]:
+def left_out(runs: Sequence[Run], names: Sequence[str], shared: Sequence[str], have: str = "have") -> Iterator[str]:
     """What a reader has to know of the tasks that not all runs have.
 
     Args:
         runs: The runs with all of their tasks.
         names: Their names.
         shared: The tasks of the comparison.
+        have: What all runs do with these tasks.
     """
     dropped = list(dict.fromkeys(task for run in runs for task in run.tasks if task not in shared))
     if not dropped:
         return
     yield (
-        f"Only the tasks that all runs have are compared: {listing(shared)}. Left out: {listing(dropped)}. Metrics are "
+        f"Only the tasks that all runs {have} are compared: {listing(shared)}. Left out: {listing(dropped)}. Metrics are "
         "computed on the matrix of the compared tasks, up to the last of them."
     )
     before: dict[str, list[str]] = {}
