@@ -237,7 +237,7 @@ def answered(cell: Cell, scale: Scale, work: Path, base: Path, out: Path) -> dic
 
     side = "host" if cell.kind == "host answers" else "ours"
     shutil.rmtree(out, ignore_errors=True)
-    keys = {**bench_recipe(side, work, base, scale.eval_batch, out), "cutoff_len": scale.cutoff}
+    keys = {**bench_recipe(side, work, base, scale.eval_batch, out), "cutoff_len": scale.cutoff, **cell.keys}
     if scale.gpu:
         keys = {**keys, "use_cpu": False, "bf16": True}
     if side == "host":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.gpu.cells import TOLERANCE, Cell
+from benchmarks.gpu.cells import FLOOR, TOLERANCE, Cell
 
 
 HEAD = (
@@ -98,7 +98,8 @@ def row(cell: Cell, records: Records, why: str) -> list[str]:
         return [*start, *[""] * width, resumed(found)]
     speed = found["tokens_per_second"]
     ratio = f"{speed / other['tokens_per_second']:.2f}" if "tokens_per_second" in other else ""
-    equal = _equal_texts(found, other)
+    floor = records.get(FLOOR, {}).get("measured", {}) if cell.kind == "our answers" else {}
+    equal = _equal_texts(found, other, floor)
     entries = [f"{found['peak_bytes'] / GB:.2f}", "", "", "", f"{speed:.0f}", ratio]
     return [*start, *[""] * 4, *entries, equal]
 
@@ -152,12 +153,17 @@ def losses_apart(found: Mapping[str, Any], other: Mapping[str, Any]) -> float:
     return max((abs(a - b) / max(abs(b), 1e-12) for a, b in pairs), default=0.0)
 
 
-def _equal_texts(found: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+def _equal_texts(found: Mapping[str, Any], other: Mapping[str, Any], floor: Mapping[str, Any]) -> str:
+    said = f"answers {found['items']} items"
     if not other.get("texts"):
-        return f"answers {found['items']} items"
+        return said
+    said += f", {_share(found, other)} of the texts equal"
+    return f"{said} (LLaMA-Factory's own in other batches: {_share(floor, other)})" if floor.get("texts") else said
+
+
+def _share(found: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     pairs = list(zip(found["texts"], other["texts"], strict=False))
-    share = sum(a == b for a, b in pairs) / max(len(pairs), 1)
-    return f"answers {found['items']} items, {100 * share:.0f} % of the texts equal"
+    return f"{100 * sum(a == b for a, b in pairs) / max(len(pairs), 1):.0f} %"
 
 
 def resumed(found: Mapping[str, Any]) -> str:

@@ -60,7 +60,9 @@ def test_the_tiny_twin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert re.fullmatch(number, found[cell.name][2])
             assert cell.against is None or re.fullmatch(number, found[cell.name][4])
             assert cell.method is None or re.fullmatch(number, found[cell.name][8])
-    assert "100 % of the texts equal" in found["answers, cl_plugins"][-1]
+    alike = "100 % of the texts equal"
+    assert alike in found[cells.FLOOR][-1]
+    assert found["answers, cl_plugins"][-1].endswith(f"{alike} (LLaMA-Factory's own in other batches: 100 %)")
     before = {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
     monkeypatch.setattr(run, "Forked", None)  # nothing is left to measure, so no process is started
     with mock.patch.dict(os.environ):
@@ -366,6 +368,46 @@ def test_a_row_says_what_is_refused_and_how_far_its_losses_are() -> None:
     assert line[-1] == "trains, below the check, which refuses it, losses within 0 % of 'inclora 1b, bf16'"
     assert line[2:10] == ["2.00", "2.00", "1.00", "1.00", "1.00", "1.00", "0.50", "0.20"]
     assert len(line) == len(table.HEAD)
+
+
+def test_equal_texts_are_told_with_how_many_rounding_lets_be_equal() -> None:
+    """LLaMA-Factory's own answers in other batches are the measure; without them, or where they failed, it is not told."""
+    texts = {"answers, llamafactory-cli": "abcd", "answers, cl_plugins": "axyz", cells.FLOOR: "abyz"}
+    found = {
+        name: {"measured": {"tokens_per_second": 5.0, "peak_bytes": 1, "items": 4, "texts": list(marks)}}
+        for name, marks in texts.items()
+    }
+    ours, floor, host = (
+        cells.by_name()[name] for name in ("answers, cl_plugins", cells.FLOOR, "answers, llamafactory-cli")
+    )
+    plain = "answers 4 items, 25 % of the texts equal"
+    assert table.row(ours, found, "")[-1] == f"{plain} (LLaMA-Factory's own in other batches: 50 %)"
+    assert table.row(floor, found, "")[-1] == "answers 4 items, 50 % of the texts equal"
+    assert table.row(host, found, "")[-1] == "answers 4 items"
+    found[cells.FLOOR] = {"measured": {"error": "E"}}
+    assert table.row(ours, found, "")[-1] == plain
+    del found[cells.FLOOR]
+    assert table.row(ours, found, "")[-1] == plain
+
+
+@pytest.mark.parametrize("scale", [shapes.TINY, shapes.FULL], ids=lambda scale: scale.name)
+def test_the_floor_has_other_batches(scale: shapes.Scale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.eval import child
+
+    seen = []
+
+    def host(keys: dict[str, Any]) -> Any:
+        seen.append(keys["per_device_eval_batch_size"])
+        raise RuntimeError("not started")
+
+    monkeypatch.setattr(child, "host", host)
+    monkeypatch.setattr(measure, "without_metrics", lambda: None)
+    monkeypatch.setattr(measure, "reset_peak", lambda: None)
+    for name in ("answers, llamafactory-cli", cells.FLOOR):
+        with pytest.raises(RuntimeError, match="not started"):
+            measure.answered(cells.by_name()[name], scale, tmp_path, tmp_path, tmp_path / "run")
+    assert seen[0] == scale.eval_batch
+    assert seen[1] not in (scale.eval_batch, 1)
 
 
 def test_every_row_has_all_columns() -> None:
