@@ -243,7 +243,11 @@ def prepared(scale: Scale, out: Path, work: Path, minutes: float | None) -> Chec
     os.environ.update(
         CL_PLUGINS_CACHE=str(work / "cache"), CUBLAS_WORKSPACE_CONFIG=":4096:8", TOKENIZERS_PARALLELISM="false"
     )
-    return Check(scale, out, work, records.where(ROOT, gpu=scale.gpu), Ahead if scale.gpu else Forked, minutes)
+
+    def ahead() -> Workers:
+        return Ahead(log=work / "logs" / "imports.log")
+
+    return Check(scale, out, work, records.where(ROOT, gpu=scale.gpu), ahead if scale.gpu else Forked, minutes)
 
 
 def is_bad(found: dict[str, Any]) -> bool:

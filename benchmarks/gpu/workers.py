@@ -49,14 +49,22 @@ class Ahead:
 
     Args:
         command: Starts a process that reads one order as a line of JSON.
+        log: Where the processes write while they import; None for where this one writes.
     """
 
-    def __init__(self, command: list[str] | None = None) -> None:
+    def __init__(self, command: list[str] | None = None, log: Path | None = None) -> None:
         self._command = command or [sys.executable, "-m", "benchmarks.gpu.workers"]
+        self._log = log
         self._waiting: subprocess.Popen[str] | None = self._start()
 
     def _start(self) -> subprocess.Popen[str]:
-        return subprocess.Popen(self._command, stdin=subprocess.PIPE, text=True, cwd=ROOT)
+        if self._log is None:
+            return subprocess.Popen(self._command, stdin=subprocess.PIPE, text=True, cwd=ROOT)
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("a", encoding="utf-8") as told:
+            return subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=told, stderr=subprocess.STDOUT, text=True, cwd=ROOT
+            )
 
     def run(self, order: Mapping[str, Any], log: Path, limit: float) -> dict[str, Any]:
         """See `Workers.run`."""

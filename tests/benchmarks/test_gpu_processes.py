@@ -55,7 +55,7 @@ def test_the_process_that_waits_measures(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(found["trainings"]) == 1, (tmp_path / "plain.log").read_text(encoding="utf-8")
 
 
-def test_the_next_process_waits_for_its_order(tmp_path: Path) -> None:
+def test_the_next_process_waits_for_its_order(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """As on a card: a process that is started ahead, with everything imported; here without the imports."""
     script = tmp_path / "worker.py"
     script.write_text(
@@ -65,6 +65,7 @@ def test_the_next_process_waits_for_its_order(tmp_path: Path) -> None:
             from pathlib import Path
             sys.path.insert(0, sys.argv[1])
             from benchmarks.gpu.workers import _carry_out
+            print("importing", flush=True)
             line = sys.stdin.readline()
             if line:
                 def measure(order):
@@ -77,7 +78,8 @@ def test_the_next_process_waits_for_its_order(tmp_path: Path) -> None:
         ),
         encoding="utf-8",
     )
-    pool = workers.Ahead([sys.executable, str(script), str(ROOT)])
+    imports = tmp_path / "logs" / "imports.log"
+    pool = workers.Ahead([sys.executable, str(script), str(ROOT)], imports)
     try:
         first = pool._waiting
         found = pool.run({"cell": "works"}, tmp_path / "logs" / "works.log", 60)
@@ -88,6 +90,8 @@ def test_the_next_process_waits_for_its_order(tmp_path: Path) -> None:
         last = pool._waiting
         pool.close()
     assert last.poll() is not None
+    assert "importing" in imports.read_text(encoding="utf-8")  # not between the lines of the table
+    assert capfd.readouterr().out == ""
 
 
 def test_the_card_is_the_one_that_is_visible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
