@@ -139,3 +139,17 @@ def test_a_projector_in_fp32_on_a_bf16_base_is_refused_before_the_base_loads(run
 def test_a_lora_alone_trains_on_a_bf16_base_without_the_key(run, half, data, tmp_path):
     run(tiny.recipe(half, data, tmp_path / "run", "seqlora", TASKS, additional_target=None))
     assert (tmp_path / "run" / "final").is_dir()
+
+
+@pytest.mark.parametrize("unfrozen", [False, True])
+def test_full_fine_tuning_of_a_bf16_base_needs_the_key_where_a_part_stays_frozen(unfrozen, run, half, data, tmp_path):
+    """What is trained is fp32; where nothing is frozen, everything is."""
+    from cl_plugins.base.errors import RecipeError
+
+    keys = tiny.recipe(half, data, tmp_path / "run", "seqfull", TASKS)
+    if unfrozen:
+        run({**keys, "freeze_vision_tower": False, "freeze_multi_modal_projector": False})
+        assert (tmp_path / "run" / "final").is_dir()
+    else:
+        with pytest.raises(RecipeError, match=r"bf16: is missing: .* the trained layers are kept in fp32"):
+            run(keys)

@@ -237,6 +237,11 @@ def setting_problems(keys: Mapping[str, Any]) -> list[Problem]:
     return found + _precision_problems(keys, Path(name)) + _tracker_problems(keys) + _environment_problems(keys)
 
 
+#: What the host freezes in full fine-tuning of a base with towers, and whether it does by default.
+_FROZEN = {"freeze_vision_tower": True, "freeze_multi_modal_projector": True, "freeze_language_model": False}
+_TOWERS = frozenset({"vision_config", "audio_config"})
+
+
 def _precision_problems(keys: Mapping[str, Any], base: Path) -> list[Problem]:
     """A base in a 16-bit type next to weights that the host trains in fp32: without autocast they cannot be multiplied."""
     if any(keys.get(key) for key in ("bf16", "fp16", "deepspeed")) or not (base / "config.json").is_file():
@@ -245,10 +250,12 @@ def _precision_problems(keys: Mapping[str, Any], base: Path) -> list[Problem]:
         config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     except ValueError:  # the host says so when it reads it
         return []
+    if not isinstance(config, Mapping):
+        return []
     stored = str(config.get("dtype") or config.get("torch_dtype") or "").removeprefix("torch.")
     full = keys.get("finetuning_type") == "full"
-    partly = ("vision_config" in config or "audio_config" in config) if full else keys.get("additional_target")
-    if stored not in ("bfloat16", "float16") or not partly:
+    frozen = any(keys.get(key, default) for key, default in _FROZEN.items()) and _TOWERS & {*config}
+    if stored not in ("bfloat16", "float16") or not (frozen if full else keys.get("additional_target")):
         return []
     trained = "the trained layers are" if full else f"`additional_target: {keys['additional_target']}` is"
     what = f"is missing: the base is stored in {stored}, and {trained} kept in fp32, which does not go together."
