@@ -157,6 +157,10 @@ bench-real-text: $(STAMP_REAL) ## a real language model of 135 M over four text 
 bench-real-pictures: demo-data $(STAMP_REAL) ## a real small vision-language model over the demo's tasks, on the CPU
 	$(DEMO) python -m benchmarks.real.run_all pictures $(ARGS)
 
+.PHONY: bench-real-sounds
+bench-real-sounds: $(STAMP_REAL) ## a real small model for sounds over computed beeps, on the CPU; needs torchcodec and FFmpeg
+	$(DEMO) python -m benchmarks.real.run_all sounds $(ARGS)
+
 # With WHEELS the interpreter is PYTHON with its own PyTorch, and nothing is downloaded; otherwise .venv is used.
 WHEELS ?=
 OFFLINE = PYTHONPATH="$(CURDIR):$(CURDIR)/src:$(abspath $(WHEELS))/site"

@@ -2,6 +2,7 @@
 
     python -m benchmarks.real.run_all text                        # SmolLM2-135M, four text tasks
     python -m benchmarks.real.run_all pictures                    # DINOv2-small with SmolLM2-135M, the demo's tasks
+    python -m benchmarks.real.run_all sounds                      # Whisper tiny with SmolLM2-135M, computed beeps
     python -m benchmarks.real.run_all text --jobs 16 -- use_cpu=false   # 16 runs at a time on one card
 
 Models and texts are made first, where they are not there (`real_data/`). Each run is an ordinary ``llamafactory-cli train`` in a process
@@ -21,13 +22,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from benchmarks.demo.run_all import ROOT, Job, compare, run
 from benchmarks.gpu.records import cards
-from benchmarks.real import smollm2, texts, vlm
-from cl_plugins.base.errors import DataError
+from benchmarks.real import beeps, smollm2, sounds, texts, vlm
+from cl_plugins.base.errors import DataError, Problem
 from cl_plugins.base.files import write_json
 
 
@@ -62,6 +64,7 @@ class Benchmark:
 BENCHMARKS = {
     "text": Benchmark("text", ("seqlora", "replay", "olora", "inclora", "ewc", "multitask")),
     "pictures": Benchmark("pictures", ("seqlora", "replay", "olora", "inclora", "multitask")),
+    "sounds": Benchmark("sounds", ("seqlora", "replay", "inclora"), seeds=(0,)),
 }
 
 
@@ -69,7 +72,7 @@ def prepare(name: str, wheels: Path, clone: Path) -> dict[str, Any]:
     """Make the model and the data of a benchmark, where they are not there.
 
     Args:
-        name: ``text`` or ``pictures``.
+        name: ``text``, ``pictures`` or ``sounds``.
         wheels: Folder of wheels.
         clone: LFPT5's repository; cloned there if it does not exist.
 
@@ -77,8 +80,14 @@ def prepare(name: str, wheels: Path, clone: Path) -> dict[str, Any]:
         What is known of the data, for the results.
 
     Raises:
-        DataError: A download failed, or a file is not the expected one.
+        DataError: A download failed, a file is not the expected one, or a package is missing.
     """
+    if name == "sounds":
+        if find_spec("torchcodec") is None:
+            raise DataError(Problem("torchcodec", "is not installed.", "`pip install torchcodec`; it needs FFmpeg."))
+        if not (DATA / "sounds" / "config.json").is_file():
+            sounds.main(["--out", str(DATA / "sounds"), "--wheels", str(wheels)])
+        return beeps.facts_of(DATA / "beeps")
     if name == "pictures":
         if not (DATA / "vlm" / "config.json").is_file():
             vlm.main(["--out", str(DATA / "vlm"), "--wheels", str(wheels)])
