@@ -241,6 +241,27 @@ def test_compare_after_a_task(cli, inclora, seqlora, tmp_path):
     assert "is given with `--with`, but published results are those of whole streams." in err
 
 
+def test_compare_with_a_baseline(cli, inclora, seqlora, tmp_path):
+    words = ("compare", inclora.root, seqlora.root, "--out", tmp_path / "c", "--baseline")
+    code, out, err = cli(*words, "seqlora")
+    assert code == 0, err
+    assert "Differences to seqlora" in out
+    assert max(map(len, out.splitlines()[:-1])) <= 80
+    content = json.loads((tmp_path / "c" / "compare.json").read_text())
+    ours, theirs = ({run["method"]: run for run in content["runs"]}[name] for name in ("inclora", "seqlora"))
+    (group,) = content["paired"]["groups"]
+    assert content["paired"]["baseline"] == theirs["label"]
+    assert group["pairs"] == [{"run": ours["name"], "baseline": theirs["name"]}]
+    assert group["metrics"]["last"]["mean"] == pytest.approx(ours["metrics"]["last"] - theirs["metrics"]["last"])
+
+    code, _, err = cli(*words, "ewc")
+    assert code == 1
+    assert "no group has this label; the labels are: inclora" in " ".join(err.split())
+    code, _, err = cli("compare", inclora.root, "--with", "li2025/inclora", "--baseline", "seqlora")
+    assert code == 2
+    assert "a published result has no seeds that pair with those of the runs." in " ".join(err.split())
+
+
 def test_compare_never_writes_into_a_run(cli, inclora, seqlora):
     code, _, err = cli("compare", inclora.root, seqlora.root, "--out", inclora.root)
     assert code == 1

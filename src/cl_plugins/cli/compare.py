@@ -23,6 +23,12 @@ still at work count in full.
 
   cl-plugins compare saves/*/ --after neuro --out interim
 
+`--baseline LABEL` adds the differences of every other row to one of them, within
+pairs of runs of equal seed and task order. LABEL is the label in the table, or
+the method where only one row has it.
+
+  cl-plugins compare saves/*/ --baseline seqlora --out differences
+
 `--with` compares them with a published result (`cl-plugins list published`):
 ours, theirs, the difference, and whether theirs lies inside our interval. Where
 the source scores by another rule, the run's kept answers are scored by the
@@ -40,6 +46,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--names", metavar="NAME", nargs="+", help="a name for each run, in their order")
     parser.add_argument(
         "--after", metavar="TASK", help="compare the runs as they stood after this task; the later ones are left out"
+    )
+    parser.add_argument(
+        "--baseline", metavar="LABEL", help="add the differences to this row, paired by seed and task order"
     )
     parser.add_argument(
         "--with", dest="published", metavar="SOURCE/ENTRY", help="a published result to compare the runs with"
@@ -62,17 +71,26 @@ def run(args: argparse.Namespace) -> int:
     if args.after is not None and args.published is not None:
         what = "is given with `--with`, but published results are those of whole streams."
         problems.append(Problem("--after", what, "Leave one of the two out."))
+    if args.baseline is not None and args.published is not None:
+        what = "is given with `--with`, but a published result has no seeds that pair with those of the runs."
+        problems.append(Problem("--baseline", what, "Leave one of the two out."))
     if problems:
         raise RecipeError(problems)
     if args.out is not None:
         check_target(args.out)
     if args.published is not None:
         return _beside(args)
-    write(args.runs, args.out, args.names, args.after)
+    write(args.runs, args.out, args.names, args.after, args.baseline)
     return 0
 
 
-def write(runs: Sequence[Path], out: Path, names: Sequence[str] | None, after: str | None = None) -> None:
+def write(
+    runs: Sequence[Path],
+    out: Path,
+    names: Sequence[str] | None,
+    after: str | None = None,
+    baseline: str | None = None,
+) -> None:
     """Write table and picture of several runs, and print the table.
 
     Args:
@@ -80,14 +98,15 @@ def write(runs: Sequence[Path], out: Path, names: Sequence[str] | None, after: s
         out: Where the files go.
         names: A name for each run; None names them by method and settings.
         after: The task after which the runs are compared; None for their ends.
+        baseline: The row to which differences are shown; None for no differences.
     """
     from ..base.files import write_bytes
     from ..report import compare, compare_table
     from . import output
 
-    files = compare(runs, out, names=names, write=write_bytes, after=after)
+    files = compare(runs, out, names=names, write=write_bytes, after=after, baseline=baseline)
     width, colour, ascii = output.width(), output.colour(), output.plain()
-    table = compare_table(runs, names=names, width=width, colour=colour, ascii=ascii, after=after)
+    table = compare_table(runs, names=names, width=width, colour=colour, ascii=ascii, after=after, baseline=baseline)
     output.show_styled(table)
     output.emit()
     for line in output.wrap(f"{', '.join(path.name for path in files)} in {out}", output.width()):

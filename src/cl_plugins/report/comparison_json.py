@@ -5,10 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from .groups import METRICS, Comparison, Summary, latest_cell, metric_of
+from .paired import Paired
 
 
-def as_json(comparison: Comparison) -> dict[str, Any]:
-    """The comparison as plain JSON types, unrounded."""
+def as_json(comparison: Comparison, paired: Paired | None = None) -> dict[str, Any]:
+    """The comparison as plain JSON types, unrounded.
+
+    Args:
+        comparison: The comparison.
+        paired: The differences to one of its groups, or None.
+    """
 
     def summary(entry: Summary) -> dict[str, Any]:
         return {
@@ -38,6 +44,22 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
             }
             for group in comparison.groups
         ],
+        "paired": None
+        if paired is None
+        else {
+            "baseline": paired.baseline,
+            "interval": "95 % t-interval over pairs, not corrected for the number of comparisons",
+            "groups": [
+                {
+                    "label": group.label,
+                    "pairs": [{"run": mine.name, "baseline": theirs.name} for mine, theirs in group.pairs],
+                    "metrics": {key: summary(entry) for key, entry in group.metrics.items()},
+                    "tasks": {task: summary(entry) for task, entry in group.tasks.items()},
+                }
+                for group in paired.groups
+            ],
+            "remarks": list(paired.remarks),
+        },
         "runs": [
             {
                 "name": member.name,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..base.printable import printable
-from . import scores, tables, text, writing
+from . import paired, scores, tables, text, writing
 from .comparison_json import as_json
 from .groups import METRICS, NO_METRIC, TASK_MEANS, Comparison, Group, Summary, latest_cell, read_comparison
 from .run_data import METRIC_LABELS
@@ -21,6 +22,7 @@ def compare(
     names: Sequence[str] | None = None,
     write: writing.Write | None = None,
     after: str | None = None,
+    baseline: str | None = None,
 ) -> list[Path]:
     """Write the comparison of several runs: one table in five forms, and one picture.
 
@@ -30,26 +32,38 @@ def compare(
         names: A name per run; runs of equal name form one row. By default rows are methods, told apart by their recipes.
         write: Called with path and bytes for each file; by default each file is replaced in one step.
         after: Compares the runs as they stood after this task, see `read_comparison`; None for whole streams.
+        baseline: The label of a row, or its method: adds the differences to it, see `paired.differences`.
 
     Returns:
         The files: ``compare.png``, ``.pdf``, ``.csv``, ``.tex``, ``.json``, ``.md`` and ``.html``.
 
     Raises:
         RunStateError: A run cannot be read or does not learn ``after``, or the runs cannot be compared; lists every
-            problem.
+            problem. Or there is no row ``baseline``.
     """
     from .comparison_picture import compare_picture
 
     comparison = read_comparison(run_dirs, names, after)
+    pairs = paired.differences(comparison, baseline) if baseline is not None else None
     picture = compare_picture(comparison)
     methods, runs = group_table(comparison), run_table(comparison)
+    apart = paired_table(comparison, pairs) if pairs is not None else None
     page = {
         "title": f"Comparison on {_where(comparison)}",
         "comparison": comparison,
+        "remarks": (*comparison.remarks, *(pairs.remarks if pairs is not None else ())),
         "groups": methods,
         "runs": runs,
+        "paired": pairs,
+        "apart": apart,
         "drift": drift_table(comparison),
-        "missing": any(entry.text == text.MISSING for table in (methods, runs) for row in table.rows for entry in row),
+        "missing": any(
+            entry.text == text.MISSING
+            for table in (methods, runs, apart)
+            if table
+            for row in table.rows
+            for entry in row
+        ),
         "caption": _caption(comparison),
         "interval": any(entry.half_width is not None for entry in _summaries(comparison)),
         "picture": writing.embedded(picture),
@@ -58,7 +72,7 @@ def compare(
         **writing.pictures({"compare": picture}),
         "compare.csv": compare_csv(comparison),
         "compare.tex": compare_tex(comparison).encode("utf-8"),
-        "compare.json": (json.dumps(as_json(comparison), indent=1, ensure_ascii=False) + "\n").encode(
+        "compare.json": (json.dumps(as_json(comparison, pairs), indent=1, ensure_ascii=False) + "\n").encode(
             "utf-8", "backslashreplace"
         ),
         "compare.md": writing.render("compare.md.j2", page),
@@ -99,6 +113,7 @@ def compare_table(
     colour: bool = False,
     ascii: bool = False,
     after: str | None = None,
+    baseline: str | None = None,
 ) -> str:
     """The comparison for the terminal: metrics first, then the final score of each task.
 
@@ -109,17 +124,23 @@ def compare_table(
         colour: Whether to use ANSI bold and dim.
         ascii: Whether to keep to ASCII.
         after: Compares the runs as they stood after this task, see `read_comparison`; None for whole streams.
+        baseline: The label of a row, or its method: adds the differences to it, see `paired.differences`.
 
     Returns:
         Several lines, without a final newline.
 
     Raises:
-        RunStateError: A run cannot be read or does not learn ``after``, or the runs cannot be compared.
+        RunStateError: A run cannot be read or does not learn ``after``, the runs cannot be compared, or there is no row
+            ``baseline``.
     """
     comparison = read_comparison(run_dirs, names, after)
+    pairs = paired.differences(comparison, baseline) if baseline is not None else None
     width = width or shutil.get_terminal_size().columns
     parts = [] if after is None else [printable(text.wrap(f"Comparison on {_where(comparison)}", width))]
     parts += [tables.to_terminal(group_table(comparison, decimals=1), width, colour, ascii)]
+    if pairs is not None:
+        parts.append(printable(text.wrap(f"Differences to {pairs.baseline}", width)))
+        parts.append(tables.to_terminal(paired_table(comparison, pairs, decimals=1), width, colour, ascii))
     drift = drift_table(comparison, decimals=1)
     if drift is not None:
         title = f"Probes: change against zero-shot {'at the end' if after is None else f'after {after}'}"
@@ -128,7 +149,8 @@ def compare_table(
         parts.append(tables.to_terminal(run_table(comparison, only_unfinished=True), width, colour, ascii))
     if any(entry.half_width is not None for entry in _summaries(comparison)):
         parts.append("± is half the 95 % t-interval over runs.")
-    remarks = "\n".join([*comparison.remarks, *(f"Note: {note}" for note in comparison.notes)])
+    told = [*comparison.remarks, *(pairs.remarks if pairs is not None else ())]
+    remarks = "\n".join([*told, *(f"Note: {note}" for note in comparison.notes)])
     parts.append(printable(text.wrap(text.plain_ascii(remarks) if ascii else remarks, width)))
     whole = "\n\n".join(part for part in parts if part)
     return text.plain_ascii(whole) if ascii else whole
@@ -151,6 +173,31 @@ def group_table(comparison: Comparison, decimals: int = 2) -> Table:
         note=" ".join(notes),
         units=_units(comparison, 2),
     )
+
+
+def paired_table(comparison: Comparison, pairs: paired.Paired, decimals: int = 2) -> Table:
+    """One row per group but the baseline: number of pairs, and the differences of metrics and shown tasks."""
+    rows = []
+    found: list[Summary] = []
+    for group in pairs.groups:
+        shown = [*group.metrics.values(), *(group.tasks[task] for task in _shown_tasks(comparison))]
+        entries = [_of_difference(summary, len(group.pairs), decimals) for summary in shown]
+        rows.append((Entry(group.label), Entry(str(len(group.pairs))), *entries))
+        found += shown
+    free = " (joint and independent models: of equal seed)" if any(group.by_seed for group in pairs.groups) else ""
+    notes = [
+        f"Each method minus {pairs.baseline}, in points, within pairs of runs of equal seed and task order{free}."
+    ]
+    if any(summary.half_width is not None for summary in found):
+        notes.append("Mean ± half the 95 % t-interval over pairs, not corrected for the number of comparisons.")
+    if any(paired.without_zero(summary) for summary in found):
+        notes.append(paired.MARK_NOTE)
+    if any(group.metrics["forgetting"].values for group in pairs.groups):
+        notes.append("Forgetting: lower is better.")
+    if comparison.many:
+        notes.append("The differences of the tasks are in `compare.json`.")
+    head = ("method", "pairs", *(METRIC_LABELS[key] for key in METRICS), *_shown_tasks(comparison))
+    return Table(head, tuple(rows), note=" ".join(notes), units=_units(comparison, 2))
 
 
 def drift_table(comparison: Comparison, decimals: int = 2) -> Table | None:
@@ -274,6 +321,13 @@ def _of_summary(summary: Summary, finished: int, decimals: int, mark: str = "") 
     count = len(summary.values)
     shown = f"{text.number(summary.mean, decimals)}{half}"
     return Entry(shown, detail=f"(n = {count})" if count != finished else "", mark=mark)
+
+
+def _of_difference(summary: Summary, pairs: int, decimals: int) -> Entry:
+    """``mean ± half width`` with the sign of the mean, and a mark where the interval does not contain 0."""
+    entry = _of_summary(summary, pairs, decimals, paired.MARK if paired.without_zero(summary) else "")
+    unsigned, signed = text.number(summary.mean, decimals), text.signed(summary.mean, decimals)
+    return dataclasses.replace(entry, text=signed + entry.text.removeprefix(unsigned))
 
 
 def _summaries(comparison: Comparison) -> list[Summary]:

@@ -51,8 +51,7 @@ def difference(part: DriftPart | None, decimals: int = 2) -> Entry:
     if part is None or part.difference is None:
         return Entry(text.MISSING)
     ends = part.difference_interval
-    shown = text.number(part.difference, decimals)
-    shown = f"+{shown}" if float(f"{part.difference:.{decimals}f}") > 0 else shown
+    shown = text.signed(part.difference, decimals)
     if ends is None:
         return Entry(shown)
     return Entry(f"{shown} {text.interval((ends[0], ends[1]))}", strong=ends[0] > 0 or ends[1] < 0)

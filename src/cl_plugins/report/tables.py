@@ -69,7 +69,7 @@ def to_markdown(table: Table) -> text.Markdown:
         if cell.code and cell.text:
             return text.code(cell.text)
         shown = text.strong(cell.text) if cell.strong else text.markdown_inside(cell.text)
-        return f"{cell.mark}{shown} {text.markdown_inside(cell.detail)}".strip()
+        return f"{text.markdown_inside(cell.mark)}{shown} {text.markdown_inside(cell.detail)}".strip()
 
     def name(index: int) -> str:
         unit = table.unit(index)

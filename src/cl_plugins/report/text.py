@@ -53,6 +53,12 @@ def number(value: float | None, decimals: int = 2) -> str:
     return text.replace("-", MINUS)
 
 
+def signed(value: float | None, decimals: int = 2) -> str:
+    """A difference: `number` with a plus sign where it is above 0 as it is shown."""
+    shown = number(value, decimals)
+    return f"+{shown}" if value is not None and float(f"{value:.{decimals}f}") > 0 else shown
+
+
 def interval(ends: tuple[float, float] | None) -> str:
     """A 95 % interval as ``[lo, hi]`` with one decimal, or nothing."""
     return f"[{number(ends[0], 1)}, {number(ends[1], 1)}]" if ends is not None else ""
