@@ -91,9 +91,9 @@ def run(job: Job, extra: Sequence[str]) -> bool:
     return done
 
 
-def compare(found: Sequence[Job], out: Path) -> int:
+def compare(found: Sequence[Job], out: Path, *more: str) -> int:
     """Write the table and picture over the runs that are finished; the exit code of the command."""
-    command = ["cl-plugins", "compare", *(str(job.output_dir) for job in found), "--out", str(out)]
+    command = ["cl-plugins", "compare", *(str(job.output_dir) for job in found), "--out", str(out), *more]
     return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 

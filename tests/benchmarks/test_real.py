@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
+import wave
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -13,7 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.real import dinov2, run_all, smollm2, sounds, texts, vlm, whisper
+from benchmarks.demo.run_all import Job
+from benchmarks.real import beeps, dinov2, run_all, smollm2, sounds, texts, vlm, whisper
 from benchmarks.real.wheels import Member, fetch
 from cl_plugins.base.errors import DataError
 from cl_plugins.data.prepare.registry import converters
@@ -273,14 +276,14 @@ def test_sounds_have_the_facts_that_are_asked_for() -> None:
     numpy = pytest.importorskip("numpy")
     rows = sounds.examples(40, seed=1)
     assert {question for _, question, _ in rows} == {"How many beeps are there?", "Is the pitch low, middle or high?"}
-    for wave, question, answer in rows:
-        assert (wave.shape, wave.dtype) == ((32000,), numpy.float32)
-        assert 0 < numpy.abs(wave).max() <= 1
+    for sound, question, answer in rows:
+        assert (sound.shape, sound.dtype) == ((32000,), numpy.float32)
+        assert 0 < numpy.abs(sound).max() <= 1
         if question.startswith("How many"):
-            loud = numpy.abs(wave).reshape(-1, 160).max(axis=1) > 0.02
+            loud = numpy.abs(sound).reshape(-1, 160).max(axis=1) > 0.02
             assert sounds.NUMBERS[int((loud[1:] & ~loud[:-1]).sum()) - 1] == answer
         else:
-            pitch = numpy.abs(numpy.fft.rfft(wave)).argmax() / sounds.SECONDS
+            pitch = numpy.abs(numpy.fft.rfft(sound)).argmax() / sounds.SECONDS
             assert min(sounds.PITCHES, key=lambda name: abs(numpy.log(sounds.PITCHES[name] / pitch))) == answer
     again = sounds.examples(40, seed=1)
     assert all(numpy.array_equal(a[0], b[0]) for a, b in zip(rows, again, strict=True))
@@ -336,6 +339,67 @@ def test_too_few_samples_and_a_failed_clone_are_errors(tmp_path: Path) -> None:
         texts.clone(tmp_path / "clone")
     (tmp_path / "clone" / "Classification").mkdir(parents=True)
     assert texts.clone(tmp_path / "clone") == tmp_path / "clone"
+
+
+def test_the_stream_of_sounds_asks_with_letters_for_what_is_heard(tmp_path: Path) -> None:
+    facts = beeps.build(tmp_path)
+    assert beeps.facts_of(tmp_path) == facts
+    info = json.loads((tmp_path / "dataset_info.json").read_text())
+    assert set(info) == {"count_train", "count_test", "pitch_train", "pitch_test"}
+    heard = {}
+    for name, about in info.items():
+        records = json.loads((tmp_path / about["file_name"]).read_text())
+        assert len(records) == (beeps.TRAIN if name.endswith("train") else beeps.TEST)
+        for record in records:
+            question, answer = (turn["value"] for turn in record["conversations"])
+            assert answer in record["options"]
+            assert f"{record['options'][-1]}. " in question
+            heard[record["audios"][0]] = (tmp_path / record["audios"][0]).read_bytes()
+    assert len({*heard.values()}) == len(heard) == 2 * (beeps.TRAIN + beeps.TEST)  # no test sound was trained on
+    with wave.open(str(tmp_path / "sounds" / "count_test_000.wav")) as file:
+        assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (16000, 1, 2)
+
+
+def test_sounds_need_a_reader(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(run_all, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match="torchcodec: is not installed"):
+        run_all.prepare("sounds", tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_runs_go_side_by_side_and_the_finished_ones_are_compared(
+    jobs: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """All jobs are at work at the same time, or one after another; the comparison has a baseline."""
+    together, most, lock = set(), [], threading.Lock()
+    gate = threading.Barrier(jobs, timeout=60)
+
+    def run(job: Job, extra: list[str]) -> bool:
+        with lock:
+            together.add(job)
+            most.append(len(together))
+        gate.wait()
+        with lock:
+            together.discard(job)
+        return job.method != "inclora"
+
+    compared = []
+    monkeypatch.setattr(run_all, "prepare", lambda name, wheels, clone: {"data": "x"})
+    monkeypatch.setattr(run_all, "run", run)
+    monkeypatch.setattr(
+        run_all, "compare", lambda jobs, out, *more: compared.append(([j.method for j in jobs], more)) or 0
+    )
+    monkeypatch.setattr(run_all.shutil, "copyfile", lambda a, b: None)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.chdir(ROOT)  # put back at the end
+    assert (
+        run_all.main(["sounds", "--jobs", str(jobs), "--out", str(tmp_path), "--", "use_cpu=false"]) == 1
+    )  # one failed
+    assert max(most) == jobs
+    assert compared == [(["seqlora", "replay"], ("--baseline", "seqlora"))]
+    facts = json.loads((tmp_path / "sounds" / "facts.json").read_text())
+    assert facts["overrides"] == ["use_cpu=false"]
+    assert (f"{jobs} runs at a time" in facts["machine"]) == (jobs > 1)
 
 
 def test_every_recipe_belongs_to_a_benchmark_and_is_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,13 +19,13 @@ def tables() -> list[str]:
 
 
 @pytest.mark.parametrize("name", tables())
-def test_the_page_shows_the_whole_table_of_methods(name: str) -> None:
+def test_the_page_shows_the_whole_tables_of_methods_and_of_differences(name: str) -> None:
     text = (RESULTS / name / "compare.md").read_text(encoding="utf-8")
-    rows = [
-        line for line in text.partition("## Methods")[2].partition("\n## ")[0].splitlines() if line.startswith("|")
-    ]
-    assert len(rows) > 2
-    assert [row for row in rows if row not in PAGE] == []
+    for head in ("## Methods", "## Differences"):
+        part = text.partition(head)[2].partition("\n## ")[0]
+        rows = [line for line in part.splitlines() if line.startswith("|")]
+        assert len(rows) > 2 or head not in text
+        assert [row for row in rows if row not in PAGE] == []
 
 
 @pytest.mark.parametrize("name", tables())
