@@ -43,6 +43,7 @@ class Cell:
         packages: Modules that have to be installed.
         gpu: Whether the CPU twin leaves it out.
         seconds: About how long it takes on an H100-class card, for the time budget; those of an H200 with slow CPU cores.
+        version: Of how it is measured; counts from 1.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Cell:
     packages: tuple[str, ...] = ()
     gpu: bool = False
     seconds: int = 32
+    version: int = 1
 
     @property
     def file_name(self) -> str:
@@ -78,7 +80,8 @@ class Cell:
         Args:
             scale: Sizes of models and trainings.
         """
-        content = {key: value for key, value in asdict(self).items() if key != "seconds"}
+        content = {key: value for key, value in asdict(self).items() if key not in ("seconds", "version")}
+        content |= {"version": self.version} if self.version > 1 else {}
         text = json.dumps([content, scale.plain()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -111,7 +114,7 @@ CELLS: tuple[Cell, ...] = (
     _trained(PLAIN, None),
     _trained("inclora, stack", "inclora", options=_STACK),
     Cell("base 1b", "base", SMALL, seconds=20),
-    Cell("killed and resumed, inclora 1b", "resume", SMALL, "inclora", _STACK, seconds=100),
+    Cell("killed and resumed, inclora 1b", "resume", SMALL, "inclora", _STACK, seconds=100, version=2),
     Cell("answers, llamafactory-cli", "host answers"),
     Cell("answers, cl_plugins", "our answers", method="seqlora", against="answers, llamafactory-cli"),
     Cell(FLOOR, "host answers", keys={"per_device_eval_batch_size": 3}, against="answers, llamafactory-cli", seconds=60),

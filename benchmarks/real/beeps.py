@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.real.sounds import NUMBERS, PITCHES, RATE, examples
+from cl_plugins.base.errors import DataError, Problem
 from cl_plugins.base.files import write_json
 
 
@@ -29,6 +30,9 @@ def build(out: Path, seed: int = 0) -> dict[str, Any]:
 
     Returns:
         Sizes and seed.
+
+    Raises:
+        DataError: Too few of the sounds fit a task.
     """
     info: dict[str, Any] = {}
     for number, (task, (question, labels)) in enumerate(TASKS.items()):
@@ -54,6 +58,8 @@ def _records(
     letters = "ABCDE"[: len(labels)]
     listed = " ".join(f"{letter}. {label}" for letter, label in zip(letters, labels, strict=True))
     waves = [(sound, answer) for sound, _, answer in examples(8 * count, seed) if answer in labels][:count]
+    if len(waves) < count:
+        raise DataError(Problem(name, f"has {len(waves)} sounds, not {count}.", "Use another seed."))
     (out / "sounds").mkdir(parents=True, exist_ok=True)
     records = []
     for number, (sound, answer) in enumerate(waves):

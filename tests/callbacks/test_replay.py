@@ -405,6 +405,16 @@ def test_fsdp_is_refused_with_every_method(llama, monkeypatch, tmp_path, method,
         task.callback.on_train_begin(arguments, None, None, task.model)
 
 
+@pytest.mark.parametrize(("method", "refused"), [("inclora", False), ("seqlora", False), ("lwf", True), ("ewc", True)])
+def test_fp16_is_refused_where_a_recipe_refuses_it(llama, tmp_path, method, refused):
+    learner = ContinualLearner(AutoModelForCausalLM.from_pretrained(llama), method, tmp_path / "state", lora=LORA)
+    arguments = SimpleNamespace(deepspeed=None, fsdp=[], fp16=True, seed=0)
+    # Where it is not refused, nothing has been trained when the block ends.
+    with pytest.raises(CompatibilityError if refused else RunStateError) as caught, learner.task("one") as task:
+        task.callback.on_train_begin(arguments, SimpleNamespace(global_step=0), None, task.model)
+    assert (f"fp16: '{method}' is not tested in fp16" in str(caught.value)) == refused
+
+
 def test_the_directory_of_a_run_is_not_a_learners(stream, tmp_path):
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "run.json").write_text("{}")

@@ -92,9 +92,30 @@ def test_orders_pair_with_their_own(tmp_path):
     assert found.groups[0].pairs == ()
     assert found.groups[0].metrics["last"] == summarise([])
     assert found.remarks == (
-        "Differences to seqlora: inclora has no pair, because its runs learn the tasks in other orders than those of "
-        "equal seed.",
+        "Differences to seqlora: inclora has no pair, because its runs learn other tasks, or in other orders, than those "
+        "of equal seed.",
     )
+
+
+@pytest.mark.parametrize("after", [None, "b"])
+def test_an_order_counts_with_the_tasks_that_only_one_run_has(after, tmp_path):
+    """Both end with b, but one has learned x before it and the other c: nothing else tells them apart in the table."""
+    runs = [
+        make_run(
+            tmp_path / method,
+            [first, "b", *rest],
+            [
+                [80.0, *[None] * (1 + len(rest))],
+                [50.0, 60.0, *[None] * len(rest)],
+                *([[40.0, 50.0, 60.0]] * len(rest)),
+            ],
+            method=method,
+            seed=0,
+        )
+        for method, first, rest in (("seqlora", "x", ["c"] * (after is not None)), ("olora", "c", []))
+    ]
+    (group,) = differences(read_comparison(runs, after=after), "seqlora").groups
+    assert group.pairs == ()
 
 
 @pytest.mark.parametrize(

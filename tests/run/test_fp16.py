@@ -105,3 +105,14 @@ def test_what_it_does_not_go_with_is_refused_together(run, llava, data, tmp_path
     assert "fp16: scales no gradients on the CPU" in said
     assert "fp16: is set together with `bf16`" in said
     assert not (tmp_path / "run").exists()
+
+
+def test_a_subclass_that_changes_gradients_is_not_what_was_tested():
+    from cl_plugins.methods.seqlora.method import SeqLoRA
+
+    class Clipping(SeqLoRA):
+        def change_gradients(self, context, model, step):
+            """Would see the scale."""
+
+    assert SeqLoRA(SeqLoRA.config_class()).trains_in_fp16
+    assert not Clipping(SeqLoRA.config_class()).trains_in_fp16

@@ -147,8 +147,11 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             problem = fsdp_problem("fsdp" if getattr(args, "fsdp", None) else FSDP)
             raise CompatibilityError(problem)
         terms = self.bind(model, args.seed)
-        if terms.has_penalties and (args.fp16 or _engine(args)):
-            what = "does not go with fp16, DeepSpeed or FSDP: the callback cannot add to their gradients."
+        if args.fp16 and not terms.method.trains_in_fp16:
+            what = f"'{terms.method.name}' is not tested in fp16: gradients are scaled and steps skipped."
+            raise CompatibilityError(Problem("fp16", what, "Train in bf16 or fp32."))
+        if terms.has_penalties and _engine(args):
+            what = "does not go with DeepSpeed or FSDP: the callback cannot add to their gradients."
             raise CompatibilityError(Problem("ContinualCallback", what, "Use bf16 or fp32, with DDP or one process."))
         if (terms.has_batch_terms or self._replay is not None) and not terms.in_loss:
             why = "uses the logits of every batch" if terms.has_batch_terms else "adds samples to the training set"

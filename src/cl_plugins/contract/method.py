@@ -176,6 +176,11 @@ class Method(ABC):
         """
         return {}
 
+    @property
+    def trains_in_fp16(self) -> bool:
+        """Whether fp16 is tested, for a method that leaves the scaled gradients alone; a subclass that does not is left out."""
+        return self.capabilities.fp16 and not (self.penalised or self.changes_gradients)
+
     # What happens in an optimizer step?
 
     @property

@@ -257,9 +257,16 @@ def _precision_problems(keys: Mapping[str, Any], base: Path) -> list[Problem]:
     frozen = any(keys.get(key, default) for key, default in _FROZEN.items()) and _TOWERS & {*config}
     if stored not in ("bfloat16", "float16") or not (frozen if full else keys.get("additional_target")):
         return []
-    trained = "the trained layers are" if full else f"`additional_target: {keys['additional_target']}` is"
+    given = keys.get("additional_target")
+    names = ",".join(map(str, given)) if isinstance(given, (list, tuple)) else given
+    trained = "the trained layers are" if full else f"`additional_target: {names}` is"
     what = f"is missing: the base is stored in {stored}, and {trained} kept in fp32, which does not go together."
-    return [Problem("bf16", what, "Set `bf16: true`.")]
+    fix = (
+        "Set `bf16: true`."
+        if stored == "bfloat16"
+        else "Set `bf16: true`, or `fp16: true` with a method that allows it."
+    )
+    return [Problem("bf16", what, fix)]
 
 
 def _tracker_problems(keys: Mapping[str, Any]) -> list[Problem]:

@@ -52,11 +52,13 @@ class Member:
         run: The run.
         name: Its directory, as short as tells it from the others.
         label: The group it belongs to.
+        order: What it has learned, in this order, up to the point of the comparison; also tasks that others do not have.
     """
 
     run: Run
     name: str
     label: str
+    order: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,8 @@ def read_comparison(
         left_out(read, short, tasks) if after is None else earlier.remarks(read, whole_runs, short, tasks, after)
     )
     runs = [on_tasks(run, tasks) for run in whole_runs]
-    members = tuple(Member(run, name, label) for run, name, label in zip(runs, short, labels, strict=True))
+    orders = [tuple(task for task in run.tasks if task not in run.test_only) for run in whole_runs]
+    members = tuple(Member(*one) for one in zip(runs, short, labels, orders, strict=True))
     groups = []
     probes = shared_probes(whole_runs)
     methods = [run.method for run in runs]

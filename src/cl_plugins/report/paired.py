@@ -1,7 +1,6 @@
 """Differences of every group to one of them, within pairs of runs of equal seed and task order.
 
-Runs of two methods with one seed and one order start from the same first task, so that the difference within a pair
-varies less than the means of the groups do.
+What seed and order decide alike for two methods (fresh weights, the order of samples) is then no part of the difference.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ class Paired:
 def differences(comparison: Comparison, name: str) -> Paired:
     """The differences of every other group to a baseline, within pairs.
 
-    A pair has one finished run of each group, of equal seed and equal order of the compared tasks. The order does not
+    A pair has one finished run of each group, of equal seed and equal order of all tasks learned so far. The order does not
     count where one of the two is a joint or an independent model: what is left then pairs by its seed. Runs of one group
     that share seed and order belong to no single pair and are left out.
 
@@ -126,7 +125,7 @@ def _pairs(mine: Sequence[Member], theirs: Sequence[Member]) -> tuple[list[Pair]
     pairs: list[Pair] = []
     unclear: list[Member] = []
     rules: tuple[tuple[Callable[[Member], Hashable], Callable[[Member, Member], bool]], ...] = (
-        (_order, lambda one, other: True),
+        (lambda member: member.order, lambda one, other: True),
         (lambda member: None, lambda one, other: _of_no_order(one) or _of_no_order(other)),
     )
     for part, fit in rules:
@@ -142,11 +141,6 @@ def _pairs(mine: Sequence[Member], theirs: Sequence[Member]) -> tuple[list[Pair]
                 unclear += {id(member): member for pair in fitting for member in pair}.values()
     place = {id(member): index for index, member in enumerate(mine)}
     return sorted(pairs, key=lambda pair: place[id(pair[0])]), unclear
-
-
-def _order(member: Member) -> tuple[str, ...]:
-    """The compared tasks in the order in which a run learns them."""
-    return tuple(task for task in member.run.tasks if task not in member.run.test_only)
 
 
 def _of_no_order(member: Member) -> bool:
@@ -190,5 +184,5 @@ def _reason(comparison: Comparison, group: Group, baseline: Group) -> str:
         if not known:
             return f"no run of {side.label} has recorded its seed"
     if seeds[0] & seeds[1]:
-        return "its runs learn the tasks in other orders than those of equal seed"
+        return "its runs learn other tasks, or in other orders, than those of equal seed"
     return "no seed is common to both"

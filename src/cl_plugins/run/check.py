@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,8 @@ def _config_problems(host: Host, keys: Mapping[str, Any], config: CLConfig) -> l
     """What method, engine, precision, replay and backend say to each other."""
     method = get_method(config.method)(config.options)
     facts = host.facts(keys, config.stream)
-    found = host.method_problems(config.method, method.capabilities, facts, method.penalised)
+    able = dataclasses.replace(method.capabilities, fp16=method.trains_in_fp16)
+    found = host.method_problems(config.method, able, facts, method.penalised)
     found += method.problems(facts)
     found += replay_problems(config, method.capabilities, facts, ranks.launched())
     found += backend_problems(host, config, method, facts)

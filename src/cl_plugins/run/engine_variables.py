@@ -51,7 +51,7 @@ def variable_problems(keys: Mapping[str, Any]) -> list[Problem]:
     asked = [name for name in ("bf16", "fp16") if keys.get(name)]
     if precision not in ("no", *asked):
         what = f"is {precision!r} in the environment, but not in the recipe."
-        fix = "Unset it, and write `bf16: true` in the recipe if you want it."
+        fix = "Unset it, and write `bf16: true` or `fp16: true` in the recipe if you want it."
         found.append(Problem("ACCELERATE_MIXED_PRECISION", what, fix))
     if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no":
         what = "is set in the environment; a compiled model is not tested with `cl`."
