@@ -23,9 +23,9 @@ still at work count in full.
 
   cl-plugins compare saves/*/ --after neuro --out interim
 
-`--baseline LABEL` adds the differences of every other row to one of them, within
-pairs of runs of equal seed and task order. LABEL is the label in the table, or
-the method where only one row has it.
+`--baseline LABEL` adds the differences of every other row to one of them,
+within pairs of runs of equal seed and task order. LABEL is the label in the
+table, or the method where only one row has it.
 
   cl-plugins compare saves/*/ --baseline seqlora --out differences
 
