@@ -58,12 +58,11 @@ class Ahead:
         self._waiting: subprocess.Popen[str] | None = self._start()
 
     def _start(self) -> subprocess.Popen[str]:
-        if self._log is None:
-            return subprocess.Popen(self._command, stdin=subprocess.PIPE, text=True, cwd=ROOT)
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        with self._log.open("a", encoding="utf-8") as told:
+        if self._log is not None:
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("a", encoding="utf-8") if self._log is not None else contextlib.nullcontext() as told:
             return subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=told, stderr=subprocess.STDOUT, text=True, cwd=ROOT
+                self._command, stdin=subprocess.PIPE, stdout=told, stderr=told, text=True, cwd=ROOT
             )
 
     def run(self, order: Mapping[str, Any], log: Path, limit: float) -> dict[str, Any]:

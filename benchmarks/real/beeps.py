@@ -7,13 +7,13 @@ and mean something else in the second task.
 from __future__ import annotations
 
 import json
-import wave
 from pathlib import Path
 from typing import Any
 
 from benchmarks.real.sounds import NUMBERS, PITCHES, RATE, examples
 from cl_plugins.base.errors import DataError, Problem
 from cl_plugins.base.files import write_json
+from cl_plugins.crossmodal.media import write_wav
 
 
 #: Task -> its question and its labels, in the order of the letters.
@@ -64,11 +64,7 @@ def _records(
     records = []
     for number, (sound, answer) in enumerate(waves):
         place = f"sounds/{name}_{number:03d}.wav"
-        with wave.open(str(out / place), "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(RATE)
-            file.writeframes((sound.clip(-1, 1) * 32767).astype("<i2").tobytes())
+        write_wav(out / place, sound, RATE)
         turns = [
             {"from": "human", "value": f"<audio>{question} {listed}"},
             {"from": "gpt", "value": letters[labels.index(answer)]},

@@ -13,7 +13,6 @@ from the root of the repository.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import platform
 import shutil
@@ -21,7 +20,6 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ from benchmarks.gpu.records import cards
 from benchmarks.real import beeps, smollm2, sounds, texts, vlm
 from cl_plugins.base.errors import DataError, Problem
 from cl_plugins.base.files import write_json
+from cl_plugins.base.versions import installed_versions
 
 
 DATA = Path("real_data")
@@ -95,15 +94,6 @@ def prepare(name: str, wheels: Path, clone: Path) -> dict[str, Any]:
     if not (DATA / "smollm2" / "config.json").is_file():
         smollm2.main(["--out", str(DATA / "smollm2"), "--wheels", str(wheels)])
     return texts.build(texts.clone(clone), DATA / "text", train=TRAIN, test=TEST, words=WORDS)
-
-
-def versions() -> dict[str, str]:
-    """Name -> version of the packages that matter and are installed."""
-    found = {}
-    for package in VERSIONS:
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
 
 
 def machine(jobs: int, overrides: Sequence[str]) -> str:
@@ -176,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     facts |= {
         "machine": machine(options.jobs, options.extra),
         "overrides": options.extra,
-        "versions": versions(),
+        "versions": installed_versions(VERSIONS),
         "runs": [job.output_dir.name for job in good],
     }
     if good:

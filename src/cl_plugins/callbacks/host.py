@@ -19,6 +19,7 @@ from ..base.errors import CompatibilityError, Problem
 from ..contract.capabilities import RunFacts
 from ..contract.host import KeyInfo, ModelSizes, Trained
 from ..run.card import TRAINED_BY_SCRIPT
+from ..run.precision import MIXED
 from .rows import ScoreFunction, TestRow, record_of_test
 from .settings import WORDS
 
@@ -159,7 +160,7 @@ class LearnerHost:
 
     def facts(self, keys: Mapping[str, Any], stream: Stream) -> RunFacts:
         """See `Host.facts`."""
-        half = keys.get("infer_dtype") in ("bfloat16", "float16")
+        half = keys.get("infer_dtype") in MIXED.values()
         return RunFacts(str(keys.get("finetuning_type")), stream, half_precision=half, keys=keys)
 
     def method_problems(self, name: str, able: Capabilities, facts: RunFacts, penalised: bool) -> list[Problem]:

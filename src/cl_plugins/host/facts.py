@@ -12,6 +12,7 @@ from ..base.errors import Problem
 from ..base.schema import nearest
 from ..contract.capabilities import Capabilities, RunFacts
 from ..run.engine_variables import FSDP, enabled, fsdp_problem, variable_problems
+from ..run.precision import MIXED, asked
 from ..streams import Stream
 from .names import env_enabled
 
@@ -70,19 +71,23 @@ def base_quantisation(keys: Mapping[str, Any], name_or_path: str) -> str | None:
     if bits:
         method = str(keys.get("quantization_method", "bnb")).lower()
         return _bitsandbytes(bits in (8, "8")) if method in {"bnb", "bitsandbytes"} else method
-    config = Path(name_or_path) / "config.json"
-    if config.is_file():
-        try:
-            quantised = json.loads(config.read_text(encoding="utf-8"))["quantization_config"] or {}
-        except (ValueError, KeyError, TypeError):
-            return None
-        if not isinstance(quantised, Mapping):
-            return None
-        found = quantised.get("quant_method")
-        if found == "bitsandbytes":
-            return _bitsandbytes(bool(quantised.get("load_in_8bit")))
-        return str(found) if found else None
-    return None
+    quantised = _local_config(name_or_path).get("quantization_config")
+    if not isinstance(quantised, Mapping):
+        return None
+    found = quantised.get("quant_method")
+    if found == "bitsandbytes":
+        return _bitsandbytes(bool(quantised.get("load_in_8bit")))
+    return str(found) if found else None
+
+
+def _local_config(name_or_path: str) -> Mapping[str, Any]:
+    """The configuration of a base in a folder; empty for one on a hub, and where the host will say what is wrong with it."""
+    path = Path(name_or_path) / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError:
+        return {}
+    return config if isinstance(config, Mapping) else {}
 
 
 def _bitsandbytes(eight_bit: bool) -> str:
@@ -103,7 +108,7 @@ def run_facts(keys: Mapping[str, Any], stream: Stream) -> RunFacts:
         quantisation=base_quantisation(keys, name),
         zero_stage=zero_stage(keys.get("deepspeed")),
         fsdp=bool(keys.get("fsdp")) or enabled(FSDP),
-        half_precision=bool(keys.get("bf16") or keys.get("fp16")),
+        half_precision=bool(asked(keys)),
         keys=keys,
     )
 
@@ -234,7 +239,7 @@ def setting_problems(keys: Mapping[str, Any]) -> list[Problem]:
     if template is not None and str(template) not in TEMPLATES:
         fix = f"{nearest(str(template), TEMPLATES)} See the table of models in LLaMA-Factory's README.".strip()
         found.append(Problem("template", f"LLaMA-Factory has no template {template!r}.", fix))
-    return found + _precision_problems(keys, Path(name)) + _tracker_problems(keys) + _environment_problems(keys)
+    return found + _precision_problems(keys, name) + _tracker_problems(keys) + _environment_problems(keys)
 
 
 #: What the host freezes in full fine-tuning of a base with towers, and whether it does by default.
@@ -242,20 +247,15 @@ _FROZEN = {"freeze_vision_tower": True, "freeze_multi_modal_projector": True, "f
 _TOWERS = frozenset({"vision_config", "audio_config"})
 
 
-def _precision_problems(keys: Mapping[str, Any], base: Path) -> list[Problem]:
+def _precision_problems(keys: Mapping[str, Any], name: str) -> list[Problem]:
     """A base in a 16-bit type next to weights that the host trains in fp32: without autocast they cannot be multiplied."""
-    if any(keys.get(key) for key in ("bf16", "fp16", "deepspeed")) or not (base / "config.json").is_file():
+    if asked(keys) or keys.get("deepspeed"):
         return []
-    try:
-        config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    except ValueError:  # the host says so when it reads it
-        return []
-    if not isinstance(config, Mapping):
-        return []
+    config = _local_config(name)
     stored = str(config.get("dtype") or config.get("torch_dtype") or "").removeprefix("torch.")
     full = keys.get("finetuning_type") == "full"
     frozen = any(keys.get(key, default) for key, default in _FROZEN.items()) and _TOWERS & {*config}
-    if stored not in ("bfloat16", "float16") or not (frozen if full else keys.get("additional_target")):
+    if stored not in MIXED.values() or not (frozen if full else keys.get("additional_target")):
         return []
     given = keys.get("additional_target")
     names = ",".join(map(str, given)) if isinstance(given, (list, tuple)) else given

@@ -23,11 +23,10 @@ def problems(run: Run, after: str) -> list[Problem]:
         run: The run.
         after: Name of the task.
     """
-    trained = [task for task in run.tasks if task not in run.test_only]
-    if after in trained:
+    if after in run.learned:
         return []
     told = f"is only tested on {after!r}" if after in run.tasks else f"has no task {after!r}"
-    what = f"{told}; it learns {counted(trained, listing(trained))}."
+    what = f"{told}; it learns {counted(run.learned, listing(run.learned))}."
     return [Problem(str(run.path), what, "Choose a task that every run learns, or leave this run out.")]
 
 
@@ -97,7 +96,7 @@ def remarks(
     yield from left_out([cut for cut, _ in streams], [name for _, name in streams], shared, "have learned by then")
     more: dict[str, list[str]] = {}
     for run, name in zip(runs, names, strict=True):
-        extra = [task for task in run.tasks if task not in shared and task not in run.test_only]
+        extra = [task for task in run.learned if task not in shared]
         if run.joint is not None and extra:
             more.setdefault(counted(extra, listing(extra)), []).append(name)
     for tasks, joint in more.items():

@@ -168,7 +168,7 @@ def read_comparison(
         left_out(read, short, tasks) if after is None else earlier.remarks(read, whole_runs, short, tasks, after)
     )
     runs = [on_tasks(run, tasks) for run in whole_runs]
-    orders = [tuple(task for task in run.tasks if task not in run.test_only) for run in whole_runs]
+    orders = [run.learned for run in whole_runs]
     members = tuple(Member(*one) for one in zip(runs, short, labels, orders, strict=True))
     groups = []
     probes = shared_probes(whole_runs)

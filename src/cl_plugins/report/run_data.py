@@ -208,9 +208,14 @@ class Run:
         return last.cells if last is not None else tuple(Cell() for _ in self.tasks)
 
     @property
+    def learned(self) -> tuple[str, ...]:
+        """The tasks that have training data, in their order; the others are only tested."""
+        return tuple(task for task in self.tasks if task not in self.test_only)
+
+    @property
     def _to_train(self) -> set[int]:
         """Columns of the tasks that have training data."""
-        return {index for index, task in enumerate(self.tasks) if task not in self.test_only}
+        return {self.tasks.index(task) for task in self.learned}
 
     @property
     def stream_trained(self) -> bool:

@@ -68,7 +68,7 @@ def left_out(runs: Sequence[Run], names: Sequence[str], shared: Sequence[str], h
     before: dict[str, list[str]] = {}
     for run, name in zip(runs, names, strict=True):
         last = max(run.tasks.index(task) for task in shared)
-        trained = [task for task in run.tasks if task not in run.test_only and task not in shared]
+        trained = [task for task in run.learned if task not in shared]
         extra = trained if run.joint is not None else [task for task in trained if run.tasks.index(task) < last]
         if extra and not run.independent:
             before.setdefault(listing(extra), []).append(name)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..base.errors import Problem
+from .precision import asked
 
 
 FSDP = "ACCELERATE_USE_FSDP"
@@ -48,8 +49,7 @@ def variable_problems(keys: Mapping[str, Any]) -> list[Problem]:
         what = "is set in the environment, but the recipe does not name the configuration."
         found.append(Problem(DEEPSPEED, what, "Unset it, and give `deepspeed: FILE` in the recipe."))
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
-    asked = [name for name in ("bf16", "fp16") if keys.get(name)]
-    if precision not in ("no", *asked):
+    if precision not in ("no", *asked(keys)):
         what = f"is {precision!r} in the environment, but not in the recipe."
         fix = "Unset it, and write `bf16: true` or `fp16: true` in the recipe if you want it."
         found.append(Problem("ACCELERATE_MIXED_PRECISION", what, fix))

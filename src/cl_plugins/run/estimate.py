@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..contract.capabilities import Capabilities
+from .precision import MIXED, asked
 
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 
 SMALL_FILES = 64 * 1024**2  # predictions, logs, reports, tokenizer
-_HALF = ("bfloat16", "float16")
 _FP32, _MOMENTS = 4, 8  # bytes per parameter: a weight, Adam's two moments
 
 
@@ -69,7 +69,7 @@ def disk_need(
         earlier: Tasks in the carry that the run starts from.
     """
     remarks: list[str] = []
-    mixed = bool(keys.get("bf16") or keys.get("fp16"))
+    mixed = bool(asked(keys))
     # DeepSpeed returns trained weights in the 16-bit type; its fp32 copies are in its checkpoints only
     width = 2 if mixed and zero_stage else _FP32
     update = model.trainable * width
@@ -85,7 +85,7 @@ def disk_need(
         remarks.append(
             "carry/ shares its files with tasks/; where the file system has no hard links, it needs as much again"
         )
-    half = mixed or model.dtype in _HALF
+    half = mixed or model.dtype in MIXED.values()
     narrow = 2 if half else _FP32
     whole = model.parameters * narrow + model.trainable * (0 if part else width - narrow)
     weights = update if part else whole

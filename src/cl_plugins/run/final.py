@@ -24,6 +24,7 @@ from ..records.files import table_problems, unlisted
 from ..records.record import shown
 from .base_card import README
 from .finish import MANIFEST
+from .precision import MIXED
 
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ def compute_in(model: Any, dtype: str) -> None:
     """
     import torch
 
-    if dtype not in ("bfloat16", "float16"):
+    if dtype not in MIXED.values():
         fix = "Copy the folder again from its source."
         raise RunStateError(Problem(MANIFEST, f"'autocast' is {shown(repr(dtype))}.", fix))
     original = model.forward

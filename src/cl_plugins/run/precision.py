@@ -6,15 +6,26 @@ from collections.abc import Mapping
 from typing import Any
 
 
+#: LLaMA-Factory's keys of mixed precision, and the dtype that each computes in.
+MIXED = {"bf16": "bfloat16", "fp16": "float16"}
+
+
+def asked(keys: Mapping[str, Any]) -> list[str]:
+    """The keys of mixed precision that a recipe sets.
+
+    Args:
+        keys: The recipe's host keys, or the trainer's arguments by name.
+    """
+    return [key for key in MIXED if keys.get(key)]
+
+
 def autocast_name(training: Any) -> str | None:
     """The dtype of autocast in a run with mixed precision, ``bfloat16`` or ``float16``; None without.
 
     Args:
         training: The host's training arguments, or other arguments with ``bf16`` and ``fp16``.
     """
-    if getattr(training, "bf16", False):
-        return "bfloat16"
-    return "float16" if getattr(training, "fp16", False) else None
+    return next((dtype for key, dtype in MIXED.items() if getattr(training, key, False)), None)
 
 
 def slow_precision(keys: Mapping[str, Any]) -> list[str]:
