@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -125,6 +126,17 @@ def test_a_signal_between_two_starts_is_not_forgotten(tmp_path):
     told = run_isolated(["launch"], tmp_path, start=start, tell=lambda _: os.kill(os.getpid(), signal.SIGTERM))
     assert told == EXIT_RUN_AGAIN
     assert len(start.seen) == 1
+
+
+def test_a_signal_while_the_process_starts_reaches_it(tmp_path, monkeypatch):
+    class Started(subprocess.Popen):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(subprocess, "Popen", Started)
+    command = [sys.executable, "-c", "import time; time.sleep(300); raise SystemExit(3)"]
+    assert run_isolated(command, tmp_path) == EXIT_RUN_AGAIN
 
 
 FAKE = """

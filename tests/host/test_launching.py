@@ -21,7 +21,8 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(int(sys.argv[2])))
 open(f"{sys.argv[1]}/ready{os.environ['RANK']}", "w").close()
 if sys.argv[3] == "leave" and os.environ["RANK"] == "0":
     sys.exit(int(sys.argv[2]))
-time.sleep(600)
+while True:  # one long sleep would miss a signal that comes just before it
+    time.sleep(0.05)
 """
 
 
@@ -86,7 +87,13 @@ def test_without_cl_the_launcher_is_as_it_was(launcher):
 
 def test_a_signal_for_the_launcher_reaches_the_process(tmp_path):
     """SIGTERM at once, SIGINT only when it comes again: a terminal sends it to both."""
-    child = "import signal, sys; signal.signal(signal.{0}, lambda *_: sys.exit(75)); print('on', flush=True); input()"
+    child = """
+import signal, sys, time
+signal.signal(signal.{0}, lambda *_: sys.exit(75))
+print("on", flush=True)
+while True:
+    time.sleep(0.05)
+"""
     parent = """
 import subprocess, sys
 from cl_plugins.host.launching import run_with_signals

@@ -198,7 +198,8 @@ def test_a_changed_picture_or_record_gives_another_name(llava, pictures, tmp_pat
     picture = data / records[2]["images"][0]
     state = os.stat(picture)
     content = bytearray(picture.read_bytes())
-    turned = open_picture(picture).convert("RGB").point(lambda value: 255 - value)
+    with open_picture(picture) as opened:
+        turned = opened.convert("RGB").point(lambda value: 255 - value)
     turned.save(picture)
     names.append(name_of(made))
     picture.write_bytes(content)

@@ -60,7 +60,7 @@ def test_several_nodes(parse_task: Callable[..., Any], monkeypatch: pytest.Monke
 
     def remember(command: list[str], **_: Any) -> SimpleNamespace:
         started.append(command)
-        return SimpleNamespace(returncode=0, wait=lambda: 0)
+        return SimpleNamespace(returncode=0, wait=lambda timeout: 0)
 
     monkeypatch.setattr(subprocess, "run", remember)
     monkeypatch.setattr(subprocess, "Popen", remember)  # by which a recipe with `cl` is started, see `host.launching`

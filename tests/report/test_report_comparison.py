@@ -396,6 +396,18 @@ def test_an_unfinished_run_is_shown_and_kept_out_of_the_means(tmp_path):
     assert "| inclora | 2 + 1 † |" in (tmp_path / "out/compare.md").read_text()
 
 
+def test_a_run_that_tests_nothing_is_told_as_such(tmp_path):
+    """Its rows stay empty to the end, as `cl.eval.scope: none` asks; it has not stopped before its first task."""
+    silent = demo_run(tmp_path / "inclora/seed8", seed=8, scores=[[None] * 4] * 4)
+    info = json.loads((silent / "run.json").read_text())
+    info["recipe"]["cl"]["eval"] = {"scope": "none"}
+    (silent / "run.json").write_text(json.dumps(info))
+    comparison = read_comparison([*seeds(tmp_path, moves=(0.0, 2.0)), silent])
+    assert (
+        "† seed8 is not complete: tests nothing (`cl.eval.scope: none`); left out of the means." in comparison.remarks
+    )
+
+
 def test_the_latest_scores_of_a_run_whose_matrix_has_rows_to_come_are_shown(tmp_path):
     """A run writes a row of nulls for every task that is still to come; such runs once counted as finished, without a score."""
     empty = [None] * 4

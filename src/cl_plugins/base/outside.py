@@ -7,11 +7,13 @@ raises `OutsideError`, a ValueError whose text says why; a file that is not ther
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
@@ -216,11 +218,16 @@ def _check_node(node: Any, known: dict[int, tuple[int, int]], above: tuple[int, 
     return known[id(node)]
 
 
-def open_picture(source: Path | bytes) -> Image:
+@contextlib.contextmanager
+def open_picture(source: Path | bytes) -> Iterator[Image]:
     """Open a picture with the formats in `PICTURE_FORMATS` only; its pixels are not decoded yet.
 
     Args:
-        source: A file, or the bytes of one.
+        source: A file, or the bytes of one. It is closed when the context ends; Pillow does not close what it was
+            given open.
+
+    Yields:
+        The picture.
 
     Raises:
         OutsideError: If it is no regular file, or has more than `PICTURE_PIXELS` pixels.
@@ -230,24 +237,19 @@ def open_picture(source: Path | bytes) -> Image:
 
     from PIL import Image, UnidentifiedImageError
 
-    file = io.BytesIO(source) if isinstance(source, bytes) else open_regular(source)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
-            picture = Image.open(file, formats=[name for name in PICTURE_FORMATS if _known_format(name)])
-    except UnidentifiedImageError as error:
-        file.close()
-        raise OSError(f"is not a picture in one of the formats {', '.join(PICTURE_FORMATS)}") from error
-    except Image.DecompressionBombError as error:
-        file.close()
-        raise OutsideError(str(error)) from error
-    except BaseException:
-        file.close()
-        raise
-    if picture.width * picture.height > PICTURE_PIXELS:
-        picture.close()
-        raise OutsideError(f"it has {picture.width} x {picture.height} pixels")
-    return picture
+    with io.BytesIO(source) if isinstance(source, bytes) else open_regular(source) as file:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
+                picture = Image.open(file, formats=[name for name in PICTURE_FORMATS if _known_format(name)])
+        except UnidentifiedImageError as error:
+            raise OSError(f"is not a picture in one of the formats {', '.join(PICTURE_FORMATS)}") from error
+        except Image.DecompressionBombError as error:
+            raise OutsideError(str(error)) from error
+        with picture:
+            if picture.width * picture.height > PICTURE_PIXELS:
+                raise OutsideError(f"it has {picture.width} x {picture.height} pixels")
+            yield picture
 
 
 def _known_format(name: str) -> bool:

@@ -152,7 +152,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             raise CompatibilityError(Problem("fp16", what, "Train in bf16 or fp32."))
         if terms.has_penalties and _engine(args):
             what = "does not go with DeepSpeed or FSDP: the callback cannot add to their gradients."
-            raise CompatibilityError(Problem("ContinualCallback", what, "Use bf16 or fp32, with DDP or one process."))
+            raise CompatibilityError(Problem("ContinualCallback", what, "Train with DDP or in one process."))
         if (terms.has_batch_terms or self._replay is not None) and not terms.in_loss:
             why = "uses the logits of every batch" if terms.has_batch_terms else "adds samples to the training set"
             what = f"'{self.method.name if terms.has_batch_terms else 'replay'}' {why}, which a callback cannot do."

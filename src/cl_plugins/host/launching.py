@@ -2,7 +2,7 @@
 
 torchrun reports every failed process with exit code 1, and `llamafactory-cli` runs torchrun without handing a signal
 on. For runs with ``cl:``, 75 ("run the same command again") reaches the caller of either, and a SIGTERM for the
-launcher reaches the processes that can act on it. Only the standard library is imported here.
+launcher reaches the processes that can act on it. Nothing is imported here that imports more than the standard library.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from cl_plugins.base.waiting import waited
 
 
 RUN_AGAIN = 75
@@ -123,7 +125,7 @@ def run_with_signals(start: Callable[[], subprocess.Popen[bytes]]) -> int:
         process = start()
         if signal.SIGTERM in seen:  # it came before there was a process
             process.send_signal(signal.SIGTERM)
-        return process.wait()
+        return waited(process)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -236,6 +236,8 @@ class Run:
         measured = [
             i for i, row in enumerate(self.trained_rows, 1) if any(cell.score is not None for cell in row.cells)
         ]
+        if not measured and self.info.get("recipe", {}).get("cl", {}).get("eval", {}).get("scope") == "none":
+            return "tests nothing (`cl.eval.scope: none`)"
         reached = len(measured) if self.independent else max(measured, default=0)
         if self.joint is None and reached < len(self._to_train):
             return f"measured after {reached} of {len(self._to_train)} tasks"

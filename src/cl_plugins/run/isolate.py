@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from ..base.errors import Problem, RecipeError, RunStateError
+from ..base.waiting import waited
 from .interrupt import EXIT_RUN_AGAIN
 from .journal import Journal
 
@@ -57,8 +58,10 @@ class _Child:
         """Start the command and wait for it; its exit code."""
         with subprocess.Popen(list(command)) as process:
             self._process = process
+            if self.stopped:  # the signal came before there was a process
+                process.send_signal(signal.SIGTERM)
             try:
-                return process.wait()
+                return waited(process)
             finally:
                 self._process = None
 
