@@ -52,7 +52,29 @@ def enlarged(picture, pixels=32 * 32):
 
 
 def answers(model, base, items, batch, *, padding=0, **settings):
-    """Greedy answers, several prompts at a time, as anyone asks a Transformers model.
+    """Greedy answers, several prompts at a time, as anyone asks a Transformers model: see `generated`."""
+    return [text for texts, _ in generated(model, base, items, batch, padding=padding, **settings) for text in texts]
+
+
+def close_calls(model, base, items, margin=2**-4):
+    """For each item, asked alone, whether the two best tokens of some step are as close as rounding to 16 bits may bring them.
+
+    Args:
+        model: The model.
+        base: Folder with tokenizer and processor.
+        items: The items.
+        margin: Largest difference of the logits, as a share of the largest absolute logit. A bfloat16 number has 8 bits; the
+            differences of several layers add up.
+    """
+    found = []
+    for _, steps in generated(model, base, items, 1):
+        best = [logits[0].float().topk(2).values for logits in steps]
+        found.append(any(a - b <= margin * step.abs().max() for (a, b), step in zip(best, steps, strict=True)))
+    return found
+
+
+def generated(model, base, items, batch, *, padding=0, **settings):
+    """Greedy answers and the logits of their steps, batch by batch.
 
     Args:
         model: The model.
@@ -68,7 +90,6 @@ def answers(model, base, items, batch, *, padding=0, **settings):
 
     processor = AutoProcessor.from_pretrained(base)
     processor.tokenizer.padding_side = "left"
-    found = []
     for start in range(0, len(items), batch):
         part = items[start : start + batch]
         prompts = [f"{tiny.SYSTEM} USER: {item.question} ASSISTANT:" for item in part]
@@ -77,10 +98,11 @@ def answers(model, base, items, batch, *, padding=0, **settings):
         for key, value in (("input_ids", 3), ("attention_mask", 0)):
             inputs[key] = pad(inputs[key], (padding, 0), value=value)
         more = {"do_sample": False, "pad_token_id": 3, "eos_token_id": 2, **settings}
-        ids = model.generate(**inputs, max_new_tokens=TOKENS, **more)
-        texts = processor.tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        found += [text.strip() for text in texts]
-    return found
+        more |= {"output_logits": True, "return_dict_in_generate": True}
+        out = model.generate(**inputs, max_new_tokens=TOKENS, **more)
+        ids = out.sequences[:, inputs["input_ids"].shape[1] :]
+        texts = processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        yield [text.strip() for text in texts], out.logits
 
 
 def request(item, **more):

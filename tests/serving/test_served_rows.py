@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from served_models import ROUTED, answers, kinds
+from served_models import ROUTED, answers, close_calls, kinds
 
 import cl_plugins
 
@@ -20,8 +20,15 @@ def test_a_row_is_answered_alike_in_every_batch(finished, name):
     items = [run.items[i % len(run.items)] for i in range(THIRTY)]
     assert {item.picture is None for item in items} == {True, False}
     wanted = [item.answer.strip() for item in items]
-    assert answers(model, run.final, items, THIRTY, padding=5) == wanted
-    assert answers(model, run.final, items, THIRTY, use_cache=False) == wanted
+    close = close_calls(model, run.final, items) if "bf16" in name else [False] * THIRTY
+    assert not all(close)
     few = len(run.items) // 2
-    assert answers(model, run.final, items[:few], 1, padding=3) == wanted[:few]
-    assert answers(model, run.final, items[:few], 1, use_cache=False) == wanted[:few]
+    for number, size, settings in (
+        (THIRTY, THIRTY, {"padding": 5}),
+        (THIRTY, THIRTY, {"use_cache": False}),
+        (few, 1, {"padding": 3}),
+        (few, 1, {"use_cache": False}),
+    ):
+        found = answers(model, run.final, items[:number], size, **settings)
+        other = [i for i, (one, two) in enumerate(zip(found, wanted[:number], strict=True)) if one != two]
+        assert all(close[i] for i in other), (settings, other)
