@@ -2,7 +2,6 @@
 
     python -m benchmarks.real.run_all text                        # SmolLM2-135M, four text tasks
     python -m benchmarks.real.run_all pictures                    # DINOv2-small with SmolLM2-135M, the demo's tasks
-    python -m benchmarks.real.run_all pictures_small              # the same, less of it, for two CPU cores
     python -m benchmarks.real.run_all sounds                      # Whisper tiny with SmolLM2-135M, computed beeps
     python -m benchmarks.real.run_all text --jobs 16 -- use_cpu=false   # 16 runs at a time on one card
 
@@ -46,21 +45,14 @@ class Benchmark:
     """A model, a stream and the recipes for it.
 
     Attributes:
-        name: Folder of its runs and of its results.
+        name: First part of the recipes' names.
         methods: Recipes, in the order in which they run.
         seeds: Seeds of the runs.
-        overrides: Keys of the recipes that it changes.
     """
 
     name: str
     methods: tuple[str, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
-    overrides: tuple[str, ...] = ()
-
-    @property
-    def kind(self) -> str:
-        """First part of the recipes' names, and what `prepare` makes."""
-        return self.name.partition("_")[0]
 
     @property
     def saves(self) -> Path:
@@ -71,19 +63,6 @@ class Benchmark:
 BENCHMARKS = {
     "text": Benchmark("text", ("seqlora", "replay", "olora", "inclora", "ewc", "multitask")),
     "pictures": Benchmark("pictures", ("seqlora", "replay", "olora", "inclora", "multitask")),
-    "pictures_small": Benchmark(
-        "pictures_small",
-        ("seqlora", "replay", "inclora"),
-        overrides=(
-            "cl.stream=benchmarks/real/pictures_small.yaml",
-            "max_samples=64",
-            "num_train_epochs=1.0",
-            "per_device_train_batch_size=4",
-            "learning_rate=1.0e-3",
-            "bf16=false",
-            "cl.eval.max_items=100",
-        ),
-    ),
     "sounds": Benchmark("sounds", ("seqlora", "replay", "inclora"), seeds=(0,)),
 }
 
@@ -151,14 +130,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     cut = words.index("--") if "--" in words else len(words)
     options = parser.parse_args(words[:cut])
+    options.extra = words[cut + 1 :]
     benchmark = BENCHMARKS[options.benchmark]
-    options.extra = [*benchmark.overrides, *words[cut + 1 :]]
     wrong = sorted({*(options.methods or ())} - {*benchmark.methods})
     if options.jobs < 1:
         parser.error("--jobs needs a number from 1")
     if wrong:
         parser.error(f"unknown recipes {', '.join(wrong)}; there are {', '.join(benchmark.methods)}")
-    recipes = f"{RECIPES}{benchmark.kind}_"
+    recipes = f"{RECIPES}{benchmark.name}_"
     wanted = [
         Job(method, seed, benchmark.saves, recipes)
         for seed in options.seeds or benchmark.seeds
@@ -171,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.chdir(ROOT)
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     try:
-        facts = prepare(benchmark.kind, options.wheels, options.texts)
+        facts = prepare(benchmark.name, options.wheels, options.texts)
     except DataError as error:
         sys.stderr.write(f"{error}\n")
         return 1
