@@ -98,8 +98,10 @@ def build(raw: Path, out: Path, *, train: int, test: int, words: int, seed: int 
         What was made: sizes and settings.
 
     Raises:
-        DataError: Files of the repository are missing.
+        DataError: Files of the repository are missing, or the folder holds data sets of other sizes.
     """
+    facts = {"repository": REPOSITORY, "commit": COMMIT, "train": train, "test": test, "words": words, "seed": seed}
+    _check(out, facts)
     tasks = load_stream(STREAM).task_names
     found: dict[tuple[str, str], list[Record]] = {}
     for draw in DRAWS:
@@ -123,9 +125,23 @@ def build(raw: Path, out: Path, *, train: int, test: int, words: int, seed: int 
                 "columns": {"messages": "conversations"},
             }
     write_json(out / "dataset_info.json", info)
-    facts = {"repository": REPOSITORY, "commit": COMMIT, "train": train, "test": test, "words": words, "seed": seed}
     write_json(out / "facts.json", facts)
     return facts
+
+
+def _check(out: Path, facts: Record) -> None:
+    """Keep data sets of other sizes, which runs may have been trained with."""
+    file = out / "facts.json"
+    if not file.is_file():
+        return
+    there = json.loads(file.read_text(encoding="utf-8"))
+    other = [f"{key} {there.get(key)}, not {value}" for key, value in facts.items() if there.get(key) != value]
+    if other:
+        raise DataError(
+            Problem(
+                str(out), f"holds data sets that were made otherwise: {'; '.join(other)}.", "Move the folder away."
+            )
+        )
 
 
 def _settings(draw: str, words: int) -> dict[str, str]:

@@ -332,6 +332,16 @@ def test_the_small_stream_is_balanced_and_trains_on_no_test_text(tmp_path: Path)
         assert "Dataset:" not in texts.text(read["train"][0])
 
 
+def test_data_sets_of_other_sizes_are_kept(tmp_path: Path) -> None:
+    raw, out = lfpt5(tmp_path / "raw"), tmp_path / "out"
+    facts = texts.build(raw, out, train=20, test=8, words=30)
+    before = {path.name: path.read_bytes() for path in out.glob("*.json*")}
+    with pytest.raises(DataError, match=r"train 20, not 10; words 30, not 20.*Move the folder away"):
+        texts.build(raw, out, train=10, test=8, words=20)
+    assert {path.name: path.read_bytes() for path in out.glob("*.json*")} == before
+    assert texts.build(raw, out, train=20, test=8, words=30) == facts
+
+
 def test_too_few_samples_and_a_failed_clone_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there are 0 samples, not 3"):
         texts.balanced([], 3, 0)

@@ -5,29 +5,45 @@ from __future__ import annotations
 import logging
 
 import pytest
+import torch
 from running import go, recipe
 
 from cl_plugins.base.logs import logger, set_up
 from cl_plugins.run import precision
 
 
+def model(dtype):
+    return torch.nn.Linear(2, 2, dtype=dtype)
+
+
 @pytest.mark.parametrize(
-    ("keys", "fast", "said"),
+    ("keys", "stored", "fast", "said"),
     [
-        ({"bf16": True, "use_cpu": True}, False, True),
-        ({"bf16": True, "use_cpu": True}, True, False),
-        ({"bf16": True}, False, False),  # a GPU computes
-        ({"use_cpu": True}, False, False),
+        ({"bf16": True, "use_cpu": True}, torch.float32, False, "trains without `bf16: true`"),
+        ({"bf16": True, "use_cpu": True}, torch.float32, True, ""),
+        ({"use_cpu": True}, torch.float32, False, ""),
+        ({"use_cpu": True}, torch.bfloat16, False, "store the base in fp32 (`model.to"),
+        ({"bf16": True, "use_cpu": True}, torch.bfloat16, False, "and leave out `bf16: true`"),
+        ({"use_cpu": True, "finetuning_type": "full"}, torch.bfloat16, False, ""),  # LLaMA-Factory makes it fp32
+        ({"use_cpu": True}, torch.bfloat16, True, ""),
     ],
 )
-def test_bf16_on_a_processor_without_it_is_said_to_be_slow(monkeypatch, keys, fast, said):
+def test_bf16_on_a_processor_without_it_is_said_to_be_slow(monkeypatch, keys, stored, fast, said):
     monkeypatch.setattr(precision, "_multiplies_bf16", lambda: fast)
-    assert bool(precision.slow_precision(keys)) is said
+    lines = precision.slow_precision(keys, model(stored))
+    assert [line.count(said) for line in lines] == ([1] if said else [])
+
+
+@pytest.mark.parametrize("keys", [{"bf16": True}, {}])
+@pytest.mark.parametrize("cards", [True, False])
+def test_nothing_is_said_where_a_card_computes(monkeypatch, keys, cards):
+    monkeypatch.setattr(precision, "_multiplies_bf16", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cards)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert bool(precision.slow_precision(keys, model(torch.bfloat16))) is not cards
 
 
 def test_pytorch_says_whether_it_has_kernels(monkeypatch):
-    import torch
-
     assert precision._multiplies_bf16() is torch.ops.mkldnn._is_mkldnn_bf16_supported()
     monkeypatch.setattr(torch.ops, "mkldnn", object())
     assert precision._multiplies_bf16()

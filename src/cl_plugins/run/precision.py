@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from torch.nn import Module
 
 
 #: LLaMA-Factory's keys of mixed precision, and the dtype that each computes in.
@@ -28,21 +32,35 @@ def autocast_name(training: Any) -> str | None:
     return next((dtype for key, dtype in MIXED.items() if getattr(training, key, False)), None)
 
 
-def slow_precision(keys: Mapping[str, Any]) -> list[str]:
-    """What to know of the recipe's precision on this machine.
+def slow_precision(keys: Mapping[str, Any], model: Module) -> list[str]:
+    """What to know of the precision that this machine computes in.
 
     Args:
         keys: The recipe's host keys.
+        model: The base. LLaMA-Factory loads it in the dtype in which it is stored, and keeps what it does not train in it.
 
     Returns:
         Sentences for the log.
     """
-    if not (keys.get("bf16") and keys.get("use_cpu")) or _multiplies_bf16():
+    import torch
+
+    kept = keys.get("finetuning_type") != "full"
+    stored = kept and any(p.dtype == torch.bfloat16 for p in model.parameters())
+    asked_for = bool(keys.get("bf16"))
+    if not (asked_for or stored) or not _on_processor(keys) or _multiplies_bf16():
         return []
-    return [
-        "this processor has no instructions for bf16: with `bf16: true` a step can take ten times as long as in fp32, "
-        "in which LLaMA-Factory trains without the key"
-    ]
+    slow = "this processor has no instructions for bf16: a step can take ten times as long as in fp32"
+    if stored:
+        fix = "store the base in fp32 (`model.to(torch.float32).save_pretrained(...)`)"
+        return [f"{slow}. To train in fp32, {fix}" + (" and leave out `bf16: true`" if asked_for else "")]
+    return [f"{slow}, in which LLaMA-Factory trains without `bf16: true`"]
+
+
+def _on_processor(keys: Mapping[str, Any]) -> bool:
+    """Whether the model computes on the processor: as the recipe says, or because there is nothing else."""
+    import torch
+
+    return bool(keys.get("use_cpu")) or not (torch.cuda.is_available() or torch.backends.mps.is_available())
 
 
 def _multiplies_bf16() -> bool:

@@ -30,7 +30,6 @@ from .interrupt import Interrupted, StopRequest
 from .journal import Journal
 from .opening import Opening, begin, forget_end, note_failure, open_directory, trained_tasks
 from .plan import JOINT, ORACLE, ZERO_SHOT, Step, make_plan
-from .precision import slow_precision
 from .progress import Progress, clock
 from .reading import read_data
 from .state import RunState
@@ -86,7 +85,7 @@ class Runner:
             return
         if state.carry is not None:
             ranks.on_main(state.carry.verify)
-        for line in (*unused_sets(state.host, state.host_keys, self._config), *slow_precision(state.host_keys)):
+        for line in unused_sets(state.host, state.host_keys, self._config):
             logger.info("%s", line)
         self._read(todo, opening.appended)
         ranks.on_main(lambda: self._begin(opening))

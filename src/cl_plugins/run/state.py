@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import DataError, Problem
+from ..base.logs import logger
 from ..config import CLConfig
 from ..contract.carry import Carry, TaskUpdate
 from ..contract.session import validates
@@ -20,6 +21,7 @@ from .data_sets import FileHashes
 from .interrupt import StopRequest
 from .journal import Journal
 from .plan import JOINT, ZERO_SHOT, Step
+from .precision import slow_precision
 from .progress import Progress
 from .reading import TrainingSets
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from ..contract.host import Host
     from ..contract.method import Method, Route
     from ..contract.phase import Phase
-    from ..contract.session import Rows, Session, TaskArgs
+    from ..contract.session import HostBase, Rows, Session, TaskArgs
     from ..contract.test_item import TestSet
     from ..evaluation.items import TaskScore
     from .trackers import StreamTracker
@@ -236,6 +238,13 @@ class RunState:
             return self.session.joint_training_set(args, parts), None
         return self.session.training_set(task, args, with_rows=self.config.replay.enabled)
 
+    @cached_property
+    def _base(self) -> HostBase:
+        base = self.session.base
+        for line in slow_precision(self.host_keys, base.model):
+            logger.info("%s", line)
+        return base
+
     def route(self, carry: Carry | None, task: str) -> Route:
         """What decides, in addition to the carry, which model answers a task's questions.
 
@@ -272,7 +281,7 @@ class RunState:
         route = self.route(carry, task) if task is not None else None
         key = (carry.tasks if carry is not None else None, route)
         if self._model_of != key or self._model_of is _NOTHING:
-            base = self.session.base
+            base = self._base
             started = time.monotonic()
             self._model = self.method.restore(base, carry, route)
             self._model_of = key
