@@ -70,6 +70,10 @@ demo-compare: demo-data ## every method over three seeds on the demo; one table 
 test: venv ## the tests that belong to every change
 	OMP_NUM_THREADS=1 $(RUN) python -m pytest -n 2 --dist loadfile -m "$(FAST_TESTS)" $(ARGS)
 
+.PHONY: test-draws
+test-draws: venv ## the property tests with examples that no earlier run has drawn
+	OMP_NUM_THREADS=1 $(RUN) python -m pytest --hypothesis-profile=draws -m "hypothesis and ($(FAST_TESTS))" $(ARGS)
+
 .PHONY: test-slow
 test-slow: venv ## the long tests
 	$(RUN) python -m pytest -m "slow and not engines and not kill and not fuzz" $(ARGS)

@@ -63,7 +63,7 @@ def offloads(deepspeed: Any) -> dict[str, str]:
 
 
 def base_quantisation(keys: Mapping[str, Any], name_or_path: str) -> str | None:
-    """Name of the quantisation of the base: asked for in the recipe, or written in a local base's config.
+    """Name of the quantisation of the base: asked for in the recipe, or written in the base's config.
 
     ``bnb`` is bitsandbytes with 4 bits, ``bnb-8bit`` the same with 8.
     """
@@ -71,7 +71,7 @@ def base_quantisation(keys: Mapping[str, Any], name_or_path: str) -> str | None:
     if bits:
         method = str(keys.get("quantization_method", "bnb")).lower()
         return _bitsandbytes(bits in (8, "8")) if method in {"bnb", "bitsandbytes"} else method
-    quantised = _local_config(name_or_path).get("quantization_config")
+    quantised = _config(keys, name_or_path).get("quantization_config")
     if not isinstance(quantised, Mapping):
         return None
     found = quantised.get("quant_method")
@@ -80,14 +80,40 @@ def base_quantisation(keys: Mapping[str, Any], name_or_path: str) -> str | None:
     return str(found) if found else None
 
 
-def _local_config(name_or_path: str) -> Mapping[str, Any]:
-    """The configuration of a base in a folder; empty for one on a hub, and where the host will say what is wrong with it."""
-    path = Path(name_or_path) / "config.json"
+def _config(keys: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The configuration of a base in a folder, or of one from a hub that was downloaded before.
+
+    Empty for another base, and where the host will say what is wrong with it: a recipe is checked without a network.
+    """
+    path = Path(name) / "config.json"
     try:
+        if not Path(name).exists():
+            path = Path(_cached(keys, name) or path)
         config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError:
+    except (OSError, ValueError):
         return {}
     return config if isinstance(config, Mapping) else {}
+
+
+def _cached(keys: Mapping[str, Any], name: str) -> str | None:
+    """Where the configuration of a base lies in the hub's cache; None if it does not.
+
+    Raises:
+        OSError: The name is none of a base.
+    """
+    from transformers.utils import cached_file
+
+    found = cached_file(
+        name,
+        "config.json",
+        cache_dir=keys.get("cache_dir"),
+        revision=str(keys.get("model_revision") or "main"),
+        local_files_only=True,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return found if isinstance(found, str) else None
 
 
 def _bitsandbytes(eight_bit: bool) -> str:
@@ -251,7 +277,7 @@ def _precision_problems(keys: Mapping[str, Any], name: str) -> list[Problem]:
     """A base in a 16-bit type next to weights that the host trains in fp32: without autocast they cannot be multiplied."""
     if asked(keys) or keys.get("deepspeed"):
         return []
-    config = _local_config(name)
+    config = _config(keys, name)
     stored = str(config.get("dtype") or config.get("torch_dtype") or "").removeprefix("torch.")
     full = keys.get("finetuning_type") == "full"
     frozen = any(keys.get(key, default) for key, default in _FROZEN.items()) and _TOWERS & {*config}
