@@ -63,7 +63,9 @@ def learner(llama, tmp_path):
     return make
 
 
-def train(task, llama, out, trainer=Trainer, layout=(4, 1), **given):
+def train(
+    task, llama, out, trainer=Trainer, layout=(4, 1), resume=None, more=(), samples=None, evaluated=False, **given
+):
     tokenizer = AutoTokenizer.from_pretrained(llama)
     extra = {"terms": task.terms} if issubclass(trainer, ContinualTrainerMixin) else {}
     settings = {
@@ -74,14 +76,15 @@ def train(task, llama, out, trainer=Trainer, layout=(4, 1), **given):
         "max_grad_norm": 0.0,
     }
     trainer = trainer(
-        model=task.model, train_dataset=rows(tokenizer), data_collator=DataCollatorForSeq2Seq(tokenizer),
-        callbacks=[task.callback], **extra,
+        model=task.model, train_dataset=samples if samples is not None else rows(tokenizer),
+        eval_dataset=rows(tokenizer) if evaluated else None, data_collator=DataCollatorForSeq2Seq(tokenizer),
+        callbacks=[task.callback, *more], **extra,
         args=TrainingArguments(
             output_dir=str(out), per_device_train_batch_size=layout[0], gradient_accumulation_steps=layout[1],
-            save_strategy="no", report_to=[], use_cpu=True, disable_tqdm=True, logging_steps=1, **{**settings, **given},
+            report_to=[], use_cpu=True, disable_tqdm=True, logging_steps=1, **{"save_strategy": "no", **settings, **given},
         ),
     )  # fmt: skip
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume)
     return trainer
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import CompatibilityError, Problem
 from .held_base import HeldBase
+from .lora_config import lora_problems
 
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class PlainBase(HeldBase):
         if hasattr(model, "peft_config"):
             what = "has an adapter already."
             raise CompatibilityError(Problem("model", what, "Pass the base; `lora` defines the adapters."))
+        if lora is not None and (problems := lora_problems(lora)):
+            raise CompatibilityError(problems)
         self._lora = lora
         self._wanted = [name for name, p in model.named_parameters() if p.requires_grad]
         config = json.dumps(model.config.to_diff_dict(), sort_keys=True, default=str)

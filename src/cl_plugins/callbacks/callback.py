@@ -25,12 +25,13 @@ from ..replay.trainers import TrainerReplay, replay_config
 from ..run.engine_variables import FSDP, enabled, fsdp_problem
 from ..streams import Task
 from ..training.collated import CollatedData
-from ..training.extras import load_extras, save_extras
+from ..training.extras import extras, load_extras, save_extras
 from ..training.guards import check_loss
 from ..training.handover import write_carry, write_update
 from ..training.phase_samples import Part
 from ..training.task import Learned, TaskTraining
 from ..training.terms import TaskTerms, add_gradient
+from .given import begin_checkpoints, check_best, check_model, mark_of, note_checkpoint
 from .settings import WORDS
 
 
@@ -111,6 +112,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         self._samples: int | None = None
         self._training: TaskTraining | None = None
         self.finished = False
+        self.stopped = 0  # optimizer steps after which the training was ended early
         learned = self.carry.tasks if self.carry is not None else ()
         if self.task.name.casefold() in {name.casefold() for name in learned}:
             fix = "Skip it, or choose another directory."
@@ -146,7 +148,13 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         if _engine(args) == "fsdp":
             problem = fsdp_problem("fsdp" if getattr(args, "fsdp", None) else FSDP)
             raise CompatibilityError(problem)
+        if self.finished:
+            what = "is trained already; a second training in its block would not be in the carry."
+            fix = "Train once, with all samples; or give the second training a task of its own."
+            raise RunStateError(Problem(f"task '{self.task.name}'", what, fix))
+        check_model(model, self.terms.model if self.terms is not None else None)
         terms = self.bind(model, args.seed)
+        check_best(args, self.method, model, terms.in_loss)
         if args.fp16 and not terms.method.trains_in_fp16:
             what = f"'{terms.method.name}' is not tested in fp16: gradients are scaled and steps skipped."
             raise CompatibilityError(Problem("fp16", what, "Train in bf16 or fp32."))
@@ -178,7 +186,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             self.run.tracker.on_train_begin(args, state, control, model=model, **kwargs)
         loader = kwargs.get("train_dataloader")
         self._samples = _size(getattr(loader, "dataset", None))
-        if loader is None or not hasattr(getattr(loader, "dataset", None), "__len__"):
+        if loader is None or self._samples is None:
             if self._replay is not None:
                 what = "has no random access, so that none of its samples can be kept."
                 raise CompatibilityError(Problem("the trainer's data loader", what, "Leave `replay` out."))
@@ -194,15 +202,25 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
 
     def _begin(self, args: Any, state: Any, terms: TaskTerms, model: Any) -> None:
         """Guards, and what a resumed trainer has not loaded."""
-        if state.global_step:
-            load_extras(model, Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        mark = mark_of(self.method.name, self.task.name, self.phase.name, self.carry)
+        place = begin_checkpoints(state, args, mark, terms.resumed)
+        if place is not None:
+            load_extras(model, place)
+        elif state.global_step and extras(model):
+            what = (
+                f"the trainer goes on from a checkpoint that is not {args.output_dir}/checkpoint-{state.global_step}."
+            )
+            fix = "Give the folder of the checkpoint as `output_dir`, or use a trainer with `ContinualTrainerMixin`."
+            raise RunStateError(Problem(f"task '{self.task.name}'", what, fix))
         wanted = getattr(self._base, "wanted_modules", ())
         self._training = TaskTraining(terms, model, wanted)
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Put what the trainer does not save into its checkpoint."""
         if self.terms is not None and args.should_save:
-            save_extras(model, Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            save_extras(model, folder)
+            note_checkpoint(state, folder)
 
     def _check_start(self, model: Any) -> None:
         """Where something else builds the model, it must have taken up what the earlier tasks left.
@@ -241,7 +259,9 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Write what the task has learned, unless the training was stopped before its end."""
         if state.global_step < state.max_steps:
-            logger.warning("task '%s' was stopped early; no carry is written", self.task.name)
+            told = "task '%s' was stopped after %d of %d optimizer steps; no carry is written"
+            logger.warning(told, self.task.name, state.global_step, state.max_steps)
+            self.stopped = state.global_step
             return
         if self.terms is None or self._training is None or self.finished:
             return
@@ -313,6 +333,7 @@ class PhaseCallback(ContinualCallback):
         self._own, self.phase, self.finished = task, phase, False
         self.stream, self.run = task.stream, task.run
         self._steps, self._samples, self._arguments = 0, None, None
+        self.stopped = 0
         self.update = task.update
         self._first = replace(task.context(seed), phase=phase.name)
         self.terms = None
@@ -345,8 +366,10 @@ def _check_layout(args: Any, model: Any, second_forward: bool) -> None:
 
 
 def _size(dataset: Any) -> int | None:
-    """Number of samples, where a data set knows it."""
-    return len(dataset) if hasattr(dataset, "__len__") else None
+    """Number of samples, where a data set knows it and has them at hand."""
+    from torch.utils.data import IterableDataset
+
+    return len(dataset) if hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset) else None
 
 
 def _engine(args: Any) -> str | None:

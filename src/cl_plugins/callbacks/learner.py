@@ -61,6 +61,11 @@ class LearnerTask:
         last = (Phase(), *self.callback.further)[-1]
         return self._last.finished and self._last.phase == last
 
+    @property
+    def stopped(self) -> int:
+        """Optimizer steps after which the last training was ended early; 0 if it was not."""
+        return self._last.stopped
+
     def trainings(self) -> Iterator[LearnerTraining]:
         """The trainings of the task, one after the other; carry out each before the next is asked for.
 
@@ -252,7 +257,13 @@ class ContinualLearner:
         if not led.finished:
             what = f"task '{callback.task.name}' was not trained to its end."
             fix = "Train `task.model` with `task.callback`."
-            if callback.further:
+            if led.stopped:
+                what = f"the training of task '{callback.task.name}' was ended after {led.stopped} optimizer steps."
+                fix = (
+                    "A callback of the trainer did it (early stopping, for example). Give the steps that are to be trained as "
+                    "`max_steps`, and take the weights of the best step with `load_best_model_at_end`."
+                )
+            if callback.further and not led.stopped:
                 fix = f"'{self.method.name}' has further trainings: carry out all of `task.trainings()`."
             raise RunStateError(Problem(str(self.directory), what, fix))
 

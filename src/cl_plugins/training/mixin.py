@@ -100,10 +100,19 @@ class ContinualTrainerMixin:
         """Load a checkpoint, see `_save`."""
         base, me = cast(Any, super()), cast(Any, self)
         target = me.model if model is None else model
+        if self._terms is not None:
+            self._terms.resumed = Path(resume_from_checkpoint)
         if only_extras(target):
             load_extras(target, Path(resume_from_checkpoint))
         else:
             base._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        """Load the weights of the best step, those of a method's own among them."""
+        base, me = cast(Any, super()), cast(Any, self)
+        if not only_extras(me.model):
+            base._load_best_model()
+        load_extras(me.model, Path(me.state.best_model_checkpoint))
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One micro-batch; with the last one of an optimizer step the method's part of the gradient."""

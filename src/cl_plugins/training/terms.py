@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Problem, TrainingError
@@ -37,6 +38,8 @@ class TaskTerms:
         method: The method.
         context: The task.
         in_loss: Whether a trainer with `ContinualTrainerMixin` looks after the terms.
+        model: What is trained, not wrapped.
+        resumed: The checkpoint that such a trainer goes on from.
         last: Name -> latest value.
     """
 
@@ -48,29 +51,30 @@ class TaskTerms:
         more: BatchTerms | None = None,
         join: Callable[[Any, int], Any] | None = None,
     ) -> None:
-        self.method, self._model, self._more = method, model, more
+        self.method, self.model, self._more = method, model, more
         self.join = join
         self.context = context
         self.has_penalties = method.penalised
         self.has_batch_terms = more is not None or method.reads_logits
         self.in_loss = False
+        self.resumed: Path | None = None
         self._largest: dict[str, float] = {}
         self._steps_seen: tuple[int, int] | None = None  # the first and the last
         self.last: dict[str, float] = {}
 
     def learning_rates(self) -> dict[str, float]:
         """The method's factors on the learning rate."""
-        return dict(self.method.learning_rates(self.context, self._model))
+        return dict(self.method.learning_rates(self.context, self.model))
 
     def penalties(self, step: int) -> list[Tensor]:
         """The penalties of a step that can be learned from; checked and noted."""
-        return self._checked(self.method.penalties(self.context, self._model), step)
+        return self._checked(self.method.penalties(self.context, self.model), step)
 
     def batch(self, batch: Batch) -> list[Tensor]:
         """The terms of a micro-batch; checked and noted."""
-        terms = self.method.batch_terms(self.context, self._model, batch)
+        terms = self.method.batch_terms(self.context, self.model, batch)
         if self._more is not None:
-            terms = {**terms, **self._more(self.context, self._model, batch)}
+            terms = {**terms, **self._more(self.context, self.model, batch)}
         return self._checked(terms, batch.step)
 
     def _checked(self, terms: dict[str, Tensor], step: int) -> list[Tensor]:
@@ -86,11 +90,11 @@ class TaskTerms:
 
     def change_gradients(self, step: int) -> None:
         """The method's change of the gradients of a step."""
-        self.method.change_gradients(self.context, self._model, step)
+        self.method.change_gradients(self.context, self.model, step)
 
     def after_step(self, *, last: bool) -> None:
         """What the method does after an optimizer step."""
-        self.method.after_step(self.context, self._model, last=last)
+        self.method.after_step(self.context, self.model, last=last)
 
     @property
     def logs(self) -> dict[str, float]:

@@ -1,0 +1,138 @@
+"""What a trainer may have been given in place of a task's own model, data or checkpoint."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..adapters.lora_config import check_adapters
+from ..base.errors import CompatibilityError, Problem, RunStateError
+from ..base.files import sha256, write_json
+from ..base.outside import read_json
+from ..contract.carry import FILE as CARRY
+from ..training.extras import extras
+
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from ..contract.carry import Carry
+    from ..contract.method import Method
+
+#: Key of ``stateful_callbacks`` in a checkpoint's ``trainer_state.json``, and a file of the checkpoint.
+MARK, MARK_FILE = "cl_plugins", "cl_task.json"
+
+
+def check_model(model: Module, begun: Module | None) -> None:
+    """The trainer trains what the task has begun with.
+
+    Args:
+        model: What is trained.
+        begun: What the task has begun with; None where something else builds the model.
+
+    Raises:
+        CompatibilityError: It trains other tensors, which nobody would take up again.
+    """
+    if begun is None:
+        if hasattr(model, "peft_config"):
+            check_adapters(model.peft_config)  # type: ignore[arg-type]
+        return
+    trained = {id(p) for p in model.parameters() if p.requires_grad}
+    wanted = {id(p) for p in begun.parameters() if p.requires_grad}
+    if trained != wanted:
+        what = "does not train the tensors of `task.model`, so that the carry would not hold what it learns."
+        fix = "Pass `task.model` as it is: no `peft_config`, no adapter of your own, nothing frozen or unfrozen."
+        raise CompatibilityError(Problem("the trainer's model", what, fix))
+
+
+def check_best(args: Any, method: Method, model: Module, in_loss: bool) -> None:
+    """Whether the best weights of a training can be those that remain.
+
+    Args:
+        args: The trainer's arguments.
+        method: The method.
+        model: What is trained.
+        in_loss: Whether the trainer has `ContinualTrainerMixin`.
+
+    Raises:
+        CompatibilityError: The method makes what remains in the last step, or the trainer would load a part of the weights.
+    """
+    if not getattr(args, "load_best_model_at_end", False):
+        return
+    if method.ends_in_last_step:
+        what = (
+            f"does not go with '{method.name}', which makes what remains of a task in the last step of its training."
+        )
+        raise CompatibilityError(Problem("load_best_model_at_end", what, "Leave it out."))
+    if not in_loss and extras(model):
+        what = f"leaves the tensors of '{method.name}' as they are in the last step: the trainer does not know them."
+        fix = "Leave it out, or use `class Mine(ContinualTrainerMixin, YourTrainer)` and pass `terms=task.terms`."
+        raise CompatibilityError(Problem("load_best_model_at_end", what, fix))
+
+
+def mark_of(method: str, task: str, phase: str, carry: Carry | None) -> dict[str, str]:
+    """What tells the checkpoints of one training from those of others.
+
+    Args:
+        method: Name of the method.
+        task: Name of the task.
+        phase: Name of the phase; empty for the task's own training.
+        carry: The carry it goes on from.
+    """
+    before = sha256(carry.path / CARRY) if carry is not None else ""
+    return {"method": method, "task": task, "phase": phase, "carry": before}
+
+
+def begin_checkpoints(state: Any, args: Any, mark: dict[str, str], resumed: Path | None) -> Path | None:
+    """Note in the trainer's state whose training it is; of a resumed one, compare.
+
+    Args:
+        state: The trainer's state. It is written into every checkpoint and comes back with it.
+        args: The trainer's arguments.
+        mark: From `mark_of`.
+        resumed: The checkpoint that the trainer goes on from, where that is known.
+
+    Returns:
+        The folder of the checkpoint; None if the training begins, or if the checkpoint does not lie in ``output_dir``.
+
+    Raises:
+        RunStateError: The checkpoint is of another training.
+    """
+    noted = getattr(state, "stateful_callbacks", None)
+    state.stateful_callbacks = noted if isinstance(noted, dict) else {}
+    found = state.stateful_callbacks.get(MARK)
+    state.stateful_callbacks[MARK] = {**mark, "training": uuid.uuid4().hex}
+    if not state.global_step:
+        return None
+    place = resumed or Path(args.output_dir) / f"checkpoint-{state.global_step}"
+    if not isinstance(found, dict) or {key: found.get(key) for key in mark} != mark:
+        whose = f"task '{found.get('task')}'" if isinstance(found, dict) else "a training without this callback"
+        if isinstance(found, dict) and found.get("task") == mark["task"]:
+            whose = f"another training of '{mark['task']}'"
+        what = f"the trainer goes on from its checkpoint {place.name}, which is of {whose}."
+        fix = "Resume from a checkpoint of this task only; an `output_dir` of its own for every task keeps them apart."
+        raise RunStateError(Problem(f"task '{mark['task']}'", what, fix))
+    state.stateful_callbacks[MARK] = found
+    if resumed is None and not _lies_in(place, found):
+        return None
+    return place
+
+
+def _lies_in(place: Path, mark: dict[str, str]) -> bool:
+    """Whether a checkpoint is the one whose state was loaded."""
+    try:
+        return bool(read_json(place / MARK_FILE) == mark)
+    except (OSError, ValueError):
+        return False
+
+
+def note_checkpoint(state: Any, folder: Path) -> None:
+    """Write into a checkpoint whose it is, next to what the trainer does not save.
+
+    Args:
+        state: The trainer's state.
+        folder: ``checkpoint-<step>``.
+    """
+    if folder.is_dir() and isinstance(state.stateful_callbacks, dict) and MARK in state.stateful_callbacks:
+        write_json(folder / MARK_FILE, state.stateful_callbacks[MARK])
