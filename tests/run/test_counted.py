@@ -10,6 +10,7 @@ import tiny
 from running import go, journal, load, recipe
 
 from cl_plugins.base.errors import DataError
+from cl_plugins.cli.validate import check_recipe
 from cl_plugins.host.data import load_training_set
 from cl_plugins.host.session import Session
 from cl_plugins.host.task_args import parse
@@ -160,3 +161,53 @@ def test_cells_that_a_csv_reader_takes_for_missing_are_counted(counted):
     rows = "\n".join(f"question {i}?,,{answer}" for i, answer in enumerate(answers))
     found = counted(f"instruction,input,output\n{rows}\n", file="train.csv")
     assert (found.records, found.dropped) == (6, 4)
+
+
+@pytest.mark.parametrize("kept", [5, 2500])  # records are read a thousand at a time
+def test_empty_answers_are_told(counted, caplog, kept):
+    answers = ["red"] * kept
+    for row in (1, kept - 2):
+        answers[row] = " \n"
+    with caplog.at_level(logging.WARNING, logger="cl_plugins"):
+        logging.getLogger("cl_plugins").addHandler(caplog.handler)
+        try:
+            found = counted([record(answer=answer) for answer in answers])
+        finally:
+            logging.getLogger("cl_plugins").removeHandler(caplog.handler)
+    assert found.records == kept
+    assert f"2 of {kept} training samples have an empty answer" in caplog.text
+    assert f"first: record 1, {kept - 2})" in caplog.text
+
+
+def test_only_the_last_answer_counts_as_empty(counted, caplog):
+    chat = {"formatting": "sharegpt"}
+    good = turns(("human", "a?"), ("gpt", ""), ("human", "b?"), ("gpt", "yes"))
+    with caplog.at_level(logging.WARNING, logger="cl_plugins"):
+        logging.getLogger("cl_plugins").addHandler(caplog.handler)
+        try:
+            counted([good, good], entry=chat)
+        finally:
+            logging.getLogger("cl_plugins").removeHandler(caplog.handler)
+    assert "empty answer" not in caplog.text
+
+
+def test_a_test_set_that_is_trained_on_is_told(llama, tmp_path, caplog):
+    records = [record(f"question {i}?") for i in range(4)]
+    data = write(tmp_path / "data", {"train": records, "copy": records, "test": records[:2], "other": records[:3]})
+    tasks = [{"name": "a", "train": "train", "test": "test"}, {"name": "b", "train": "other", "test": "copy"}]
+    keys = recipe(
+        llama, data, tmp_path / "run", "seqlora", cl={"stream": {"name": "s", "tasks": tasks}, "stop_after": 1}
+    )
+    told = "task 'a' trains on 'train', which has the same content as the test set 'copy' of task 'b'"
+    with caplog.at_level(logging.INFO, logger="cl_plugins"):
+        logging.getLogger("cl_plugins").addHandler(caplog.handler)
+        try:
+            go(keys)
+        finally:
+            logging.getLogger("cl_plugins").removeHandler(caplog.handler)
+    assert caplog.text.count("has the same content") == caplog.text.count(told) > 0
+    problems, notes = check_recipe(keys, read=False)
+    assert problems == []
+    assert [note for note in notes if "same content" in note] == [
+        f"{told}: its scores measure what was learned by heart"
+    ]

@@ -107,6 +107,7 @@ def check_recipe(recipe: Mapping[str, Any], *, read: bool = True) -> tuple[list[
 
 def _prepared(host: Host, recipe: Recipe, read: bool) -> tuple[list[Problem], list[str]]:
     """What the host says to the arguments and the data of each training and test."""
+    from ..run.data_sets import trained_tests
     from ..run.plan import make_plan
     from ..run.reading import argument_problem, parse_all, read_data
     from ..run.state import RunState
@@ -117,7 +118,8 @@ def _prepared(host: Host, recipe: Recipe, read: bool) -> tuple[list[Problem], li
     trainings = [step.task for step in steps if step.kind == "train" and step.task]
     tests = dict.fromkeys(step.task for step in steps if step.tests and step.task)
     _, refusals = parse_all(state, trainings)
-    problems, notes = [], []
+    problems: list[Problem] = []
+    notes = trained_tests(host, recipe.host_keys, recipe.config)
     for message, tasks in refusals.items():
         if _NEEDS_LAUNCHER in message:
             notes.append(

@@ -89,6 +89,26 @@ def kept_rows(aligned: Any) -> list[int]:
     return kept
 
 
+def empty_answers(aligned: Any, kept: Sequence[int]) -> list[int]:
+    """Numbers of the records whose last answer is empty or blank.
+
+    Args:
+        aligned: The host's records before tokenising.
+        kept: Those it makes samples of.
+    """
+    from pyarrow.compute import equal, list_flatten, list_parent_indices, struct_field, utf8_trim_whitespace
+
+    blank: set[int] = set()
+    start = 0
+    for table in aligned.select_columns(["_response"]).with_format("arrow").iter(batch_size=1000):
+        answers = table["_response"].combine_chunks()
+        texts = utf8_trim_whitespace(struct_field(list_flatten(answers), "content"))
+        rows = list_parent_indices(answers).to_pylist()
+        blank.update(start + row for row, is_blank in zip(rows, equal(texts, "").to_pylist(), strict=True) if is_blank)
+        start += len(answers)
+    return [row for row in kept if row in blank]
+
+
 def count_samples(
     where: str,
     aligned: Any,
@@ -117,6 +137,11 @@ def count_samples(
             "%s: LLaMA-Factory dropped %d of %d %s records, which are not turns of user and assistant with an "
             "answer (first: %s)",
             *(where, len(dropped), len(aligned), kind, _first(dropped)),
+        )
+    if empty := empty_answers(aligned, kept):
+        logger.warning(
+            "%s: %d of %d %s samples have an empty answer, so that the model learns to say nothing (first: record %s)",
+            *(where, len(empty), len(kept), kind, _first(empty)),
         )
     if args.data.packing:
         candidates = _long_rows(aligned, kept, args.data.cutoff_len)

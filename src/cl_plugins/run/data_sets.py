@@ -89,6 +89,36 @@ def _tested_samples(host: Host, keys: Mapping[str, Any], config: CLConfig) -> li
     return found
 
 
+def trained_tests(host: Host, keys: Mapping[str, Any], config: CLConfig) -> list[str]:
+    """Test sets that are trained on: the same file as a training set, or a copy of it.
+
+    Args:
+        host: The host.
+        keys: The recipe's host keys.
+        config: The ``cl:`` block.
+
+    Returns:
+        Sentences for the log.
+    """
+    own = {task.name: {**keys, **config.overrides_for(task.name)} for task in config.stream.tasks}
+    tests = [
+        (task.name, name, _data_files(host.data_set(name, own[task.name], test=True)))
+        for task in config.stream.tasks
+        for name in task.test
+    ]
+    found = []
+    for task in config.stream.tasks:
+        for name in task.train:
+            files = _data_files(host.data_set(name, own[task.name]))
+            found += [
+                f"task '{task.name}' trains on {name!r}, which has the same content as the test set {test!r} of task '{other}': "
+                "its scores measure what was learned by heart"
+                for other, test, tested in tests
+                if any(_same(a, b) for a in files for b in tested)
+            ]
+    return found
+
+
 def _data_files(data_set: DataSet) -> list[Path]:
     """Local files of a data set that hold records."""
     return [path for path in data_set.files() if path.name != "dataset_info.json" and path.is_file()]

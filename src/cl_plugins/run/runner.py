@@ -23,6 +23,7 @@ from ..replay.keeping import candidate_files
 from . import parts, prepare, record
 from .backends import engine_rules
 from .consolidate import consolidate
+from .data_sets import trained_tests
 from .evaluate import build_matrix, evaluate, read_probes, write_matrix
 from .finish import finish
 from .harness_run import measure
@@ -85,7 +86,8 @@ class Runner:
             return
         if state.carry is not None:
             ranks.on_main(state.carry.verify)
-        for line in unused_sets(state.host, state.host_keys, self._config):
+        about = state.host, state.host_keys, self._config
+        for line in (*unused_sets(*about), *ranks.on_main(lambda: trained_tests(*about))):
             logger.info("%s", line)
         self._read(todo, opening.appended)
         ranks.on_main(lambda: self._begin(opening))
