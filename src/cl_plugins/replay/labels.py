@@ -7,7 +7,7 @@ and decides by the first row of a batch. What a row is trained on can therefore 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -23,17 +23,22 @@ FIX = (
     "of the loss, or tokenise all tasks beforehand, into rows of `input_ids` and `labels`."
 )
 _IGNORED = -100
+_Form = frozenset[Any] | str
 _Tokens = list[Any]  # the labels of each row of a batch, without those that are ignored
 
 
-class Stored(Protocol):
-    """Rows of a buffer, see `rows.StoredRows`."""
+class Rows(Protocol):
+    """Samples as the collator gets them."""
 
     def __len__(self) -> int:
         """Number of samples."""
 
     def __getitem__(self, index: int, /) -> Any:
         """One row."""
+
+
+class Stored(Rows, Protocol):
+    """Rows of a buffer, see `rows.StoredRows`."""
 
     def labels(self, index: int) -> int | None:
         """How many label tokens it had in its own task, if that is known."""
@@ -53,7 +58,7 @@ class Labels:
         in_batches: Whether the task's own rows get them also in a batch.
     """
 
-    def __init__(self, collate: Callable[[list[Any]], Any], own: Sequence[Any]) -> None:
+    def __init__(self, collate: Callable[[list[Any]], Any], own: Rows) -> None:
         self._collate = collate
         with same_randomness():
             self.own = [own[index] for index in range(min(OWN, len(own)))]
@@ -114,7 +119,7 @@ def check(labels: Labels, stored: Stored, tasks: Sequence[str], *, mixed: bool) 
         CompatibilityError: If labels differ, or the collator fails.
     """
     looked_at: dict[str, int] = {}
-    firsts: dict[tuple[str, Hashable], Any] = {}
+    firsts: dict[tuple[str, _Form], Any] = {}
     for index, task in enumerate(tasks):
         row = stored[index]
         first = firsts.setdefault((task, _form(row)), row) is row
@@ -169,6 +174,6 @@ def _difference(row: Any, other: Any) -> str:
     return f" (only one of them has {', '.join(map(repr, names))})" if names else ""
 
 
-def _form(row: Any) -> Hashable:
+def _form(row: Any) -> _Form:
     """What distinguishes rows for a collator: the columns that have a value."""
-    return frozenset(key for key in row if row[key] is not None) if isinstance(row, Mapping) else type(row)
+    return frozenset(key for key in row if row[key] is not None) if isinstance(row, Mapping) else type(row).__name__
