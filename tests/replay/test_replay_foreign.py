@@ -32,6 +32,7 @@ def test_the_forms_that_are_written_are_read():
     assert samples.problem_of(CHAT) is None
     assert samples.problem_of({**CHAT, "videos": [["media/" + "a" * 32 + ".jpg", "media/" + "b" * 32]]}) is None
     assert samples.problem_of({"row": {"input_ids": [1]}, "images": []}) is None
+    assert samples.problem_of({"row": {"input_ids": [1]}, "images": [], "labels": 1}) is None
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,10 @@ def test_a_medium_is_a_name_in_the_buffer(name, tmp_path):
         {**CHAT, "script_url": "evil.py"},
         {"row": {}},
         {"row": {}, "images": [], "messages": []},
+        {"row": {}, "images": [], "labels": -1},
+        {"row": {}, "images": [], "labels": "1"},
+        {"row": {}, "images": [], "labels": True},
+        {**CHAT, "labels": 1},
     ],
 )
 def test_records_of_another_form_are_refused(record):

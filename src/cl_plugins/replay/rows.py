@@ -153,10 +153,18 @@ class TrainerRows:
         data: The same, collated.
         ids: Id of each sample, where the data set has a column for it; else they are looked for in the samples.
         task: Name of the task.
+        count: Counts the label tokens of a sample, None where they cannot be counted; by default they are not stored.
     """
 
-    def __init__(self, own: OwnRows, data: TaskData, ids: Sequence[Any] | None, task: str) -> None:
-        self._own, self._data, self._ids, self._task = own, data, ids, task
+    def __init__(
+        self,
+        own: OwnRows,
+        data: TaskData,
+        ids: Sequence[Any] | None,
+        task: str,
+        count: Callable[[Any], int | None] | None = None,
+    ) -> None:
+        self._own, self._data, self._ids, self._task, self._count = own, data, ids, task, count
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -185,13 +193,18 @@ class TrainerRows:
         return (f"{self._task}/{index}" if given is None else str(given)), ""
 
     def record(self, index: int) -> dict[str, Any]:
-        """The row in JSON, and its pictures.
+        """The row in JSON, its pictures, and how many label tokens it has.
 
         Raises:
             DataError: If it holds something that cannot be stored.
         """
         row, encoder = self._encode(index)
-        return {"row": row, "images": encoder.images}
+        count = self._count(self._own[index]) if self._count is not None else None
+        return {"row": row, "images": encoder.images, **({} if count is None else {"labels": count})}
+
+    def check(self, index: int) -> None:
+        """Raise what `record` would raise."""
+        self._encode(index)
 
     def tensors(self, index: int) -> list[Tensor]:
         """The tensors and arrays of a row, in the order of their marks."""
@@ -232,3 +245,8 @@ class StoredRows:
         record, sample = self._records[index], self._buffer.samples[index]
         images = [self._buffer.medium(name) for name in record["images"]]
         return _decode(record["row"], images, self._tensors.get(sample.uid, {}))
+
+    def labels(self, index: int) -> int | None:
+        """How many label tokens a row had in its own task; None if that was not stored."""
+        count: int | None = self._records[index].get("labels")
+        return count

@@ -1,7 +1,7 @@
 """The records of a buffer: their form, checked whenever they are read, and the files that they name.
 
 A recipe keeps ``{"id", "messages": [{"role", "content"}, ...], "system", "tools", "images", "videos", "audios"}``, a
-custom trainer ``{"row": ..., "images": [...]}`` (`rows`). Media are names that `media.take_in` gave.
+custom trainer ``{"row": ..., "images": [...], "labels": 3}`` (`rows`; the count of its label tokens may be missing). Media are names that `media.take_in` gave.
 """
 
 from __future__ import annotations
@@ -65,7 +65,10 @@ def problem_of(record: Any) -> str | None:
         return "is no record."
     lists: tuple[str, ...]
     if "row" in record:
-        unknown, lists = set(record) - {"row", "images"}, ("images",)
+        unknown, lists = set(record) - {"row", "images", "labels"}, ("images",)
+        count = record.get("labels", 0)
+        if type(count) is not int or count < 0:
+            return "has no count under 'labels'."
         if not isinstance(record.get("images"), list):
             return "has a row without a list of pictures."
     else:

@@ -15,6 +15,7 @@ from ..training.collated import CollatedData
 from ..training.phase_samples import Part
 from . import keeping, mixing
 from .checks import method_problems
+from .labels import Labels, check
 from .memory import Memory
 from .rows import STATISTIC, OwnRows, StoredRows, TrainerRows
 from .store import IDS, Buffer
@@ -74,6 +75,7 @@ class TrainerReplay:
         self._stored = StoredRows(buffer) if buffer is not None and buffer.samples else None
         self._by_itself = method.capabilities.needs_replay
         self._joined: Any = None
+        self._mixed = False  # whether stored rows are in batches with the task's own
         self._own: int | None = None
         self._ids: list[Any] | None = None
         self._samples: OwnRows | None = None
@@ -101,6 +103,7 @@ class TrainerReplay:
             raise DataError(Problem("train_dataset", what, fix))
         self._own, self._ids, self._joined = len(dataset), _ids(dataset), dataset
         again = mixing.behind(self._config, self._by_itself, len(self.memory), len(dataset), seed)
+        self._mixed = bool(again)
         if again:
             self._joined = ConcatDataset([dataset, Subset(self._stored, again)])  # type: ignore[arg-type, list-item]
         return self._joined
@@ -120,7 +123,8 @@ class TrainerReplay:
             The task's own samples.
 
         Raises:
-            CompatibilityError: If the trainer takes its samples from somewhere else, or makes one row of several.
+            CompatibilityError: If the trainer takes its samples from somewhere else, makes one row of several, or gives
+                samples of the buffer other labels than they had.
             DataError: If a sample cannot be stored.
         """
         if self._own is None or not _same(dataset, self._joined):
@@ -134,11 +138,14 @@ class TrainerReplay:
         if labels is None or len(labels) != 2:
             what = "makes one row of several samples, or no labels, so that samples cannot be told apart."
             raise CompatibilityError(Problem("data_collator", what, "Use one that pads, or leave `replay` out."))
-        self._rows = TrainerRows(self._samples, data, self._ids, context.task.name)
+        known = Labels(collate, self._samples)
+        self._rows = TrainerRows(self._samples, data, self._ids, context.task.name, known.count)
         if self._stored is not None:
+            tasks = [sample.task for sample in self.memory.samples]
+            check(known, self._stored, tasks, mixed=self._mixed)
             self.memory.data = CollatedData(self._stored, collate, device)
         for index in self._foreseen(context, self._rows):
-            self._rows.record(index)  # an error here costs nothing yet
+            self._rows.check(index)  # an error here costs nothing yet
         return data
 
     def _foreseen(self, context: TaskContext, rows: TrainerRows) -> Sequence[int]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-
-if TYPE_CHECKING:
-    from torch import Tensor
+import numpy as np
+import torch
+from torch import Tensor
 
 
 class CollatedData:
@@ -29,12 +29,20 @@ class CollatedData:
     def batches(self, indices: Sequence[int], size: int = 1) -> Iterator[dict[str, Tensor]]:
         """Collated batches on the device."""
         for start in range(0, len(indices), size):
-            batch = self._collate([_own(self._dataset[int(i)]) for i in indices[start : start + size]])
+            batch = self._collate([copied(self._dataset[int(i)]) for i in indices[start : start + size]])
             yield {k: v.to(self._device) if hasattr(v, "to") else v for k, v in batch.items()}
 
 
-def _own(row: Any) -> Any:
-    """A copy of a row and its containers: some collators remove entries from their input."""
+def copied(row: Any) -> Any:
+    """A copy of a row, its containers, tensors and arrays: some collators change what they get.
+
+    Args:
+        row: As a data set gives it.
+    """
     if isinstance(row, dict):
-        return {key: _own(value) for key, value in row.items()}
-    return type(row)(map(_own, row)) if type(row) in (list, tuple) else row
+        return {key: copied(value) for key, value in row.items()}
+    if isinstance(row, torch.Tensor):
+        return row.clone()
+    if isinstance(row, np.ndarray):
+        return row.copy()
+    return type(row)(map(copied, row)) if type(row) in (list, tuple) else row
