@@ -10,7 +10,7 @@ from typing import Any
 
 from ..base.secrets import is_secret, masked
 from ..config import ReplayConfig
-from ..records.told import entry_hash, told_data
+from ..records.told import entry_hash
 from .run_data import Run
 from .text import shorten
 
@@ -202,7 +202,10 @@ def data_hashes(run: Run) -> tuple[str, ...]:
 
 def _leaves(recorded: Any) -> list[str]:
     """The values in a record of a data set, without the names of files and of columns, as packs of other sites tell them."""
-    return sorted(str(leaf) for _, leaf in _flat(told_data(recorded)))
+    if isinstance(recorded, Mapping):
+        named = {key: entry_hash(recorded[key]) for key in ("entry", "function") if key in recorded}
+        recorded = {**recorded, **named}
+    return sorted(str(leaf) for _, leaf in _flat(recorded))
 
 
 def _data(names: Sequence[str], recorded: Mapping[str, Any]) -> Value:
