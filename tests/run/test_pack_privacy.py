@@ -18,6 +18,7 @@ from cl_plugins.evaluation.items import Item
 from cl_plugins.evaluation.scorers import get_scorer
 from cl_plugins.records.told import NUMBERS, told_extra, told_keys, told_options
 from cl_plugins.run.packing import pack
+from cl_plugins.run.shareable import base_name
 from cl_plugins.run.site import site_of
 
 
@@ -228,3 +229,9 @@ def test_every_number_of_the_scorers_of_this_package_is_listed():
     ):
         extra = get_scorer(name, task="x").score(items).extra
         assert set(extra) - texts <= set(told_extra(extra)), name
+
+
+def test_of_a_base_in_a_folder_the_last_part_travels():
+    for name in ("klinik/base", "data/klinik/base", "/data/klinik/base", "~/klinik/base"):
+        assert base_name({"name": name, "commit": None})["name"] == "base"
+    assert base_name({"name": "org/model", "commit": "0" * 40})["name"] == "org/model"

@@ -8,7 +8,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ..base.secrets import is_secret, masked
-from ..records.told import LEFT, told_block, told_keys, told_options
+from ..contract.host import names_encoders
+from ..records.told import LEFT, base_text, told_block, told_keys, told_options
 from .record import FREE, PATHS
 
 
@@ -20,8 +21,16 @@ _SHARED = re.compile(
 
 
 def base_name(base: Mapping[str, Any]) -> dict[str, Any]:
-    """A fingerprint of a base whose name says nothing about this machine: of a path the last part."""
-    return {**base, **({"name": short(str(base["name"]))} if base.get("name") is not None else {})}
+    """A fingerprint of a base whose name says nothing about this machine: of a path the last part.
+
+    A base without a commit is a folder, wherever this process was started.
+    """
+    if base.get("name") is None:
+        return {**base}
+    name = short(str(base["name"]))
+    if not names_encoders(name):
+        name = base_text(name) if base.get("commit") else PurePath(name.replace("\\", "/")).name
+    return {**base, "name": name}
 
 
 def short(text: str) -> str:

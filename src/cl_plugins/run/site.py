@@ -53,6 +53,10 @@ def site_of(root: Path) -> SiteRecord:
     entries = {task["name"]: task for task in info["stream"]["tasks"]}
     rows = matrix.row_names()[: len(matrix.scores)]
     data = _data(entries, rows, tested, info.get("data") or {})
+    base = base_name(info.get("base") or {})
+    recipe = shared_recipe(info["recipe"])
+    if "model_name_or_path" in recipe and base.get("name") is not None:
+        recipe["model_name_or_path"] = base["name"]
     record = {
         "stream": {
             "name": info["stream"]["name"],
@@ -61,8 +65,8 @@ def site_of(root: Path) -> SiteRecord:
         "method": info["method"],
         "options": shared_options(info.get("method_options") or {}),
         "defaults": None if info.get("method_defaults") is None else shared_options(info["method_defaults"]),
-        "recipe": shared_recipe(info["recipe"]),
-        "base": base_name(info.get("base") or {}),
+        "recipe": recipe,
+        "base": base,
         "seed": info.get("seed"),
         "independent": matrix.independent,
         "began_with": info.get("began_with"),
