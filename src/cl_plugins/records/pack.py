@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from ..base.errors import Problem
 from .carry import CarryRecord
 from .files import FileRecord
 from .names import TaskName, is_carry_file
 from .record import Count, Part, Record, Score, Sha256
-from .run import Origin, RunRecipe, RunStream
+from .run import Origin
+from .site import SiteRecipe, SiteStream, without_names
+from .told import told_data, told_extra, told_options
 
 
 PACK = "PACK.json"
@@ -130,7 +132,7 @@ class SiteScore(Part):
     n: Count
     interval: Annotated[list[Score], Field(min_length=2, max_length=2)]
     interval_method: str
-    extra: dict[str, Any] = {}
+    extra: Annotated[dict[str, Any], BeforeValidator(told_extra)] = {}
     max_items: Count | None = None
     cut: Count | None = None
     dropped: Count = 0
@@ -138,6 +140,8 @@ class SiteScore(Part):
 
 class SiteRecord(Record):
     """The rows of the accuracy matrix that one site has measured: scores and settings, no prompts and no answers.
+
+    What an earlier version wrote in addition is left out when a file is read; `cl_plugins.records.told` lists what travels.
 
     Attributes:
         stream: The stream as the site has it.
@@ -151,7 +155,7 @@ class SiteRecord(Record):
         began_with: The carry that the site began with; None for the first.
         carry: The carry that the site has left.
         tests: Task -> one hash over its test set.
-        data: Data set -> hashes of its files and media, without their names: the sets that were tested or trained on.
+        data: ``<task>/train`` or ``<task>/test``, numbered where there are several -> hashes of the files and media.
         rows: Rows in the order in which they were trained.
         test_only: Tasks that the site only tests.
         cells: Row -> task -> score.
@@ -163,24 +167,29 @@ class SiteRecord(Record):
     OLDER: ClassVar[tuple[int, ...]] = ()
     FIX: ClassVar[str] = AGAIN
 
-    stream: RunStream
+    stream: SiteStream
     method: str
-    options: dict[str, Any]
-    defaults: dict[str, Any] | None = None
-    recipe: RunRecipe
+    options: Annotated[dict[str, Any], BeforeValidator(told_options)]
+    defaults: Annotated[dict[str, Any], BeforeValidator(told_options)] | None = None
+    recipe: SiteRecipe
     base: dict[str, Any]
     seed: int | None = None
     independent: bool = False
     began_with: Origin | None = None
     carry: Origin
     tests: dict[TaskName, Sha256]
-    data: dict[str, dict[str, Any]] = {}
+    data: dict[str, Annotated[dict[str, Any], BeforeValidator(told_data)]] = {}
     rows: list[str]
     test_only: list[TaskName] = []
     cells: dict[str, dict[TaskName, SiteScore]]
     notes: list[str] = []
     versions: dict[str, str] = {}
     checksum: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_names(cls, data: Any) -> Any:
+        return without_names(data)
 
     @property
     def task_names(self) -> tuple[str, ...]:

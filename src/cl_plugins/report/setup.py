@@ -10,6 +10,7 @@ from typing import Any
 
 from ..base.secrets import is_secret, masked
 from ..config import ReplayConfig
+from ..records.told import entry_hash
 from .run_data import Run
 from .text import shorten
 
@@ -177,8 +178,10 @@ def _by_task(run: Run, recipe: Mapping[str, Any], block: Mapping[str, Any]) -> d
             keys.pop("num_train_epochs", None)  # the number of steps decides alone
         values = {key: _value(value) for key, value in keys.items()}
         tested = {"eval.max_new_tokens": entry.get("max_new_tokens") or longest}
-        tested |= {key: entry.get(key) for key in ("options_column", "modality")}
+        tested["modality"] = entry.get("modality")
         values |= {key: _value(value) for key, value in tested.items() if value is not None}
+        if entry.get("options_column") is not None:  # a pack of another site has the hash of its name
+            values["options_column"] = Value(entry_hash(entry["options_column"]), _brief(entry["options_column"]))
         for key, sets in (("training data", entry.get("train")), ("test data", entry.get("test"))):
             if sets:
                 values[key] = _data(list(sets), data)
@@ -198,7 +201,10 @@ def data_hashes(run: Run) -> tuple[str, ...]:
 
 
 def _leaves(recorded: Any) -> list[str]:
-    """The values in a record of a data set, without the names of files."""
+    """The values in a record of a data set, without the names of files and of columns, as packs of other sites tell them."""
+    if isinstance(recorded, Mapping):
+        named = {key: entry_hash(recorded[key]) for key in ("entry", "function") if key in recorded}
+        recorded = {**recorded, **named}
     return sorted(str(leaf) for _, leaf in _flat(recorded))
 
 

@@ -35,12 +35,18 @@ def read_sites(places: Sequence[Path]) -> list[Named]:
     found: dict[str, Named] = {}
     for place in places:
         for site in sites_in(place):
-            found.setdefault(site.checksum, (str(place), site))
+            found.setdefault(_what(site), (str(place), site))
     if len(found) < 2:
         what = f"has {len(found)} site in all."
         fix = "Give the runs of at least two sites, or their packs."
         raise RunStateError(Problem(", ".join(map(str, places)), what, fix))
     return sorted(found.values(), key=lambda named: len(named[1].carry.tasks))
+
+
+def _what(site: SiteRecord) -> str:
+    """What two records of one site have in common, whatever version wrote them."""
+    cells = {row: {t: (s.scorer, s.score, s.n) for t, s in found.items()} for row, found in site.cells.items()}
+    return repr((site.carry.sha256, site.began_with, site.task_names, site.rows, site.tests, cells))
 
 
 def join(places: Sequence[Path], out: Path) -> AccuracyMatrix:
@@ -153,7 +159,7 @@ def _write(sites: Sequence[Named], out: Path) -> tuple[AccuracyMatrix, dict[str,
     trained = [row for _, site in sites for row in site.rows]
     cells = _cells(sites)
     scores = {task: score for row in cells.values() for task, score in row.items()}
-    scorers = {task.name: (task.model_extra or {}).get("scorer") or "exact_match" for task in first.stream.tasks}
+    scorers = {task.name: task.scorer or "exact_match" for task in first.stream.tasks}
 
     def line(row: str) -> list[float | None]:
         return [cells.get(row, {})[task].score if task in cells.get(row, {}) else None for task in tasks]
@@ -231,18 +237,15 @@ def _run_record(sites: Sequence[Named], matrix: AccuracyMatrix) -> dict[str, Any
 
 
 def _data(sites: Sequence[SiteRecord], entries: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """What is known of the data sets; one whose name two sites use for different data gets the task's name too."""
+    """What is known of the data sets, which get the names of their tasks."""
     known = {name: record for site in reversed(sites) for name, record in site.data.items()}
     found: dict[str, Any] = {}
     for task, entry in entries.items():
         for key in ("train", "test"):
             for number, name in enumerate(entry.get(key) or ()):
-                record = known.get(f"{task}/{name}")
-                if record is None:
-                    continue
-                if found.setdefault(name, record) != record:
-                    entry[key][number] = name = f"{task}/{name}"
-                    found[name] = record
+                entry[key][number] = f"{task}/{name}"
+                if f"{task}/{name}" in known:
+                    found[f"{task}/{name}"] = known[f"{task}/{name}"]
     return found
 
 

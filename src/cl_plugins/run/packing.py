@@ -20,7 +20,7 @@ from ..records.pack import CARRY, PackRecord, SiteRecord
 from ..records.record import CHECKSUM
 from ..replay.store import FOLDER, Buffer
 from .reopen import check_idle, read_record
-from .shareable import base_name, shareable, shared_keys
+from .shareable import base_name, shared_keys, shared_options
 from .site import SITES, carry_text, earlier_sites, site_of
 
 
@@ -31,8 +31,8 @@ def pack(root: Path, out: Path, *, with_matrix: bool = False, with_replay: bool 
     """Write the carry of a run into one file.
 
     In it are the files of the carry, ``PACK.json`` and, if asked for, the rows of the accuracy matrix. Prompts,
-    references, predictions, training updates and paths of this machine are not, and training samples only with
-    ``with_replay``.
+    references, predictions, training updates, names of data sets and paths of this machine are not, and training samples
+    only with ``with_replay``.
 
     Args:
         root: The directory of a run, a carry, or a `ContinualLearner`.
@@ -69,7 +69,7 @@ def pack(root: Path, out: Path, *, with_matrix: bool = False, with_replay: bool 
         "method": carry.method,
         **_package(carry.method),
         "cl_plugins": __version__,
-        "options": shareable(info["method_options"]) if "method_options" in info else None,
+        "options": shared_options(info["method_options"]) if "method_options" in info else None,
         "stream": carry.stream,
         "stream_tasks": [
             {key: task[key] for key in _TASK if task.get(key) is not None}

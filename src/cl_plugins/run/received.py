@@ -15,7 +15,8 @@ from ..config import CLConfig
 from ..contract.carry import FILE, Carry, carry_directory
 from ..contract.packed import Pack
 from ..records.pack import CARRY, PACK, PackRecord
-from .shareable import shareable
+from ..records.told import told_options
+from .shareable import shared_options
 from .site import RECEIVED
 
 
@@ -74,8 +75,8 @@ def other_options(config: CLConfig, carry: Carry) -> list[str]:
     path = carry.path.parent / PACK
     if carry.path.name != CARRY.rstrip("/") or not path.is_file():
         return []
-    there: Mapping[str, Any] = PackRecord.read(path).options or {}
-    here = shareable(json.loads(json.dumps(asdict(config.options), default=str)))
+    there: Mapping[str, Any] = told_options(PackRecord.read(path).options)
+    here = shared_options(json.loads(json.dumps(asdict(config.options), default=str)))
     return [
         f"{key} is {here[key]!r} here and {there[key]!r} there"
         for key in here

@@ -1,18 +1,18 @@
-"""What of a recipe may leave the machine: settings, and no place, no credential and no name of a data set's folder."""
+"""What of a run may leave the machine: the lists of `cl_plugins.records.told`, and no name of anything that is here."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from ..base.secrets import is_secret, masked
+from ..contract.host import names_encoders
+from ..records.told import LEFT, base_text, told_block, told_keys, told_options
 from .record import FREE, PATHS
 
 
-_PLACE = re.compile(r"(?:^|_)(?:dir|path|file|folder|home|cache|url|endpoint|proxy|user|project|name)$")
-_KEPT = frozenset({"flash_attn", "optim"})
 #: Beginnings of the keys that another site needs in its own recipe: LoRA, prompts, pictures, precision.
 _SHARED = re.compile(
     r"template$|stage$|finetuning_type$|lora_|loraplus_|additional_target$|use_rslora$|freeze_|cutoff_len$|image_|video_|audio_"
@@ -21,42 +21,81 @@ _SHARED = re.compile(
 
 
 def base_name(base: Mapping[str, Any]) -> dict[str, Any]:
-    """A fingerprint of a base whose name says nothing about this machine: of a path the last part."""
-    return {**base, **({"name": short(str(base["name"]))} if base.get("name") is not None else {})}
+    """A fingerprint of a base whose name says nothing about this machine: of a path the last part.
+
+    A base without a commit is a folder, wherever this process was started.
+    """
+    if base.get("name") is None:
+        return {**base}
+    name = short(str(base["name"]))
+    if not names_encoders(name):
+        name = base_text(name) if base.get("commit") else PurePath(name.replace("\\", "/")).name
+    return {**base, "name": name}
 
 
 def short(text: str) -> str:
     """Of an absolute or relative path of this machine the last part; other texts as they are."""
-    if text.startswith(("/", "~", "./", "../", "\\")) or re.match(r"[A-Za-z]:[\\/]", text):
-        return PurePath(text.replace("\\", "/")).name
-    return text
+    path = text.startswith(("/", "~", "./", "../", "\\")) or re.match(r"[A-Za-z]:[\\/]", text) or is_here(text)
+    return PurePath(text.replace("\\", "/")).name if path else text
+
+
+def is_here(text: str) -> bool:
+    """Whether a text names a file or folder, seen from where this process was started."""
+    try:
+        return bool(text) and Path(text).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # too long, a null byte, no such user
+        return False
 
 
 def shareable(value: Any) -> Any:
-    """A copy of plain data in which of every path only the last part is left, and credentials are masked."""
+    """A copy of plain data in which of every path only the last part is left, and credentials are masked.
+
+    Hashes of test sets are made over it, so it says the same of the same data in every version.
+    """
     if isinstance(value, Mapping):
         return {str(key): "***" if is_secret(str(key)) else shareable(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
         return [shareable(item) for item in value]
-    return short(value) if isinstance(value, str) else value
+    if isinstance(value, str) and (
+        value.startswith(("/", "~", "./", "../", "\\")) or re.match(r"[A-Za-z]:[\\/]", value)
+    ):
+        return PurePath(value.replace("\\", "/")).name
+    return value
+
+
+def shared_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a method as another site may read them: `LEFT` stands for what names a place.
+
+    Args:
+        options: The options by name.
+    """
+    found: dict[str, Any] = _without_places(told_options(options))
+    return found
+
+
+def _without_places(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_places(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_places(item) for item in value]
+    return LEFT if isinstance(value, str) and is_here(value) else value
 
 
 def shared_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A resolved recipe as another site may read it: without credentials, folders and what only concerns logging.
+    """A resolved recipe as another site may read it: settings, without places, data, credentials and logging.
 
     Args:
         recipe: ``recipe`` of ``run.json``.
     """
-    found: dict[str, Any] = {}
-    for key, value in masked(recipe).items():
-        if key == "cl":
-            left = ("only", "carry_from", "stop_after", "restart", "keep")
-            found[key] = shareable({k: v for k, v in value.items() if k not in left})
-        elif key == "model_name_or_path":
-            found[key] = short(str(value))
-        elif key in _KEPT or not (key in (*FREE, *PATHS) or is_secret(key) or _PLACE.search(key)):
-            found[key] = shareable(value)
-    return found
+    given = masked(recipe)
+    left = {key for key in (*FREE, *PATHS) if key != "model_name_or_path"}
+    keys = {key: value for key, value in given.items() if key not in left and key != "cl"}
+    if isinstance(keys.get("model_name_or_path"), str):
+        keys["model_name_or_path"] = short(keys["model_name_or_path"])
+    block = dict(given.get("cl") or {})
+    if isinstance(block.get("method"), Mapping):
+        block["method"] = {**shared_options(block["method"]), "name": block["method"].get("name")}
+    return {**told_keys(keys), "cl": told_block(block)}
 
 
 def shared_keys(recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,15 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..base.errors import Problem, RunStateError
+from ..base.errors import ClPluginsError, Problem, RunStateError
 from ..contract.carry import Carry
 from ..contract.packed import Pack
 from ..evaluation.items import TaskScore
 from ..evaluation.results import read_results
+from ..methods.registry import METHODS, make_method
 from ..records.carry import CarryRecord
 from ..records.pack import SiteRecord, SiteScore
 from ..records.results import ZERO_SHOT, row_name
-from .shareable import base_name, shareable, shared_recipe
+from ..records.site import AGAIN, IMPORTED, is_said
+from .shareable import base_name, shareable, shared_options, shared_recipe
 
 
 SITES, RECEIVED = "sites", "received"
@@ -51,16 +53,20 @@ def site_of(root: Path) -> SiteRecord:
     entries = {task["name"]: task for task in info["stream"]["tasks"]}
     rows = matrix.row_names()[: len(matrix.scores)]
     data = _data(entries, rows, tested, info.get("data") or {})
+    base = base_name(info.get("base") or {})
+    recipe = shared_recipe(info["recipe"])
+    if "model_name_or_path" in recipe and base.get("name") is not None:
+        recipe["model_name_or_path"] = base["name"]
     record = {
         "stream": {
             "name": info["stream"]["name"],
-            "tasks": [shareable({k: v for k, v in t.items() if k in _TOLD}) for t in info["stream"]["tasks"]],
+            "tasks": [{k: v for k, v in t.items() if k in _TOLD} for t in info["stream"]["tasks"]],
         },
         "method": info["method"],
-        "options": shareable(info.get("method_options") or {}),
-        "defaults": shareable(info.get("method_defaults")),
-        "recipe": shared_recipe(info["recipe"]),
-        "base": base_name(info.get("base") or {}),
+        "options": shared_options(info.get("method_options") or {}),
+        "defaults": None if info.get("method_defaults") is None else shared_options(info["method_defaults"]),
+        "recipe": recipe,
+        "base": base,
         "seed": info.get("seed"),
         "independent": matrix.independent,
         "began_with": info.get("began_with"),
@@ -70,10 +76,35 @@ def site_of(root: Path) -> SiteRecord:
         "rows": rows,
         "test_only": list(matrix.test_only),
         "cells": cells,
-        "notes": [str(note) for note in info.get("notes") or []],
+        "notes": _notes(info),
         "versions": info.get("versions") or {},
     }
-    return SiteRecord.of(SiteRecord.content(record), str(root))
+    return _sealed(record, str(root))
+
+
+def _sealed(record: Mapping[str, Any], where: str) -> SiteRecord:
+    """A record without what does not travel, with the checksum of what does."""
+    told = SiteRecord.of(SiteRecord.content(record), where).model_dump(exclude_unset=True)
+    return SiteRecord.of(SiteRecord.content(told), where)
+
+
+def _notes(info: Mapping[str, Any]) -> list[str]:
+    """Of the notes of a run those that its method or this package has written: others may name files and places."""
+    given = [str(note) for note in info.get("notes") or []]
+    own = _notes_of_method(str(info["method"]), info.get("method_options") or {})
+    found = [note for note in given if note in own or is_said(note)]
+    found += [IMPORTED] if info.get("imported") else []
+    found += [AGAIN] if any(note.startswith(AGAIN.partition("another")[0]) for note in given) else []
+    return list(dict.fromkeys(found))
+
+
+def _notes_of_method(method: str, options: Mapping[str, Any]) -> list[str]:
+    if method not in METHODS.names():
+        return []
+    try:
+        return make_method(method, options).notes()
+    except ClPluginsError:  # options of another version, or such that do not travel
+        return []
 
 
 def _plain(score: TaskScore) -> dict[str, Any]:
@@ -117,7 +148,13 @@ def earlier_sites(root: Path) -> list[SiteRecord]:
         root: The run's directory, or the folder that a pack was unpacked into.
     """
     folders = [folder for folder in (root / RECEIVED / SITES, root / SITES) if folder.is_dir()]
-    return [SiteRecord.read(path) for folder in folders for path in sorted(folder.glob("*.json"))]
+    return [_received(SiteRecord.read(p), str(p)) for folder in folders for p in sorted(folder.glob("*.json"))]
+
+
+def _received(site: SiteRecord, where: str) -> SiteRecord:
+    """The rows of another site, without what an earlier version wrote in addition."""
+    told = site.model_dump(exclude_unset=True)
+    return _sealed({**told, "notes": _notes({**told, "method_options": told["options"]})}, where)
 
 
 def sites_in(place: Path) -> list[SiteRecord]:
@@ -133,7 +170,7 @@ def sites_in(place: Path) -> list[SiteRecord]:
         own = [site_of(place)] if (place / "run.json").exists() or (place / "matrix.json").exists() else []
         found = [*earlier_sites(place), *own]
     else:
-        found = Pack.open(place).sites()
+        found = [_received(site, str(place)) for site in Pack.open(place).sites()]
     if not found:
         fix = "Give the directory of a run, or a file that was packed with `--with-matrix`."
         raise RunStateError(Problem(str(place), "holds no rows of an accuracy matrix.", fix))
