@@ -109,6 +109,7 @@ def _prepared(host: Host, recipe: Recipe, read: bool) -> tuple[list[Problem], li
     """What the host says to the arguments and the data of each training and test."""
     from ..run.plan import make_plan
     from ..run.reading import argument_problem, parse_all, read_data
+    from ..run.sender import carry_remarks
     from ..run.state import RunState
 
     # the host refuses a directory that holds an adapter; the run handles that itself
@@ -117,7 +118,9 @@ def _prepared(host: Host, recipe: Recipe, read: bool) -> tuple[list[Problem], li
     trainings = [step.task for step in steps if step.kind == "train" and step.task]
     tests = dict.fromkeys(step.task for step in steps if step.tests and step.task)
     _, refusals = parse_all(state, trainings)
-    problems, notes = [], []
+    root = Path(str(recipe.host_keys["output_dir"]))
+    problems: list[Problem] = []
+    notes = carry_remarks(root, recipe.config)
     for message, tasks in refusals.items():
         if _NEEDS_LAUNCHER in message:
             notes.append(
