@@ -245,12 +245,12 @@ def from_carry(llama, text_data, source, tmp_path, method="inclora", **more):
 def test_carries_that_must_not_be_used(llama, text_data, tmp_path, clean):
     taken = copy_of(clean / "carry", tmp_path / "carry")
     fails(from_carry(llama, text_data, tmp_path / "nowhere", tmp_path), RunStateError, "holds no carry")
-    fails(from_carry(llama, text_data, taken, tmp_path, "seqlora"), RunStateError, "made by 'inclora'")
+    fails(from_carry(llama, text_data, taken, tmp_path, "seqlora"), RecipeError, "made by 'inclora'")
     other = tiny.build_llama(tmp_path / "other", seed=5)
     fails(from_carry(other, text_data, taken, tmp_path), RunStateError, "another base")
     again = from_carry(llama, text_data, taken, tmp_path)
     again["cl"]["only"] = "two"
-    fails(again, RunStateError, "already contains task 'two'")
+    fails(again, RecipeError, "already contains task 'two'")
     update = taken / "updates" / "01_one.safetensors"
     whole = update.read_bytes()
     with changed(update, whole[:-1] + bytes([whole[-1] ^ 1])):

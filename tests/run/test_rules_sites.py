@@ -181,7 +181,7 @@ def test_a_carry_with_tasks_that_the_stream_does_not_have(first, llama, text_dat
         content["meta"]["updates"][0]["task"] = "somewhere_else"
 
     sealed.edit(received / "carry.json", change)
-    with pytest.raises(RunStateError, match=r"the stream 'tiny' does not have: somewhere_else"):
+    with pytest.raises(RecipeError, match=r"the stream 'tiny' does not have: somewhere_else"):
         go(site(llama, text_data, tmp_path, "two", received, max_steps=1))
     sealed.edit(received / "carry.json", lambda content: content.update(tasks=[]))
     with pytest.raises(RunStateError, match="'tasks' is"):

@@ -74,6 +74,7 @@ def make(recipe: dict[str, Any], *, all_keys: bool = False) -> dict[str, Any]:
     from ..run.check import check
     from ..run.journal import Journal
     from ..run.reopen import planned
+    from ..run.sender import carry_remarks
     from .hosts import host as the_host
 
     host = the_host(recipe)
@@ -83,7 +84,7 @@ def make(recipe: dict[str, Any], *, all_keys: bool = False) -> dict[str, Any]:
     root = Path(str(host_keys["output_dir"]))
     steps = planned(root, config)
     finished = Journal(root).entries
-    warnings = _absent_warning(absent)
+    warnings = [*_absent_warning(absent), *carry_remarks(root, config)]
     model, disk = _sizes(host, host_keys, config, root, steps, warnings)
     able = get_method(config.method).capabilities
     return {

@@ -121,7 +121,20 @@ def recipe_of(example: Example, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
     keys |= example.keys
     block = {"stream": {"name": "s", "tasks": [task]}, "method": {"name": "seqlora"}, **example.cl}
+    if example.carried:
+        block["carry_from"] = str(_carry(folder, example.carried, block["method"]["name"]))
     return {**{key: value for key, value in keys.items() if value is not None}, "cl": block}
+
+
+def _carry(folder: Path, tasks: tuple[str, ...], method: str) -> Path:
+    """A folder with the record of a carry and nothing else."""
+    from ..records.carry import CarryRecord
+
+    place = folder / "before"
+    place.mkdir()
+    content = {"method": method, "tasks": list(tasks), "base": {}, "meta": {}, "files": {}}
+    (place / "carry.json").write_text(CarryRecord.text(content), encoding="utf-8")
+    return place
 
 
 def _base(folder: Path, changed: Mapping[str, Any]) -> Path:

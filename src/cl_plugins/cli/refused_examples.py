@@ -48,6 +48,7 @@ class Example:
         task: Keys of the task in the stream.
         files: Other files of the data folder.
         base: Keys of the base's ``config.json`` that differ from the demo's.
+        carried: Tasks of the carry that ``carry_from`` names, a folder next to the data.
     """
 
     shown: str
@@ -62,12 +63,14 @@ class Example:
     task: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     base: Mapping[str, Any] = field(default_factory=dict)
+    carried: tuple[str, ...] = ()
 
 
 def _method(name: str, **options: Any) -> dict[str, Any]:
     return {"method": {"name": name, **options}}
 
 
+_TWO = {"name": "s", "tasks": [{"name": "t", "train": "train", "test": "test"}, {"name": "earlier"}]}
 _ZERO = {"zero_optimization": {"stage": 2}}
 _ZERO_3 = {"zero_optimization": {"stage": 3}}
 
@@ -104,6 +107,8 @@ RECIPES: tuple[Example, ...] = (
     Example("a probe with training data", cl={"eval": {"probes": [{"name": "p", "train": "train", "test": "test"}]}}),
     Example("a probe without a test set", cl={"eval": {"probes": [{"name": "p"}]}}),
     Example("probes with `scope: none`", cl={"eval": {"scope": "none", "probes": [{"name": "p", "test": "test"}]}}),
+    Example("a task of the carry behind `only`", cl={"only": "t", "stream": _TWO}, carried=("earlier",)),
+    Example("a task of the carry that the stream does not have", cl={"only": "t"}, carried=("earlier",)),
     Example("options of vLLM with `backend: host`", cl={"eval": {"backend_options": {"seed": 1}}}),
 )  # fmt: skip
 

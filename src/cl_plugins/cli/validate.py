@@ -110,6 +110,7 @@ def _prepared(host: Host, recipe: Recipe, read: bool) -> tuple[list[Problem], li
     from ..run.data_sets import trained_tests
     from ..run.plan import make_plan
     from ..run.reading import argument_problem, parse_all, read_data
+    from ..run.sender import carry_remarks
     from ..run.state import RunState
 
     # the host refuses a directory that holds an adapter; the run handles that itself
@@ -118,8 +119,9 @@ def _prepared(host: Host, recipe: Recipe, read: bool) -> tuple[list[Problem], li
     trainings = [step.task for step in steps if step.kind == "train" and step.task]
     tests = dict.fromkeys(step.task for step in steps if step.tests and step.task)
     _, refusals = parse_all(state, trainings)
+    root = Path(str(recipe.host_keys["output_dir"]))
     problems: list[Problem] = []
-    notes = trained_tests(host, recipe.host_keys, recipe.config)
+    notes = [*carry_remarks(root, recipe.config), *trained_tests(host, recipe.host_keys, recipe.config)]
     for message, tasks in refusals.items():
         if _NEEDS_LAUNCHER in message:
             notes.append(

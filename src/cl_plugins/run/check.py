@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base import ranks
-from ..base.errors import Problem, RecipeError
+from ..base.errors import Problem, RecipeError, RunStateError
 from ..config import CLConfig, EvalConfig, Recipe
 from ..methods.registry import get_method
 from ..recipe import expanded, parse_cl
@@ -19,6 +20,9 @@ from ..streams.model import LENGTH
 from .backends import backend_problems
 from .data_sets import absent_data, data_problems
 from .harness import harness_problems
+from .journal import Journal
+from .sender import look, order_problems
+from .sender import problems as carry_problems
 from .validation import validation_problems
 
 
@@ -65,6 +69,7 @@ def check(host: Host, raw: Mapping[str, Any], *, data: bool = True, absent: list
     if config is not None:
         problems += _config_problems(host, keys, config)
         if data:
+            problems += _carry_problems(keys, config)
             problems += host.base_problems(keys)
             found = data_problems(host, keys, config)
             if absent is not None:
@@ -73,6 +78,26 @@ def check(host: Host, raw: Mapping[str, Any], *, data: bool = True, absent: list
     if problems or config is None:
         raise RecipeError(list(dict.fromkeys(problems)))
     return Recipe(keys, config)
+
+
+def _carry_problems(keys: Mapping[str, Any], config: CLConfig) -> list[Problem]:
+    """Why the recipe cannot start from the carry of ``carry_from``; what is damaged or missing is said by the start of a run.
+
+    A run that has finished steps goes on: it had begun before the order was checked, and it gets a remark instead.
+    """
+    if config.block.carry_from is None:
+        return []
+    root = Path(str(keys.get("output_dir", "")))
+    try:
+        if not config.block.restart and Journal(root).entries:
+            return []
+        before = look(root, Path(config.block.carry_from))
+    except RunStateError:
+        return []
+    if before is None:
+        return []
+    found = carry_problems(config, before.tasks, before.method)
+    return found + order_problems(config, before.tasks)
 
 
 def _config_problems(host: Host, keys: Mapping[str, Any], config: CLConfig) -> list[Problem]:

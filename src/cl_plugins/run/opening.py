@@ -22,7 +22,7 @@ from ..contract.carry import Carry
 from ..contract.host import Host
 from ..records.files import check_folders
 from ..records.run import RUN, read_run, write_run
-from . import prepare, record
+from . import prepare, record, sender
 from .data_sets import data_records
 from .journal import Journal
 from .open_settings import batch_changes, measured_tasks
@@ -151,6 +151,8 @@ def _remarks(state: RunState, journal: Journal, earlier: Carry | None) -> list[s
             f"The stream has {', '.join(skipped)} before {state.config.block.only}; the model was not trained on "
             f"{'it' if len(skipped) == 1 else 'them'}."
         )
+    if earlier is not None:
+        found += sender.remarks(state.config, sender.sender_of(earlier))
     counts = {
         key.removeprefix("train:"): int(entry.details["processes"])
         for key, entry in journal.entries.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from ..base.words import words
 from ..config import CLConfig
 from ..contract.carry import Carry
 from ..contract.host import same_base, same_tokenizer, settings_changes
-from .received import received, tell_options
+from . import sender
+from .received import received, tell_differences
 
 
 def move_aside(root: Path) -> None:
@@ -33,11 +35,12 @@ def move_aside(root: Path) -> None:
     logger.info("cl.restart: the earlier run was moved to %s", target)
 
 
-def earlier_carry(config: CLConfig, base: dict[str, Any], root: Path) -> Carry | None:
+def earlier_carry(config: CLConfig, host_keys: Mapping[str, Any], base: dict[str, Any], root: Path) -> Carry | None:
     """The carry that ``carry_from`` names, verified; a packed one is unpacked into the run's directory.
 
     Args:
         config: The ``cl:`` block.
+        host_keys: The host's keys of the recipe.
         base: Fingerprint of the base.
         root: The run's directory.
 
@@ -51,11 +54,7 @@ def earlier_carry(config: CLConfig, base: dict[str, Any], root: Path) -> Carry |
     carry = Carry.open(received(root, path))
     carry.verify()
     where = f"cl.carry_from: {path}"
-    problems = []
-    if carry.method != config.method:
-        problems.append(
-            Problem(where, f"was made by '{carry.method}', not by '{config.method}'.", "Use the same method.")
-        )
+    problems = sender.problems(config, carry.tasks, carry.method)
     if not same_base(carry.base, base):
         names = f"{carry.base.get('name')} there, {base.get('name')} here"
         problems.append(Problem(where, f"belongs to another base ({names}).", "Use the same base model."))
@@ -65,14 +64,6 @@ def earlier_carry(config: CLConfig, base: dict[str, Any], root: Path) -> Carry |
     elif differing := settings_changes(carry.base, base):
         what = f"was made with other settings of the base: {'; '.join(differing)}."
         problems.append(Problem(where, what, "Use the files of the base unchanged."))
-    unknown = [task for task in carry.tasks if task not in config.stream.task_names]
-    if unknown:
-        what = f"contains tasks that the stream '{config.stream.name}' does not have: {', '.join(unknown)}."
-        problems.append(Problem(where, what, "Name every task of the carry in the stream, in the order of learning."))
-    if config.block.only in carry.tasks:
-        problems.append(
-            Problem(where, f"already contains task {config.block.only!r}.", "Train a task that it does not contain.")
-        )
     if problems:
         raise RunStateError(problems)
     total = sum(r["bytes"] for r in carry.files.values())
@@ -88,7 +79,7 @@ def earlier_carry(config: CLConfig, base: dict[str, Any], root: Path) -> Carry |
         total / 1e6,
         listing,
     )
-    tell_options(config, carry)
+    tell_differences(config, host_keys, carry)
     return carry
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,7 @@ from ..config import CLConfig
 from ..contract.carry import FILE, Carry, carry_directory
 from ..contract.packed import Pack
 from ..records.pack import CARRY, PACK, PackRecord
-from ..records.told import told_options
-from .shareable import shared_options
+from .sender import other_keys, other_options, sender_of
 from .site import RECEIVED
 
 
@@ -65,27 +62,16 @@ def carried_tasks(root: Path, source: Path) -> tuple[str, ...] | None:
     return None
 
 
-def other_options(config: CLConfig, carry: Carry) -> list[str]:
-    """Options of the method that differ from those of the site before, for the log.
+def tell_differences(config: CLConfig, host_keys: Mapping[str, Any], carry: Carry) -> None:
+    """Log the options and the keys that differ from those of the site before.
 
     Args:
         config: The ``cl:`` block.
+        host_keys: The host's keys of the recipe.
         carry: The carry that the run starts from.
     """
-    path = carry.path.parent / PACK
-    if carry.path.name != CARRY.rstrip("/") or not path.is_file():
-        return []
-    there: Mapping[str, Any] = told_options(PackRecord.read(path).options)
-    here = shared_options(json.loads(json.dumps(asdict(config.options), default=str)))
-    return [
-        f"{key} is {here[key]!r} here and {there[key]!r} there"
-        for key in here
-        if here[key] != there.get(key, here[key])
-    ]
-
-
-def tell_options(config: CLConfig, carry: Carry) -> None:
-    """Log the options that differ from those of the site before."""
-    found = other_options(config, carry)
-    if found:
+    sender = sender_of(carry)
+    if found := other_options(config, sender):
         logger.warning("carry_from: the site before has trained with other options: %s", "; ".join(found))
+    for line in other_keys(host_keys, sender):
+        logger.warning("carry_from: the recipe of the site before differs: %s", line)

@@ -105,7 +105,9 @@ class Runner:
         state = self._state
         state.base_fingerprint = ranks.on_main(lambda: state.host.fingerprint(state.run_args))
         engine_rules(state)  # known as soon as the base is; nothing is trained for an engine that cannot answer
-        earlier = ranks.on_main(lambda: prepare.earlier_carry(self._config, state.base_fingerprint, self._root))
+        earlier = ranks.on_main(
+            lambda: prepare.earlier_carry(self._config, state.host_keys, state.base_fingerprint, self._root)
+        )
         opening = ranks.on_main(lambda: open_directory(state, earlier))
         state.journal = Journal(self._root)
         if opening.appended:
