@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..base.errors import Problem, RunStateError
@@ -23,3 +23,20 @@ def check_same(there: Mapping[str, Any], ours: Mapping[str, Any], names: Mapping
         if there.get(key) != ours[key]:
             what = f"was trained with {key} {there.get(key)}; this recipe's is {ours[key]}."
             raise RunStateError(Problem("carry", what, f"Use the `{name}` it was made with."))
+
+
+def check_same_layers(there: Iterable[str], ours: Iterable[str]) -> None:
+    """Compare the layers that a carry has parts for and those that this recipe's ``lora_target`` names.
+
+    Args:
+        there: Layers of the carry.
+        ours: Layers of this recipe's model.
+
+    Raises:
+        RunStateError: If they are not the same.
+    """
+    missing, extra = sorted(set(ours) - set(there)), sorted(set(there) - set(ours))
+    if missing or extra:
+        what = f"has no parts for {len(missing)} of this recipe's layers, and parts for {len(extra)} others"
+        fix = "Use the base and the `lora_target` it was made with."
+        raise RunStateError(Problem("carry", f"{what} (e.g. {(missing + extra)[0]}).", fix))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from ...adapters.rows import RowState
 from ...adapters.update import adapter_meta, trained_factors
 from ..moelora.experts import check_rank
 from ..row_gates import check_places
-from ..same_options import check_same
+from ..same_options import check_same, check_same_layers
 from .gate import ROUTER, ROUTERS, BranchGate
 
 
@@ -47,15 +47,20 @@ class Past:
     routers: list[dict[str, Tensor]] = field(default_factory=list)
     meta: Mapping[str, Any] = field(default_factory=dict)
 
-    def check(self, meta: Mapping[str, Any]) -> None:
+    def check(self, meta: Mapping[str, Any], layers: Iterable[str]) -> None:
         """Compare with a model that is about to be built.
 
+        Args:
+            meta: What `put_on` says of it.
+            layers: The layers that ``lora_target`` names.
+
         Raises:
-            RunStateError: If it has other options, another rank or another scaling.
+            RunStateError: If it has other options, another rank, another scaling or other layers.
         """
         names = {**{key: f"cl.method.{key}" for key in SHARED}, "rank": "lora_rank", "scaling": "lora_alpha"}
         if self.meta:
             check_same(self.meta, meta, names)
+        check_same_layers(layers_of(self.tensors), layers)
 
 
 @dataclass(frozen=True)
@@ -96,17 +101,17 @@ def put_on(
     Raises:
         RecipeError: If the rank is not a multiple of the branches.
         CompatibilityError: If a target is no layer of the language model.
-        RunStateError: If the past was made with other options, rank or scaling.
+        RunStateError: If the past was made with other options, rank, scaling or layers.
     """
     import torch
 
     adapted = base.new_adapter(seed)
     meta = {**adapter_meta(adapted), **{key: getattr(config, key) for key in SHARED}}
+    starts = {name: (a.detach().clone(), b.shape[0]) for name, (a, b) in trained_factors(adapted).items()}
     if past is not None:
-        past.check(meta)
+        past.check(meta, starts)
     check_rank(meta["rank"], config.branches, "branches")
     dropout = float(adapted.peft_config["default"].lora_dropout)  # type: ignore[index, union-attr]
-    starts = {name: (a.detach().clone(), b.shape[0]) for name, (a, b) in trained_factors(adapted).items()}
     model = base.prepare_frozen()
     check_places(base.model, list(starts))
     state: RowState = base.rows(lambda rows: begin(state, rows))

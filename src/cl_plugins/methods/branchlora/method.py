@@ -158,7 +158,7 @@ class BranchLoRA(SelectorTerms, Method):
                 for the latest task.
 
         Raises:
-            RunStateError: If the carry was made with other options, rank or scaling.
+            RunStateError: If the carry was made with other options, rank, scaling or layers.
         """
         base.reset()
         if carry is None:

@@ -91,11 +91,20 @@ class OSF(Method):
         return {STATISTIC: found}
 
     def consolidate(self, previous: Carry | None, update: TaskUpdate, writer: CarryWriter) -> None:
-        """The weights of this task replace the earlier ones."""
-        writer.link(update.statistic(STATISTIC), FILE)
+        """The weights of this task replace the earlier ones; what only earlier tasks have trained stays as it is."""
+        from ...contract.carry import read_tensors
+        from ..earlier import kept, tensor_names
+
+        statistic = update.statistic(STATISTIC)
         rest = {name: value for name, value in update.load().items() if not is_own(name)}
-        if rest:
-            writer.write(ADAPTER, rest)
+        new = {*tensor_names(statistic), *rest}
+        old, old_rest = [kept(previous, file, new) for file in (FILE, ADAPTER)]
+        if old:
+            writer.write(FILE, {**old, **read_tensors(statistic)})
+        else:
+            writer.link(statistic, FILE)
+        if rest or old_rest:
+            writer.write(ADAPTER, {**old_rest, **rest})
 
     def restore(self, base: BaseModel, carry: Carry | None, route: Route = None) -> Module:
         """The base with the carried weights."""
