@@ -115,7 +115,7 @@ def hold(model: Module, directory: str) -> Held:
 
 def _changed(names: list[str]) -> Problem:
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    what = f"was changed since the learner has taken it: {shown} has other values "
+    what = f"was changed since the learner has taken it: other values are in {shown} "
     what += "(as `merge_and_unload()` leaves them, or a stopped full fine-tuning)."
     fix = (
         "Load the base anew and make the learner again; what was learned is kept. Deploy a copy: "

@@ -43,7 +43,7 @@ class Values:
                 if not is_partitioned(parameter):
                     part = _some(tensor).to(torch.float32)
                     parts.setdefault(tensor.device, []).append((name, tuple(tensor.shape), part))
-        found = {}
+        found: dict[str, tuple[tuple[int, ...], Tensor]] = {}
         for group in parts.values():
             values = torch.cat([part for *_, part in group]).cpu().split([len(part) for *_, part in group])
             found |= {name: (shape, value) for (name, shape, _), value in zip(group, values, strict=True)}
