@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import CompatibilityError, Problem
 from .held_base import HeldBase
+from .holding import check_free, hold
 from .lora_config import lora_problems
 
 
@@ -22,11 +23,13 @@ class PlainBase(HeldBase):
     Args:
         model: The model. What requires gradients now is what full fine-tuning trains.
         lora: The LoRA of methods that use one.
+        directory: Of the learner that uses the model; None leaves out the check that nobody else has changed it.
     """
 
     hooks_are_ours = False  # whoever brings the model may watch it
 
-    def __init__(self, model: Any, lora: LoraConfig | None = None) -> None:
+    def __init__(self, model: Any, lora: LoraConfig | None = None, directory: str | None = None) -> None:
+        check_free(model)
         super().__init__(model)
         if hasattr(model, "peft_config"):
             what = "has an adapter already."
@@ -40,6 +43,30 @@ class PlainBase(HeldBase):
             "name": model.config._name_or_path,
             "config_sha256": hashlib.sha256(config.encode()).hexdigest(),
         }
+        self._held = hold(model, directory) if directory is not None else None
+
+    def reset(self) -> None:
+        """See `HeldBase.reset`; the weights must then be those that the learner has taken.
+
+        Raises:
+            RunStateError: If they are others, or another learner uses the model.
+        """
+        check_free(self._model, self._held)
+        super().reset()
+        if self._held is not None:
+            self._held.check(self._model)
+
+    def release(self) -> None:
+        """Give the model back as the learner has taken it, so that another may use it.
+
+        Raises:
+            RunStateError: If it cannot be: full fine-tuning keeps no copy of the weights.
+        """
+        if self._full and self._held is not None:
+            self._held.check(self._model)
+        self.reset()
+        if self._held is not None:
+            self._held.release(self._model)
 
     @property
     def wanted_modules(self) -> tuple[str, ...]:

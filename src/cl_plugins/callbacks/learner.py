@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..adapters.plain_base import PlainBase
+from ..adapters.values import Values
 from ..base import ranks
 from ..base.errors import CompatibilityError, Problem, RecipeError, RunStateError
 from ..base.files import remove_leftovers
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
     from ..config import ReplayConfig
+    from ..contract.carry import Carry
     from ..streams import Stream
     from .learner_run import LearnerRun
     from .rows import Test
@@ -133,7 +135,8 @@ class ContinualLearner:
     """Leads a model through a stream of tasks with a method and a custom trainer.
 
     Args:
-        model: The base, a Transformers model without adapters. It is changed in place.
+        model: The base, a Transformers model without adapters. It is changed in place; a second learner may use it after
+            `finish` or `release` of the first.
         method: Name of the method.
         directory: Where updates and the carry are written. An earlier carry there is taken up.
         lora: The LoRA, for the methods that use one.
@@ -183,7 +186,7 @@ class ContinualLearner:
         self.directory = Path(directory)
         if tasks is None:
             self._check_without_tasks({"tests": tests, "evaluation": evaluation, "answer": answer})
-        self.base = PlainBase(model, lora)
+        self.base = PlainBase(model, lora, str(self.directory))
         self._placed = False
         self.seed = seed
         self._run: LearnerRun | None = None
@@ -193,11 +196,27 @@ class ContinualLearner:
                 seed=seed, replay=self._replay, evaluation=evaluation or {}, reader=tokenizer, answer=answer,
             )  # fmt: skip
             self.base.fingerprint = self._run.fingerprint
+        if self._run is None:
+            self.base.fingerprint |= {"weights": Values.of(model).sha256()}
         carry = read_carry(self.directory)
-        if self._run is None and carry is not None and (carry.method != method or carry.base != self.base.fingerprint):
-            what = f"holds a carry of '{carry.method}' on {carry.base.get('name')!r}."
-            fix = "Use the same method and base, or another directory."
-            raise RunStateError(Problem(str(self.directory), what, fix))
+        if self._run is None and carry is not None:
+            self._check_carry(carry)
+
+    def _check_carry(self, carry: Carry) -> None:
+        """Without ``tasks`` the carry alone tells what the directory was made with."""
+        name, own = carry.base.get("name"), self.base.fingerprint
+        what, fix = f"holds a carry of '{carry.method}' on {name!r}", "or choose another directory."
+        if carry.method != self.method.name or name != own["name"]:
+            problem = Problem(str(self.directory), f"{what}.", f"Use the same method and base, {fix}")
+        elif carry.base.get("config_sha256") != own["config_sha256"]:
+            why = f"{what} with another configuration of the model than this one has."
+            problem = Problem(str(self.directory), why, f"Load the base with the same configuration, {fix}")
+        elif carry.base.get("weights", own["weights"]) != own["weights"]:
+            why = f"{what} whose weights are others than those of this model."
+            problem = Problem(str(self.directory), why, f"Load the base as before, {fix}")
+        else:
+            return
+        raise RunStateError(problem)
 
     def _check_without_tasks(self, given: Mapping[str, Any]) -> None:
         """What makes no sense in a directory that is no run."""
@@ -286,7 +305,7 @@ class ContinualLearner:
         return self._recorded().evaluate(batch_size)
 
     def finish(self) -> Path:
-        """Write ``final/``, matrix, metrics and report.
+        """Write ``final/``, matrix, metrics and report, and `release` the base.
 
         Returns:
             The directory of the run.
@@ -295,6 +314,8 @@ class ContinualLearner:
             RunStateError: If the learner has no ``tasks``, or some are not learned yet.
         """
         self._recorded().finish()
+        with suppress(RunStateError):  # the weights of full fine-tuning stay
+            self.release()
         return self.directory
 
     def _recorded(self) -> LearnerRun:
@@ -304,6 +325,16 @@ class ContinualLearner:
                 Problem("the learner", what, "Name them: `ContinualLearner(..., tasks=[...], tests=...)`.")
             )
         return self._run
+
+    def release(self) -> None:
+        """Give the base back as it was, for another learner; this one may go on later.
+
+        Raises:
+            RunStateError: If its weights are others: after full fine-tuning, or changed by someone else.
+        """
+        if self._run is not None:
+            self._run.forget_model()
+        self.base.release()
 
     def _tidy(self) -> None:
         """Take away what a killed process has left."""

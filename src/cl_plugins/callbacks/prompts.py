@@ -68,7 +68,9 @@ class Prompts:
             prompt = row.raw["prompt"]
             if not isinstance(prompt, str):
                 messages = _with_pictures(prompt, len(row.images))
-                prompt = self._reader.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+                prompt = self._reader.apply_chat_template(
+                    messages, add_generation_prompt=True, tokenize=False, **_for_template(row)
+                )
                 complete = True  # a chat template writes the special tokens itself
             complete = complete or (begin is not None and prompt.startswith(begin))
             texts.append(prompt)
@@ -110,6 +112,13 @@ class Prompts:
         """
         found = [getattr(owner, name, None) for owner in (config, self._reader) for name in _MEDIA_TOKENS]
         return sorted({int(token) for token in found if isinstance(token, int)})
+
+
+def _for_template(row: TestRow) -> dict[str, Any]:
+    """What TRL hands to the chat template in training: the row's settings, and its tools unless it has pictures."""
+    given = dict(row.raw.get("chat_template_kwargs") or {})
+    tools = row.raw.get("tools")
+    return given if tools is None or row.images else {"tools": tools, **given}
 
 
 def _with_pictures(messages: Any, count: int) -> Any:
