@@ -653,6 +653,22 @@ def test_differences_that_are_no_fault_become_notes(chain, tmp_path):
     assert "zero_shot, one was measured by several sites" in notes
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda content: content["stream"]["tasks"][0].update(max_new_tokens=99), "max_new_tokens"),
+        (lambda content: content["recipe"].update(image_max_pixels=512), "image_max_pixels"),
+        (lambda content: content["recipe"]["cl"].update(task_overrides={"one": {"cutoff_len": 77}}), "cutoff_len"),
+        (lambda content: content["recipe"]["cl"].update(task_overrides={"three": {"cutoff_len": 77}}), ""),
+        (lambda content: content["recipe"].update(learning_rate=0.5), ""),
+    ],
+)
+def test_a_task_that_was_tested_otherwise_becomes_a_note(chain, tmp_path, change, told):
+    join([chain / "one", changed_site(chain, "two", tmp_path, change)], tmp_path / "x")
+    notes = [note for note in load(tmp_path / "x", "run.json")["notes"] if "which its scores depend on" in note]
+    assert notes == ([f"The sites tested one with different {told}, which its scores depend on."] if told else [])
+
+
 # --- the stream file of a site
 
 

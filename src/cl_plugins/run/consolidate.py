@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ..base.files import artefact
+from ..contract.carry import Carry
+from ..replay.encoding import ENTRY, encoding_of, next_encoding
 from ..replay.keeping import filling
+from ..replay.store import Buffer
 from ..training.handover import write_carry
 from .plan import Step
 from .state import RunState
@@ -30,8 +33,17 @@ def consolidate(state: RunState, step: Step) -> dict[str, Any]:
             "tasks": list(_tasks(state, task)),
             "base": state.base_fingerprint,
         }
-        write_carry(target, state.method, previous, update, about, filling(state.config.replay, update, previous))
+        fill = filling(state.config.replay, update, previous, _encoded(state, previous, task))
+        write_carry(target, state.method, previous, update, about, fill)
     return artefact(state.root, target / "carry.json")
+
+
+def _encoded(state: RunState, previous: Carry | None, task: str) -> dict[str, Any]:
+    """For the settings of the next buffer: with which keys the samples of each task were encoded."""
+    if not state.config.replay.enabled:
+        return {}
+    encoded = encoding_of(state.sample_keys(task), state.host.sample_keys)
+    return {ENTRY: next_encoding(Buffer.open(previous), task, encoded)}
 
 
 def _tasks(state: RunState, task: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from .site import sites_in
 
 
 Named = tuple[str, SiteRecord]  # where a site's rows come from, and the rows
+#: Keys of the host that decide what a model is shown of a test item.
+_TESTED = re.compile(r"template$|cutoff_len$|image_|video_|audio_|default_system$|enable_thinking$")
 _CHAIN = "Give the runs of one stream in which every site began with the carry of the one before."
 
 
@@ -272,12 +275,35 @@ def _notes(sites: Sequence[Named]) -> list[str]:
         if differ:
             what = {"options": "options of the method:", "versions": "versions of", "cl": "settings under `cl`:"}[key]
             notes.append(f"The sites had different {what} {', '.join(differ)}.")
+    notes += _tested_otherwise([site for _, site in sites])
     for row, task, scores in _measured_twice(sites):
         notes.append(
             f"{row}, {task} was measured by several sites, with different results "
             f"({', '.join(f'{score:.2f}' for score in scores)}); the first one stands here."
         )
     return list(dict.fromkeys([*notes, *(note for _, site in sites for note in site.notes)]))
+
+
+def _tested_otherwise(sites: Sequence[SiteRecord]) -> list[str]:
+    """Tasks that sites have tested with other prompts, pictures or lengths of answers: their columns compare two things."""
+    found = []
+    for task in dict.fromkeys(name for site in sites for name in site.task_names):
+        given = [_test_settings(site, task) for site in sites if task in site.tests]
+        differ = sorted({key for each in given for key in each if any(other.get(key) != each[key] for other in given)})
+        if differ:
+            found.append(f"The sites tested {task} with different {', '.join(differ)}, which its scores depend on.")
+    return found
+
+
+def _test_settings(site: SiteRecord, task: str) -> dict[str, Any]:
+    """What a site's recipe says of the prompts of a task's test, its pictures and the length of its answers."""
+    keys = site.recipe.model_dump(exclude_unset=True)
+    block = keys.pop("cl", {})
+    entry: dict[str, Any] = next((e for e in site.model_dump()["stream"]["tasks"] if e["name"] == task), {})
+    keys |= {**entry.get("overrides", {}), **(block.get("task_overrides") or {}).get(task, {})}
+    found = {key: value for key, value in keys.items() if _TESTED.match(key) and value is not None}
+    length = entry.get("max_new_tokens") or (block.get("eval") or {}).get("max_new_tokens")
+    return {**found, **({"max_new_tokens": length} if length is not None else {})}
 
 
 def _measured_twice(sites: Sequence[Named]) -> Iterable[tuple[str, str, list[float]]]:

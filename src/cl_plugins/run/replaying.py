@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import DataError, Problem
+from ..base.logs import logger
 from ..replay import mixing, store
+from ..replay.encoding import stored_encoding
 from ..replay.memory import Memory
 from ..replay.store import Buffer
 from ..training.phase_samples import Part, PhaseSamples
@@ -64,7 +66,7 @@ def load(state: RunState, task: str, args: TaskArgs) -> TrainingData:
     buffer = Buffer.open(state.carry)
     if buffer is None or not buffer.samples:
         return TrainingData(module, own, Memory(buffer, None, replay.batch), rows, counts=counts)
-    past = session.stored_samples(task, args, buffer, keys=_own_keys(state, buffer.tasks), like=own)
+    past = session.stored_samples(task, args, buffer, keys=_own_keys(state, buffer), like=own)
     if len(past) != len(buffer.samples):
         what = f"holds {len(buffer.samples)} samples, but only {len(past)} can be used."
         fix = "Set the data keys of their tasks as in their training."
@@ -95,10 +97,22 @@ def kept(state: RunState, task: str, data: TrainingData, context: TaskContext) -
     return PhaseSamples(parts, partial(state.method.phase_sample, context))
 
 
-def _own_keys(state: RunState, tasks: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The keys that made the samples of earlier tasks, of those that this stream knows."""
-    found = {}
-    for name in (task for task in tasks if task in state.config.stream.task_names):
-        keys = {**state.host_keys, **state.config.overrides_for(name)}
-        found[name] = {key: keys.get(key) for key in state.host.sample_keys}
+def _own_keys(state: RunState, buffer: Buffer) -> dict[str, dict[str, Any]]:
+    """The keys that made the samples of earlier tasks: those that the buffer names, else the recipe's for tasks that it knows."""
+    names, found = state.host.sample_keys, {}
+    stored = stored_encoding(buffer, names)
+    for task in buffer.tasks:
+        known = task in state.config.stream.task_names
+        keys = state.sample_keys(task) if known else state.host_keys
+        if known or task in stored:
+            found[task] = {key: keys.get(key) for key in names} | stored.get(task, {})
+        asked = state.config.overrides_for(task) if known else {}
+        other = [f"{key}: {asked[key]!r}" for key in sorted(names & {*asked}) if asked[key] != found[task][key]]
+        if other and (told := f"{task} {other}") not in state.told:
+            state.told.add(told)
+            kept = ", ".join(f"{key}: {value!r}" for key, value in stored[task].items())
+            logger.warning(
+                "the recipe gives task '%s' %s; its kept samples are encoded as in its training (%s)",
+                *(task, ", ".join(other), kept),
+            )
     return found

@@ -84,6 +84,7 @@ class RunState:
         self._trackers: dict[str, dict[str, Any]] = {}
         self._training_sets = TrainingSets()
         self.restore_seconds: float | None = None
+        self.told: set[str] = set()  # what the log need not say again
 
     @classmethod
     def to_look(cls, host: Host, root: Path, host_keys: Mapping[str, Any], config: CLConfig) -> RunState:
@@ -127,6 +128,10 @@ class RunState:
         folder = self.directory(task)
         self.journal.verify(folder)
         return read_update(folder, task)
+
+    def sample_keys(self, task: str) -> dict[str, Any]:
+        """The host's keys of a task, of which some decide what its samples are trained on."""
+        return {**self.host_keys, **self.config.overrides_for(task)}
 
     def task_args(self, task: str, phase: Phase | None = None) -> TaskArgs:
         """The host's arguments of one training of a task; seeds every generator, as the host does."""
