@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import marked
 import pytest
@@ -203,6 +204,18 @@ def test_an_unknown_id_deletes_nothing(out, capsys):
     assert main(["replay", "delete", str(out), "--id", known["id"], "--id", "nobody"]) == 2
     assert main(["replay", "delete", str(out), "--id", known["id"], "--task", "two"]) == 2
     assert "has no sample" in capsys.readouterr().err
+    assert (out / "carry" / "carry.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(("name", "hint"), [("0005", True), ("0000", True), ("0006", False), ("a05", False)])
+def test_an_id_that_a_table_gave_without_its_zeros_is_named(out, capsys, monkeypatch, name, hint):
+    samples = [SimpleNamespace(id=number, task="one") for number in ("5", "0")]
+    monkeypatch.setattr("cl_plugins.run.deletion.kept_samples", lambda run: samples)
+    before = (out / "carry" / "carry.json").read_bytes()
+    assert main(["replay", "delete", str(out), "--id", name]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"the buffer has no sample {name!r}" in said
+    assert ("are read as numbers, without zeros in front" in said) is hint
     assert (out / "carry" / "carry.json").read_bytes() == before
 
 

@@ -98,8 +98,13 @@ def _unwanted(args: argparse.Namespace) -> Callable[[Sample], bool]:
         return sample.id in wanted and args.task in (None, sample.task)
 
     known = {sample.id for sample in kept_samples(args.run_dir) if chosen(sample)}
-    fix = "`cl-plugins replay list RUN` lists the samples in the buffer."
-    problems = [Problem("--id", f"the buffer has no sample {name!r}.", fix) for name in sorted(wanted - known)]
+    problems = []
+    for name in sorted(wanted - known):
+        fix = "`cl-plugins replay list RUN` lists the samples in the buffer."
+        number = name.lstrip("0") or "0"
+        if name.isdecimal() and number != name and any(s.id == number for s in kept_samples(args.run_dir)):
+            fix = f"There is {number!r}: ids of a table that are all numbers are read as numbers, without zeros in front."
+        problems.append(Problem("--id", f"the buffer has no sample {name!r}.", fix))
     if problems:
         raise RecipeError(problems)
     return chosen
