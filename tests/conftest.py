@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import tempfile
 
@@ -51,6 +52,16 @@ def _pictures_are_not_drawn():
 
     with not_drawn():
         yield
+
+
+@pytest.fixture
+def heard(caplog):
+    """What the package logs, which it keeps from the root logger."""
+    logger = logging.getLogger("cl_plugins")
+    logger.addHandler(caplog.handler)
+    with caplog.at_level(logging.INFO, logger="cl_plugins"):
+        yield caplog
+    logger.removeHandler(caplog.handler)
 
 
 @pytest.fixture

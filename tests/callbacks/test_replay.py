@@ -372,25 +372,25 @@ def test_a_collator_that_takes_things_out_of_its_rows(stream, tmp_path, method):
     ],
 )
 def test_layouts_that_do_not_go_with_replay(llama, given, words):
-    from cl_plugins.callbacks.callback import _check_layout
+    from cl_plugins.callbacks.given import check_layout
 
     plain = {"deepspeed": None, "world_size": 2}
     model = AutoModelForCausalLM.from_pretrained(llama)
-    _check_layout(SimpleNamespace(**plain), model, second_forward=True)
+    check_layout(SimpleNamespace(**plain), model, second_forward=True)
     with pytest.raises(CompatibilityError, match=words):
-        _check_layout(SimpleNamespace(**{**plain, **given}), model, second_forward=True)
+        check_layout(SimpleNamespace(**{**plain, **given}), model, second_forward=True)
     model.gradient_checkpointing_enable({"use_reentrant": True})
     with pytest.raises(CompatibilityError, match="use_reentrant"):
-        _check_layout(SimpleNamespace(**plain), model, second_forward=True)
+        check_layout(SimpleNamespace(**plain), model, second_forward=True)
 
 
 def test_fsdp_that_accelerate_asked_for(llama, monkeypatch):
-    from cl_plugins.callbacks.callback import _engine
+    from cl_plugins.callbacks.given import engine_of
 
     arguments = SimpleNamespace(deepspeed=None, fsdp=[])
-    assert _engine(arguments) is None
+    assert engine_of(arguments) is None
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert _engine(arguments) == "fsdp"
+    assert engine_of(arguments) == "fsdp"
 
 
 @pytest.mark.parametrize("method", ["inclora", "seqlora"])
@@ -424,7 +424,7 @@ def test_the_directory_of_a_run_is_not_a_learners(stream, tmp_path):
 
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_a_reentrant_checkpoint_is_told_from_the_other(llama, reentrant):
-    from cl_plugins.callbacks.callback import _reentrant
+    from cl_plugins.callbacks.given import _reentrant
 
     model = AutoModelForCausalLM.from_pretrained(llama)
     assert not _reentrant(model)

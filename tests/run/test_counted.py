@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 
 import pytest
 import tiny
@@ -55,19 +54,14 @@ def record(question="which colour?", answer="red"):
     return {"instruction": question, "input": "", "output": answer}
 
 
-def test_dropped_records_are_counted_from_training_to_report(llama, tmp_path, caplog):
+def test_dropped_records_are_counted_from_training_to_report(llama, tmp_path, heard):
     good = [turns(("human", f"question {i}?"), ("gpt", "yes")) for i in range(2)]
     bad = [turns(("human", "one more"), ("human", f"question {i}?"), ("gpt", "no")) for i in range(8)]
     data = write(tmp_path / "data", {"train": good + bad, "test": good}, formatting="sharegpt")
     stream = {"name": "s", "tasks": [{"name": "a", "train": "train", "test": "test"}]}
     keys = recipe(llama, data, tmp_path / "run", "seqlora", cl={"stream": stream, "eval": {"max_new_tokens": 1}})
-    with caplog.at_level(logging.WARNING, logger="cl_plugins"):
-        logging.getLogger("cl_plugins").addHandler(caplog.handler)
-        try:
-            go(keys)
-        finally:
-            logging.getLogger("cl_plugins").removeHandler(caplog.handler)
-    assert "task 'a': LLaMA-Factory dropped 8 of 10 training records" in caplog.text
+    go(keys)
+    assert "task 'a': LLaMA-Factory dropped 8 of 10 training records" in heard.text
     by_step = {entry["step"]: entry["details"] for entry in journal(tmp_path / "run")}
     counts = {"records": 10, "dropped_records": 8, "cut_samples": 0}
     assert by_step["train:a"].items() >= counts.items()
@@ -79,7 +73,7 @@ def test_dropped_records_are_counted_from_training_to_report(llama, tmp_path, ca
     lines = (tmp_path / "run" / "predictions" / "after_a" / "a.jsonl").read_text().splitlines()
     assert cut == sum(json.loads(line).get("cut", False) for line in lines) > 0
     assert load(tmp_path / "run", "predictions/after_a/a.score.json")["cut"] == cut
-    assert "answers were truncated at max_new_tokens: 1" in caplog.text
+    assert "answers were truncated at max_new_tokens: 1" in heard.text
     assert f"a {cut} of 2" in " ".join(cut_notes(report))
 
 
@@ -164,34 +158,24 @@ def test_cells_that_a_csv_reader_takes_for_missing_are_counted(counted):
 
 
 @pytest.mark.parametrize("kept", [5, 2500])  # records are read a thousand at a time
-def test_empty_answers_are_told(counted, caplog, kept):
+def test_empty_answers_are_told(counted, heard, kept):
     answers = ["red"] * kept
     for row in (1, kept - 2):
         answers[row] = " \n"
-    with caplog.at_level(logging.WARNING, logger="cl_plugins"):
-        logging.getLogger("cl_plugins").addHandler(caplog.handler)
-        try:
-            found = counted([record(answer=answer) for answer in answers])
-        finally:
-            logging.getLogger("cl_plugins").removeHandler(caplog.handler)
+    found = counted([record(answer=answer) for answer in answers])
     assert found.records == kept
-    assert f"2 of {kept} training samples have an empty answer" in caplog.text
-    assert f"first: record 1, {kept - 2})" in caplog.text
+    assert f"2 of {kept} training samples have an empty answer" in heard.text
+    assert f"first: record 1, {kept - 2})" in heard.text
 
 
-def test_only_the_last_answer_counts_as_empty(counted, caplog):
+def test_only_the_last_answer_counts_as_empty(counted, heard):
     chat = {"formatting": "sharegpt"}
     good = turns(("human", "a?"), ("gpt", ""), ("human", "b?"), ("gpt", "yes"))
-    with caplog.at_level(logging.WARNING, logger="cl_plugins"):
-        logging.getLogger("cl_plugins").addHandler(caplog.handler)
-        try:
-            counted([good, good], entry=chat)
-        finally:
-            logging.getLogger("cl_plugins").removeHandler(caplog.handler)
-    assert "empty answer" not in caplog.text
+    counted([good, good], entry=chat)
+    assert "empty answer" not in heard.text
 
 
-def test_a_test_set_that_is_trained_on_is_told(llama, tmp_path, caplog):
+def test_a_test_set_that_is_trained_on_is_told(llama, tmp_path, heard):
     records = [record(f"question {i}?") for i in range(4)]
     data = write(tmp_path / "data", {"train": records, "copy": records, "test": records[:2], "other": records[:3]})
     tasks = [{"name": "a", "train": "train", "test": "test"}, {"name": "b", "train": "other", "test": "copy"}]
@@ -199,13 +183,8 @@ def test_a_test_set_that_is_trained_on_is_told(llama, tmp_path, caplog):
         llama, data, tmp_path / "run", "seqlora", cl={"stream": {"name": "s", "tasks": tasks}, "stop_after": 1}
     )
     told = "task 'a' trains on 'train', which has the same content as the test set 'copy' of task 'b'"
-    with caplog.at_level(logging.INFO, logger="cl_plugins"):
-        logging.getLogger("cl_plugins").addHandler(caplog.handler)
-        try:
-            go(keys)
-        finally:
-            logging.getLogger("cl_plugins").removeHandler(caplog.handler)
-    assert caplog.text.count("has the same content") == caplog.text.count(told) > 0
+    go(keys)
+    assert heard.text.count("has the same content") == heard.text.count(told) > 0
     problems, notes = check_recipe(keys, read=False)
     assert problems == []
     assert [note for note in notes if "same content" in note] == [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 
 import pytest
 import tiny
@@ -58,16 +57,11 @@ def test_a_buffer_without_the_keys_is_encoded_as_the_recipe_says(first, llama, t
     assert update(tmp_path / "repeated") == update(tmp_path / "known")
 
 
-def test_a_recipe_that_asks_for_others_is_told(first, llama, text_data, tmp_path, caplog):
-    with caplog.at_level(logging.WARNING, logger="cl_plugins"):
-        logging.getLogger("cl_plugins").addHandler(caplog.handler)
-        try:
-            go(site(llama, text_data, tmp_path / "other", "two", first, overrides={**OWN, "cutoff_len": 200}))
-            go(site(llama, text_data, tmp_path / "silent", "two", first))
-        finally:
-            logging.getLogger("cl_plugins").removeHandler(caplog.handler)
+def test_a_recipe_that_asks_for_others_is_told(first, llama, text_data, tmp_path, heard):
+    go(site(llama, text_data, tmp_path / "other", "two", first, overrides={**OWN, "cutoff_len": 200}))
+    go(site(llama, text_data, tmp_path / "silent", "two", first))
     assert update(tmp_path / "other") == update(tmp_path / "silent")
-    told = [record.getMessage() for record in caplog.records if "kept samples" in record.getMessage()]
+    told = [record.getMessage() for record in heard.records if "kept samples" in record.getMessage()]
     assert told == [
         "the recipe gives task 'one' cutoff_len: 200; its kept samples are encoded as in its training "
         "(cutoff_len: 300, mask_history: None, train_on_prompt: True)"

@@ -22,7 +22,7 @@ from ..methods.seqlora import SeqLoRA
 from ..replay.keeping import remove_candidates
 from ..replay.store import Buffer
 from ..replay.trainers import TrainerReplay, replay_config
-from ..run.engine_variables import FSDP, enabled, fsdp_problem
+from ..run.engine_variables import FSDP, fsdp_problem
 from ..streams import Task
 from ..training.collated import CollatedData
 from ..training.extras import extras, load_extras, save_extras
@@ -31,7 +31,7 @@ from ..training.handover import write_carry, write_update
 from ..training.phase_samples import Part
 from ..training.task import Learned, TaskTraining
 from ..training.terms import TaskTerms, add_gradient
-from .given import begin_checkpoints, check_best, check_model, mark_of, note_checkpoint
+from .given import begin_checkpoints, check_best, check_layout, check_model, engine_of, mark_of, note_checkpoint
 from .settings import WORDS
 
 
@@ -145,7 +145,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Bind, and refuse what would go wrong without a word."""
-        if _engine(args) == "fsdp":
+        if engine_of(args) == "fsdp":
             problem = fsdp_problem("fsdp" if getattr(args, "fsdp", None) else FSDP)
             raise CompatibilityError(problem)
         if self.finished:
@@ -158,7 +158,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         if args.fp16 and not terms.method.trains_in_fp16:
             what = f"'{terms.method.name}' is not tested in fp16: gradients are scaled and steps skipped."
             raise CompatibilityError(Problem("fp16", what, "Train in bf16 or fp32."))
-        if terms.has_penalties and _engine(args):
+        if terms.has_penalties and engine_of(args):
             what = "does not go with DeepSpeed or FSDP: the callback cannot add to their gradients."
             raise CompatibilityError(Problem("ContinualCallback", what, "Train with DDP or in one process."))
         if (terms.has_batch_terms or self._replay is not None) and not terms.in_loss:
@@ -193,7 +193,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             return
         given = loader.dataset, loader.collate_fn, args.device
         if self._replay is not None:
-            _check_layout(args, model, second_forward=terms.has_batch_terms)
+            check_layout(args, model, second_forward=terms.has_batch_terms)
             data = self._replay.begin(*given, terms.context)
         else:
             data = CollatedData(*given)
@@ -351,42 +351,11 @@ class PhaseCallback(ContinualCallback):
             self._own.write_carry()
 
 
-def _check_layout(args: Any, model: Any, second_forward: bool) -> None:
-    """Refuse layouts in which a sample is not one row, or whose second forward DDP would not see."""
-    for key in ("packing", "padding_free"):
-        if getattr(args, key, False):
-            what = "puts several samples into one row, so that none can be kept."
-            raise CompatibilityError(Problem(key, what, "Turn it off, or leave `replay` out."))
-    if engine := _engine(args):
-        raise CompatibilityError(Problem(engine, "is not tested with `replay`.", "Use DDP, or leave `replay` out."))
-    if second_forward and args.world_size > 1 and _reentrant(model):
-        what = "is reentrant, so that the gradients of memory batches would not be averaged over processes."
-        fix = "Set `gradient_checkpointing_kwargs={'use_reentrant': False}`; the numbers stay the same."
-        raise CompatibilityError(Problem("gradient checkpointing", what, fix))
-
-
 def _size(dataset: Any) -> int | None:
     """Number of samples, where a data set knows it and has them at hand."""
     from torch.utils.data import IterableDataset
 
     return len(dataset) if hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset) else None
-
-
-def _engine(args: Any) -> str | None:
-    """DeepSpeed or FSDP, whether the arguments name it or `accelerate launch` did."""
-    if args.deepspeed or getattr(args, "deepspeed_plugin", None):
-        return "deepspeed"
-    return "fsdp" if getattr(args, "fsdp", None) or enabled(FSDP) else None
-
-
-def _reentrant(model: Any) -> bool:
-    """Whether a part of the model is under a reentrant checkpoint."""
-    used = [
-        getattr(m, "_gradient_checkpointing_func", None)
-        for m in model.modules()
-        if getattr(m, "gradient_checkpointing", False)
-    ]
-    return any(getattr(function, "keywords", {}).get("use_reentrant", True) for function in used)
 
 
 def read_carry(directory: Path) -> Carry | None:

@@ -1,4 +1,4 @@
-"""What a trainer may have been given in place of a task's own model, data or checkpoint."""
+"""What a trainer may have been given that does not go with a task: another model, layout of samples or checkpoint."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ..base.errors import CompatibilityError, Problem, RunStateError
 from ..base.files import sha256, write_json
 from ..base.outside import read_json
 from ..contract.carry import FILE as CARRY
+from ..run.engine_variables import FSDP, enabled
 from ..training.extras import extras
 
 
@@ -69,6 +70,37 @@ def check_best(args: Any, method: Method, model: Module, in_loss: bool) -> None:
         what = f"leaves the tensors of '{method.name}' as they are in the last step: the trainer does not know them."
         fix = "Leave it out, or use `class Mine(ContinualTrainerMixin, YourTrainer)` and pass `terms=task.terms`."
         raise CompatibilityError(Problem("load_best_model_at_end", what, fix))
+
+
+def check_layout(args: Any, model: Any, second_forward: bool) -> None:
+    """Refuse layouts in which a sample is not one row, or whose second forward DDP would not see."""
+    for key in ("packing", "padding_free"):
+        if getattr(args, key, False):
+            what = "puts several samples into one row, so that none can be kept."
+            raise CompatibilityError(Problem(key, what, "Turn it off, or leave `replay` out."))
+    if engine := engine_of(args):
+        raise CompatibilityError(Problem(engine, "is not tested with `replay`.", "Use DDP, or leave `replay` out."))
+    if second_forward and args.world_size > 1 and _reentrant(model):
+        what = "is reentrant, so that the gradients of memory batches would not be averaged over processes."
+        fix = "Set `gradient_checkpointing_kwargs={'use_reentrant': False}`; the numbers stay the same."
+        raise CompatibilityError(Problem("gradient checkpointing", what, fix))
+
+
+def engine_of(args: Any) -> str | None:
+    """DeepSpeed or FSDP, whether the arguments name it or `accelerate launch` did."""
+    if args.deepspeed or getattr(args, "deepspeed_plugin", None):
+        return "deepspeed"
+    return "fsdp" if getattr(args, "fsdp", None) or enabled(FSDP) else None
+
+
+def _reentrant(model: Any) -> bool:
+    """Whether a part of the model is under a reentrant checkpoint."""
+    used = [
+        getattr(m, "_gradient_checkpointing_func", None)
+        for m in model.modules()
+        if getattr(m, "gradient_checkpointing", False)
+    ]
+    return any(getattr(function, "keywords", {}).get("use_reentrant", True) for function in used)
 
 
 def mark_of(method: str, task: str, phase: str, carry: Carry | None) -> dict[str, str]:

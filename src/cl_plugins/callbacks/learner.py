@@ -282,7 +282,7 @@ class ContinualLearner:
                     "A callback of the trainer did it (early stopping, for example). Give the steps that are to be trained as "
                     "`max_steps`, and take the weights of the best step with `load_best_model_at_end`."
                 )
-            if callback.further and not led.stopped:
+            elif callback.further:
                 fix = f"'{self.method.name}' has further trainings: carry out all of `task.trainings()`."
             raise RunStateError(Problem(str(self.directory), what, fix))
 

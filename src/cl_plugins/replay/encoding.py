@@ -30,10 +30,7 @@ def stored_encoding(buffer: Buffer | None, names: Iterable[str]) -> dict[str, di
         buffer: The buffer.
         names: As for `encoding_of`; others are not looked at.
     """
-    entry = buffer.settings.get(ENTRY) if buffer is not None else None
-    known = entry if isinstance(entry, Mapping) else {}
-    found = {str(task): keys for task, keys in known.items() if isinstance(keys, Mapping)}
-    return {task: encoding_of(keys, set(names) & {*keys}) for task, keys in found.items()}
+    return {task: encoding_of(keys, set(names) & {*keys}) for task, keys in _entry(buffer).items()}
 
 
 def next_encoding(buffer: Buffer | None, task: str, encoding: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -44,9 +41,14 @@ def next_encoding(buffer: Buffer | None, task: str, encoding: Mapping[str, Any])
         task: The task.
         encoding: From `encoding_of`.
     """
+    return {**_entry(buffer), task: dict(encoding)}
+
+
+def _entry(buffer: Buffer | None) -> dict[str, dict[str, Any]]:
+    """What a buffer holds under `ENTRY`, as far as it has the form of keys by task."""
     entry = buffer.settings.get(ENTRY) if buffer is not None else None
-    earlier = entry if isinstance(entry, Mapping) else {}
-    return {**{t: dict(keys) for t, keys in earlier.items() if isinstance(keys, Mapping)}, task: dict(encoding)}
+    given = entry if isinstance(entry, Mapping) else {}
+    return {str(task): dict(keys) for task, keys in given.items() if isinstance(keys, Mapping)}
 
 
 def _is_plain(value: Any) -> bool:

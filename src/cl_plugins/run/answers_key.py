@@ -52,6 +52,6 @@ def answers_key(state: RunState, step: Step, tests: Sequence[TestItem], backend:
 
 
 def _data_files(state: RunState, task: str) -> list[Path]:
-    keys = {**state.host_keys, **state.config.overrides_for(task)}
+    keys = state.keys_of(task)
     names = state.config.tested(task).test
     return [path for name in names for path in state.host.data_set(name, keys).files()]

@@ -42,7 +42,7 @@ def _encoded(state: RunState, previous: Carry | None, task: str) -> dict[str, An
     """For the settings of the next buffer: with which keys the samples of each task were encoded."""
     if not state.config.replay.enabled:
         return {}
-    encoded = encoding_of(state.sample_keys(task), state.host.sample_keys)
+    encoded = encoding_of(state.keys_of(task), state.host.sample_keys)
     return {ENTRY: next_encoding(Buffer.open(previous), task, encoded)}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from ..records.record import read_file
 if TYPE_CHECKING:
     from ..config import CLConfig
     from ..contract.host import DataSet, Host
+    from ..streams import Task
 
 
 def data_sets(host: Host, keys: Mapping[str, Any], config: CLConfig) -> dict[str, DataSet]:
@@ -67,11 +68,7 @@ def data_problems(host: Host, keys: Mapping[str, Any], config: CLConfig) -> list
 def _tested_samples(host: Host, keys: Mapping[str, Any], config: CLConfig) -> list[Problem]:
     """Validation sets that are a test set under another name: the same file, or a copy of it."""
     found = []
-    tests = {
-        (task.name, name): _data_files(host.data_set(name, {**keys, **config.overrides_for(task.name)}, test=True))
-        for task in (*config.stream.tasks, *(probe.task for probe in config.eval.probes))
-        for name in task.test
-    }
+    tests = _test_files(host, keys, config, (*config.stream.tasks, *(probe.task for probe in config.eval.probes)))
     for number, task in enumerate(config.stream.tasks):
         own = {**keys, **config.overrides_for(task.name)}
         for name in task.valid if host.validates(own) else ():
@@ -100,23 +97,30 @@ def trained_tests(host: Host, keys: Mapping[str, Any], config: CLConfig) -> list
     Returns:
         Sentences for the log.
     """
-    own = {task.name: {**keys, **config.overrides_for(task.name)} for task in config.stream.tasks}
-    tests = [
-        (task.name, name, _data_files(host.data_set(name, own[task.name], test=True)))
-        for task in config.stream.tasks
-        for name in task.test
-    ]
+    tests = _test_files(host, keys, config, config.stream.tasks)
     found = []
     for task in config.stream.tasks:
+        own = {**keys, **config.overrides_for(task.name)}
         for name in task.train:
-            files = _data_files(host.data_set(name, own[task.name]))
+            files = _data_files(host.data_set(name, own))
             found += [
                 f"task '{task.name}' trains on {name!r}, which has the same content as the test set {test!r} of task '{other}': "
                 "its scores measure what was learned by heart"
-                for other, test, tested in tests
+                for (other, test), tested in tests.items()
                 if any(_same(a, b) for a in files for b in tested)
             ]
     return found
+
+
+def _test_files(
+    host: Host, keys: Mapping[str, Any], config: CLConfig, tasks: Iterable[Task]
+) -> dict[tuple[str, str], list[Path]]:
+    """Task and test set -> its files."""
+    return {
+        (task.name, name): _data_files(host.data_set(name, {**keys, **config.overrides_for(task.name)}, test=True))
+        for task in tasks
+        for name in task.test
+    }
 
 
 def _data_files(data_set: DataSet) -> list[Path]:

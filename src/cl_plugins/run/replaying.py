@@ -103,7 +103,7 @@ def _own_keys(state: RunState, buffer: Buffer) -> dict[str, dict[str, Any]]:
     stored = stored_encoding(buffer, names)
     for task in buffer.tasks:
         known = task in state.config.stream.task_names
-        keys = state.sample_keys(task) if known else state.host_keys
+        keys = state.keys_of(task) if known else state.host_keys
         if known or task in stored:
             found[task] = {key: keys.get(key) for key in names} | stored.get(task, {})
         asked = state.config.overrides_for(task) if known else {}

@@ -16,6 +16,7 @@ from ..contract.packed import Pack
 from ..records.pack import CARRY, PACK, PackRecord
 from ..records.told import told_options
 from ..replay.store import Buffer
+from ..report.text import listing
 from .shareable import shared_keys, shared_options
 from .site import RECEIVED
 
@@ -116,7 +117,7 @@ def order_problems(config: CLConfig, tasks: tuple[str, ...]) -> list[Problem]:
     ordered = sorted(learned, key=names.index)
     if late:
         are = "are learned already and come" if len(late) > 1 else "is learned already and comes"
-        what = f"{_listing([repr(task) for task in late])} {are} after {only!r} in this order."
+        what = f"{listing([repr(task) for task in late])} {are} after {only!r} in this order."
     elif ordered != learned:
         what = f"the tasks of the carry were learned in the order {', '.join(learned)}, and this order has {', '.join(ordered)}."
     else:
@@ -174,7 +175,7 @@ def _late(config: CLConfig, sender: Sender) -> Iterator[str]:
     if late := late_tasks(config, sender.tasks):
         were = "were" if len(late) > 1 else "was"
         yield (
-            f"{_listing(late)} {were} learned before {config.block.only} and stand{'' if len(late) > 1 else 's'} after it in this "
+            f"{listing(late)} {were} learned before {config.block.only} and stand{'' if len(late) > 1 else 's'} after it in this "
             "order: A_k leaves such tasks out, and FWT counts them as forward transfer."
         )
 
@@ -192,9 +193,9 @@ def _replay(config: CLConfig, sender: Sender) -> Iterator[str]:
     never = [task for task in missing if task not in lost]
     if lost:
         told = [f"{task} ({n} {'was' if n == 1 else 'were'} left out by the sender)" for task, n in lost.items()]
-        yield f"The carry has no kept samples of {_listing(told)}: they are not replayed."
+        yield f"The carry has no kept samples of {listing(told)}: they are not replayed."
     if never:
-        yield f"No samples of {_listing(never)} were kept: the carry has none to replay."
+        yield f"No samples of {listing(never)} were kept: the carry has none to replay."
 
 
 def other_options(config: CLConfig, sender: Sender) -> list[str]:
@@ -233,8 +234,3 @@ def other_keys(host_keys: Mapping[str, Any], sender: Sender) -> list[str]:
         for key in sorted({*here, *there})
         if here.get(key) != there.get(key)
     ]
-
-
-def _listing(words: list[str]) -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -29,14 +29,22 @@ def base_name(base: Mapping[str, Any]) -> dict[str, Any]:
         return {**base}
     name = short(str(base["name"]))
     if not names_encoders(name):
-        name = base_text(name) if base.get("commit") else PurePath(name.replace("\\", "/")).name
+        name = base_text(name) if base.get("commit") else _last(name)
     return {**base, "name": name}
 
 
 def short(text: str) -> str:
     """Of an absolute or relative path of this machine the last part; other texts as they are."""
-    path = text.startswith(("/", "~", "./", "../", "\\")) or re.match(r"[A-Za-z]:[\\/]", text) or is_here(text)
-    return PurePath(text.replace("\\", "/")).name if path else text
+    return _last(text) if _is_path(text) or is_here(text) else text
+
+
+def _is_path(text: str) -> bool:
+    """Whether a text has the form of a path, wherever it is read."""
+    return text.startswith(("/", "~", "./", "../", "\\")) or re.match(r"[A-Za-z]:[\\/]", text) is not None
+
+
+def _last(path: str) -> str:
+    return PurePath(path.replace("\\", "/")).name
 
 
 def is_here(text: str) -> bool:
@@ -56,11 +64,7 @@ def shareable(value: Any) -> Any:
         return {str(key): "***" if is_secret(str(key)) else shareable(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
         return [shareable(item) for item in value]
-    if isinstance(value, str) and (
-        value.startswith(("/", "~", "./", "../", "\\")) or re.match(r"[A-Za-z]:[\\/]", value)
-    ):
-        return PurePath(value.replace("\\", "/")).name
-    return value
+    return _last(value) if isinstance(value, str) and _is_path(value) else value
 
 
 def shared_options(options: Mapping[str, Any]) -> dict[str, Any]:

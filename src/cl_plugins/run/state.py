@@ -129,8 +129,8 @@ class RunState:
         self.journal.verify(folder)
         return read_update(folder, task)
 
-    def sample_keys(self, task: str) -> dict[str, Any]:
-        """The host's keys of a task, of which some decide what its samples are trained on."""
+    def keys_of(self, task: str) -> dict[str, Any]:
+        """The recipe's host keys with the overrides of a task."""
         return {**self.host_keys, **self.config.overrides_for(task)}
 
     def task_args(self, task: str, phase: Phase | None = None) -> TaskArgs:
@@ -175,7 +175,7 @@ class RunState:
     def session(self) -> Session:
         """Tokenizer or processor, and base."""
         trained = [task for task in self.config.stream.tasks if task.train]
-        trainings = [(t.name, t.train, {**self.host_keys, **self.config.overrides_for(t.name)}) for t in trained]
+        trainings = [(t.name, t.train, self.keys_of(t.name)) for t in trained]
         return self.host.session(self.run_args, trainings)
 
     @cached_property
@@ -188,7 +188,7 @@ class RunState:
         if task.name not in self._tests:
             self._tests[task.name] = self.session.test_items(
                 task,
-                {**self.host_keys, **self.config.overrides_for(task.name)},
+                self.keys_of(task.name),
                 self.config.eval.max_items,
                 for_engine=self.config.eval.backend != "host",
                 drop_too_long=self.config.eval.too_long == "drop",
