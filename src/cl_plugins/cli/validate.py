@@ -121,7 +121,8 @@ def _prepared(host: Host, recipe: Recipe, read: bool) -> tuple[list[Problem], li
     _, refusals = parse_all(state, trainings)
     root = Path(str(recipe.host_keys["output_dir"]))
     problems: list[Problem] = []
-    notes = [*carry_remarks(root, recipe.config), *trained_tests(host, recipe.host_keys, recipe.config)]
+    known = trained_tests(host, recipe.host_keys, recipe.config)
+    notes = [*carry_remarks(root, recipe.config), *known.values()]
     for message, tasks in refusals.items():
         if _NEEDS_LAUNCHER in message:
             notes.append(
@@ -139,5 +140,5 @@ def _prepared(host: Host, recipe: Recipe, read: bool) -> tuple[list[Problem], li
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         notes.append(f"The data were not prepared: {host.reader} cannot be loaded here ({reason}).")
     else:
-        read_data(state, list(tests), trainings)
+        read_data(state, list(tests), trainings, known)
     return problems, notes

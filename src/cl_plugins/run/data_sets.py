@@ -86,7 +86,7 @@ def _tested_samples(host: Host, keys: Mapping[str, Any], config: CLConfig) -> li
     return found
 
 
-def trained_tests(host: Host, keys: Mapping[str, Any], config: CLConfig) -> list[str]:
+def trained_tests(host: Host, keys: Mapping[str, Any], config: CLConfig) -> dict[tuple[str, str], str]:
     """Test sets that are trained on: the same file as a training set, or a copy of it.
 
     Args:
@@ -95,20 +95,22 @@ def trained_tests(host: Host, keys: Mapping[str, Any], config: CLConfig) -> list
         config: The ``cl:`` block.
 
     Returns:
-        Sentences for the log.
+        Task that trains and task that is tested -> a sentence for the log.
     """
     tests = _test_files(host, keys, config, config.stream.tasks)
-    found = []
+    found: dict[tuple[str, str], str] = {}
     for task in config.stream.tasks:
         own = {**keys, **config.overrides_for(task.name)}
         for name in task.train:
             files = _data_files(host.data_set(name, own))
-            found += [
-                f"task '{task.name}' trains on {name!r}, which has the same content as the test set {test!r} of task '{other}': "
-                "its scores measure what was learned by heart"
+            found |= {
+                (task.name, other): (
+                    f"task '{task.name}' trains on {name!r}, which has the same content as the test set {test!r} of task "
+                    f"'{other}': its scores measure what was learned by heart"
+                )
                 for (other, test), tested in tests.items()
                 if any(_same(a, b) for a in files for b in tested)
-            ]
+            }
     return found
 
 

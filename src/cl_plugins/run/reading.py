@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence, Set
 from contextlib import contextmanager
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ..base import ranks
@@ -17,6 +18,7 @@ from ..base.logs import logger
 from ..evaluation.items import Item
 from ..evaluation.scorers import get_scorer
 from .harness import task_problems
+from .trained_items import trained_items
 
 
 if TYPE_CHECKING:
@@ -37,13 +39,16 @@ def quiet_examples() -> Iterator[None]:
         yield
 
 
-def read_data(state: RunState, tests: Sequence[str], trainings: Sequence[str]) -> None:
+def read_data(
+    state: RunState, tests: Sequence[str], trainings: Sequence[str], known: Collection[tuple[str, str]] = ()
+) -> None:
     """Read and check what a run needs; both are kept until they are used.
 
     Args:
         state: The run.
         tests: Tasks whose test sets are needed.
         trainings: Trainings whose data are checked.
+        known: Training and task whose test set is known to be trained on, see `trained_tests`.
 
     Raises:
         DataError: With everything that is wrong with the data.
@@ -64,6 +69,8 @@ def read_data(state: RunState, tests: Sequence[str], trainings: Sequence[str]) -
         raise RecipeError([*refused, *problems])
     if problems:
         raise DataError(problems)
+    for line in ranks.on_main(lambda: _trained(state, list(parsed), tests, set(known))):
+        logger.warning("%s", line)
 
 
 def parse_all(state: RunState, trainings: Sequence[str]) -> tuple[dict[str, TaskArgs], dict[str, list[str]]]:
@@ -116,6 +123,31 @@ def _test_problems(state: RunState, task: Task) -> list[Problem]:
     return ranks.on_main(lambda: reference_problems(task, items))
 
 
+def _trained(
+    state: RunState, trainings: Sequence[str], tests: Sequence[str], known: Set[tuple[str, str]]
+) -> list[str]:
+    """Test items that are in training sets, in sentences for the log."""
+    probes = (state.config.probe(name) for name in tests)
+    sets = {
+        name: state.tests(state.config.tested(name))
+        for name, probe in zip(tests, probes, strict=True)
+        if probe is None or not probe.harness
+    }
+    items = [(name, item) for name, found in sets.items() for item in found]
+    lines = []
+    for training in trainings:
+        found = trained_items(state.kept_training_set(training)["train_dataset"], [item for _, item in items])
+        for test, numbers in groupby(sorted(found), key=lambda number: items[number][0]):
+            rows = list(numbers)
+            if (training, test) not in known:
+                lines.append(
+                    f"task '{training}': its training set contains {len(rows)} of the {len(sets[test])} test items of task "
+                    f"'{test}' (first: item {items[rows[0]][1].id!r} in sample {found[rows[0]]}): their scores measure what was "
+                    "learned by heart"
+                )
+    return lines
+
+
 def reference_problems(task: Task, items: Sequence[TestItem]) -> list[Problem]:
     """What a task's scorer says to its own references, each taken as an answer.
 
@@ -153,6 +185,10 @@ class TrainingSets:
     def add(self, task: str, args: Any, found: tuple[dict[str, Any], Rows | None]) -> None:
         """Keep the training set of a task."""
         self._kept[task] = args, found
+
+    def look(self, task: str) -> dict[str, Any]:
+        """The training set of a task, which stays kept."""
+        return self._kept[task][1][0]
 
     def take(self, task: str) -> tuple[dict[str, Any], Rows | None] | None:
         """The training set of a task, no longer kept; None if it was not prepared."""

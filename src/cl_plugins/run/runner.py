@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,9 +87,10 @@ class Runner:
         if state.carry is not None:
             ranks.on_main(state.carry.verify)
         about = state.host, state.host_keys, self._config
-        for line in (*unused_sets(*about), *ranks.on_main(lambda: trained_tests(*about))):
+        known = ranks.on_main(lambda: trained_tests(*about))
+        for line in (*unused_sets(*about), *known.values()):
             logger.info("%s", line)
-        self._read(todo, opening.appended)
+        self._read(todo, opening.appended, known)
         ranks.on_main(lambda: self._begin(opening))
         try:
             ranks.on_main(state.tracker.open)
@@ -176,13 +177,13 @@ class Runner:
         path = self._root / "carry"
         return Carry.open(path) if (path / "carry.json").is_file() else None
 
-    def _read(self, todo: list[Step], appended: Sequence[str]) -> None:
+    def _read(self, todo: list[Step], appended: Sequence[str], known: Collection[tuple[str, str]]) -> None:
         """Read what is still needed; the training sets of tasks that were there at an earlier start were checked then."""
         tests = dict.fromkeys(step.task for step in todo if step.tests and step.task)
         trainings = list(dict.fromkeys(step.task for step in todo if step.kind == "train" and step.task))
         if any(step.startswith("train:") for step in self._state.journal.entries):
             trainings = [task for task in trainings if task in appended]
-        read_data(self._state, list(tests), trainings)
+        read_data(self._state, list(tests), trainings, known)
 
     def _do(self, step: Step, plan: list[Step]) -> None:
         state, number = self._state, self._numbers[step.key]

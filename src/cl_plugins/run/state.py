@@ -199,6 +199,10 @@ class RunState:
         """Prepare and check the training set of a task ahead of its training."""
         self._training_sets.add(task, args, self._prepare(task, args))
 
+    def kept_training_set(self, task: str) -> dict[str, Any]:
+        """What `keep_training_set` has prepared, until it is taken."""
+        return self._training_sets.look(task)
+
     def training_set(self, task: str, args: TaskArgs) -> tuple[dict[str, Any], Rows | None]:
         """The training set of a task that begins, and with replay the records behind it."""
         return self._training_sets.take(task) or self._prepare(task, args)
