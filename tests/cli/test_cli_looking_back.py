@@ -395,3 +395,79 @@ def test_a_half_precision_run_is_merged_from_the_truth(cli, tmp_path, data):
         assert ours <= 1.1 * (exact.to(torch.bfloat16).double() - exact).norm()
     for name, value in updates[1].replaced.items():
         assert torch.equal(merged[name], value.to(torch.bfloat16))
+
+
+# --- folders of evaluations
+
+
+def test_an_evaluation_does_not_mix_with_another_one(cli, inclora, seqlora, tmp_path):
+    out = tmp_path / "out"
+    words = ("--task", "one", "--max-items", 2, "--out", out)
+    assert cli("evaluate", inclora.root, *words)[0] == 0
+    assert cli("evaluate", inclora.root, *words, "--after", "two")[0] == 0
+    assert cli("evaluate", inclora.root, "--task", "two", "--out", out)[0] == 0
+    assert cli("evaluate", inclora.root, *words)[0] == 0
+    before = tree(out)
+    for root, more, told in (
+        (seqlora.root, words, "another run"),
+        (inclora.root, ("--task", "one", "--out", out), "after_three/one: max_items was 2 and is None"),
+        (inclora.root, (*words, "--scorer", "exact_match"), "scorer was 'choice_accuracy' and is 'exact_match'"),
+        (
+            inclora.root,
+            ("--matrix", "--out", out),
+            "single models (one, two), and this is a matrix (all rows) of one, three, two",
+        ),
+    ):
+        code, _, err = cli("evaluate", root, *more)
+        assert code == 1
+        assert told in " ".join(err.split())
+        assert "Choose another `--out`" in err
+        assert tree(out) == before
+
+
+def test_a_matrix_has_a_folder_of_its_own(cli, inclora, seqlora, tmp_path):
+    out = tmp_path / "out"
+    assert cli("evaluate", inclora.root, "--matrix", "--max-items", 2, "--out", out)[0] == 0
+    before = tree(out)
+    for root, more, told in (
+        (seqlora.root, ("--matrix", "--max-items", 2), "another run"),
+        (inclora.root, ("--matrix", "--max-items", 2, "--after", "two"), "a matrix (all rows)"),
+        (inclora.root, ("--matrix",), "other settings"),
+        (inclora.root, ("--max-items", 2, "--task", "one"), "this is tests of single models (one)"),
+    ):
+        code, _, err = cli("evaluate", root, *more, "--out", out)
+        assert code == 1
+        assert told in " ".join(err.split())
+        assert tree(out) == before
+    assert cli("evaluate", inclora.root, "--matrix", "--max-items", 2, "--out", out)[0] == 0
+    assert cli("report", out)[0] == 0
+
+
+@pytest.mark.parametrize("name", ["predictions", "run.json", "evaluation.json"])
+def test_a_folder_of_something_else_is_left_alone(cli, inclora, tmp_path, name):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("mine")
+    before = tree(tmp_path / "out")
+    code, _, err = cli("evaluate", inclora.root, "--task", "one", "--out", tmp_path / "out")
+    assert code == 1
+    assert "Choose another `--out`" in err
+    assert tree(tmp_path / "out") == before
+
+
+def test_scores_on_other_test_data_do_not_stand_beside_those_of_the_run(cli, inclora, tmp_path):
+    import tiny
+
+    tiny.build_data(tmp_path / "elsewhere")
+    records = json.loads((tmp_path / "elsewhere" / "one_test.json").read_text())
+    (tmp_path / "elsewhere" / "one_test.json").write_text(json.dumps(records[::-1]))
+    words = ("--dataset-dir", tmp_path / "elsewhere")
+    code, out, err = cli("evaluate", inclora.root, *words, "--out", tmp_path / "a", "--json")
+    assert code == 0, err
+    value = json.loads(out)
+    assert value["other_data"] == ["one"]
+    assert value["in_the_run"]["one"] is None
+    assert value["in_the_run"]["two"] == value["scores"]["two"]["score"]
+    code, out, _ = cli("evaluate", inclora.root, *words, "--task", "one", "--out", tmp_path / "b")
+    assert (code, "The test data of one differ from those of the run." in out) == (0, True)
+    assert cli("evaluate", inclora.root, *words, "--matrix", "--out", tmp_path / "m")[0] == 0
+    assert "The test data of one differ from those of the run." in (tmp_path / "m" / "report.md").read_text()

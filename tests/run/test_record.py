@@ -105,6 +105,26 @@ def test_keys_of_single_tasks_may_be_mended_while_no_task_is_trained(tmp_path):
     refused(identity(), identity(lora_rank=2), tmp_path, failed="a", keys=keys)
 
 
+@pytest.mark.parametrize("top", [True, False])
+def test_a_mended_training_keeps_the_items_of_measured_tests(tmp_path, top):
+    """Where long prompts are left out, `cutoff_len` decides which items a test set has."""
+
+    def with_limit(limit, too_long):
+        block = {"eval": {"too_long": too_long}} if top else {
+            "eval": {"too_long": too_long}, "task_overrides": {"b": {"cutoff_len": limit}}
+        }  # fmt: skip
+        return identity(block=block, **({"cutoff_len": limit} if top else {}))
+
+    keys = frozenset({"cutoff_len"})
+    for measured in ({"a", "b"}, None):
+        old, new = with_limit(100, "drop"), with_limit(200, "drop")
+        with pytest.raises(RunStateError, match="cutoff_len"):
+            record.compare(old, new, tmp_path, "b", keys, measured)
+        old, new = with_limit(100, "error"), with_limit(200, "error")
+        assert record.compare(old, new, tmp_path, "b", keys, measured) == ()
+    assert record.compare(with_limit(100, "drop"), with_limit(200, "drop"), tmp_path, "b", keys, set()) == ()
+
+
 def test_a_training_set_that_another_task_uses_too_may_not_be_mended(tmp_path):
     def shared(digest):
         made = copy.deepcopy(identity())

@@ -175,6 +175,25 @@ def test_an_appended_task_equals_having_had_it_from_the_start(llama, text_data, 
         go(recipe(llama, text_data, out, method, ("one", "two")))
 
 
+def test_a_task_cannot_be_appended_to_a_finished_joint_training(llama, text_data, tmp_path):
+    out = tmp_path / "run"
+    go(recipe(llama, text_data, out, "multitask", ("one", "two"), max_steps=1))
+    before = files(out)
+    with pytest.raises(RunStateError, match=r"all its tasks at once, without three.*Start again with") as error:
+        go(recipe(llama, text_data, out, "multitask", THREE, max_steps=1))
+    assert files(out) == before
+    assert "another `output_dir`" in str(error.value)
+
+
+def test_a_test_may_be_appended_to_a_finished_joint_training(llama, text_data, tmp_path):
+    out = tmp_path / "run"
+    go(recipe(llama, text_data, out, "multitask", ("one", "two"), max_steps=1))
+    keys = recipe(llama, text_data, out, "multitask", THREE, max_steps=1)
+    del keys["cl"]["stream"]["tasks"][2]["train"]
+    go(keys)
+    assert "evaluate:joint:three" in steps(out)
+
+
 def test_appending_with_an_unusable_test_set_leaves_the_finished_run_as_it_was(llama, text_data, tmp_path):
     data = copy_of(text_data, tmp_path / "data")
     out = tmp_path / "run"

@@ -87,10 +87,12 @@ def evaluate_run(args: argparse.Namespace) -> dict[str, Any]:
     from ..base.logs import set_up
     from ..evaluation.items import TaskScore
     from ..run import parts
+    from ..run.data_sets import FileHashes
     from ..run.evaluate import evaluate
+    from ..run.evaluation_note import claim, other_data, test_data
     from ..run.plan import Step
     from ..run.progress import Progress
-    from ..run.reopen import check_target, row_of
+    from ..run.reopen import check_target, read_record, row_of
     from .looking import opened
 
     check_target(args.out)
@@ -114,11 +116,15 @@ def evaluate_run(args: argparse.Namespace) -> dict[str, Any]:
         if args.matrix:
             return _matrix(args, state, carry, tasks)
         row = row_of(carry)
+        info = read_record(args.run_dir)
         steps = [Step("evaluate", name, row) for name in tasks]
         for name in tasks:
             state.tests(
                 state.config.stream.task(name)
             )  # all problems of the data are reported before the model is loaded
+        data = test_data(state, tasks, FileHashes(args.out / ".data_hashes.json"))
+        claim(state, info, tasks, data, row=row)
+        other = other_data(info, data)
         state.carry = carry
         state.progress = Progress(
             {s.key: ("evaluate", len(state.tests(state.config.stream.task(str(s.task))))) for s in steps}
@@ -141,7 +147,11 @@ def evaluate_run(args: argparse.Namespace) -> dict[str, Any]:
         "learned": list(carry.tasks),
         "row": row,
         "scores": scores,
-        "in_the_run": {name: _recorded(args.run_dir, row, name, score) for name, score in scores.items()},
+        "in_the_run": {
+            name: None if name in other else _recorded(args.run_dir, row, name, score)
+            for name, score in scores.items()
+        },
+        "other_data": other,
     }
 
 
@@ -311,4 +321,6 @@ def show(value: dict[str, Any], out: Path) -> None:
         tables.Table(("task", "scorer", "score", "95 % interval", "items", "in the run"), tuple(rows), left=2)
     )
     output.emit()
+    if value["other_data"]:
+        output.emit(f"The test data of {', '.join(value['other_data'])} differ from those of the run.")
     output.emit(f"predictions: {out / 'predictions' / value['row']}")

@@ -18,6 +18,7 @@ from ..records.run import write_run
 from . import parts, record
 from .data_sets import FileHashes, data_records
 from .evaluate import build_matrix, evaluate, write_matrix
+from .evaluation_note import claim, other_data, test_data
 from .plan import JOINT, ORACLE, Step
 from .progress import Progress
 from .reopen import carry_after, planned, read_record
@@ -59,6 +60,8 @@ def evaluate_matrix(
     tested = [step for step in steps if step.tests]
     for name in dict.fromkeys(str(step.task) for step in tested):
         state.tests(state.config.stream.task(name))  # all problems of the data, before the model is loaded
+    data = test_data(state, names, FileHashes(state.root / ".data_hashes.json"))
+    claim(state, info, names, data, matrix="all rows" if after is None else f"after {after}")
     counts = {name: len(state.tests(state.config.stream.task(name))) for name in {str(s.task) for s in tested}}
     state.progress = Progress({step.key: ("evaluate", counts[str(step.task)]) for step in tested})
     files: dict[str, Any] = {}
@@ -78,7 +81,7 @@ def evaluate_matrix(
         state.progress.close()
     matrix = build_matrix(state.root, steps, state.config, state.scores, latest.tasks)
     write_matrix(state.root, matrix)
-    write_run(state.root, {**_about(state, root, info), "files": files})
+    write_run(state.root, {**_about(state, root, info, other_data(info, data)), "files": files})
     for step in tested:  # only now: the same command, killed and given again, finds all that it had answered
         parts.remove(state.root, str(step.row), str(step.task))
     return matrix
@@ -118,8 +121,15 @@ def _carry(state: RunState, root: Path, latest: Carry, row: str, scratch: Path) 
     return carry_after(state, root, task, scratch / row)
 
 
-def _about(state: RunState, root: Path, info: dict[str, Any]) -> dict[str, Any]:
-    """``run.json`` of the results: that of the run, with what was tested here."""
+def _about(state: RunState, root: Path, info: dict[str, Any], other: Sequence[str]) -> dict[str, Any]:
+    """``run.json`` of the results: that of the run, with what was tested here.
+
+    Args:
+        state: The run.
+        root: Its directory.
+        info: Its ``run.json``.
+        other: Tasks whose test sets are no longer those of the run.
+    """
     config = state.config
     tasks = tuple(replace(task, train=(), valid=()) for task in config.stream.tasks)
     tested = replace(config, stream=replace(config.stream, tasks=tasks))
@@ -135,6 +145,7 @@ def _about(state: RunState, root: Path, info: dict[str, Any]) -> dict[str, Any]:
         "notes": [
             *(info.get("notes") or []),
             f"All answers were given again, with the weights of the run {root.name}.",
+            *([f"The test data of {', '.join(other)} differ from those of the run."] if other else []),
         ],
         "versions": record.versions(),
         "hardware": record.hardware(),

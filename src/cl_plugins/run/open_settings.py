@@ -12,6 +12,7 @@ from .data_sets import PROBE_DATA, probe_key
 #: Host key of the batch in which answers are generated: another one changes the order of the arithmetic only, so that
 #: a run that ran out of memory may be resumed with a smaller one.
 BATCH = "per_device_eval_batch_size"
+_CUTOFF = "cutoff_len"
 _OF_TASKS = ("scorer", "max_new_tokens", "options_column")
 _OF_ALL = ("max_items", "too_long", "backend", "backend_options")
 
@@ -71,3 +72,27 @@ def batch_changes(old: Mapping[str, Any], new: Mapping[str, Any], measured: Coll
     if not measured or old.get(BATCH) == new.get(BATCH):
         return []
     return [f"{BATCH} was {old.get(BATCH)} and is {new.get(BATCH)}; cells that are measured keep their answers"]
+
+
+def item_limits(record: Mapping[str, Any], measured: Collection[str] | None) -> dict[str, Any]:
+    """What decides which items of a test set are answered, beside its data: where long ones are left out, how long.
+
+    A training that failed may be mended with another ``cutoff_len``; cells that are measured would then stand beside
+    ones of other items.
+
+    Args:
+        record: ``recipe`` and ``stream`` as in ``run.json``.
+        measured: From `measured_tasks`; None for all tasks.
+
+    Returns:
+        Measured task -> its ``cutoff_len``; nothing where long prompts are errors.
+    """
+    recipe = record["recipe"]
+    if (recipe["cl"].get("eval") or {}).get("too_long") != "drop":
+        return {}
+    own = recipe["cl"].get("task_overrides") or {}
+    return {
+        task["name"]: {**recipe, **(task.get("overrides") or {}), **own.get(task["name"], {})}.get(_CUTOFF)
+        for task in record["stream"]["tasks"]
+        if measured is None or task["name"] in measured
+    }

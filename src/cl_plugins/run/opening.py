@@ -96,6 +96,7 @@ def open_directory(state: RunState, earlier: Carry | None = None) -> Opening:
             _check_origin(state, old, now)
             measured = measured_tasks(journal.entries)
             appended = record.compare(old, now, root, failed, _open_keys(state.host, journal), measured)
+            _check_joint(state, journal, appended)
             for line in batch_changes(old["recipe"], now["recipe"], measured):
                 logger.warning("%s", line)
             if failed and not appended and record.changed(old, now, measured):
@@ -141,6 +142,19 @@ def _check_origin(state: RunState, old: dict[str, Any], now: dict[str, Any]) -> 
     )
     fix = either("Give the same carry", words().elsewhere, words().anew)
     raise RunStateError(Problem(f"cl.carry_from: {state.config.block.carry_from}", what, fix))
+
+
+def _check_joint(state: RunState, journal: Journal, appended: tuple[str, ...]) -> None:
+    """A model that was trained on all tasks at once knows nothing of one that the stream has gained since.
+
+    Raises:
+        RunStateError: If an appended task has training data, and the joint training is finished.
+    """
+    added = [name for name in appended if state.config.stream.task(name).train]
+    if state.schedule != "joint" or not added or f"train:{JOINT}" not in journal:
+        return
+    what = f"has trained all its tasks at once, without {', '.join(added)}; a task cannot be appended any more."
+    raise RunStateError(Problem(str(state.root), what, either(words().anew, words().elsewhere)))
 
 
 def _remarks(state: RunState, journal: Journal, earlier: Carry | None) -> list[str]:

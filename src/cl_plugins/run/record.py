@@ -18,7 +18,7 @@ from ..base.words import either, words
 from ..config import CLConfig
 from ..contract.host import ENCODERS
 from .differences import differences
-from .open_settings import without_open_settings
+from .open_settings import item_limits, without_open_settings
 
 
 PACKAGES = (
@@ -207,7 +207,12 @@ def compare(
         appended = tuple(new_tasks[len(old_tasks) :])
         if _without_tasks(after, set(appended), set(before["data"])) == before:
             return appended
-    if failed is not None and _without_training_of(before, failed, keys) == _without_training_of(after, failed, keys):
+    same_items = item_limits(before, measured) == item_limits(after, measured)
+    if (
+        failed is not None
+        and same_items
+        and _without_training_of(before, failed, keys) == _without_training_of(after, failed, keys)
+    ):
         return ()
     lines = differences(before, after)
     what = f"was made with {words().other}:\n" + "\n".join(f"  {line}" for line in lines) + "\n"
