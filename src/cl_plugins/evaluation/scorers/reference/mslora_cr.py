@@ -19,7 +19,8 @@ from ...intervals import bootstrap_mean, wilson
 from ...items import Item, TaskScore, require_items
 from ..base import BaseScorer, Scorer
 from ..bleu import derangement
-from .base import ReferenceLibrary, need, text_field
+from .base import ReferenceLibrary, text_field
+from .packages import need
 from .vqa_text import normalize_word
 
 
