@@ -52,7 +52,7 @@ def test_rouge_l_counts_words_in_order():
     assert (found.score, found.extra["shuffled_floor"]) == (100.0, 0.0)
     assert rouge_l([""], ["a"]).score == 0.0
     assert rouge_l(["肺炎"], ["肺癌"]).score == 50.0
-    assert rouge_l(["肺炎"], ["肺癌"]).scorer == "rouge_l:characters@1"
+    assert rouge_l(["肺炎"], ["肺癌"]).scorer == "rouge_l:characters@2"
 
 
 def test_edit_similarity_counts_insertions_and_deletions():
