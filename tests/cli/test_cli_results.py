@@ -120,7 +120,7 @@ def test_rescoring_leaves_the_run_alone(cli, copied):
     assert {p: p.read_bytes() for p in own} == own
     (folder,) = (copied / "rescored").iterdir()
     matrix = json.loads((folder / "matrix.json").read_text())
-    assert matrix["scorers"] == {"one": "exact_match@2", "two": "token_f1@2", "three": "choice_accuracy@2"}
+    assert matrix["scorers"] == {"one": "exact_match@2", "two": "token_f1@3", "three": "choice_accuracy@2"}
     items = read_predictions(copied / "predictions" / "after_three" / "one.jsonl")
     assert matrix["scores"][2][0] == get_scorer("exact_match").score(items).score
     assert matrix["scores"][2][2] == json.loads((copied / "matrix.json").read_text())["scores"][2][2]
@@ -133,7 +133,7 @@ def test_one_scorer_for_all_tasks(cli, copied, tmp_path):
     code, _, err = cli("report", copied, "--scorer", "contains", "--out", tmp_path / "new")
     assert code == 0, err
     matrix = json.loads((tmp_path / "new" / "matrix.json").read_text())
-    assert set(matrix["scorers"].values()) == {"contains@2"}
+    assert set(matrix["scorers"].values()) == {"contains@3"}
     cli("report", copied, "--scorer", "contains")
     assert (copied / "rescored" / "contains" / "matrix.json").read_bytes() == (
         tmp_path / "new" / "matrix.json"

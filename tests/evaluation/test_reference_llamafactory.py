@@ -86,7 +86,7 @@ def test_rouge_is_zero_where_a_side_has_no_word():
 def test_bleu_alone_needs_no_chinese_tokenizer(monkeypatch):
     monkeypatch.setitem(sys.modules, "jieba", None)
     assert get_scorer("peer:llamafactory:bleu-4").score(items_of([("green", "green")])).score == 100
-    with pytest.raises(CompatibilityError, match="pip install jieba"):
+    with pytest.raises(CompatibilityError, match="needs the package jieba"):
         get_scorer("peer:llamafactory").score(items_of([("green", "green")]))
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cl_plugins.base.errors import CompatibilityError
+from cl_plugins.base.errors import CompatibilityError, DataError
 from cl_plugins.evaluation.items import Item
 from cl_plugins.evaluation.scorers import get_scorer
 from cl_plugins.evaluation.scorers.f1 import clipped_f1
@@ -147,7 +147,8 @@ def test_all_keys_in_the_order_of_the_report():
 
 
 def test_an_unknown_type_counts_for_exact_match_only():
-    assert metrics(item("x", "x", 1, "OTHER"), item("x", "y", 2, "CLOSED")) == {
+    # So the authors' code counts; the scorer refuses such items, see below.
+    assert summarise([judge(item("x", "x", 1, "OTHER")), judge(item("x", "y", 2, "CLOSED"))]) == {
         "exact_match": 50,
         "closed_accuracy": 0,
     }
@@ -203,7 +204,7 @@ def test_test_sets_that_are_all_closed_need_no_type(task):
 
 def test_without_nltk_there_is_a_clear_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "nltk.translate.bleu_score", None)
-    with pytest.raises(CompatibilityError, match="pip install nltk"):
+    with pytest.raises(CompatibilityError, match="needs the package nltk"):
         metrics(item("a b", "b"))
     assert metrics(item("b", "b", kind="CLOSED"))["closed_accuracy"] == 100
 
@@ -237,3 +238,18 @@ def test_preparing_survives_any_text(right, answer):
 def test_full_bleu_is_never_above_the_precision_of_words(answer, right):
     found = metrics(item(" ".join(right), " ".join(answer)))
     assert 0 <= found["bleu"] <= found["bleu_1"] + 1e-9
+
+
+@pytest.mark.parametrize("kind", ["closed", "Open", "yes/no"])
+def test_a_type_that_the_authors_know_no_rule_for_is_refused(kind):
+    items = [Item(str(n), "?", "yes", "yes", fields={"answer_type": each}) for n, each in enumerate(("CLOSED", kind))]
+    with pytest.raises(DataError, match=rf"item '1': its answer_type '{kind}' is neither OPEN nor CLOSED"):
+        get_scorer("peer:mslora_cr").score(items)
+    assert get_scorer("peer:mslora_cr:exact_match").score(items).score == 100
+
+
+def test_items_with_an_empty_type_are_counted():
+    items = [Item(str(n), "?", "yes", "yes", fields={"answer_type": each}) for n, each in enumerate(("CLOSED", ""))]
+    found = get_scorer("peer:mslora_cr").score(items)
+    assert (found.extra["closed_items"], found.extra["open_items"], found.extra["items_without_type"]) == (1, 0, 1)
+    assert "items_without_type" not in get_scorer("peer:mslora_cr").score(items[:1]).extra

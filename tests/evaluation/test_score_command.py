@@ -300,7 +300,7 @@ def test_questions_without_answer_may_be_left_out_on_purpose(score, tmp_path):
     [
         ('{"question_id": "2", \n', "a.jsonl, line 2 is not JSON"),
         ("[1]\n", "a.jsonl, line 2 is list, not a JSON object"),
-        ({"question_id": "2", "prompt": "q"}, "a.jsonl, line 2 the key 'text' or 'prediction' is missing"),
+        ({"question_id": "2", "prompt": "q"}, "a.jsonl, line 2 the key 'prediction' or 'text' is missing"),
         (answer("2", None), "a.jsonl, line 2 'text' must be a text, found None"),
         (answer("2", ["x"]), "a.jsonl, line 2 'text' must be a text, found ['x']"),
         (answer("2", float("nan")), "a.jsonl, line 2 'text' must be a text, found nan"),

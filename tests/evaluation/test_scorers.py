@@ -54,7 +54,7 @@ def test_peer_scorers_go_through_their_resolvers(monkeypatch):
         get_scorer("peer:mllm_cl:rs")
     asked = []
     scorers.register_reference("mllm_cl", lambda task: asked.append(task) or get_scorer("contains"))
-    assert get_scorer("peer:mllm_cl:rs@2").name == "contains"
+    assert get_scorer("peer:mllm_cl:rs@3").name == "contains"
     get_scorer("peer:mllm_cl")
     assert asked == ["rs", None]
     with pytest.raises(RecipeError, match="Did you mean 'mllm_cl'"):
@@ -95,8 +95,9 @@ def test_every_scorer_gives_a_complete_score(name):
         pairs = [tuple(f"[0, 0, {ord(text)}, 9]" for text in pair) for pair in pairs]
     score = get_scorer(name).score(items_of(pairs, options=("a", "b", "c")), seed=4)
     assert score == get_scorer(name).score(items_of(pairs, options=("a", "b", "c")), seed=4)
-    first = name in ("bleu", "box_accuracy", "edit_similarity", "rouge_l", "sari")
-    assert score.scorer == f"{name}@{1 if first else 2}"
+    versions = dict.fromkeys(("bleu", "box_accuracy", "edit_similarity"), 1)
+    versions |= dict.fromkeys(("contains", "starts_with", "token_f1"), 3)
+    assert score.scorer == f"{name}@{versions.get(name, 2)}"
     assert score.n == len(score.items) == 4
     assert 0 <= score.interval[0] <= score.interval[1] <= 100
     assert score.interval_method == ("bootstrap" if name in MEANS else "wilson")
@@ -222,3 +223,61 @@ def test_f1_is_symmetric(left, right):
     from collections import Counter
 
     assert clipped_f1(Counter(left), Counter(right)) == clipped_f1(Counter(right), Counter(left))
+
+
+@pytest.mark.parametrize(
+    ("answer", "right", "holds"),
+    [
+        ("-5", "5", False),
+        (".5", "5", False),
+        ("-.5", ".5", False),
+        ("-.5", "5", False),
+        ("it is −5 degrees", "5", False),
+        ("(-5)", "5", False),
+        ("x=-5", "5", False),
+        ("3.5", ".5", False),
+        ("3-5", "-5", False),
+        ("post-5", "-5", False),
+        ("½", "1", False),
+        ("-5.2", "-5", False),
+        ("it is -5", "-5", True),
+        ("it is .5 mm", ".5", True),
+        ("-5 °C", "-5 °c", True),
+        ("-5, not 5", "5", True),
+        ("post-5", "5", True),
+        ("3-5", "5", True),
+        ("3-5", "3", True),
+        ("L4/L5", "l5", True),
+        ("COVID-19", "covid", True),
+        ("COVID-19", "19", True),
+        ("T-cell", "cell", True),
+        ("No.5", "5", True),
+        ("about...5", "5", True),
+        ("pages 2--5", "5", True),
+        ("5%", "5", True),
+        ("(5)", "5", True),
+        ("答案是5", "5", True),
+    ],
+)
+def test_signs_and_leading_points_belong_to_numbers(answer, right, holds):
+    item = Item("1", "?", answer, right)
+    way = "contains:characters" if "答" in answer else "contains"
+    assert get_scorer(way).score([item]).score == 100 * holds
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("-5", ["-5"]),
+        ("−5", ["-5"]),
+        (".5", [".5"]),
+        ("from -3.5 to .5", ["from", "-3.5", "to", ".5"]),
+        ("post-5, 3-5 and No.5", ["post", "5", "3", "5", "and", "no", "5"]),
+        ("a - 5 ...6", ["a", "5", "6"]),
+        ("-5mg -x", ["-5mg", "x"]),
+        ("½", ["1\u20442"]),
+    ],
+)
+def test_tokens_keep_signs_and_leading_points(text, found):
+    assert tokens(text) == found
+    assert tokens(text, "characters") == found

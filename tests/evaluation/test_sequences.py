@@ -52,7 +52,7 @@ def test_rouge_l_counts_words_in_order():
     assert (found.score, found.extra["shuffled_floor"]) == (100.0, 0.0)
     assert rouge_l([""], ["a"]).score == 0.0
     assert rouge_l(["肺炎"], ["肺癌"]).score == 50.0
-    assert rouge_l(["肺炎"], ["肺癌"]).scorer == "rouge_l:characters@1"
+    assert rouge_l(["肺炎"], ["肺癌"]).scorer == "rouge_l:characters@2"
 
 
 def test_edit_similarity_counts_insertions_and_deletions():
@@ -182,12 +182,22 @@ def test_trace_s_sari_tokenises_as_sacrebleu():
     assert trace.simplified(item("KURZ , klar .", "Kurz, klar.", "Ein langer, unklarer Satz.")) == pytest.approx(1)
 
 
-def test_trace_s_rouge_is_that_of_the_package():
-    pytest.importorskip("rouge_chinese")  # the same code under another name, without the split at full stops
+def test_trace_s_rouge_is_that_of_the_package(monkeypatch):
+    module = pytest.importorskip("rouge_chinese")  # the same code under another name, without the split at full stops
     from rouge_chinese import Rouge
+
+    monkeypatch.setattr(trace, "need", lambda *_: module)
 
     expected = Rouge(metrics=["rouge-l"]).get_scores("they met and talked", "they talked")[0]["rouge-l"]["f"]
     assert score("peer:trace:meetingbank", ["they met and talked"], ["they talked"]).score == pytest.approx(
         100 * expected, abs=1e-6
     )
     assert trace.rouge_l(item("", "they talked")) == 0.0
+
+
+def test_trace_s_sari_scores_an_empty_answer_as_the_original_does():
+    keep = [0, 1, 1, 1]  # "a" was to be kept; of the longer n-grams none was, and none is
+    delete = [2 / 3, 1, 1, 1]  # "b" and "c" are rightly gone
+    add = [1, 1, 1, 1]  # nothing to add
+    by_hand = (sum(keep) + sum(delete) + sum(add)) / 12
+    assert trace.simplified(item("", "a", "a b c")) == pytest.approx(by_hand)

@@ -231,7 +231,7 @@ def test_another_stream_order_or_scorer_is_refused(tmp_path):
     other = medical(tmp_path / "b", tasks=["rad", "sur", "cell", "path"])
     with pytest.raises(RunStateError, match="learned rad, sur, cell, path; li2025 learned path, sur, cell, rad"):
         compare_with_published([other], "li2025/inclora")
-    strict = RULES | {"rad": "bleu@1", "path": "contains@2"}
+    strict = RULES | {"rad": "bleu@1", "path": "contains@3"}
     with pytest.raises(RunStateError) as error:
         compare_with_published([medical(tmp_path / "c", scorers=strict)], "li2025/inclora")
     message = str(error.value)
@@ -239,7 +239,7 @@ def test_another_stream_order_or_scorer_is_refused(tmp_path):
     assert (
         "rad is scored with bleu@1 here; li2025 uses another rule: LLaMA-Factory's BLEU-4: over characters" in message
     )
-    assert "path is scored with contains@2" in message
+    assert "path is scored with contains@3" in message
     assert "--scorer rad=peer:medical_cl:rad" in message
     with pytest.raises(RunStateError, match="has no number in common with your runs"):
         compare_with_published([medical_like(tmp_path / "d", "coin")], "branchlora2025/zero_shot")

@@ -111,3 +111,43 @@ def test_averages_as_the_medical_authors_print_them(finished, report):
     assert f"after_two {printed:.2f}" in note
     assert "after_one" not in note, "Rad had not been tested yet"
     assert "truncated to a whole number" in out
+
+
+def test_a_task_that_its_rule_cannot_score_is_named_and_the_others_are_scored(finished, report):
+    code, out, err, new = report("one=peer:coin:textvqa", "two=exact_match")
+    assert code == 2
+    assert "task 'one' is not scored:" in err
+    assert "needs the 10 human 'answers', found 1" in err
+    matrix = json.loads((new / "matrix.json").read_text())
+    assert matrix["zero_shot"][0] is None
+    assert [row[0] for row in matrix["scores"]] == [None, None]
+    assert matrix["scorers"]["one"] == "peer:coin:textvqa@1"
+    items = read_predictions(finished / "predictions" / "after_two" / "two.jsonl")
+    assert matrix["scores"][1][1] == get_scorer("exact_match").score(items).score
+    notes = json.loads((new / "run.json").read_text())["notes"]
+    (note,) = [note for note in notes if note.startswith("one has no score by peer:coin:textvqa@1: item ")]
+    assert "needs the 10 human 'answers'" in note
+    assert any(note.endswith("two with exact_match@2.") for note in notes)
+    assert "one has no score by" in out or "one has no score by" in (new / "report.md").read_text()
+    assert not (new / "predictions" / "after_two" / "one.jsonl").exists()
+    assert main(["report", str(new)]) == 0, "what was written can be read again"
+
+
+def test_where_no_task_can_be_scored_nothing_is_written(report):
+    code, _, err, new = report("peer:coin:textvqa")
+    assert code == 2
+    assert "needs the 10 human 'answers'" in err
+    assert not new.exists()
+
+
+def test_damaged_predictions_are_an_error_of_the_whole_report(finished, report):
+    file = finished / "predictions" / "after_two" / "one.jsonl"
+    content = file.read_bytes()
+    file.write_bytes(content + b"{")
+    try:
+        code, _, err, new = report("exact_match")
+    finally:
+        file.write_bytes(content)
+    assert code in (1, 2)
+    assert "one.jsonl" in err
+    assert not new.exists()

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..base.errors import Problem, RecipeError, RunStateError
+from ..base.errors import CompatibilityError, DataError, Problem, RecipeError, RunStateError
 
 
 if TYPE_CHECKING:
+    from ..evaluation.items import Item, TaskScore
     from ..evaluation.matrix import AccuracyMatrix
 
 _EPILOG = """\
 With `--scorer`, the predictions of the run are scored again, without generating
 anything. The result goes to RUN/rescored/<scorers>/ (or `--out`), with the
 run's own table next to the new one; the run's own scores stay as they are.
+A task that its scorer cannot score is named and has no scores in the table; the
+exit code is 2 then.
 
   cl-plugins report RUN
   cl-plugins report RUN --scorer exact_match               for every task
@@ -44,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write a report, and print its table."""
     from ..run.reopen import read_record
-    from . import output
+    from . import EXIT_PROBLEM, output
 
     root: Path = args.run_dir
     own = root if args.scorer else None
@@ -53,19 +57,27 @@ def run(args: argparse.Namespace) -> int:
             Problem("--out", "is given without `--scorer`.", "Without `--scorer` the report is written into the run.")
         )
     read_record(root)
+    unscored: dict[str, list[Problem]] = {}
     if args.scorer:
-        root = rescore(root, args.scorer, args.out)
+        root = rescore(root, args.scorer, args.out, unscored)
     output.show_report(root, original=own)
-    return 0
+    for task, problems in unscored.items():
+        output.emit(f"task '{task}' is not scored:", sys.stderr)
+        output.show_problems(problems, sys.stderr)
+    return EXIT_PROBLEM if unscored else 0
 
 
-def rescore(root: Path, words: list[str], out: Path | None = None) -> Path:
+def rescore(
+    root: Path, words: list[str], out: Path | None = None, unscored: dict[str, list[Problem]] | None = None
+) -> Path:
     """Score the predictions of a run again, into a separate directory.
 
     Args:
         root: The run's directory.
         words: ``scorer`` for all tasks, or ``task=scorer``.
         out: Where to write; ``RUN/rescored/<scorers>`` by default.
+        unscored: Gets the tasks that their scorer cannot score, with the reasons; their cells stay empty. If it is None, or no
+            task can be scored, that is an error.
 
     Returns:
         The directory, with everything that a report is made of.
@@ -74,11 +86,12 @@ def rescore(root: Path, words: list[str], out: Path | None = None) -> Path:
         RecipeError: If a task or a scorer does not exist.
         RunStateError: If predictions are missing, or ``out`` is a run.
         DataError: If predictions are damaged, or a scorer cannot score them.
+        CompatibilityError: If a package that a scorer needs is missing.
     """
     import dataclasses
 
     from ..base.files import write_bytes
-    from ..evaluation.items import TaskScore, predictions_to_jsonl, read_predictions
+    from ..evaluation.items import predictions_to_jsonl
     from ..evaluation.results import read_results
     from ..evaluation.scorers import get_scorer
     from ..records.files import check_folders, record_of
@@ -101,17 +114,28 @@ def rescore(root: Path, words: list[str], out: Path | None = None) -> Path:
     if missing:
         fix = "Restore them from a copy; they are needed for scoring."
         raise RunStateError([Problem(str(path), "is missing.", fix) for path in missing])
-    files: dict[str, Any] = {}
-    for row, task in cells:
-        source = root / "predictions" / row / f"{task}.jsonl"
-        items = read_predictions(source)
-        old = source.with_suffix(".score.json")
+    made: dict[tuple[str, str], tuple[list[Item], TaskScore]] = {}
+    failed: dict[str, DataError | CompatibilityError] = {}
+    for task in dict.fromkeys(task for _, task in cells):
         scorer = get_scorer(scorers.get(task, matrix.scorers[task]), task=task)
-        kept: dict[str, Any] = {}
-        if old.is_file():
-            earlier = TaskScore.read(old)
-            kept = {"max_items": earlier.max_items, "cut": earlier.cut, "dropped": earlier.dropped}
-        score = dataclasses.replace(scorer.score(items), **kept)
+        rows = [row for row, each in cells if each == task]
+        given = {row: _answers(root / "predictions" / row / f"{task}.jsonl") for row in rows}
+        try:
+            scores = {row: scorer.score(items) for row, (items, _) in given.items()}
+            made |= {
+                (row, task): (items, dataclasses.replace(scores[row], **kept)) for row, (items, kept) in given.items()
+            }
+        except (DataError, CompatibilityError) as error:
+            if unscored is None:
+                raise
+            failed[task] = error
+            for row in rows:
+                matrix.set(row, task, None)
+            matrix.scorers[task], matrix.n[task] = scorer.key, 0
+    if failed and not made:
+        raise next(iter(failed.values()))
+    files: dict[str, Any] = {}
+    for (row, task), (items, score) in made.items():
         folder = out / "predictions" / row
         write_bytes(folder / f"{task}.jsonl", predictions_to_jsonl(items, score).encode())
         score.write(folder / f"{task}.score.json")
@@ -124,14 +148,38 @@ def rescore(root: Path, words: list[str], out: Path | None = None) -> Path:
     write_matrix(out, matrix)
     record = read_record(root)
     changed = "; ".join(
-        f"{', '.join(task for task in scorers if matrix.scorers[task] == key)} with {key}"
-        for key in dict.fromkeys(matrix.scorers[task] for task in scorers)
+        f"{', '.join(task for task in scorers if matrix.scorers[task] == key and task not in failed)} with {key}"
+        for key in dict.fromkeys(matrix.scorers[task] for task in scorers if task not in failed)
     )
     anew = f"Scored again from the predictions of the run: {changed}."
-    record["notes"] = [*(record.get("notes") or []), anew, *_as_printed(matrix)]
+    left_out = [_without_score(task, matrix.scorers[task], error.problems) for task, error in failed.items()]
+    record["notes"] = [*(record.get("notes") or []), anew, *left_out, *_as_printed(matrix)]
     record["files"] = files  # there is no journal here that holds the hashes
     write_run(out, record)
+    if unscored is not None:
+        unscored |= {task: error.problems for task, error in failed.items()}
     return out
+
+
+def _answers(predictions: Path) -> tuple[list[Item], dict[str, Any]]:
+    """The items of a cell, and what the run knows of its test set.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    from ..evaluation.items import TaskScore, read_predictions
+
+    items, old = read_predictions(predictions), predictions.with_suffix(".score.json")
+    if not old.is_file():
+        return items, {}
+    earlier = TaskScore.read(old)
+    return items, {"max_items": earlier.max_items, "cut": earlier.cut, "dropped": earlier.dropped}
+
+
+def _without_score(task: str, scorer: str, problems: list[Problem]) -> str:
+    """A note on a task that could not be scored."""
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{task} has no score by {scorer}: {problems[0].where} {problems[0].what}{more}"
 
 
 def _with_reference_scorers(words: list[str], record: dict[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +46,13 @@ def run(args: argparse.Namespace) -> int:
     by_row = getattr(scorer, "by_row", False)
     # Other libraries score the whole text, and their numbers are to be met on their own terms.
     theirs = scorer.key.startswith("peer:")
-    items = read_answers(args.file, args.annotations, partial=args.partial, by_row=by_row, keep_thoughts=theirs)
+    remarks: list[str] = []
+    items = read_answers(
+        args.file, args.annotations, partial=args.partial, by_row=by_row, keep_thoughts=theirs, remarks=remarks
+    )
     score = scorer.score(items)
+    for remark in remarks:
+        output.emit(f"note: {remark}", sys.stderr)
     if args.format == "json":
         output.print_json(flat(score))
         return 0

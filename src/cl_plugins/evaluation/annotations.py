@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 import string
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ..base.errors import DataError, Problem
 from ..base.outside import JSON_LIMIT, OutsideError, parse_json, read_bytes
 from .items import few
 from .option_lists import read_options
+from .right_answers import most_frequent, read_listed
 from .scorers.text import normalise
 
 
@@ -23,8 +23,6 @@ _ASSISTANT = ("gpt", "assistant")
 _ROLES = ("from", "role")
 _CONTENTS = ("value", "content")
 _ANSWERS = ("answer", "gt", "ground_truth", "answers")
-#: What a question of MapQA holds if its answer is a list of states; the libraries recognise them by it.
-STATES = "Which states"
 
 
 @dataclass(frozen=True)
@@ -43,10 +41,13 @@ class Annotation:
         where: File and line, or number of the record.
         id: ``question_id`` or ``id``; None if the record has neither.
         question: Its text.
-        reference: The right answer; of several the most frequent, of equally frequent ones the first.
+        reference: The right answer: what LLaMA-Factory trains on and tests with where the record is one of its data sets,
+            else what the record says; of several the one that `read_listed` chooses.
         fields: See `Item`.
         options: Texts of the options, None if not listed.
         captions_of: For a file of COCO captions, the ``image_id``.
+        encoded: Whether the reference is what LLaMA-Factory encodes.
+        captioned: For a file of COCO captions, whether the picture has any; else `reference` is empty.
     """
 
     where: str
@@ -56,6 +57,8 @@ class Annotation:
     fields: Mapping[str, Any] = field(default_factory=dict)
     options: tuple[str, ...] | None = None
     captions_of: int | None = None
+    encoded: bool = False
+    captioned: bool = True
 
     @property
     def place(self) -> str:
@@ -109,7 +112,7 @@ def read_annotations(path: Path) -> list[Annotation]:
     if whole is not None and isinstance(whole.get("data"), list):
         records = _objects(path, whole["data"])
     elif whole is not None and isinstance(whole.get("annotations"), list):
-        return _captions(path, whole["annotations"])
+        return _captions(path, whole["annotations"], whole.get("images"))
     elif whole is not None and whole and all(isinstance(value, dict) for value in whole.values()):
         records = [Record(f"{path}, problem {key}", {"question_id": key, **value}) for key, value in whole.items()]
         tests = [record for record in records if record.value.get("split") == "test"]
@@ -133,18 +136,19 @@ def _annotation(record: Record, problems: list[Problem]) -> Annotation | None:
     question = next((str(value[key]) for key in ("text", "question", "prompt", "instruction") if key in value), None)
     if question is None:
         question = next((text for role, text in reversed(turns) if role not in _ASSISTANT), "")
+    encoded = _encoded(value, turns)
     bad = next((key for key in (*_ANSWERS, "output") if not_finite(value.get(key))), None)
-    if bad is not None:
+    if bad is not None and encoded is None:
         what = f"{bad!r} is {value[bad]!r}, which is not an answer."
         problems.append(
             Problem(record.where, what, "Fix the record: the original scripts would compare with the word 'nan'.")
         )
         return None
-    meaning = _two_meanings(value, texts)
+    meaning = _two_meanings(value, texts) if encoded is None else None
     if meaning is not None:
         problems.append(Problem(record.where, meaning, "Write the letter of the option, or its text in quotes."))
         return None
-    reference, answers = _reference(value, turns, texts, pieces=STATES in question)
+    reference, answers = _said(value, texts, question) if encoded is None else (encoded, _listed(value))
     if reference is None:
         known = "'answer', 'gt', 'output', or a last turn of the assistant"
         problems.append(
@@ -160,9 +164,10 @@ def _annotation(record: Record, problems: list[Problem]) -> Annotation | None:
         image = image[0] if image else None
     if isinstance(image, str):
         fields["image"] = image
-    if answers is not None:
+    if answers:
         fields["answers"] = answers
-    return Annotation(record.where, None if identity is None else str(identity), question, reference, fields, texts)
+    name = None if identity is None else str(identity)
+    return Annotation(record.where, name, question, reference, fields, texts, encoded=encoded is not None)
 
 
 def _options(record: Record, problems: list[Problem]) -> tuple[str, ...] | None:
@@ -190,11 +195,6 @@ def _two_meanings(value: Mapping[str, Any], options: tuple[str, ...] | None) -> 
     return f"the answer {answer} is ambiguous: {places}."
 
 
-def most_frequent(answers: Sequence[str]) -> str:
-    """The reference among several right answers: the most frequent, of equally frequent ones the first."""
-    return Counter(answers).most_common(1)[0][0]
-
-
 def not_finite(value: object) -> bool:
     """Whether a value is NaN or infinite, or a list that holds such a number; JSON files of other programs do."""
     if isinstance(value, list):
@@ -202,27 +202,34 @@ def not_finite(value: object) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
-def _reference(
-    value: Mapping[str, Any], turns: list[tuple[str, str]], options: tuple[str, ...] | None, *, pieces: bool
-) -> tuple[str | None, list[str] | None]:
-    """The right answer and, if there are several, all of them; with ``pieces`` a list is one answer, as in prepared data."""
+def _encoded(value: Mapping[str, Any], turns: list[tuple[str, str]]) -> str | None:
+    """The answer that LLaMA-Factory takes from a record; None where the record is none of its data sets."""
+    if turns and turns[-1][0] in _ASSISTANT:
+        return turns[-1][1]
+    output = value.get("output") if "instruction" in value else None
+    plain = isinstance(output, str | int | float) and not isinstance(output, bool) and not not_finite(output)
+    return str(output) if plain else None
+
+
+def _listed(value: Mapping[str, Any]) -> list[str]:
+    """The column ``answers``, which serves rules for several right answers."""
+    listed = value.get("answers")
+    return read_listed(listed, "")[1] if isinstance(listed, list) else []
+
+
+def _said(value: Mapping[str, Any], options: tuple[str, ...] | None, question: str) -> tuple[str | None, list[str]]:
+    """The right answer of a record that is not encoded and, if there are several, all of them."""
     for key in _ANSWERS:
         answer = value.get(key)
         if isinstance(answer, list) and answer:
-            several = [str(one.get("answer", "")) if isinstance(one, dict) else str(one) for one in answer]
-            if pieces:
-                return ",".join(several), None
-            return most_frequent(several), several
+            return read_listed(answer, question)
         if isinstance(answer, str | int | float) and not isinstance(answer, bool):
             # ScienceQA gives the number of the option.
             if isinstance(answer, int) and options and 0 <= answer < len(options):
-                return string.ascii_uppercase[answer], None
-            others = value.get("answers")
-            return str(answer), list(map(str, others)) if isinstance(others, list) else None
-    if turns and turns[-1][0] in _ASSISTANT:
-        return turns[-1][1], None
+                return string.ascii_uppercase[answer], []
+            return str(answer), _listed(value)
     fallback = next((value[key] for key in ("output", "answer_bbox") if value.get(key) is not None), None)
-    return None if fallback is None else str(fallback), None
+    return None if fallback is None else str(fallback), []
 
 
 def _turns(value: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -237,8 +244,8 @@ def _turns(value: Mapping[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def _captions(path: Path, listed: list[Any]) -> list[Annotation]:
-    """COCO captions, gathered by image."""
+def _captions(path: Path, listed: list[Any], pictures: object) -> list[Annotation]:
+    """COCO captions, gathered by image; images that are listed and have none are there, too."""
     by_image: dict[int, list[str]] = {}
     problems = []
     for number, entry in enumerate(listed, start=1):
@@ -247,10 +254,25 @@ def _captions(path: Path, listed: list[Any]) -> list[Annotation]:
         except (TypeError, KeyError, ValueError):
             what = f"needs 'image_id' and 'caption', found {entry!r}."
             problems.append(Problem(f"{path}, annotation {number}", what, "Give COCO captions."))
+    for number, entry in enumerate(pictures if isinstance(pictures, list) else [], start=1):
+        try:
+            by_image.setdefault(int(entry["id"]), [])
+        except (TypeError, KeyError, ValueError):
+            problems.append(
+                Problem(f"{path}, image {number}", f"needs an 'id', found {entry!r}.", "Give COCO captions.")
+            )
     if problems:
         raise DataError(few(problems))
     return [
-        Annotation(f"{path}, image {image}", None, "", most_frequent(texts), {"answers": texts}, None, image)
+        Annotation(
+            f"{path}, image {image}",
+            None,
+            "",
+            most_frequent(texts) if texts else "",
+            {"answers": texts},
+            captions_of=image,
+            captioned=bool(texts),
+        )
         for image, texts in by_image.items()
     ]
 

@@ -11,6 +11,9 @@ What a file is, is read off the keys of its records:
 | ``predict``, ``label`` | LLaMA-Factory | in the record; a test set is joined by row and must say the same |
 | ``question_id``, ``text`` (``prediction``), ``gt`` (``ground_truth``) | MSLoRA-CR | in the record |
 | ``question_id``, ``text`` | MLLM-CL, MCITlib, CoIN | in the annotations, joined by ``question_id``; ImageNet by row |
+
+In the last two, ``text`` is the question where there is a ``prediction`` as well: these are records of a test set that a program has
+added its answers to. Records of a test set without answers are refused.
 """
 
 from __future__ import annotations
@@ -26,12 +29,14 @@ from ..base.errors import DataError, Problem
 from .annotations import Annotation, Record, not_finite, read_annotations, read_records
 from .end_words import without_end_words
 from .items import Item, few, read_predictions
-from .thoughts import split_thought
+from .thoughts import join_thought, split_thought
 
 
-_TEXT = ("text", "prediction")
+_TEXT = ("prediction", "text")
 _REFERENCE = ("gt", "ground_truth")
 _PROMPT = ("prompt", "question")
+#: What records of a test set have and answers have not, and the other way round.
+_OF_TESTS, _OF_ANSWERS = ("image", "answer"), ("answer_id", "model_id")
 _SAMPLE = {"doc_id", "target", "filtered_resps"}
 
 
@@ -69,12 +74,14 @@ def read_answers(
     partial: bool = False,
     by_row: bool = False,
     keep_thoughts: bool = False,
+    remarks: list[str] | None = None,
 ) -> list[Item]:
     """Read an answer file and, if the right answers are elsewhere, join it with the annotations.
 
     Answers are joined by ``question_id``; by row if the file is LLaMA-Factory's, the annotations have no ids, or both
     files have the same ids in the same order. Where both files know the right answer they must agree (spaces apart).
-    COCO captions are joined by the number of the line, as MCITlib does.
+    COCO captions are joined by the number of the line, as MCITlib does; answers to pictures that have no captions are left
+    out.
 
     An answer file that stands alone or is joined by row may repeat ids (MSLoRA-CR's do, for different questions): such
     items are told apart by their line and keep the id in the field ``question_id``.
@@ -84,17 +91,18 @@ def read_answers(
         annotations: The test set.
         partial: Allow questions without an answer, and leave them out.
         keep_thoughts: Leave reasoning in front of answers and references, and the words that end LLaMA-Factory's, where
-            they are, as other libraries score them; by default reasoning becomes `Item.thought` and
-            `Item.reference_thought`, and the end words are removed.
+            they are, as other libraries score them, and put that of a run's predictions back; by default reasoning becomes
+            `Item.thought` and `Item.reference_thought`, and the end words are removed.
         by_row: Join by row ignoring the ids, as the original ImageNet scripts do (`BaseScorer.by_row`).
+        remarks: Gets a sentence for the reader where answers were left out.
 
     Returns:
         The items in the order of the answer file.
 
     Raises:
-        DataError: A file cannot be read, a record is damaged, no reference is known, an id is repeated in a join, an
-            answer has no question or a question no answer, or the references differ. Every problem names file and
-            line.
+        DataError: A file cannot be read, a record is damaged, no reference is known or it is empty, an id is repeated in a
+            join, an answer has no question or a question no answer, or the references differ. Every problem names file
+            and line.
     """
     path = Path(path)
     records = read_records(path)
@@ -105,9 +113,11 @@ def read_answers(
         if annotations is not None:
             what = "already contains references; annotations are not used."
             raise DataError(Problem(str(path), what, "Leave --annotations out."))
-        return read_predictions(path)
+        found = [_with_thought(item) if keep_thoughts else _split(item) for item in read_predictions(path)]
+        return _answered([(f"{path}, item {item.id!r}", item) for item in found])
     problems: list[Problem] = _mixed_filters(records, path)
-    answers = [answer for record in records if (answer := _read(record, first, problems)) is not None]
+    both = any({"text", "prediction"} <= record.value.keys() for record in records)
+    answers = [answer for record in records if (answer := _read(record, first, problems, both)) is not None]
     _stop(problems)
     if not keep_thoughts:
         answers = [_without_thoughts(_without_end(each) if "predict" in first else each) for each in answers]
@@ -117,7 +127,7 @@ def read_answers(
     if not keep_thoughts:
         notes = [replace(note, reference=split_thought(note.reference)[1]) for note in notes]
     if notes and notes[0].captions_of is not None:
-        pairs = _by_line(answers, notes)
+        pairs = _by_line(answers, notes, remarks)
     elif by_row or answers[0].id is None or _same_ids(answers, notes):
         pairs = _by_row(answers, notes, path, Path(annotations))
     else:
@@ -125,8 +135,8 @@ def read_answers(
     return _joined(_agreeing(pairs))
 
 
-def _read(record: Record, first: Mapping[str, Any], problems: list[Problem]) -> _Answer | None:
-    """One answer, or None after adding to `problems`."""
+def _read(record: Record, first: Mapping[str, Any], problems: list[Problem], both: bool) -> _Answer | None:
+    """One answer, or None after adding to `problems`; ``both``: the file has questions and answers in the same records."""
     value, where = record.value, record.where
     if "predict" in first:
         prediction, reference = _text(value, ("predict",), where, problems), _text(value, ("label",), where, problems)
@@ -147,7 +157,12 @@ def _read(record: Record, first: Mapping[str, Any], problems: list[Problem]) -> 
     identity = value.get("question_id")
     if not isinstance(identity, str | int) or isinstance(identity, bool):
         problems.append(Problem(where, f"'question_id' must be a string or a number, found {identity!r}.", "Fix it."))
-    prediction = _text(value, _TEXT, where, problems)
+    if "prediction" not in value and _is_question(value):
+        what = "is a record of a test set: its 'text' is the question, and there is no answer."
+        fix = "Give a file of answers; an answer beside the question goes into the key 'prediction'."
+        problems.append(Problem(where, what, fix))
+        return None
+    prediction = _text(value, _TEXT[:1] if both else _TEXT, where, problems)
     reference = None
     if any(key in first for key in _REFERENCE):
         reference = _text(value, _REFERENCE, where, problems)
@@ -155,9 +170,14 @@ def _read(record: Record, first: Mapping[str, Any], problems: list[Problem]) -> 
             return None
     if prediction is None or not isinstance(identity, str | int) or isinstance(identity, bool):
         return None
-    prompt = next((str(value[key]) for key in _PROMPT if key in value), "")
+    prompt = next((str(value[key]) for key in (*_PROMPT, *_TEXT[1:][:both]) if key in value), "")
     fields: dict[str, Any] = {key: value[key] for key in ("image", "answer_type") if value.get(key) is not None}
     return _Answer(where, str(identity), prompt, prediction, reference, fields)
+
+
+def _is_question(value: Mapping[str, Any]) -> bool:
+    """Whether a record is of a test set: those have a picture or the right answer, and no prompt beside their text."""
+    return any(key in value for key in _OF_TESTS) and not any(key in value for key in (*_PROMPT, *_OF_ANSWERS))
 
 
 def _of_swift(value: Mapping[str, Any], where: str, problems: list[Problem]) -> _Answer | None:
@@ -200,20 +220,27 @@ def first_argument(arguments: Any) -> Any:
 
 
 def _of_vlmeval(value: Mapping[str, Any], where: str, problems: list[Problem]) -> _Answer | None:
-    """A record of VLMEvalKit's predictions; its options are the columns A, B, C, ..."""
+    """A record of VLMEvalKit's predictions; its options are the columns A, B, C, ..., of which some may have no cell."""
+    value = {key: _cell(cell) if isinstance(cell, float) else cell for key, cell in value.items()}
     prediction = _text(value, ("prediction",), where, problems)
     reference = _text(value, ("answer",), where, problems)
     if prediction is None or reference is None:
         return None
     options: list[str] = []
-    for letter in ascii_uppercase:
-        if not isinstance(value.get(letter), str) or not value[letter]:
-            break
-        options.append(value[letter])
+    for place, letter in enumerate(ascii_uppercase):
+        text = value.get(letter)
+        if isinstance(text, str | int | float) and not not_finite(text) and text != "":
+            # A letter keeps its place where a column before it has no cell.
+            options += [""] * (place - len(options)) + [str(text)]
     prompt = value.get("question")
     question = prompt if isinstance(prompt, str) else ""
     named = tuple(options) or None
     return _Answer(where, str(value.get("index")), question, prediction, reference, {}, options=named)
+
+
+def _cell(number: float) -> object:
+    """A number of a table as pandas has read it: whole numbers have become 2.0 where other cells are missing."""
+    return int(number) if number.is_integer() and abs(number) < 2**53 else number
 
 
 def _mixed_filters(records: Sequence[Record], path: Path) -> list[Problem]:
@@ -243,6 +270,31 @@ def _without_thoughts(answer: _Answer) -> _Answer:
     return replace(answer, prediction=prediction, thought=thought, reference=reference, reference_thought=behind)
 
 
+def _split(item: Item) -> Item:
+    """An item of a predictions file without the reasoning that another program has left in front of its texts."""
+    thought, prediction = split_thought(item.prediction)
+    behind, reference = split_thought(item.reference)
+    return replace(
+        item,
+        prediction=prediction,
+        thought="\n".join(filter(None, (item.thought, thought))),
+        reference=reference,
+        reference_thought="\n".join(filter(None, (item.reference_thought, behind))),
+    )
+
+
+def _with_thought(item: Item) -> Item:
+    """An item of a predictions file with its whole texts."""
+    prediction = join_thought(item.thought, item.prediction)
+    return replace(
+        item,
+        prediction=prediction,
+        thought="",
+        reference=join_thought(item.reference_thought, item.reference),
+        reference_thought="",
+    )
+
+
 def _text(value: Mapping[str, Any], keys: tuple[str, ...], where: str, problems: list[Problem]) -> str | None:
     """The first of the keys that is there, as text; numbers are spelt as Python spells them."""
     key = next((key for key in keys if key in value), None)
@@ -264,8 +316,9 @@ def _alone(answers: list[_Answer], path: Path) -> list[Item]:
     items = []
     for key, unique, answer in zip(keys, _unique(keys), answers, strict=True):
         fields = answer.fields | ({} if answer.id is None else {"question_id": key})
-        items.append(_item(answer, unique, answer.prompt, str(answer.reference), answer.options, fields))
-    return items
+        item = _item(answer, unique, answer.prompt, str(answer.reference), answer.options, fields)
+        items.append((answer.where, item))
+    return _answered(items)
 
 
 def _unique(keys: list[str]) -> list[str]:
@@ -329,26 +382,39 @@ def _by_id(
     return pairs
 
 
-def _by_line(answers: list[_Answer], notes: list[Annotation]) -> list[tuple[_Answer, Annotation]]:
-    """MCITlib numbers the answers 1, 2, ... and uses the number as ``image_id``, ignoring the id of the line."""
+def _by_line(
+    answers: list[_Answer], notes: list[Annotation], remarks: list[str] | None
+) -> list[tuple[_Answer, Annotation]]:
+    """MCITlib numbers the answers 1, 2, ... and uses the number as ``image_id``, ignoring the id of the line.
+
+    A picture that the file lists without captions has no part in its score (one of UCIT's VizWiz).
+    """
     by_number = {note.captions_of: note for note in notes}
     problems = [
         Problem(answer.where, f"there are no captions for image_id {number}.", "Lines and image ids must correspond.")
         for number, answer in enumerate(answers, start=1)
         if number not in by_number
     ]
-    if len(by_number) > len(answers):
-        what = f"has captions for {len(by_number)} images, there are {len(answers)} answers."
+    captioned = sum(note.captioned for note in notes)
+    if captioned > len(answers):
+        what = f"has captions for {captioned} images, there are {len(answers)} answers."
         problems.append(Problem(notes[0].place, what, "They are joined by line, so none may be missing."))
     _stop(problems)
-    return [(answer, by_number[number]) for number, answer in enumerate(answers, start=1)]
+    pairs = [(answer, by_number[number]) for number, answer in enumerate(answers, start=1)]
+    without = [answer for answer, note in pairs if not note.captioned]
+    if len(without) == len(pairs):
+        raise DataError(Problem(notes[0].place, "none of the answered pictures has captions.", "Give the right file."))
+    if without and remarks is not None:
+        what = f"{len(without)} of {len(pairs)} answers are left out, since their pictures have no captions"
+        remarks.append(f"{what} (first: {without[0].where.rpartition(', ')[2]}).")
+    return [(answer, note) for answer, note in pairs if note.captioned]
 
 
 def _agreeing(pairs: list[tuple[_Answer, Annotation]]) -> list[tuple[_Answer, Annotation]]:
     """The pairs, if the right answers that both files know are the same."""
     problems = []
     for answer, note in pairs:
-        known = note.fields.get("answers") or [note.reference]
+        known = [note.reference] if note.encoded else note.fields.get("answers") or [note.reference]
         if answer.reference is not None and _plain(answer.reference) not in map(_plain, known):
             what = f"its reference is {answer.reference!r}, in {note.where} it is {note.reference!r}."
             problems.append(Problem(answer.where, what, "The two files do not match, or are in a different order."))
@@ -363,8 +429,16 @@ def _joined(pairs: list[tuple[_Answer, Annotation]]) -> list[Item]:
     for identity, (answer, note) in zip(_unique(keys), pairs, strict=True):
         fields = answer.fields | dict(note.fields) | ({} if answer.id is None else {"question_id": answer.id})
         prompt = answer.prompt or note.question
-        items.append(_item(answer, identity, prompt, note.reference, note.options, fields))
-    return items
+        item = _item(answer, identity, prompt, note.reference, note.options, fields)
+        items.append((note.where, item))
+    return _answered(items)
+
+
+def _answered(items: list[tuple[str, Item]]) -> list[Item]:
+    """The items, if every one has a right answer, as a run asks of its test sets."""
+    fix = "Give the right answer, or remove the record."
+    _stop([Problem(where, "its right answer is empty.", fix) for where, item in items if not item.reference.strip()])
+    return [item for _, item in items]
 
 
 def _item(

@@ -41,3 +41,8 @@ def split_thought(text: str, words: tuple[str, str] | None = None) -> tuple[str,
     if not thoughts:
         return "", text
     return "\n".join(filter(None, thoughts)), rest.strip()
+
+
+def join_thought(thought: str, answer: str) -> str:
+    """A text out of a thought and the answer behind it, in the words that most reasoning models write; see `split_thought`."""
+    return f"{TAGS[0]}\n{thought}\n{TAGS[1]}\n\n{answer}" if thought else answer

@@ -100,7 +100,7 @@ class BaseScorer:
 class SegmentingScorer(BaseScorer):
     """A scorer that uses words, or characters where the references are written without spaces.
 
-    The key of a score names the segmentation (``contains:characters@2``) unless the references decided for words.
+    The key of a score names the segmentation (``contains:characters@3``) unless the references decided for words.
     """
 
     variants = SEGMENTATIONS

@@ -42,7 +42,7 @@ class ChoiceAccuracy(BaseScorer):
             "random_baseline": None,
             "majority_baseline": _majority(references, options),
         }
-        known = [len(texts) for texts in options if texts]
+        known = [sum(map(bool, texts)) or len(texts) for texts in options if texts]  # empty: a column without a cell
         if len(known) == n:
             extra["random_baseline"] = math.fsum(100 / count for count in known) / n
         else:

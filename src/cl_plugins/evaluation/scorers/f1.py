@@ -36,7 +36,7 @@ class TokenF1(SegmentingScorer):
     """
 
     name = "token_f1"
-    version = 2
+    version = 3
     summary = "clipped multiset F1 of tokens, mean over items; in percent"
     reports = "best constant answer"
 

@@ -67,7 +67,7 @@ class StartsWith(_Inside):
     """
 
     name = "starts_with"
-    version = 2
+    version = 3
     summary = "prediction begins with the normalised reference, as whole words; in percent"
     reports = "best constant answer"
     _holds = staticmethod(starts_with_words)
@@ -81,7 +81,7 @@ class Contains(_Inside):
     """
 
     name = "contains"
-    version = 2
+    version = 3
     summary = "normalised reference occurs in the prediction as whole words; in percent"
     reports = "best constant answer"
     _holds = staticmethod(contains_words)

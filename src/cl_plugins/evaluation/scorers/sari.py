@@ -76,7 +76,7 @@ class Sari(SegmentingScorer):
     """
 
     name = "sari"
-    version = 1
+    version = 2
     summary = "SARI: n-grams kept, deleted and added rightly in simplifying the prompt, mean over items; in percent"
     reports = "SARI of repeating the prompt"
 

@@ -53,8 +53,6 @@ def _floor(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[s
 class _Similarity(SegmentingScorer):
     """Mean over items of `similarity`, in percent."""
 
-    version = 1
-
     def _score(self, items: Sequence[Item], split: Callable[[str], Sequence[str]], key: str, seed: int) -> TaskScore:
         predictions = [split(item.prediction) for item in items]
         references = [split(item.reference) for item in items]
@@ -70,6 +68,7 @@ class RougeL(_Similarity):
     """
 
     name = "rouge_l"
+    version = 2
     summary = "ROUGE-L: F1 of the longest common subsequence of words, mean over items; in percent"
     reports = "shuffled-reference floor"
 
@@ -88,6 +87,7 @@ class EditSimilarity(_Similarity):
     """
 
     name = "edit_similarity"
+    version = 1
     summary = "similarity of the characters in order (insertions and deletions), mean over items; in percent"
     reports = "shuffled-reference floor"
     variants = ()

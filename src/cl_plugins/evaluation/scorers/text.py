@@ -11,7 +11,12 @@ from .segmentation import Segmentation, is_unsegmented
 #: Punctuation that may end an answer without being part of it (after NFKC): Latin, CJK, Arabic, Devanagari, Khmer,
 #: Myanmar and Tibetan.
 TERMINAL = ".,;:!?。、؟،؛।॥។៕၊။།"
-_NUMBER = re.compile(r"\d+(?:[.,]\d+)+")
+#: What belongs to a number between two digits; the last is the stroke that NFKC makes of ½.
+_INSIDE = ".,\u2044"
+_NUMBER = re.compile(rf"\d+(?:[{_INSIDE}]\d+)+")
+_MINUS = "-\u2212\u2013"
+#: What may stand before a sign or a leading point. Behind anything else they separate: post-5, 3-5, No.5.
+_BEFORE = frozenset(" ([{<>=≤≥≈~±:;,/|*^$€£¥\"'“‘«„、。")
 
 
 def normalise(text: str) -> str:
@@ -27,7 +32,7 @@ def normalise(text: str) -> str:
 
 
 def tokens(text: str, segmentation: Segmentation = "words") -> list[str]:
-    """Words and numbers of the normalised text; ``3.5`` is one token.
+    """Words and numbers of the normalised text; ``3.5``, ``-5`` and ``.5`` are one token each (`number_start`).
 
     A text without any (``"+"``) is one token itself, so that different signs differ; the empty text has none.
 
@@ -51,7 +56,8 @@ def tokens(text: str, segmentation: Segmentation = "words") -> list[str]:
             ):
                 break
             stop += 1
-        found.append(normal[start:stop])
+        word = normal[number_start(normal, start) : stop]
+        found.append("-" + word[1:] if word[0] in _MINUS else word)
         start = stop
     return found or ([normal] if normal else [])
 
@@ -59,7 +65,7 @@ def tokens(text: str, segmentation: Segmentation = "words") -> list[str]:
 def contains_words(text: str, part: str, segmentation: Segmentation = "words") -> bool:
     """Whether `part` occurs in `text` as whole words; both already normalised.
 
-    ``no`` is not in ``not visible`` and ``1`` is neither in ``10`` nor in ``1.5``. An empty part is contained only
+    ``no`` is not in ``not visible`` and ``1`` is neither in ``10`` nor in ``1.5``, ``-1`` or ``.1``. An empty part is contained only
     in an empty text. With ``characters`` a word ends at every character of an unsegmented script: ``有肺炎`` holds
     ``肺炎``.
     """
@@ -68,7 +74,8 @@ def contains_words(text: str, part: str, segmentation: Segmentation = "words") -
     start = text.find(part)
     while start >= 0:
         end = start + len(part)
-        if _is_edge(text, start - 1, start, -1, segmentation) and _is_edge(text, end, end - 1, 1, segmentation):
+        whole = _is_edge(text, start - 1, start, -1, segmentation) and _is_edge(text, end, end - 1, 1, segmentation)
+        if whole and _same_number(text, start, part):
             return True
         start = text.find(part, start + 1)
     return False
@@ -85,6 +92,34 @@ def starts_with_words(text: str, part: str, segmentation: Segmentation = "words"
     return text.startswith(part) and _is_edge(text, len(part), len(part) - 1, 1, segmentation)
 
 
+def number_start(text: str, digit: int) -> int:
+    """Where the number begins whose first digit is at a place: a sign and a leading point belong to it.
+
+    They do where a text, a bracket or a word after a space begins with them. A hyphen in a word or a range and a full stop behind a
+    word do not: the numbers of ``post-5``, ``3-5`` and ``No.5`` begin with their digits.
+
+    Args:
+        text: The normalised text.
+        digit: The place; of any other character than a digit it is returned as it is.
+    """
+    if not text[digit].isdigit():
+        return digit
+    point = digit - 1 if digit and text[digit - 1] == "." else digit
+    sign = point - 1 if point and text[point - 1] in _MINUS else point
+    for begin in (sign, point):
+        if begin < digit and (begin == 0 or text[begin - 1] in _BEFORE):
+            return begin
+    return digit
+
+
+def _same_number(text: str, start: int, part: str) -> bool:
+    """Whether a number at the beginning of `part` is the whole number that stands there in `text`."""
+    first = next((place for place, character in enumerate(part[:3]) if character.isdigit()), None)
+    if first is None or number_start(part, first) > 0:
+        return True
+    return number_start(text, start + first) == start
+
+
 def _is_edge(text: str, outside: int, inside: int, step: int, segmentation: Segmentation) -> bool:
     """Whether a word ends between the neighbouring positions `inside` and `outside` (which lies in direction `step`)."""
     if not 0 <= outside < len(text) or not _is_word(text[inside]):
@@ -94,8 +129,8 @@ def _is_edge(text: str, outside: int, inside: int, step: int, segmentation: Segm
     if _is_word(text[outside]):
         return segmentation == "characters" and (is_unsegmented(text[outside]) or is_unsegmented(text[inside]))
     beyond = outside + step
-    # A dot or comma between digits belongs to the number.
-    inside_number = text[inside].isdigit() and text[outside] in ".," and 0 <= beyond < len(text)
+    # A dot, comma or stroke between digits belongs to the number.
+    inside_number = text[inside].isdigit() and text[outside] in _INSIDE and 0 <= beyond < len(text)
     return not (inside_number and text[beyond].isdigit())
 
 

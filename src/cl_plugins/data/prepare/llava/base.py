@@ -26,7 +26,6 @@ class LlavaTask(Converter):
         folders: Split to the names of the folder of its pictures, likewise.
         question: Name of the question in test records.
         answer: Name of the answer in test records.
-        separator: See `answer_of`.
         text_only: Whether a record may have no picture.
         first_picture_only: Whether only the first of several pictures is used.
     """
@@ -35,7 +34,6 @@ class LlavaTask(Converter):
     folders: ClassVar[Mapping[str, Sequence[str]]]
     question: ClassVar[str] = "text"
     answer: ClassVar[str] = "answer"
-    separator: ClassVar[str | None] = None
     text_only: ClassVar[bool] = False
     first_picture_only: ClassVar[bool] = False
     columns: ClassVar[Mapping[str, type]] = {"question_id": str, "image": str, "answers": list}
@@ -114,7 +112,7 @@ class LlavaTask(Converter):
             return Record.chat(name, raw["conversations"], pictures, **extra, **self.extra(split, raw))
         if self.question not in raw:
             return Drop(name, "question is missing", f"no `{self.question}` or `conversations`; {_keys(raw)}")
-        answer, several = answer_of(self.answer_field(raw), self.separator)
+        answer, several = answer_of(self.answer_field(raw), raw.get(self.question))
         question = self.ask(split, without_leading_image(raw.get(self.question)), answer)
         return Record.ask(name, question, answer, pictures, answers=several, **extra, **self.extra(split, raw))
 

@@ -140,7 +140,7 @@ class TextVQA(_Coin):
     """
 
     task = "textvqa"
-    version = 3
+    version = 4
     places = ("TextVQA",)
     test_files = ("val.json", "test.json")
     collections = ("TextVQA",)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ....evaluation.annotations import most_frequent
+from ....evaluation.right_answers import read_listed
 
 
 IMAGE = "<image>"
@@ -39,24 +39,16 @@ def as_text(value: object) -> object:
     return str(value) if isinstance(value, int) else value
 
 
-def answer_of(value: object, separator: str | None = None) -> tuple[object, list[str]]:
-    """The reference answer of a test item, and all right answers if the record lists several.
-
-    Of several answers the most frequent one is the reference, of equally frequent ones the first: that is the first of a
-    list of alternatives (OCRBench, captions) and the majority of ten annotators (TextVQA).
+def answer_of(value: object, question: object = "") -> tuple[object, list[str]]:
+    """The reference answer of a test item, and all right answers if the record lists alternatives (`read_listed`).
 
     Args:
         value: The field.
-        separator: If given, a list is one answer in pieces (the states of a MapQA question), joined by this.
+        question: The question.
     """
     if not isinstance(value, list):
         return as_text(value), []
-    texts = [text for text in map(as_text, value) if isinstance(text, str) and text.strip()]
-    if not texts:
-        return None, []
-    if separator is not None:
-        return separator.join(texts), []
-    return most_frequent(texts), texts
+    return read_listed(value, question if isinstance(question, str) else "")
 
 
 def without_leading_image(question: object) -> object:

@@ -84,8 +84,8 @@ class Science(_Domain):
     """Sci: AI2D, SciVerse, MapQA and TQA; the file name of the picture says which, so it is kept."""
 
     task = "sci"
+    version = 2
     annotations, folders = _domain("Sci")
-    separator = ","
     sources = _source(
         "Sci",
         "AI2D, SciVerse, MapQA, TQA",
@@ -145,6 +145,7 @@ class Reading(_Ability):
     """OCR: tested on OCRBench, whose items may have several right answers."""
 
     task = "ocr"
+    version = 2
     annotations, folders = _ability(("OCR",), ("OCR_test",))
     sources = _ability_source("OCR", "OCR_test", "OCRBench")
 

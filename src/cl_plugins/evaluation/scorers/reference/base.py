@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any
 
-from ....base.errors import CompatibilityError, Problem, RecipeError
+from ....base.errors import Problem, RecipeError
 from ....base.schema import nearest
 from ...items import Item, TaskScore, require_items
 from ..base import BaseScorer, Scorer
@@ -113,24 +111,6 @@ class ReferenceLibrary:
 def canonical(name: str) -> str:
     """A task's name without case and punctuation, so that ``CLEVR-Math`` and ``clevr_math`` are one."""
     return re.sub(r"[^a-z0-9]+", "", name.lower())
-
-
-def need(module: str, package: str, where: str) -> ModuleType:
-    """Import a module that only one scorer needs.
-
-    Args:
-        module: Name of the module.
-        package: What to install.
-        where: The scorer.
-
-    Raises:
-        CompatibilityError: It is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        what = f"needs the package {package}, as the original does ({error})."
-        raise CompatibilityError(Problem(where, what, f"pip install {package}")) from error
 
 
 def text_field(item: Item, name: str) -> str | None:

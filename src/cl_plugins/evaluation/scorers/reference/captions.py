@@ -12,7 +12,8 @@ from ....base.errors import CompatibilityError, Problem
 from ...intervals import bootstrap_mean
 from ...items import Item, TaskScore, require_items
 from ..base import BaseScorer
-from .base import need, several
+from .base import several
+from .packages import need
 
 
 METRICS = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr")

@@ -14,7 +14,8 @@ from typing import Any
 from ...items import Item, TaskScore, require_items
 from ..base import BaseScorer, Scorer
 from ..bleu import derangement
-from .base import ReferenceLibrary, need
+from .base import ReferenceLibrary
+from .packages import need
 
 
 SOURCE = "hiyouga/LLaMA-Factory 0.9.5"

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ....base.errors import DataError, Problem
-from ...annotations import STATES
 from ...intervals import wilson
 from ...items import Item, TaskScore, few, require_items
+from ...right_answers import STATES
 from ..base import BaseScorer, Scorer
 from .base import ReferenceLibrary, RuleScorer, several, text_field
 

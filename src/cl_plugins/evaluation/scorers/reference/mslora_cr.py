@@ -15,11 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ....base.errors import DataError, Problem
 from ...intervals import bootstrap_mean, wilson
-from ...items import Item, TaskScore, require_items
+from ...items import Item, TaskScore, few, require_items
 from ..base import BaseScorer, Scorer
 from ..bleu import derangement
-from .base import ReferenceLibrary, need, text_field
+from .base import ReferenceLibrary, text_field
+from .packages import need
 from .vqa_text import normalize_word
 
 
@@ -154,8 +156,11 @@ class MSLoRAScorer(BaseScorer):
     The authors define no single number. Where none is chosen, the score is the mean over the items of
     ``closed_accuracy`` (CLOSED) and ``recall`` (OPEN), the pair that its results are quoted with.
 
+    The authors' code leaves an item whose type is neither ``OPEN`` nor ``CLOSED`` out of everything but ``exact_match`` without
+    saying so. Here an unknown type (``closed``) is refused, and the number of items with an empty one is reported.
+
     ``extra``: ``metrics`` (the authors' table, as far as it applies), ``strict_twin``, ``open_items``,
-    ``closed_items``, and for a BLEU as score ``shuffled_floor`` (the same BLEU against a seeded derangement of the
+    ``closed_items``, ``items_without_type`` (if there are any), and for a BLEU as score ``shuffled_floor`` (the same BLEU against a seeded derangement of the
     references).
     """
 
@@ -173,8 +178,13 @@ class MSLoRAScorer(BaseScorer):
         self.name, self.metric, self.default, self.summary = name, metric, default, summary
 
     def score(self, items: Sequence[Item], *, seed: int = 0) -> TaskScore:
-        """Score a test set; see `Scorer.score`. Items that the metric does not apply to score 0 and are not counted."""
+        """Score a test set; see `Scorer.score`. Items that the metric does not apply to score 0 and are not counted.
+
+        Raises:
+            DataError: Also if an item has an unknown ``answer_type``.
+        """
         require_items(items)
+        self._check(items)
         judged = [judge(item, self.default) for item in items]
         counted = [value for one in judged if (value := self._value(one)) is not None]
         extra: dict[str, Any] = {
@@ -183,6 +193,9 @@ class MSLoRAScorer(BaseScorer):
             "open_items": sum(one.is_open for one in judged),
             "closed_items": sum("closed_accuracy" in one.values for one in judged),
         }
+        untyped = len(items) - extra["open_items"] - extra["closed_items"]
+        if untyped:
+            extra["items_without_type"] = untyped
         if self.metric in BLEU_WEIGHTS and len(counted) > 1:
             extra["shuffled_floor"] = self._floor([one for one in judged if one.is_open], seed)
         per_item = tuple(100 * (self._value(one) or 0.0) for one in judged)
@@ -195,6 +208,21 @@ class MSLoRAScorer(BaseScorer):
         else:
             interval, method = bootstrap_mean([100 * value for value in counted], seed=seed), "bootstrap"
         return TaskScore(self.key, score, len(items), interval, method, per_item, extra)
+
+    def _check(self, items: Sequence[Item]) -> None:
+        """Refuse types that the authors' code knows no rule for, unless the score is that of all items."""
+        if self.metric == "exact_match":
+            return
+        fix = "Write OPEN or CLOSED, or leave the key out, which means OPEN."
+        problems = [
+            Problem(
+                f"item {item.id!r}", f"its answer_type {kind!r} is neither OPEN nor CLOSED, so it has no rule.", fix
+            )
+            for item in items
+            if (kind := text_field(item, "answer_type") or "OPEN") not in ("OPEN", "CLOSED")
+        ]
+        if problems:
+            raise DataError(few(problems))
 
     def _value(self, one: Judged) -> float | None:
         """What an item adds to the score, 0-1; None where it does not count."""

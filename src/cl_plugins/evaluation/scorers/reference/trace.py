@@ -1,6 +1,7 @@
 """TRACE (BeyonderXX/TRACE, ``metrics.py`` and ``evaluations/``): the measure of each task that its table shows.
 
-An empty answer counts 0 in every rule. The original draws its answers at temperature 0.1, which no scorer can reproduce.
+An empty answer counts 0 in every rule but SARI, which the original computes over all answers. It draws its answers at
+temperature 0.1, which no scorer can reproduce.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from ...items import Item
 from ..base import Scorer
 from ..sari import sari
 from ..sequences import similarity
-from .base import ReferenceLibrary, RuleScorer, need
+from .base import ReferenceLibrary, RuleScorer
+from .packages import need
 
 
 SOURCE = "BeyonderXX/TRACE, commit 462e39f"
@@ -59,7 +61,10 @@ def rouge_l(item: Item) -> float:
 
 
 def simplified(item: Item) -> float:
-    """20Minuten: SARI as the ``datasets`` metric computes it: lower case, sacrebleu's tokens (``13a``), one reference."""
+    """20Minuten: SARI as the ``datasets`` metric computes it: lower case, sacrebleu's tokens (``13a``), one reference.
+
+    An empty answer is scored like any other: it has deleted everything that the reference leaves out.
+    """
     from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
     split = Tokenizer13a()
