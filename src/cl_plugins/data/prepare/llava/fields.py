@@ -9,9 +9,6 @@ from typing import Any
 from ....evaluation.annotations import most_frequent
 
 
-IMAGE = "<image>"
-
-
 def picture_names(raw: Mapping[str, Any]) -> list[str] | None:
     """The names of a record's pictures, in order.
 
@@ -39,15 +36,14 @@ def as_text(value: object) -> object:
     return str(value) if isinstance(value, int) else value
 
 
-def answer_of(value: object, separator: str | None = None) -> tuple[object, list[str]]:
+def answer_of(value: object, separator: str | None = None, *, annotators: bool = False) -> tuple[object, list[str]]:
     """The reference answer of a test item, and all right answers if the record lists several.
-
-    Of several answers the most frequent one is the reference, of equally frequent ones the first: that is the first of a
-    list of alternatives (OCRBench, captions) and the majority of ten annotators (TextVQA).
 
     Args:
         value: The field.
         separator: If given, a list is one answer in pieces (the states of a MapQA question), joined by this.
+        annotators: Whether a list holds the answers of several annotators (VQA), whose majority is the reference, of
+            equally frequent ones the first. Otherwise it holds alternatives (OCRBench, captions), and the first one is.
     """
     if not isinstance(value, list):
         return as_text(value), []
@@ -56,17 +52,6 @@ def answer_of(value: object, separator: str | None = None) -> tuple[object, list
         return None, []
     if separator is not None:
         return separator.join(texts), []
-    return most_frequent(texts), texts
-
-
-def without_leading_image(question: object) -> object:
-    """A test question without the placeholder that some files put in front of (or behind) it.
-
-    One anywhere else is part of the text, and the framework escapes it.
-    """
-    if not isinstance(question, str):
-        return question
-    text = question.strip()
-    if text.startswith(IMAGE):
-        return text.removeprefix(IMAGE).lstrip()
-    return text.removesuffix(IMAGE).rstrip() if text.endswith(IMAGE) else question
+    if annotators:  # all of them are counted, also those who wrote nothing
+        return most_frequent(texts), [text for text in map(as_text, value) if isinstance(text, str)]
+    return texts[0], texts
