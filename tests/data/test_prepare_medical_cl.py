@@ -438,6 +438,13 @@ def test_cell_rows_that_contradict_one_another_are_dropped(tmp_path, raw):
     assert cells == {*labels} - {one, other}
 
 
+def test_cell_settings_that_name_nothing_or_one_thing_twice(tmp_path, raw):
+    names = tmp_path / "names.csv"
+    names.write_text("label,name\n" + "".join(f"{n},name {n}\n" for n in [*range(10), 3]))
+    with pytest.raises(DataError, match=r"(?s)names no channel.*does not name the ten classes"):
+        go(raw, tmp_path / "out", "cell", settings={"cell.channels": ",", "cell.names": str(names)})
+
+
 def test_cell_split_depends_on_the_seed_and_takes_a_tenth_of_each_class(tmp_path):
     gates = [f"population_{place}_selection_gated" for place in range(10)]
     rows = [[number, *(place == number % 10 for place in range(10))] for number in range(0, 4000, 2)]
@@ -480,7 +487,7 @@ def test_cell_oddities(tmp_path, raw):
     chunk = tmp_path / "raw" / "BSCCM_images.zarr" / folder / f"cell_{others[2]}" / "0.0.0"
     chunk.write_bytes(b"\0" * 9)
     out = tmp_path / "out"
-    made = go(tmp_path / "raw", out, "cell", settings={"cell.channels": "Brightfield,DPC_Left"})
+    made = go(tmp_path / "raw", out, "cell", settings={"cell.channels": "Brightfield, DPC_Left,Brightfield"})
     drops = [drop for path in sorted((out / "dropped").iterdir()) for drop in lines(path)]
     found = {(d["id"].split("-")[1].lstrip("0"), d["reason"]) for d in drops}
     assert (lymphocytes[0][0], "more than one label") in found
@@ -552,7 +559,10 @@ def test_rad_concepts_are_joined_by_id_in_any_order(tmp_path, raw):
     shutil.copytree(raw / "rad", tmp_path / "raw")
     path = tmp_path / "raw" / "train_concepts.csv"
     head, *rows = path.read_text().splitlines(keepends=True)
-    path.write_text("".join([head, *reversed(rows)]))
+    identity, cuis = rows[0].strip().split(",")
+    first, second = cuis.split(";")
+    rows[0] = f"{identity},{second}\n{identity},{first}\n"  # in two lines, each with a part
+    path.write_text("".join([head, *reversed([line for row in rows for line in row.splitlines(keepends=True)])]))
     go(tmp_path / "raw", tmp_path / "out", "rad")
     go(raw, tmp_path / "sorted", "rad")
     name = "medical_cl_rad_train.jsonl"

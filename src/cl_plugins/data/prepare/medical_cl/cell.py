@@ -100,6 +100,9 @@ class Cells(Converter):
         try:
             known = self._known_channels
             unknown = [channel for channel in self._channels if channel not in known]
+            if not self._channels:
+                what = "cell.channels names no channel."
+                problems.append(Problem(f"{self.stream}.{self.task}", what, f"Channels: {', '.join(known)}."))
             if unknown:
                 what = f"cell.channels names {', '.join(unknown)}, which BSCCM_global_metadata.json does not."
                 problems.append(Problem(f"{self.stream}.{self.task}", what, f"Channels: {', '.join(known)}."))
@@ -124,9 +127,8 @@ class Cells(Converter):
     @property
     def _channels(self) -> list[str]:
         wanted = self.setting("channels")
-        return (
-            self._known_channels if wanted == "all" else [word.strip() for word in wanted.split(",") if word.strip()]
-        )
+        words = (word.strip() for word in wanted.split(","))
+        return self._known_channels if wanted == "all" else list(dict.fromkeys(word for word in words if word))
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:

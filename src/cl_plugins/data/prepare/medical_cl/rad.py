@@ -117,9 +117,11 @@ class Radiology(Converter):
         The concepts are held: ROCOv2 has some eighty thousand lines of a hundred letters.
         """
         concepts = self._file(split, "concepts.csv")
-        known = {r["ID"]: r["CUIs"] for r in csv_rows(concepts, ("ID", "CUIs"))} if concepts.is_file() else {}
+        known: dict[str, dict[str, None]] = {}  # a figure with several lines has the concepts of all
+        for row in csv_rows(concepts, ("ID", "CUIs")) if concepts.is_file() else ():
+            known.setdefault(row["ID"], {}).update(dict.fromkeys(row["CUIs"].split(";")))
         for row in csv_rows(self._captions(split), ("ID", "Caption")):
-            yield row["ID"], row["Caption"], known.get(row["ID"], "")
+            yield row["ID"], row["Caption"], ";".join(known.get(row["ID"], ()))
 
     def convert(self, split: str, unit: Unit) -> Iterator[Record | Drop]:
         """The captions of a unit."""
