@@ -164,6 +164,28 @@ def test_the_first_of_several_views_is_used(tmp_path: Path) -> None:
     assert first["image"] == "NLMCXR_png/4.png"
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_views_that_are_not_used_are_counted_and_leave_no_placeholder(split: str, tmp_path: Path) -> None:
+    raw, out = llava_raw.mslora_cr(tmp_path / "raw"), tmp_path / "out"
+    path = raw / "IU-X-Ray" / ("train.json" if split == "train" else "test.jsonl")
+    text = path.read_text()
+    records = json.loads(text) if split == "train" else [json.loads(line) for line in text.splitlines()]
+    views = [f"NLMCXR_png/{n}.png" for n in (4, 5)]
+    if split == "train":
+        turns = records[0]["conversations"]
+        turns[0]["value"] = "<image>\n" + turns[0]["value"]
+    else:
+        records[0]["text"] = "<image>\n<image>\n" + records[0]["text"]
+    records[0]["image"], records[1]["image"] = views, views[:1]
+    llava_raw.write(path, records)
+    made = convert("mslora_cr_8", raw, out, tasks=("iu_x_ray",))[f"mslora_cr_iu_x_ray_{split}"]
+    first = lines(out, f"mslora_cr_iu_x_ray_{split}")[0]
+    assert (len(first["images"]), first["image"]) == (1, views[0])
+    assert first["conversations"][0]["value"] == "<image>\nreport"
+    assert (made["escaped_placeholders"], made["dropped"]["count"]) == (0, 0)
+    assert f"1 records in {path.name} name several pictures; the first one is used" in made["remarks"]
+
+
 def test_several_answers_and_numbers(tmp_path: Path) -> None:
     out = tmp_path / "out"
     convert("mllm_cl_ability", llava_raw.mllm_cl_ability(tmp_path / "raw"), out)
@@ -241,9 +263,42 @@ def test_coin_majority_answer_boxes_and_options(tmp_path: Path) -> None:
     assert box["conversations"][1]["value"] == box["answer_bbox"] == "[0.1, 0.2, 0.5, 0.6]"
     assert [float(side) for side in box["size"]] == [20, 16]
     first, second, *_ = lines(out, "coin_scienceqa_test")
-    assert (first["images"], first["options"]) == ([], ["A", "B", "C"])
+    # As many letters as the reference needs would say which one is right.
+    assert (first["images"], first["options"]) == ([], [])
     assert second["options"] == ["red", "blue"]
     assert dropped(out, "coin_scienceqa_test") == {"scienceqa-test-000004": "reference names no option"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "kept"), [("B", True), ("green", True), ("(C)", True), ("E", False), ("yellow", False), ("b", False)]
+)
+def test_coin_options_are_those_of_the_question(answer: str, kept: bool, tmp_path: Path) -> None:
+    raw, out = llava_raw.coin(tmp_path / "raw"), tmp_path / "out"
+    path = raw / "Instruction_Original" / "ScienceQA" / "test.json"
+    records = json.loads(path.read_text())
+    records[1] |= {"text": "which?\nA. red\nB. blue\nC. green", "answer": answer}
+    path.write_text(json.dumps(records))
+    convert("coin", raw, out, tasks=("scienceqa",))
+    found = {record["id"]: record for record in lines(out, "coin_scienceqa_test")}
+    assert ("scienceqa-test-000001" in found) is kept
+    if kept:
+        assert found["scienceqa-test-000001"]["options"] == ["red", "blue", "green"]
+    else:
+        assert dropped(out, "coin_scienceqa_test")["scienceqa-test-000001"] == "reference names no option"
+
+
+def test_coin_answers_of_ten_annotators_stay_ten(tmp_path: Path) -> None:
+    """The published rule needs all ten, also of those who wrote nothing."""
+    raw, out = llava_raw.coin(tmp_path / "raw"), tmp_path / "out"
+    path = raw / "Instruction_Original" / "TextVQA" / "val.json"
+    records = json.loads(path.read_text())
+    records[0]["answer"] = ["", *["red"] * 3, *["green"] * 6]
+    records[1]["answer"] = "red"
+    path.write_text(json.dumps(records))
+    made = convert("coin", raw, out, tasks=("textvqa",))["coin_textvqa_test"]
+    assert len(lines(out, "coin_textvqa_test")[0]["answers"]) == 10
+    assert answers(out, "coin_textvqa_test")[0] == "green"
+    assert any("`peer:coin:textvqa` refuses" in remark for remark in made["remarks"])
 
 
 def test_coin_takes_the_instruction_set_that_was_asked_for(tmp_path: Path) -> None:
@@ -272,6 +327,37 @@ def test_captions_come_from_their_own_file_by_row(tmp_path: Path) -> None:
         convert("ucit", raw, tmp_path / "other", tasks=("flickr30k",))
 
 
+def test_the_reference_is_the_first_caption_also_if_another_occurs_twice(tmp_path: Path) -> None:
+    raw, out = llava_raw.ucit(tmp_path / "raw"), tmp_path / "out"
+    path, captions = captions_of(raw)
+    for place, annotation in enumerate(captions["annotations"]):
+        annotation["caption"] = ("first", "again", "again")[place % 3]
+    path.write_text(json.dumps(captions))
+    convert("ucit", raw, out, tasks=("flickr30k",))
+    assert answers(out, "ucit_flickr30k_test") == ["first"] * 4
+    assert lines(out, "ucit_flickr30k_test")[0]["answers"] == ["first", "again", "again"]
+
+
+@pytest.mark.parametrize("setting", ["checked", "by_row"])
+@pytest.mark.parametrize("shift", [-1, 1])
+def test_captions_of_rows_that_do_not_exist_are_refused(setting: str, shift: int, tmp_path: Path) -> None:
+    """Numbered from 0, every picture would get its neighbour's captions without a word."""
+    raw = llava_raw.ucit(tmp_path / "raw")
+    path, captions = captions_of(raw)
+    for annotation in captions["annotations"]:
+        annotation["image_id"] += shift
+    for image in captions["images"]:
+        image["id"] += shift
+    path.write_text(json.dumps(captions))
+    settings = {"flickr30k.captions": setting}
+    with pytest.raises(DataError, match=r"`image_id` (0|5)\): it has 4 rows"):
+        convert("ucit", raw, tmp_path / "out", tasks=("flickr30k",), settings=settings)
+    captions["annotations"][0]["image_id"] = 1.5
+    path.write_text(json.dumps(captions))
+    with pytest.raises(DataError, match=r"1\.5 is no number of a row"):
+        convert("ucit", raw, tmp_path / "other", tasks=("flickr30k",), settings=settings)
+
+
 def captions_of(raw: Path) -> tuple[Path, dict[str, Any]]:
     path = raw / "instructions" / "Flickr30k" / "val_coco_type_3000.json"
     return path, json.loads(path.read_text())
@@ -285,6 +371,8 @@ def test_captions_of_other_pictures_are_refused(tmp_path: Path) -> None:
         image["id"] += 1
     for annotation in captions["annotations"]:
         annotation["image_id"] += 1
+    # As in VizWiz, whose last picture has no captions: all numbers are those of rows.
+    captions["annotations"] = [a for a in captions["annotations"] if a["image_id"] < 5]
     path.write_text(json.dumps(captions))
     with pytest.raises(DataError, match=r"3 rows differ \(row 2 is 5.png, captions 2 are of 4.png"):
         convert("ucit", raw, tmp_path / "out", tasks=("flickr30k",))
@@ -442,12 +530,14 @@ def test_a_placeholder_in_front_of_a_test_question_is_not_doubled(tmp_path: Path
     raw, out = llava_raw.ucit(tmp_path / "raw"), tmp_path / "out"
     path = raw / "instructions" / "IconQA" / "test_3000.json"
     records = json.loads(path.read_text())
-    records[1]["text"] = "what does <image> mean here?"
+    records[1]["text"] = "what does <image> mean here?"  # in training it would be the picture
+    records[2]["text"] = "<image>\nwhat does <image> mean here?"
     llava_raw.write(path, records)
     convert("ucit", raw, out, tasks=("iconqa",))
     questions = [record["conversations"][0]["value"] for record in lines(out, "ucit_iconqa_test")]
     assert questions[0] == "<image>\nwhat colour?"
-    assert questions[1] == "<image>\nwhat does < image > mean here?"
+    assert questions[1] == "what does <image> mean here?"
+    assert dropped(out, "ucit_iconqa_test") == {"iconqa-test-000002": "<image> does not match pictures"}
 
 
 # --- wrong paths ------------------------------------------------------------------------------------------------------

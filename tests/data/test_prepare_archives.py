@@ -97,6 +97,25 @@ def test_names_that_lead_out(tmp_path, name):
             assert not (tmp_path.parent / "evil").exists()
 
 
+def test_backslashes_between_folders(tmp_path):
+    """Some programs on Windows write them; they lead nowhere else than slashes do."""
+    members = [("images\\", b""), ("images\\1.png", b"1"), ("images\\a\\2.png", b"2"), ("images/3.png", b"3")]
+    archive = make_zip(tmp_path / "x.zip", members)
+    assert unpack(archive, tmp_path / "images") == 3
+    assert (tmp_path / "images" / "1.png").read_bytes() == b"1"
+    assert (tmp_path / "images" / "a" / "2.png").read_bytes() == b"2"
+    assert read_member(archive, "images/a/2.png") == b"2"
+    assert ("1", "images/1.png") in list(picture_names(archive))
+    assert unpack(make_tar(tmp_path / "x.tar", [("a\\1.png", b"1")]), tmp_path / "tar") == 1
+    assert (tmp_path / "tar" / "a" / "1.png").is_file()
+    twice = make_zip(tmp_path / "y.zip", [("a\\1.png", b"1"), ("a/1.png", b"2")])
+    with pytest.raises(DataError, match="occurs twice"):
+        unpack(twice, tmp_path / "out")
+    for name in ("..\\evil", "a\\..\\..\\evil", "\\\\host\\evil", "C:\\evil"):
+        with pytest.raises(DataError, match="leads out"):
+            unpack(make_zip(tmp_path / "z.zip", [(name, b"1")]), tmp_path / "out")
+
+
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
 def test_links_and_devices_in_tar(tmp_path, kind):
     archive = make_tar(tmp_path / "x.tar", [("link", (kind, "/etc/passwd"))])

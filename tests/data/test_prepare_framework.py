@@ -194,7 +194,7 @@ def test_drops_are_recorded_one_by_one(tmp_path):
         {"drop": True},
         {"conversations": [{"from": "gpt", "value": "a"}], "image": "train0.png"},
         {"conversations": "text", "image": "train0.png"},
-        {"conversations": [{"from": "human", "value": "<image><image>q"}, {"from": "gpt", "value": "a"}], "image": "train0.png"},
+        {"conversations": [{"from": "human", "value": "<image>q <image>"}, {"from": "gpt", "value": "a"}], "image": "train0.png"},
         {"id": "twice", **record},
         {"id": "twice", **record, "answer": "other"},
     ]  # fmt: skip

@@ -113,7 +113,7 @@ def test_path_malformed_records_are_dropped(tmp_path):
     miniature.make_path_mllm_cl(raw)
     path = raw / "Med" / "test.json"
     records = json.loads(path.read_text())
-    records[0]["text"] = "what does <image> stand for?"
+    records[0]["text"] = "<image>\nwhat does <video> stand for?"
     records[1]["answer"] = float("nan")
     records[2]["image"] = ["images/test_0002.jpg"]  # a list of one is a picture
     records[3]["image"] = ["images/test_0003.jpg", "images/test_0004.jpg"]
@@ -135,7 +135,26 @@ def test_path_malformed_records_are_dropped(tmp_path):
     assert entry["records"] == 9
     assert entry["escaped_placeholders"] == 1
     first = lines(tmp_path / "out" / "medical_cl_path_test.jsonl")[0]
-    assert question(first) == "<image>\nwhat does < image > stand for?"
+    assert question(first) == "<image>\nwhat does < video > stand for?"
+
+
+@pytest.mark.parametrize("questions", ["open", "choice"])
+def test_path_test_questions_with_a_placeholder_are_asked_as_training_has_them(tmp_path, questions):
+    raw = tmp_path / "raw"
+    miniature.make_path_mllm_cl(raw)
+    for split in ("train", "test"):
+        path = raw / "Med" / f"{split}.json"
+        records = json.loads(path.read_text())
+        if split == "test":
+            for record in records:
+                record["text"] = "<image>\n" + record["text"]
+        path.write_text(json.dumps(records))
+    made = go(raw, tmp_path / "out", "path", settings={"path.questions": questions})
+    for split in ("train", "test"):
+        assert made[f"medical_cl_path_{split}"]["escaped_placeholders"] == 0
+        for record in lines(tmp_path / "out" / f"medical_cl_path_{split}.jsonl"):
+            assert question(record).startswith("<image>\n")
+            assert question(record).count("image") == 1
 
 
 def test_truncated_parquet_is_found_before_the_work(tmp_path):
@@ -260,6 +279,60 @@ def test_sur_from_extracted_frames(tmp_path, first):
     assert stored == (tmp_path / "raw" / "frames" / "video_01" / f"{6 + first:05d}.png").read_bytes()
 
 
+def frames_of(tmp_path, first, gone=()):
+    """Frames of the videos 1 and 2 with some of video 2 missing; returns the folder of those."""
+    miniature.make_sur_frames(tmp_path / "raw", videos=(1, 2), seconds=12, first=first)
+    folder = tmp_path / "raw" / "frames" / "video_02"
+    for second in gone:
+        (folder / f"{second + first:05d}.png").unlink()
+    return folder
+
+
+def shown(tmp_path, settings=()):
+    """Time -> whether the frame of that time is shown."""
+    out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
+    go(tmp_path / "raw", out, "sur", settings={"sur.videos": "1,2", "sur.every": "3", **dict(settings)})
+    first = 0 if (tmp_path / "raw" / "frames" / "video_01" / "00000.png").is_file() else 1
+    return {
+        int(r["time"]): (out / r["images"][0]).read_bytes()
+        == (tmp_path / "raw" / "frames" / "video_02" / f"{int(r['time']) + first:05d}.png").read_bytes()
+        for r in lines(out / "medical_cl_sur_train.jsonl")
+    }
+
+
+def test_sur_frames_are_never_shifted_by_one_that_is_missing(tmp_path):
+    folder = frames_of(tmp_path, first=0, gone=[0])
+    with pytest.raises(DataError, match=r"no frame 0 and ends with frame 11, .* second 12.*sur\.first=0"):
+        shown(tmp_path)
+    assert shown(tmp_path, {"sur.first": "0"}) == {3: True, 6: True, 9: True}
+    (folder / "00000.png").write_bytes((folder / "00001.png").read_bytes())
+    with pytest.raises(DataError, match="has a frame 0"):
+        shown(tmp_path, {"sur.first": "1"})
+
+
+def test_sur_frames_from_one_that_are_missing(tmp_path):
+    folder = frames_of(tmp_path, first=1, gone=[0, 6])
+    assert shown(tmp_path) == {3: True, 9: True}
+    (folder / "00012.png").unlink()
+    with pytest.raises(DataError, match=r"sur\.first=1"):
+        shown(tmp_path)
+    assert shown(tmp_path, {"sur.first": "1"}) == {3: True, 9: True}
+
+
+def test_sur_frames_that_are_not_one_a_second(tmp_path):
+    folder = frames_of(tmp_path, first=0)
+    shutil.copy(folder / "00001.png", folder / "00240.png")
+    with pytest.raises(DataError, match="has frame 240, but its last annotation is of second 12"):
+        shown(tmp_path)
+    (folder / "00240.png").rename(folder / "mask_00003.png")
+    with pytest.raises(DataError, match=r"00003\.png and mask_00003\.png have the same number"):
+        shown(tmp_path)
+    shutil.rmtree(folder)
+    folder.mkdir()
+    with pytest.raises(DataError, match="holds no frames"):
+        shown(tmp_path)
+
+
 def test_sur_missing_annotations_are_listed_but_not_those_of_19(tmp_path, raw):
     shutil.copytree(raw / "sur", tmp_path / "raw")
     (tmp_path / "raw" / "26531686" / "annotations_24.csv").unlink()
@@ -297,6 +370,13 @@ def test_sur_damaged_video(tmp_path, raw):
         ({"sur.every": "0"}, "whole number above 0"),
         ({"sur.videos": "2"}, "leaves no test video"),
         ({"sur.videos": "1,2,x"}, "Write it like 1,2,24"),
+        ({"sur.videos": "1,2,30"}, "names 30, which the release does not have"),
+        ({"sur.videos": "x"}, "Write it like 1,2,24"),
+        ({"sur.videos": "1,2,²"}, "Write it like 1,2,24"),
+        ({"sur.videos": "1,2," + "9" * 5000}, "Write it like 1,2,24"),
+        ({"sur.every": "²"}, "whole number above 0"),
+        ({"sur.every": "6.0"}, "whole number above 0"),
+        ({"sur.first": "2"}, "Choose from: auto, 0, 1"),
         ({"sur.form": "frames", "sur.time": "paper"}, "frames/video_01"),
     ],
 )
@@ -325,6 +405,44 @@ def test_cell_items_split_and_options(tmp_path, raw):
     picture = Image.open(tmp_path / test[0]["images"][0])
     assert (picture.size, picture.mode) == ((32, 32), "L")
     assert made["medical_cl_cell_train"]["dropped"]["count"] == 0
+
+
+def test_cell_rows_that_contradict_one_another_are_dropped(tmp_path, raw):
+    """The last row of a cell used to win."""
+    folder = tmp_path / "raw"
+    shutil.copytree(raw / "cell", folder)
+    path, index = folder / "BSCCM_surface_markers.csv", folder / "BSCCM_index.csv"
+    before = go(folder, tmp_path / "before", "cell")
+    records = [r for s in ("train", "test") for r in lines(tmp_path / "before" / f"medical_cl_cell_{s}.jsonl")]
+    labels = {r["cell"]: r["answer_text"] for r in records}
+    one, same, other = sorted(labels, key=int)[:3]
+    rows = {row["global_index"]: row for row in csv.DictReader(path.open())}
+    gates = [name for name in rows[one] if "selection_gated" in name]
+    different = next(row for cell, row in rows.items() if labels.get(cell) not in (None, labels[one]))
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[one]))
+        writer.writerow({**rows[one], **{gate: different[gate] for gate in gates}})
+        writer.writerow(rows[same])
+    places = {row["global_index"]: row for row in csv.DictReader(index.open())}
+    with index.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(places[other]))
+        writer.writerow({**places[other], "data_path": "elsewhere"})
+    made = go(folder, tmp_path / "out", "cell")
+    reasons: dict[str, int] = {}
+    for entry in made.values():
+        for reason, count in entry["dropped"]["reasons"].items():
+            reasons[reason] = reasons.get(reason, 0) + count
+    assert reasons == {"more than one label": 1, "cell has two places in the index": 1}
+    assert sum(e["records"] for e in before.values()) - sum(e["records"] for e in made.values()) == 2 * 23
+    cells = {r["cell"] for s in ("train", "test") for r in lines(tmp_path / "out" / f"medical_cl_cell_{s}.jsonl")}
+    assert cells == {*labels} - {one, other}
+
+
+def test_cell_settings_that_name_nothing_or_one_thing_twice(tmp_path, raw):
+    names = tmp_path / "names.csv"
+    names.write_text("label,name\n" + "".join(f"{n},name {n}\n" for n in [*range(10), 3]))
+    with pytest.raises(DataError, match=r"(?s)names no channel.*does not name the ten classes"):
+        go(raw, tmp_path / "out", "cell", settings={"cell.channels": ",", "cell.names": str(names)})
 
 
 def test_cell_split_depends_on_the_seed_and_takes_a_tenth_of_each_class(tmp_path):
@@ -369,7 +487,7 @@ def test_cell_oddities(tmp_path, raw):
     chunk = tmp_path / "raw" / "BSCCM_images.zarr" / folder / f"cell_{others[2]}" / "0.0.0"
     chunk.write_bytes(b"\0" * 9)
     out = tmp_path / "out"
-    made = go(tmp_path / "raw", out, "cell", settings={"cell.channels": "Brightfield,DPC_Left"})
+    made = go(tmp_path / "raw", out, "cell", settings={"cell.channels": "Brightfield, DPC_Left,Brightfield"})
     drops = [drop for path in sorted((out / "dropped").iterdir()) for drop in lines(path)]
     found = {(d["id"].split("-")[1].lstrip("0"), d["reason"]) for d in drops}
     assert (lymphocytes[0][0], "more than one label") in found
@@ -441,7 +559,10 @@ def test_rad_concepts_are_joined_by_id_in_any_order(tmp_path, raw):
     shutil.copytree(raw / "rad", tmp_path / "raw")
     path = tmp_path / "raw" / "train_concepts.csv"
     head, *rows = path.read_text().splitlines(keepends=True)
-    path.write_text("".join([head, *reversed(rows)]))
+    identity, cuis = rows[0].strip().split(",")
+    first, second = cuis.split(";")
+    rows[0] = f"{identity},{second}\n{identity},{first}\n"  # in two lines, each with a part
+    path.write_text("".join([head, *reversed([line for row in rows for line in row.splitlines(keepends=True)])]))
     go(tmp_path / "raw", tmp_path / "out", "rad")
     go(raw, tmp_path / "sorted", "rad")
     name = "medical_cl_rad_train.jsonl"
@@ -485,6 +606,23 @@ def test_rad_from_parquet(tmp_path):
     records = lines(tmp_path / "out" / "medical_cl_rad_test.jsonl")
     assert records[0]["cuis"] == "C0040405;C1996865"
     assert records[3]["cuis"] == ""
+
+
+def test_rad_parquet_with_concepts_as_text_and_numbers_as_ids(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    miniature.make_rad_parquet(tmp_path / "raw")
+    (path,) = (tmp_path / "raw" / "data").glob("test-*")
+    table = pyarrow.parquet.read_table(path)
+    texts = pyarrow.array([";".join(cuis) for cuis in table["cui"].to_pylist()])
+    table = table.drop_columns(["cui", "image_id"]).append_column("cui", texts)
+    table = table.append_column("image_id", pyarrow.array(range(len(table))))
+    pyarrow.parquet.write_table(table, path)
+    go(tmp_path / "raw", tmp_path / "out", "rad")
+    records = lines(tmp_path / "out" / "medical_cl_rad_test.jsonl")
+    assert records[0]["cuis"] == "C0040405;C1996865"
+    assert [r["id"] for r in records] == [str(number) for number in range(8)]
 
 
 def test_rad_malformed(tmp_path, raw):

@@ -76,7 +76,7 @@ def test_byte_order_mark_and_wrong_encoding(tmp_path):
 
 def test_csv_keeps_words_that_look_like_missing_values(tmp_path):
     (tmp_path / "x.csv").write_text('ID , Caption,more\n01,"a, ""b""",x\n02, NA ,x\n03,,x\n04,null,\n')
-    assert list(csv_rows(tmp_path / "x.csv", ("ID", "Caption"), chunk=2)) == [
+    assert list(csv_rows(tmp_path / "x.csv", ("ID", "Caption"))) == [
         {"ID": "01", "Caption": 'a, "b"'},
         {"ID": "02", "Caption": "NA"},
         {"ID": "03", "Caption": ""},
@@ -85,9 +85,40 @@ def test_csv_keeps_words_that_look_like_missing_values(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("ID,Text\n1,a\n", "no column 'Caption'"), ("", "CSV"), ('ID,Caption\n1,"a\n', "CSV")]
+    ("text", "words"),
+    [
+        ("ID,Text\n1,a\n", "no column 'Caption'"),
+        ("", "no column 'ID', 'Caption'; it has none"),
+        ('ID,Caption\n1,"a\n', "CSV"),
+    ],
 )
 def test_csv_that_is_not(tmp_path, text, words):
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(DataError, match=words):
+        list(csv_rows(tmp_path / "x.csv", ("ID", "Caption")))
+
+
+@pytest.mark.parametrize("rows", ["1,2,\n3,4,\n", "1,2,\n3,4\n", "1,2\n\n3,4\n", "1,2,,\n3,4"])
+def test_a_comma_behind_the_last_cell_moves_no_column(tmp_path, rows):
+    """Pandas took the first cell of such rows for their name, and gave every column its neighbour's cells."""
+    (tmp_path / "x.csv").write_text("ID,Caption\n" + rows)
+    read = list(csv_rows(tmp_path / "x.csv", ("ID", "Caption")))
+    assert read == [{"ID": "1", "Caption": "2"}, {"ID": "3", "Caption": "4"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ID,Caption\n1,a\n2,b, c\n", "more cells than columns in the row that ends in line 3 .3, not 2"),
+        ("ID,Caption\n1,a,\n2,b,\n3,b, c\n", "line 4"),
+        ("ID,Caption\n1,2,x\n2,3,y\n", "line 2"),
+        ('ID,Caption\n1,"2\n3"\n4,5,6\n', "line 4"),
+        ('ID,Caption\n1,2\n3,"4\n5,6\n', "cannot be read as CSV .line 4: unexpected end"),
+        ('ID,Caption\n1,"2\n3,"4"\n', "cannot be read as CSV .line 3"),
+        ("ID,ID,Caption\n1,2,x\n", "more than one column 'ID'"),
+    ],
+)
+def test_csv_cells_of_unknown_columns_are_refused(tmp_path, text, words):
     (tmp_path / "x.csv").write_text(text)
     with pytest.raises(DataError, match=words):
         list(csv_rows(tmp_path / "x.csv", ("ID", "Caption")))

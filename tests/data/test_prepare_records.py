@@ -14,9 +14,10 @@ from PIL import Image
 from prepare_toys import png
 
 from cl_plugins.data.prepare import Drop, Picture, Record, build_options, rng_for
-from cl_plugins.data.prepare.checking import escape, finish
+from cl_plugins.data.prepare.checking import finish
 from cl_plugins.data.prepare.images import BadPicture, ImageRules, encode, store
 from cl_plugins.data.prepare.options import with_options
+from cl_plugins.data.prepare.placeholders import escape
 from cl_plugins.evaluation.scorers.options import parse_options
 from cl_plugins.evaluation.scorers.text import normalise
 
@@ -52,6 +53,35 @@ def test_sixteen_bits_are_not_clipped():
     assert picture[0, 0] == 0
     assert picture[-1, -1] == 255
     assert 120 < picture[4, 0] < 136
+
+
+@pytest.mark.parametrize("form", ["I;16", "I;16B", "I", "F"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_grey_of_more_than_eight_bits_is_stretched_whatever_its_mode(form, kind):
+    """Twelve bits in sixteen, divided by 256, are nearly black; which mode a PNG has depends on Pillow's version."""
+    if kind == "PNG" and form != "I;16":
+        pytest.skip("a PNG has one form")
+    values = np.linspace(100, 4095, 64).reshape(8, 8)
+    array = values.astype({"I;16": "<u2", "I;16B": ">u2", "I": np.int32, "F": np.float32}[form])
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, kind)
+    picture = np.asarray(decoded(Picture.encoded("x", buffer.getvalue())))
+    right = np.round((values.astype(int) - 100) * 255 / 3995)
+    assert picture.dtype == np.uint8
+    assert np.abs(picture.astype(int) - right).max() <= 1
+    assert (picture.min(), picture.max()) == (0, 255)
+
+
+def test_wide_pictures_of_one_value_or_of_no_numbers():
+    def stored(array):
+        buffer = io.BytesIO()
+        Image.fromarray(array).save(buffer, "TIFF")
+        return np.asarray(decoded(Picture.encoded("x", buffer.getvalue())))
+
+    assert (stored(np.full((4, 4), 700, np.uint16)) == 0).all()
+    with pytest.raises(BadPicture, match="no numbers") as error:
+        stored(np.full((4, 4), np.nan, np.float32))
+    assert error.value.reason == "picture cannot be decoded"
 
 
 def test_pixels_and_frames():
@@ -156,6 +186,16 @@ def test_a_literal_placeholder_is_escaped_and_the_picture_put_in_front():
         (["<image> q <image>"], 1, None),
         (["<image> q"], 0, None),
         (["<image> q", "<image> r"], 1, None),
+        (["<image> q"], 1, ["<image>\nq"]),
+        (["q\n<image>"], 1, ["<image>\nq"]),
+        (["q", "r\n <image> "], 1, ["q", "<image>\nr"]),
+        (["compare <image>\nwith\n<image>"], 2, ["compare <image>\nwith\n<image>"]),
+        (["what is in <image>"], 1, ["what is in <image>"]),
+        (["<image>\n<image>\nq"], 2, ["<image>\n<image>\nq"]),
+        (["<image><image>q"], 1, ["<image>\nq"]),
+        (["<image>\nq", "r"], 2, ["<image>\n<image>\nq", "r"]),
+        (["<image>\nq <image>"], 2, ["<image>\nq <image>"]),
+        (["<image>"], 1, ["<image>"]),
     ],
 )
 def test_placeholders_of_llava_turns(questions, pictures, expected):
@@ -166,6 +206,43 @@ def test_placeholders_of_llava_turns(questions, pictures, expected):
         assert result.reason == "<image> does not match pictures"
     else:
         assert [t["value"] for t in result.value["conversations"][::2]] == expected
+
+
+@pytest.mark.parametrize(
+    ("question", "pictures", "unused", "expected"),
+    [
+        ("q", 1, 0, "<image>\nq"),
+        ("<image>\nq", 1, 0, "<image>\nq"),
+        ("q\n<image>", 1, 0, "<image>\nq"),
+        ("<image>\n<image>\nq", 1, 0, "<image>\nq"),
+        ("compare <image> with <image>", 2, 0, "compare <image> with <image>"),
+        ("<image>\n<image>\nq", 1, 1, "<image>\nq"),
+        ("<image>\nq", 1, 1, "<image>\nq"),
+        ("compare <image> with <image>", 1, 1, "compare <image> with"),
+        ("<image> q <image>", 1, 0, None),
+    ],
+)
+def test_what_is_asked_has_the_form_of_what_is_trained_on(question, pictures, unused, expected):
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": "a"}]
+    trained = done(Record.chat("1", turns, [PICTURE] * pictures, unused=unused))
+    tested = done(Record.ask("1", question, "a", [PICTURE] * pictures, placeholders=True, unused=unused))
+    if expected is None:
+        assert isinstance(tested, Drop)
+        assert tested == trained
+    else:
+        assert tested.value["conversations"][0]["value"] == expected
+        assert tested.value == trained.value
+        assert tested.escaped == 0
+
+
+@given(st.lists(st.sampled_from(["<image>", "\n", " ", "q", "r."]), max_size=9), st.integers(0, 3))
+def test_a_question_has_a_placeholder_per_picture_or_is_dropped(parts, pictures):
+    result = done(Record.ask("1", "".join(parts), "a", [PICTURE] * pictures, placeholders=True))
+    if not isinstance(result, Drop):
+        text = result.value["conversations"][0]["value"]
+        assert text.count("<image>") == pictures
+        again = done(Record.ask("1", text, "a", [PICTURE] * pictures, placeholders=True))
+        assert again.value["conversations"][0]["value"] == text
 
 
 @given(st.text(max_size=40))

@@ -148,13 +148,18 @@ def test_rows_of_long_csv_files_are_drawn_with_the_seed(tmp_path: Path, monkeypa
 def test_rows_of_csv_files_without_a_class_are_dropped_and_broken_files_refused(tmp_path: Path) -> None:
     raw = text_raw.zhang(tmp_path / "raw")
     path = raw / "ag_news_csv" / "test.csv"
-    path.write_text('"1","a","b"\n"5","a","b"\n"x","a","b"\n"1","b"\n"1","",""\n\n', encoding="utf-8")
+    path.write_text(
+        '"1","a","b"\n"5","a","b"\n"x","a","b"\n"' + "9" * 5000 + '","a","b"\n"1","b"\n"1","",""\n\n', encoding="utf-8"
+    )
     convert("standard_cl", raw, tmp_path / "out", tasks=("agnews",))
     reasons = list(dropped(tmp_path / "out", "standard_cl_agnews_test").values())
-    assert reasons == ["label is unknown", "label is unknown", "row has fewer than three cells", "text is missing"]
+    assert reasons == [*["label is unknown"] * 3, "row has fewer than three cells", "text is missing"]
     path.write_bytes(b'"1","a","\xff"\n')
-    with pytest.raises(DataError, match=r"test\.csv: cannot be read"):
+    with pytest.raises(DataError, match=r"test\.csv: is not UTF-8"):
         convert("standard_cl", raw, tmp_path / "other", tasks=("agnews",))
+    path.write_text('"1","a","b"\n"2","a","b\n"3","a","b"\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"test\.csv: cannot be read as CSV"):
+        convert("standard_cl", raw, tmp_path / "third", tasks=("agnews",))
 
 
 def test_few_shot_files_get_the_long_labels(tmp_path: Path) -> None:

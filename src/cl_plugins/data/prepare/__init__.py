@@ -42,8 +42,9 @@ What converters may rely on:
 - A question or answer that is missing, NaN, blank or not text becomes a drop, not an error; so does a picture that is
   broken, missing, too large, or named outside of the raw folder. `Picture` reads nothing until the framework asks.
 - `Record.ask` takes a question *without* placeholders: a literal ``<image>`` in it is escaped, and one ``<image>`` per
-  picture is put in front. `Record.chat` takes turns as LLaVA writes them, *with* placeholders: if there are none, they
-  are put in front; if their number is not that of the pictures, the record is dropped.
+  picture is put in front. `Record.chat` takes turns as LLaVA writes them, *with* placeholders, and so does `Record.ask`
+  with ``placeholders=True``, for their test questions: as many as there are pictures stay; else one per picture is put
+  in front, or the record is dropped (`placeholders.placed`). What is asked has the form of what is trained on.
 - Yield `Drop` for what the converter itself rejects. Raise `DataError` for what makes the whole file useless
   (truncated parquet); units that are finished stay, and the same command resumes the run.
 - Randomness comes only from `rng_for(seed, what, version)`, keyed by record, so that workers and order do not matter.

@@ -56,11 +56,16 @@ def inside(root: Path, name: str) -> Path | None:
     return root.joinpath(*parts) if parts else None
 
 
+def slashed(name: str) -> str:
+    """A name with forward slashes: programs on Windows write backslashes between folders."""
+    return name.replace("\\", "/")
+
+
 def safe_parts(name: str) -> tuple[str, ...] | None:
-    """The parts of a relative name, or None if it is empty, absolute, holds ``..``, a drive, a backslash or NUL."""
-    if not name or "\0" in name or "\\" in name:
+    """The parts of a relative name, or None if it is empty, absolute, holds ``..``, a drive or NUL."""
+    if not name or "\0" in name:
         return None
-    path = PurePosixPath(name)
+    path = PurePosixPath(slashed(name))
     if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
         return None
     return tuple(path.parts) or None
@@ -123,7 +128,7 @@ def unpack(archive: Path, target: Path, limits: Limits | None = None) -> int:
 
 def _unpack(archive: Path, folder: Path, limits: Limits) -> int:
     if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as source:
+        with _zip(archive) as source:
             members = source.infolist()
             _check_zip(archive, members, limits)
             budget = [limits.total]
@@ -309,7 +314,17 @@ def _write(archive: Path, source: IO[bytes], path: Path, size: int, budget: list
 
 @lru_cache(maxsize=8)
 def _open_zip(path: str, changed: int) -> zipfile.ZipFile:
-    return zipfile.ZipFile(path)
+    return _zip(Path(path))
+
+
+def _zip(path: Path) -> zipfile.ZipFile:
+    """A zip file whose members have names with forward slashes, as the format wants them."""
+    source = zipfile.ZipFile(path)
+    for member in source.infolist():
+        if "\\" in member.filename:
+            member.filename = slashed(member.filename)  # `orig_filename` is what the reader compares
+            source.NameToInfo.setdefault(member.filename, member)
+    return source
 
 
 def open_zip(archive: Path) -> zipfile.ZipFile:

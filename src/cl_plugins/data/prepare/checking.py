@@ -9,11 +9,7 @@ from typing import Any
 
 from .contract import Drop, Picture, Record
 from .images import BadPicture
-
-
-IMAGE = "<image>"
-#: What LLaMA-Factory takes for a picture, video or sound anywhere in a text.
-PLACEHOLDERS = (IMAGE, "<video>", "<audio>")
+from .placeholders import IMAGE, escape, placed
 
 
 class _BadText(Exception):
@@ -55,43 +51,27 @@ def finish(record: Record, columns: Mapping[str, type], store: Callable[[Picture
         return Drop(record.id, error.reason, error.detail)
     if not turns:
         return Drop(record.id, "not a conversation", "it has no turns")
-    escaped = 0
+    questions, escaped = [question for question, _ in turns], 0
+    if record.placeholders:
+        found = placed(questions, len(record.pictures), record.unused)
+        if found is None:
+            asked = sum(question.count(IMAGE) for question in questions)
+            detail = f"{asked} placeholders, {len(record.pictures) + record.unused} pictures"
+            return Drop(record.id, "<image> does not match pictures", detail)
+        questions = found
     conversations: list[dict[str, str]] = []
-    asked = sum(question.count(IMAGE) for question, _ in turns) if record.placeholders else 0
-    wanted = len(record.pictures)
-    if asked not in (0, wanted):
-        return Drop(record.id, "<image> does not match pictures", f"{asked} placeholders, {wanted} pictures")
-    for number, (question, answer) in enumerate(turns):
-        kept = (IMAGE,) if asked else ()
-        question, count = escape(question, kept)
+    for number, (question, (_, answer)) in enumerate(zip(questions, turns, strict=True)):
+        question, count = escape(question, (IMAGE,) if record.placeholders else ())
         answer, more = escape(answer)
         escaped += count + more
-        if number == 0 and not asked and wanted:
-            question = f"{IMAGE}\n" * wanted + question
+        if number == 0 and not record.placeholders:
+            question = f"{IMAGE}\n" * len(record.pictures) + question
         conversations += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
     try:
         images = [store(picture) for picture in record.pictures]
     except BadPicture as error:
         return Drop(record.id, error.reason, str(error))
     return Finished({"id": record.id, "conversations": conversations, "images": images, **extra}, escaped)
-
-
-def escape(text: str, kept: tuple[str, ...] = ()) -> tuple[str, int]:
-    """Write literal placeholders so that they stay text: ``<image>`` becomes ``< image >``.
-
-    Args:
-        text: The text.
-        kept: Placeholders that are meant as such.
-
-    Returns:
-        The text, and how many were escaped.
-    """
-    count = 0
-    for word in PLACEHOLDERS:
-        if word not in kept and word in text:
-            count += text.count(word)
-            text = text.replace(word, f"< {word[1:-1]} >")
-    return text, count
 
 
 def _text(value: object, what: str) -> str:

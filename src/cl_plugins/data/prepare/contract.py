@@ -42,6 +42,11 @@ class Setting:
     help: str
 
 
+def natural(text: str) -> int | None:
+    """A whole number from 0 that is written with at most nine digits; None for anything else."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
 @dataclass(frozen=True)
 class Context:
     """What a converter is told. Plain data, sent to worker processes.
@@ -167,7 +172,8 @@ class Record:
         id: Unique within the split.
         turns: Questions and answers.
         pictures: The pictures.
-        placeholders: Whether the questions hold ``<image>`` where a picture belongs.
+        placeholders: Whether ``<image>`` in a question stands for a picture, as in LLaVA's layout (`placed` says how).
+        unused: Pictures that the raw record names behind ``pictures``; their placeholders are left out.
         extra: Values of the converter's `columns`; what is left out becomes "" or [].
     """
 
@@ -175,26 +181,44 @@ class Record:
     turns: tuple[Turn, ...]
     pictures: tuple[Picture, ...] = ()
     placeholders: bool = False
+    unused: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def ask(
-        cls, identity: str, question: object, answer: object, pictures: Iterable[Picture] = (), **extra: Any
+        cls,
+        identity: str,
+        question: object,
+        answer: object,
+        pictures: Iterable[Picture] = (),
+        *,
+        placeholders: bool = False,
+        unused: int = 0,
+        **extra: Any,
     ) -> Record:
-        """One question without placeholders, and its answer.
+        """One question and its answer.
 
         Args:
             identity: Unique within the split.
-            question: The text; a literal ``<image>`` in it is escaped.
+            question: The text.
             answer: The text.
-            pictures: Shown before the question.
+            pictures: Shown before the question, or where its placeholders are.
+            placeholders: Whether ``<image>`` in the question stands for a picture, as it may in files whose training
+                records have it; otherwise it is text, and is escaped.
+            unused: Pictures that the raw record names behind those.
             extra: Values of the converter's `columns`.
         """
-        return cls(identity, (Turn(question, answer),), tuple(pictures), extra=extra)
+        return cls(identity, (Turn(question, answer),), tuple(pictures), placeholders, unused, extra)
 
     @classmethod
     def chat(
-        cls, identity: str, conversations: object, pictures: Iterable[Picture] = (), **extra: Any
+        cls,
+        identity: str,
+        conversations: object,
+        pictures: Iterable[Picture] = (),
+        *,
+        unused: int = 0,
+        **extra: Any,
     ) -> Record | Drop:
         """Turns as LLaVA writes them: a list of ``{"from": "human" | "gpt", "value": text}``.
 
@@ -202,12 +226,13 @@ class Record:
             identity: Unique within the split.
             conversations: The list; anything else makes a drop.
             pictures: In the order of the ``<image>`` placeholders.
+            unused: Pictures that the raw record names behind those.
             extra: Values of the converter's `columns`.
         """
         turns = _turns(conversations)
         if turns is None:
             return Drop(identity, "not a conversation", "turns must alternate human, gpt, and end with gpt")
-        return cls(identity, turns, tuple(pictures), placeholders=True, extra=extra)
+        return cls(identity, turns, tuple(pictures), True, unused, extra)
 
 
 def _turns(conversations: object) -> tuple[Turn, ...] | None:

@@ -12,7 +12,6 @@ from ...base.errors import DataError, Problem
 LIBRARIES = {
     "pyarrow": "parquet files",
     "pyarrow.parquet": "parquet files",
-    "pandas": "CSV files",
     "zarr": "BSCCM's zarr arrays",
     "av": "videos",
     "numpy": "pixels",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import uuid
 import warnings
@@ -19,10 +20,11 @@ from .extras import library
 
 #: Bytes in these forms are stored as they came; anything else becomes PNG.
 KEPT = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+#: Version of the way pictures are changed. Raise it when the same picture is stored otherwise.
+VERSION = 2
 #: Mean colour of CLIP's training pictures, with which LLaVA pads.
 PAD_COLOUR = (122, 116, 104)
 _QUALITY = 95
-_WIDE_MODES = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
 
 
 class BadPicture(Exception):
@@ -110,9 +112,9 @@ def encode(picture: Picture, rules: ImageRules) -> tuple[bytes, str]:
                 _check_size(picture, image.size, rules)
                 form = str(image.format)
                 image.load()
-                if form in KEPT and image.mode not in _WIDE_MODES and not (rules.pad_square and _oblong(image)):
+                if form in KEPT and not _wide(image) and not (rules.pad_square and _oblong(image)):
                     return data, KEPT[form]
-                flat = _eight_bits(image)
+                flat = _stretched(image, image_module) if _wide(image) else _eight_bits(image)
                 if rules.pad_square:
                     flat = _padded(flat, image_module)
                 return _save(flat, "JPEG" if form == "JPEG" else "PNG")
@@ -172,14 +174,27 @@ def _oblong(image: Any) -> bool:
     return bool(image.size[0] != image.size[1])
 
 
+def _wide(image: Any) -> bool:
+    """Whether a grey picture has more than 8 bits. Which mode it has (I, I;16, ...) depends on Pillow's version."""
+    return image.mode == "F" or image.mode.startswith("I")
+
+
+def _stretched(image: Any, image_module: Any) -> Any:
+    """Grey with 8 bits: the lowest value becomes 0, the highest 255.
+
+    How many of the 16 bits are used is not in the file: 12 bits divided by 256 would be nearly black.
+    """
+    numpy: Any = library("numpy")
+    values = numpy.asarray(image, dtype=numpy.float64)
+    low, high = float(values.min()), float(values.max())
+    if not math.isfinite(high - low):
+        raise ValueError("it has values that are no numbers")
+    scaled = (values - low) * (255.0 / (high - low or 1.0))
+    return image_module.fromarray(numpy.round(scaled).astype(numpy.uint8))
+
+
 def _eight_bits(image: Any) -> Any:
-    """RGB or grey with 8 bits; 16 bits are divided by 256, other wide modes stretched from their lowest to highest."""
-    if image.mode.startswith("I;16"):
-        return image.point(lambda value: value / 256).convert("L")
-    if image.mode in ("I", "F"):
-        low, high = image.getextrema()
-        span = float(high - low) or 1.0
-        return image.point(lambda value: value * (255.0 / span) + (-low * 255.0 / span)).convert("L")
+    """RGB or grey with 8 bits."""
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 

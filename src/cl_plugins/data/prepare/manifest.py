@@ -14,6 +14,7 @@ from ...base.files import sha256, write_json
 from ...base.outside import read_json
 from ...base.versions import installed_versions
 from .contract import Context, Converter
+from .images import VERSION as IMAGES_VERSION
 from .images import ImageRules
 from .options import VERSION as OPTIONS_VERSION
 from .writer import Assembled
@@ -23,7 +24,7 @@ INFO = "dataset_info.json"
 MANIFEST = "manifest.json"
 FORMAT = 1
 _HASHED = 2**30  # larger raw files are named with their size only
-_LIBRARIES = ("cl-plugins", "pillow", "numpy", "pyarrow", "pandas", "zarr", "av")
+_LIBRARIES = ("cl-plugins", "pillow", "numpy", "pyarrow", "zarr", "av")
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -63,6 +64,7 @@ def fingerprint(converter: Converter, split: str, context: Context, rules: Image
         f"{type(converter).__module__}.{type(converter).__qualname__}",
         converter.version,
         OPTIONS_VERSION,
+        IMAGES_VERSION,
         context.seed,
         settings,
         [rules.pad_square, rules.max_megapixels, rules.max_bytes],

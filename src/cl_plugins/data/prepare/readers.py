@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import io
 import json
 import pickle
@@ -113,41 +114,68 @@ def _not_utf8(path: Path, error: UnicodeDecodeError) -> DataError:
     return DataError(Problem(str(path), f"is not UTF-8 ({error.reason}).", fix))
 
 
-def csv_rows(path: Path, columns: Sequence[str], chunk: int = 2000) -> Iterator[dict[str, str]]:
+def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
     """The rows of a CSV file as texts, spaces at both ends removed; cells that are missing are "".
+
+    Empty cells beyond the header are none: some programs write a comma behind the last cell. Others are an error, since
+    which column they belong to is unknown.
 
     Args:
         path: The file, UTF-8 with or without a byte order mark.
-        columns: Columns that must be there; only these are given.
-        chunk: Rows read at once.
+        columns: Columns that must be there, once; only these are given.
 
     Raises:
-        DataError: Not UTF-8, no header, a column is missing, or the file is damaged.
+        DataError: Not UTF-8, no header, a column is missing or there twice, a row is longer than the header, or the file
+            is damaged.
     """
-    pandas: Any = library("pandas")
-    _check_regular(path)
+    rows = csv_lines(path)
+    _, header = next(rows, (0, []))
+    header = [name.strip() for name in header]
+    absent = [name for name in columns if name not in header]
+    if absent:
+        what = f"has no column {', '.join(map(repr, absent))}; it has {', '.join(header) or 'none'}."
+        raise DataError(Problem(str(path), what, "Is it the right file? Download it again."))
+    twice = [name for name in columns if header.count(name) > 1]
+    if twice:
+        what = f"has more than one column {', '.join(map(repr, twice))}."
+        raise DataError(Problem(str(path), what, "Rename all but the right one."))
+    places = {name: header.index(name) for name in columns}
+    for line, cells in rows:
+        if any(cells[len(header) :]):
+            what = (
+                f"has more cells than columns in the row that ends in line {line} ({len(cells)}, not {len(header)})."
+            )
+            raise DataError(Problem(str(path), what, "Texts that hold commas need quotes. Download it again."))
+        yield {name: cells[place].strip() if place < len(cells) else "" for name, place in places.items()}
+
+
+def csv_header(path: Path) -> list[str]:
+    """The names of the columns of a CSV file, spaces at both ends removed; none if the file is empty.
+
+    Raises:
+        DataError: Not UTF-8, or the file is damaged.
+    """
+    return [name.strip() for name in next(csv_lines(path), (0, []))[1]]
+
+
+def csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(number of its last line, cells) of every row, also the header; empty lines are left out.
+
+    Raises:
+        DataError: Not UTF-8, or the file is damaged.
+    """
     try:
-        # dtype=str and keep_default_na=False: a caption "NA" or "null" is a text, not a missing value.
-        with pandas.read_csv(
-            path, dtype=str, keep_default_na=False, chunksize=chunk, encoding="utf-8-sig", skipinitialspace=False
-        ) as reader:
-            for frame in reader:
-                frame.columns = [str(name).strip() for name in frame.columns]
-                absent = [name for name in columns if name not in frame.columns]
-                if absent:
-                    what = f"has no column {', '.join(map(repr, absent))}; it has {', '.join(frame.columns)}."
-                    raise DataError(Problem(str(path), what, "Is it the right file? Download it again."))
-                for values in zip(*(frame[name].tolist() for name in columns), strict=True):
-                    yield {
-                        name: value.strip() if isinstance(value, str) else ""
-                        for name, value in zip(columns, values, strict=True)
-                    }
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
+            # strict: quotes without an end would swallow the rows behind them.
+            reader = csv.reader(file, strict=True)
+            yield from ((reader.line_num, cells) for cells in reader if cells)
     except UnicodeDecodeError as error:
         raise _not_utf8(path, error) from error
-    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-        if isinstance(error, DataError):
-            raise
-        raise DataError(Problem(str(path), f"cannot be read as CSV ({error}).", "Download it again.")) from error
+    except csv.Error as error:
+        what = f"cannot be read as CSV (line {reader.line_num}: {error})."
+        raise DataError(Problem(str(path), what, "Download it again.")) from error
+    except (OSError, OutsideError) as error:
+        raise DataError(Problem(str(path), f"cannot be read ({error}).", "")) from error
 
 
 def parquet_rows(path: Path, columns: Sequence[str], first: int, last: int) -> Iterator[tuple[int, dict[str, Any]]]:

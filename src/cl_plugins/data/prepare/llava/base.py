@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..contract import Converter, Drop, Record, Unit, chunked
+from ..placeholders import IMAGE, in_front
 from ..readers import json_records
 from ..repeats import repeated
-from .fields import answer_of, picture_names, without_leading_image
+from .fields import answer_of, picture_names
 from .files import find_picture, first_existing
 
 
@@ -18,7 +19,7 @@ class LlavaTask(Converter):
     """One task in LLaVA's layout.
 
     Training records hold ``conversations`` with placeholders; test records hold a question and an answer, the question
-    without placeholder. Ids are not unique in the authors' files, so every record gets one made of split and row, and
+    mostly without placeholder. Ids are not unique in the authors' files, so every record gets one made of split and row, and
     keeps the original under ``question_id``. The other columns are what the published scorers need (`Item.fields`).
 
     Attributes:
@@ -28,14 +29,17 @@ class LlavaTask(Converter):
         answer: Name of the answer in test records.
         text_only: Whether a record may have no picture.
         first_picture_only: Whether only the first of several pictures is used.
+        annotators: See `answer_of`.
     """
 
+    version = 2
     annotations: ClassVar[Mapping[str, Sequence[str]]]
     folders: ClassVar[Mapping[str, Sequence[str]]]
     question: ClassVar[str] = "text"
     answer: ClassVar[str] = "answer"
     text_only: ClassVar[bool] = False
     first_picture_only: ClassVar[bool] = False
+    annotators: ClassVar[bool] = False
     columns: ClassVar[Mapping[str, type]] = {"question_id": str, "image": str, "answers": list}
 
     def names(self, split: str) -> Sequence[str]:
@@ -107,14 +111,20 @@ class LlavaTask(Converter):
             return Drop(name, "names no picture", f"no `image` or `images`; {_keys(raw)}")
         used = names[:1] if self.first_picture_only else names
         pictures = [find_picture(self._roots[split], each) for each in used]
-        extra = {"question_id": _identity(raw), "image": names[0] if names else ""}
+        unused = len(names) - len(used)
+        extra: dict[str, Any] = {"question_id": _identity(raw), "image": names[0] if names else ""}
         if self.question not in raw and "conversations" in raw:
-            return Record.chat(name, raw["conversations"], pictures, **extra, **self.extra(split, raw))
+            more = self.extra(split, raw)
+            return Record.chat(name, raw["conversations"], pictures, unused=unused, **extra, **more)
         if self.question not in raw:
             return Drop(name, "question is missing", f"no `{self.question}` or `conversations`; {_keys(raw)}")
-        answer, several = answer_of(self.answer_field(raw), raw.get(self.question))
-        question = self.ask(split, without_leading_image(raw.get(self.question)), answer)
-        return Record.ask(name, question, answer, pictures, answers=several, **extra, **self.extra(split, raw))
+        question = raw.get(self.question)
+        answer, several = answer_of(self.answer_field(raw), question, annotators=self.annotators)
+        if isinstance(question, str) and IMAGE in question:
+            question = in_front(question)  # before anything is put behind it
+        question = self.ask(split, question, answer)
+        extra |= {"answers": several, **self.extra(split, raw)}
+        return Record.ask(name, question, answer, pictures, placeholders=True, unused=unused, **extra)
 
     def answer_field(self, raw: Mapping[str, Any]) -> object:
         """The value in place of the answer."""
@@ -129,15 +139,25 @@ class LlavaTask(Converter):
         return {}
 
     def remarks(self, split: str) -> list[str]:
-        """Whether another file than the preferred one was used, and how many ids are not unique."""
+        """Whether another file than the preferred one was used, how many ids are not unique, and unused pictures."""
         path = self.annotation(split)
         if path is None:
             return []
-        ids = (_identity(raw) for raw in json_records(path) if isinstance(raw, Mapping))
-        double = len(repeated(identity for identity in ids if identity))
+        several = 0
+
+        def identities() -> Iterator[str]:
+            nonlocal several
+            for raw in json_records(path):
+                if isinstance(raw, Mapping):
+                    several += len(picture_names(raw) or ()) > 1
+                    yield _identity(raw)
+
+        double = len(repeated(identity for identity in identities() if identity))
         found = [] if path.name == Path(self.names(split)[0]).name else [f"the {split} file is {path.name}"]
         if double:
             found.append(f"repeated question_ids in {path.name}: {double}; the ids here are unique")
+        if several and self.first_picture_only:
+            found.append(f"{several} records in {path.name} name several pictures; the first one is used")
         return found
 
 

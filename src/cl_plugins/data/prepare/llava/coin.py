@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -38,6 +37,7 @@ class _Coin(LlavaTask):
     """
 
     stream = "coin"
+    annotators = True
     places: ClassVar[tuple[str, ...]]
     test_files: ClassVar[tuple[str, ...]] = ("test.json", "val.json")
     collections: ClassVar[tuple[str, ...]]
@@ -107,29 +107,13 @@ class ScienceQA(_Coin):
         if split == "train" or isinstance(made, Drop):
             return made
         turn = made.turns[-1]
-        options = letters(str(turn.question), str(turn.answer))
-        if options is None:
-            return Drop(name, "reference names no option", f"{turn.answer!r:.80}")
-        return Record(made.id, made.turns, made.pictures, made.placeholders, {**made.extra, "options": list(options)})
-
-
-def letters(question: str, answer: str) -> tuple[str, ...] | None:
-    """The options of a question; bare letters as far as they are needed where its text does not list them.
-
-    Args:
-        question: The text.
-        answer: The reference.
-
-    Returns:
-        The options, or None if the reference is neither one of them nor a letter.
-    """
-    listed = parse_options(question)
-    if listed and parse_reference(answer, listed):
-        return listed
-    letter = parse_reference(answer, None)
-    if letter is None:
-        return None
-    return tuple(string.ascii_uppercase[: max(2, string.ascii_uppercase.index(letter) + 1)])
+        # None where the text lists none: as many as the reference needs would say which one is right.
+        options = parse_options(str(turn.question))
+        answer = turn.answer
+        if isinstance(answer, str) and answer.strip() and parse_reference(answer, options) is None:
+            listed = f"the options are {list(options)}" if options else "the question lists no options"
+            return Drop(name, "reference names no option", f"{answer!r:.80}; {listed:.300}")
+        return replace(made, extra={**made.extra, "options": list(options or ())})
 
 
 class TextVQA(_Coin):
@@ -208,7 +192,7 @@ class TextVQA(_Coin):
             why = "which does not have their picture and question" if self._annotators_file() else "which is not there"
             found.append(
                 f"{without} of {count} items have no answers of the ten annotators (from {where}, {why}); "
-                "`peer:coin:textvqa` compares them with one answer"
+                "`peer:coin:textvqa` refuses a test set with such items"
             )
         return found
 

@@ -9,9 +9,6 @@ from typing import Any
 from ....evaluation.right_answers import read_listed
 
 
-IMAGE = "<image>"
-
-
 def picture_names(raw: Mapping[str, Any]) -> list[str] | None:
     """The names of a record's pictures, in order.
 
@@ -39,26 +36,20 @@ def as_text(value: object) -> object:
     return str(value) if isinstance(value, int) else value
 
 
-def answer_of(value: object, question: object = "") -> tuple[object, list[str]]:
-    """The reference answer of a test item, and all right answers if the record lists alternatives (`read_listed`).
+def answer_of(value: object, question: object = "", *, annotators: bool = False) -> tuple[object, list[str]]:
+    """The reference answer of a test item, and all right answers if the record lists several (`read_listed`).
 
     Args:
         value: The field.
         question: The question.
+        annotators: Whether a list holds the answers of several annotators (VQA), whose majority is the reference, of
+            equally frequent ones the first; all of them are counted, also those who wrote nothing. Otherwise it holds
+            alternatives (OCRBench, captions), and the first one is the reference.
     """
     if not isinstance(value, list):
         return as_text(value), []
-    return read_listed(value, question if isinstance(question, str) else "")
-
-
-def without_leading_image(question: object) -> object:
-    """A test question without the placeholder that some files put in front of (or behind) it.
-
-    One anywhere else is part of the text, and the framework escapes it.
-    """
-    if not isinstance(question, str):
-        return question
-    text = question.strip()
-    if text.startswith(IMAGE):
-        return text.removeprefix(IMAGE).lstrip()
-    return text.removesuffix(IMAGE).rstrip() if text.endswith(IMAGE) else question
+    reference, several = read_listed(value, question if isinstance(question, str) else "")
+    if annotators or not several:
+        return reference, several
+    said = [text for text in several if text.strip()]
+    return said[0], said

@@ -39,7 +39,8 @@ class _Biomedical(LlavaTask):
 
     stream = "mslora_cr"
     answer = "gt"
-    # The authors' test code opens the first of several pictures.
+    # The authors' test code opens the first of several pictures. Their training code reads one, and fails on a list: what
+    # is trained on has the form of what is tested.
     first_picture_only = True
     columns: ClassVar[Mapping[str, type]] = {**LlavaTask.columns, "answer_type": str}
     answer_type: ClassVar[str] = "OPEN"  # what the authors assume where the field is missing
@@ -56,7 +57,7 @@ class _Biomedical(LlavaTask):
 class _Choice(_Biomedical):
     """A task with one fixed list of answers; the strict scorer takes it from the column ``options``."""
 
-    version = 2
+    version = 3
     options: ClassVar[tuple[str, ...]]
     answer_type = "CLOSED"
     columns: ClassVar[Mapping[str, type]] = {**_Biomedical.columns, "options": list}

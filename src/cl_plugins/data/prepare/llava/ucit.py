@@ -71,7 +71,7 @@ class _Captioned:
 class _Captions(_Ucit):
     """A caption task: the captions of the COCO-style file are the answers of the test records."""
 
-    version = 3
+    version = 4
     captions: ClassVar[tuple[str, ...]]
     settings: ClassVar[Mapping[str, Setting]] = {
         "captions": Setting(
@@ -100,12 +100,13 @@ class _Captions(_Ucit):
         """The records, each with its captions as the answer.
 
         Raises:
-            DataError: The captions are of other pictures, or do not say of which.
+            DataError: The captions are of other pictures or rows, or do not say of which pictures.
         """
         if split == "train":
             yield from super().raw_records(split)
             return
         captions = self._by_row()
+        self._check_rows(captions)
         if self.setting("captions") == "checked":
             self._compare(captions)
         for row, raw in enumerate(super().raw_records(split), start=1):
@@ -113,6 +114,19 @@ class _Captions(_Ucit):
             # The list goes first: it is what the published score is computed against. A record without captions has
             # no reference, whatever its own answer is: the others do not use theirs either.
             yield {**raw, self.answer: found.captions if found else None} if isinstance(raw, Mapping) else raw
+
+    def _check_rows(self, captions: Mapping[int, _Captioned]) -> None:
+        """Refuse captions that are numbered otherwise than the rows from 1, as by a file that counts from 0."""
+        rows = sum(1 for _ in super().raw_records("test"))
+        strange = sorted(number for number in captions if not 1 <= number <= rows)
+        if strange:
+            shown = ", ".join(map(str, strange[:3])) + (", ..." if len(strange) > 3 else "")
+            what = (
+                f"has captions for rows that the test file does not have (`image_id` {shown}): it has {rows} rows, and "
+                "`image_id` is their number, from 1."
+            )
+            fix = "Take test file and captions from one release; if `image_id` counts from 0, add 1 to each."
+            raise DataError(Problem(str(self._captions_file()), what, fix))
 
     def _compare(self, captions: Mapping[int, _Captioned]) -> None:
         """Refuse captions that belong to other pictures than the rows that they are numbered by."""
@@ -145,8 +159,8 @@ class _Captions(_Ucit):
             content = read_json(path)
             found: dict[int, list[str]] = {}
             for annotation in content["annotations"]:
-                found.setdefault(int(annotation["image_id"]), []).append(str(annotation["caption"]))
-            names = {int(image["id"]): image.get("file_name") for image in content.get("images") or ()}
+                found.setdefault(_number(annotation["image_id"]), []).append(str(annotation["caption"]))
+            names = {_number(image["id"]): image.get("file_name") for image in content.get("images") or ()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise self.unreadable(path, f"not in COCO's layout: {type(error).__name__}: {error}") from error
         return {
@@ -173,6 +187,18 @@ class _Captions(_Ucit):
         if self.setting("captions") == "by_row":
             found.append("captions were joined by row, without comparing the names of the pictures")
         return found
+
+
+def _number(value: object) -> int:
+    """The number of a row, which may be a text; no fraction is rounded to another row.
+
+    Raises:
+        ValueError: It is no whole number.
+    """
+    number = int(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
+    if number is None or (isinstance(value, float) and number != value):
+        raise ValueError(f"{value!r} is no number of a row")
+    return number
 
 
 def _file_name(name: str) -> str:

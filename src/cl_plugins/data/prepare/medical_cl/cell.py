@@ -12,7 +12,8 @@ from ....base.outside import read_json
 from ..contract import Context, Converter, Drop, Picture, Record, Setting, Source, Unit
 from ..extras import library
 from ..options import build_options, rng_for, with_options
-from ..readers import csv_rows
+from ..readers import csv_header, csv_rows
+from .pitvis import whole
 
 
 #: Names of the ten classes: the package numbers them only. Which granulocyte is which is not said anywhere.
@@ -47,7 +48,7 @@ _GATE = "selection_gated"  # columns of the surface markers whose place is the c
 class Cells(Converter):
     """Each channel of a cell is a separate question; all channels of a cell are in the same split."""
 
-    stream, task, version = "medical_cl", "cell", 1
+    stream, task, version = "medical_cl", "cell", 2
     sources = (
         Source(
             "BSCCM (228 GB; BSCCMNIST, BSCCM-tiny and BSCCM-coherent have the same format)",
@@ -99,6 +100,9 @@ class Cells(Converter):
         try:
             known = self._known_channels
             unknown = [channel for channel in self._channels if channel not in known]
+            if not self._channels:
+                what = "cell.channels names no channel."
+                problems.append(Problem(f"{self.stream}.{self.task}", what, f"Channels: {', '.join(known)}."))
             if unknown:
                 what = f"cell.channels names {', '.join(unknown)}, which BSCCM_global_metadata.json does not."
                 problems.append(Problem(f"{self.stream}.{self.task}", what, f"Channels: {', '.join(known)}."))
@@ -123,9 +127,8 @@ class Cells(Converter):
     @property
     def _channels(self) -> list[str]:
         wanted = self.setting("channels")
-        return (
-            self._known_channels if wanted == "all" else [word.strip() for word in wanted.split(",") if word.strip()]
-        )
+        words = (word.strip() for word in wanted.split(","))
+        return self._known_channels if wanted == "all" else list(dict.fromkeys(word for word in words if word))
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
@@ -133,9 +136,10 @@ class Cells(Converter):
         if not self.setting("names"):
             return CLASSES
         path = Path(self.setting("names"))
-        found = {row["label"]: row["name"] for row in csv_rows(path, ("label", "name"))}
+        rows = [(row["label"], row["name"]) for row in csv_rows(path, ("label", "name"))]
+        found = dict(rows)
         names = [found.get(str(label), "") for label in range(len(CLASSES))]
-        if not all(names) or len({name.casefold() for name in names}) < len(names):
+        if not all(names) or len({name.casefold() for name in names}) < len(names) or len(found) < len(rows):
             fix = "Give one row for each label 0-9, with ten different names."
             raise DataError(Problem(str(path), "does not name the ten classes.", fix))
         return tuple(names)
@@ -146,26 +150,29 @@ class Cells(Converter):
     def _labels(self) -> tuple[dict[int, int], list[Drop]]:
         """Cell -> class, and cells whose label cannot be used."""
         path = self._files[2]
-        gates = [name for name in _header(path) if _GATE in name]
+        gates = [name for name in csv_header(path) if _GATE in name]
         if len(gates) != len(CLASSES):
             what = f"has {len(gates)} columns with {_GATE!r} in their name; the ten-class labels need {len(CLASSES)}."
             raise DataError(Problem(str(path), what, "Download it again."))
         labels: dict[int, int] = {}
-        drops: list[Drop] = []
+        drops: dict[str, Drop] = {}
         for row in csv_rows(path, ("global_index", *gates)):
             cells = [row[name].lower() for name in gates]
             chosen = [place for place, cell in enumerate(cells) if cell in ("true", "1", "1.0")]
             unsure = [cell for cell in cells if cell not in ("true", "1", "1.0", "false", "0", "0.0")]
-            name = f"cell-{row['global_index']}"
-            if not row["global_index"].isdigit():
-                drops.append(Drop(name, "global_index is not a number"))
-            elif len(chosen) == 1:
-                labels[int(row["global_index"])] = chosen[0]
-            elif len(chosen) > 1:
-                drops.append(Drop(name, "more than one label", ", ".join(map(str, chosen))))
+            cell = whole(row["global_index"])
+            name = f"cell-{row['global_index'] if cell is None else cell}"
+            if cell is None or cell < 0:
+                drops[name] = Drop(name, "global_index is not a number")
+                continue
+            known = {labels[cell]} if cell in labels else set()
+            if len(known | {*chosen}) > 1:  # also by two rows of one cell
+                drops[name] = Drop(name, "more than one label", ", ".join(map(str, sorted(known | {*chosen}))))
+            elif chosen:
+                labels[cell] = chosen[0]
             elif 0 < len(unsure) < len(cells):
-                drops.append(Drop(name, "label is missing", f"{len(unsure)} of {len(cells)} gates are empty"))
-        return labels, drops
+                drops[name] = Drop(name, "label is missing", f"{len(unsure)} of {len(cells)} gates are empty")
+        return {cell: label for cell, label in labels.items() if f"cell-{cell}" not in drops}, [*drops.values()]
 
     def _cells(self, split: str) -> tuple[list[tuple[int, int]], list[Drop]]:
         """(cell, class) of a split in the order of the records, and drops; training carries those of both."""
@@ -190,9 +197,17 @@ class Cells(Converter):
         wanted = {cell for cell, _ in cells}
         where: dict[int, str] = {}
         folders: dict[str, str] = {}  # one text per folder, not one per cell
+        twice: dict[int, Drop] = {}
         for row in csv_rows(self._files[1], ("global_index", "data_path")):
-            if row["global_index"].isdigit() and int(row["global_index"]) in wanted:
-                where[int(row["global_index"])] = folders.setdefault(row["data_path"], row["data_path"])
+            cell = whole(row["global_index"])
+            if cell is None or cell not in wanted:
+                continue
+            folder = folders.setdefault(row["data_path"], row["data_path"])
+            if where.setdefault(cell, folder) != folder:
+                detail = f"{where[cell]} and {folder}"
+                twice[cell] = Drop(f"cell-{cell}", "cell has two places in the index", detail)
+        cells = [(cell, label) for cell, label in cells if cell not in twice]
+        drops = [*drops, *twice.values()]
         if drops:
             yield Unit("labels", [("drop", drop) for drop in drops])
         for first in range(0, len(cells), _CELLS):
@@ -279,12 +294,3 @@ def stretch(pixels: Any) -> Any:
     if high <= low:
         return None
     return numpy.round(numpy.clip((values - low) / (high - low), 0, 1) * 255).astype(numpy.uint8)
-
-
-def _header(path: Path) -> list[str]:
-    """Column names of a CSV file."""
-    pandas: Any = library("pandas")
-    try:
-        return [str(name).strip() for name in pandas.read_csv(path, nrows=0, encoding="utf-8-sig").columns]
-    except (OSError, ValueError) as error:
-        raise Converter.unreadable(path, error) from error

@@ -11,6 +11,7 @@ from ....base.errors import DataError, Problem
 from ....evaluation.scorers.text import normalise
 from ..contract import Context, Converter, Drop, Picture, Record, Setting, Source, Unit, chunked
 from ..options import build_options, rng_for, with_options
+from ..placeholders import IMAGE, in_front
 from ..readers import json_records, open_parquet, parquet_rows, plain_pickle
 
 
@@ -28,7 +29,7 @@ class Pathology(Converter):
     official split (parquet or pickles) is another data set; one must not be trained on and the other tested.
     """
 
-    stream, task, version = "medical_cl", "path", 1
+    stream, task, version = "medical_cl", "path", 2
     sources = (
         Source(
             "MLLM-CL, folder Med (the paper's form)",
@@ -173,9 +174,13 @@ class Pathology(Converter):
             if isinstance(question, list):
                 yield Record.chat(name, question, [picture], answer_type=_type(answer))
             elif not self.choice:
-                yield Record.ask(name, question, answer, [picture], answer_type=_type(answer))
+                yield self._ask(name, question, answer, picture, answer_type=_type(answer))
             else:
                 yield self._choice(split, name, question, answer, picture)
+
+    def _ask(self, name: str, question: Any, answer: Any, picture: Picture, **extra: Any) -> Record:
+        """A question; in MLLM-CL's form, whose training records have placeholders, it may hold one."""
+        return Record.ask(name, question, answer, [picture], placeholders=self.form == "mllm_cl", **extra)
 
     def _questions(self, split: str, unit: Unit) -> Iterator[tuple[str, Any, Any, Picture]]:
         """(id, question or LLaVA turns, answer, picture) in any of the three forms."""
@@ -201,7 +206,7 @@ class Pathology(Converter):
                 yield name, entry.get("text"), entry.get("answer"), picture
             elif self.choice and isinstance(turns, list) and len(turns) == 2:
                 question, answer = (turn.get("value") if isinstance(turn, Mapping) else None for turn in turns)
-                yield name, str(question or "").replace("<image>", "").strip(), answer, picture
+                yield name, question, answer, picture
             else:
                 last = turns[-1] if isinstance(turns, list) and turns and isinstance(turns[-1], Mapping) else {}
                 yield name, turns if isinstance(turns, list) else [], last.get("value"), picture
@@ -223,8 +228,9 @@ class Pathology(Converter):
                 options, letter = build_options(answer.strip(), pool if len(pool) > 3 else pools[""], 4, rng)
         except ValueError as error:
             return Drop(name, "no options can be made", str(error))
-        text = with_options(question.strip(), options)
-        return Record.ask(name, text, letter, [picture], answer_type=kind, options=options, answer_text=answer.strip())
+        asked = in_front(question) if self.form == "mllm_cl" else question.strip()
+        extra = {"answer_type": kind, "options": options, "answer_text": answer.strip()}
+        return self._ask(name, with_options(asked, options), letter, picture, **extra)
 
     def _pools(self, split: str) -> dict[str, tuple[str, ...]]:
         """First word of a question -> open answers to such questions in this split; "" -> all of them."""
@@ -255,7 +261,7 @@ def _type(answer: object) -> str:
 
 
 def _first_word(question: str) -> str:
-    words = normalise(question.replace("<image>", " ")).split()
+    words = normalise(question.replace(IMAGE, " ")).split()
     return words[0] if words else ""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -197,11 +197,57 @@ def frames_at(path: Path, wanted: Sequence[float]) -> Iterator[tuple[int, Any]]:
         raise DataError(Problem(str(path), f"is damaged ({error}).", "Download it again.")) from error
 
 
-def frame_files(folder: Path) -> tuple[int, dict[int, Path]]:
-    """Extracted frames, one a second: the number of the first one (0 or 1), and number -> file."""
+def frame_files(folder: Path) -> dict[int, Path]:
+    """Extracted frames, one a second: number -> file.
+
+    Raises:
+        DataError: Two files have one number.
+    """
     found: dict[int, Path] = {}
     for path in sorted(folder.iterdir()):
-        match = re.fullmatch(r"\D*(\d+)", path.stem)
+        match = re.fullmatch(r"\D*(\d+)", path.stem, re.ASCII)
         if match and path.suffix.lower() in {".png", ".jpg", ".jpeg"}:
-            found[int(match[1])] = path
-    return (0 if 0 in found else 1), found
+            other = found.setdefault(int(match[1]), path)
+            if other != path:
+                what = f"{other.name} and {path.name} have the same number."
+                raise DataError(Problem(str(folder), what, "Leave one file per frame."))
+    return found
+
+
+def first_frame(folder: Path, files: Mapping[int, Path], last: int, wanted: str) -> int:
+    """The number of the frame at second 0: 0 or 1, whichever program extracted them.
+
+    The last annotation of a video has no frame. So frames that count from 0 end before ``last``, and those that count
+    from 1 end with it, if nothing is missing. Without frame 0, a lower end fits both: frames from 0 of which the first is
+    missing, or from 1 of which the last is.
+
+    Args:
+        folder: For messages.
+        files: From `frame_files`.
+        last: Time of the last annotation in seconds.
+        wanted: ``0`` or ``1`` if the user says so, else ``auto``.
+
+    Raises:
+        DataError: It cannot be told, or the frames are not those of the annotations.
+    """
+    if not files:
+        raise DataError(Problem(str(folder), "holds no frames.", "Frames are called 00000.png, 00001.png, ..."))
+    highest = max(files)
+    if wanted == "1" and 0 in files:
+        raise DataError(Problem(str(folder), f"has a frame 0 ({files[0].name}).", "Leave out sur.first=1."))
+    if wanted != "auto":
+        return int(wanted)
+    if highest > last + 2:
+        what = f"has frame {highest}, but its last annotation is of second {last}."
+        fix = "Extract one frame a second; if they are, --set sur.first=0 or 1 says the number of the first one."
+        raise DataError(Problem(str(folder), what, fix))
+    if 0 in files:
+        return 0
+    if highest >= last:
+        return 1
+    what = (
+        f"has no frame 0 and ends with frame {highest}, while the last annotation is of second {last}: either frames "
+        "count from 0 and the first is missing, or from 1 and the last ones are."
+    )
+    fix = "Say which: --set sur.first=0, or --set sur.first=1. Frames that are missing are dropped."
+    raise DataError(Problem(str(folder), what, fix))

@@ -24,7 +24,7 @@ _ROWS = 200
 class Radiology(Converter):
     """One question for every figure; its caption is the answer."""
 
-    stream, task, version = "medical_cl", "rad", 1
+    stream, task, version = "medical_cl", "rad", 2
     splits = ("train", "validation", "test")
     sources = (
         Source(
@@ -117,9 +117,11 @@ class Radiology(Converter):
         The concepts are held: ROCOv2 has some eighty thousand lines of a hundred letters.
         """
         concepts = self._file(split, "concepts.csv")
-        known = {r["ID"]: r["CUIs"] for r in csv_rows(concepts, ("ID", "CUIs"))} if concepts.is_file() else {}
+        known: dict[str, dict[str, None]] = {}  # a figure with several lines has the concepts of all
+        for row in csv_rows(concepts, ("ID", "CUIs")) if concepts.is_file() else ():
+            known.setdefault(row["ID"], {}).update(dict.fromkeys(row["CUIs"].split(";")))
         for row in csv_rows(self._captions(split), ("ID", "Caption")):
-            yield row["ID"], row["Caption"], known.get(row["ID"], "")
+            yield row["ID"], row["Caption"], ";".join(known.get(row["ID"], ()))
 
     def convert(self, split: str, unit: Unit) -> Iterator[Record | Drop]:
         """The captions of a unit."""
@@ -128,10 +130,12 @@ class Radiology(Converter):
             path = self._parquet(split)[number]
             columns = (*_COLUMNS, *(["cui"] if "cui" in open_parquet(path).schema_arrow.names else []))
             for row, cells in parquet_rows(path, columns, first, last):
-                name = str(cells["image_id"] or f"rad-{split}-{number:03d}-{row:06d}")
+                identity = cells["image_id"]
+                name = f"rad-{split}-{number:03d}-{row:06d}" if identity in (None, "") else str(identity)
                 image = cells["image"]
                 data = image.get("bytes") if isinstance(image, Mapping) else image
-                cuis = ";".join(map(str, cells.get("cui") or []))
+                cuis = cells.get("cui") or ""
+                cuis = cuis if isinstance(cuis, str) else ";".join(map(str, cuis))
                 yield self._record(name, cells["caption"], cuis, Picture.encoded(name, data))
             return
         for row, (identity, caption, cuis) in unit.items():

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ....base.errors import Problem
-from ..contract import Context, Converter, Drop, Picture, Record, Setting, Source, Unit
+from ....base.errors import DataError, Problem
+from ..contract import Context, Converter, Drop, Picture, Record, Setting, Source, Unit, natural
 from ..options import build_options, rng_for, with_options
 from . import pitvis
 
@@ -23,7 +23,7 @@ class Surgery(Converter):
     Training and test videos are different ones; a split by frame would leak.
     """
 
-    stream, task, version = "medical_cl", "sur", 1
+    stream, task, version = "medical_cl", "sur", 2
     sources = (
         Source(
             "PitVis-2023 (25 videos, 40 GB)",
@@ -51,6 +51,12 @@ class Surgery(Converter):
             "auto: the frame that the annotation describes. paper: the frame at int_time / 24 seconds, as the "
             "authors' converter has it; int_time counts seconds, so that frame is at another position in the video",
         ),
+        "first": Setting(
+            "auto",
+            ("auto", "0", "1"),
+            "number of the first extracted frame; auto: from the numbers of the files and the annotations, an error if "
+            "they fit both",
+        ),
         "videos": Setting("", (), "only these videos, such as 1,2,24"),
     }
     columns: ClassVar[Mapping[str, type]] = {"options": list, "answer_text": str, "video": str, "time": str}
@@ -63,7 +69,10 @@ class Surgery(Converter):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.release = pitvis.Release(self.raw)
-        self._chosen = {int(word) for word in self.setting("videos").split(",") if word.strip().isdigit()}
+        words = [word.strip() for word in self.setting("videos").split(",") if word.strip()]
+        numbers = [natural(word) for word in words]
+        self._chosen = {number for number in numbers if number is not None} if words else None
+        self._strange = None in numbers
         wanted = self.setting("form")
         has_videos = any(self.release.video(video) for video in self._wanted())
         has_frames = any(self.release.frames(video) for video in self._wanted())
@@ -72,7 +81,7 @@ class Surgery(Converter):
 
     def _wanted(self, split: str = "") -> list[int]:
         videos = {"train": pitvis.TRAIN, "test": pitvis.TEST}.get(split, (*pitvis.TRAIN, *pitvis.TEST))
-        return [video for video in videos if not self._chosen or video in self._chosen]
+        return [video for video in videos if self._chosen is None or video in self._chosen]
 
     def _labelled(self, split: str = "") -> list[int]:
         """The videos without 19, unless there are annotations for it."""
@@ -96,11 +105,15 @@ class Surgery(Converter):
         """Settings that are no numbers, or do not go together; splits without a video."""
         where = f"{self.stream}.{self.task}"
         problems = []
-        if not self.setting("every").isdigit() or int(self.setting("every")) < 1:
+        if not natural(self.setting("every")):
             what = f"sur.every is {self.setting('every')!r}."
             problems.append(Problem(where, what, "Give a whole number above 0."))
-        if not all(word.strip().isdigit() for word in self.setting("videos").split(",") if word.strip()):
+        if self._strange:
             problems.append(Problem(where, f"sur.videos is {self.setting('videos')!r}.", "Write it like 1,2,24."))
+        unknown = sorted((self._chosen or set()) - {*pitvis.TRAIN, *pitvis.TEST})
+        if unknown:
+            what = f"sur.videos names {', '.join(map(str, unknown))}, which the release does not have."
+            problems.append(Problem(where, what, f"Videos: 1-{max(pitvis.TEST)}."))
         if self.setting("time") == "paper" and self.form == "frames":
             what = "sur.time=paper needs the videos; extracted frames do not hold those pictures."
             problems.append(Problem(where, what, "Put the videos there, or leave sur.time=auto."))
@@ -109,7 +122,35 @@ class Surgery(Converter):
                 what = f"sur.videos={self.setting('videos')} leaves no {split} video."
                 fix = f"Test videos: {', '.join(map(str, pitvis.TEST))}; the others are for training."
                 problems.append(Problem(where, what, fix))
+        if self.form == "frames" and not problems:
+            for video in self._labelled():
+                try:
+                    self._first_frame(video)
+                except DataError as error:
+                    problems += error.problems
         return problems
+
+    def _first_frame(self, video: int) -> int:
+        """The number of the frame at second 0 of a video."""
+        annotations, folder = self._files(video)
+        rows = pitvis.annotation_rows(annotations)
+        last = max((row["int_time"] for row in rows if row["int_time"] is not None), default=0)
+        seconds = round(last * self._scale(rows, folder))
+        return pitvis.first_frame(folder, pitvis.frame_files(folder), seconds, self.setting("first"))
+
+    def _files(self, video: int) -> tuple[Path, Path]:
+        """Annotations and pictures of a video."""
+        annotations, pictures = self.release.annotations(video), self._pictures(video)
+        if annotations is None or pictures is None:
+            raise self.unreadable(self.raw, f"the files of video {video} have disappeared")
+        return annotations, pictures
+
+    def _scale(self, rows: list[dict[str, int | None]], pictures: Path) -> float:
+        """What one unit of ``int_time`` is in seconds."""
+        if self.setting("time") == "paper":
+            return 1 / 24
+        rate = pitvis.frame_rate(pictures) if self.form == "videos" else 24.0
+        return pitvis.seconds_per_step([row["int_time"] for row in rows], rate)
 
     def inputs(self, split: str) -> list[Path]:
         """Annotations, pictures and names."""
@@ -135,33 +176,30 @@ class Surgery(Converter):
         """Stretches of a video."""
         every = int(self.setting("every"))
         for video in self._labelled(split):
-            annotations, pictures = self.release.annotations(video), self._pictures(video)
-            if annotations is None or pictures is None:
-                raise self.unreadable(self.raw, f"the files of video {video} have disappeared")
+            annotations, pictures = self._files(video)
             rows = pitvis.annotation_rows(annotations)
-            rate = pitvis.frame_rate(pictures) if self.form == "videos" else 24.0
-            paper = self.setting("time") == "paper"
-            scale = 1 / 24 if paper else pitvis.seconds_per_step([row["int_time"] for row in rows], rate)
+            scale = self._scale(rows, pictures)
+            base = self._first_frame(video) if self.form == "frames" else 0
             picked = rows[::every]
             for first in range(0, len(picked), _FRAMES):
                 wanted = [(row["int_time"], row["int_instrument1"]) for row in picked[first : first + _FRAMES]]
-                yield Unit(f"{video:02d}-{first:06d}", (video, str(pictures), scale, wanted))
+                yield Unit(f"{video:02d}-{first:06d}", (video, str(pictures), scale, base, wanted))
 
     def convert(self, split: str, unit: Unit) -> Iterator[Record | Drop]:
         """The questions of a stretch, in the order of the annotations."""
-        video, source, scale, wanted = unit.payload
+        video, source, scale, base, wanted = unit.payload
         usable: list[tuple[int, int]] = []
         drops: dict[int, Drop] = {}
         for place, (time, code) in enumerate(wanted):
             name = f"sur-{video:02d}-{time:06d}" if time is not None else f"sur-{unit.key}-{place:03d}"
-            if time is None or code is None:
+            if time is None or time < 0 or code is None:
                 drops[place] = Drop(name, "label is missing", "int_time or int_instrument1 is not a whole number")
             elif code not in self.names and code not in pitvis.FIXED:
                 drops[place] = Drop(name, "unknown instrument code", str(code))
             else:
                 usable.append((place, time))
         usable.sort(key=lambda pair: pair[1])
-        frames = self._frames(Path(source), [(place, time * scale) for place, time in usable])
+        frames = self._frames(Path(source), base, [(place, time * scale) for place, time in usable])
         found = dict(self._ready(frames))
         for place, (time, code) in enumerate(wanted):
             if place in drops:
@@ -180,13 +218,13 @@ class Surgery(Converter):
             self._names = self.release.instruments()
         return self._names
 
-    def _frames(self, source: Path, wanted: list[tuple[int, float]]) -> Iterator[tuple[int, Any]]:
+    def _frames(self, source: Path, base: int, wanted: list[tuple[int, float]]) -> Iterator[tuple[int, Any]]:
         """(place, pixels or file) in ascending time."""
         if self.form == "videos":
             for position, pixels in pitvis.frames_at(source, [at for _, at in wanted]):
                 yield wanted[position][0], pixels
             return
-        base, files = pitvis.frame_files(source)
+        files = pitvis.frame_files(source)
         for place, at in wanted:
             if base + round(at) in files:
                 yield place, files[base + round(at)]

@@ -6,7 +6,6 @@ et al. 2015, from which those were drawn, or the few-shot files of LFPT5 (tab-se
 
 from __future__ import annotations
 
-import csv
 import io
 import random
 from collections.abc import Iterator, Mapping
@@ -16,9 +15,9 @@ from typing import Any, ClassVar
 
 from ....base.errors import DataError, Problem
 from ....base.outside import OutsideError, open_regular
-from ..contract import Context, Converter, Drop, Record, Setting, Source, Unit, chunked
+from ..contract import Context, Converter, Drop, Record, Setting, Source, Unit, chunked, natural
 from ..options import rng_for
-from ..readers import json_records
+from ..readers import csv_lines, json_records
 from .words import first_folder, first_words, words_problem, words_setting
 
 
@@ -183,13 +182,13 @@ class _Classification(Converter):
         """Text and label of a row: class from 1, title, and one or two cells of text."""
         if len(raw) < 3:
             return "row has fewer than three cells"
-        number = raw[0].strip()
-        if not number.isdecimal() or not 1 <= int(number) <= len(self.labels):
+        number = natural(raw[0].strip()) or 0
+        if not 1 <= number <= len(self.labels):
             return "label is unknown"
         text = " ".join(cell.strip() for cell in raw[2:] if cell.strip())
         if not (raw[1].strip() or text):
             return "text is missing"
-        return f"Title: {raw[1].strip()}\nText: {text}\n", self.labels[int(number) - 1]
+        return f"Title: {raw[1].strip()}\nText: {text}\n", self.labels[number - 1]
 
     def _lfpt5(self, raw: list[str]) -> tuple[str, str] | str:
         """Text and label of a line: text, tab, LFPT5's word for the label."""
@@ -224,11 +223,8 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _csv_rows(path: Path) -> Iterator[list[str]]:
-    """The rows of a CSV file without header; empty lines are left out."""
-    try:
-        yield from (cells for cells in csv.reader(_lines(path)) if cells)
-    except csv.Error as error:
-        raise DataError(Problem(str(path), f"cannot be read as CSV ({error}).", "Download it again.")) from error
+    """The rows of a CSV file without header."""
+    return (cells for _, cells in csv_lines(path))
 
 
 def _tab_rows(path: Path) -> Iterator[list[str]]:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from ....base.errors import Problem
-from ..contract import Setting
+from ..contract import Setting, natural
 
 
 _WORD = re.compile(r"\S+")
@@ -23,7 +23,7 @@ def words_setting(what: str) -> Setting:
 
 def words_problem(value: str, task: str) -> list[Problem]:
     """What is wrong with a value of ``max_words``."""
-    if value == "all" or (value.isascii() and value.isdigit() and int(value) > 0):
+    if value == "all" or natural(value):
         return []
     return [Problem(f"--set {task}.max_words", f"is {value!r}.", "Give a number above 0, or `all`.")]
 
