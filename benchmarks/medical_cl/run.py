@@ -23,6 +23,7 @@ from cl_plugins.run.isolate import launch_command
 from cl_plugins.sweep.checks import check_cells
 from cl_plugins.sweep.ledger import entry_file
 from cl_plugins.sweep.processes import Processes
+from cl_plugins.sweep.unchanged import Unchanged
 from cl_plugins.sweep.work import VISIBLE, run_cells, slots, write_recipe
 
 
@@ -106,6 +107,10 @@ def main(argv: Sequence[str] | None = None, launch: Launch | None = None) -> int
         names = options.recipes or list(recipe_files(options.recipe_dir))
         cells = make_cells(names, options.seeds, options.orders, size, options.recipe_dir, options.set)
         command = launch_command("llamafactory-cli train")
+        finished = Unchanged(directory)
+        changed = finished.problems(cells) if options.list else {}
+        if not options.list:
+            finished.check(cells)
         if launch is None and not options.list:
             check(cells, directory)
     except ClPluginsError as error:
@@ -114,6 +119,7 @@ def main(argv: Sequence[str] | None = None, launch: Launch | None = None) -> int
     if options.list:
         for cell in cells:
             state = "finished" if entry_file(cell, directory).is_file() else "to do"
+            state = "changed" if cell.id in changed else state
             say(f"{state:9} {cell.id}")
         return 0
     processes = Processes()
@@ -133,6 +139,7 @@ def main(argv: Sequence[str] | None = None, launch: Launch | None = None) -> int
             environments=slots(options.jobs or max(1, len(options.devices)), options.devices),
             rescore=by_paper_rules,
             stopped=lambda: processes.stopped,
+            changed=lambda cell: finished.problems([cell]).get(cell.id, ()),
         )
     good = sum(outcome.state == "finished" for outcome in outcomes.values())
     say(f"{good} of {len(cells)} cells are in {directory}")

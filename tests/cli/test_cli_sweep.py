@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,7 +13,10 @@ import yaml
 
 from cl_plugins.base.errors import Problem
 from cl_plugins.cli import sweep as command
-from cl_plugins.sweep import checks
+from cl_plugins.cli.hosts import host
+from cl_plugins.run import data_sets
+from cl_plugins.sweep import checks, unchanged
+from cl_plugins.sweep.reads import read_all
 
 
 #: Stands in for the launch command: copies the files of a finished run; the seed that is told to fail ends with 3.
@@ -41,6 +45,7 @@ def made(inclora, tmp_path, monkeypatch):
         return {str(file): ([], []) for file in files}
 
     monkeypatch.setattr(checks, "in_own_process", check)
+    monkeypatch.setattr(unchanged, "in_own_process", lambda recipes, hashes: read_all(recipes, hashes, host))
     monkeypatch.setattr(command, "_gpus", lambda: [])
     words = ["sweep", inclora.recipe, "--out", tmp_path / "out", "--launcher", f"{sys.executable} {program}"]
 
@@ -110,6 +115,90 @@ def test_list_starts_nothing(cli, made, tmp_path):
     listed = json.loads(out)
     assert [(entry["seed"], entry["state"]) for entry in listed] == [(0, "to do"), (1, "to do"), (2, "to do")]
     assert (started(), checked, (tmp_path / "out").exists()) == ([], [], False)
+
+
+@pytest.fixture
+def copies(inclora, tmp_path):
+    """Words that give a sweep copies of data and base, and the copies."""
+    keys = yaml.safe_load(Path(inclora.recipe).read_text())
+    data = Path(shutil.copytree(keys["dataset_dir"], tmp_path / "data"))
+    base = Path(shutil.copytree(keys["model_name_or_path"], tmp_path / "base"))
+    return [f"dataset_dir={data}", f"model_name_or_path={base}"], data, base
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")}
+
+
+def test_other_data_or_another_base_at_the_same_place_are_no_result(cli, made, copies, tmp_path):
+    """Edited test sets and replaced weights once gave the table of the old ones, as "finished before"."""
+    words, started, _ = made
+    more, data, base = copies
+    words = [*words, "--seeds", "0-1"]
+    code, _, err = cli(*words, *more)
+    assert code == 0, err
+    assert len(started()) == 2
+    kept = contents(tmp_path / "out")
+    moved = Path(shutil.copytree(data, tmp_path / "moved"))
+    code, out, err = cli(*words, f"dataset_dir={moved}", more[1])
+    assert (code, out.count("finished before")) == (0, 2), err
+
+    file = next(iter(data.glob("one_test*.json*")))
+    for changed, told, more_now in (
+        (file, f"data set 'one_test', files.{file.name}", more),
+        (base / "model.safetensors", "the base's sha256", more),
+        (moved / "dataset_info.json", "dataset_info.json", [f"dataset_dir={moved}", more[1]]),
+    ):
+        before = changed.read_bytes()
+        if changed.suffix == ".safetensors":
+            changed.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+        elif changed is file:
+            changed.write_text(json.dumps(json.loads(before)[::-1]))
+        else:
+            changed.unlink()
+        code, out, err = cli(*words, *more_now)
+        assert code == 1, out
+        assert told in " ".join(err.split())
+        assert "Traceback" not in err
+        code, out, _ = cli(*words, *more_now, "--list")
+        assert [line.split()[0] for line in out.splitlines()[:2]] == ["changed"] * 2
+        assert told in " ".join(out.split())
+        listed = json.loads(cli(*words, *more_now, "--list", "--json")[1])
+        assert all(each["state"] == "changed" and each["changed"] for each in listed)
+        changed.write_bytes(before)
+    assert started() == []
+    assert contents(tmp_path / "out").items() >= {p: b for p, b in kept.items() if "comparison" not in p.parts}.items()
+    assert cli(*words, *more)[0] == 0, "as it was, it counts again"
+
+
+def test_a_finished_run_that_is_not_in_the_ledger_is_compared_as_well(cli, made, copies, tmp_path):
+    words, started, _ = made
+    more, data, _ = copies
+    assert cli(*words, "--seeds", "0", *more)[0] == 0
+    started()
+    (entry,) = (tmp_path / "out" / "ledger").glob("*.json")
+    entry.unlink()
+    file = next(iter(data.glob("one_test*.json*")))
+    file.write_text(json.dumps(json.loads(file.read_text())[::-1]))
+    code, _, err = cli(*words, "--seeds", "0", *more)
+    assert code == 1
+    assert "data set 'one_test'" in err
+    assert (started(), entry.exists()) == ([], False)
+
+
+def test_each_file_is_hashed_once_for_all_runs(cli, made, copies, tmp_path, monkeypatch):
+    words, _, _ = made
+    more, data, _ = copies
+    every = [*words, "--seeds", "0-2", "--orders", "given", "three,two,one", *more]
+    assert cli(*every)[0] == 0
+    hashed = []
+    monkeypatch.setattr(data_sets, "sha256", lambda path, real=data_sets.sha256: (hashed.append(path), real(path))[1])
+    assert cli(*every)[0] == 0
+    assert 0 < len(hashed) == len({*hashed})
+    assert {path.parent for path in hashed} == {data}
+    hashed.clear()
+    assert cli(*every)[0] == 0
+    assert hashed == []
 
 
 def test_all_that_is_wrong_with_the_words_at_once(cli, made, tmp_path):
@@ -192,6 +281,8 @@ def test_two_methods_at_once_for_real(cli, llama, text_data, tmp_path, monkeypat
         content = json.loads(entry.read_text())
         matrix = json.loads((tmp_path / "out" / "runs" / entry.stem / "matrix.json").read_text())
         assert content["own"]["matrix"] == matrix
+    code, out, err = cli(*words)
+    assert (code, out.count("finished before")) == (0, 2), err
     code, _, err = cli(*words[:3], "seqfull", *words[4:])
     assert code == 2
     assert "seqfull: finetuning_type" in err.replace("\n", " ")

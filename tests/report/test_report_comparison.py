@@ -176,7 +176,9 @@ def test_base_and_data_count_by_their_content(tmp_path):
     comparison = read_comparison([runs[0], one("xxxx", "ab", "2", "m7b")])
     assert len(comparison.groups) == 2
     assert all(group.label.startswith("inclora (training data=") for group in comparison.groups)
-    assert any(remark.startswith("Training is not equal: training data ") for remark in comparison.remarks)
+    one, other = (group.label for group in comparison.groups)
+    assert f"The training data of path, neuro, cell and rad differ ({one}; {other})." in comparison.remarks
+    assert comparison.apart == (), "the tests have no record of their content, and as many items"
 
 
 def options(**method):
@@ -506,10 +508,75 @@ def test_differences_in_tests_and_data_are_named(tmp_path):
     assert set(comparison.remarks) == {
         mixed,
         "The streams have different names: demo and other.",
-        "The runs were tested on different numbers of items.",
+        "The runs were tested on different numbers of items: rad (120 and 7).",
+        "inclora: means over runs that were tested on different items of rad.",
         "The runs recorded different data hashes.",
     }
     assert comparison.notes == ("Only a demo.",)
+
+
+def recorded(folder, tests, **settings):
+    """A run that has recorded the content of its data sets; those of a task in a place of its own behind the task's name."""
+    contents = {f"{task}_{part}": f"{task} {part}" for task in DEMO_TASKS for part in ("train", "test")} | tests
+    data = {key: {"files": {"x.json": content}} for key, content in contents.items()}
+    return demo_run(folder, record={"stream": stream(*DEMO_TASKS), "data": data}, recipe=recipe(), **settings)
+
+
+def every_form(runs, folder, names=None):
+    """The comparison as the terminal shows it, and its text files without escapes and tags; by name."""
+    compare(runs, folder, names)
+    found = {name: (folder / name).read_text() for name in FILES if name.partition(".")[2] not in ("png", "pdf")}
+    found["compare.tex"] = found["compare.tex"].replace("\\", "")
+    found["compare.md"] = found["compare.md"].replace("\\", "")
+    return {**found, "terminal": " ".join(compare_table(runs, names, width=80).split())}
+
+
+@pytest.mark.parametrize("place", ["rad_test", "rad/rad_test"])
+def test_other_test_sets_are_told_and_marked_in_every_form(tmp_path, place):
+    """Rows of two test sets stood side by side, and under one name were one mean, with a remark in some forms alone."""
+    runs = [recorded(tmp_path / "a", {place: "first"}, seed=0), recorded(tmp_path / "b", {place: "second"}, seed=1)]
+    comparison = read_comparison(runs)
+    assert len(comparison.groups) == 2
+    assert all(group.label.startswith("inclora (rad.test data=") for group in comparison.groups)
+    assert comparison.apart == ("rad",)
+    assert [comparison.is_apart(key) for key in ("rad", "path", "last", "forgetting")] == [True, False, True, True]
+    one, other = (group.label for group in comparison.groups)
+    assert f"The test data of rad differ ({one}; {other})." in comparison.remarks
+    assert not any("hashes" in remark or "training" in remark for remark in comparison.remarks)
+    shown = every_form(runs, tmp_path / "out")
+    for form, text in shown.items():
+        assert "The test data of rad differ" in text, form
+    markdown = shown["compare.md"]
+    assert markdown.count("§‡31.40") == 0
+    assert markdown.count("§31.40") == 4, "in the rows of methods and of runs"
+    assert "§ Not comparable: not all runs were tested on the same items." in markdown
+    assert "| ‡58.33 |" in markdown or "| 58.33 |" in markdown, "the tests of the other tasks are the same"
+    assert json.loads(shown["compare.json"])["unlike_tests"] == ["rad"]
+
+    shown = every_form(runs, tmp_path / "pooled", ["ours", "ours"])
+    for form, text in shown.items():
+        assert "The test data of rad differ (a; b)." in text, form
+        assert "ours: means over runs that were tested on different items of rad." in text, form
+    assert "§31.4" in shown["terminal"]
+
+
+def test_every_form_has_every_remark(tmp_path):
+    """LaTeX and CSV had lost all but one of them."""
+    limited = demo_run(tmp_path / "a", seed=0, max_items=9, notes=["Only a demo, see `README`."], recipe=recipe())
+    runs = [limited, demo_run(tmp_path / "b", seed=1, recipe=recipe(max_steps=7)), demo_run(tmp_path / "c", metrics=False, scores=DEMO_SCORES[:1], recipe=recipe())]  # fmt: skip
+    shorter = make_run(tmp_path / "d", DEMO_TASKS[:2], [[1.0, None], [2.0, 3.0]])
+    comparison = read_comparison([*runs, shorter])
+    start = ("Only the tasks", "† c is", "Tests limited", "The runs were tested on different", "Training is not")
+    for word in start:
+        assert any(remark.startswith(word) for remark in comparison.remarks), word
+    shown = every_form([*runs, shorter], tmp_path / "out")
+    for form in ("compare.tex", "compare.csv", "compare.json", "terminal"):
+        text = shown[form].replace("$dagger$", "†").replace("texttt{README}", "`README`")
+        for remark in (*comparison.remarks, *comparison.notes):
+            assert remark in (text if form != "compare.csv" else text.replace('""', '"')), (form, remark)
+    rows = list(csv.DictReader(io.StringIO(shown["compare.csv"])))
+    assert len({row["remarks"] for row in rows}) == 1
+    assert list(rows[0])[-1] == "remarks"
 
 
 def test_data_that_only_moved_is_the_same_data(tmp_path):

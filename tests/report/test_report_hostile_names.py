@@ -240,6 +240,7 @@ SIGNS = (
     "pm",
     "dagger",
     "ddagger",
+    "S",
 )
 
 
@@ -254,6 +255,7 @@ def tex_shape(source: str) -> tuple[list[int], Counter[str]]:
         assert depth >= 0
     assert depth == 0
     commands = Counter(word for word in re.findall(r"\\([A-Za-z]+)", source) if word not in SIGNS)
+    del commands["texttt"]  # what a note has between back-ticks
     del commands["footnotesize"]  # the size of the letters follows the width of the table, and so the length of a name
     return cells, commands
 

@@ -634,6 +634,25 @@ def test_a_site_that_is_missing_in_the_middle_is_named(chain, tmp_path):
         join([alone, changed_site(chain, "two", tmp_path, lambda content: None)], tmp_path / "x")
 
 
+def test_rows_that_came_with_another_site_are_named_as_such(chain, tmp_path):
+    """The run of two began with the rows of another site for one; what is wrong with those is not said of the run."""
+    run = tmp_path / "run"
+    shutil.copytree(chain / "two", run)
+    (received,) = (run / "received" / "sites").glob("*.json")
+    content = json.loads(received.read_text())
+    content["carry"]["sha256"] = "0" * 64
+    content.pop("checksum")
+    received.write_text(json.dumps({**content, "checksum": checksum(content)}))
+    with pytest.raises(RunStateError) as error:
+        join([chain / "one", run], tmp_path / "x")
+    told = {problem.what: problem.where for problem in error.value.problems}
+    assert told == {
+        f"has the row 'after_one', which {chain / 'one'} has too.": f"{run}, received rows of one",
+        f"began without a carry, and {chain / 'one'} was given too.": f"{run}, received rows of one",
+        f"did not begin with the carry that {run}, received rows of one has left.": str(run),
+    }
+
+
 def test_one_site_and_a_pack_without_rows_are_refused(chain, tmp_path):
     with pytest.raises(RunStateError, match="has 1 site in all"):
         join([chain / "one"], tmp_path / "x")

@@ -15,7 +15,7 @@ import pytest
 from launch import PATIENCE
 from made_cells import cells, finish, launcher, starts
 
-from cl_plugins.base.errors import DataError
+from cl_plugins.base.errors import DataError, Problem
 from cl_plugins.base.lock import RunLock, holder
 from cl_plugins.sweep import ledger, work
 from cl_plugins.sweep.processes import Processes
@@ -67,6 +67,18 @@ def test_a_finished_cell_is_entered_and_not_run_again(tmp_path, lines):
     assert len(start.seen) == 4
     assert sum("finished before" in line for line in lines) == 4
     assert {p: p.read_bytes() for p in (tmp_path / "ledger").iterdir()} == before
+
+
+def test_a_cell_that_another_machine_has_finished_with_other_data_does_not_count(tmp_path, lines):
+    made, start = cells(tmp_path, seeds=[0, 1]), Starts()
+    assert go(made, tmp_path, start, lines)[made[0].id].state == "finished"
+    why = Problem(made[0].id, "was made with other data.", "Restore them.")
+    again = go(made, tmp_path, start, lines, changed=lambda cell: [why] if cell is made[0] else [])
+    assert (again[made[0].id].state, again[made[0].id].why) == ("failed", str(why))
+    assert again[made[1].id].before
+    assert "was made with other data" in "".join(lines)
+    assert not made[0].failure.exists()
+    assert len(start.seen) == 2
 
 
 def test_a_run_that_is_finished_already_is_only_entered(tmp_path, lines):

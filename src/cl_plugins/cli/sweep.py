@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +14,16 @@ from ..base.errors import Problem, RecipeError
 
 if TYPE_CHECKING:
     from ..sweep.cells import Cell
+    from ..sweep.unchanged import Unchanged
     from ..sweep.work import Outcome
 
 _EPILOG = """\
 Every recipe is run with every method, seed and task order, by the ordinary
 command in a process of its own. All recipes are checked before the first run.
-A finished run stands in the ledger and is not run again, a stopped one goes on,
-and a failed one does not stop the others; so the same command can be given at
-any time, also at once on several machines that share the folder. At the end
+A finished run stands in the ledger and is not run again (with other data or
+another base at the same place it is refused), a stopped one goes on, and a
+failed one does not stop the others; so the same command can be given at any
+time, also at once on several machines that share the folder. At the end
 `compare` puts all finished runs into one table.
 
   cl-plugins sweep recipe.yaml --seeds 0-4 --methods seqlora,inclora --out DIR
@@ -37,8 +39,8 @@ job for each run (`pip install submitit`):
   cl-plugins sweep recipe.yaml --seeds 0-4 --out DIR --cluster slurm \\
       --cluster-set timeout_min=600 slurm_partition=gpu
 
-Exit codes: 0 all are finished, 1 a run failed, 2 a problem of a recipe, 75
-stopped, run it again.
+Exit codes: 0 all are finished, 1 a run failed or was finished with other data,
+2 a problem of a recipe, 75 stopped, run it again.
 """
 
 
@@ -64,14 +66,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out a sweep."""
     from ..sweep.checks import check_cells
+    from ..sweep.unchanged import Unchanged
     from ..sweep.work import write_recipe
     from . import output
 
     cells = _cells(args)
     directory = args.out / "ledger"
+    finished = Unchanged(directory)
     if args.list:
-        return _show(cells, directory, as_json=args.json)
+        return _show(cells, directory, finished.problems(cells), as_json=args.json)
     starts = _Starts(cells, args)
+    finished.check(cells)
     left = [cell for cell in cells if not (directory / f"{cell.id}.json").is_file()]
     for cell in left:
         write_recipe(cell)
@@ -80,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         for note in check_cells(left, quick=args.quick):
             for line in output.wrap(f"note: {note}", output.width()):
                 output.emit(line)
-    outcomes = starts.carry_out(directory)
+    outcomes = starts.carry_out(directory, finished)
     return _end(cells, outcomes, args.out, directory)
 
 
@@ -172,7 +177,7 @@ class _Starts:
             what = f"is set in the environment, and {self._jobs} runs at once would all use this port."
             raise RecipeError(Problem("MASTER_PORT", what, "Unset it: every run then takes a free port."))
 
-    def carry_out(self, directory: Path) -> dict[str, Outcome]:
+    def carry_out(self, directory: Path, finished: Unchanged) -> dict[str, Outcome]:
         """Carry out all cells; the outcome of each, by its id."""
         from ..sweep.processes import Processes
         from ..sweep.work import run_cells, slots
@@ -197,6 +202,7 @@ class _Starts:
                 say=_say,
                 environments=slots(self._jobs, self._devices),
                 stopped=lambda: processes.stopped,
+                changed=lambda cell: finished.problems([cell]).get(cell.id, ()),
             )
 
 
@@ -250,12 +256,14 @@ def _compare(cells: Sequence[Cell], out: Path, directory: Path) -> None:
         write(runs, out, None)
 
 
-def _show(cells: Sequence[Cell], directory: Path, *, as_json: bool) -> int:
-    """List the cells and what is known of them."""
+def _show(cells: Sequence[Cell], directory: Path, changed: Mapping[str, list[Problem]], *, as_json: bool) -> int:
+    """List the cells and what is known of them; of those that were finished with other data or another base, what changed."""
     from ..sweep.ledger import entry_file
     from . import output
 
     def state(cell: Cell) -> str:
+        if cell.id in changed:
+            return "changed"
         if entry_file(cell, directory).is_file():
             return "finished"
         if cell.failure.is_file():
@@ -273,6 +281,7 @@ def _show(cells: Sequence[Cell], directory: Path, *, as_json: bool) -> int:
                     "seed": cell.seed,
                     "order": list(cell.order),
                     "run": str(cell.output_dir),
+                    **({"changed": [vars(problem) for problem in changed[cell.id]]} if cell.id in changed else {}),
                 }
                 for cell in cells
             ]
@@ -280,6 +289,7 @@ def _show(cells: Sequence[Cell], directory: Path, *, as_json: bool) -> int:
         return 0
     for cell in cells:
         output.emit(f"{state(cell):9} {cell.id}")
+    output.show_problems(problem for each in changed.values() for problem in each)
     return 0
 
 

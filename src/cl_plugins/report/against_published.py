@@ -9,6 +9,7 @@ from pathlib import Path
 from ..base.errors import Problem, RecipeError, RunStateError
 from ..evaluation.scorers import get_scorer
 from ..published import Measure, PublishedEntry, PublishedTable, Source, check_source, find_published
+from .data_apart import pooled_remark
 from .groups import Group, read_comparison
 from .published_lines import Line, compared_lines
 from .run_data import Run, read_run
@@ -211,8 +212,10 @@ def _remarks(
     if entry.quoted:
         found.append(f"The source has this row from {entry.quoted}.")
     found.append(f"Theirs: {source.seeds or 'number of runs not known'}. Read in: {source.read_in}.")
-    if run.limits:
-        found.append(f"Our tests of {listing(run.limits)} were limited by cl.eval.max_items.")
-    if run.left_out:
-        found.append(f"Items of our tests of {listing(run.left_out)} were left out: their prompts exceed cutoff_len.")
+    runs = [member.run for member in group.members]
+    if limited := [task for task in run.tasks if any(task in each.limits for each in runs)]:
+        found.append(f"Our tests of {listing(limited)} were limited by cl.eval.max_items.")
+    if short := [task for task in run.tasks if any(task in each.left_out for each in runs)]:
+        found.append(f"Items of our tests of {listing(short)} were left out: their prompts exceed cutoff_len.")
+    found += pooled_remark(group.label, runs, run.tasks)
     return [*found, *source.notes]

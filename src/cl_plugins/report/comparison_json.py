@@ -31,6 +31,7 @@ def as_json(comparison: Comparison, paired: Paired | None = None) -> dict[str, A
         "tasks": list(comparison.tasks),
         "scorers": {task: comparison.members[0].run.scorers.get(task) for task in comparison.tasks},
         "means_over_unlike_scores": comparison.unlike,
+        "unlike_tests": list(comparison.apart),
         "groups": [
             {
                 "label": group.label,

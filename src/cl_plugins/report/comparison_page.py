@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..base.printable import printable
-from . import paired, scores, tables, text, writing
+from . import data_apart, paired, scores, tables, text, writing
 from .comparison_json import as_json
 from .groups import METRICS, NO_METRIC, TASK_MEANS, Comparison, Group, Summary, latest_cell, read_comparison
 from .run_data import METRIC_LABELS
@@ -149,8 +149,7 @@ def compare_table(
         parts.append(tables.to_terminal(run_table(comparison, only_unfinished=True), width, colour, ascii))
     if any(entry.half_width is not None for entry in _summaries(comparison)):
         parts.append("± is half the 95 % t-interval over runs.")
-    told = [*comparison.remarks, *(pairs.remarks if pairs is not None else ())]
-    remarks = "\n".join([*told, *(f"Note: {note}" for note in comparison.notes)])
+    remarks = "\n".join(_told(comparison, pairs))
     parts.append(printable(text.wrap(text.plain_ascii(remarks) if ascii else remarks, width)))
     whole = "\n\n".join(part for part in parts if part)
     return text.plain_ascii(whole) if ascii else whole
@@ -163,7 +162,7 @@ def group_table(comparison: Comparison, decimals: int = 2) -> Table:
         count = group.finished
         unfinished = len(group.members) - count
         entries = [Entry(group.label), Entry(str(count), detail=f"+ {unfinished} †" if unfinished else "")]
-        entries += [_entry(group, key, decimals) for key in (*METRICS, *_shown_tasks(comparison))]
+        entries += [_entry(comparison, group, key, decimals) for key in (*METRICS, *_shown_tasks(comparison))]
         rows.append(tuple(entries))
     elsewhere = f"The final score of each of the {len(comparison.tasks)} tasks is in `compare.csv`."
     notes = [*_mark_notes(rows), *([elsewhere] if comparison.many else [])]
@@ -181,7 +180,10 @@ def paired_table(comparison: Comparison, pairs: paired.Paired, decimals: int = 2
     found: list[Summary] = []
     for group in pairs.groups:
         shown = [*group.metrics.values(), *(group.tasks[task] for task in _shown_tasks(comparison))]
-        entries = [_of_difference(summary, len(group.pairs), decimals) for summary in shown]
+        entries = [
+            _of_difference(summary, len(group.pairs), decimals, _apart(comparison, key))
+            for key, summary in zip((*group.metrics, *_shown_tasks(comparison)), shown, strict=True)
+        ]
         rows.append((Entry(group.label), Entry(str(len(group.pairs))), *entries))
         found += shown
     free = " (joint and independent models: of equal seed)" if any(group.by_seed for group in pairs.groups) else ""
@@ -192,6 +194,7 @@ def paired_table(comparison: Comparison, pairs: paired.Paired, decimals: int = 2
         notes.append("Mean ± half the 95 % t-interval over pairs, not corrected for the number of comparisons.")
     if any(paired.without_zero(summary) for summary in found):
         notes.append(paired.MARK_NOTE)
+    notes += [note for note in _mark_notes(rows) if note == data_apart.MARK_NOTE]
     if any(group.metrics["forgetting"].values for group in pairs.groups):
         notes.append("Forgetting: lower is better.")
     if comparison.many:
@@ -206,10 +209,14 @@ def drift_table(comparison: Comparison, decimals: int = 2) -> Table | None:
         return None
     rows = []
     for group in comparison.groups:
-        entries = [_of_summary(group.drift[probe], group.finished, decimals) for probe in comparison.probes]
+        entries = [
+            _of_summary(group.drift[probe], group.finished, decimals, _apart(comparison, probe))
+            for probe in comparison.probes
+        ]
         rows.append((Entry(group.label), Entry(str(group.finished)), *entries))
     point = "the last task" if comparison.after is None else comparison.after
     note = f"Score after {point} minus zero-shot score, in points. Probes are no part of the metrics."
+    note = " ".join([note, *_mark_notes(rows)])
     return Table(("method", "runs", *comparison.probes), tuple(rows), note=note)
 
 
@@ -223,10 +230,13 @@ def run_table(comparison: Comparison, only_unfinished: bool = False) -> Table:
         entries = [Entry(member.name + (" †" if run.unfinished else "")), Entry(member.label)]
         entries += [Entry(_order(comparison, run.tasks))] if orders else []
         entries.append(Entry(str(run.seed) if run.seed is not None else text.MISSING))
-        entries += [Entry(text.number(run.metrics[key].value if key in run.metrics else None)) for key in METRICS]
+        for key in METRICS:
+            value = run.metrics[key].value if key in run.metrics else None
+            entries.append(Entry(text.number(value), mark=_apart(comparison, key) if value is not None else ""))
         for task in _shown_tasks(comparison):
             cell = latest_cell(run, task)
-            entries.append(Entry(text.number(cell.score), mark=scores.mark(cell)))
+            mark = _apart(comparison, task) if cell.score is not None else ""
+            entries.append(Entry(text.number(cell.score), mark=mark + scores.mark(cell)))
         rows.append(tuple(entries))
     head = ["run", "method", *(["order"] if orders else []), "seed"]
     latest = "† Not complete." if comparison.many else "† Not complete: the latest score of each task is shown."
@@ -255,8 +265,9 @@ def _order(comparison: Comparison, tasks: tuple[str, ...]) -> str:
 
 
 def _mark_notes(rows: Sequence[Sequence[Entry]]) -> list[str]:
-    """The legend of the marks, where an entry has one."""
-    return [scores.MARK_NOTE] if any(entry.mark for row in rows for entry in row) else []
+    """The legend of the marks that entries have."""
+    legend = {scores.MARK: scores.MARK_NOTE, data_apart.MARK: data_apart.MARK_NOTE}
+    return [note for mark, note in legend.items() if any(mark in entry.mark for row in rows for entry in row)]
 
 
 def _units(comparison: Comparison, words: int) -> tuple[str | None, ...]:
@@ -268,23 +279,34 @@ def _units(comparison: Comparison, words: int) -> tuple[str | None, ...]:
 
 
 def compare_csv(comparison: Comparison) -> bytes:
-    """One line per group; for each quantity its mean, half width and number of runs, unrounded."""
+    """One line per group; for each quantity its mean, half width and number of runs, unrounded.
+
+    The last column has what a reader has to know of these numbers, the same in every line, so that it stays with those that
+    are selected or put together with other files.
+    """
     columns = [*METRICS, *(f"final:{task}" for task in comparison.tasks)]
     columns += [f"drift:{probe}" for probe in comparison.probes]
     parts = ("mean", "half_width_95", "n")
-    rows: list[list[object]] = [["method", "runs", *(f"{name}:{part}" for name in columns for part in parts)]]
+    head = ["method", "runs", *(f"{name}:{part}" for name in columns for part in parts), "remarks"]
+    rows: list[list[object]] = [list(head)]
     for group in comparison.groups:
         entries = [group.metrics[key] for key in METRICS] + [group.final[task] for task in comparison.tasks]
         entries += [group.drift[probe] for probe in comparison.probes]
         line: list[object] = [group.label, group.finished]
         for entry in entries:
             line += [entry.mean, entry.half_width, len(entry.values)]
-        rows.append(line)
+        rows.append([*line, " ".join(_told(comparison))])
     return writing.csv_bytes(rows)
 
 
+def _told(comparison: Comparison, pairs: paired.Paired | None = None) -> list[str]:
+    """What a reader has to know of the numbers."""
+    more = pairs.remarks if pairs is not None else ()
+    return [*comparison.remarks, *more, *(f"Note: {note}" for note in comparison.notes)]
+
+
 def compare_tex(comparison: Comparison) -> str:
-    """The table of groups for LaTeX; wide tables are set small."""
+    """The table of groups for LaTeX, with all remarks below it; wide tables are set small."""
     where = _where(comparison)
     scored = "final scores" if comparison.after is None else "scores"
     what = "Continual metrics" if comparison.many else f"Continual metrics and {scored}"
@@ -293,13 +315,9 @@ def compare_tex(comparison: Comparison) -> str:
         r"Mean over runs $\pm$ half the 95\,\% $t$-interval."
     )
     table = group_table(comparison, decimals=1)
-    notes = _mark_notes(table.rows)
-    if any(not member.run.stream_trained for member in comparison.members):
-        notes.append("† Runs that did not finish are left out.")
-    if comparison.unlike:
-        notes.append(scores.unlike_note(comparison.members[0].run))
     label = text.slug(("compare", where))
-    source = tables.to_tex(Table(table.head, table.rows, note=" ".join(notes), units=table.units), caption, label)
+    plain = Table(table.head, table.rows, note=" ".join(_mark_notes(table.rows)), units=table.units)
+    source = tables.to_tex(plain, caption, label, _told(comparison))
     drift = drift_table(comparison, decimals=1)
     if drift is None:
         return source
@@ -307,10 +325,16 @@ def compare_tex(comparison: Comparison) -> str:
     return f"{source}\n{tables.to_tex(drift, caption, text.slug(('probes', where)))}"
 
 
-def _entry(group: Group, key: str, decimals: int) -> Entry:
+def _entry(comparison: Comparison, group: Group, key: str, decimals: int) -> Entry:
     """``mean ± half width``; the number of runs where only some of them have the quantity."""
     summary = group.metrics[key] if key in group.metrics else group.final[key]
-    return _of_summary(summary, group.finished, decimals, scores.MARK if group.is_trivial(key) else "")
+    mark = _apart(comparison, key) + (scores.MARK if group.is_trivial(key) else "")
+    return _of_summary(summary, group.finished, decimals, mark)
+
+
+def _apart(comparison: Comparison, key: str) -> str:
+    """The mark of a task, a probe or a metric whose values come from different tests."""
+    return data_apart.MARK if comparison.is_apart(key) else ""
 
 
 def _of_summary(summary: Summary, finished: int, decimals: int, mark: str = "") -> Entry:
@@ -323,9 +347,9 @@ def _of_summary(summary: Summary, finished: int, decimals: int, mark: str = "") 
     return Entry(shown, detail=f"(n = {count})" if count != finished else "", mark=mark)
 
 
-def _of_difference(summary: Summary, pairs: int, decimals: int) -> Entry:
+def _of_difference(summary: Summary, pairs: int, decimals: int, mark: str = "") -> Entry:
     """``mean ± half width`` with the sign of the mean, and a mark where the interval does not contain 0."""
-    entry = _of_summary(summary, pairs, decimals, paired.MARK if paired.without_zero(summary) else "")
+    entry = _of_summary(summary, pairs, decimals, mark + (paired.MARK if paired.without_zero(summary) else ""))
     unsigned, signed = text.number(summary.mean, decimals), text.signed(summary.mean, decimals)
     return dataclasses.replace(entry, text=signed + entry.text.removeprefix(unsigned))
 

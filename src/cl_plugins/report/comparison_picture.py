@@ -6,7 +6,7 @@ import textwrap
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from . import scores, style
+from . import data_apart, scores, style
 from .groups import METRICS, NO_METRIC, TASK_MEANS, Comparison, Group, Summary
 from .run_data import METRIC_LABELS
 from .text import listing, number
@@ -130,7 +130,7 @@ def _panel(axes: Axes, key: str, entries: list[Summary], comparison: Comparison)
         axes.text(
             entry.mean,
             index - 0.17,
-            _number(comparison.groups[index], key),
+            _number(comparison, comparison.groups[index], key),
             ha="center",
             va="bottom",
             fontsize=7.5,
@@ -150,10 +150,11 @@ def _panel(axes: Axes, key: str, entries: list[Summary], comparison: Comparison)
         axes.axvline(0, color=style.theme().soft, linewidth=0.9, zorder=1)
 
 
-def _number(group: Group, key: str) -> str:
-    """A mean, with its mark."""
+def _number(comparison: Comparison, group: Group, key: str) -> str:
+    """A mean, with its marks."""
     summary = group.metrics[key] if key in group.metrics else group.final[key]
-    return (scores.MARK if group.is_trivial(key) else "") + number(summary.mean, 1)
+    apart = data_apart.MARK if comparison.is_apart(key) else ""
+    return apart + (scores.MARK if group.is_trivial(key) else "") + number(summary.mean, 1)
 
 
 def _trivial(comparison: Comparison, key: str) -> float | None:
@@ -218,6 +219,9 @@ def _legend(figure: object, comparison: Comparison, left: float, bottom: float) 
         handles.append(Line2D([], [], color=style.theme().soft, linewidth=0.9, linestyle=(0, (3, 2))))
         marked = any(group.is_trivial(key) for group in groups for key in drawn)
         words.append("best answers without a model" + (f" ({scores.MARK}: not above)" if marked else ""))
+    if comparison.apart:
+        handles.append(Line2D([], [], linestyle=""))
+        words.append(f"{data_apart.MARK}: tests differ, not comparable")
     figure.legend(
         handles,
         words,

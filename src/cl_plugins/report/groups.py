@@ -12,12 +12,12 @@ from pathlib import Path
 from ..base.errors import Problem, RunStateError
 from . import earlier, scores
 from .coarse_picture import NUMBERED
+from .data_apart import data_remarks, unlike_tests
 from .environment import Environment, environments
 from .labels import labels as group_labels
 from .notes import counted
 from .probes import end_drift, shared_probes
 from .run_data import Cell, Run, read_run
-from .setup import data_hashes
 from .shared_tasks import left_out, on_tasks, shared_tasks
 from .text import listing, said_once
 from .training import mixed_recipes, unequal_training
@@ -108,6 +108,7 @@ class Comparison:
         remarks: What else a reader has to know.
         environments: The versions and machines, and which runs were made with each.
         after: The task after whose row the streams are taken to have ended; ``None`` for whole streams.
+        apart: The tasks and probes that not all runs were tested on with the same items.
     """
 
     tasks: tuple[str, ...]
@@ -120,6 +121,11 @@ class Comparison:
     remarks: tuple[str, ...]
     environments: tuple[Environment, ...]
     after: str | None = None
+    apart: tuple[str, ...] = ()
+
+    def is_apart(self, key: str) -> bool:
+        """Whether the values of a task, a probe or a metric come from different tests, so that they cannot be compared."""
+        return key in self.apart or (key in METRICS and any(task in self.apart for task in self.tasks))
 
     @property
     def many(self) -> bool:
@@ -181,6 +187,8 @@ def read_comparison(
     notes = said_once(note for run in runs for note in run.notes)
     made_with = environments((member.name, member.run) for member in members)
     remarks += _remarks(tuple(groups), members)
+    named = [(run, label, name) for run, label, name in zip(whole_runs, labels, short, strict=True)]
+    remarks += data_remarks(named, tasks, probes)
     remarks += unequal_training([(run, label) for run, label in zip(whole_runs, labels, strict=True)], tasks)
     if names is not None:
         remarks += mixed_recipes([(run, label) for run, label in zip(whole_runs, labels, strict=True)])
@@ -196,6 +204,7 @@ def read_comparison(
         tuple(remarks),
         made_with,
         after,
+        unlike_tests(whole_runs, tasks, probes),
     )
 
 
@@ -335,18 +344,12 @@ def _remarks(groups: tuple[Group, ...], members: tuple[Member, ...]) -> Iterator
     tasks = members[0].run.tasks
     if note := scores.unlike_note(members[0].run):
         yield note
-    # A test that was not measured yet has no number of items.
-    if any(len({member.run.n.get(task) for member in members} - {0, None}) > 1 for task in tasks):
-        yield "The runs were tested on different numbers of items."
     limited = sorted({task for member in members for task in member.run.limits}, key=tasks.index)
     if limited:
         yield f"Tests limited by cl.eval.max_items in some or all runs: {counted(limited, listing(limited))}."
     shortened = sorted({task for member in members for task in member.run.left_out}, key=tasks.index)
     if shortened:
         yield f"Test items left out in some or all runs, because their prompts exceed cutoff_len: {counted(shortened, listing(shortened))}."
-    hashes = {data_hashes(member.run) for member in members}
-    if len(hashes - {()}) > 1:
-        yield "The runs recorded different data hashes."
     for group in groups:
         repeated = [(member.run.seed, member.run.tasks) for member in group.members if member.run.seed is not None]
         if len(set(repeated)) < len(repeated):

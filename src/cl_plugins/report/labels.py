@@ -9,6 +9,7 @@ from .setup import Setup, Value, setup_of
 
 
 SHOWN_KEYS = 3
+_TESTS = "test data"
 _SEVERAL = 4  # values of a key that a label lists
 
 
@@ -49,7 +50,9 @@ def differences(setups: Sequence[Setup], setup: Setup) -> list[str]:
     """
     found = []
     keys = {*(key for each in setups for key in each.common), *(key for each in setups for key in each.by_task)}
-    for key in sorted(keys):
+    for key in sorted(
+        keys, key=lambda key: (key != _TESTS, key)
+    ):  # first: other tests are other numbers, whatever else
         if key == "tasks" or key not in {k for each in setups for k in each.by_task}:
             if len({_same(each.common.get(key)) for each in setups}) > 1:
                 found.append(f"{key}={_shown(setup.common.get(key))}")

@@ -59,16 +59,18 @@ def write_published(
         write: Called with path and bytes; by default each file is replaced in one step.
     """
     pages, sources = [], []
-    rows: list[tuple[str, ...]] = [("label", "with", "table", "place", "ours", "low", "high", "theirs", "inside")]
+    head = ("label", "with", "table", "place", "ours", "low", "high", "theirs", "inside", "remarks")
+    rows: list[tuple[str, ...]] = [head]
     for compared in found:
         reference = f"{compared.source.key}/{compared.entry.key}"
         pages.append(_page(compared))
         label = text.slug((compared.label, reference, compared.table.key))
-        sources.append(tables.to_tex(published_table(compared), text.tex(title(compared) + "."), label))
+        caption = text.tex(f"{title(compared)}. {interval_note(compared)}")
+        sources.append(tables.to_tex(published_table(compared), caption, label, compared.remarks))
         for line in compared.lines:
             low, high = line.interval or ("", "")
             inside = "" if line.inside is None else str(line.inside).lower()
-            values = (line.place, line.ours, low, high, line.theirs, inside)
+            values = (line.place, line.ours, low, high, line.theirs, inside, " ".join(compared.remarks))
             rows.append((compared.label, reference, compared.table.key, *map(str, values)))
     files = {
         "published.md": ("\n\n".join(pages) + "\n").encode("utf-8"),

@@ -184,33 +184,56 @@ def _by_task(run: Run, recipe: Mapping[str, Any], block: Mapping[str, Any]) -> d
             values["options_column"] = Value(entry_hash(entry["options_column"]), _brief(entry["options_column"]))
         for key, sets in (("training data", entry.get("train")), ("test data", entry.get("test"))):
             if sets:
-                values[key] = _data(list(sets), data)
+                values[key] = _data(name, list(sets), data)
         for key, value in values.items():
             found.setdefault(key, {})[name] = value
     return found
 
 
-def data_hashes(run: Run) -> tuple[str, ...]:
-    """The recorded content of the data sets of a run's tasks, whatever their files are called; empty where it recorded none.
+def content_of(run: Run, task: str, key: str) -> str | None:
+    """One hash over the recorded content of a task's data sets, whatever their files are called; ``None`` without a record.
 
     Args:
         run: The run.
+        task: The task.
+        key: ``train``, ``valid`` or ``test``, as the stream's entry has it.
     """
-    data = (run.info.get("data") or {}).items()
-    return tuple(sorted(repr(_leaves(each)) for key, each in data if not key.startswith("probe:")))
+    entries = (run.info.get("stream") or {}).get("tasks") or ()
+    names = next((entry.get(key) for entry in entries if entry.get("name") == task), None) or ()
+    recorded = run.info.get("data") or {}
+    if not names or any(of_data_set(recorded, task, name)[1] is None for name in names):
+        return None
+    return _data(task, names, recorded).same
 
 
-def _leaves(recorded: Any) -> list[str]:
-    """The values in a record of a data set, without the names of files and of columns, as packs of other sites tell them."""
+def of_data_set(recorded: Mapping[str, Any], task: str, name: str) -> tuple[str, Any]:
+    """Under which key a run has recorded a data set of a task, and what; a task may have its own place for it.
+
+    Args:
+        recorded: ``data`` of ``run.json``.
+        task: The task.
+        name: The data set.
+    """
+    key = f"{task}/{name}" if f"{task}/{name}" in recorded else name
+    return key, recorded.get(key)
+
+
+def leaves(recorded: Any) -> list[str]:
+    """The values in a record of a data set, without the names of files and of columns, as packs of other sites tell them.
+
+    Args:
+        recorded: The record.
+    """
     if isinstance(recorded, Mapping):
         named = {key: entry_hash(recorded[key]) for key in ("entry", "function") if key in recorded}
         recorded = {**recorded, **named}
     return sorted(str(leaf) for _, leaf in _flat(recorded))
 
 
-def _data(names: Sequence[str], recorded: Mapping[str, Any]) -> Value:
-    """Data sets by their content where it was recorded, else by their names."""
-    parts = [_leaves(recorded[name]) if name in recorded else name for name in names]
+def _data(task: str, names: Sequence[str], recorded: Mapping[str, Any]) -> Value:
+    """Data sets of a task by their content where it was recorded, else by their names."""
+    found = {name: of_data_set(recorded, task, name)[1] for name in names}
+    parts = [name if found[name] is None else leaves(found[name]) for name in names]
     digest = hashlib.sha256(repr(parts).encode("utf-8", "backslashreplace")).hexdigest()
     return Value(digest, digest[:6])
 

@@ -82,13 +82,14 @@ def to_markdown(table: Table) -> text.Markdown:
     return text.Markdown(f"{body}\n\n{text.prose(table.note)}" if table.note else body)
 
 
-def to_tex(table: Table, caption: str, label: str) -> str:
+def to_tex(table: Table, caption: str, label: str, notes: Sequence[str] = ()) -> str:
     r"""The table as a LaTeX ``table`` environment with booktabs rules.
 
     Args:
         table: Entries' texts are escaped; details are left out.
         caption: LaTeX code.
         label: Label without its ``tab:``.
+        notes: Sentences below the table in small print.
 
     Returns:
         The source; needs ``\usepackage{booktabs}``.
@@ -117,7 +118,11 @@ def to_tex(table: Table, caption: str, label: str) -> str:
         lines.append(" & ".join(entry(cell) for cell in row) + r" \\")
         if index in table.rules and index + 1 < len(table.rows):
             lines.append("\\midrule")
-    lines += ["\\bottomrule", "\\end{tabular}", "\\end{table}", ""]
+    lines += ["\\bottomrule", "\\end{tabular}"]
+    if notes:
+        told = [f"{text.tex_prose(sentence)}\\par" for sentence in notes]
+        lines += ["", "\\smallskip", "\\begin{minipage}{\\linewidth}\\footnotesize", *told, "\\end{minipage}"]
+    lines += ["\\end{table}", ""]
     return "\n".join(lines)
 
 

@@ -32,6 +32,7 @@ _TEX = {
     "±": r"$\pm$",
     "†": r"$\dagger$",
     "‡": r"$\ddagger$",
+    "§": r"\S{}",
     "Δ": r"$\Delta$",
     REPLACED: "?",
 }
@@ -40,7 +41,18 @@ _UNSEEN = frozenset(
     {"Cc", "Cs", "Co", "Cn"}
 )  # control characters, lone surrogates, and what Unicode has not given out
 _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # they turn around what follows
-_ASCII = {MINUS: "-", MISSING: "-", ELLIPSIS: "..", "±": "+-", "†": "!", "‡": "#", "×": "x", "→": "->", "Δ": "diff."}
+_ASCII = {
+    MINUS: "-",
+    MISSING: "-",
+    ELLIPSIS: "..",
+    "±": "+-",
+    "†": "!",
+    "‡": "#",
+    "§": "~",
+    "×": "x",
+    "→": "->",
+    "Δ": "diff.",
+}
 
 
 def number(value: float | None, decimals: int = 2) -> str:
@@ -71,6 +83,11 @@ def tex(text: str) -> str:
     """
     escaped = "".join(_TEX.get(char, char) for char in one_line(text))
     return f"{{}}{escaped}" if escaped.lstrip().startswith(("[", "*")) else escaped
+
+
+def tex_prose(text: str) -> str:
+    """Escape a sentence for LaTeX text mode; what it has between back-ticks is set as code."""
+    return "".join(f"\\texttt{{{tex(part)}}}" if is_code else tex(part) for part, is_code in spans(text))
 
 
 class Markdown(str):

@@ -1,4 +1,4 @@
-"""Whether the runs of a comparison were trained alike: rates, lengths, batches, ranks and data."""
+"""Whether the runs of a comparison were trained alike: rates, lengths, batches and ranks; `data_apart` is about data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ _SETTINGS = {
     "gradient_accumulation_steps": "gradient_accumulation_steps",
     "lora_rank": "lora_rank",
     "max_samples": "max_samples",
-    "training data": "training data",
 }
 _OF_LORA = frozenset({"lora_rank"})
 _SHOWN = 3  # names of groups with one value

@@ -35,15 +35,23 @@ def read_sites(places: Sequence[Path]) -> list[Named]:
     Raises:
         RunStateError: If one cannot be read, or there are fewer than two sites.
     """
+    held = [(place, sites_in(place)) for place in places]
+    # A site's own run or pack names it; a later site's holds the rows that it has received from the sites before.
+    named = [(str(place), sites[-1]) for place, sites in held]
+    named += [(f"{place}, received rows of {_trained(site)}", site) for place, sites in held for site in sites[:-1]]
     found: dict[str, Named] = {}
-    for place in places:
-        for site in sites_in(place):
-            found.setdefault(_what(site), (str(place), site))
+    for where, site in named:
+        found.setdefault(_what(site), (where, site))
     if len(found) < 2:
         what = f"has {len(found)} site in all."
         fix = "Give the runs of at least two sites, or their packs."
         raise RunStateError(Problem(", ".join(map(str, places)), what, fix))
-    return sorted(found.values(), key=lambda named: len(named[1].carry.tasks))
+    return sorted(found.values(), key=lambda one: len(one[1].carry.tasks))
+
+
+def _trained(site: SiteRecord) -> str:
+    """The tasks that a site has trained, for messages."""
+    return "+".join(row.removeprefix("after_") for row in site.rows) or "none"
 
 
 def _what(site: SiteRecord) -> str:
@@ -265,7 +273,7 @@ def _entry(task: str, sites: Sequence[SiteRecord], plain: Sequence[dict[str, Any
 
 def _notes(sites: Sequence[Named]) -> list[str]:
     """How the numbers came about, and in what the sites differ."""
-    told = ", ".join("+".join(row.removeprefix("after_") for row in site.rows) or "none" for _, site in sites)
+    told = ", ".join(_trained(site) for _, site in sites)
     notes = [f"The rows of {len(sites)} sites, in the order of learning: {told}."]
     blocks = [site.recipe.model_dump(exclude_unset=True)["cl"] for _, site in sites]
     for key in ("options", "versions", "cl"):

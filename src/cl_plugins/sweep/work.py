@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import yaml
 
-from ..base.errors import ClPluginsError, RunStateError
+from ..base.errors import ClPluginsError, Problem, RunStateError
 from ..base.files import write_bytes
 from ..base.lock import RunLock, holder
 from ..run.interrupt import EXIT_RUN_AGAIN
@@ -33,6 +33,8 @@ THREADS = "OMP_NUM_THREADS"
 Start = Callable[[Cell, Mapping[str, str]], "int | None"]
 #: Scores the answers of a finished run by another source's rules; gives their folder, or None where that cannot be.
 Rescore = Callable[[Path], "Path | None"]
+#: Why a cell that is finished does not count, see `unchanged.Unchanged`; nothing if it does.
+Changed = Callable[[Cell], Sequence[Problem]]
 Say = Callable[[str], Any]
 State = Literal["finished", "failed", "stopped"]
 _PAUSE = 5.0  # seconds between two looks at a cell that another process is at work on
@@ -64,7 +66,14 @@ def write_recipe(cell: Cell) -> Path:
     return cell.recipe_file
 
 
-def carry_out(cell: Cell, directory: Path, start: Start, rescore: Rescore, environment: Mapping[str, str]) -> Outcome:
+def carry_out(
+    cell: Cell,
+    directory: Path,
+    start: Start,
+    rescore: Rescore,
+    environment: Mapping[str, str],
+    changed: Changed = lambda cell: (),
+) -> Outcome:
     """Carry out one cell and enter it into the ledger, unless it stands there.
 
     The caller holds the cell, see `claimed`.
@@ -75,7 +84,10 @@ def carry_out(cell: Cell, directory: Path, start: Start, rescore: Rescore, envir
         start: Starts its run.
         rescore: Scores its answers by other rules.
         environment: Variables for its run.
+        changed: Why it does not count although it is finished, as after another machine has carried it out.
     """
+    if problems := changed(cell):
+        return Outcome("failed", why="; ".join(map(str, problems)))
     if ledger.entry_file(cell, directory).is_file():
         return Outcome("finished", before=True)
     began = time.monotonic()
@@ -142,6 +154,7 @@ def run_cells(
     rescore: Rescore = lambda run_dir: None,
     stopped: Callable[[], bool] = lambda: False,
     pause: float = _PAUSE,
+    changed: Changed = lambda cell: (),
 ) -> dict[str, Outcome]:
     """Carry out cells, as many at once as there are environments.
 
@@ -154,6 +167,7 @@ def run_cells(
         rescore: Scores the answers of a finished run by other rules.
         stopped: Whether nothing more is to be started.
         pause: Seconds between two looks at cells that other processes are at work on.
+        changed: Why a finished cell does not count.
 
     Returns:
         The outcome of each cell, by its id.
@@ -192,7 +206,7 @@ def run_cells(
                 progress.begins(cell.id, cell.recipe)
                 if not ledger.finished(cell.output_dir):
                     say(f"{cell.id}: running, prints into {cell.log}")
-        outcome = carry_out(cell, directory, start, rescore, environment)
+        outcome = carry_out(cell, directory, start, rescore, environment, changed)
         with lock:
             found[cell.id] = outcome
             progress.ends(cell.id, outcome.seconds if outcome.state == "finished" else None)
