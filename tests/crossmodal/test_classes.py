@@ -13,6 +13,7 @@ from tiny_encoders import CONFIGS, batch_of, classifier, encoder
 
 import cl_plugins
 from cl_plugins.base.errors import CompatibilityError, DataError, RecipeError
+from cl_plugins.cli import main
 from cl_plugins.crossmodal.model import CrossModalClassifier
 from cl_plugins.encoders.launch import run_recipe
 
@@ -51,9 +52,7 @@ def test_a_stream_of_one_class_per_step(single, tmp_path, name, decay):
     assert cl_plugins.load(tmp_path / "run").config.labels == ["ant", "bee", "cat"]
 
 
-def test_an_export_after_the_first_class_has_it(single, tmp_path, capsys):
-    from cl_plugins.cli.__main__ import main
-
+def test_an_export_after_the_first_class_has_it(single, tmp_path):
     run_recipe(small_recipe(single, tmp_path / "run", {"name": "lwf"}, tasks=1, cl={"replay": {}}))
     assert main(["export", str(tmp_path / "run"), "--to", "merged", "--out", str(tmp_path / "out")]) == 0
     assert CrossModalClassifier.from_pretrained(tmp_path / "out").config.labels == ["ant"]
@@ -148,9 +147,8 @@ def test_a_name_is_given_once():
     with pytest.raises(CompatibilityError, match="'a' twice"):
         classifier(labels=("a", "a"))
     model = classifier()
-    for names in (["c", "c"], ["a"]):
-        with pytest.raises(CompatibilityError, match="twice"):
-            model.add_labels(names)
+    with pytest.raises(CompatibilityError, match="'c' twice"):
+        model.add_labels(["c", "c"])
     assert model.config.labels == ["a", "b"]
 
 

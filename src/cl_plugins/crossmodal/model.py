@@ -162,7 +162,10 @@ class CrossModalClassifier(PreTrainedModel):
         Raises:
             CompatibilityError: If a name is there already, or twice among them.
         """
-        _check_new([*self.config.labels, *labels])
+        known = [name for name in labels if name in self.config.labels]
+        if known:
+            raise CompatibilityError(Problem("labels", f"contain {known[0]!r} already.", "Name new classes only."))
+        _check_new(labels)
         weight, bias = self.classifier.weight, self.classifier.bias
         self.config.labels = [*self.config.labels, *labels]
         head = nn.Linear(self.config.projection, len(self.config.labels)).to(weight.device, weight.dtype)

@@ -200,7 +200,8 @@ def _map_files(value: Any, change: Callable[[str], Any]) -> Any:
 
 def _numbers(value: list[Any]) -> bool:
     """Whether a list holds numbers in place of files: of a signal in a record there may be thousands."""
-    return bool(value) and isinstance(value[0], int | float)
+    first = value[0] if value else None
+    return isinstance(first, int | float) or (isinstance(first, list) and _numbers(first))
 
 
 class RecordRows:
