@@ -48,7 +48,7 @@ class Structure:
         hooks, calls = {}, {}
         for name, module in model.named_modules():
             for method in _CALLS:
-                function = _not_of_a_library(vars(module).get(method))
+                function = _replacing(module, method)
                 if function is not None:
                     calls[(name, method)] = function
             for kind in _HOOKS:
@@ -100,10 +100,14 @@ def _of_a_library(function: Any) -> bool:
     return str(getattr(inner, "__module__", "")).partition(".")[0] in _LIBRARIES
 
 
-def _not_of_a_library(function: Any) -> Any:
-    """The first function in a chain of wrappers that no library has made; None if there is none."""
+def _replacing(module: Module, method: str) -> Any:
+    """What stands on a module in place of its class's method, below the wrappers of libraries; None if nothing does.
+
+    Accelerate leaves the class's own method there, bound, once it has taken its wrapper off.
+    """
+    own, function = getattr(type(module), method, None), vars(module).get(method)
     while function is not None:
-        if not _of_a_library(function):
+        if not _of_a_library(function) and getattr(function, "__func__", function) is not own:
             return function
         function = getattr(function, "__wrapped__", None)
     return None

@@ -183,6 +183,9 @@ class LearnerSession:
             return None
         return dict(config.to_dict() if hasattr(config, "to_dict") else config)
 
+    def restored(self, tasks: Sequence[str]) -> None:
+        """The weights say all."""
+
     def plot_loss(self, args: TaskArgs) -> None:
         """The script's trainer has its own logs."""
 
@@ -239,6 +242,10 @@ class LearnerSession:
         recipe: str,
     ) -> Any:
         """Refused: the script has the trainer."""
+        self._not_here()
+
+    def trained_items(self, dataset: Any, items: Sequence[TestItem]) -> dict[int, int]:
+        """Refused: the script has the data."""
         self._not_here()
 
     def engine_prompt(self, item: TestItem) -> dict[str, Any]:

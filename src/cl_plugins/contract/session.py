@@ -213,6 +213,24 @@ class Session(Protocol):
     def backend(self, model: Any) -> Backend:
         """What answers test items with a model in memory (``cl.eval.backend: host``)."""
 
+    def trained_items(self, dataset: Any, items: Sequence[TestItem]) -> dict[int, int]:
+        """Which test items a training set contains: the same question about the same media, whatever the answer.
+
+        Args:
+            dataset: The ``train_dataset`` of `training_set`.
+            items: Test items.
+
+        Returns:
+            Item -> the first sample that contains it, both as numbers.
+        """
+
+    def restored(self, tasks: Sequence[str]) -> None:
+        """Told what the base's model knows after a method has restored it.
+
+        Args:
+            tasks: The tasks of the carry that it was restored from, in order; none without one.
+        """
+
     def plot_loss(self, args: TaskArgs) -> None:
         """Draw the loss of a finished training into its folder, if the recipe requests it."""
 

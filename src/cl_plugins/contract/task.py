@@ -121,3 +121,15 @@ class TaskContext:
     memory: Memory | None = None
     phase: str = ""
     encode: Callable[[str], list[int]] | None = None
+
+
+def certain(model: Any) -> bool:
+    """Whether a model can give one answer only, as a classifier that knows one class.
+
+    Its loss is 0 and nothing of what it answers can be forgotten, so that weights and terms that stay as they are show no
+    fault. Models say it themselves, by an attribute of this name.
+
+    Args:
+        model: What is trained, not wrapped.
+    """
+    return bool(getattr(model, "certain", False))

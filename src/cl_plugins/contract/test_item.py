@@ -84,19 +84,21 @@ class TestSet(list[TestItem]):
 
     Attributes:
         dropped: Number of items that were left out because their prompt is too long.
+        shortened: Number of items of which the model gets the beginning only.
     """
 
     __test__ = False
 
-    def __init__(self, items: Iterable[TestItem] = (), dropped: int = 0) -> None:
+    def __init__(self, items: Iterable[TestItem] = (), dropped: int = 0, shortened: int = 0) -> None:
         """Set up.
 
         Args:
             items: The items, in the order of the data.
             dropped: Number of items that were left out.
+            shortened: Number of items of which the model gets the beginning only.
         """
         super().__init__(items)
-        self.dropped = dropped
+        self.dropped, self.shortened = dropped, shortened
 
 
 class Features(Sequence[dict[str, Any]]):

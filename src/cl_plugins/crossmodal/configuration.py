@@ -33,7 +33,9 @@ class ClassifierOptions:
     )
     projection: int = option(512, minimum=1, help="Width of the joint representation and of each modality's (C4).")
     pool: Literal["mean", "first"] = option(
-        "mean", help="What stands for an encoder's output: the mean of its tokens, or the first one (C4)."
+        "mean",
+        help="What stands for an encoder's output: the mean of its tokens, or the first one, of several frames the mean of "
+        "their first ones (C4).",
     )
 
     def value_problems(self, where: str) -> list[Problem]:

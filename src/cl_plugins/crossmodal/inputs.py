@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..base.errors import CompatibilityError, DataError, Problem
 from ..base.schema import option
-from . import media
+from . import headers, media
 
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 
 FILE = "inputs.json"
+#: What a reader raises for a value that it cannot read.
+UNREADABLE = (OSError, ValueError, TypeError, KeyError)
 _CACHED, _SMALL = 8192, 65536  # tensors that are kept in memory, and their largest number of elements
 
 
@@ -85,6 +87,19 @@ class Reader(ABC):
     def empty(self) -> dict[str, Tensor]:
         """The same of nothing."""
 
+    @abstractmethod
+    def look(self, value: Any) -> bool:
+        """Check a value as far as that is cheap, see `headers`.
+
+        Returns:
+            Whether `read` will leave out the end of it.
+
+        Raises:
+            OSError: If a file cannot be read.
+            ValueError: If it is not what is read here.
+            TypeError: The same.
+        """
+
     def save(self, folder: Path) -> None:
         """Save the processor, if there is one."""
         if self.processor is not None:
@@ -121,6 +136,17 @@ class VisionReader(Reader):
             scaled = [np.asarray(p.resize(self._size[::-1]), dtype=np.float32) / 127.5 - 1 for p in pictures]
             values = torch.from_numpy(np.stack(scaled)).permute(0, 3, 1, 2).contiguous()
         return {"pixel_values": values if self._frames > 1 else values[0]}
+
+    def look(self, value: Any) -> bool:
+        """Open each file; nothing is cut."""
+        files = value if isinstance(value, list) else [value]
+        if not files:
+            raise ValueError("there is no picture in it")
+        for file in files:
+            if not isinstance(file, str):
+                raise TypeError(f"it is a {type(file).__name__} in place of a file")
+            headers.look(file)
+        return False
 
     def empty(self) -> dict[str, Tensor]:
         """Grey."""
@@ -176,6 +202,22 @@ class AudioReader(Reader):
             }
         return {"input_values": found["input_values"][0]}
 
+    def look(self, value: Any) -> bool:
+        """Whether the sound is longer than the encoder's input."""
+        samples = headers.sound_samples(value, self._rate)
+        return samples is not None and samples > self._most
+
+    @property
+    def _most(self) -> float:
+        """The longest sound in samples."""
+        if self._kind == "wav2vec2":
+            return self._length
+        if self._kind == "whisper":
+            hop = int(self.processor.hop_length)
+            return float(min(2 * int(self._config.max_source_positions) * hop, self.processor.n_samples))
+        # AST: frames of 25 ms, one every 10 ms, of which a last one of less than 25 ms is no frame
+        return float(self._rate * (self.processor.max_length * 0.010 + 0.025)) - 1
+
     def empty(self) -> dict[str, Tensor]:
         """Zeros."""
         import numpy as np
@@ -207,10 +249,20 @@ class TextReader(Reader):
         if self.processor is not None:
             ids = self.processor(str(value), truncation=True, max_length=self._most)["input_ids"]
         else:  # 0 pads and 1 begins
-            words = str(value).lower().split()[: self._most - 1]
+            words = self._words(value)[: self._most - 1]
             ids = [1, *(2 + zlib.crc32(word.encode()) % (self._vocabulary - 2) for word in words)]
         found = torch.tensor(ids, dtype=torch.long)
         return {"input_ids": found, "attention_mask": torch.ones_like(found)}
+
+    @staticmethod
+    def _words(value: Any) -> list[str]:
+        return str(value).lower().split()
+
+    def look(self, value: Any) -> bool:
+        """Whether the text has more tokens than are read."""
+        if self.processor is not None:
+            return len(self.processor(str(value), verbose=False)["input_ids"]) > self._most
+        return 1 + len(self._words(value)) > self._most
 
     def empty(self) -> dict[str, Tensor]:
         """An empty text."""
@@ -235,6 +287,11 @@ class SignalReader(Reader):
 
         return {"values": torch.from_numpy(media.signal(value, self._length, self._channels))}
 
+    def look(self, value: Any) -> bool:
+        """Whether it has the encoder's channels; it is brought to the encoder's length as a whole."""
+        headers.check_signal(value, self._channels)
+        return False
+
     def empty(self) -> dict[str, Tensor]:
         """Zeros."""
         import torch
@@ -243,6 +300,17 @@ class SignalReader(Reader):
 
 
 READERS: dict[str, Any] = {"vision": VisionReader, "audio": AudioReader, "text": TextReader, "signal": SignalReader}
+
+
+def unreadable(where: str, error: Exception) -> Problem:
+    """The problem of a value that cannot be read.
+
+    Args:
+        where: Its record and modality.
+        error: One of `UNREADABLE`.
+    """
+    told = " ".join(str(error).split())[:300].rstrip(".")
+    return Problem(where, f"cannot be read: {told}.", "Correct it.")
 
 
 def _reader(name: str, spec: EncoderSpec, config: Any, folder: str | None) -> Reader:
@@ -291,15 +359,25 @@ class CrossModalProcessor:
             return self._cache[key]
         try:
             found: dict[str, Tensor] = self._readers[name].read(value)
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            if not all(bool(tensor.isfinite().all()) for tensor in found.values()):
+                raise ValueError("it holds numbers that are not finite")
+        except UNREADABLE as error:
             shown = value if isinstance(value, str) else type(value).__name__
-            what = f"cannot be read: {' '.join(str(error).split())[:300]}"
-            raise DataError(
-                Problem(f"record {record.get('id', '?')!r}, {name}: {shown}", what, "Correct it.")
-            ) from error
+            where = f"record {record.get('id', '?')!r}, {name}: {shown}"
+            raise DataError(unreadable(where, error)) from error
         if key is not None and len(self._cache) < _CACHED and all(t.numel() <= _SMALL for t in found.values()):
             self._cache[key] = found
         return found
+
+    def look(self, name: str, value: Any) -> bool:
+        """Check a value of a modality as far as that is cheap, see `Reader.look`.
+
+        Args:
+            name: The modality.
+            value: What a record has for it.
+        """
+        cut: bool = self._readers[name].look(value)
+        return cut
 
     def __call__(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """A batch.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from transformers.utils import ModelOutput
 
 from ..base.errors import CompatibilityError, Problem
 from .configuration import CrossModalConfig
-from .encoders import BlockedEncoder, config_of, make_encoder, plain_config
+from .encoders import BlockedEncoder, State, config_of, make_encoder, plain_config
 from .experts import Adapter, Stream, mean_tokens
 
 
@@ -55,6 +56,17 @@ class _Projection(nn.Module):
         return projected
 
 
+def _check_new(labels: Sequence[str]) -> None:
+    """Every class has a name of its own.
+
+    Raises:
+        CompatibilityError: Naming one that is there twice.
+    """
+    twice = [name for name, count in Counter(labels).items() if count > 1]
+    if twice:
+        raise CompatibilityError(Problem("labels", f"contain {twice[0]!r} twice.", "Name each class once."))
+
+
 class CrossModalClassifier(PreTrainedModel):
     """Frozen encoders, adapters between their blocks, projections, fusion, and a head that grows.
 
@@ -74,6 +86,7 @@ class CrossModalClassifier(PreTrainedModel):
     def __init__(self, config: CrossModalConfig, encoders: Mapping[str, nn.Module] | None = None) -> None:
         super().__init__(config)
         names = config.modalities
+        _check_new(config.labels)
         if not names or (len(names) < 2 and config.adapters != "none"):
             what = f"has {len(names)} encoders, and adapters need two."
             raise CompatibilityError(Problem("encoders", what, "Name another encoder, or set `adapters: none`."))
@@ -147,11 +160,12 @@ class CrossModalClassifier(PreTrainedModel):
             labels: Their names.
 
         Raises:
-            CompatibilityError: If a name is there already.
+            CompatibilityError: If a name is there already, or twice among them.
         """
         known = [name for name in labels if name in self.config.labels]
         if known:
             raise CompatibilityError(Problem("labels", f"contain {known[0]!r} already.", "Name new classes only."))
+        _check_new(labels)
         weight, bias = self.classifier.weight, self.classifier.bias
         self.config.labels = [*self.config.labels, *labels]
         head = nn.Linear(self.config.projection, len(self.config.labels)).to(weight.device, weight.dtype)
@@ -189,22 +203,36 @@ class CrossModalClassifier(PreTrainedModel):
             for name in names:
                 encoders[name].advance(states[name], block)
             if len(self.adapters):
-                streams = {k: Stream(states[k].hidden, states[k].mask, present[:, i]) for i, k in enumerate(names)}
+                streams = {
+                    k: Stream(self._cast(states[k].hidden, k), states[k].mask, present[:, i])
+                    for i, k in enumerate(names)
+                }
                 changed, picked = self.adapters[block](streams)
                 chosen.append(picked)
                 for name in names:
-                    states[name].hidden = changed[name]
+                    states[name].hidden = self._cast(changed[name], name, back=True)
         parts = []
         for i, name in enumerate(names):
-            hidden = encoders[name].finish(states[name])
-            pooled = hidden[:, 0] if self.config.pool == "first" else mean_tokens(hidden, states[name].mask)
-            projected = self.projections[name](pooled)
+            pooled = self._pooled(encoders[name].finish(states[name]), states[name])
+            projected = self.projections[name](self._cast(pooled, name))
             parts.append(projected * present[:, i, None].to(projected.dtype))
         stacked = torch.stack(parts, dim=1)
         joint = self.fusion(stacked.flatten(1))
         return CrossModalOutput(
             joint=joint, parts=stacked, present=present, chosen=torch.stack(chosen) if chosen else None
         )
+
+    def _cast(self, hidden: Tensor, name: str, *, back: bool = False) -> Tensor:
+        """What an encoder gives, for the trained parts, or back: the two may be held in different dtypes."""
+        own, held = self.classifier.weight.dtype, next(self.encoders[name].parameters()).dtype
+        return hidden if own == held else hidden.to(held if back else own)
+
+    def _pooled(self, hidden: Tensor, state: State) -> Tensor:
+        """What stands for an encoder's output: the mean of its tokens, or of the first one of each frame."""
+        mask = state.mask
+        if self.config.pool == "first":
+            hidden, mask = (values.unflatten(1, (state.frames, -1))[:, :, 0] for values in (hidden, mask))
+        return mean_tokens(hidden, mask)
 
     def forward(self, labels: Tensor | None = None, **inputs: Any) -> CrossModalOutput:
         """Classify.

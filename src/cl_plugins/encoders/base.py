@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..adapters.held_base import HeldBase
-from ..base.errors import CompatibilityError, Problem
+from ..base.errors import CompatibilityError, Problem, RunStateError
 from ..crossmodal.configuration import ClassifierOptions, CrossModalConfig
 from ..crossmodal.model import CrossModalClassifier, CrossModalOutput
 
@@ -26,28 +26,34 @@ class AnsweringClassifier(CrossModalClassifier):
     """A classifier that methods made for language models can train: its answer is one token, the number of a class.
 
     Labels are (rows, 2), the first -100, and logits (rows, 2, classes): those at position 0 are of the class. The head has a
-    row for every class of the stream; a class that was never seen has a row of zeros, gets no gradient, and is not among the
-    logits, so that the head grows as one that had no row for it (rows of zeros also stay zero under weight decay).
+    row for every class of the stream; those of classes that were never learned are zeros, get no gradient, and are not among
+    the logits, so that the head grows as one that had no row for them (rows of zeros also stay zero under weight decay).
 
     Attributes:
+        learned: Number of classes that the weights have learned; they are the first ones, in the order of the stream. The
+            session says it: a row that is learned may be zeros too, as that of a first class that has no other beside it.
         opened: Number of classes that the task in training may use; 0 outside of a training.
     """
 
+    learned: int = 0
     opened: int = 0
 
-    def seen(self) -> int:
-        """Number of classes with a row that is not zero; they are the first ones, in the order of the stream."""
-        used = (self.classifier.weight != 0).any(1) | (self.classifier.bias != 0)
-        rows = used.nonzero()
-        return int(rows[-1]) + 1 if len(rows) else 0
+    @property
+    def certain(self) -> bool:
+        """Whether there is one class to answer, see `cl_plugins.contract.task.certain`."""
+        return max(self.learned, self.opened) <= 1
+
+    def close(self) -> None:
+        """The training is over: its classes are learned."""
+        self.learned, self.opened = max(self.learned, self.opened), 0
 
     def forward(self, labels: Tensor | None = None, **inputs: Any) -> CrossModalOutput:
         """See `CrossModalClassifier.forward` and the class.
 
-        In evaluation mode, and in training before any task is open, the classes that were seen answer; at least one does.
+        In evaluation mode, and in training before any task is open, the classes that are learned answer; at least one does.
         """
         found = self.represent(**inputs)
-        count = max(self.seen(), self.opened if self.training else 0, 1)
+        count = max(self.learned, self.opened if self.training else 0, 1)
         head: Any = self.classifier
         # only the rows in use: a head with more rows for later classes rounds as one without
         joint: Any = found.joint
@@ -86,7 +92,7 @@ class EncoderBase(HeldBase):
 
     def reset(self) -> None:
         """Put the trained parts back to their initial values."""
-        self._model.opened = 0
+        self._model.learned = self._model.opened = 0
         if self._prepared:  # a training changes them in place
             self._touched |= set(self._model.trained_names())
         super().reset()
@@ -123,8 +129,16 @@ class EncoderBase(HeldBase):
         return self._model
 
     def replace(self, name: str, value: Tensor) -> None:
-        """Set a parameter; a head with fewer classes, of a stream to which tasks were appended, is filled up with zeros."""
-        rows = self._model.get_parameter(name).shape[0] if name in HEAD else 0
+        """Set a parameter; a head with fewer classes, of a stream to which tasks were appended, is filled up with zeros.
+
+        Raises:
+            RunStateError: If it is a head with more classes than the stream has.
+        """
+        rows = len(self._model.config.labels) if name in HEAD else 0
+        if name in HEAD and rows < value.shape[0]:
+            what = f"has {value.shape[0]} classes, and the tasks of this stream name {rows}."
+            fix = "Name all of its tasks with their training sets or `labels`, in the order of learning."
+            raise RunStateError(Problem("the trained classifier", what, fix))
         if rows > value.shape[0]:
             value = torch.cat([value, value.new_zeros(rows - value.shape[0], *value.shape[1:])])
         super().replace(name, value)
@@ -183,13 +197,13 @@ def _no_language_model(what: str) -> CompatibilityError:
 
 
 def plain_classifier(model: Module) -> CrossModalClassifier:
-    """A copy without classes that were never seen, as `CrossModalClassifier` saves and loads it.
+    """A copy without classes that were never learned, as `CrossModalClassifier` saves and loads it.
 
     Args:
         model: An `AnsweringClassifier`.
     """
     source: Any = model
-    count, given = source.seen(), source.config
+    count, given = source.learned, source.config
     # made anew: a trainer writes into the config of what it trains, and the last process may have trained nothing
     options = {field.name: getattr(given, field.name) for field in fields(ClassifierOptions)}
     config = CrossModalConfig(encoders=given.encoders, labels=given.labels[:count], **options)

@@ -6,7 +6,9 @@ A record is a JSON object: ``id`` (optional), ``label``, and per modality a file
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,7 +185,7 @@ class RecordSet:
 def _files(value: Any) -> Iterable[str]:
     if isinstance(value, str):
         yield value
-    elif isinstance(value, list):
+    elif isinstance(value, list) and not _numbers(value):
         for item in value:
             yield from _files(item)
 
@@ -191,7 +193,15 @@ def _files(value: Any) -> Iterable[str]:
 def _map_files(value: Any, change: Callable[[str], Any]) -> Any:
     if isinstance(value, str):
         return change(value)
-    return [_map_files(item, change) for item in value] if isinstance(value, list) else value
+    if isinstance(value, list) and not _numbers(value):
+        return [_map_files(item, change) for item in value]
+    return value
+
+
+def _numbers(value: list[Any]) -> bool:
+    """Whether a list holds numbers in place of files: of a signal in a record there may be thousands."""
+    first = value[0] if value else None
+    return isinstance(first, int | float) or (isinstance(first, list) and _numbers(first))
 
 
 class RecordRows:
@@ -286,3 +296,18 @@ def describe(record: Mapping[str, Any], specs: Mapping[str, EncoderSpec]) -> str
             plain = value if spec.kind == "text" else [Path(f).name for f in _files(value)][:1]
             parts.append(f"{name}: {plain if isinstance(plain, str) else json.dumps(plain)}")
     return "; ".join(parts)
+
+
+def content(record: Mapping[str, Any], specs: Mapping[str, EncoderSpec]) -> str:
+    """One hash of a record's files and values, equal for two records that show the same; its id and label are no part.
+
+    Args:
+        record: From `RecordSet.records`.
+        specs: The encoders.
+    """
+    values = {
+        name: record[name] if spec.kind == "text" else _map_files(record[name], os.path.abspath)
+        for name, spec in specs.items()
+        if record.get(name) is not None
+    }
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

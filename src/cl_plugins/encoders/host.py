@@ -18,6 +18,7 @@ from ..contract.host import ENCODERS, ModelSizes, Trained, keys_to_look
 from ..methods.registry import list_methods
 from ..run.engine_variables import FSDP, enabled, fsdp_problem, variable_problems
 from . import keys as key_rules
+from .checking import length_problems
 from .data import RecordSet
 
 
@@ -121,6 +122,7 @@ class EncoderHost:
             except CompatibilityError as error:
                 problems += [Problem(where, p.what, p.fix) for p in error.problems]
                 continue
+            problems += length_problems(where, spec, config_of(given))
             if family.kind != spec.kind:
                 kinds = ", ".join(t for t, f in FAMILIES.items() if f.kind == spec.kind)
                 what = f"is {spec.kind!r}, and {given['model_type']!r} reads {family.kind}."

@@ -12,17 +12,21 @@ import torch
 from transformers import AutoConfig
 
 from ..adapters.modes import looking
-from ..base.errors import CompatibilityError, DataError, Problem
+from ..base.errors import CompatibilityError, DataError, Problem, RecipeError, RunStateError
+from ..base.logs import logger
 from ..contract.backend import Answer
 from ..contract.test_item import IGNORE_INDEX, TestItem, TestSet
 from ..crossmodal.configuration import CrossModalConfig
 from ..crossmodal.encoders import config_of, load_encoder, make_encoder, plain_config
 from ..crossmodal.inputs import CrossModalProcessor
+from ..records.results import JOINT
 from ..training.collated import CollatedData
 from . import data as data_sets
 from . import keys as key_rules
 from .base import AnsweringClassifier, EncoderBase, plain_classifier
-from .data import Record, RecordRows, RecordSet
+from .checking import Found, check_finite, check_values, label_problems, length_problems
+from .classes import Classes, Training, record_set
+from .data import Record, RecordRows
 
 
 if TYPE_CHECKING:
@@ -55,28 +59,6 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-#: Name, training sets and keys of a task that is trained.
-Training = tuple[str, Sequence[str], Mapping[str, Any]]
-
-
-def _record_set(
-    name: str, keys: Mapping[str, Any], specs: Mapping[str, EncoderSpec], limit: int | None = None
-) -> RecordSet:
-    return RecordSet(name, Path(str(keys.get("dataset_dir", "data"))), specs, limit)
-
-
-def _all_labels(trainings: Sequence[Training], specs: Mapping[str, EncoderSpec]) -> list[str]:
-    """Names of the classes: task by task, sorted within a task."""
-    found: dict[str, None] = {}
-    for _, names, keys in trainings:
-        given = keys.get(key_rules.LABELS)
-        if given is None:
-            sets = (_record_set(name, keys, specs) for name in names)
-            given = sorted({str(record["label"]) for each in sets for record in each.raw() if "label" in record})
-        found |= dict.fromkeys(given)
-    return list(found)
-
-
 def _config(encoders: Mapping[str, Any], labels: Sequence[str], options: ClassifierOptions) -> CrossModalConfig:
     about = {name: {"config": plain_config(encoder.config)} for name, encoder in encoders.items()}
     return CrossModalConfig(encoders=about, labels=labels, **vars(options))
@@ -91,9 +73,9 @@ def outline(keys: Mapping[str, Any], first: Training) -> AnsweringClassifier:
     """
     specs = key_rules.specs(keys, [])
     try:
-        labels = _all_labels([first], specs)
+        labels: Sequence[str] = Classes([first], specs).names
     except DataError:
-        labels = []
+        labels = ()
     with torch.device("meta"):
         encoders = {name: make_encoder(_encoder_config(spec)) for name, spec in specs.items()}
         return AnsweringClassifier(_config(encoders, labels, key_rules.options(keys, [])), encoders)
@@ -142,18 +124,20 @@ class Session:
                 with _seeded(spec.seed):
                     self._encoders[name] = make_encoder(_encoder_config(spec))
         self.processor = CrossModalProcessor(self.specs, {n: e.config for n, e in self._encoders.items()})
-        self.labels = _all_labels(trainings, self.specs)
-        self._numbers = {name: number for number, name in enumerate(self.labels)}
+        for name, encoder in self._encoders.items():
+            problems += length_problems(f"encoders.{name}", self.specs[name], encoder.config)
+        if problems:
+            raise RecipeError(problems)
+        self.classes = Classes(trainings, self.specs)
+        self._trained = frozenset(name for name, _, _ in trainings)
+        self._confused: set[tuple[str, str]] = set()
         self._base: EncoderBase | None = None
-
-    def _set(self, name: str, keys: Mapping[str, Any], limit: int | None = None) -> RecordSet:
-        return _record_set(name, keys, self.specs, limit)
 
     @property
     def base(self) -> EncoderBase:
         """The classifier, made at the first use; the recipe's seed decides its trained parts."""
         if self._base is None:
-            config = _config(self._encoders, self.labels, self._options)
+            config = _config(self._encoders, self.classes.names, self._options)
             with _seeded(int(self.args.keys.get("run_seed", self.args.keys.get("seed", 42)))):
                 model = AnsweringClassifier(config, self._encoders)
             model.eval()
@@ -177,45 +161,61 @@ class Session:
             DataError: If a record has a label that no training set has.
         """
         batch: dict[str, Any] = self.processor(records)
-        rows = []
-        for record in records:
-            if record["label"] not in self._numbers:
-                what = f"has the label {record['label']!r}, which no training set of the stream has."
-                raise DataError(
-                    Problem(f"record {record.get('id', '?')!r}", what, "Correct the label, or give `labels`.")
-                )
-            rows.append([IGNORE_INDEX, self._numbers[record["label"]]])
-        batch["labels"] = torch.tensor(rows)
+        numbers = self.classes.numbers
+        try:
+            batch["labels"] = torch.tensor([[IGNORE_INDEX, numbers[record["label"]]] for record in records])
+        except KeyError as error:  # of a buffer, since the records of tasks are checked
+            what = f"hold the label {error}, which no task of the stream has."
+            raise DataError(
+                Problem("the samples", what, "Name every task with its training set or `labels`.")
+            ) from error
         return batch
 
     def task_data(self, dataset: Any, args: TaskArgs) -> CollatedData:
         """A training set for random access."""
         return CollatedData(dataset, self.collate, next(self.base.model.parameters()).device)
 
-    def _records(self, names: Sequence[str], keys: Mapping[str, Any]) -> tuple[list[Record], list[str]]:
-        records: list[Record] = []
-        sources: list[str] = []
-        problems: list[Problem] = []
+    def _records(self, task: str, names: Sequence[str], keys: Mapping[str, Any]) -> tuple[list[list[Record]], Found]:
+        """The records of each training set of a task, with what was found in them.
+
+        Raises:
+            DataError: With everything that is wrong with them.
+        """
+        records: list[list[Record]] = []
+        found = Found()
         for name in names:
+            own = record_set(name, keys, self.specs, keys.get("max_samples"))
             try:
-                found = self._set(name, keys, keys.get("max_samples")).records()
+                records.append(own.records())
             except DataError as error:
-                problems += error.problems
+                found.problems += error.problems
                 continue
-            records += found
-            sources += [name] * len(found)
-        if problems:
-            raise DataError(problems)
-        return records, sources
+            fix = "Correct the label, or add it to `labels`."
+            where = str(own.file())
+            found.problems += label_problems(where, records[-1], f"task '{task}'", self.classes.of(task), fix)
+            check_values(found, where, records[-1], self.processor)
+        if found.problems:
+            raise DataError(found.problems)
+        return records, found
+
+    def _count(self, task: str, parts: Sequence[Found], records: int) -> None:
+        """Note how many records of a training set were cut."""
+        cut = sum(found.cut_records for found in parts)
+        self.sample_counts[task] = {"records": records, "dropped_records": 0, "cut_samples": cut}
+        if cut:
+            told = sum(parts, Found()).told
+            logger.warning("task '%s': %d of %d training records are cut (%s)", task, cut, records, told)
 
     def training_set(
         self, task: str, args: TaskArgs, *, with_rows: bool = False
     ) -> tuple[dict[str, Any], Rows | None]:
         """The records of one task, checked: the first one is read, so that the encoders are known to take it."""
         mine = own(args)
-        records, sources = self._records(mine.datasets, mine.keys)
+        parts, found = self._records(task, mine.datasets, mine.keys)
+        records = [record for part in parts for record in part]
         self.collate(records[:1])
-        self.sample_counts[task] = {"records": len(records), "dropped_records": 0, "cut_samples": 0}
+        self._count(task, [found], len(records))
+        sources = [name for name, part in zip(mine.datasets, parts, strict=True) for _ in part]
         rows = RecordRows(records, sources, self.specs) if with_rows else None
         return {"train_dataset": records}, rows
 
@@ -238,9 +238,19 @@ class Session:
     def joint_training_set(self, args: TaskArgs, parts: Sequence[Training]) -> dict[str, Any]:
         """The records of several tasks."""
         records: list[Record] = []
-        for _, names, keys in parts:
-            records += self._records(names, {**own(args).keys, **keys})[0]
-        self.sample_counts["joint"] = {"records": len(records), "dropped_records": 0, "cut_samples": 0}
+        counts: list[Found] = []
+        problems: list[Problem] = []
+        for task, names, keys in parts:
+            try:
+                found, count = self._records(task, names, {**own(args).keys, **keys})
+            except DataError as error:
+                problems += error.problems
+                continue
+            records += [record for part in found for record in part]
+            counts.append(count)
+        if problems:
+            raise DataError(problems)
+        self._count("joint", counts, len(records))
         return {"train_dataset": records}
 
     def validation_set(self, args: TaskArgs, parts: Sequence[Training]) -> None:
@@ -255,14 +265,89 @@ class Session:
         for_engine: bool = False,
         drop_too_long: bool = False,
     ) -> TestSet:
-        """The test items of a task; a label that is never learned is an answer that is never given."""
-        records, _ = self._records(task.test, {**keys, "max_samples": max_items})
+        """The test items of a task; a label that is never learned is an answer that is never given.
+
+        Raises:
+            DataError: If something is wrong with the records, or the task's scorer takes one class for another.
+        """
+        records: list[Record] = []
+        found, places = Found(), dict[str, str]()
+        for name in task.test:
+            mine = record_set(name, keys, self.specs, max_items)
+            try:
+                one = mine.records()
+            except DataError as error:
+                found.problems += error.problems
+                continue
+            where = str(mine.file())
+            found.problems += self._unknown(where, one, task, keys)
+            check_values(found, where, one, self.processor)
+            for number, record in enumerate(one, start=1):
+                places.setdefault(record["label"], f"{where}, record {number}")
+            records += one
+        found.problems += self._alike(task, places)
+        if found.problems:
+            raise DataError(found.problems)
+        records = records[:max_items]
         self.processor(records[:1])
-        one = np.zeros(1, dtype=np.int32)
-        return TestSet(
-            TestItem(r["id"], data_sets.describe(r, self.specs), r["label"], None, one, {"record": r})
-            for r in records[:max_items]
+        if found.cut_records:
+            told = (task.name, found.cut_records, len(records), found.told)
+            logger.warning("task '%s': %d of %d test records are cut (%s)", *told)
+        token = np.zeros(1, dtype=np.int32)
+        items = (
+            TestItem(r["id"], data_sets.describe(r, self.specs), r["label"], None, token, {"record": r})
+            for r in records
         )
+        return TestSet(items, shortened=found.cut_records)
+
+    def _unknown(self, where: str, records: Sequence[Record], task: Task, keys: Mapping[str, Any]) -> list[Problem]:
+        """Labels that are no class of the stream, of a task that says which classes it has; else they are told."""
+        fix = "Correct the label, or add it to `labels`."
+        problems = label_problems(where, records, "the stream", self.classes.numbers, fix)
+        if keys.get(key_rules.LABELS) is not None or not self.classes.names:
+            return problems
+        for problem in problems:
+            logger.warning(
+                "task '%s': %s %s, so that it is never answered", task.name, problem.where, problem.what[:-1]
+            )
+        return []
+
+    def _alike(self, task: Task, places: Mapping[str, str]) -> list[Problem]:
+        """Classes that the scorer of a task takes for each other, each pair once."""
+        told = []
+        for one, other in self.classes.confused(task.scorer, task.name, places):
+            if (one, other) not in self._confused:
+                self._confused.add((one, other))
+                first, second = (self.classes.places.get(name) or places[name] for name in (one, other))
+                what = f"names the class {other!r}, which `{task.scorer}` takes for {one!r} ({first})."
+                fix = "Write a class in one way everywhere, and give different classes different names."
+                told.append(Problem(second, what, fix))
+        return told
+
+    def trained_items(self, dataset: Any, items: Sequence[TestItem]) -> dict[int, int]:
+        """Records with the same files and values in all modalities."""
+        rows: dict[str, int] = {}
+        for number, record in enumerate(dataset):
+            rows.setdefault(data_sets.content(record, self.specs), number)
+        found = {
+            number: rows.get(data_sets.content(item.media["record"], self.specs))  # type: ignore[index]
+            for number, item in enumerate(items)
+        }
+        return {number: row for number, row in found.items() if row is not None}
+
+    def restored(self, tasks: Sequence[str]) -> None:
+        """Says which classes the head has learned.
+
+        Raises:
+            RunStateError: If the classes of a task are not known.
+        """
+        strange = [task for task in tasks if task not in self._trained and task != JOINT]
+        if strange:
+            what = f"has learned the task {strange[0]!r}, whose classes are not known."
+            fix = "Give its `train`, and `labels` where the data are elsewhere."
+            raise RunStateError(Problem("the carry", what, fix))
+        model = self.base.model
+        model.learned, model.opened = self.classes.learned(tasks), 0
 
     def trainer(
         self,
@@ -277,7 +362,7 @@ class Session:
         """The trainer of one task; the classes of the task join those of the head."""
         from .trainer import EncoderTrainer
 
-        self.base.model.opened = 1 + max(self._numbers[r["label"]] for r in data["train_dataset"])
+        self.base.model.opened = self.classes.learned([task])
         return EncoderTrainer(
             model=model,
             args=own(args).training,
@@ -322,7 +407,7 @@ class Session:
 
     def read_answers(self, ids: Sequence[Sequence[int]], max_new_tokens: int) -> list[Answer]:
         """The classes of one-token answers."""
-        return [Answer(self.labels[row[0]] if len(row) else "") for row in ids]
+        return [Answer(self.classes.names[row[0]] if len(row) else "") for row in ids]
 
 
 class ClassBackend:
@@ -354,13 +439,15 @@ class ClassBackend:
     ) -> None:
         """See `Backend.answer`; before any class was learned every answer is empty."""
         device = next(self._model.parameters()).device
-        labels = self._session.labels if self._model.seen() else [""]
+        labels = self._session.classes.names if self._model.learned else ("",)
         for position, numbers in enumerate(batches):
             records = [items[i].media["record"] for i in numbers]  # type: ignore[index]
             batch = {k: v.to(device) for k, v in self._session.processor(records).items()}
             with looking(self._model), torch.autocast(device.type, torch.bfloat16, enabled=self._bf16):
-                best = self._model(**batch).logits[:, 0].argmax(-1).tolist()
-            on_batch(position, [Answer(labels[i]) for i in best])
+                found = self._model(**batch)
+            logits = found.logits[:, 0]
+            check_finite(self._session.processor.names, records, found.parts, logits)
+            on_batch(position, [Answer(labels[i]) for i in logits.argmax(-1).tolist()])
 
     def close(self) -> None:
         """The model belongs to the run."""

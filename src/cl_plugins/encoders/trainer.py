@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from transformers import Trainer
+from transformers.trainer_utils import TrainOutput
 
 from ..base.errors import Problem, RunStateError
 from ..contract.carry import read_tensors
@@ -18,6 +19,13 @@ FILE = "trained.safetensors"
 
 class EncoderTrainer(ExactTrainerMixin, Trainer):  # type: ignore[misc]
     """Trains one task."""
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train the task; its classes are learned then."""
+        result: TrainOutput = super().train(*args, **kwargs)
+        me = cast(Any, self)
+        me.accelerator.unwrap_model(me.model).close()
+        return result
 
     def _trained(self, model: Any = None) -> dict[str, torch.Tensor]:
         me = cast(Any, self)

@@ -13,6 +13,7 @@ from ..contract.session import validates
 from ..generation.answers import read_answers
 from ..generation.backend import ModelBackend
 from ..run.precision import autocast_name
+from ..run.trained_items import trained_items
 from ..training.collated import CollatedData
 from . import saving, test_sets, training_rows
 from .base import LoadedBase
@@ -321,6 +322,13 @@ class Session:
     def quantisation(self) -> dict[str, Any] | None:
         """The quantisation config of the base."""
         return quantisation_of(self.base.model)
+
+    def trained_items(self, dataset: Any, items: Sequence[TestItem]) -> dict[int, int]:
+        """Samples that begin with an item's prompt and have its media."""
+        return trained_items(dataset, items)
+
+    def restored(self, tasks: Sequence[str]) -> None:
+        """The weights say all."""
 
     def plot_loss(self, args: TaskArgs) -> None:
         """The host's own picture of a task's training loss, if the recipe requests it."""

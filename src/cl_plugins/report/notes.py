@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from ..contract.host import has_encoders
 from . import text
 from .coarse_picture import NUMBERED, many
 from .run_data import Run
@@ -56,7 +57,10 @@ def _by_task(run: Run) -> Iterator[str]:
         if dropped:
             yield f"Training data of {task}: LLaMA-Factory dropped {dropped} of {records} records."
         if counts.get("cut_samples"):
-            yield f"Training data of {task}: cutoff_len truncates the end of {counts['cut_samples']} samples."
+            yield f"Training data of {task}: {_cutter(run)} truncates the end of {counts['cut_samples']} samples."
+    for task, counts in _shortened(run).items():
+        ends = f"{_cutter(run)} truncates the end of {counts['cut_items']} of {counts['items']} items"
+        yield f"Test data of {task}: {ends}."
 
 
 def _counted(run: Run) -> Iterator[str]:
@@ -73,8 +77,22 @@ def _counted(run: Run) -> Iterator[str]:
         yield f"Training data of {_tasks(dropped)}: LLaMA-Factory dropped {lost} of {records} records."
     shortened = [counts["cut_samples"] for counts in data if counts.get("cut_samples")]
     if shortened:
-        ends = f"cutoff_len truncates the end of {sum(shortened)} samples"
+        ends = f"{_cutter(run)} truncates the end of {sum(shortened)} samples"
         yield f"Training data of {_tasks(shortened)}: {ends}."
+    tests = list(_shortened(run).values())
+    if tests:
+        cut, items = (sum(counts[key] for counts in tests) for key in ("cut_items", "items"))
+        yield f"Test data of {_tasks(tests)}: {_cutter(run)} truncates the end of {cut} of {items} items."
+
+
+def _cutter(run: Run) -> str:
+    """The key that cuts what is too long."""
+    return "max_length or seconds of an encoder" if has_encoders(run.info.get("recipe") or {}) else "cutoff_len"
+
+
+def _shortened(run: Run) -> dict[str, dict[str, int]]:
+    """Task -> its test items and how many of them are cut."""
+    return run.info.get("test_data") or {}
 
 
 def _tasks(found: Sequence[object]) -> str:

@@ -257,6 +257,7 @@ def export_merged(state: RunState, carry: Carry, out: Path, dtype_name: str) -> 
     if updates:
         _check_range(base, updates, dtype, out)
         error = merge_into_base(base, updates, dtype)
+        state.session.restored(carry.tasks)
     else:
         state.answering(carry)
         error = _round_weights(base, dtype)

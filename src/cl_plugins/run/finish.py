@@ -56,6 +56,7 @@ def finish(state: RunState) -> tuple[dict[str, Any], dict[str, Any]]:
     error: MergeError | None
     if merges and updates:
         error = merge_into_base(base, updates)
+        state.session.restored(carry.tasks)
         state.forget_model()
         logger.info("final model: %s", error)
     else:

@@ -38,6 +38,7 @@ KEPT = (
     "merge_error",
     "numbers",
     "training_data",
+    "test_data",
     "validation",
 )  # of the last start, until this one is done
 

@@ -18,7 +18,6 @@ from ..base.logs import logger
 from ..evaluation.items import Item
 from ..evaluation.scorers import get_scorer
 from .harness import task_problems
-from .trained_items import trained_items
 
 
 if TYPE_CHECKING:
@@ -136,7 +135,8 @@ def _trained(
     items = [(name, item) for name, found in sets.items() for item in found]
     lines = []
     for training in trainings:
-        found = trained_items(state.kept_training_set(training)["train_dataset"], [item for _, item in items])
+        dataset = state.kept_training_set(training)["train_dataset"]
+        found = state.session.trained_items(dataset, [item for _, item in items])
         for test, numbers in groupby(sorted(found), key=lambda number: items[number][0]):
             rows = list(numbers)
             if (training, test) not in known:

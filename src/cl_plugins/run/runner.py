@@ -347,6 +347,7 @@ class Runner:
             for task, details in counted.items()
             if "dropped_records" in details
         }
+        value["test_data"] = {**(value.get("test_data") or {}), **self._state.shortened_tests()}
         measured = ("valid_loss", "valid_step", "optimizer_steps")
         value["validation"] = {
             task: {key: details[key] for key in measured}

@@ -195,6 +195,14 @@ class RunState:
             )
         return self._tests[task.name]
 
+    def shortened_tests(self) -> dict[str, dict[str, int]]:
+        """Task -> how many of its test items the model gets in full and in part, of those that were read and have some cut."""
+        return {
+            name: {"items": len(items), "cut_items": items.shortened}
+            for name, items in self._tests.items()
+            if items.shortened
+        }
+
     def keep_training_set(self, task: str, args: TaskArgs) -> None:
         """Prepare and check the training set of a task ahead of its training."""
         self._training_sets.add(task, args, self._prepare(task, args))
@@ -293,6 +301,7 @@ class RunState:
             base = self._base
             started = time.monotonic()
             self._model = self.method.restore(base, carry, route)
+            self.session.restored(carry.tasks if carry is not None else ())
             self._model_of = key
             self.restore_seconds = time.monotonic() - started
         return self._model

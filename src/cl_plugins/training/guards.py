@@ -93,7 +93,9 @@ def marks(model: Module) -> Marks:
     return found
 
 
-def check_trained(where: str, steps: int, before: Marks, after: Marks, wanted: Sequence[str]) -> None:
+def check_trained(
+    where: str, steps: int, before: Marks, after: Marks, wanted: Sequence[str], *, idle: bool = False
+) -> None:
     """The training made steps, changed weights, and left them finite.
 
     Args:
@@ -102,6 +104,7 @@ def check_trained(where: str, steps: int, before: Marks, after: Marks, wanted: S
         before: `marks` of before the first step; of a resumed training, of when the task began.
         after: `marks` of now.
         wanted: As for `check_trainable`.
+        idle: Whether weights may stay as they are, see `cl_plugins.contract.task.certain`.
 
     Raises:
         TrainingError: If not.
@@ -114,7 +117,7 @@ def check_trained(where: str, steps: int, before: Marks, after: Marks, wanted: S
         what = f"{len(broken)} tensors are not finite after training (e.g. {broken[0]})."
         raise TrainingError(Problem(where, what, "Lower `learning_rate`, or check this task's data and the base."))
     changed = {name for name in after if before.get(name) != after[name]}
-    if not changed:
+    if not changed and not idle:
         what = f"{steps} optimizer steps changed no weight."
         raise TrainingError(Problem(where, what, "Check `learning_rate`, the labels and the freeze_* keys."))
     for module in wanted:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapters.partitioned import is_partitioned, whole_on_main
 from ..base.logs import logger
+from ..contract.task import certain
 from . import guards
 
 
@@ -65,7 +66,8 @@ class TaskTraining:
         Raises:
             TrainingError: If the training did nothing, or weights are not finite, or a term was zero throughout.
         """
-        guards.check_trained(self._where, steps, self._before, guards.marks(self._model), self._wanted)
+        after = guards.marks(self._model)
+        guards.check_trained(self._where, steps, self._before, after, self._wanted, idle=certain(self._model))
         self._terms.check()
 
     def leave(self) -> Learned:

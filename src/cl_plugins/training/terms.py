@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Problem, TrainingError
 from ..contract.method import Method
-from ..contract.task import Batch, TaskContext
+from ..contract.task import Batch, TaskContext, certain
 
 
 if TYPE_CHECKING:
@@ -109,6 +109,8 @@ class TaskTerms:
         """
         if self.method.starts_at_zero and self._steps_seen is not None and len(set(self._steps_seen)) == 1:
             return  # a task of one step, where zero is right
+        if certain(self.model):
+            return
         dead = [name for name, value in self._largest.items() if value == 0.0]
         if dead and self.context.index > 1:
             what = f"the penalties {', '.join(dead)} were zero at every step."

@@ -50,6 +50,7 @@ class CrossModal(Method):
         step_cost="as the classifier plus a memory batch through the model and through its earlier state",
         memory="as the classifier plus one more copy of its trained parts",
     )
+    starts_at_zero = True
 
     def __init__(self, config: CrossModalOptions) -> None:
         super().__init__(config)
@@ -99,7 +100,7 @@ class CrossModal(Method):
             every = losses.joint_cross_entropy(new_rows, targets, own.logits[:, 0], labels[:, 1])
             # the trainer's loss is that of the new rows; with this term it is the mean over both half-batches
             terms["memory"] = every - torch.nn.functional.cross_entropy(new_rows.float(), targets)
-            if config.distil:
+            if config.distil and old.logits.shape[-1] > 1:  # of one class the probability is 1 under every model
                 distil = losses.distillation(own.logits[:, 0], old.logits[:, 0], config.temperature)
                 terms["distil"] = config.distil * distil
             weight = config.preserve * losses.preservation_weight(context.index)

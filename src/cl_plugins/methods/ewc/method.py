@@ -13,7 +13,7 @@ from ...base.errors import CompatibilityError, Problem, RunStateError
 from ...base.schema import option
 from ...contract.capabilities import Capabilities
 from ...contract.names import trainable
-from ...contract.task import TaskContext
+from ...contract.task import TaskContext, certain
 from ..one_lora import ADAPTER
 from ..samples import chosen_samples
 from ..seqlora import SeqLoRA
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ...contract.carry import Carry, CarryWriter, TaskUpdate
 
 
+CERTAIN = "certain"  # in meta: when these values were measured there was one answer, and nothing to protect
 FISHER = "fisher.safetensors"
 ANCHORS = "anchors.safetensors"
 
@@ -91,6 +92,8 @@ class EWC(SeqLoRA):
         if context.carry is None:
             return {}
         past = self._past(context, context.carry, model)
+        if past is None:
+            return {}
         value = self.config.weight * quadratic_penalty(past.parameters, past.anchors, past.fisher)
         if self.config.faithful == "mammoth":
             value = 2.0 * value  # without the half
@@ -111,6 +114,11 @@ class EWC(SeqLoRA):
         self._norm = float(sum(value.double().sum() for value in values))
         return {"fisher": {name: value.cpu() for name, value in zip(trained, values, strict=True)}}
 
+    def describe(self, context: TaskContext, model: Module) -> dict[str, Any]:
+        """As sequential LoRA, and whether the model can give one answer only."""
+        found = super().describe(context, model)
+        return {**found, CERTAIN: True} if certain(model) else found
+
     def numbers(self, context: TaskContext, model: Module) -> dict[str, float]:
         """The sum of the task's Fisher values: next to 0, nothing is protected."""
         return {} if self._norm is None else {"fisher_sum": self._norm}
@@ -120,6 +128,8 @@ class EWC(SeqLoRA):
         from ...contract.carry import read_tensors
 
         super().consolidate(previous, update, writer)
+        if update.meta.get(CERTAIN):
+            writer.meta[CERTAIN] = True
         if self.config.weight == 0:
             return
         new = read_tensors(update.statistic("fisher"))
@@ -130,8 +140,10 @@ class EWC(SeqLoRA):
             earlier = previous.load(ANCHORS) if previous is not None else {}
             writer.write(ANCHORS, _joint_anchors(update.load(), new, earlier, old))
 
-    def _past(self, context: TaskContext, carry: Carry, model: Module) -> _Past:
-        """Read once per task, on the device of the model."""
+    def _past(self, context: TaskContext, carry: Carry, model: Module) -> _Past | None:
+        """Read once per task, on the device of the model; None if the past could give one answer only."""
+        if carry.meta.get(CERTAIN):
+            return None
         if self._cached is None or self._cached.context is not context:
             fisher = _fisher(carry)
             anchors = carry.load(ANCHORS if self.config.faithful == "prism" else ADAPTER)

@@ -70,6 +70,8 @@ class LwF(SeqLoRA):
         if context.carry is None or (alpha == 0 and self.config.faithful is None):
             return {}
         old = self._teacher_logits(context, context.carry, model, batch)
+        if old.shape[-1] == 1:  # the past is one class, whose probability is 1 under every model
+            return {}
         new = batch.logits[..., : old.shape[-1]]  # of a head that grows, the old classes
         if self.config.faithful is None:
             return {"lwf": alpha * distillation(new, old, batch.labels, temperature)}
