@@ -23,6 +23,7 @@ from . import data as data_sets
 from . import keys as key_rules
 from .base import AnsweringClassifier, EncoderBase, plain_classifier
 from .data import Record, RecordRows, RecordSet
+from .sets import channel_names
 
 
 if TYPE_CHECKING:
@@ -142,6 +143,8 @@ class Session:
                 with _seeded(spec.seed):
                     self._encoders[name] = make_encoder(_encoder_config(spec))
         self.processor = CrossModalProcessor(self.specs, {n: e.config for n, e in self._encoders.items()})
+        sets = [_record_set(set_name, keys, self.specs) for _, names, keys in trainings for set_name in names]
+        self.processor.name_channels(channel_names(sets))
         self.labels = _all_labels(trainings, self.specs)
         self._numbers = {name: number for number, name in enumerate(self.labels)}
         self._base: EncoderBase | None = None
