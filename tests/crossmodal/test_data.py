@@ -156,7 +156,7 @@ def test_a_modality_that_a_task_lacks_is_told(raw, data, caplog):
     with caplog.at_level("WARNING", logger="cl_plugins"):
         check(EncoderHost(), raw)
     assert [r.getMessage() for r in caplog.records if "modality" in r.getMessage()] == [
-        "task 'two': no training record has the modality sound, which is masked there. "
+        "task 'two': no training record has the modality sound, which is masked there."
     ]
 
 

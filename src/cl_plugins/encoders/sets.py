@@ -45,8 +45,8 @@ def modality_problems(
                     if kind == "training":
                         missing[name].append(task)
                     near = nearest(name, [field for field in own if field not in specs])
-                    what = "task '%s': no %s record has the modality %s, which is masked there. %s"
-                    logger.warning(what, task, kind, name, near)
+                    what = "task '%s': no %s record has the modality %s, which is masked there.%s"
+                    logger.warning(what, task, kind, name, f" {near}" if near else "")
     if not (known and whole):
         return []
     found = []
