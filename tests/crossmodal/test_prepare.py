@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -300,6 +301,86 @@ def test_a_broken_index_is_named(tmp_path, capsys):
     text = capsys.readouterr().err
     assert "line 1: has the split 'dev'" in text
     assert "line 2: has no `label`" in text
+
+
+def index_of(folder, records):
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records)
+    (folder / "index.jsonl").write_text(text, encoding="utf-8")
+    return str(folder / "index.jsonl")
+
+
+def plain(count=40, **fields):
+    """Samples of two classes without files; a field that is a function gets the number of the sample."""
+    for i in range(count):
+        own = {k: v(i) if callable(v) else v for k, v in fields.items()}
+        yield {"id": f"s{i}", "label": "ab"[i % 2], "words": f"text {i}", **own}
+
+
+def test_samples_of_no_step_are_counted(tmp_path, caplog):
+    records = list(plain(60, domain=lambda i: ("x", "y", "z", None)[i % 4]))
+    with caplog.at_level("WARNING", logger="cl_plugins"):
+        assert prepare.main([index_of(tmp_path, records), str(tmp_path / "out"), "--domains", "x", "y"]) == 0
+    note = "Samples that are left out: 15 of domain z, 15 without a domain."
+    assert note in yaml.safe_load((tmp_path / "out/stream.yaml").read_text())["notes"]
+    assert note in caplog.text
+
+
+def test_domains_may_be_numbers_or_contain_what_no_name_may(tmp_path):
+    for name, values, tasks in (
+        ("numbers", (1, 2), ["1", "2"]),
+        ("marks", ("site/A", "site B"), ["site_A", "site_B"]),
+    ):
+        index = index_of(tmp_path / name, plain(domain=lambda i, v=values: v[i // 2 % 2]))
+        assert prepare.main([index, str(tmp_path / name / "out"), "--domains", *map(str, values)]) == 0
+        stream = load_stream(str(tmp_path / name / "out/stream.yaml"))
+        assert list(stream.task_names) == tasks
+        assert sum(len(lines(tmp_path / name / "out", f"{t}_{s}")) for t in tasks for s in ("train", "test")) == 40
+
+
+@pytest.mark.parametrize("names", [["x", "x"], ["x/y", "x y"]])
+def test_domains_that_would_share_a_task_are_refused(tmp_path, names, capsys):
+    index = index_of(tmp_path, plain(domain=lambda i: names[i // 2 % 2]))
+    assert prepare.main([index, str(tmp_path / "out"), "--domains", *names]) == 2
+    assert "domain 'x" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_null_is_as_good_as_left_out(tmp_path):
+    given = list(plain(200))
+    for records in (
+        given,
+        [{**r, "group": None, "split": None} for r in given],
+        [{**r, "group": r["id"], "id": None} for r in given],
+    ):
+        found = prepare.with_splits(prepare.read_index(Path(index_of(tmp_path, records))), 0.2, 0)
+        assert [r["split"] for r in found] == [r["split"] for r in prepare.with_splits(given, 0.2, 0)]
+        assert 20 < sum(r["split"] == "test" for r in found) < 60
+    mixed = [{"label": "a", "group": "1", "split": "train"}, {"label": "a", "split": "test"}]
+    assert prepare.with_splits(mixed, 0.2, 0)  # the second one's number is no group
+
+
+def test_a_text_that_is_the_name_of_a_file_stays(tmp_path):
+    for name in ("normal", "see.txt", "a.png"):
+        (tmp_path / name).touch()
+    records = plain(
+        picture="a.png",
+        words="normal",
+        remark=lambda i: "see.txt" if i == 3 else f"a remark\u2028no. {i}",
+    )
+    assert prepare.main([index_of(tmp_path, records), str(tmp_path / "out"), "--classes-per-step", "2"]) == 0
+    found = [r for split in ("train", "test") for r in lines(tmp_path / "out", f"step1_{split}")]
+    assert {r["picture"] for r in found} == {"../a.png"}
+    assert {r["words"] for r in found} == {"normal"}
+    assert "see.txt" in {r["remark"] for r in found}
+    assert len(found) == 40
+
+
+def test_files_that_are_missing_are_named(tmp_path, capsys):
+    (tmp_path / "a.png").touch()
+    index = index_of(tmp_path, plain(picture=lambda i: "a.png" if i else "b.png"))
+    assert prepare.main([index, str(tmp_path / "out")]) == 2
+    assert "b.png" in capsys.readouterr().err
 
 
 def test_the_demo_records_its_order(tmp_path):

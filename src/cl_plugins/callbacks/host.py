@@ -190,6 +190,12 @@ class LearnerHost:
         """None."""
         return []
 
+    def sets_problems(
+        self, trained: Mapping[str, Sequence[Any]], tested: Mapping[str, Sequence[Any]], *, whole: bool
+    ) -> list[Problem]:
+        """None: each is checked by itself."""
+        return []
+
     def sizes(self, keys: Mapping[str, Any], method: Method, task: Task) -> ModelSizes:
         """Sizes are counted for recipes only.
 

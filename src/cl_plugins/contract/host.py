@@ -300,6 +300,17 @@ class Host(Protocol):
     def base_problems(self, keys: Mapping[str, Any]) -> list[Problem]:
         """What the base's config says against the recipe's keys, weights not loaded; none where it cannot be had."""
 
+    def sets_problems(
+        self, trained: Mapping[str, Sequence[DataSet]], tested: Mapping[str, Sequence[DataSet]], *, whole: bool
+    ) -> list[Problem]:
+        """What the data sets of a run say against each other; each is checked by `DataSet.problems`.
+
+        Args:
+            trained: Task -> its training sets.
+            tested: Task or probe -> its test sets.
+            whole: Whether these are all tasks that the model learns; else others are elsewhere.
+        """
+
     def sizes(self, keys: Mapping[str, Any], method: Method, task: Task) -> ModelSizes:
         """Count what a recipe would train, without weights: what the method makes trainable for its first task.
 

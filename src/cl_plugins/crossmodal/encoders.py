@@ -6,6 +6,7 @@ place of the layers differs between families, so each family has an entry in `FA
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -154,6 +155,55 @@ def config_of(given: Mapping[str, Any]) -> PretrainedConfig:
     if hasattr(config, "vision_config") and kind in ("clip", "siglip"):
         return config.vision_config
     return config
+
+
+def config_problems(given: Mapping[str, Any], where: str) -> list[Problem]:
+    """Fields of a config that its type does not have, which Transformers would keep and not read, and wrong sizes.
+
+    Args:
+        given: See `config_of`; its type is known.
+        where: YAML path for the messages.
+    """
+    config = config_of(given)
+    kind = str(given["model_type"])
+    whole = SignalConfig() if kind == SignalConfig.model_type else AutoConfig.for_model(kind)
+    found = _unknown_fields({k: v for k, v in given.items() if k != "model_type"}, whole, where)
+    if isinstance(config, SignalConfig):
+        found += config.value_problems(where)
+    if found:
+        return found
+    try:
+        with torch.device("meta"):
+            make_encoder(config)
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, AttributeError, KeyError) as error:
+        what = f"makes no encoder: {' '.join(str(error).split())[:300]}"
+        found.append(Problem(where, what, "Correct its fields."))
+    return found
+
+
+#: What a ``config.json`` may hold for any type, and a config without it does not show.
+_OF_EVERY_CONFIG = frozenset({"architectures", "dtype", "torch_dtype", "num_labels", "id2label", "label2id"})
+
+
+def _unknown_fields(given: Mapping[str, Any], config: PretrainedConfig, where: str) -> list[Problem]:
+    """Names that are neither in a config of this type, nor an argument of it, nor another name of a field."""
+    made = type(config)
+    known = {*config.to_dict(), *inspect.signature(made.__init__).parameters, *config.attribute_map}
+    known |= {name for name in vars(config) if not name.startswith("_")} - {"self", "kwargs"}
+    found = []
+    for key, value in given.items():
+        part = getattr(config, key, None)
+        if key not in known and key not in _OF_EVERY_CONFIG and not key.startswith("_"):
+            fix = f"{nearest(key, sorted(known))} Remove it otherwise.".strip()
+            found.append(Problem(f"{where}.{key}", f"is no field of the config of {config.model_type!r}.", fix))
+        elif isinstance(part, PretrainedConfig) and isinstance(value, Mapping):
+            found += _unknown_fields(value, part, f"{where}.{key}")
+    return found
+
+
+def is_reserved(name: str) -> bool:
+    """Whether a modality cannot have a name: PyTorch's tables of modules use it for themselves (`values`, `train`)."""
+    return name in ("id", "label", "present") or hasattr(nn.ModuleDict(), name)
 
 
 def plain_config(config: PretrainedConfig) -> dict[str, Any]:

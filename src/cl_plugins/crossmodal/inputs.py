@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 FILE = "inputs.json"
 #: What a reader raises for a value that it cannot read.
 UNREADABLE = (OSError, ValueError, TypeError, KeyError)
+CHANNELS = "channels.json"  # names of a signal's channels
 _CACHED, _SMALL = 8192, 65536  # tensors that are kept in memory, and their largest number of elements
+
+
+#: Key of an encoder -> the kind that reads it.
+_OF_KIND = {"frames": "vision", "sampling_rate": "audio", "seconds": "audio", "max_length": "text"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,11 @@ class EncoderSpec:
         None, help="Config of an encoder with random weights, in place of `model`: `model_type` and its fields."
     )
     seed: int = option(0, help="Seed of the random weights, for `config`.")
-    frames: int = option(1, minimum=1, help="vision: pictures per sample, taken at equal distances out of a video.")
+    frames: int = option(
+        1,
+        minimum=1,
+        help="vision: pictures per sample, taken at equal distances out of a video or the pages of a TIFF or GIF.",
+    )
     sampling_rate: int = option(16000, minimum=1, help="audio: samples per second.")
     seconds: float = option(
         10.0, minimum=0, help="audio: length of a sample for encoders that take waves; padded or cut."
@@ -67,7 +76,13 @@ class EncoderSpec:
         if (self.model is None) == (self.config is None):
             what = "has both `model` and `config`." if self.model else "has neither `model` nor `config`."
             return [Problem(where, what, "Name a pretrained encoder, or give the config of one with random weights.")]
-        return []
+        found = []
+        for key, kind in _OF_KIND.items():
+            value, default = getattr(self, key), type(self).__dataclass_fields__[key].default
+            if kind != self.kind and value != default:
+                what = f"is {value!r}, and an encoder of the kind {self.kind} does not read it."
+                found.append(Problem(f"{where}.{key}", what, f"Remove it; it is a key of the kind {kind}."))
+        return found
 
 
 class Reader(ABC):
@@ -75,9 +90,11 @@ class Reader(ABC):
 
     Attributes:
         processor: What Transformers has for it (image processor, feature extractor, tokenizer); None where there is none.
+        names: Of a signal, the names that the channels of a file must have, if it has any: another order is another signal.
     """
 
     processor: Any = None
+    names: tuple[str, ...] | None = None
 
     @abstractmethod
     def read(self, value: Any) -> dict[str, Tensor]:
@@ -275,17 +292,26 @@ class SignalReader(Reader):
     Args:
         spec: The encoder's entry.
         config: The encoder's config.
-        folder: Not used.
+        folder: Where the names of the channels may be.
     """
 
     def __init__(self, spec: EncoderSpec, config: Any, folder: str | None) -> None:
         self._length, self._channels = int(config.length), int(config.channels)
+        file = Path(folder or "", CHANNELS)
+        if folder is not None and file.is_file():
+            self.names = tuple(json.loads(file.read_text(encoding="utf-8")))
 
     def read(self, value: Any) -> dict[str, Tensor]:
         """``values`` (length, channels)."""
         import torch
 
-        return {"values": torch.from_numpy(media.signal(value, self._length, self._channels))}
+        return {"values": torch.from_numpy(media.signal(value, self._length, self._channels, self.names))}
+
+    def save(self, folder: Path) -> None:
+        """Save the names of the channels, if they are known."""
+        if self.names is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / CHANNELS).write_text(json.dumps(self.names) + "\n", encoding="utf-8")
 
     def look(self, value: Any) -> bool:
         """Whether it has the encoder's channels; it is brought to the encoder's length as a whole."""
@@ -347,6 +373,15 @@ class CrossModalProcessor:
         self._readers = {name: _reader(name, specs[name], configs[name], places[name]) for name in self.names}
         self._empty: dict[str, dict[str, Tensor]] = {}
         self._cache: dict[tuple[str, str], dict[str, Tensor]] = {}
+
+    def name_channels(self, names: Mapping[str, tuple[str, ...]]) -> None:
+        """Say which channels signals have; a file with others is refused from now on.
+
+        Args:
+            names: Modality -> names of its channels, in order.
+        """
+        for name, channels in names.items():
+            self._readers[name].names = channels
 
     def _read(self, name: str, record: Mapping[str, Any]) -> dict[str, Tensor]:
         value = record.get(name)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import wave
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..base.pictures import is_wide, stretched
+from .tables import Names, read_table, shown
 
 
 if TYPE_CHECKING:
@@ -14,36 +16,60 @@ if TYPE_CHECKING:
 
 
 VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv"})
+_PAGED = frozenset({"TIFF", "GIF", "PNG", "WEBP"})
 
 
 def frames(value: Any, count: int) -> list[Image]:
-    """Pictures at equal distances, in RGB.
+    """Pictures at equal distances, in RGB; grey ones with more than 8 bits are stretched to 8.
 
     Args:
         value: A picture, its file, a list of both, or the file of a video.
-        count: How many; of fewer pictures some occur twice.
+        count: How many; of fewer pictures some occur twice. Of one file of a TIFF with pages, or an animated GIF, PNG or
+            WebP, more than one are taken as of a video; in a list, and with 1, its first page counts.
 
     Raises:
         ValueError: If there is no picture.
         OSError: If a file cannot be read.
     """
-    from PIL import Image
-
     if isinstance(value, (str, Path)) and Path(value).suffix.lower() in VIDEOS:
         found: list[Any] = _decode(str(value), count)
     else:
         found = list(value) if isinstance(value, (list, tuple)) else [value]
+    if count > 1 and len(found) == 1:
+        found = _pages(found[0])
     if not found:
         raise ValueError("there is no picture in it")
     picked = [found[min(len(found) - 1, int((i + 0.5) * len(found) / count))] for i in range(count)]
-    pictures = []
-    for one in picked:
-        if isinstance(one, (str, Path)):
-            with Image.open(one) as opened:
-                pictures.append(opened.convert("RGB"))
-        else:
-            pictures.append(one.convert("RGB"))
-    return pictures
+    return [_picture(one) for one in picked]
+
+
+def _pages(one: Any) -> list[Any]:
+    """The pages of a file of pictures, each with its number; a picture as it is."""
+    from PIL import Image
+
+    if not isinstance(one, (str, Path)):
+        return [one]
+    with Image.open(one) as opened:
+        # the further pictures of a photo (MPO) are previews and other views of it
+        pages = getattr(opened, "n_frames", 1) if opened.format in _PAGED else 1
+    return [(one, page) for page in range(pages)]
+
+
+def _picture(one: Any) -> Image:
+    """A picture, its file, or a file and the number of a page, in RGB."""
+    from PIL import Image
+
+    if not isinstance(one, (str, Path, tuple)):
+        return _rgb(one)
+    file, page = one if isinstance(one, tuple) else (one, 0)
+    with Image.open(file) as opened:
+        if page:
+            opened.seek(page)
+        return _rgb(opened)
+
+
+def _rgb(picture: Image) -> Image:
+    return (stretched(picture) if is_wide(picture) else picture).convert("RGB")
 
 
 def _decode(path: str, count: int) -> list[Any]:
@@ -67,38 +93,65 @@ def sound(value: Any, rate: int) -> np.ndarray:
     """A sound as one channel.
 
     Args:
-        value: A wave (samples,), or a file: ``.npy`` with a wave of this rate, ``.wav``, or anything that PyAV reads.
+        value: A wave (samples,) or (samples, channels), or a file: ``.npy`` with a wave of this rate, ``.wav``, or anything
+            that PyAV reads. Whole numbers of 8 to 32 bits are scaled as those of a WAV, and channels are averaged.
         rate: Samples per second of the result.
 
     Returns:
         (samples,) float32 in [-1, 1].
 
     Raises:
-        ValueError: If there is no sound.
+        ValueError: If there is no sound, or it has values that are no finite numbers.
         OSError: If a file cannot be read.
     """
     import numpy as np
 
     if not isinstance(value, (str, Path)):
-        return np.asarray(value, dtype=np.float32).reshape(-1)
-    suffix = Path(value).suffix.lower()
-    if suffix == ".npy":
-        return np.load(value, allow_pickle=False).astype(np.float32).reshape(-1)
-    if suffix == ".wav":
-        plain = _wav(str(value))
-        if plain is not None and plain[1] == rate:
-            return plain[0]
+        found = _mono(np.asarray(value))
+    elif Path(value).suffix.lower() == ".npy":
+        found = _mono(np.load(value, allow_pickle=False))
+    else:
+        plain = _wav(str(value)) if Path(value).suffix.lower() == ".wav" else None
+        found = plain[0] if plain is not None and plain[1] == rate else _decoded_sound(str(value), rate)
+    if not found.size:
+        raise ValueError("there is no sound in it")
+    if not np.isfinite(found).all():
+        raise ValueError("it has values that are no finite numbers")
+    return found
+
+
+def _mono(values: np.ndarray) -> np.ndarray:
+    """A wave as one channel in [-1, 1]; of two dimensions the longer one is time."""
+    import numpy as np
+
+    if values.ndim not in (1, 2) or values.dtype.kind not in "iuf":
+        raise ValueError(f"it is no wave: {values.ndim} dimensions of {values.dtype}")
+    if values.dtype.kind != "f":
+        if values.dtype.itemsize < 8:
+            most = 2.0 ** (8 * values.dtype.itemsize - 1)
+            values = values.astype(np.float64) / most - (values.dtype.kind == "u")
+        elif values.size and np.abs(values).max() > 1:
+            raise ValueError("it has whole numbers whose largest value is not known; give floats in [-1, 1]")
+    found = values.astype(np.float32)
+    if found.ndim == 2:
+        found = found.mean(axis=1 if found.shape[0] >= found.shape[1] else 0)
+    return found
+
+
+def _decoded_sound(path: str, rate: int) -> np.ndarray:
     import av
+    import numpy as np
 
     parts: list[np.ndarray] = []
-    with av.open(str(value)) as container:
+    with av.open(path) as container:
+        if not container.streams.audio:
+            raise ValueError("there is no sound in it")
         resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)
         for frame in container.decode(audio=0):
             parts += [part.to_ndarray().reshape(-1) for part in resampler.resample(frame)]
-        parts += [part.to_ndarray().reshape(-1) for part in resampler.resample(None)]
-    if not parts:
-        raise ValueError("there is no sound in it")
-    return np.concatenate(parts).astype(np.float32)
+        if parts:
+            parts += [part.to_ndarray().reshape(-1) for part in resampler.resample(None)]
+    return np.concatenate(parts).astype(np.float32) if parts else np.zeros(0, dtype=np.float32)
 
 
 def _wav(path: str) -> tuple[np.ndarray, int] | None:
@@ -133,10 +186,15 @@ def write_wav(path: Path, samples: np.ndarray, rate: int) -> None:
 
 
 def signal_of(value: Any) -> np.ndarray:
-    """A signal as it is stored, (samples, channels) float32.
+    """A signal as it is stored, (samples, channels) float32; see `named_signal`."""
+    return named_signal(value)[0]
+
+
+def named_signal(value: Any) -> tuple[np.ndarray, Names | None]:
+    """A signal as it is stored, (samples, channels) float32, and the names of its channels, where a file has them.
 
     Args:
-        value: Numbers (samples, channels) or (samples,), or a file: ``.npy``, or ``.csv`` with an optional line of names.
+        value: Numbers (samples, channels) or (samples,), or a file: ``.npy``, or a table (`tables.read_table`).
 
     Raises:
         ValueError: If it holds no numbers.
@@ -144,49 +202,39 @@ def signal_of(value: Any) -> np.ndarray:
     """
     import numpy as np
 
+    names = None
     if isinstance(value, (str, Path)):
         if Path(value).suffix.lower() == ".npy":
             value = np.load(value, allow_pickle=False)
         else:
-            lines = Path(value).read_text(encoding="utf-8").splitlines()
-            rows = [line.replace(";", ",").split(",") for line in lines if line.strip()]
-            value = [_numbers(row) for row in rows[0 if rows and _numeric(rows[0]) else 1 :]]
+            value, names = read_table(Path(value))
     found = np.asarray(value, dtype=np.float32)
     found = found[:, None] if found.ndim == 1 else found
     if found.ndim != 2 or not found.size or not np.isfinite(found).all():
         raise ValueError("it holds no table of finite numbers")
-    return found
+    return found, names
 
 
-def _numeric(row: Sequence[str]) -> bool:
-    try:
-        _numbers(row)
-    except ValueError:
-        return False
-    return True
-
-
-def _numbers(row: Sequence[str]) -> list[float]:
-    return [float(cell) for cell in row if cell.strip()]
-
-
-def signal(value: Any, length: int, channels: int) -> np.ndarray:
+def signal(value: Any, length: int, channels: int, names: Names | None = None) -> np.ndarray:
     """A signal at an encoder's length, (length, channels) float32, by linear interpolation.
 
     Args:
-        value: See `signal_of`.
+        value: See `named_signal`.
         length: Samples of the result.
         channels: Channels that it must have.
+        names: Names that its channels must have, if it has any.
 
     Raises:
-        ValueError: If it has another number of channels, or holds no numbers.
+        ValueError: If it has other channels, or holds no numbers.
         OSError: If a file cannot be read.
     """
     import numpy as np
 
-    found = signal_of(value)
+    found, own = named_signal(value)
     if found.shape[1] != channels:
         raise ValueError(f"it has {found.shape[1]} channels, and the encoder {channels}")
+    if names is not None and own is not None and own != names:
+        raise ValueError(f"its columns are {shown(own)}, and those of the files before it {shown(names)}")
     if len(found) == length:
         return found
     places = np.linspace(0, len(found) - 1, length)

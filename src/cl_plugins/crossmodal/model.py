@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput
 
 from ..base.errors import CompatibilityError, Problem
 from .configuration import CrossModalConfig
-from .encoders import BlockedEncoder, State, config_of, make_encoder, plain_config
+from .encoders import BlockedEncoder, State, config_of, is_reserved, make_encoder, plain_config
 from .experts import Adapter, Stream, mean_tokens
 
 
@@ -90,9 +90,10 @@ class CrossModalClassifier(PreTrainedModel):
         if not names or (len(names) < 2 and config.adapters != "none"):
             what = f"has {len(names)} encoders, and adapters need two."
             raise CompatibilityError(Problem("encoders", what, "Name another encoder, or set `adapters: none`."))
-        bad = [name for name in names if not name.isidentifier()]
+        bad = [name for name in names if not name.isidentifier() or is_reserved(name)]
         if bad:
-            raise CompatibilityError(Problem(f"encoders.{bad[0]}", "is no name.", "Use letters, digits and '_'."))
+            fix = "Use letters, digits and '_', and no name such as `values` that PyTorch uses itself."
+            raise CompatibilityError(Problem(f"encoders.{bad[0]}", "is no name of a modality.", fix))
         made = encoders or {name: make_encoder(config_of(config.encoders[name]["config"])) for name in names}
         self.encoders = nn.ModuleDict({k: BlockedEncoder(made[k], config.blocks, k) for k in names})
         widths = {k: int(self.encoders[k].width) for k in names}  # type: ignore[arg-type]

@@ -1,7 +1,8 @@
 """From labelled samples to a stream: class-incremental or domain-incremental steps, split by group, order recorded.
 
 The input is an index, one JSON object per line: ``label``, a field per modality (files relative to the index), and where they
-are known ``split`` (``train`` or ``test``), ``group`` (video or participant, never in both splits) and ``domain``. With
+are known ``split`` (``train`` or ``test``), ``group`` (video or participant, never in both splits) and ``domain``. A field whose
+every value names a file (with a suffix) holds files; what is in other fields stays as it is. With
 ``--protocol`` the input is the folder of what the authors of a data set distribute::
 
     python -m cl_plugins.crossmodal.prepare index.jsonl data/my_stream --classes-per-step 4 --seed 0
@@ -21,11 +22,14 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..base.errors import ClPluginsError, DataError, Problem
+from ..base.logs import logger, set_up
 from ..base.outside import OutsideError, parse_json, read_text
 from . import sources
 
@@ -46,7 +50,7 @@ def read_index(path: Path) -> list[Record]:
         DataError: If it cannot be read, or a line has no label or a wrong split.
     """
     try:
-        found = [parse_json(line) for line in read_text(path, LIMIT).splitlines() if line.strip()]
+        found = [parse_json(line) for line in read_text(path, LIMIT).split("\n") if line.strip()]
     except (OSError, ValueError, OutsideError) as error:
         raise DataError(Problem(str(path), f"cannot be read ({error}).", "Write one JSON object per line.")) from error
     problems = []
@@ -54,7 +58,7 @@ def read_index(path: Path) -> list[Record]:
         where = f"{path}, line {number}"
         if not isinstance(record, dict) or not isinstance(record.get("label"), str):
             problems.append(Problem(where, "has no `label`.", "Give the name of its class as a text."))
-        elif record.get("split", "train") not in SPLITS:
+        elif record.get("split") not in (None, *SPLITS):
             problems.append(Problem(where, f"has the split {record['split']!r}.", "Write train or test."))
     if not found:
         problems.append(Problem(str(path), "is empty.", "Write one JSON object per line."))
@@ -74,14 +78,15 @@ def with_splits(records: Sequence[Record], test: float, seed: int) -> list[Recor
     Raises:
         DataError: If a group is in both splits.
     """
-    found, seen = [], dict[str, str]()
+    found, seen = [], dict[tuple[str, str], str]()
     for number, record in enumerate(records):
-        group = str(record.get("group", record.get("id", number)))
-        draw = int(hashlib.sha256(f"{seed}/{group}".encode()).hexdigest()[:8], 16) / 16**8
+        # null is as good as left out, and no two samples share what neither has
+        kind, value = next(((k, record[k]) for k in ("group", "id") if record.get(k) is not None), ("number", number))
+        draw = int(hashlib.sha256(f"{seed}/{value}".encode()).hexdigest()[:8], 16) / 16**8
         split = record.get("split") or ("test" if draw < test else "train")
-        if seen.setdefault(group, split) != split:
+        if seen.setdefault((kind, str(value)), split) != split:
             raise DataError(
-                Problem(f"group {group!r}", "is in train and in test.", "Give all of its samples one split.")
+                Problem(f"{kind} {str(value)!r}", "is in train and in test.", "Give all of its samples one split.")
             )
         found.append({**record, "split": split})
     return found
@@ -123,15 +128,16 @@ def write_stream(
     """
     import yaml
 
+    names = _step_names(steps, by)
+    media = _media_fields(records, source)
     target.mkdir(parents=True, exist_ok=True)
     told = dict(about or {})
     of_task = {key: told.pop(key) for key in ("source", "licence") if key in told}
     info, tasks, problems = {}, [], []
-    for number, members in enumerate(steps, start=1):
-        own = [record for record in records if record.get(by) in members]
-        name = f"step{number}" if by == "label" else str(members[0])
+    for number, (name, members) in enumerate(zip(names, steps, strict=True), start=1):
+        own = [record for record in records if _value(record, by) in members]
         for split in SPLITS:
-            kept = [_moved(record, source, target) for record in own if record["split"] == split]
+            kept = [_moved(record, media, source, target) for record in own if record["split"] == split]
             if not kept:
                 what = f"has no samples for {split}."
                 problems.append(
@@ -146,26 +152,99 @@ def write_stream(
         tasks.append({"name": name, **sets, **of_task, "overrides": {"labels": labels}})
     if problems:
         raise DataError(problems)
+    left = _left_out(records, steps, by)
     # AVE has classes such as "Violin, fiddle".
     order = "; ".join(", ".join(f'"{m}"' if "," in m or ";" in m else m for m in members) for members in steps)
     seeded = f" (seed {seed})" if by == "label" else ""
     first = f"Order of the {'classes' if by == 'label' else 'domains'}{seeded}: {order}."
     (target / "dataset_info.json").write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
-    stream = {"name": target.name, **told, "notes": [first, *notes], "tasks": tasks}
+    for note in left:
+        logger.warning("%s", note)
+    stream = {"name": target.name, **told, "notes": [first, *left, *notes], "tasks": tasks}
     (target / "stream.yaml").write_text(yaml.safe_dump(stream, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def _moved(record: Record, source: Path, target: Path) -> Record:
-    """A sample whose files are relative to the new folder; texts stay."""
+def _value(record: Record, by: str) -> str | None:
+    """A label or a domain as a text; domains may be numbers."""
+    return None if record.get(by) is None else str(record[by])
+
+
+def _step_names(steps: Sequence[Sequence[str]], by: str) -> list[str]:
+    """A name for every step: its number, or its domain as far as it can be the name of a task and of files.
+
+    Raises:
+        DataError: If two domains have one name.
+    """
+    if by == "label":
+        return [f"step{number}" for number in range(1, len(steps) + 1)]
+    found: dict[str, str] = {}
+    for members in steps:
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "_", members[0]).lstrip("_.-")[:100] or f"domain{len(found) + 1}"
+        if name.casefold() in map(str.casefold, found):
+            other = next(domain for known, domain in found.items() if known.casefold() == name.casefold())
+            what = (
+                "is named twice." if other == members[0] else f"has the same name for its task as {other!r}: {name}."
+            )
+            raise DataError(Problem(f"domain {members[0]!r}", what, "Name every domain once, and differently."))
+        found[name] = members[0]
+    return list(found)
+
+
+def _left_out(records: Sequence[Record], steps: Sequence[Sequence[str]], by: str) -> list[str]:
+    """A note on samples that are in no step, with their numbers; empty if there are none."""
+    known = {member for members in steps for member in members}
+    others = Counter(value for record in records if (value := _value(record, by)) not in known)
+    if not others:
+        return []
+    without = others.pop(None, 0)
+    parts = [f"{count} of {by} {value}" for value, count in sorted(others.items(), key=lambda item: str(item[0]))]
+    parts += [f"{without} without a {by}"] if without else []
+    return [f"Samples that are left out: {', '.join(parts)}."]
+
+
+def _media_fields(records: Sequence[Record], source: Path) -> set[str]:
+    """The fields that hold files: those in which every text is the name of a file, with a suffix.
+
+    A text may be the name of a file by chance, so that single values decide nothing.
+
+    Raises:
+        DataError: If a field holds files, some of which are missing.
+    """
+    texts: dict[str, dict[str, None]] = {}
+    for record in records:
+        for field, value in record.items():
+            if field not in (*_ABOUT, "id", "label"):
+                texts.setdefault(field, {}).update(dict.fromkeys(_texts(value)))
+    found, problems = set(), []
+    for field, values in texts.items():
+        missing = [text for text in values if not (Path(text).suffix and _is_file(source / text))]
+        if values and not missing:
+            found.add(field)
+        elif len(missing) < len(values) and all(re.fullmatch(r"\.\w+", Path(text).suffix) for text in missing):
+            what = f"names files, of which {len(missing)} of {len(values)} are missing, such as {missing[0]}."
+            problems.append(Problem(field, what, f"Paths are relative to {source}."))
+    if problems:
+        raise DataError(problems)
+    return found
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+
+
+def _moved(record: Record, media: Collection[str], source: Path, target: Path) -> Record:
+    """A sample whose files are relative to the new folder; what is in other fields stays."""
 
     def walk(value: Any) -> Any:
         if isinstance(value, list):
             return [walk(item) for item in value]
-        if isinstance(value, str) and _is_file(source / value):
-            return os.path.relpath(source / value, target)
-        return value
+        return os.path.relpath(source / value, target) if isinstance(value, str) else value
 
-    return {k: v if k in ("id", "label") else walk(v) for k, v in record.items() if k not in _ABOUT}
+    return {k: walk(v) if k in media else v for k, v in record.items() if k not in _ABOUT}
 
 
 def _is_file(path: Path) -> bool:
@@ -254,6 +333,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--test", type=float, default=0.2, help="share of the groups without a split (default: 0.2)")
     args = parser.parse_args(argv)
+    set_up()
     if args.show:
         sys.stdout.write("\n".join(sources.protocol(args.show).notes) + "\n")
         return 0

@@ -10,6 +10,8 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from ..base.errors import Problem
+
 
 class SignalConfig(PretrainedConfig):
     """Config of `SignalEncoder`.
@@ -42,6 +44,24 @@ class SignalConfig(PretrainedConfig):
         self.num_hidden_layers, self.num_attention_heads = num_hidden_layers, num_attention_heads
         self.intermediate_size = intermediate_size or 4 * hidden_size
         super().__init__(**kwargs)
+
+    def value_problems(self, where: str) -> list[Problem]:
+        """Sizes that no encoder can have.
+
+        Args:
+            where: YAML path for the messages.
+        """
+        sizes = "channels length piece hidden_size num_hidden_layers num_attention_heads intermediate_size".split()
+        found = [
+            Problem(f"{where}.{name}", f"is {getattr(self, name)!r}.", "Give a whole number, at least 1.")
+            for name in sizes
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1
+        ]
+        for whole, part in (("length", "piece"), ("hidden_size", "num_attention_heads")) if not found else ():
+            if getattr(self, whole) % getattr(self, part):
+                what = f"is {getattr(self, part)}, which does not divide {whole} ({getattr(self, whole)})."
+                found.append(Problem(f"{where}.{part}", what, f"Choose a divisor of {whole}."))
+        return found
 
 
 class SignalLayer(nn.Module):

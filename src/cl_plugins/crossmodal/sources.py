@@ -117,7 +117,7 @@ def _lines(path: Path, problems: list[Problem], fix: str) -> list[tuple[str, str
     except (OSError, OutsideError, ValueError) as error:
         problems.append(Problem(str(path), f"cannot be read ({error}).", fix))
         return []
-    lines = enumerate(text.splitlines(), start=1)
+    lines = enumerate(text.split("\n"), start=1)
     return [(f"{path}, line {number}", line.strip()) for number, line in lines if line.strip()]
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import DataError, Problem
+from ..base.hashes import cached_hashes
 from ..base.outside import OutsideError, parse_json, read_text
 from ..base.schema import nearest
 from ..crossmodal.inputs import EncoderSpec
-from ..crossmodal.media import VIDEOS
-from ..replay.media import SUFFIXES, outside
+from ..replay.media import outside
 
 
 INFO = "dataset_info.json"
@@ -75,6 +75,20 @@ class RecordSet:
         """The file of records."""
         return self.folder / str(self._entry()["file_name"])
 
+    def _entry_problems(self) -> list[Problem]:
+        """Keys that are LLaMA-Factory's, or nobody's: nothing would come of them."""
+        where = f"{self.folder / INFO}, {self.name}"
+        fixes = {
+            "num_samples": "Use `max_samples` in the recipe.",
+            "columns": "Name the fields of the records as the entries of `encoders`.",
+        }
+        more = "An entry has `file_name`, and nothing else is read."
+        return [
+            Problem(f"{where}.{key}", "is not read with `encoders`.", f"{fixes.get(str(key), 'Remove it.')} {more}")
+            for key in self._entry()
+            if key != "file_name"
+        ]
+
     def absent(self) -> list[Problem]:
         """No ``dataset_info.json``, or no file of the name that it gives."""
         try:
@@ -93,7 +107,8 @@ class RecordSet:
         try:
             text = read_text(path, LIMIT)
             if path.suffix == ".jsonl":
-                found = [parse_json(line) for line in text.splitlines() if line.strip()]
+                # not `splitlines`, which also ends a line at U+2028 and others that JSON may hold
+                found = [parse_json(line) for line in text.split("\n") if line.strip()]
             else:
                 found = parse_json(text)
         except FileNotFoundError as error:
@@ -112,7 +127,7 @@ class RecordSet:
             DataError: With what is wrong with them.
         """
         raw = self.raw()
-        if found := self._record_problems(raw):
+        if found := self._entry_problems() + self._record_problems(raw):
             raise DataError(found)
         return [self._resolved(record, number) for number, record in enumerate(raw)]
 
@@ -142,7 +157,7 @@ class RecordSet:
                     if not isinstance(value, str):
                         found.append(Problem(f"{where}, {name}", f"is a {type(value).__name__}.", "Give a text."))
                     continue
-                for file in _files(value):
+                for file in files_in(value):
                     if "://" in file or not (self.folder / file).is_file():
                         fix = f"Paths are relative to {self.folder}."
                         found.append(Problem(f"{where}, {name}", f"there is no file {file}.", fix))
@@ -152,9 +167,9 @@ class RecordSet:
         return found
 
     def problems(self) -> list[Problem]:
-        """Unknown name, missing file, no record, record without label or modality, missing media."""
+        """Unknown name or key, missing file, no record, record without label or modality, missing media."""
         try:
-            return self._record_problems(self.raw())
+            return self._entry_problems() + self._record_problems(self.raw())
         except DataError as error:
             return error.problems
 
@@ -173,21 +188,36 @@ class RecordSet:
             return None
 
     def record(self, sha256: Callable[[Path], str]) -> dict[str, Any]:
-        """The hash of the records, and number and size of the files that they name."""
-        media = {f for r in self.raw() for n, s in self.specs.items() if s.kind != "text" for f in _files(r.get(n))}
-        paths = [self.folder / file for file in sorted(media)]
+        """The hash of the records, and one over names and contents of the files that they name."""
         found: dict[str, Any] = {"files": {self.file().name: sha256(self.file())}, "limit": self.limit}
-        if paths:
-            found["media"] = {"count": len(paths), "bytes": sum(p.stat().st_size for p in paths if p.is_file())}
+        media = {f for r in self.raw() for n, s in self.specs.items() if s.kind != "text" for f in files_in(r.get(n))}
+        if media:
+            found["media"] = self._media(sorted(media))
         return found
 
+    def _media(self, names: Sequence[str]) -> dict[str, Any]:
+        """Number, size and hash of files; one that is not there counts by its name."""
+        digest, size = hashlib.sha256(), 0
+        places = {name: self.folder / name for name in names}
+        there = {name: place for name, place in places.items() if place.is_file()}
+        hashes = dict(zip(there, cached_hashes(there.values()), strict=True))
+        for name in names:
+            size += there[name].stat().st_size if name in there else 0
+            digest.update(f"{name}\0{hashes.get(name, '')}\n".encode())
+        return {"count": len(names), "bytes": size, "sha256": digest.hexdigest()}
 
-def _files(value: Any) -> Iterable[str]:
+
+def files_in(value: Any) -> Iterable[str]:
+    """The files of a modality in a record: one, or lists of them.
+
+    Args:
+        value: What the record has; None for nothing.
+    """
     if isinstance(value, str):
         yield value
     elif isinstance(value, list) and not _numbers(value):
         for item in value:
-            yield from _files(item)
+            yield from files_in(item)
 
 
 def _map_files(value: Any, change: Callable[[str], Any]) -> Any:
@@ -233,7 +263,7 @@ class RecordRows:
         return str(self._records[index]["id"]), self._sources[index]
 
     def record(self, index: int) -> dict[str, Any]:
-        """What the buffer stores: media that it knows as files, signals as numbers.
+        """What the buffer stores: pictures, videos and sounds as files, signals and `.npy` as numbers.
 
         Raises:
             DataError: If a signal cannot be read.
@@ -243,11 +273,13 @@ class RecordRows:
         record, images = self._records[index], list[dict[str, Any]]()
 
         def stored(name: str, file: str) -> Any:
-            suffix, spec = Path(file).suffix.lower(), self._specs[name]
-            if suffix in SUFFIXES or suffix in VIDEOS:
-                images.append(outside(file, f"sample {record['id']!r}"))
-                return {"$image": len(images) - 1}
-            return (sound(file, spec.sampling_rate) if spec.kind == "audio" else signal_of(file)).tolist()
+            spec = self._specs[name]
+            if spec.kind == "signal":
+                return signal_of(file).tolist()
+            if spec.kind == "audio" and Path(file).suffix.lower() == ".npy":
+                return sound(file, spec.sampling_rate).tolist()
+            images.append(outside(file, f"sample {record['id']!r}"))
+            return {"$image": len(images) - 1}
 
         row = {"id": record["id"], "label": record["label"]}
         for name, spec in self._specs.items():
@@ -293,7 +325,7 @@ def describe(record: Mapping[str, Any], specs: Mapping[str, EncoderSpec]) -> str
     for name, spec in specs.items():
         value = record.get(name)
         if value is not None:
-            plain = value if spec.kind == "text" else [Path(f).name for f in _files(value)][:1]
+            plain = value if spec.kind == "text" else [Path(f).name for f in files_in(value)][:1]
             parts.append(f"{name}: {plain if isinstance(plain, str) else json.dumps(plain)}")
     return "; ".join(parts)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import ClPluginsError, CompatibilityError, Problem
 from ..base.files import sha256
+from ..base.outside import is_regular, read_json
 from ..base.words import Words
 from ..contract.capabilities import Capabilities, RunFacts
 from ..contract.host import ENCODERS, ModelSizes, Trained, keys_to_look
@@ -20,6 +21,7 @@ from ..run.engine_variables import FSDP, enabled, fsdp_problem, variable_problem
 from . import keys as key_rules
 from .checking import length_problems
 from .data import RecordSet
+from .sets import channel_problems, modality_problems
 
 
 if TYPE_CHECKING:
@@ -28,6 +30,37 @@ if TYPE_CHECKING:
     from ..contract.session import TaskArgs
     from ..streams import Stream, Task
     from .session import Session
+
+
+#: What an encoder's folder says about its inputs, as settings one by one, and as files that count whole.
+_INPUTS = ("preprocessor_config.json", "processor_config.json")
+_VOCABULARIES = (
+    "tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json vocab.json vocab.txt merges.txt "
+    "sentencepiece.bpe.model spiece.model tokenizer.model"
+).split()
+
+
+def input_settings(name: str, folder: Path) -> dict[str, Any]:
+    """What prepares the inputs of an encoder: its preprocessor's settings, and the hashes of its tokenizer's files.
+
+    Args:
+        name: The modality.
+        folder: The encoder.
+
+    Returns:
+        ``{"<modality>: <file>": {...}}``.
+    """
+    found: dict[str, Any] = {}
+    for file in _INPUTS:
+        if is_regular(folder / file):
+            try:
+                value = read_json(folder / file)
+            except (OSError, ValueError):  # Transformers says so
+                continue
+            if isinstance(value, dict):
+                found[f"{name}: {file}"] = {k: v for k, v in value.items() if k != "transformers_version"}
+    files = {file: sha256(folder / file) for file in _VOCABULARIES if is_regular(folder / file)}
+    return found | ({f"{name}: tokenizer": files} if files else {})
 
 
 class EncoderHost:
@@ -105,8 +138,8 @@ class EncoderHost:
         return []
 
     def base_problems(self, keys: Mapping[str, Any]) -> list[Problem]:
-        """Encoders of unknown families, and encoders with fewer layers than blocks, as far as their configs are here."""
-        from ..crossmodal.encoders import FAMILIES, config_of, family_of
+        """Missing folders, and configs of unknown families, with unknown fields, or that no encoder can be made of."""
+        from ..crossmodal.encoders import FAMILIES, config_of, config_problems, family_of
 
         problems: list[Problem] = []
         for name, spec in key_rules.specs(keys, problems).items():
@@ -127,7 +160,16 @@ class EncoderHost:
                 kinds = ", ".join(t for t, f in FAMILIES.items() if f.kind == spec.kind)
                 what = f"is {spec.kind!r}, and {given['model_type']!r} reads {family.kind}."
                 problems.append(Problem(f"{where}.kind", what, f"Types for {spec.kind}: {kinds}."))
+                continue
+            problems += config_problems(given, f"{where}.config")
         return problems
+
+    def sets_problems(
+        self, trained: Mapping[str, Sequence[Any]], tested: Mapping[str, Sequence[Any]], *, whole: bool
+    ) -> list[Problem]:
+        """Modalities that no training record has, and tables of signals with other channels."""
+        sets = [each for group in (trained, tested) for of_task in group.values() for each in of_task]
+        return modality_problems(trained, tested, whole=whole) + channel_problems(sets)
 
     def sizes(self, keys: Mapping[str, Any], method: Method, task: Task) -> ModelSizes:
         """See `Host.sizes`."""
@@ -183,11 +225,15 @@ class EncoderHost:
         return keys_to_look(keys, self.engine_keys)
 
     def fingerprint(self, args: TaskArgs) -> dict[str, Any]:
-        """One hash over the encoders: their entries and files; the trained parts are no part of the base."""
+        """One hash over the encoders, their entries and weights, and the settings of what prepares their inputs.
+
+        The trained parts are no part of the base.
+        """
         from .session import own
 
         mine = own(args)
         about: dict[str, Any] = {"classifier": asdict(key_rules.options(mine.keys, []))}
+        settings: dict[str, Any] = {}
         for name, spec in key_rules.specs(mine.keys, []).items():
             entry = asdict(spec)
             if spec.model is not None and Path(spec.model).is_dir():
@@ -195,14 +241,15 @@ class EncoderHost:
                     p for s in ("*.safetensors", "config.json", "*.bin") for p in sorted(Path(spec.model).glob(s))
                 ]
                 entry["model"] = {p.name: sha256(p) for p in files}
-            elif spec.model is not None:
+                settings |= input_settings(name, Path(spec.model))
+            elif spec.model is not None:  # of a hub, the commit stands for all files
                 from transformers import AutoConfig
 
                 commit = getattr(AutoConfig.from_pretrained(spec.model), "_commit_hash", None)
                 entry["model"] = [spec.model, commit]
             about[name] = entry
         digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
-        return {"name": mine.base_name, "sha256": digest, "commit": None}
+        return {"name": mine.base_name, "sha256": digest, "commit": None, "settings": settings}
 
     def session(
         self, args: TaskArgs, trainings: Sequence[tuple[str, Sequence[str], Mapping[str, Any]]] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,6 +17,7 @@ from ..base.schema import build, nearest
 from ..contract.host import ENCODERS, KeyInfo, encoders_name
 from ..contract.overrides import override_problems
 from ..crossmodal.configuration import ClassifierOptions
+from ..crossmodal.encoders import is_reserved
 from ..crossmodal.inputs import EncoderSpec
 
 
@@ -60,6 +62,28 @@ class EncoderTrainingArguments(TrainingArguments):  # type: ignore[misc]
 @cache
 def _training_fields() -> dict[str, Any]:
     return {f.name: f.default for f in dataclasses.fields(TrainingArguments) if f.init}
+
+
+@cache
+def _number_fields() -> dict[str, type]:
+    """Keys whose value is a number -> int or float."""
+    found: dict[str, type] = {}
+    for each in dataclasses.fields(TrainingArguments):
+        written = each.type if isinstance(each.type, str) else getattr(each.type, "__name__", "") or str(each.type)
+        words = set(re.findall(r"\w+", written)) - {"None", "Optional"}
+        if words in ({"int"}, {"float"}, {"int", "float"}):
+            found[each.name] = int if words == {"int"} else float
+    return found
+
+
+def _as_number(key: str, value: Any) -> Any:
+    """A text as the number that it stands for, since YAML reads 1e-4 as a text; other values as they are.
+
+    Raises:
+        ValueError: If it stands for no number of this key.
+    """
+    kind = _number_fields().get(key)
+    return kind(value) if kind is not None and isinstance(value, str) else value
 
 
 def kind_of(key: str) -> KeyInfo:
@@ -128,8 +152,14 @@ def _override_problems(where: str, key: str, value: Any) -> list[Problem]:
 
 
 def _value_problems(given: Mapping[str, Any], where: str) -> list[Problem]:
-    """Wrong types of the few keys that are no concern of `TrainingArguments`."""
+    """Texts in the place of numbers, and wrong types of the few keys that are no concern of `TrainingArguments`."""
     found = []
+    for key, value in given.items():
+        try:
+            _as_number(key, value)
+        except ValueError:
+            kind = "whole number" if _number_fields()[key] is int else "number"
+            found.append(Problem(f"{where}{key}", f"is {value!r}.", f"Give a {kind}."))
     if not isinstance(given.get("dataset_dir", ""), str):
         found.append(Problem(f"{where}dataset_dir", f"is {given['dataset_dir']!r}.", "Name a folder."))
     most = given.get("max_samples")
@@ -156,10 +186,9 @@ def specs(keys: Mapping[str, Any], problems: list[Problem]) -> dict[str, Encoder
     found = {}
     for name in sorted(map(str, given)):
         where, entry = f"{ENCODERS}.{name}", given[name]
-        if not name.isidentifier() or name in ("id", "label", "present"):
-            problems.append(
-                Problem(where, "is no name of a modality.", "Use letters, digits and '_'; not id or label.")
-            )
+        if not name.isidentifier() or is_reserved(name):
+            fix = "Use letters, digits and '_'; not id, label, or a name that PyTorch uses itself, such as `values`."
+            problems.append(Problem(where, "is no name of a modality.", fix))
         elif not isinstance(entry, Mapping):
             problems.append(Problem(where, f"is {entry!r}.", "Give `kind` and `model`, or `config`."))
         else:
@@ -248,11 +277,8 @@ def parse(keys: Mapping[str, Any]) -> EncoderArgs:
     from transformers import set_seed
 
     names = keys.get("dataset") or ()
-    fields = {k: v for k, v in keys.items() if k in _PER_TASK or k in _PER_RUN}
+    fields = {k: _as_number(k, v) for k, v in keys.items() if k in _PER_TASK or k in _PER_RUN}
     fields.setdefault("report_to", "none")
-    for key in ("learning_rate", "weight_decay"):  # YAML reads 1e-4 as a text
-        if isinstance(fields.get(key), str):
-            fields[key] = float(fields[key])
     training = EncoderTrainingArguments(**fields)
     set_seed(training.seed)
     return EncoderArgs(training, dict(keys), tuple(names))

@@ -27,6 +27,7 @@ from .base import AnsweringClassifier, EncoderBase, plain_classifier
 from .checking import Found, check_finite, check_values, label_problems, length_problems
 from .classes import Classes, Training, record_set
 from .data import Record, RecordRows
+from .sets import channel_names
 
 
 if TYPE_CHECKING:
@@ -128,6 +129,8 @@ class Session:
             problems += length_problems(f"encoders.{name}", self.specs[name], encoder.config)
         if problems:
             raise RecipeError(problems)
+        sets = [record_set(set_name, keys, self.specs) for _, names, keys in trainings for set_name in names]
+        self.processor.name_channels(channel_names(sets))
         self.classes = Classes(trainings, self.specs)
         self._trained = frozenset(name for name, _, _ in trainings)
         self._confused: set[tuple[str, str]] = set()

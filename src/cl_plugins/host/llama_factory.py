@@ -155,6 +155,12 @@ class LlamaFactoryHost:
 
         return adapter_problems(keys)
 
+    def sets_problems(
+        self, trained: Mapping[str, Sequence[Any]], tested: Mapping[str, Sequence[Any]], *, whole: bool
+    ) -> list[Problem]:
+        """None: each is checked by itself."""
+        return []
+
     def sizes(self, keys: Mapping[str, Any], method: Method, task: Task) -> ModelSizes:
         """See `Host.sizes`."""
         from .meta_model import measure

@@ -62,7 +62,26 @@ def probe_key(probe: str, data_set: str = "") -> str:
 def data_problems(host: Host, keys: Mapping[str, Any], config: CLConfig) -> list[Problem]:
     """Data set names that do not exist, files that are missing or cannot be used, pictures that are missing."""
     found = [problem for used in data_sets(host, keys, config).values() for problem in used.problems()]
+    found += _together(host, keys, config)
     return list(dict.fromkeys([*found, *_tested_samples(host, keys, config)]))
+
+
+def _together(host: Host, keys: Mapping[str, Any], config: CLConfig) -> list[Problem]:
+    """What the data sets of all tasks say against each other."""
+    trained: dict[str, list[DataSet]] = {}
+    tested: dict[str, list[DataSet]] = {}
+    for task in config.stream.tasks:
+        own = {**keys, **config.overrides_for(task.name)}
+        if task.train and config.block.only in (None, task.name):
+            trained[task.name] = [host.data_set(name, own) for name in task.train]
+        if task.test and config.eval.scope != "none":
+            tested[task.name] = [host.data_set(name, own, test=True) for name in task.test]
+    for probe in config.eval.probes:
+        tested[f"probe {probe.name}"] = [
+            host.data_set(name, {**keys, **probe.overrides}, test=True) for name in probe.test
+        ]
+    whole = config.block.only is None and config.block.carry_from is None
+    return host.sets_problems(trained, tested, whole=whole)
 
 
 def _tested_samples(host: Host, keys: Mapping[str, Any], config: CLConfig) -> list[Problem]:

@@ -168,13 +168,15 @@ def what_a_run_leaves_behind(observed: Observed) -> None:
     names = "run.json journal.jsonl matrix.json metrics.json report.md report.html matrix.png forgetting.png matrix.csv matrix.tex"
     for name in names.split():
         expect((out / name).is_file() and (out / name).stat().st_size > 0, f"{name} is missing")
-    lines = (out / "journal.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (out / "journal.jsonl").read_text(encoding="utf-8").strip().split("\n")
     expect(json.loads(lines[-1])["step"] == "finish", "the journal does not end with finish")
     matrix = json.loads((out / "matrix.json").read_text(encoding="utf-8"))
     expect(matrix["tasks"] == list(TASKS), "the matrix has other tasks")
     expect(all(v is not None for v in matrix["zero_shot"]), "the zero-shot row has missing cells")
     for path in out.glob("predictions/*/*.jsonl"):
-        ids = [json.loads(line)["id"].rsplit("-", 1)[1] for line in path.read_text(encoding="utf-8").splitlines()]
+        ids = [
+            json.loads(line)["id"].rsplit("-", 1)[1] for line in path.read_text(encoding="utf-8").strip().split("\n")
+        ]
         expect(ids == [str(i) for i in range(6)], f"{path}: other items than those of the test set")
     left = [str(p) for pattern in ("*.tmp", "*.pt") for p in out.rglob(pattern)]
     left += [str(p) for p in out.rglob("*.bin") if p.name != "training_args.bin"]
