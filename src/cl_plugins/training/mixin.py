@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from ..adapters.rows import answers_of
 from ..base.errors import Problem, TrainingError
 from ..contract.task import Batch
 from .extras import counted_as_adapters, load_extras, only_extras
@@ -49,12 +50,21 @@ class ContinualTrainerMixin:
             num_items_in_batch: Answer tokens of the whole optimizer step, where the trainer counts them.
             **kwargs: As for the trainer.
         """
+        me: Any = self
+        with answers_of(me.model, inputs):  # before anybody takes the labels out
+            return self._loss(model, inputs, return_outputs, num_items_in_batch, kwargs)
+
+    def _loss(self, model: Any, inputs: Any, return_outputs: bool, num_items: Any, kwargs: Mapping[str, Any]) -> Any:
+        """See `compute_loss`."""
         base: Any = super()
-        terms = self._terms
+        terms, labels = self._terms, inputs.get("labels")
         if terms is None or not terms.has_batch_terms or not model.training:
-            return base.compute_loss(model, inputs, return_outputs, num_items_in_batch=num_items_in_batch, **kwargs)
-        labels = inputs.get("labels")
-        loss, outputs = base.compute_loss(model, inputs, True, num_items_in_batch=num_items_in_batch, **kwargs)
+            found = base.compute_loss(model, inputs, return_outputs, num_items_in_batch=num_items, **kwargs)
+            loss, outputs = found if return_outputs else (found, None)
+            loss = self._even(loss, labels, num_items)
+            return (loss, outputs) if return_outputs else loss
+        loss, outputs = base.compute_loss(model, inputs, True, num_items_in_batch=num_items, **kwargs)
+        loss = self._even(loss, labels, num_items)
         logits = outputs.get("logits")
         if logits is None:
             what = "the model returned no logits, which the terms of this training need."
@@ -64,8 +74,20 @@ class ContinualTrainerMixin:
         step = self.state.global_step + 1  # type: ignore[attr-defined]
         found = terms.batch(Batch(inputs, logits, step, self._micro, outputs))
         if found:
-            loss = loss + sum(found) * self._share(labels, num_items_in_batch)
+            loss = loss + sum(found) * self._share(labels, num_items)
         return (loss, outputs) if return_outputs else loss
+
+    def _even(self, loss: Any, labels: Tensor | None, num_items: Any) -> Any:
+        """The loss of a micro-batch, weighted by its part of the step's answer tokens where Transformers forgets to.
+
+        Its label smoother gives the mean of a micro-batch, which the trainer divides no further once it has counted the
+        tokens of the step: with G micro-batches the step would be about G times as large.
+        """
+        me: Any = self
+        smoothed = me.label_smoother is not None and me.compute_loss_func is None and me.model_accepts_loss_kwargs
+        if not smoothed or num_items is None or labels is None:
+            return loss
+        return loss * ((labels != -100).sum() / num_items)
 
     def _share(self, labels: Tensor, num_items: Any) -> Any:
         """The micro-batch's weight in the step's loss.
@@ -74,7 +96,7 @@ class ContinualTrainerMixin:
         the number of micro-batches.
         """
         me: Any = self
-        if num_items is None or not me.model_accepts_loss_kwargs:
+        if num_items is None or not (me.model_accepts_loss_kwargs or me.compute_loss_func is not None):
             return 1.0
         processes = me.accelerator.num_processes if me.args.average_tokens_across_devices else 1
         return (labels != -100).sum() * processes / num_items
