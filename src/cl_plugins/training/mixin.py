@@ -57,7 +57,7 @@ class ContinualTrainerMixin:
             **kwargs: As for the trainer.
         """
         me: Any = self
-        with answers_of(me.model, inputs):  # before anybody takes the labels out
+        with answers_of(getattr(me, "model", model), inputs):  # before anybody takes the labels out
             return self._loss(model, inputs, return_outputs, num_items_in_batch, kwargs)
 
     def _loss(self, model: Any, inputs: Any, return_outputs: bool, num_items: Any, kwargs: Mapping[str, Any]) -> Any:
@@ -70,7 +70,6 @@ class ContinualTrainerMixin:
             loss = self._even(loss, labels, num_items)
             return (loss, outputs) if return_outputs else loss
         loss, outputs = base.compute_loss(model, inputs, True, num_items_in_batch=num_items, **kwargs)
-        loss = self._even(loss, labels, num_items)
         logits = outputs.get("logits")
         if logits is None:
             what = "the model returned no logits, which the terms of this training need."
@@ -78,6 +77,7 @@ class ContinualTrainerMixin:
             raise TrainingError(Problem(f"task '{terms.context.task.name}'", what, fix))
         inputs = {**inputs, "labels": labels}  # some trainers take the labels out
         step = self.state.global_step + 1  # type: ignore[attr-defined]
+        loss = self._even(loss, labels, num_items)
         found = terms.batch(Batch(inputs, logits, step, self._micro, outputs))
         if found:
             loss = loss + sum(found) * self._share(labels, num_items)
