@@ -176,6 +176,25 @@ def test_defaults_of_the_stream_give_way_to_the_recipe():
     assert config.with_defaults({"num_train_epochs"}).overrides_for("t") == {"learning_rate": 1, "seed": 2}
 
 
+@pytest.mark.parametrize(
+    ("keys", "stream", "recipe", "expected"),
+    [
+        ({"max_steps"}, {}, {"num_train_epochs": 5}, {"num_train_epochs": 5, "max_steps": -1}),
+        ({"max_steps"}, {"num_train_epochs": 5}, {}, {"num_train_epochs": 5, "max_steps": -1}),
+        ({"max_steps"}, {"max_steps": 3}, {"num_train_epochs": 5}, {"num_train_epochs": 5, "max_steps": -1}),
+        ((), {"max_steps": 3}, {"num_train_epochs": 5}, {"num_train_epochs": 5}),
+        ({"max_steps"}, {"num_train_epochs": 5}, {"max_steps": 3}, {"max_steps": 3}),
+        ({"num_train_epochs"}, {}, {"max_steps": 3}, {"max_steps": 3}),
+        ({"max_steps", "num_train_epochs"}, {}, {}, {}),
+    ],
+)
+def test_a_tasks_own_length_wins(keys, stream, recipe, expected):
+    task = {"name": "t", "train": "x", "overrides": stream}
+    config = parse_cl(block(stream={"name": "s", "tasks": [task]}, task_overrides={"t": recipe} if recipe else {}))
+    config = config.with_defaults(keys)
+    assert config.overrides_for("t") == expected == config.with_defaults(keys).overrides_for("t")
+
+
 def test_longest_answer_task_then_eval_then_default():
     stream = {"name": "s", "tasks": [{"name": "t", "train": "x", "max_new_tokens": 5}, {"name": "u", "train": "y"}]}
     assert parse_cl(block(stream=stream)).max_new_tokens("t") == 5

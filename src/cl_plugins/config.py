@@ -216,7 +216,10 @@ class CLConfig:
             keys: The host keys at the recipe's top level.
         """
         own = self.block.task_overrides
-        tasks = tuple(task.with_defaults({*keys, *own.get(task.name, ())}) for task in self.stream.tasks)
+        tasks = tuple(
+            task.with_defaults({*keys, *own.get(task.name, ())}).with_length(keys, own.get(task.name, ()))
+            for task in self.stream.tasks
+        )
         return replace(self, stream=replace(self.stream, tasks=tasks))
 
     def max_new_tokens(self, task: str) -> int:

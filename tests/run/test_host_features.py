@@ -124,3 +124,33 @@ def test_going_on_from_a_checkpoint_is_exact(feature, make, tmp_path):
     assert (tmp_path / "stopped" / "tasks" / "02_two" / "checkpoint-2").is_dir()
     go(make(tmp_path / "stopped", OLORA, **keys))
     assert updates(tmp_path / "stopped") == updates(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("method", "fast"),
+    [
+        ({"name": "moelora", "experts": 2}, {"cl_b"}),
+        ({"name": "mslora_cr", "learnable": True}, {"lora_B"}),
+        ({"name": "hide", "selector": {"kind": "keys", "features": ["text"]}}, {"lora_B"}),
+    ],
+    ids=lambda value: value.get("name") if isinstance(value, dict) else "",
+)
+def test_lora_plus_is_for_b_alone_whatever_it_is_called(method, fast, make, tmp_path):
+    from transformers import TrainerCallback
+
+    rates = {}
+
+    class Rate(TrainerCallback):
+        def on_train_begin(self, args, state, control, model=None, optimizer=None, **kwargs):
+            names = {
+                id(p): name.removesuffix(".weight").removesuffix(".default") for name, p in model.named_parameters()
+            }
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    last = names[id(parameter)].rpartition(".")[2]
+                    rates.setdefault(last, set()).add(group["initial_lr"] / args.learning_rate)
+
+    go(make(tmp_path / "run", method, loraplus_lr_ratio=4.0, max_steps=1, learning_rate=0.125), [Rate()])
+    keys = {"cl_key_text": 100.0} if "selector" in method else {}
+    assert rates == {name: {4.0 if name in fast else keys.get(name, 1.0)} for name in rates}
+    assert fast <= set(rates)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..base.errors import CompatibilityError, Problem
+from .modes import looking
 
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class Rows:
     Attributes:
         chosen: Whether the choice has been taken.
         told: The task that all rows are known to belong to, see `RowState.telling`; None where it is to be found out.
+        learning: Whether the forward is one that is learned from.
+        answers: Token ids and labels of the batches that are at work, see `cl_plugins.adapters.rows.answers_of`.
     """
 
     #: The inputs that make up a prompt.
@@ -77,6 +80,8 @@ class Rows:
         self.model, self.inputs, self.fresh, self.kept = model, inputs, fresh, kept
         self.chosen = False
         self.told: str | None = None
+        self.learning = False
+        self.answers: Sequence[tuple[Tensor, Tensor]] = ()
         self.seen: Seen | None = None
         self._pictures: Tensor | None = None
 
@@ -124,16 +129,39 @@ class Rows:
 
     @cached_property
     def prompt(self) -> Tensor:
-        """(rows, length), bool: the prompt, without padding and without the answer that a training sample has."""
-        labels = self.inputs.get("labels")
-        if labels is None or labels.shape != self.ids.shape:
+        """(rows, length), bool: the prompt, without padding and without the answer that a training sample has.
+
+        Raises:
+            CompatibilityError: If a row has no prompt, or if it is learned from and nobody says where its answer begins.
+        """
+        labels = self._labels()
+        if labels is None:
             return self.attended
-        answer = (labels != IGNORED).long().cumsum(dim=1) > 0
+        answer = ((labels != IGNORED) & self.attended).long().cumsum(dim=1) > 0
         prompt = self.attended & ~answer
         if not bool(prompt.any(dim=1).all()):
             what = "has a row without a prompt: every token has a label."
             raise CompatibilityError(Problem("training data", what, "Set `train_on_prompt: false`."))
         return prompt
+
+    def _labels(self) -> Tensor | None:
+        """The labels of these rows, given to the model or known beside it; None for prompts that have no answer yet."""
+        import torch
+
+        labels: Tensor | None = self.inputs.get("labels")
+        if labels is not None and labels.shape == self.ids.shape:
+            return labels
+        for ids, known in reversed(self.answers):
+            if ids.shape == self.ids.shape and torch.equal(ids.to(self.ids.device), self.ids):
+                return known.to(self.ids.device)
+        if self.learning:
+            what = "is trained without `labels`, so that its answer would be read as a part of the prompt."
+            fix = (
+                "Train with `ContinualTrainerMixin`, or call the model with `labels`; around a forward of your own put "
+                "`with answers_of(model, batch):` (cl_plugins.adapters.rows)."
+            )
+            raise CompatibilityError(Problem("a model that chooses per row", what, fix))
+        return None
 
     @cached_property
     def prompt_places(self) -> list[Any]:
@@ -211,10 +239,9 @@ class Rows:
     @property
     def text(self) -> Tensor:
         """Mean input embedding of the prompt without the tokens of pictures, (rows, hidden) in fp32."""
-        import torch
-
-        with torch.no_grad():
-            return self.mean(self.model.get_input_embeddings()(self.ids), self.words)
+        embedding = self.model.get_input_embeddings()
+        with looking(embedding):  # NEFTune's hook adds noise where the module trains
+            return self.mean(embedding(self.ids), self.words)
 
     @staticmethod
     def mean(values: Tensor, where: Tensor) -> Tensor:

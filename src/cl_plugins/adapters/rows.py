@@ -44,6 +44,25 @@ def state_of(model: Any) -> RowState | None:
     return None
 
 
+@contextmanager
+def answers_of(model: Any, batch: Mapping[str, Any]) -> Iterator[None]:
+    """Forwards of a batch inside the block know where its answers begin, also if they are not given its ``labels``.
+
+    Whoever starts a forward of training samples says so: a loss that the model does not compute takes the labels out of the
+    batch, and a row would choose by its answer.
+
+    Args:
+        model: With or without adapters, not wrapped; one that chooses nothing per row is left alone.
+        batch: ``input_ids`` and ``labels``; without them nothing is known.
+    """
+    state, ids, labels = state_of(model), batch.get("input_ids"), batch.get("labels")
+    if state is None or ids is None or labels is None or ids.shape != labels.shape:
+        yield
+        return
+    with state.answering(ids, labels):
+        yield
+
+
 class RowState:
     """Row state of one base, from `install` to `remove`.
 
@@ -135,6 +154,21 @@ class RowState:
             self._threads.told = before
 
     @contextmanager
+    def answering(self, ids: Tensor, labels: Tensor) -> Iterator[None]:
+        """See `answers_of`.
+
+        Args:
+            ids: (rows, length), by which a forward of these rows is known.
+            labels: (rows, length).
+        """
+        before = getattr(self._threads, "answers", ())
+        self._threads.answers = (*before, (ids, labels))
+        try:
+            yield
+        finally:
+            self._threads.answers = before
+
+    @contextmanager
     def base_alone(self) -> Iterator[None]:
         """Nothing is chosen inside the block, and every expert is off."""
         before, self._threads.off = self.off, True
@@ -198,6 +232,7 @@ class RowState:
         inputs = _named(self._signature, args, kwargs)
         rows = self._rows(inputs) if given is None else Rows(self._model, inputs, False, given)
         training = torch.is_grad_enabled() and self._model.training
+        rows.learning, rows.answers = training, getattr(self._threads, "answers", ())
         if training:
             self._check_single_forward()
         outer, self._threads.rows = getattr(self._threads, "rows", None), rows

@@ -31,7 +31,16 @@ from ..training.handover import write_carry, write_update
 from ..training.phase_samples import Part
 from ..training.task import Learned, TaskTraining
 from ..training.terms import TaskTerms, add_gradient
-from .given import begin_checkpoints, check_best, check_layout, check_model, engine_of, mark_of, note_checkpoint
+from .given import (
+    begin_checkpoints,
+    check_best,
+    check_layout,
+    check_model,
+    check_rows,
+    engine_of,
+    mark_of,
+    note_checkpoint,
+)
 from .settings import WORDS
 
 
@@ -179,6 +188,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             what = f"'{self.method.name}' trains tensors at separate learning rates, which a callback cannot set."
             fix = "Use `class Mine(ContinualTrainerMixin, YourTrainer)` and pass `terms=task.terms`."
             raise CompatibilityError(Problem("ContinualCallback", what, fix))
+        check_rows(args, self.method)
         self._check_start(model)
         self._begin(args, state, terms, model)
         if self.run is not None:

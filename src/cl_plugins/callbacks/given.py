@@ -72,9 +72,21 @@ def check_best(args: Any, method: Method, model: Module, in_loss: bool) -> None:
         raise CompatibilityError(Problem("load_best_model_at_end", what, fix))
 
 
+#: Arguments of TRL's trainers that put several samples into one row.
+_PACKING = ("packing", "padding_free")
+
+
+def check_rows(args: Any, method: Method) -> None:
+    """Refuse rows of several samples with a method that chooses for single samples or measures them."""
+    for key in _PACKING if method.capabilities.reads_samples else ():
+        if getattr(args, key, False):
+            what = f"puts several samples into one row, and '{method.name}' looks at single samples."
+            raise CompatibilityError(Problem(key, what, "Turn it off."))
+
+
 def check_layout(args: Any, model: Any, second_forward: bool) -> None:
     """Refuse layouts in which a sample is not one row, or whose second forward DDP would not see."""
-    for key in ("packing", "padding_free"):
+    for key in _PACKING:
         if getattr(args, key, False):
             what = "puts several samples into one row, so that none can be kept."
             raise CompatibilityError(Problem(key, what, "Turn it off, or leave `replay` out."))

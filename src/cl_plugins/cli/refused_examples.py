@@ -99,6 +99,7 @@ RECIPES: tuple[Example, ...] = (
     Example("`multitask` with `only`", cl={**_method("multitask"), "only": "t"}),
     Example("replay with `multitask`", cl={**_method("multitask"), "replay": {"capacity_per_task": 4}}),
     Example("replay with packing", {"packing": True}, cl={"replay": {"capacity_per_task": 4}}),
+    Example("packing with a method that looks at single samples", {"packing": True}, cl=_method("l2p")),
     Example("`der` without replay", cl=_method("der")),
     Example("`mslora_cr` without modalities", cl=_method("mslora_cr")),
     Example("full fine-tuning with a LoRA method", {"finetuning_type": "full", "lora_rank": None, "lora_target": None}),
@@ -118,6 +119,7 @@ BASES: tuple[Example, ...] = (
     Example("a module that the base does not have", {"additional_target": "multimodal_projector"}),
     Example("`lm_head` in `additional_target`, tied to the embedding", {"additional_target": "lm_head"}, base={"tie_word_embeddings": True, "text_config": {"tie_word_embeddings": True}}),
     Example("`lm_head` in `lora_target`, tied to the embedding", {"lora_target": "q_proj,lm_head"}, base={"tie_word_embeddings": True, "text_config": {"tie_word_embeddings": True}}),
+    Example("label smoothing on a base with a tower", {"label_smoothing_factor": 0.1}),
     Example("a template whose words the base does not have", {"template": "qwen3"}),
     Example("a base quantised with a method that is not tested", base={"quantization_config": {"quant_method": "gptq"}}),
 )  # fmt: skip

@@ -42,6 +42,8 @@ class Capabilities:
             the training set.
         rows_in_training: Whether parts are chosen for every row while it trains. Under gradient checkpointing such a model has
             one forward pass per backward pass.
+        per_sample: Whether it looks at single training samples, so that several of them must not be packed into one row: it chooses
+            for each, or measures each. None: it does if it answers ``by_sample`` or has ``rows_in_training``.
         memory_forward: With ``needs_replay``: whether memory samples have a forward pass of their own within a step.
         encoders: Whether it is tested with a classifier on frozen encoders (a recipe with ``encoders:``), whose trained parts
             take the place of a LoRA or of all weights.
@@ -63,6 +65,7 @@ class Capabilities:
     needs_modality: bool = False
     needs_replay: bool = False
     rows_in_training: bool = False
+    per_sample: bool | None = None
     memory_forward: bool = True
     encoders: bool = False
     needs: str = ""
@@ -70,6 +73,12 @@ class Capabilities:
     reveals: str = "weights only, no training samples"
     step_cost: str = "as plain LoRA"
     memory: str = "as plain LoRA"
+
+    @property
+    def reads_samples(self) -> bool:
+        """`per_sample`, decided."""
+        chooses = self.rows_in_training or self.answers == "by_sample"
+        return chooses if self.per_sample is None else self.per_sample or self.rows_in_training
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,7 @@ class RunFacts:
         zero_stage: DeepSpeed ZeRO stage, 0 without DeepSpeed.
         fsdp: Whether FSDP is asked for.
         half_precision: Whether the base is loaded in a 16-bit type.
-        stream: The stream.
+        stream: The stream, each task with all keys of its own.
         keys: The host's keys as written in the recipe.
     """
 
@@ -93,3 +102,12 @@ class RunFacts:
     fsdp: bool = False
     half_precision: bool = False
     keys: Mapping[str, Any] = field(default_factory=dict)
+
+    def asked(self, key: str) -> list[str]:
+        """Where a key of the host is set to something: at the top level of the recipe, or for single tasks.
+
+        Args:
+            key: A key that may differ from task to task.
+        """
+        tasks = [task.name for task in self.stream.tasks if task.overrides.get(key)]
+        return [key] if self.keys.get(key) else [f"{key} (task '{name}')" for name in tasks]

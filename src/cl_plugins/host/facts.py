@@ -196,6 +196,56 @@ def fp16_problems(name: str, able: Capabilities, facts: RunFacts) -> list[Proble
     return found
 
 
+def packing_problems(name: str, able: Capabilities, facts: RunFacts) -> list[Problem]:
+    """Rows of several samples, with a method that chooses for single samples or measures them.
+
+    Args:
+        name: The method's name.
+        able: Its capabilities.
+        facts: The run.
+    """
+    if not able.reads_samples:
+        return []
+    what = f"puts several samples into one row, and '{name}' looks at single samples: one would stand for the others."
+    return [Problem(w, what, "Turn it off.") for key in ("packing", "neat_packing") for w in facts.asked(key)]
+
+
+def smoothing_problems(facts: RunFacts) -> list[Problem]:
+    """Label smoothing with a base whose labels Transformers does not shift, so that a token is taught to repeat itself."""
+    from transformers.models.auto import modeling_auto as auto
+
+    places = facts.asked("label_smoothing_factor")
+    if not places:
+        return []
+    loaded = _loaded_class(_config(facts.keys, str(facts.keys.get("model_name_or_path", ""))))
+    if loaded is None or loaded in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+        return []
+    what = (
+        f"does not go with this base ({loaded}): Transformers shifts the labels of pure language models only, and would teach "
+        "every token to repeat itself."
+    )
+    return [Problem(where, what, "Leave it out, or use a base of text alone.") for where in places]
+
+
+def _loaded_class(config: Mapping[str, Any]) -> str | None:
+    """Name of the class that the host makes of a base's configuration; None where nothing tells."""
+    from transformers.models.auto import modeling_auto as auto
+
+    kind = str(config.get("model_type"))
+    for names in (
+        auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+        auto.MODEL_FOR_TEXT_TO_WAVEFORM_MAPPING_NAMES,
+        auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    ):
+        if kind in names:
+            found = names[kind]
+            return str(found if isinstance(found, str) else found[0])
+    own = config.get("auto_map")
+    given = own.get("AutoModelForCausalLM") if isinstance(own, Mapping) else None
+    return given.rpartition(".")[2] if isinstance(given, str) else None
+
+
 def capability_problems(name: str, able: Capabilities, facts: RunFacts, penalised: bool = False) -> list[Problem]:
     """What a method's declared capabilities rule out.
 
@@ -220,6 +270,8 @@ def capability_problems(name: str, able: Capabilities, facts: RunFacts, penalise
         what = f"'{name}' is not tested on a base quantised with {facts.quantisation}."
         found.append(Problem("quantization_bit", what, f"Tested: {tested}. Use another base."))
     found += fp16_problems(name, able, facts)
+    found += packing_problems(name, able, facts)
+    found += smoothing_problems(facts)
     if facts.zero_stage and facts.zero_stage not in able.zero_stages:
         tested = ", ".join(map(str, able.zero_stages)) or "none"
         what = f"'{name}' is not tested with DeepSpeed ZeRO-{facts.zero_stage}."

@@ -11,9 +11,12 @@ from typing import Any
 import torch
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
 
+from ..adapters.bank import B
 from ..base.errors import Problem, TrainingError
+from ..contract.names import is_own
 from ..training.exact import ExactTrainerMixin
 from ..training.extras import load_extras, only_extras
+from ..training.rates import regroup
 
 
 class ContinualTrainer(ExactTrainerMixin, CustomSeq2SeqTrainer):
@@ -24,6 +27,20 @@ class ContinualTrainer(ExactTrainerMixin, CustomSeq2SeqTrainer):
         recipe: What the training depends on, as one hash; it goes into the marks of the checkpoints.
         **kwargs: As for the host's trainer, and ``terms``.
     """
+
+    def _arrange(self, optimizer: Any) -> None:
+        """LoRA+ by what a parameter is: LLaMA-Factory knows B by PEFT's name only, and takes every vector for one."""
+        ratio = self.finetuning_args.loraplus_lr_ratio
+        if ratio is None:
+            return
+        slow = self.args.learning_rate
+
+        def rate(name: str, parameter: Any, given: float) -> float:
+            if name.rpartition(".")[2] == B:
+                return float(slow * ratio)
+            return float(slow) if parameter.ndim == 1 and is_own(name) else given
+
+        regroup(optimizer, self.model, rate)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load the weights of a checkpoint, all of them, and check that they arrived.

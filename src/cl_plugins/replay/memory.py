@@ -49,6 +49,7 @@ class Memory:
         self._buffer, self.data, self._batch = buffer, data, batch
         self.samples: tuple[Sample, ...] = buffer.samples if buffer is not None else ()
         self.chosen: Sequence[contract.Chosen] = ()
+        self._drawn: dict[str, tuple[int, dict[int, int]]] = {}  # purpose -> step, samples of its micro-batches
 
     def __len__(self) -> int:
         """Number of samples of earlier tasks."""
@@ -69,14 +70,13 @@ class Memory:
         """
         size = self._batch or len(batch.labels)
         size = max(size, min(at_least, len(self)))
-        return draw(
-            len(self),
-            size,
-            seed=context.seed,
-            step=batch.step,
-            slot=batch.micro * context.world_size + context.rank,
-            purpose=purpose,
-        )
+        step, sizes = self._drawn.get(purpose, (batch.step, {}))
+        sizes = {**(sizes if step == batch.step else {}), batch.micro: size}
+        self._drawn[purpose] = batch.step, sizes
+        # the last micro-batch of an epoch is smaller than those before it; on every process alike
+        before = sum(sizes[micro] for micro in sizes if micro < batch.micro)
+        first = before * context.world_size + context.rank * size
+        return draw(len(self), size, seed=context.seed, step=batch.step, first=first, purpose=purpose)
 
     def batch(self, indices: Sequence[int]) -> Mapping[str, Any]:
         """Samples of earlier tasks as one collated batch."""
@@ -85,7 +85,7 @@ class Memory:
         return next(iter(self.data.batches(indices, len(indices))))
 
 
-def draw(count: int, size: int, *, seed: int, step: int, slot: int, purpose: str) -> list[int]:
+def draw(count: int, size: int, *, seed: int, step: int, first: int, purpose: str) -> list[int]:
     """Draw a memory batch, the same after a resume.
 
     The draws of one optimizer step deal out permutations of the buffer, so that a step sees the same memory samples in
@@ -96,12 +96,12 @@ def draw(count: int, size: int, *, seed: int, step: int, slot: int, purpose: str
         size: Samples wanted.
         seed: Seed of the task.
         step: Optimizer step.
-        slot: Number of the micro-batch in the step, over all processes.
+        first: Samples that the step has drawn before, over all processes.
         purpose: Draws with another purpose are independent.
     """
     permutations: dict[int, list[int]] = {}
     found = []
-    for position in range(slot * size, (slot + 1) * size):
+    for position in range(first, first + size):
         lap, place = divmod(position, count)
         if lap not in permutations:
             permutations[lap] = random.Random(f"{seed}/{step}/{purpose}/{lap}").sample(range(count), count)

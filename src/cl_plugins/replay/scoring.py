@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..adapters.modes import looking
+from ..adapters.rows import answers_of
 from ..base.errors import CompatibilityError, Problem
 
 
@@ -19,6 +20,17 @@ if TYPE_CHECKING:
 CHUNK = 8  # samples per forward; fixed, so that no number depends on how many processes share the work
 
 
+def answer_tokens(batch: Mapping[str, Any]) -> Tensor:
+    """(rows, length), bool: tokens with a label, without padding, which has labels under ``ignore_pad_token_for_loss: false``.
+
+    Args:
+        batch: From `TaskData.batches`.
+    """
+    labels, mask = batch["labels"], batch.get("attention_mask")
+    wanted: Tensor = labels != -100
+    return wanted & mask.bool() if mask is not None and mask.shape == labels.shape else wanted
+
+
 def answer_logits(model: Module, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, list[int]]:
     """Forward a batch and take the logits that predict answer tokens.
 
@@ -29,9 +41,9 @@ def answer_logits(model: Module, batch: Mapping[str, Any]) -> tuple[Tensor, Tens
     Returns:
         Logits (tokens, vocabulary) in fp32 with gradient, token ids (tokens,), and the number of tokens of each sample.
     """
-    labels = batch["labels"][:, 1:]
-    logits: Tensor = model(**{k: v for k, v in batch.items() if k != "labels"}).logits[:, : labels.shape[1]]
-    wanted = labels != -100
+    labels, wanted = batch["labels"][:, 1:], answer_tokens(batch)[:, 1:]
+    with answers_of(model, batch):
+        logits: Tensor = model(**{k: v for k, v in batch.items() if k != "labels"}).logits[:, : labels.shape[1]]
     return logits[wanted].float(), labels[wanted], wanted.sum(dim=1).tolist()
 
 
@@ -87,9 +99,10 @@ def _features(model: Any, batch: Mapping[str, Any]) -> list[list[float]]:
     seen: list[Tensor] = []
     handle = head.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     try:
-        model(**{k: v for k, v in batch.items() if k != "labels"})
+        with answers_of(model, batch):
+            model(**{k: v for k, v in batch.items() if k != "labels"})
     finally:
         handle.remove()
-    first = (batch["labels"] != -100).int().argmax(dim=1) - 1
+    first = answer_tokens(batch).int().argmax(dim=1) - 1
     hidden = seen[-1]
     return [hidden[i, int(position)].float().tolist() for i, position in enumerate(first.clamp_min(0))]

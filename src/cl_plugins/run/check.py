@@ -103,7 +103,8 @@ def _carry_problems(keys: Mapping[str, Any], config: CLConfig) -> list[Problem]:
 def _config_problems(host: Host, keys: Mapping[str, Any], config: CLConfig) -> list[Problem]:
     """What method, engine, precision, replay and backend say to each other."""
     method = get_method(config.method)(config.options)
-    facts = host.facts(keys, config.stream)
+    tasks = tuple(dataclasses.replace(t, overrides=config.overrides_for(t.name)) for t in config.stream.tasks)
+    facts = host.facts(keys, dataclasses.replace(config.stream, tasks=tasks))
     able = dataclasses.replace(method.capabilities, fp16=method.trains_in_fp16)
     found = host.method_problems(config.method, able, facts, method.penalised)
     found += method.problems(facts)

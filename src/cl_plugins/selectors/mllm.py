@@ -167,6 +167,7 @@ class MLLM(TrainedSelector):
 
         from ..adapters.modes import looking
         from ..adapters.places import logits_at
+        from ..adapters.rows import answers_of
 
         right, data = 0, context.data
         count = len(data) if data is not None else 0
@@ -174,7 +175,8 @@ class MLLM(TrainedSelector):
             for batch in data.batches(range(count), BATCH) if data is not None else ():
                 wanted = batch["labels"]
                 at = (wanted != IGNORED).int().argmax(dim=1)
-                logits = logits_at(model, {k: v for k, v in batch.items() if k != "labels"}, at - 1)
+                with answers_of(model, batch):
+                    logits = logits_at(model, {k: v for k, v in batch.items() if k != "labels"}, at - 1)
                 letters = prompt["letters"].to(logits.device)
                 chosen = letters[logits[:, letters].argmax(dim=1)]
                 right += int((chosen == wanted[torch.arange(len(at), device=at.device), at]).sum())

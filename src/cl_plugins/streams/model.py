@@ -86,6 +86,20 @@ class Task:
         taken = {key: value for key, value in self.defaults.items() if key not in decided}
         return dataclasses.replace(self, overrides={**taken, **self.overrides})
 
+    def with_length(self, keys: Collection[str], own: Collection[str]) -> Task:
+        """The task with its own length of training: a number of steps from above it would win over its epochs.
+
+        Args:
+            keys: The host keys at the recipe's top level.
+            own: Those that the recipe sets for this task, which decide over the stream's.
+        """
+        decided = LENGTH if LENGTH & {*own} else frozenset()
+        overrides = {key: value for key, value in self.overrides.items() if key not in decided}
+        given = LENGTH & {*own, *overrides}
+        if given == {"num_train_epochs"} and "max_steps" in keys:
+            overrides["max_steps"] = -1  # which is the host's word for none
+        return dataclasses.replace(self, overrides=overrides)
+
 
 @dataclass(frozen=True)
 class Stream:

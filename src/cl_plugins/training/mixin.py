@@ -6,9 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from torch.utils.data import SequentialSampler
+
+from ..adapters.rows import answers_of
 from ..base.errors import Problem, TrainingError
 from ..contract.task import Batch
 from .extras import counted_as_adapters, load_extras, only_extras
+from .order import Spread
+from .rates import scale
 from .terms import TaskTerms, add_gradient
 
 
@@ -31,10 +36,12 @@ class ContinualTrainerMixin:
         check_scaled(self)
         self._terms = terms
         self._micro = 0
+        self._own: int | None = None  # the task's own samples, where memory samples have been put behind them
         if terms is not None:
             terms.in_loss = True
             if terms.join is not None:
                 me: Any = self
+                self._own = len(me.train_dataset) if hasattr(me.train_dataset, "__len__") else None
                 me.train_dataset = terms.join(me.train_dataset, terms.context.seed)
 
     def compute_loss(
@@ -49,12 +56,20 @@ class ContinualTrainerMixin:
             num_items_in_batch: Answer tokens of the whole optimizer step, where the trainer counts them.
             **kwargs: As for the trainer.
         """
+        me: Any = self
+        with answers_of(getattr(me, "model", model), inputs):  # before anybody takes the labels out
+            return self._loss(model, inputs, return_outputs, num_items_in_batch, kwargs)
+
+    def _loss(self, model: Any, inputs: Any, return_outputs: bool, num_items: Any, kwargs: Mapping[str, Any]) -> Any:
+        """See `compute_loss`."""
         base: Any = super()
-        terms = self._terms
+        terms, labels = self._terms, inputs.get("labels")
         if terms is None or not terms.has_batch_terms or not model.training:
-            return base.compute_loss(model, inputs, return_outputs, num_items_in_batch=num_items_in_batch, **kwargs)
-        labels = inputs.get("labels")
-        loss, outputs = base.compute_loss(model, inputs, True, num_items_in_batch=num_items_in_batch, **kwargs)
+            found = base.compute_loss(model, inputs, return_outputs, num_items_in_batch=num_items, **kwargs)
+            loss, outputs = found if return_outputs else (found, None)
+            loss = self._even(loss, labels, num_items)
+            return (loss, outputs) if return_outputs else loss
+        loss, outputs = base.compute_loss(model, inputs, True, num_items_in_batch=num_items, **kwargs)
         logits = outputs.get("logits")
         if logits is None:
             what = "the model returned no logits, which the terms of this training need."
@@ -62,10 +77,23 @@ class ContinualTrainerMixin:
             raise TrainingError(Problem(f"task '{terms.context.task.name}'", what, fix))
         inputs = {**inputs, "labels": labels}  # some trainers take the labels out
         step = self.state.global_step + 1  # type: ignore[attr-defined]
+        loss = self._even(loss, labels, num_items)
         found = terms.batch(Batch(inputs, logits, step, self._micro, outputs))
         if found:
-            loss = loss + sum(found) * self._share(labels, num_items_in_batch)
+            loss = loss + sum(found) * self._share(labels, num_items)
         return (loss, outputs) if return_outputs else loss
+
+    def _even(self, loss: Any, labels: Tensor | None, num_items: Any) -> Any:
+        """The loss of a micro-batch, weighted by its part of the step's answer tokens where Transformers forgets to.
+
+        Its label smoother gives the mean of a micro-batch, which the trainer divides no further once it has counted the
+        tokens of the step: with G micro-batches the step would be about G times as large.
+        """
+        me: Any = self
+        smoothed = me.label_smoother is not None and me.compute_loss_func is None and me.model_accepts_loss_kwargs
+        if not smoothed or num_items is None or labels is None:
+            return loss
+        return loss * ((labels != -100).sum() / num_items)
 
     def _share(self, labels: Tensor, num_items: Any) -> Any:
         """The micro-batch's weight in the step's loss.
@@ -74,7 +102,7 @@ class ContinualTrainerMixin:
         the number of micro-batches.
         """
         me: Any = self
-        if num_items is None or not me.model_accepts_loss_kwargs:
+        if num_items is None or not (me.model_accepts_loss_kwargs or me.compute_loss_func is not None):
             return 1.0
         processes = me.accelerator.num_processes if me.args.average_tokens_across_devices else 1
         return (labels != -100).sum() * processes / num_items
@@ -82,11 +110,27 @@ class ContinualTrainerMixin:
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """The trainer's optimizer, with the method's factors on the learning rate."""
         base: Any = super()
+        fresh = cast(Any, self).optimizer is None
         optimizer = base.create_optimizer(*args, **kwargs)
+        if fresh:
+            self._arrange(optimizer)
         if self._terms is not None:
             me: Any = self
-            _scale_learning_rates(optimizer, me.model, self._terms.learning_rates())
+            scale(optimizer, me.model, self._terms.learning_rates())
         return optimizer
+
+    def _arrange(self, optimizer: Any) -> None:
+        """Correct the groups that the trainer has made of the parameters."""
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's sampler; where it does not shuffle, memory samples are spread among the new ones."""
+        base, me, terms = cast(Any, super()), cast(Any, self), self._terms
+        sampler = base._get_train_sampler(*args, **kwargs)
+        if terms is None or not isinstance(sampler, SequentialSampler):
+            return sampler
+        own = self._own if self._own is not None else len(terms.context.data or ())  # type: ignore[arg-type]
+        total = len(me.train_dataset)
+        return Spread(own, total, terms.context.seed) if 0 < own < total else sampler
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save the model; of one on which only a method's own tensors train, `save_extras` writes these alone."""
@@ -148,27 +192,3 @@ def check_scaled(trainer: Any) -> None:
     if trainer.args.fp16 and trainer.accelerator.scaler is None and not trainer.is_deepspeed_enabled:
         what = f"scales no gradients on this device ({trainer.args.device.type}), so that small ones become zero."
         raise TrainingError(Problem("fp16", what, "Train on a GPU, or in fp32 without the key."))
-
-
-def _scale_learning_rates(optimizer: Any, model: Any, factors: Mapping[str, float]) -> None:
-    """Give parameters whose names end in certain words a separate learning rate, before there is a schedule.
-
-    Args:
-        optimizer: Without state.
-        model: The model in training.
-        factors: Ending of a name -> factor on the rate of the parameter's group.
-    """
-    if not factors:
-        return
-    names = {id(p): name for name, p in model.named_parameters()}
-    for group in list(optimizer.param_groups):
-        scaled: dict[float, list[Any]] = {}
-        for parameter in group["params"]:
-            endings = [e for e in factors if names.get(id(parameter), "").endswith(e)]
-            factor = factors[max(endings, key=len)] if endings else 1.0
-            scaled.setdefault(factor, []).append(parameter)
-        group["params"] = scaled.pop(1.0, [])
-        for factor, parameters in scaled.items():
-            options = {k: v for k, v in group.items() if k not in ("params", "lr", "initial_lr")}
-            optimizer.add_param_group({**options, "params": parameters, "lr": group["lr"] * factor})
-    optimizer.param_groups = [group for group in optimizer.param_groups if group["params"]]

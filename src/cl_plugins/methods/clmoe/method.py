@@ -72,6 +72,7 @@ class CLMoE(MoELoRA):
     capabilities = Capabilities(
         quantised=("bnb",),
         answers="by_sample",
+        per_sample=True,
         carries="experts and routers of one mixture, how much the latest task used each expert, and the projector",
         reveals="weights, and how often each expert was used by the latest task; no training samples",
         step_cost="as moelora; after a task one forward per usage sample",

@@ -70,6 +70,7 @@ class EWC(SeqLoRA):
     capabilities = Capabilities(
         quantised=("bnb",),
         encoders=True,
+        per_sample=True,
         carries="one LoRA and the projector, and the Fisher value of each of their elements",
         reveals="weights, and the sensitivity of the past answers' loss to each of them; no samples",
         step_cost="as plain LoRA plus one pass over the trained tensors; at the end of a task one backward per Fisher sample",

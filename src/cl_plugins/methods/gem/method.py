@@ -92,6 +92,6 @@ class GEM(SeqLoRA):
         found = []
         for task, members in groups.items():
             size = min(self.config.samples, len(members))
-            places = draw(len(members), size, seed=context.seed, step=step, slot=0, purpose=f"gem/{task}")
+            places = draw(len(members), size, seed=context.seed, step=step, first=0, purpose=f"gem/{task}")
             found.append([members[place] for place in places])
         return found

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...adapters.modes import looking
+from ...adapters.rows import answers_of
 from ...base.errors import CompatibilityError, Problem
 from ...base.schema import option
 from ...contract.capabilities import Capabilities
 from ...contract.task import Batch, TaskContext
+from ...replay.scoring import answer_tokens
 from ..seqlora import SeqLoRA
 
 
@@ -97,15 +99,15 @@ class ILoRA(SeqLoRA):
         drawn = memory.batch(memory.draw(context, batch, "ilora"))
         inputs = {key: value for key, value in drawn.items() if key != "labels"}
         call: Any = model
-        output = call(**inputs, output_hidden_states=True)
+        with answers_of(model, drawn):
+            output = call(**inputs, output_hidden_states=True)
         terms = {}
         if config.beta:
-            labels = drawn["labels"][:, 1:]
-            wanted = labels != -100
+            labels, wanted = drawn["labels"][:, 1:], answer_tokens(drawn)[:, 1:]
             logits = output.logits[:, : labels.shape[1]][wanted].float()
             terms["replay"] = config.beta * cross_entropy(logits, labels[wanted])
         if config.gamma:
-            with looking(model):
+            with looking(model), answers_of(model, drawn):
                 slow = torch.func.functional_call(
                     model, self._slow(context, model), (), {**inputs, "output_hidden_states": True}
                 )

@@ -48,6 +48,7 @@ class MoELoRA(Method):
     capabilities = Capabilities(
         quantised=("bnb",),
         answers="by_sample",
+        per_sample=False,  # a token chooses for itself
         carries="experts and routers of one mixture, and the projector",
         step_cost="as plain LoRA of the same total rank, plus a router per layer; with `lora_dropout` one dropout per expert",
         memory="as plain LoRA of the same total rank plus the routers; with `lora_dropout` one masked input per expert",
