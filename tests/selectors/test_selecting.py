@@ -114,6 +114,35 @@ def test_keys_train_with_the_task(llava, told_apart, tmp_path, name):
     assert [entry for entry in history if entry.get("penalty/keys", 0) > 0]
 
 
+@pytest.mark.parametrize("method", [{"name": "single_task"}, {"name": "branchlora", "branches": 4}], ids=["s", "b"])
+def test_a_key_that_no_row_has_pulled_is_not_carried(llava, data, tmp_path, method):
+    """Weight decay moves also the key of pictures of a task of texts."""
+    import shutil
+
+    from safetensors.torch import load_file
+
+    shutil.copytree(data, tmp_path / "data")
+    for split in ("train", "test"):
+        file = tmp_path / "data" / f"one_{split}.json"
+        records = json.loads(file.read_text())
+        for record in records:
+            record["images"] = []
+            record["messages"][0]["value"] = record["messages"][0]["value"].replace("<image>", "")
+        file.write_text(json.dumps(records))
+    method = {**method, "selector": {"kind": "keys"}}
+    keys = tiny.recipe(
+        llava, tmp_path / "data", tmp_path / "run", method, ("one", "two"), max_steps=3, weight_decay=0.05
+    )
+    keys["cl"]["eval"] = NO_TESTS["eval"]
+    keys.pop("additional_target")
+    go(keys)
+    found = load_file(tmp_path / "run" / "carry" / "selector.safetensors")["keys"]
+    vision, text = found.unflatten(1, (2, -1)).unbind(1)
+    assert not vision[0].any()
+    assert vision[1].any()
+    assert text.any(dim=1).all()
+
+
 def test_accuracy_stands_in_journal_scores_and_report(runs):
     from cl_plugins.report import write_report
 

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..adapters import bank
+from ..adapters.pictures import check_known
 from ..adapters.places import find_decoder, find_tower
 from ..adapters.rows import RowState
 from ..adapters.versions import Versions
 from ..base.errors import CompatibilityError, Problem
+from .checked import checked_scores
 
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ def put_on(
     names = [learned.task for learned in tasks]
     tasks = tasks if router is None else [*tasks, Learned("", router)]
     check_places(base, [n for learned in tasks for n in (*learned.update.a, *learned.update.replaced)])
+    check_versions(base, [n for learned in tasks for n in learned.update.replaced])
 
     state: RowState = base.rows(lambda rows: choose(state, rows, selector, prepared, names))
     state.decided_by = "expert"
@@ -102,7 +105,8 @@ def choose(state: RowState, rows: Rows, selector: Selector, prepared: dict[str, 
     if rows.told in names:
         chosen = torch.full((rows.count,), names.index(rows.told))
     else:
-        chosen = selector.of_rows(prepared, state, rows).argmax(dim=1).cpu()
+        scores = checked_scores(selector, selector.of_rows(prepared, state, rows), rows.count, len(names))
+        chosen = scores.argmax(dim=1).cpu()
     rows.kept.update(expert=chosen, route=[names[i] for i in chosen.tolist()])
 
 
@@ -180,6 +184,25 @@ def check_places(base: BaseModel, names: Sequence[str]) -> None:
         what = f"has trained '{early[0]}', which computes before it is known which task a row is like."
         fix = "Leave vision tower and input embeddings frozen, or use `selector: {kind: oracle}`."
         raise CompatibilityError(Problem("a selector", what, fix))
+
+
+def check_versions(base: BaseModel, names: Sequence[str]) -> None:
+    """Modules with a version per task compute rows, or pictures that can be told apart.
+
+    Args:
+        base: The base.
+        names: Parameters that tasks train as a whole.
+
+    Raises:
+        CompatibilityError: If not.
+    """
+    model: Any = base.model
+    if find_tower(model) is None:
+        return
+    inside = [find_decoder(model), model.get_output_embeddings()]
+    by_row = tuple(f"{name}." for name, module in model.named_modules() if any(module is one for one in inside))
+    if not all(name.startswith(by_row) for name in names):
+        check_known(model.config)
 
 
 def _replace(base: BaseModel, tasks: Sequence[Learned], state: RowState) -> None:

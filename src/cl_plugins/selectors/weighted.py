@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ..adapters import bank
 from ..adapters.features import of_rows
+from .checked import checked_scores
 from .router import Learned, check_places
 
 
@@ -69,7 +70,7 @@ def put_on(
             weights[:, names.index(rows.told)] = 1
         else:
             vectors = selector.join([of_rows(state, rows, look) for look in selector.looks])
-            weights = weigh(selector, prepared, vectors)
+            weights = checked_scores(selector, weigh(selector, prepared, vectors), rows.count, len(names))
         route = [names[i] for i in weights.argmax(dim=1).tolist()]
         rows.kept.update(weights=weights.float().to(rows.ids.device), route=route)
 
