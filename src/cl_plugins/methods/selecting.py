@@ -208,12 +208,13 @@ class Selection:
         Raises:
             CompatibilityError: If something does.
         """
-        from ..selectors.router import check_places, check_versions
+        from ..selectors.router import check_places, check_rows, check_versions
 
         if self.by_sample:
             update = LowRankUpdate.from_state(method.learned(context, model), method.describe(context, model))
             check_places(context.base, [*update.a, *update.replaced])
             if not self._continues:
+                check_rows(context.base, list(update.a))
                 check_versions(context.base, list(update.replaced))
 
     def begin_phase(self, context: TaskContext) -> Module:

@@ -72,6 +72,7 @@ def put_on(
     names = [learned.task for learned in tasks]
     tasks = tasks if router is None else [*tasks, Learned("", router)]
     check_places(base, [n for learned in tasks for n in (*learned.update.a, *learned.update.replaced)])
+    check_rows(base, [n for learned in tasks for n in learned.update.a])
     check_versions(base, [n for learned in tasks for n in learned.update.replaced])
 
     state: RowState = base.rows(lambda rows: choose(state, rows, selector, prepared, names))
@@ -196,13 +197,34 @@ def check_versions(base: BaseModel, names: Sequence[str]) -> None:
     Raises:
         CompatibilityError: If not.
     """
-    model: Any = base.model
+    if _of_pictures(base.model, names):
+        check_known(base.model.config)
+
+
+def check_rows(base: BaseModel, names: Sequence[str]) -> None:
+    """Layers whose low-rank update is chosen per row compute rows, and not pictures.
+
+    Args:
+        base: The base.
+        names: The layers.
+
+    Raises:
+        CompatibilityError: If not.
+    """
+    found = _of_pictures(base.model, names)
+    if found:
+        what = f"names '{found[0]}', which computes pictures, while the low-rank update of a layer is chosen for rows."
+        fix = "Leave it out, or train the projector as a whole (`additional_target`)."
+        raise CompatibilityError(Problem("lora_target", what, fix))
+
+
+def _of_pictures(model: Any, names: Sequence[str]) -> list[str]:
+    """Those of some layers and parameters of a base that lie between its tower and its language model."""
     if find_tower(model) is None:
-        return
+        return []
     inside = [find_decoder(model), model.get_output_embeddings()]
     by_row = tuple(f"{name}." for name, module in model.named_modules() if any(module is one for one in inside))
-    if not all(name.startswith(by_row) for name in names):
-        check_known(model.config)
+    return [name for name in names if not f"{name}.".startswith(by_row)]
 
 
 def _replace(base: BaseModel, tasks: Sequence[Learned], state: RowState) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from ..adapters import bank
 from ..adapters.features import of_rows
 from .checked import checked_scores
-from .router import Learned, check_places
+from .router import Learned, check_places, check_rows
 
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def put_on(
     import torch
 
     check_places(base, [n for learned in tasks for n in (*learned.update.a, *learned.update.replaced)])
+    check_rows(base, [n for learned in tasks for n in learned.update.a if weighted(n)])
     prepared = selector.prepare(carried)
     names = [learned.task for learned in tasks]
 
