@@ -332,6 +332,31 @@ def test_packed_rows_are_refused(text):
         model(input_ids=torch.tensor([[1, 20, 21, 22]]), attention_mask=torch.tensor([[1, 1, 2, 2]]))
 
 
+def test_settings_of_generate_that_would_change_the_choice_are_refused(text):
+    import copy
+
+    from transformers import StaticCache
+
+    model, state = text
+    config = copy.deepcopy(model.generation_config)
+    config.prefill_chunk_size = 4
+    cache = StaticCache(config=model.config, max_cache_len=64)
+    for settings, message in (
+        ({"prefill_chunk_size": 4}, "`prefill_chunk_size`, with which the choice would be taken from the first part"),
+        ({"generation_config": config}, "`prefill_chunk_size`"),
+        ({"cache_implementation": "static"}, "`cache_implementation='static'`, whose attention mask"),
+        ({"prompt_lookup_num_tokens": 3}, "`prompt_lookup_num_tokens`, with which guessed tokens"),
+        ({"assistant_early_exit": 1}, "`assistant_early_exit`, with which guessed tokens"),
+        ({"assistant_model": model}, "`assistant_model`, with which guessed tokens"),
+        ({"past_key_values": cache}, "`a static cache`, whose attention mask"),
+    ):
+        with pytest.raises(CompatibilityError, match=message):
+            answers(model, state, prompts(2), **settings)
+    inputs = batch(prompts(2))
+    with pytest.raises(CompatibilityError, match="does not say which tokens are padding"):
+        model(**{**inputs, "attention_mask": inputs["attention_mask"][:, None, None]})
+
+
 def test_kept_rows_are_selected_and_joined():
     a = Kept(expert=torch.tensor([0, 1, 2]), route=["a", "b", "c"])
     b = Kept(expert=torch.tensor([3]), route=["d"])

@@ -193,6 +193,13 @@ def test_what_is_not_plain(text_model):
     assert not is_plain(changed)
 
 
+@pytest.mark.parametrize(("tower", "plain"), [("clip_vision_model", True), ("pixtral", False)])
+def test_a_tower_that_needs_more_than_pictures_is_not_plain(picture_model, monkeypatch, tower, plain):
+    model, _ = picture_model
+    monkeypatch.setattr(model.config.vision_config, "model_type", tower, raising=False)
+    assert is_plain(model) == plain
+
+
 def test_state_of_model_and_tokenizer_is_put_back_after_an_error(text_model):
     model, tokenizer = text_model
     tokenizer.padding_side = "right"

@@ -12,6 +12,7 @@ from running import NO_TESTS, go, load
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, CLIPModel, LlavaForConditionalGeneration
 
 from cl_plugins.adapters.held_base import HeldBase
+from cl_plugins.adapters.plain_base import PlainBase
 from cl_plugins.base.errors import CompatibilityError, RecipeError, RunStateError
 from cl_plugins.contract.carry import Carry
 from cl_plugins.selectors import make_selector
@@ -213,10 +214,40 @@ def test_a_folder_that_holds_no_clip_is_said(base, llava, tmp_path):
 
 
 def test_a_base_that_gets_patches_is_refused(base, clip):
+    from cl_plugins.adapters.pictures import Shown
     from cl_plugins.adapters.row_features import Rows
 
     inputs, _ = prompts(base, (1, 1, 1))
     rows = Rows(base.model, {**inputs, "pixel_values": torch.zeros(12, 192)}, True, {})
-    rows._pictures = torch.zeros(3, 16)
+    rows.shown.append(Shown(rows, False, torch.zeros(3, 16)))
     with pytest.raises(CompatibilityError, match=r"\(12, 192\)"):
         Clip(str(clip)).image(rows)
+
+
+@pytest.mark.parametrize("features", ["clip_image", "clip_text"])
+def test_pictures_of_their_own_sizes_are_seen_without_padding(clip, tmp_path, features):
+    import tiny_towers
+    from PIL import Image
+    from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+    folder = tiny_towers.build_pixtral(tmp_path / "pixtral")
+    pixtral, processor = (
+        PlainBase(LlavaForConditionalGeneration.from_pretrained(folder), None),
+        AutoProcessor.from_pretrained(folder),
+    )
+    processor.tokenizer.padding_side = "left"
+    generator = torch.Generator().manual_seed(0)
+    sizes = ((64, 32, 3), (32, 64, 3), (64, 64, 3))
+    pictures = [
+        Image.fromarray(torch.randint(0, 256, s, generator=generator, dtype=torch.uint8).numpy()) for s in sizes
+    ]
+    look = make_selector({"kind": "anchors", "features": features, "clip": str(clip)}).looks[0]
+
+    def values(those):
+        text = [f"USER: [IMG]{'question ' * i}ASSISTANT:" for i in those]
+        inputs = processor(text=text, images=[[pictures[i]] for i in those], return_tensors="pt", padding=True)
+        inputs.pop("token_type_ids", None)
+        return pixtral.features(inputs, look)[0]
+
+    alone = torch.cat([values([i]) for i in range(3)])
+    torch.testing.assert_close(values([0, 1, 2]), alone, rtol=0, atol=1e-5)

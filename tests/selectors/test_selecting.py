@@ -11,7 +11,7 @@ import torch
 from apart import MARKS, TASKS
 from running import NO_TESTS, go, journal, load
 
-from cl_plugins.base.errors import RecipeError, RunStateError
+from cl_plugins.base.errors import CompatibilityError, RecipeError, RunStateError
 
 
 SYSTEM = tiny.SYSTEM
@@ -112,6 +112,48 @@ def test_keys_train_with_the_task(llava, told_apart, tmp_path, name):
     assert sum(n.endswith("cl_key_text") for n in update) == 1
     history = load(tmp_path / "training", "tasks/02_two/trainer_state.json")["log_history"]
     assert [entry for entry in history if entry.get("penalty/keys", 0) > 0]
+
+
+def test_a_low_rank_update_of_the_projector_is_refused(llava):
+    """Recipes cannot ask for one; a custom trainer can."""
+    from transformers import LlavaForConditionalGeneration
+
+    from cl_plugins.adapters.held_base import HeldBase
+    from cl_plugins.selectors.router import check_rows
+
+    base = HeldBase(LlavaForConditionalGeneration.from_pretrained(llava))
+    check_rows(base, ["model.language_model.layers.0.self_attn.q_proj", "lm_head"])
+    with pytest.raises(CompatibilityError, match=r"lora_target: names '.*linear_1', which computes pictures"):
+        check_rows(base, ["model.multi_modal_projector.linear_1"])
+
+
+@pytest.mark.parametrize("method", [{"name": "single_task"}, {"name": "branchlora", "branches": 4}], ids=["s", "b"])
+def test_a_key_that_no_row_has_pulled_is_not_carried(llava, data, tmp_path, method):
+    """Weight decay moves also the key of pictures of a task of texts."""
+    import shutil
+
+    from safetensors.torch import load_file
+
+    shutil.copytree(data, tmp_path / "data")
+    for split in ("train", "test"):
+        file = tmp_path / "data" / f"one_{split}.json"
+        records = json.loads(file.read_text())
+        for record in records:
+            record["images"] = []
+            record["messages"][0]["value"] = record["messages"][0]["value"].replace("<image>", "")
+        file.write_text(json.dumps(records))
+    method = {**method, "selector": {"kind": "keys"}}
+    keys = tiny.recipe(
+        llava, tmp_path / "data", tmp_path / "run", method, ("one", "two"), max_steps=3, weight_decay=0.05
+    )
+    keys["cl"]["eval"] = NO_TESTS["eval"]
+    keys.pop("additional_target")
+    go(keys)
+    found = load_file(tmp_path / "run" / "carry" / "selector.safetensors")["keys"]
+    vision, text = found.unflatten(1, (2, -1)).unbind(1)
+    assert not vision[0].any()
+    assert vision[1].any()
+    assert text.any(dim=1).all()
 
 
 def test_accuracy_stands_in_journal_scores_and_report(runs):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import CompatibilityError, DataError, Problem
 from .features import KINDS, of_rows
+from .pictures import check_known
 
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Queries:
         kinds: See `BaseModel.features`. A base without a tower has no ``vision``, which is then left out.
 
     Raises:
-        CompatibilityError: If nothing is left.
+        CompatibilityError: If nothing is left, or the pictures of the base cannot be told apart.
     """
 
     def __init__(self, base: BaseModel, kinds: Sequence[str]) -> None:
@@ -42,6 +43,8 @@ class Queries:
         if not self.widths:
             what = "is `vision`, and the base sees no pictures."
             raise CompatibilityError(Problem(OPTION, what, "Add `text`."))
+        if "vision" in self.widths:
+            check_known(model.config)
         self._base = base
 
     @property

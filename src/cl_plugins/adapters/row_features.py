@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..base.errors import CompatibilityError, Problem
 from .modes import looking
+from .pictures import Shown, has_sizes, patches_of, vectors_of
 
 
 if TYPE_CHECKING:
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
 
 
 IGNORED = -100
-_PICTURES = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
+#: The inputs for which a model calls its tower, in order.
+MEDIA = ("pixel_values", "pixel_values_videos")
 
 
 def places_of(where: Tensor) -> list[Any]:
@@ -48,6 +51,15 @@ class Seen:
     pictures: Any
     output: Any
 
+    @classmethod
+    def of_call(cls, pictures: Any, output: Any) -> Seen:
+        """One call of the tower; models go on to change the output that they get."""
+        return cls(pictures, _copied(output))
+
+    def given(self) -> Any:
+        """The output, for a model that may change it."""
+        return _copied(self.output)
+
     def of(self, pictures: Any) -> bool:
         """Whether these are the same pictures: a model may call its tower for pictures and again for videos."""
         import torch
@@ -68,6 +80,7 @@ class Rows:
 
     Attributes:
         chosen: Whether the choice has been taken.
+        shown: What the tower has given, one entry for each of its calls.
         told: The task that all rows are known to belong to, see `RowState.telling`; None where it is to be found out.
         learning: Whether the forward is one that is learned from.
         answers: Token ids and labels of the batches that are at work, see `cl_plugins.adapters.rows.answers_of`.
@@ -83,7 +96,7 @@ class Rows:
         self.learning = False
         self.answers: Sequence[tuple[Tensor, Tensor]] = ()
         self.seen: Seen | None = None
-        self._pictures: Tensor | None = None
+        self.shown: list[Shown] = []
 
     @property
     def ids(self) -> Tensor:
@@ -110,14 +123,18 @@ class Rows:
         """(rows, length), bool: what is no padding.
 
         Raises:
-            CompatibilityError: If several samples are packed into a row.
+            CompatibilityError: If several samples are packed into a row, or the mask has another shape.
         """
         import torch
 
         mask = self.inputs.get("attention_mask")
         if mask is None:
             return torch.ones_like(self.ids, dtype=torch.bool)
-        if mask.dim() != 2 or bool((mask > 1).any()):
+        if not isinstance(mask, torch.Tensor) or mask.dim() != 2:
+            what = "got an attention mask that does not say which tokens are padding: not of shape (rows, length), as with packed samples and static caches."
+            fix = "Set `packing: false` and `neat_packing: false`, and leave the cache to `generate`."
+            raise CompatibilityError(Problem("a model that chooses per row", what, fix))
+        if bool((mask > 1).any()):
             what = "has several samples in a row; one of them would choose for the others."
             raise CompatibilityError(Problem("packing", what, "Set `packing: false` and `neat_packing: false`."))
         return mask[:, -self.ids.shape[1] :].bool()
@@ -169,54 +186,54 @@ class Rows:
         return places_of(self.prompt)
 
     def see(self, seen: Seen) -> None:
-        """Take what the tower gave in this forward: the pooled vector of each picture, or the mean of its last hidden states.
+        """Take what the tower gave in this forward.
 
         Args:
             seen: Its pictures and its output.
         """
-        self.seen, output = seen, seen.output
-        pooled = getattr(output, "pooler_output", None)
-        if pooled is None or not hasattr(pooled, "dim") or pooled.dim() != 2:
-            last = output.last_hidden_state if hasattr(output, "last_hidden_state") else output[0]
-            pooled = last.mean(dim=1) if last.dim() == 3 else last
-        self._pictures = pooled.detach().float()
+        self.seen = seen
+        given = [self.inputs.get(name) is not None for name in MEDIA]
+        video = given[1] and (
+            not given[0] or bool(self.shown)
+        )  # a model calls its tower for pictures, then for videos
+        vectors = patches_of(seen.output) if has_sizes(self.model.config) else vectors_of(seen.output)
+        self.shown.append(Shown(self, video, vectors))
 
-    @cached_property
+    @property
+    def waits(self) -> bool:
+        """Whether the tower is still to be called for the forward's videos."""
+        return len(self.shown) < sum(self.inputs.get(name) is not None for name in MEDIA)
+
+    @property
     def picture_rows(self) -> list[int]:
-        """For each picture of the forward the number of its row; -1 for one that no row attends to.
+        """For each picture or video of the forward the number of its row; -1 for one that no row attends to.
 
         Raises:
-            CompatibilityError: If the pictures do not have the same number of tokens, so that they cannot be told apart.
+            CompatibilityError: If that is not known for this base, see `check_known`.
         """
-        if self._pictures is None:
-            return []
-        tokens = self._is_picture()
-        total, count = int(tokens.sum()), len(self._pictures)
-        if not count or total % count:
-            what = f"has {count} pictures with {total} tokens; pictures of different sizes cannot be told apart."
-            raise CompatibilityError(Problem("features", what, "Use features of the text, or another base."))
-        places = tokens.nonzero()[:: total // count]
-        return [int(row) if bool(self.attended[row, at]) else -1 for row, at in places.tolist()]
+        return [row for shown in self.shown for row in shown.owners]
 
     @property
     def vision(self) -> tuple[Tensor, Tensor]:
         """Mean of a row's pictures, (rows, width) in fp32, and which rows have one, (rows,) bool."""
-        if self._pictures is None:
-            return self.without_pictures(tower_width(self.model.config))
-        return self.picture_means(self._pictures)
+        import torch
 
-    def picture_means(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.shown:
+            return self.without_pictures(tower_width(self.model.config))
+        return self.picture_means(torch.cat([shown.means for shown in self.shown]), self.picture_rows)
+
+    def picture_means(self, pictures: Tensor, rows: list[int]) -> tuple[Tensor, Tensor]:
         """Mean over the pictures of each row.
 
         Args:
-            pictures: (pictures, width), one vector for each picture of the forward.
+            pictures: (pictures, width), one vector for each picture.
+            rows: For each picture the number of its row, or -1.
 
         Returns:
             (rows, width), and which rows have a picture, (rows,) bool.
         """
         import torch
 
-        rows = self.picture_rows
         if not any(row >= 0 for row in rows):
             return self.without_pictures(pictures.shape[1])
         owner = torch.tensor(rows, device=pictures.device)
@@ -234,7 +251,7 @@ class Rows:
     @property
     def words(self) -> Tensor:
         """(rows, length), bool: the prompt without the tokens of pictures."""
-        return self.prompt & ~self._is_picture()
+        return self.prompt & ~(self.is_picture(False) | self.is_picture(True))
 
     @property
     def text(self) -> Tensor:
@@ -260,15 +277,20 @@ class Rows:
         # row by row, so that neither padding nor the other rows of a batch change a bit of a row's mean
         return torch.stack([row[at].detach().float().mean(dim=0) for row, at in zip(values, where, strict=True)])
 
-    def _is_picture(self) -> Tensor:
-        """(rows, length), bool: tokens that stand for pictures."""
+    def is_picture(self, video: bool) -> Tensor:
+        """(rows, length), bool: tokens that stand for pictures, or for videos."""
         import torch
 
-        numbers = {getattr(self.model.config, name, None) for name in _PICTURES} - {None}
+        names = ("video_token_id", "video_token_index") if video else ("image_token_id", "image_token_index")
         found = torch.zeros_like(self.ids, dtype=torch.bool)
-        for number in numbers:
+        for number in {getattr(self.model.config, name, None) for name in names} - {None}:
             found |= self.ids == number
         return found
+
+
+def _copied(output: Any) -> Any:
+    """The same tensors in an object of their own."""
+    return copy(output) if isinstance(output, dict) else output
 
 
 def tower_width(config: Any) -> int:

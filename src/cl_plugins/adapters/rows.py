@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import CompatibilityError, Problem
+from .generating import check_generation
 from .kept import Kept, keep_on, kept_of
 from .modes import looking
 from .places import find_decoder, find_tower, logits_at
@@ -278,6 +279,7 @@ class RowState:
 
     def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Without a cache every token is a forward over prompt and answer: the choice is held."""
+        check_generation(self._model, _named(inspect.signature(original), args, kwargs))
         outer = getattr(self._threads, "generation", None)
         self._threads.generation = {}
         try:
@@ -297,12 +299,13 @@ class RowState:
         ):
             if rows is not None and not self.off:
                 rows.see(known)
-            return known.output
+            return known.given()
         output = original(*args, **kwargs)
         if rows is not None and not self.off:
-            rows.see(Seen(pictures, output))
-            self._choose(rows)
-            self._end_where_chosen(rows)
+            rows.see(Seen.of_call(pictures, output))
+            if not rows.waits:
+                self._choose(rows)
+                self._end_where_chosen(rows)
         return output
 
     def _before_decoder(self, module: Module, args: Any, kwargs: Any) -> None:
@@ -341,7 +344,8 @@ class RowState:
         """
         found: list[Any] = []
         handle = find_decoder(self._model).register_forward_hook(lambda m, a, output: found.append(output[0]))
-        inputs = {k: v for k, v in rows.inputs.items() if k in rows.PROMPT}
+        words = (*_MEDIA, "token_type")
+        inputs = {k: v for k, v in rows.inputs.items() if k in rows.PROMPT or any(word in k for word in words)}
         self._threads.tower = rows.seen
         try:
             with looking(self._model), self.base_alone():

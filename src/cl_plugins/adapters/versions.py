@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import Module
 
+from ..base.errors import CompatibilityError, Problem
+
 
 if TYPE_CHECKING:
     from .rows import RowState
@@ -54,28 +56,35 @@ class Versions(Module):
         """Each row, or each picture, by the version of its expert."""
         if self._state.off:
             return self.module(inputs, *args, **kwargs)
-        experts = self._experts(len(inputs))
+        dim, experts = self._experts(tuple(inputs.shape))
         found = sorted(set(experts))
         if len(found) == 1:
             return self._call(found[0], inputs, *args, **kwargs)
         output: Any = None
         for number in found:
             at = torch.tensor([i for i, e in enumerate(experts) if e == number], device=inputs.device)
-            part = self._call(number, inputs.index_select(0, at), *args, **kwargs)
+            part = self._call(number, inputs.index_select(dim, at), *args, **kwargs)
             if output is None:
-                output = part.new_zeros(len(inputs), *part.shape[1:])
-            output = output.index_copy(0, at, part.to(output.dtype))
+                output = part.new_zeros(*part.shape[:dim], len(experts), *part.shape[dim + 1 :])
+            output = output.index_copy(dim, at, part.to(output.dtype))
         return output
 
-    def _experts(self, count: int) -> list[int]:
+    def _experts(self, shape: tuple[int, ...]) -> tuple[int, list[int]]:
+        """The dimension of an input that is computed by several experts, and the expert of each entry.
+
+        Raises:
+            CompatibilityError: If a choice is not taken yet, or the input is not of the forward's pictures.
+        """
         rows = self._state.current
+        if "expert" not in rows.kept:
+            what = "compute pictures before the tower has seen the videos of the batch, on which the choice depends as well."
+            fix = "Leave the projector frozen, or use data with either pictures or videos."
+            raise CompatibilityError(Problem("modules with a version per task", what, fix))
         chosen: list[int] = rows.kept["expert"].tolist()
         if self._by_row:
-            return chosen
-        owners = rows.picture_rows
-        if len(owners) != count:
-            raise ValueError(f"got {count} inputs for {len(owners)} pictures")
-        return [chosen[max(row, 0)] for row in owners]
+            return 0, chosen
+        dim, owners = rows.shown[-1].owners_of(shape)
+        return dim, [chosen[max(row, 0)] for row in owners]
 
     def _call(self, number: int, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
         names = self._names[number]

@@ -152,7 +152,7 @@ class Registry(Generic[T]):
         distribution = OWN if found is None else _distribution(found)
         try:
             value = self.own[name] if found is None else found.load()
-            return Entry(name, distribution, self._check(name, value, distribution))
+            return Entry(name, distribution, _complete(self._check(name, value, distribution)))
         except NotUsable as error:
             reason = str(error)
         except SystemExit as error:  # a package that exits when it is imported must not end the process
@@ -160,6 +160,16 @@ class Registry(Generic[T]):
         except Exception as error:  # another package's fault must not affect the others
             reason = f"{type(error).__name__}: {error}"
         return Entry(name, distribution, None, " ".join(reason.split()))
+
+
+def _complete(value: T) -> T:
+    """Raise `NotUsable` for a class that leaves out what its base class demands."""
+    left: frozenset[str] = (
+        getattr(value, "__abstractmethods__", frozenset()) if isinstance(value, type) else frozenset()
+    )
+    if left:
+        raise NotUsable(f"{value.__qualname__} does not define {', '.join(sorted(left))}")  # type: ignore[attr-defined]
+    return value
 
 
 def _distribution(entry: EntryPoint) -> str:

@@ -6,7 +6,8 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence, Set
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 from .errors import Problem
@@ -15,6 +16,13 @@ from .errors import Problem
 T = TypeVar("T")
 
 _MISSING = dataclasses.MISSING
+#: What an option may be declared as, and what a list then becomes.
+LISTS: dict[Any, Any] = {
+    list: list, tuple: tuple, Sequence: tuple, Iterable: tuple, Collection: tuple, set: set, Set: frozenset, frozenset: frozenset,
+}  # fmt: skip
+MAPPINGS = (dict, Mapping, MutableMapping)
+_SCALARS = (bool, int, float, str, Path, type(None))
+_SUPPORTED = "bool, int, float, str, Path, Literal, list, tuple, Sequence, set, dict, a dataclass, and unions of these"
 _SHOWN = 200  # characters of a value in a message
 
 
@@ -91,10 +99,11 @@ def unknown_key(where: str, key: object, known: Iterable[str]) -> Problem:
 def check_value(value: Any, hint: Any, where: str, problems: list[Problem]) -> Any:
     """Return ``value`` as the annotated type, or record a problem and return it unchanged.
 
-    Understands bool, int, float, str, ``Literal``, unions, ``list``, ``tuple[x, ...]``, ``dict`` and dataclasses.
+    Understands bool, int, float, str, ``Literal``, unions, ``list``, ``tuple[x, ...]``, ``dict`` and dataclasses; ``Path``
+    as a text; ``Sequence`` and sets as lists.
     """
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
+    origin, args = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if hint in (Any, object):
         return value
     if origin is Literal:
         if value not in args:
@@ -109,17 +118,30 @@ def check_value(value: Any, hint: Any, where: str, problems: list[Problem]) -> A
             problems.append(Problem(where, f"is {shown(value)}.", "Give a mapping of keys and values."))
             return value
         return build(hint, value, where, problems)
-    if origin in (list, tuple):
+    if origin in LISTS:
         values = [value] if isinstance(value, str) else value
-        if not isinstance(values, (list, tuple)):
+        if not isinstance(values, (list, tuple, set, frozenset)):
             problems.append(Problem(where, f"is {shown(value)}.", "Give a list."))
             return value
-        return origin(check_value(item, args[0], f"{where}[{i}]", problems) for i, item in enumerate(values))
-    if origin is dict:
+        item_hint = args[0] if args else Any
+        found = [check_value(item, item_hint, f"{where}[{i}]", problems) for i, item in enumerate(values)]
+        try:
+            return LISTS[origin](found)
+        except TypeError:  # an entry that no set can hold
+            problems.append(Problem(where, f"is {shown(value)}.", "Give a list of texts or numbers."))
+            return value
+    if origin in MAPPINGS:
         if not isinstance(value, Mapping):
             problems.append(Problem(where, f"is {shown(value)}.", "Give a mapping of keys and values."))
             return value
-        return {str(key): check_value(item, args[1], f"{where}.{key}", problems) for key, item in value.items()}
+        item_hint = args[1] if args else Any
+        return {str(key): check_value(item, item_hint, f"{where}.{key}", problems) for key, item in value.items()}
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint not in _SCALARS:
+        what = f"is declared as `{_type_name(hint)}`, which no value can be checked against."
+        problems.append(Problem(where, what, f"In the code, use one of {_SUPPORTED}."))
+        return value
     return _check_scalar(value, hint, where, problems)
 
 
@@ -154,7 +176,7 @@ def _check_scalar(value: Any, hint: Any, where: str, problems: list[Problem]) ->
             return number
     if isinstance(value, hint) and not (hint is not bool and isinstance(value, bool)):
         return value
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "a mapping"}
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path"}
     problems.append(Problem(where, f"is {shown(value)}.", f"Give {names.get(hint, getattr(hint, '__name__', hint))}."))
     return value
 
@@ -242,6 +264,11 @@ def _outside(value: Any, metadata: Mapping[str, Any], where: str) -> list[Proble
     if maximum is not None and value > maximum:
         return [Problem(where, f"is {shown(value)}.", f"The largest allowed value is {maximum}.")]
     return []
+
+
+def json_value(value: Any) -> Any:
+    """What `json.dumps` writes for a value of an option that it does not know: its ``default``."""
+    return sorted(value, key=str) if isinstance(value, (set, frozenset)) else str(value)
 
 
 def describe(cls: type[Any], prefix: str = "") -> list[tuple[str, str, str, str]]:

@@ -10,7 +10,10 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, Union
+
+from ..base.schema import LISTS, MAPPINGS, json_value
 
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
@@ -21,7 +24,7 @@ _SCALARS: dict[Any, dict[str, Any]] = {
     int: {"type": "integer"},
     float: {"type": "number"},
     str: {"type": "string"},
-    dict: {"type": "object"},
+    Path: {"type": "string"},
 }
 
 
@@ -101,8 +104,8 @@ def of_dataclass(cls: type[Any]) -> dict[str, Any]:
 
 def of_type(hint: Any) -> dict[str, Any]:
     """The schema of a value of an annotated type, as `cl_plugins.base.schema.check_value` takes it."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
+    origin, args = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if hint in (Any, object):
         return {}
     if origin is Literal:
         return {"enum": list(args)}
@@ -110,12 +113,12 @@ def of_type(hint: Any) -> dict[str, Any]:
         return {"anyOf": [{"type": "null"} if arg is type(None) else of_type(arg) for arg in args]}
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return of_dataclass(hint)
-    if origin in (list, tuple):
-        item = of_type(args[0])
+    if origin in LISTS:
+        item = of_type(args[0]) if args else {}
         whole = {"type": "array", "items": item}
-        return {"anyOf": [{"type": "string"}, whole]} if args[0] is str else whole
-    if origin is dict:
-        return {"type": "object", "additionalProperties": of_type(args[1])}
+        return {"anyOf": [{"type": "string"}, whole]} if args[:1] == (str,) else whole
+    if origin in MAPPINGS:
+        return {"type": "object", "additionalProperties": of_type(args[1]) if args else {}}
     if hint is float:
         return {"anyOf": [{"type": "number"}, {"type": "string", "pattern": _NUMBER}]}
     return dict(_SCALARS.get(hint, {}))
@@ -137,6 +140,8 @@ def _default(field: dataclasses.Field[Any]) -> Any:
         return dataclasses.MISSING
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {}  # the defaults of its keys are listed with them
+    if isinstance(value, (set, frozenset, Path)):
+        return json_value(value)
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -237,11 +237,13 @@ class CarryWriter:
             shutil.copyfile(source, target)
 
     def write(self, name: str, tensors: dict[str, Tensor]) -> None:
-        """Write tensors of the method's own."""
+        """Write tensors of the method's own; views and transposed ones are fine."""
         from safetensors.torch import save_file
 
+        from .saving import saveable
+
         target = self._target(name)
-        save_file(tensors, target, metadata={"format": "pt"})
+        save_file(saveable(tensors), target, metadata={"format": "pt"})
 
     def file_names(self) -> list[str]:
         """Relative names of the files written so far, sorted."""

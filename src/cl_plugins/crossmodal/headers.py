@@ -58,7 +58,7 @@ def sound_samples(value: Any, rate: int) -> float | None:
     suffix = Path(path).suffix.lower()
     if suffix == ".npy":
         found = _array(path)
-        return float(len(_finite(media.sound(path, rate))) if found is None else found.size)
+        return float(len(_finite(media.sound(path, rate))) if found is None else max(found.shape))
     if suffix == ".wav":
         try:
             with wave.open(path, "rb") as file:

@@ -27,6 +27,8 @@ Tokens: TypeAlias = "Sequence[int] | np.ndarray"
 TEXT_MODELS = ("llama", "mistral", "qwen2", "qwen3")
 #: Models that put picture features in place of tokens and are such a decoder otherwise.
 VISION_MODELS = ("llava",)
+#: Towers that get pictures of one size, and nothing but them.
+TOWERS = ("clip_vision_model", "dinov2", "dinov2_with_registers", "siglip_vision_model")
 #: Settings of a model's own generation config that change greedy search, with the values at which they do nothing.
 GREEDY_RULES: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty", "guidance_scale", "num_beams"), (None, 1)),
@@ -53,7 +55,9 @@ def is_plain(model: Any) -> bool:
     """
     config = model.config
     text = getattr(config, "text_config", None) or config
-    known = config.model_type in TEXT_MODELS or (config.model_type in VISION_MODELS and text.model_type in TEXT_MODELS)
+    tower = getattr(getattr(config, "vision_config", None), "model_type", None)
+    sees = config.model_type in VISION_MODELS and tower in TOWERS
+    known = config.model_type in TEXT_MODELS or (sees and text.model_type in TEXT_MODELS)
     if not known or getattr(text, "sliding_window", None) is not None:
         return False
     if getattr(text, "_attn_implementation", None) not in ("sdpa", "eager"):

@@ -208,11 +208,14 @@ class Selection:
         Raises:
             CompatibilityError: If something does.
         """
-        from ..selectors.router import check_places
+        from ..selectors.router import check_places, check_rows, check_versions
 
         if self.by_sample:
             update = LowRankUpdate.from_state(method.learned(context, model), method.describe(context, model))
             check_places(context.base, [*update.a, *update.replaced])
+            if not self._continues:
+                check_rows(context.base, list(update.a))
+                check_versions(context.base, list(update.replaced))
 
     def begin_phase(self, context: TaskContext) -> Module:
         """The base with a fresh router."""
@@ -269,7 +272,8 @@ class Selection:
             own, vectors = measure(self.selector, context)
         carried = self.selector.merge(self._carried(context.carry), own)
         if len(vectors):
-            self._accuracy = {"selected_training_samples": accuracy(self.selector, carried, vectors)}
+            known = 1 if context.carry is None else None
+            self._accuracy = {"selected_training_samples": accuracy(self.selector, carried, vectors, known)}
         return {STATISTIC: own}
 
     def numbers(self) -> dict[str, float]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import DataError, Problem, RecipeError, RunStateError
 from ..base.files import digest, write_with
-from ..base.schema import defaults, nearest
+from ..base.schema import defaults, json_value, nearest
 from ..base.secrets import masked
 from ..config import CLConfig, Recipe
 from ..contract.carry import Carry
@@ -241,8 +241,8 @@ def _record(
 ) -> dict[str, Any]:
     """``run.json``."""
     whole = sha256("".join(files.values()).encode()).hexdigest()
-    options = json.loads(json.dumps(dataclasses.asdict(method.config), default=str))
-    told = json.loads(json.dumps(defaults(type(method.config)), default=str))
+    options = json.loads(json.dumps(dataclasses.asdict(method.config), default=json_value))
+    told = json.loads(json.dumps(defaults(type(method.config)), default=json_value))
     imported = {"file": ", ".join(files), "sha256": whole, "tasks": list(tasks), "files": dict(files)}
     return {
         **record.identity(keys, config, base, {}),

@@ -15,7 +15,7 @@ from ..base import ranks
 from ..base.errors import ClPluginsError, Problem, RunStateError
 from ..base.files import recover_directory, remove_leftovers
 from ..base.logs import logger
-from ..base.schema import defaults
+from ..base.schema import defaults, json_value
 from ..base.secrets import failure, masked
 from ..base.words import either, restore, words
 from ..contract.carry import Carry
@@ -195,7 +195,7 @@ def trained_tasks(state: RunState) -> list[str]:
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:
     """A method's options as JSON."""
-    return dict(json.loads(json.dumps(options, default=str)))
+    return dict(json.loads(json.dumps(options, default=json_value)))
 
 
 def begin(root: Path, opening: Opening) -> None:

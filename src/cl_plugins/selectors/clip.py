@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
+from ..adapters.pictures import check_whole, has_sizes
 from ..base.errors import CompatibilityError, Problem
 
 
@@ -67,16 +68,19 @@ class Clip:
         """
         import torch
 
-        pixels, count = rows.inputs.get("pixel_values"), len(rows.picture_rows)
-        if pixels is None or not count:
+        check_whole(rows.model.config)
+        shown = next((shown for shown in rows.shown if not shown.video), None)
+        if shown is None:
             return rows.without_pictures(self._model.config.projection_dim)
-        if pixels.dim() != 4 or pixels.shape[1] != 3 or len(pixels) != count:
+        pixels, owners = rows.inputs["pixel_values"], shown.owners
+        if pixels.dim() != 4 or pixels.shape[1] != 3 or len(pixels) != len(owners):
             what = f"gets pictures as a tensor of shape {tuple(pixels.shape)}, which are not whole pictures."
             raise CompatibilityError(Problem(f"base {type(rows.model).__name__}", what, "Use `vision` features."))
         model = self._model.to(pixels.device)
+        sizes = rows.inputs["image_sizes"] if has_sizes(rows.model.config) else None
         with torch.no_grad():
-            given = self._as_clip_sees(pixels.float(), rows.model)
-            return rows.picture_means(_vectors(model.get_image_features(pixel_values=given)))
+            given = torch.cat([self._as_clip_sees(part, rows.model) for part in _cut(pixels.float(), sizes)])
+            return rows.picture_means(_vectors(model.get_image_features(pixel_values=given)), owners)
 
     def text(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Projected embedding of the question, cut at the length of CLIP.
@@ -148,6 +152,18 @@ def _vectors(output: Any, *, pooled: bool = False) -> Tensor:
     value = output if hasattr(output, "dim") and not pooled else output.pooler_output
     found: Tensor = value.detach().float()
     return found
+
+
+def _cut(pixels: Tensor, sizes: Any) -> list[Tensor]:
+    """Pictures as batches: all at once, or one by one without their padding, which depends on the others of the batch.
+
+    Args:
+        pixels: (pictures, 3, height, width).
+        sizes: (pictures, 2), the height and width of each; None where all have the same.
+    """
+    if sizes is None:
+        return [pixels]
+    return [one[None, :, :height, :width] for one, (height, width) in zip(pixels, sizes.tolist(), strict=True)]
 
 
 def _folder_of(base: Any) -> str:

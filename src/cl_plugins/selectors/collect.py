@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..adapters.pictures import check_known, check_whole
+from ..adapters.places import find_tower
 from ..base import ranks
 from ..base.errors import DataError, Problem, TrainingError
+from .checked import checked_scores
 
 
 if TYPE_CHECKING:
@@ -51,14 +54,23 @@ def batch_vectors(base: BaseModel, selector: Selector, inputs: Mapping[str, Any]
 
 
 def check_features(selector: Selector, context: TaskContext) -> None:
-    """Before a task trains: its first sample has what the selector looks at.
+    """Before a task trains: the base has what the selector looks at, and so has the task's first sample.
 
     A custom trainer knows its samples only once it trains; `measure` looks at all of them.
 
     Raises:
-        DataError: If it has not.
+        CompatibilityError: If the base has not.
+        DataError: If the sample has not.
     """
-    if selector.told or context.data is None:
+    if selector.told:
+        return
+    model: Any = context.base.model
+    if find_tower(model) is not None:
+        if "vision" in selector.config.kinds:
+            check_known(model.config)
+        if "clip_image" in selector.config.kinds:
+            check_whole(model.config)
+    if context.data is None:
         return
     for inputs in context.data.batches([0], 1):
         batch_vectors(context.base, selector, inputs)
@@ -137,7 +149,17 @@ def _add(sums: dict[str, Tensor], more: Mapping[str, Tensor], task: str) -> None
         sums[name] = sums[name] + value if name in sums else value
 
 
-def accuracy(selector: Selector, carried: dict[str, Tensor], vectors: Tensor) -> float:
-    """Percentage of rows of the latest task that the selector gives to it."""
-    scores = selector.scores(selector.prepare(carried), vectors)
+def accuracy(selector: Selector, carried: dict[str, Tensor], vectors: Tensor, tasks: int | None = None) -> float:
+    """Percentage of rows of the latest task that the selector gives to it.
+
+    Args:
+        selector: The selector.
+        carried: What it has carried, the latest task included.
+        vectors: (rows, width).
+        tasks: Number of tasks, where it is known.
+
+    Raises:
+        CompatibilityError: If it does not return scores.
+    """
+    scores = checked_scores(selector, selector.scores(selector.prepare(carried), vectors), len(vectors), tasks)
     return 100 * float((scores.argmax(dim=1) == scores.shape[1] - 1).double().mean())

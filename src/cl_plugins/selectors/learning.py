@@ -15,6 +15,7 @@ from torch.nn.functional import cosine_similarity, normalize
 from ..adapters.features import of_rows
 from ..adapters.places import find_tower
 from ..adapters.row_features import tower_width
+from ..base import ranks
 from ..base.errors import CompatibilityError, DataError, Problem
 
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 #: Name of a key on the model, with the kind of features behind it.
 PREFIX = "cl_key_"
+#: Name of the buffer that says whether a row has pulled a key. That it has changed says nothing: weight decay moves every key.
+PULLED = "cl_live_pulled_"
 
 
 class KeyTraining:
@@ -45,6 +48,7 @@ class KeyTraining:
         self._config, self._base = config, context.base
         self._looks = dict(zip(config.kinds, selector.looks, strict=True))
         self._latest: dict[str, tuple[Tensor, Tensor]] = {}
+        self._pulled: set[str] = set()
         model: Any = context.base.model
         device = next(model.parameters()).device
         generator = torch.Generator().manual_seed(context.seed)
@@ -56,6 +60,7 @@ class KeyTraining:
             start = normalize(torch.randn(width, generator=generator), dim=0)
             self._start[kind] = start
             context.base.register(f"{PREFIX}{kind}", start.to(device, copy=True), trained=True)
+            context.base.register(f"{PULLED}{kind}", torch.zeros((), dtype=torch.int64, device=device), trained=False)
         if not self._start:
             what = "looks at pictures only, and this base sees none."
             raise CompatibilityError(Problem("cl.method.selector.features", what, "Use `text`."))
@@ -76,6 +81,9 @@ class KeyTraining:
                 what = f"have the width {values.shape[1]}; {len(self._start[kind])} was expected."
                 fix = "Use `learn: mean`, or other features."
                 raise CompatibilityError(Problem(f"features '{kind}'", what, fix))
+            if bool(there.any()):
+                self._pulled.add(kind)
+                getattr(self._base.model, f"{PULLED}{kind}").fill_(1)
 
     def terms(self) -> dict[str, Tensor]:
         """``L_align`` of the batch that was seen last."""
@@ -89,17 +97,25 @@ class KeyTraining:
         return {f"{PREFIX}{kind}": self._config.rate for kind in self._start}
 
     def learned(self) -> dict[str, Tensor]:
-        """The keys as `Anchors.join` lays out features, (1, features x width), fp64; 0 for one that no row has pulled."""
+        """The keys as `Anchors.join` lays out features, (1, features x width), fp64; 0 for one that no row has pulled.
+
+        All processes take part.
+        """
         width = max(map(len, self._start.values()))
         blocks = []
         for kind in self._config.kinds:
             block = torch.zeros(width, dtype=torch.float64)
             if kind in self._start:
                 key = getattr(self._base.model, f"{PREFIX}{kind}").detach().cpu()
-                if not torch.equal(key, self._start[kind]):
+                if self._is_pulled(kind):
                     block[: len(key)] = key.double()
             blocks.append(block)
         return {"keys": torch.cat(blocks)[None]}
+
+    def _is_pulled(self, kind: str) -> bool:
+        """Whether a row of any process has had the features, in this process or before the checkpoint that it goes on from."""
+        # DDP gives the buffer of the first process to the others, so that it alone does not know of theirs
+        return ranks.any_true(kind in self._pulled or bool(getattr(self._base.model, f"{PULLED}{kind}")))
 
 
 def alignment(features: dict[str, tuple[Tensor, Tensor]], keys: dict[str, Tensor], reduction: str = "mean") -> Tensor:

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..adapters import bank
+from ..adapters.pictures import check_known
 from ..adapters.places import find_decoder, find_tower
 from ..adapters.rows import RowState
 from ..adapters.versions import Versions
 from ..base.errors import CompatibilityError, Problem
+from .checked import checked_scores
 
 
 if TYPE_CHECKING:
@@ -70,6 +72,8 @@ def put_on(
     names = [learned.task for learned in tasks]
     tasks = tasks if router is None else [*tasks, Learned("", router)]
     check_places(base, [n for learned in tasks for n in (*learned.update.a, *learned.update.replaced)])
+    check_rows(base, [n for learned in tasks for n in learned.update.a])
+    check_versions(base, [n for learned in tasks for n in learned.update.replaced])
 
     state: RowState = base.rows(lambda rows: choose(state, rows, selector, prepared, names))
     state.decided_by = "expert"
@@ -102,7 +106,8 @@ def choose(state: RowState, rows: Rows, selector: Selector, prepared: dict[str, 
     if rows.told in names:
         chosen = torch.full((rows.count,), names.index(rows.told))
     else:
-        chosen = selector.of_rows(prepared, state, rows).argmax(dim=1).cpu()
+        scores = checked_scores(selector, selector.of_rows(prepared, state, rows), rows.count, len(names))
+        chosen = scores.argmax(dim=1).cpu()
     rows.kept.update(expert=chosen, route=[names[i] for i in chosen.tolist()])
 
 
@@ -180,6 +185,46 @@ def check_places(base: BaseModel, names: Sequence[str]) -> None:
         what = f"has trained '{early[0]}', which computes before it is known which task a row is like."
         fix = "Leave vision tower and input embeddings frozen, or use `selector: {kind: oracle}`."
         raise CompatibilityError(Problem("a selector", what, fix))
+
+
+def check_versions(base: BaseModel, names: Sequence[str]) -> None:
+    """Modules with a version per task compute rows, or pictures that can be told apart.
+
+    Args:
+        base: The base.
+        names: Parameters that tasks train as a whole.
+
+    Raises:
+        CompatibilityError: If not.
+    """
+    if _of_pictures(base.model, names):
+        check_known(base.model.config)
+
+
+def check_rows(base: BaseModel, names: Sequence[str]) -> None:
+    """Layers whose low-rank update is chosen per row compute rows, and not pictures.
+
+    Args:
+        base: The base.
+        names: The layers.
+
+    Raises:
+        CompatibilityError: If not.
+    """
+    found = _of_pictures(base.model, names)
+    if found:
+        what = f"names '{found[0]}', which computes pictures, while the low-rank update of a layer is chosen for rows."
+        fix = "Leave it out, or train the projector as a whole (`additional_target`)."
+        raise CompatibilityError(Problem("lora_target", what, fix))
+
+
+def _of_pictures(model: Any, names: Sequence[str]) -> list[str]:
+    """Those of some layers and parameters of a base that lie between its tower and its language model."""
+    if find_tower(model) is None:
+        return []
+    inside = [find_decoder(model), model.get_output_embeddings()]
+    by_row = tuple(f"{name}." for name, module in model.named_modules() if any(module is one for one in inside))
+    return [name for name in names if not f"{name}.".startswith(by_row)]
 
 
 def _replace(base: BaseModel, tasks: Sequence[Learned], state: RowState) -> None:

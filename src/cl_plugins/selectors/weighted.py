@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ..adapters import bank
 from ..adapters.features import of_rows
-from .router import Learned, check_places
+from .checked import checked_scores
+from .router import Learned, check_places, check_rows
 
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def put_on(
     import torch
 
     check_places(base, [n for learned in tasks for n in (*learned.update.a, *learned.update.replaced)])
+    check_rows(base, [n for learned in tasks for n in learned.update.a if weighted(n)])
     prepared = selector.prepare(carried)
     names = [learned.task for learned in tasks]
 
@@ -69,7 +71,7 @@ def put_on(
             weights[:, names.index(rows.told)] = 1
         else:
             vectors = selector.join([of_rows(state, rows, look) for look in selector.looks])
-            weights = weigh(selector, prepared, vectors)
+            weights = checked_scores(selector, weigh(selector, prepared, vectors), rows.count, len(names))
         route = [names[i] for i in weights.argmax(dim=1).tolist()]
         rows.kept.update(weights=weights.float().to(rows.ids.device), route=route)
 

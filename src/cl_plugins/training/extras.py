@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import Problem, RunStateError
 from ..contract.names import is_own, is_peft
+from .trained import is_trained
 
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def extras(model: Module) -> dict[str, Tensor]:
     """
     found: dict[str, Tensor] = {name: b for name, b in model.named_buffers() if is_live(name)}
     if hasattr(model, "peft_config") or only_extras(model):
-        found |= {name: p for name, p in model.named_parameters() if p.requires_grad and not is_peft(name)}
+        found |= {name: p for name, p in model.named_parameters() if is_trained(p) and not is_peft(name)}
     return found
 
 
@@ -41,7 +42,7 @@ def only_extras(model: Module) -> bool:
     """Whether all that trains is a method's own: a checkpoint then holds these tensors and not the frozen base."""
     if hasattr(model, "peft_config"):
         return False
-    return any(p.requires_grad and is_own(name) for name, p in model.named_parameters())
+    return any(is_trained(p) and is_own(name) for name, p in model.named_parameters())
 
 
 @contextmanager

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..adapters.partitioned import gathered, size
 from ..base.errors import CompatibilityError, Problem, TrainingError
+from ..base.schema import shown
 from ..contract.export import LowRankSum
 from ..contract.names import trainable
+from ..contract.saving import dtype_problem
 
 
 if TYPE_CHECKING:
@@ -70,13 +73,77 @@ def check_saved(method: Method, context: TaskContext, model: Module) -> None:
     Raises:
         CompatibilityError: Naming the tensors that would be lost.
     """
-    saved = method.learned(context, model)
-    lost = sorted(set(trainable(model)) - set(saved))
+    check_all_learned(method, model, method.learned(context, model))
+
+
+def check_all_learned(method: Method, model: Module, learned: Mapping[str, Tensor]) -> None:
+    """`check_saved` of what `Method.learned` has returned, before or after the training.
+
+    Args:
+        method: The method.
+        model: What is trained.
+        learned: What it returned.
+
+    Raises:
+        CompatibilityError: Naming the tensors that would be lost, or what is no tensor that can be written.
+    """
+    check_tensors(method, "learned", learned)
+    lost = sorted(set(trainable(model)) - set(learned))
     if lost:
-        shown = ", ".join(lost[:3]) + (", ..." if len(lost) > 3 else "")
-        what = f"trains {len(lost)} tensors that its `learned` does not return, so that they would be lost: {shown}."
+        few = ", ".join(lost[:3]) + (", ..." if len(lost) > 3 else "")
+        what = f"trains {len(lost)} tensors that its `learned` does not return, so that they would be lost: {few}."
         fix = "Return every trainable tensor under its saved name, or freeze what is not learned."
         raise CompatibilityError(Problem(f"method '{method.name}'", what, fix))
+
+
+def check_tensors(method: Method, hook: str, values: Any) -> None:
+    """What a hook returns are tensors that can be written.
+
+    Args:
+        method: The method.
+        hook: Name of the hook.
+        values: What it returned.
+
+    Raises:
+        CompatibilityError: Naming what is not.
+    """
+    import torch
+
+    bad = None
+    if not isinstance(values, Mapping):
+        bad = f"{type(values).__name__}, not a mapping of names to tensors"
+    else:
+        for name, value in values.items():
+            if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+                bad = bad or f"{name!r}: {type(value).__name__}, which is no named tensor"
+        bad = bad or dtype_problem(values)
+    if bad:
+        raise _hook_error(method, hook, f"gives {bad}")
+
+
+def plain(method: Method, hook: str, value: Any) -> dict[str, Any]:
+    """What a hook returns, as JSON gives it back.
+
+    Args:
+        method: The method.
+        hook: Name of the hook.
+        value: What it returned.
+
+    Raises:
+        CompatibilityError: If it is no JSON.
+    """
+    try:
+        found = json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _hook_error(method, hook, f"gives what JSON cannot represent ({error})") from error
+    if not isinstance(found, dict):
+        raise _hook_error(method, hook, f"gives {type(value).__name__}, not a mapping")
+    return found
+
+
+def _hook_error(method: Method, hook: str, what: str) -> CompatibilityError:
+    fix = "Mend the method; a training that has a checkpoint goes on from it."
+    return CompatibilityError(Problem(f"method '{method.name}'", f"`{hook}` {what}.", fix))
 
 
 def marks(model: Module) -> Marks:
@@ -139,17 +206,28 @@ def check_loss(where: str, loss: float, step: int) -> None:
         raise TrainingError(Problem(where, f"the loss is {loss} at step {step}.", fix))
 
 
-def check_numbers(method: Method, numbers: Mapping[str, float]) -> dict[str, float]:
+def check_numbers(method: Method, numbers: Mapping[str, Any]) -> dict[str, float]:
     """The numbers that a method reports are finite.
 
     Raises:
-        TrainingError: If not.
+        CompatibilityError: If one is no number.
+        TrainingError: If one is not finite.
     """
-    bad = {name: value for name, value in numbers.items() if not math.isfinite(value)}
-    if bad:
-        name, value = next(iter(bad.items()))
-        raise TrainingError(Problem(f"method '{method.name}'", f"reports {name} = {value}.", "Check the task's data."))
-    return {name: float(value) for name, value in numbers.items()}
+    if not isinstance(numbers, Mapping):
+        raise _hook_error(method, "numbers", f"gives {type(numbers).__name__}, not a mapping")
+    found = {}
+    for name, value in numbers.items():
+        try:
+            if isinstance(value, (str, bytes)):
+                raise TypeError("it is a text")
+            found[str(name)] = float(value)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            reason = f"gives {name} = {shown(value)}, which is no number ({error})"
+            raise _hook_error(method, "numbers", reason) from error
+        if not math.isfinite(found[str(name)]):
+            what = f"`numbers` reports {name} = {found[str(name)]}."
+            raise TrainingError(Problem(f"method '{method.name}'", what, "Check the task's data."))
+    return found
 
 
 def check_export(method: Method, carry: Carry) -> None:
@@ -173,12 +251,16 @@ def check_export(method: Method, carry: Carry) -> None:
 
 
 def check_statistics(method: Method, statistics: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Names of statistics are file names, and none is that of the update.
+    """Names of statistics are file names, none is that of the update, and what they hold can be written.
 
     Raises:
         CompatibilityError: If not.
     """
-    bad = [name for name in statistics if not name.replace("_", "").isalnum() or name.startswith("update")]
+    if not isinstance(statistics, Mapping):
+        raise _hook_error(method, "statistics", f"gives {type(statistics).__name__}, not a mapping")
+    for name, values in statistics.items():
+        check_tensors(method, f"statistics['{name}']", values)
+    bad = [name for name in map(str, statistics) if not name.replace("_", "").isalnum() or name.startswith("update")]
     if bad:
         what = f"names a statistic {bad[0]!r}."
         fix = "Use letters, digits and underscores; names that begin with `update` belong to the updates."

@@ -13,7 +13,7 @@ from ..base.files import write_with
 from ..contract.carry import FILE, Carry, CarryWriter, Meta, TaskUpdate
 from ..records.carry import CarryRecord, UpdateRecord
 from ..records.files import FileRecord, record_of, table_problems
-from .guards import check_export
+from .guards import check_export, plain
 
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ def write_carry(
         fill: Writes the replay buffer.
 
     Raises:
-        CompatibilityError: If the first carry is not what the method says that it is, see `Method.export`.
+        CompatibilityError: If ``writer.meta`` is no JSON, or the first carry is not what the method says that it is, see
+            `Method.export`.
     """
 
     def produce(folder: Path) -> None:
@@ -95,7 +96,8 @@ def write_carry(
         if fill is not None:
             fill(writer)
         files = file_records(writer, _known(previous, update.tensors.parent))
-        CarryRecord.write(folder / FILE, {**about, "meta": writer.meta, "files": files}, indent=2)
+        meta = plain(method, "writer.meta", writer.meta)
+        CarryRecord.write(folder / FILE, {**about, "meta": meta, "files": files}, indent=2)
         if previous is None:
             check_export(method, Carry.open(folder))
 

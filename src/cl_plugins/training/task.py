@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapters.partitioned import is_partitioned, whole_on_main
 from ..base.logs import logger
+from ..contract.saving import saveable
 from ..contract.task import certain
 from . import guards
+from .trained import forget_trained, note_trained, train_again
 
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ class TaskTraining:
         self._terms, self._model, self._wanted = terms, model, tuple(wanted)
         self._where = f"task '{terms.context.task.name}'"
         guards.check_trainable(self._where, model, self._wanted)
+        note_trained(model)
         guards.check_saved(terms.method, terms.context, model)
         logger.info("train:%s: %s", terms.context.task.name, guards.trained_parts(model, self._wanted))
         self._before = guards.marks(model)
@@ -66,6 +69,7 @@ class TaskTraining:
         Raises:
             TrainingError: If the training did nothing, or weights are not finite, or a term was zero throughout.
         """
+        train_again(self._model)
         after = guards.marks(self._model)
         guards.check_trained(self._where, steps, self._before, after, self._wanted, idle=certain(self._model))
         self._terms.check()
@@ -74,19 +78,24 @@ class TaskTraining:
         """What the task has learned, copied to the CPU. All ranks take part.
 
         Raises:
+            CompatibilityError: If what a hook of the method returns cannot be written, or does not hold all that is trained.
             TrainingError: If a number that the method reports is not finite.
         """
         method, context, model = self._terms.method, self._terms.context, self._model
-        tensors = {name: _copy(value) for name, value in method.learned(context, model).items()}
-        meta = method.describe(context, model)
+        train_again(model)  # a method may ask which tensors are trainable
+        learned = method.learned(context, model)
+        guards.check_all_learned(method, model, learned)
+        tensors = saveable({name: _copy(value) for name, value in learned.items()})
+        meta = guards.plain(method, "describe", method.describe(context, model))
         statistics = method.statistics(context, model)
         guards.check_statistics(method, statistics)
         numbers = guards.check_numbers(method, method.numbers(context, model))
-        return Learned(tensors, meta, statistics, numbers)
+        forget_trained(model)
+        return Learned(tensors, meta, {name: saveable(values) for name, values in statistics.items()}, numbers)
 
 
 def _copy(value: Any) -> Tensor:
     if is_partitioned(value):
         return whole_on_main(value)
-    copy: Tensor = value.detach().to("cpu").contiguous()
+    copy: Tensor = value.detach()
     return copy

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 import os
 import uuid
 import warnings
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...base.outside import OutsideError, open_picture, read_bytes
+from ...base.pictures import is_wide, stretched
 from . import archives
 from .contract import Picture
 from .extras import library
@@ -112,9 +112,9 @@ def encode(picture: Picture, rules: ImageRules) -> tuple[bytes, str]:
                 _check_size(picture, image.size, rules)
                 form = str(image.format)
                 image.load()
-                if form in KEPT and not _wide(image) and not (rules.pad_square and _oblong(image)):
+                if form in KEPT and not is_wide(image) and not (rules.pad_square and _oblong(image)):
                     return data, KEPT[form]
-                flat = _stretched(image, image_module) if _wide(image) else _eight_bits(image)
+                flat = stretched(image) if is_wide(image) else _eight_bits(image)
                 if rules.pad_square:
                     flat = _padded(flat, image_module)
                 return _save(flat, "JPEG" if form == "JPEG" else "PNG")
@@ -172,25 +172,6 @@ def _check_size(picture: Picture, size: tuple[int, int], rules: ImageRules) -> N
 
 def _oblong(image: Any) -> bool:
     return bool(image.size[0] != image.size[1])
-
-
-def _wide(image: Any) -> bool:
-    """Whether a grey picture has more than 8 bits. Which mode it has (I, I;16, ...) depends on Pillow's version."""
-    return image.mode == "F" or image.mode.startswith("I")
-
-
-def _stretched(image: Any, image_module: Any) -> Any:
-    """Grey with 8 bits: the lowest value becomes 0, the highest 255.
-
-    How many of the 16 bits are used is not in the file: 12 bits divided by 256 would be nearly black.
-    """
-    numpy: Any = library("numpy")
-    values = numpy.asarray(image, dtype=numpy.float64)
-    low, high = float(values.min()), float(values.max())
-    if not math.isfinite(high - low):
-        raise ValueError("it has values that are no numbers")
-    scaled = (values - low) * (255.0 / (high - low or 1.0))
-    return image_module.fromarray(numpy.round(scaled).astype(numpy.uint8))
 
 
 def _eight_bits(image: Any) -> Any:
