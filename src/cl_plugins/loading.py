@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from .base.errors import Problem, RecipeError, RunStateError
+from .generation.generate import set_to_answer
 from .host.fingerprint import base_fingerprint
 from .run.card import auto_class
 from .run.final import ROUTED, Final, compute_in, is_classifier, open_final, put_on
@@ -53,6 +54,7 @@ def load(
         options = {"quantization_config": final.manifest.quantization, **options}
     model = _pretrained(place, trust_remote_code, {"dtype": _dtype(final), **options})
     if final.kind == ROUTED:
+        set_to_answer(model)
         return put_on(final, model)
     from peft import PeftModel
 
@@ -100,4 +102,5 @@ def _pretrained(place: str, trust: bool, options: dict[str, Any]) -> Any:
 def _answering(final: Final, model: Any, inner: Any) -> Any:
     if final.manifest.autocast is not None and final.kind != "merged":
         compute_in(inner, final.manifest.autocast)
+    set_to_answer(inner)
     return model.requires_grad_(False).eval()

@@ -55,6 +55,22 @@ def test_a_task_of_its_own_is_the_hosts_run_with_that_validation_set(llama, text
     assert updates(tmp_path / "chain")["01_one"] == (tmp_path / "plain" / "adapter_model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("packed", ["packing", "neat_packing"])
+def test_packs_of_a_validation_set_are_the_hosts(packed, llama, texts, tmp_path):
+    from llamafactory.train.tuner import run_exp
+
+    more = {packed: True, "cutoff_len": 96, "max_steps": 2, "eval_steps": 1, "per_device_eval_batch_size": 1}
+    plain = {**validated(llama, texts, tmp_path / "plain", "seqlora", **more)}
+    del plain["cl"]
+    run_exp({**plain, "dataset": "one_train", "eval_dataset": "two_valid"})
+    block = {"stream": stream(("one",), valid=())}
+    block["stream"]["tasks"][0]["valid"] = "two_valid"
+    go(validated(llama, texts, tmp_path / "chain", "seqlora", ("one",), cl=block, **more))
+    state = json.loads((tmp_path / "plain" / "trainer_state.json").read_text())
+    expected = [(e["step"], e["eval_loss"]) for e in state["log_history"] if "eval_loss" in e]
+    assert losses(tmp_path / "chain", "01_one") == expected
+
+
 def test_every_task_is_measured_on_its_own_set_when_the_keys_say(llama, texts, tmp_path):
     seen = Seen()
     block = {"task_overrides": {"two": {"eval_steps": 3}}}

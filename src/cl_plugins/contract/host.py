@@ -27,6 +27,9 @@ KeyKind = Literal["per_task", "per_run", "refused"]
 ENCODERS = "encoders"
 _ENCODERS_NAME = "encoders "
 
+#: A saved chat template that gives other prompts than the run has asked with says so in a comment, which begins like this.
+CHAT_DIFFERENCES = "cl_plugins: other token ids than the prompts of the run for "
+
 
 def has_encoders(keys: Mapping[str, Any]) -> bool:
     """Whether a recipe, or the keys of a run, name encoders in place of a language model."""

@@ -19,26 +19,48 @@ if TYPE_CHECKING:
     import torch
 
 
+#: Settings of configs -> what they are while a model answers. With the logits of a mixture of experts' routers, Transformers
+#: would compute their loss in every forward, which fails for the next token of a prompt.
+_ANSWERING = {"use_cache": True, "output_router_logits": False}
+
+
 @contextmanager
 def answering(model: Any, tokenizer: Any) -> Iterator[None]:
     """Put model and tokenizer into the state for generation, and back afterwards.
 
-    Left padding must not leak into training (it changes what is learned), and neither must ``use_cache`` or the mode.
+    Left padding must not leak into training (it changes what is learned), and neither must settings or the mode.
     """
     side, training = tokenizer.padding_side, model.training
-    config = getattr(model.config, "text_config", None) or model.config
-    caches = [(c, c.use_cache) for c in {id(c): c for c in (model.config, config)}.values() if hasattr(c, "use_cache")]
     tokenizer.padding_side = "left"
     model.eval()
-    for owner, _ in caches:
-        owner.use_cache = True
+    before = set_to_answer(model)
     try:
         yield
     finally:
         tokenizer.padding_side = side
         model.train(training)
-        for owner, value in caches:
-            owner.use_cache = value
+        for config, name, value in before:
+            setattr(config, name, value)
+
+
+def set_to_answer(model: Any) -> list[tuple[Any, str, Any]]:
+    """Set a model's configs, those of its parts included, so that it can generate.
+
+    Args:
+        model: A Transformers model, with or without adapters.
+
+    Returns:
+        Config, setting and former value of everything that was another.
+    """
+    owners = [getattr(module, "config", None) for module in model.modules()]
+    owners += [getattr(owner, "text_config", None) for owner in owners]
+    changed = []
+    for config in {id(owner): owner for owner in owners}.values():
+        for name, value in _ANSWERING.items():
+            if hasattr(config, name) and getattr(config, name) != value:
+                changed.append((config, name, getattr(config, name)))
+                setattr(config, name, value)
+    return changed
 
 
 def length_sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:

@@ -7,13 +7,12 @@ hold a list of parts instead: ``[{"type": "image"}, {"type": "text", "text": "..
 from __future__ import annotations
 
 import copy
-import itertools
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from ..base.logs import logger
+from . import chats
 
 
 _PLACES = {"image": "<image>", "video": "<video>", "audio": "<audio>"}  # what a prompt of the host holds for a medium
@@ -22,8 +21,7 @@ _TYPES = {
     "video": ("video", "video_url"),
     "audio": ("audio", "audio_url", "input_audio"),
 }
-_QUESTION = "What colour is this?"
-_SYSTEM = re.compile(r"(\{% if system_message is defined %\}\{\{ .*? \}\})(\{% endif %\})")
+_SLOTS = ("format_prefix", "format_system", "format_user", "format_assistant")
 
 
 def chat_template(template: Any, tokenizer: Any, processor: Any) -> str | None:
@@ -35,28 +33,45 @@ def chat_template(template: Any, tokenizer: Any, processor: Any) -> str | None:
         processor: The processor; None for a text model.
 
     Returns:
-        The template of the processor or tokenizer itself where it gives the same prompts; None where the host cannot
-        translate its template.
+        The template of the processor or tokenizer itself where it gives the same prompts, or where the host cannot translate
+        its template; None if there is none. Where it differs from the prompts of the run, it says so (`chats.marked`).
     """
+    found, plain, inherited = None, None, [getattr(each, "chat_template", None) for each in (processor, tokenizer)]
     try:
-        plain = template._get_jinja_template(tokenizer)
+        plain = _translated(template, tokenizer)
     except ValueError as error:  # a template with parts that depend on more than the messages
+        found = next((own for own in inherited if isinstance(own, str)), None)
         logger.warning("the chat template in `final/` is that of the base: %s", error)
+    if plain is not None:
+        found = chats.closest(template, tokenizer, _of_parts(_media(template, processor)), plain)
+        for own in inherited:
+            if (
+                isinstance(own, str)
+                and own != plain
+                and chats.same(template, tokenizer, own, found, processor is not None)
+            ):
+                found = own
+                break
+    if found is None:
         return None
-    parts = _of_parts(_media(template, processor))
-    found = parts + plain
-    spaced = parts + _SYSTEM.sub(r"\1{{ ' ' }}\2", plain)
-    if not _asks_alike(template, tokenizer, found):
-        if spaced != found and _asks_alike(template, tokenizer, spaced):
-            found = spaced
-        else:
-            logger.info(
-                "the chat template in `final/` may give other token ids than the run's prompts where two parts meet"
-            )
-    for own in (getattr(processor, "chat_template", None), getattr(tokenizer, "chat_template", None)):
-        if isinstance(own, str) and own != plain and _same(tokenizer, own, found, processor is not None):
-            return own
-    return found
+    differences = chats.differences(template, tokenizer, found)
+    if differences:
+        text = "the chat template in `final/` gives other token ids than the prompts of the run for %s; the model card says so"
+        logger.warning(text, ", ".join(differences))
+    return chats.marked(found, differences)
+
+
+def _translated(template: Any, tokenizer: Any) -> str:
+    """The host's own translation, which knows no tokens by name and takes a backslash for the beginning of an escape."""
+    found = copy.copy(template)
+    found.default_system = template.default_system.replace("\\", "\\\\") if template.default_system else ""
+    for name in _SLOTS:
+        formatter = copy.copy(getattr(template, name))
+        slots = [slot["token"] if isinstance(slot, dict) and "token" in slot else slot for slot in formatter.slots]
+        formatter.slots = [slot.replace("\\", "\\\\") if isinstance(slot, str) else slot for slot in slots]
+        setattr(found, name, formatter)
+    text: str = found._get_jinja_template(tokenizer)
+    return text
 
 
 @contextmanager
@@ -83,7 +98,7 @@ def saved_with(template: Any, tokenizer: Any, processor: Any) -> Iterator[None]:
 def _of_parts(media: dict[str, str]) -> str:
     """Jinja that turns contents that are lists of parts into texts."""
     cases = "".join(
-        f"{{%- elif part['type'] in {_TYPES[kind]} -%}}{{%- set cl_part.text = cl_part.text + {_quoted(text)} -%}}"
+        f"{{%- elif part['type'] in {_TYPES[kind]} -%}}{{%- set cl_part.text = cl_part.text + {chats.quoted(text)} -%}}"
         for kind, text in media.items()
     )
     return (
@@ -103,11 +118,6 @@ def _of_parts(media: dict[str, str]) -> str:
         "{%- endfor -%}"
         "{%- set messages = cl_chat.messages -%}"
     )
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
-    return f"'{escaped}'"
 
 
 def _media(template: Any, processor: Any) -> dict[str, str]:
@@ -132,39 +142,3 @@ def _media(template: Any, processor: Any) -> dict[str, str]:
         elif kind == "image" and getattr(plugin, "image_token", None) == place:
             found[kind] = place
     return found
-
-
-def _asks_alike(template: Any, tokenizer: Any, jinja: str) -> bool:
-    """Whether a chat template gives the ids of the run's prompts.
-
-    The host tokenises the parts of a prompt one by one; some tokenizers put a space in front of each.
-    """
-    question = {"role": "user", "content": _QUESTION}
-    try:
-        ours, _ = template.encode_oneturn(tokenizer, [question, {"role": "assistant", "content": "A"}])
-        text = tokenizer.apply_chat_template(
-            [question], chat_template=jinja, tokenize=False, add_generation_prompt=True
-        )
-        return list(ours) == list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    except Exception:  # Jinja, Transformers and the tokenizer raise what they like
-        return False
-
-
-def _same(tokenizer: Any, own: str, ours: str, pictures: bool) -> bool:
-    """Whether two chat templates give the same prompts for a few conversations."""
-    contents: list[Any] = [_QUESTION, [{"type": "text", "text": _QUESTION}]]
-    if pictures:
-        contents.append([{"type": "image"}, {"type": "text", "text": _QUESTION}])
-    turns = [{"role": "assistant", "content": "Red."}, {"role": "user", "content": "Sure?"}]
-    try:
-        for content, long in itertools.product(contents, (False, True)):
-            chat = [{"role": "user", "content": content}, *(turns if long else [])]
-            texts = [
-                tokenizer.apply_chat_template(chat, chat_template=t, tokenize=False, add_generation_prompt=True)
-                for t in (own, ours)
-            ]
-            if texts[0] != texts[1]:
-                return False
-    except Exception:  # Jinja, Transformers and the template itself raise what they like
-        return False
-    return True

@@ -63,7 +63,9 @@ _PER_RUN: dict[str, str] = {
         gradient_checkpointing_kwargs disable_gradient_checkpointing""",
     "a run has one directory": "output_dir logging_dir",
     "an existing run is continued with any value of it; `cl.restart: true` starts again": "overwrite_output_dir",
-    "task k trains with a seed derived from it": "seed data_seed full_determinism",
+    "task k trains with a seed derived from it": "seed",
+    "as in a plain run, it orders the samples of every task": "data_seed",
+    "a run is repeatable as a whole": "full_determinism",
     "a run is tracked as one": """report_to run_name project trackio_space_id use_swanlab swanlab_project
         swanlab_workspace swanlab_run_name swanlab_mode swanlab_api_key swanlab_logdir""",
     "it is also the batch of the generation, which is the same for every row": "per_device_eval_batch_size",

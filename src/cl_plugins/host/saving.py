@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +12,15 @@ if TYPE_CHECKING:
     from .task_args import HostArgs
 
 
+#: What the host sets for training: no cache, and the loss of a mixture of experts' routers.
+_FOR_TRAINING = ("use_cache", "output_router_logits", "router_aux_loss_coef", "aux_loss_alpha", "aux_loss_coef")
+_ABSENT = object()
+
+
 def save_model(
     model: Any, folder: Path, args: HostArgs, tokenizer: Any, tensors: dict[str, Any] | None = None
 ) -> None:
-    """Save a model with the base's own ``use_cache`` (the host turns it off for training).
+    """Save a model with the base's own settings where the host sets others for training.
 
     Args:
         model: The model.
@@ -31,23 +38,32 @@ def save_model(
         revision=args.model.model_revision,
         trust_remote_code=args.model.trust_remote_code,
     )
-    changed = []
-    for own, original in (
-        (model.config, base),
-        (getattr(model.config, "text_config", None), getattr(base, "text_config", None)),
-    ):
-        if own is not None and hasattr(own, "use_cache") and original is not None:
-            changed.append((own, own.use_cache))
-            own.use_cache = getattr(original, "use_cache", True)
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
     if torch.float32 in dtypes:
         model.config.dtype = torch.float32
     _align_special_tokens(model, tokenizer)
-    try:
+    with _settings_of(base, model.config):
         model.save_pretrained(folder, **({"state_dict": tensors} if tensors is not None else {}))
+
+
+@contextmanager
+def _settings_of(base: Any, config: Any) -> Iterator[None]:
+    """Give a config, and that of its language model, the base's own `_FOR_TRAINING` inside the block."""
+    texts = [getattr(owner, "text_config", None) for owner in (config, base)]
+    before = []
+    for own, original in ((config, base), texts):
+        if own is None or original is None:
+            continue
+        for name in _FOR_TRAINING:
+            if hasattr(own, name):
+                before.append((own, name, getattr(own, name)))
+                value = getattr(original, name, True if name == "use_cache" else _ABSENT)
+                delattr(own, name) if value is _ABSENT else setattr(own, name, value)
+    try:
+        yield
     finally:
-        for own, value in changed:
-            own.use_cache = value
+        for own, name, value in before:
+            setattr(own, name, value)
 
 
 def _align_special_tokens(model: Any, tokenizer: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HostArgs:
-    """What `get_train_args` gives, by name."""
+    """What `get_train_args` gives, by name.
+
+    Attributes:
+        data_keys: The keys that `data` was made of, as they were written.
+    """
 
     model: ModelArguments
     data: DataArguments
     training: TrainingArguments
     finetuning: FinetuningArguments
     generating: GeneratingArguments
+    data_keys: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def base_name(self) -> str:
@@ -81,11 +86,12 @@ def parse(keys: dict[str, Any]) -> HostArgs:
     """
     from llamafactory.hparams import get_train_args
 
-    args = HostArgs(*get_train_args(keys))
+    args = HostArgs(*get_train_args(copy.deepcopy(keys)))  # the host takes entries out of mappings among the values
     args.data.eval_dataset = None  # `Session.validation_set` loads it, with the checks of a training set
     args.training.resume_from_checkpoint = None  # the host picks any checkpoint-N; the runner picks a complete one
     quieten()
-    return args
+    names = {each.name for each in fields(args.data)} - {"eval_dataset"}
+    return replace(args, data_keys={key: value for key, value in keys.items() if key in names})
 
 
 def for_tests(args: HostArgs, keys: Mapping[str, Any]) -> HostArgs:
@@ -110,13 +116,20 @@ def for_data(args: HostArgs, keys: Mapping[str, Any], datasets: Sequence[str] | 
         keys: The keys that differ; None stands for the host's default.
         datasets: Other data sets.
     """
-    defaults = {field.name: field.default for field in fields(args.data)}
-    changes = {k: defaults[k] if value is None else value for k, value in keys.items() if k in DATA_KEYS}
-    if "dataset_dir" in changes:
-        changes.setdefault("media_dir", None)  # which the host then sets to `dataset_dir`
+    made_of = dict(args.data_keys)
+    for key, value in keys.items():
+        if key in DATA_KEYS:
+            made_of[key] = value
+            if value is None:
+                del made_of[key]
     if datasets is not None:
-        changes["dataset"] = list(datasets)
-    return replace(args, data=replace(args.data, **changes))
+        made_of["dataset"] = list(datasets)
+    # The host turns what is written into other values, e.g. one token less per pack. It does so again with any copy.
+    data, before, after = copy.copy(args.data), type(args.data)(**args.data_keys), type(args.data)(**made_of)
+    for each in fields(data):
+        if getattr(before, each.name) != getattr(after, each.name):
+            setattr(data, each.name, getattr(after, each.name))
+    return replace(args, data=data, data_keys=made_of)
 
 
 def own(args: TaskArgs) -> HostArgs:

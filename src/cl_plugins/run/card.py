@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import ClPluginsError
-from ..contract.host import ENCODERS
+from ..contract.host import CHAT_DIFFERENCES, ENCODERS
 from ..evaluation.drift import Drifts
 from ..evaluation.matrix import AccuracyMatrix
 from ..evaluation.metrics import continual_metrics
@@ -41,6 +41,7 @@ class Facts:
         notes: What the stream and the method want every reader to know.
         probes: What the probes have measured.
         host: Name and version of the host.
+        routers: Whether the model's config asks for the logits of the routers of a mixture of experts.
         modalities: Of a classifier on frozen encoders: name of a modality -> its entry in the recipe.
     """
 
@@ -48,6 +49,7 @@ class Facts:
     matrix: AccuracyMatrix | None = None
     notes: tuple[str, ...] = ()
     host: str = ""
+    routers: bool = False
     modalities: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     probes: Drifts = field(default_factory=dict)
 
@@ -73,11 +75,14 @@ def facts_of(state: RunState) -> Facts:
             probes = dict(MetricsRecord.read(root / "metrics.json").probes)
     except (ClPluginsError, OSError):  # nothing measured, or results that `report` complains about
         pass
+    config = state.session.base.model.config
+    texts = getattr(config, "text_config", None) or config
     return Facts(
-        auto_class=auto_class(state.session.base.model.config).__name__,
+        auto_class=auto_class(config).__name__,
         matrix=matrix,
         notes=(*state.config.stream.notes, *state.method.notes(), *origin),
         host=state.host.name,
+        routers=bool(getattr(texts, "output_router_logits", False)),
         modalities=state.host_keys.get(ENCODERS) or {},
         probes=probes,
     )
@@ -208,6 +213,10 @@ def _use(folder: Path, about: Mapping[str, Any], base: str, facts: Facts) -> str
     else:
         load = [f"model = {facts.auto_class}.from_pretrained(folder)"]
         imports = [f"from transformers import {facts.auto_class}, {reader}"]
+    if facts.routers and kind != "routed":
+        load.append(
+            "model.config.get_text_config().output_router_logits = False  # Transformers cannot generate with them"
+        )
     chats = facts.host != TRAINED_BY_SCRIPT or (folder / "chat_template.jinja").is_file()
     content = f'[{{"type": "text", "text": "{_QUESTION}"}}]'
     code = [
@@ -267,10 +276,23 @@ def _prompts(folder: Path, about: Mapping[str, Any], facts: Facts) -> str:
         f"LLaMA-Factory's template `{plain(keys.get('template') or 'that of the tokenizer')}`, as in the chat template "
         "of the tokenizer; it takes contents that are texts or lists of parts."
     ]
+    differing = _differing(folder)
+    if differing:
+        lines.append(
+            f"**This chat template gives other token ids than the run has asked with for {plain(differing)}.**"
+        )
     example = _example(folder, facts.pictures)
     if example is not None:
         lines.append(_fenced(example))
     return "\n\n".join(lines)
+
+
+def _differing(folder: Path) -> str:
+    """What the folder's chat template says of its differences; empty if it gives the prompts of the run."""
+    path = folder / "chat_template.jinja"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    found = re.match(r"\{# " + re.escape(CHAT_DIFFERENCES) + r"(.*?) #\}", text, re.DOTALL)
+    return found[1] if found else ""
 
 
 def _fenced(example: str) -> str:
