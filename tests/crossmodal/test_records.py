@@ -175,7 +175,7 @@ def test_numbers_in_files(tmp_path):
         with pytest.raises(ValueError, match=r"numbers|channels|shape|convert"):
             signal.look("motion", str(tmp_path / f"{name}.npy"))
     (tmp_path / "bad.csv").write_text("x,y\n1,2\n3\n")
-    with pytest.raises(ValueError, match="inhomogeneous"):
+    with pytest.raises(ValueError, match="line 3 has 1 cell"):
         signal.look("motion", str(tmp_path / "bad.csv"))
 
 

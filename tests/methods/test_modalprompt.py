@@ -135,11 +135,19 @@ def test_a_task_that_is_told_is_followed(model):
     base.reset()
 
 
+def last_token_of(inputs):
+    """Labels of rows whose last token is the answer."""
+    labels = inputs["input_ids"].clone()
+    labels[:, :-1] = -100
+    return labels
+
+
 def test_in_training_the_own_prompt_stands_next_to_the_words(model):
     base = HeldBase(model)
     placed = TaskPrompts(base, ModalPromptConfig(prompt_length=2, prompts=3), learned(model, 4), "new")
     rows = prompts(5, lambda i: i % 2)
     inputs = batch(rows, pixels(rows))
+    inputs["labels"] = last_token_of(inputs)
     model.train()
     model(**inputs)
     chosen = placed._state.current.kept["prompts"]
@@ -167,7 +175,7 @@ def test_fresh_prompts_do_not_answer_before_they_are_trained(model):
     with torch.no_grad():
         assert torch.equal(model(**inputs).logits, before)
     model.train()
-    model(**inputs)
+    model(**inputs, labels=last_token_of(inputs))
     model.eval()
     assert placed.answers
     base.reset()

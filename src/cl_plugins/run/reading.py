@@ -135,7 +135,9 @@ def _trained(
     items = [(name, item) for name, found in sets.items() for item in found]
     lines = []
     for training in trainings:
-        dataset = state.kept_training_set(training)["train_dataset"]
+        dataset = state.kept_training_set(training).get("train_dataset")
+        if dataset is None:
+            continue
         found = state.session.trained_items(dataset, [item for _, item in items])
         for test, numbers in groupby(sorted(found), key=lambda number: items[number][0]):
             rows = list(numbers)
@@ -187,8 +189,8 @@ class TrainingSets:
         self._kept[task] = args, found
 
     def look(self, task: str) -> dict[str, Any]:
-        """The training set of a task, which stays kept."""
-        return self._kept[task][1][0]
+        """The training set of a task, which stays kept; nothing if it was not prepared."""
+        return self._kept[task][1][0] if task in self._kept else {}
 
     def take(self, task: str) -> tuple[dict[str, Any], Rows | None] | None:
         """The training set of a task, no longer kept; None if it was not prepared."""

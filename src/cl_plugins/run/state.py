@@ -208,7 +208,7 @@ class RunState:
         self._training_sets.add(task, args, self._prepare(task, args))
 
     def kept_training_set(self, task: str) -> dict[str, Any]:
-        """What `keep_training_set` has prepared, until it is taken."""
+        """What `keep_training_set` has prepared, until it is taken; nothing if there is none."""
         return self._training_sets.look(task)
 
     def training_set(self, task: str, args: TaskArgs) -> tuple[dict[str, Any], Rows | None]:

@@ -87,8 +87,10 @@ def watch(keys: dict[str, Any]) -> Watched:
     marks, check_trained, do = guards.marks, guards.check_trained, runner.Runner._do
     current: list[Any] = [None]  # the step; further phases of a task are not watched
 
-    def at_end_of_training(where: str, steps: int, before: Any, after: Any, wanted: Any) -> None:
-        check_trained(where, steps, before, after, wanted)
+    def at_end_of_training(
+        where: str, steps: int, before: Any, after: Any, wanted: Any, *, idle: bool = False
+    ) -> None:
+        check_trained(where, steps, before, after, wanted, idle=idle)
         if current[0].phase:
             return
         seen.changed.append([n for n in after if before[n] != after[n]])

@@ -29,7 +29,7 @@ class LlavaTask(Converter):
         answer: Name of the answer in test records.
         text_only: Whether a record may have no picture.
         first_picture_only: Whether only the first of several pictures is used.
-        annotators: See `answer_of`.
+        first_answer: Whether the first of several right answers is the reference, see `answer_of`.
     """
 
     version = 2
@@ -39,7 +39,7 @@ class LlavaTask(Converter):
     answer: ClassVar[str] = "answer"
     text_only: ClassVar[bool] = False
     first_picture_only: ClassVar[bool] = False
-    annotators: ClassVar[bool] = False
+    first_answer: ClassVar[bool] = False
     columns: ClassVar[Mapping[str, type]] = {"question_id": str, "image": str, "answers": list}
 
     def names(self, split: str) -> Sequence[str]:
@@ -119,7 +119,7 @@ class LlavaTask(Converter):
         if self.question not in raw:
             return Drop(name, "question is missing", f"no `{self.question}` or `conversations`; {_keys(raw)}")
         question = raw.get(self.question)
-        answer, several = answer_of(self.answer_field(raw), question, annotators=self.annotators)
+        answer, several = answer_of(self.answer_field(raw), question, first=self.first_answer)
         if isinstance(question, str) and IMAGE in question:
             question = in_front(question)  # before anything is put behind it
         question = self.ask(split, question, answer)

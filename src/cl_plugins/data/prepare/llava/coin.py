@@ -37,7 +37,6 @@ class _Coin(LlavaTask):
     """
 
     stream = "coin"
-    annotators = True
     places: ClassVar[tuple[str, ...]]
     test_files: ClassVar[tuple[str, ...]] = ("test.json", "val.json")
     collections: ClassVar[tuple[str, ...]]

@@ -36,20 +36,16 @@ def as_text(value: object) -> object:
     return str(value) if isinstance(value, int) else value
 
 
-def answer_of(value: object, question: object = "", *, annotators: bool = False) -> tuple[object, list[str]]:
+def answer_of(value: object, question: object = "", *, first: bool = False) -> tuple[object, list[str]]:
     """The reference answer of a test item, and all right answers if the record lists several (`read_listed`).
 
     Args:
         value: The field.
         question: The question.
-        annotators: Whether a list holds the answers of several annotators (VQA), whose majority is the reference, of
-            equally frequent ones the first; all of them are counted, also those who wrote nothing. Otherwise it holds
-            alternatives (OCRBench, captions), and the first one is the reference.
+        first: Whether the first entry of a list is the reference (captions), however often others occur.
     """
     if not isinstance(value, list):
         return as_text(value), []
     reference, several = read_listed(value, question if isinstance(question, str) else "")
-    if annotators or not several:
-        return reference, several
     said = [text for text in several if text.strip()]
-    return said[0], said
+    return (said[0], said) if first and said else (reference, several)

@@ -72,6 +72,7 @@ class _Captions(_Ucit):
     """A caption task: the captions of the COCO-style file are the answers of the test records."""
 
     version = 4
+    first_answer = True
     captions: ClassVar[tuple[str, ...]]
     settings: ClassVar[Mapping[str, Setting]] = {
         "captions": Setting(
