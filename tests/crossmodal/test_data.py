@@ -280,3 +280,11 @@ def test_the_kind_of_a_modality_decides_how_it_is_stored(tmp_path, suffix):
     configs = {"picture": encoder("vit").config}
     read = CrossModalProcessor({"picture": EncoderSpec("vision")}, configs)
     assert (read([found])["picture.pixel_values"] == read([full])["picture.pixel_values"]).all()
+
+
+def test_a_record_whose_id_is_null_has_none(data):
+    name = "1_train"
+    rewrite(data, name, lambda entry: {**entry, "id": None})
+    specs = {key: EncoderSpec(**value) for key, value in ENCODERS.items()}
+    found = RecordSet(name, data, specs).records()
+    assert [entry["id"] for entry in found] == [f"{name}/{number}" for number in range(len(found))]

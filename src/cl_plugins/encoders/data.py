@@ -132,7 +132,8 @@ class RecordSet:
         return [self._resolved(record, number) for number, record in enumerate(raw)]
 
     def _resolved(self, record: Record, number: int) -> Record:
-        full: Record = {"id": str(record.get("id", f"{self.name}/{number}")), "label": record["label"]}
+        given = record.get("id")
+        full: Record = {"id": f"{self.name}/{number}" if given is None else str(given), "label": record["label"]}
         for name, spec in self.specs.items():
             value = record.get(name)
             if value is not None:
