@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from encoder_runs import REPLAY
+from method_cases import slow_unless
 from safetensors.torch import load_file
 from small_encoders import small_recipe, stream, write
 from tiny_encoders import CONFIGS, batch_of, classifier, encoder
@@ -71,7 +72,7 @@ def test_one_step_per_task_is_enough(tmp_path):
     run_recipe(small_recipe(data, tmp_path / "run", max_steps=1))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", slow_unless(METHODS, ("crossmodal", "ewc")))
 def test_bf16_on_a_cpu_resumed_after_every_step(tmp_path, name):
     data = write(tmp_path / "data", stream(tmp_path, ["ant", "bee"], ["cat", "dog"]))
     method, replay = METHODS[name]
