@@ -301,6 +301,7 @@ def show_matrix(value: dict[str, Any], out: Path, *, as_json: bool) -> None:
 def show(value: dict[str, Any], out: Path) -> None:
     """Print scores for people."""
     from ..report import tables, text
+    from ..run.evaluation_note import told
     from . import output
 
     learned = value["learned"]
@@ -322,5 +323,5 @@ def show(value: dict[str, Any], out: Path) -> None:
     )
     output.emit()
     if value["other_data"]:
-        output.emit(f"The test data of {', '.join(value['other_data'])} differ from those of the run.")
+        output.emit(told(value["other_data"]))
     output.emit(f"predictions: {out / 'predictions' / value['row']}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,12 @@ from ..base.files import write_json
 from ..base.outside import read_json
 from ..records.results import PREDICTIONS
 from ..records.run import RUN
+from ..report.setup import of_data_set
 from .data_sets import FileHashes, data_records
 
 
 if TYPE_CHECKING:
+    from ..config import CLConfig
     from .state import RunState
 
 
@@ -42,11 +44,20 @@ def test_data(state: RunState, names: Sequence[str], hashes: FileHashes) -> dict
     Returns:
         Task -> data set -> record, as in ``run.json``.
     """
-    config = state.config
-    tasks = tuple(replace(task, train=(), valid=()) for task in config.stream.tasks if task.name in names)
-    tested = replace(config, stream=replace(config.stream, tasks=tasks), block=replace(config.block, only=None))
+    tested = tests_alone(state.config, names)
     data = data_records(state.host, state.host_keys, tested, hashes)
-    return {task.name: _of_task(data, task.name, task.test) for task in tasks}
+    return {task.name: _of_task(data, task.name, task.test) for task in tested.stream.tasks}
+
+
+def tests_alone(config: CLConfig, names: Collection[str]) -> CLConfig:
+    """The configuration of some tasks without what they train on.
+
+    Args:
+        config: The configuration.
+        names: The tasks.
+    """
+    tasks = tuple(replace(task, train=(), valid=()) for task in config.stream.tasks if task.name in names)
+    return replace(config, stream=replace(config.stream, tasks=tasks))
 
 
 def other_data(info: Mapping[str, Any], now: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -65,7 +76,12 @@ def other_data(info: Mapping[str, Any], now: Mapping[str, Mapping[str, Any]]) ->
 
 
 def _of_task(data: Mapping[str, Any], task: str, names: Sequence[str]) -> dict[str, Any]:
-    return {name: data.get(f"{task}/{name}", data.get(name)) for name in names}
+    return {name: of_data_set(data, task, name)[1] for name in names}
+
+
+def told(other: Sequence[str]) -> str:
+    """A sentence on the tasks of `other_data`."""
+    return f"The test data of {', '.join(other)} differ from those of the run."
 
 
 def claim(

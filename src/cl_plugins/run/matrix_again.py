@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from ..records.run import write_run
 from . import parts, record
 from .data_sets import FileHashes, data_records
 from .evaluate import build_matrix, evaluate, write_matrix
-from .evaluation_note import claim, other_data, test_data
+from .evaluation_note import claim, other_data, test_data, tests_alone, told
 from .plan import JOINT, ORACLE, Step
 from .progress import Progress
 from .reopen import carry_after, planned, read_record
@@ -60,7 +60,8 @@ def evaluate_matrix(
     tested = [step for step in steps if step.tests]
     for name in dict.fromkeys(str(step.task) for step in tested):
         state.tests(state.config.stream.task(name))  # all problems of the data, before the model is loaded
-    data = test_data(state, names, FileHashes(state.root / ".data_hashes.json"))
+    hashes = FileHashes(state.root / ".data_hashes.json")
+    data = test_data(state, names, hashes)
     claim(state, info, names, data, matrix="all rows" if after is None else f"after {after}")
     counts = {name: len(state.tests(state.config.stream.task(name))) for name in {str(s.task) for s in tested}}
     state.progress = Progress({step.key: ("evaluate", counts[str(step.task)]) for step in tested})
@@ -81,7 +82,7 @@ def evaluate_matrix(
         state.progress.close()
     matrix = build_matrix(state.root, steps, state.config, state.scores, latest.tasks)
     write_matrix(state.root, matrix)
-    write_run(state.root, {**_about(state, root, info, other_data(info, data)), "files": files})
+    write_run(state.root, {**_about(state, root, info, hashes, other_data(info, data)), "files": files})
     for step in tested:  # only now: the same command, killed and given again, finds all that it had answered
         parts.remove(state.root, str(step.row), str(step.task))
     return matrix
@@ -121,19 +122,20 @@ def _carry(state: RunState, root: Path, latest: Carry, row: str, scratch: Path) 
     return carry_after(state, root, task, scratch / row)
 
 
-def _about(state: RunState, root: Path, info: dict[str, Any], other: Sequence[str]) -> dict[str, Any]:
+def _about(
+    state: RunState, root: Path, info: dict[str, Any], hashes: FileHashes, other: Sequence[str]
+) -> dict[str, Any]:
     """``run.json`` of the results: that of the run, with what was tested here.
 
     Args:
         state: The run.
         root: Its directory.
         info: Its ``run.json``.
+        hashes: Hashes that are known already.
         other: Tasks whose test sets are no longer those of the run.
     """
     config = state.config
-    tasks = tuple(replace(task, train=(), valid=()) for task in config.stream.tasks)
-    tested = replace(config, stream=replace(config.stream, tasks=tasks))
-    data = data_records(state.host, state.host_keys, tested, FileHashes(state.root / ".data_hashes.json"))
+    data = data_records(state.host, state.host_keys, tests_alone(config, config.stream.task_names), hashes)
     recipe = {**info["recipe"], "cl": {**info["recipe"]["cl"], "eval": asdict(config.block.eval)}}
     return {
         **{
@@ -145,7 +147,7 @@ def _about(state: RunState, root: Path, info: dict[str, Any], other: Sequence[st
         "notes": [
             *(info.get("notes") or []),
             f"All answers were given again, with the weights of the run {root.name}.",
-            *([f"The test data of {', '.join(other)} differ from those of the run."] if other else []),
+            *([told(other)] if other else []),
         ],
         "versions": record.versions(),
         "hardware": record.hardware(),
