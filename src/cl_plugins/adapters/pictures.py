@@ -34,6 +34,7 @@ _GRIDS = (
 #: Models whose tower may be that of Pixtral: patches in a row, with a size for each picture.
 _SIZES = ("llava", "mistral3")
 _WHERE = "features of pictures"
+_UNCUT = "Give what the processor of this base makes, uncut."
 _FIX = "Use features of the text, or a base such as LLaVA, LLaVA-NeXT, Pixtral, Qwen-VL, InternVL or Gemma 3."
 
 
@@ -113,7 +114,7 @@ class Shown:
                 f"do not fit: {len(found.tokens)} pictures should have {sum(found.tokens)} tokens and {sum(found.parts)} vectors, "
                 f"and there are {total} tokens and {len(self.vectors)} vectors."
             )
-            raise CompatibilityError(Problem(_WHERE, what, "Give what the processor of this base makes, uncut."))
+            raise CompatibilityError(Problem(_WHERE, what, _UNCUT))
         return found
 
     @cached_property
@@ -129,7 +130,7 @@ class Shown:
             rows = places[at : at + count, 0]
             if not count or bool((rows != rows[0]).any()):
                 what = "do not fit: a picture has its tokens in several rows, or none."
-                raise CompatibilityError(Problem(_WHERE, what, "Give what the processor of this base makes, uncut."))
+                raise CompatibilityError(Problem(_WHERE, what, _UNCUT))
             row, first = places[at].tolist()
             found.append(row if bool(self.rows.attended[row, first]) else -1)
             at += count
@@ -209,7 +210,7 @@ def _layout(model: Any, inputs: Mapping[str, Any], video: bool, count: int, tota
     each, rest = divmod(total, count)
     if rest:
         what = f"do not fit: {count} pictures of the same number of tokens have {total} together."
-        raise CompatibilityError(Problem(_WHERE, what, "Give what the processor of this base makes, uncut."))
+        raise CompatibilityError(Problem(_WHERE, what, _UNCUT))
     return Layout((1,) * count, (each,) * count)
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from transformers import AutoConfig
 
-from ..adapters.modes import looking
 from ..base.errors import CompatibilityError, DataError, Problem, RecipeError, RunStateError
 from ..base.logs import logger
 from ..contract.backend import Answer
@@ -23,8 +22,9 @@ from ..records.results import JOINT
 from ..training.collated import CollatedData
 from . import data as data_sets
 from . import keys as key_rules
+from .backend import ClassBackend
 from .base import AnsweringClassifier, EncoderBase, plain_classifier
-from .checking import Found, check_finite, check_values, label_problems, length_problems
+from .checking import Found, check_values, label_problems, length_problems
 from .classes import Classes, Training, record_set
 from .data import Record, RecordRows
 from .sets import channel_names
@@ -33,7 +33,6 @@ from .sets import channel_names
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from ..contract.backend import OnBatch
     from ..contract.session import Rows, TaskArgs
     from ..crossmodal.configuration import ClassifierOptions
     from ..crossmodal.inputs import EncoderSpec
@@ -186,20 +185,28 @@ class Session:
         """
         records: list[list[Record]] = []
         found = Found()
-        for name in names:
-            own = record_set(name, keys, self.specs, keys.get("max_samples"))
-            try:
-                records.append(own.records())
-            except DataError as error:
-                found.problems += error.problems
-                continue
+        for where, one in self._read(found, names, keys, keys.get("max_samples")):
             fix = "Correct the label, or add it to `labels`."
-            where = str(own.file())
-            found.problems += label_problems(where, records[-1], f"task '{task}'", self.classes.of(task), fix)
-            check_values(found, where, records[-1], self.processor)
+            found.problems += label_problems(where, one, f"task '{task}'", self.classes.of(task), fix)
+            records.append(one)
         if found.problems:
             raise DataError(found.problems)
         return records, found
+
+    def _read(
+        self, found: Found, names: Sequence[str], keys: Mapping[str, Any], limit: int | None
+    ) -> Iterator[tuple[str, list[Record]]]:
+        """File and records of each data set that can be read; what is wrong with it, and then with its values, is noted."""
+        for name in names:
+            mine = record_set(name, keys, self.specs, limit)
+            try:
+                records = mine.records()
+            except DataError as error:
+                found.problems += error.problems
+                continue
+            where = str(mine.file())
+            yield where, records
+            check_values(found, where, records, self.processor)
 
     def _count(self, task: str, parts: Sequence[Found], records: int) -> None:
         """Note how many records of a training set were cut."""
@@ -275,16 +282,8 @@ class Session:
         """
         records: list[Record] = []
         found, places = Found(), dict[str, str]()
-        for name in task.test:
-            mine = record_set(name, keys, self.specs, max_items)
-            try:
-                one = mine.records()
-            except DataError as error:
-                found.problems += error.problems
-                continue
-            where = str(mine.file())
+        for where, one in self._read(found, task.test, keys, max_items):
             found.problems += self._unknown(where, one, task, keys)
-            check_values(found, where, one, self.processor)
             for number, record in enumerate(one, start=1):
                 places.setdefault(record["label"], f"{where}, record {number}")
             records += one
@@ -411,46 +410,3 @@ class Session:
     def read_answers(self, ids: Sequence[Sequence[int]], max_new_tokens: int) -> list[Answer]:
         """The classes of one-token answers."""
         return [Answer(self.classes.names[row[0]] if len(row) else "") for row in ids]
-
-
-class ClassBackend:
-    """Answers test items with a classifier, see `cl_plugins.contract.backend.Backend`.
-
-    Args:
-        model: The classifier.
-        session: Makes batches, and knows the names of the classes.
-        batch_size: Items per forward.
-    """
-
-    name = "host"
-    together = False
-
-    def __init__(self, model: Any, session: Session, batch_size: int) -> None:
-        self._model, self._session, self.batch_size = model, session, batch_size
-
-    def settings(self) -> dict[str, Any]:
-        """Precision and device."""
-        parameter = next(self._model.parameters())
-        return {"dtype": str(parameter.dtype), "device": parameter.device.type, "autocast": self._bf16}
-
-    @property
-    def _bf16(self) -> bool:
-        return bool(self._session.args.training.bf16)
-
-    def answer(
-        self, items: Sequence[TestItem], batches: Sequence[Sequence[int]], max_new_tokens: int, on_batch: OnBatch
-    ) -> None:
-        """See `Backend.answer`; before any class was learned every answer is empty."""
-        device = next(self._model.parameters()).device
-        labels = self._session.classes.names if self._model.learned else ("",)
-        for position, numbers in enumerate(batches):
-            records = [items[i].media["record"] for i in numbers]  # type: ignore[index]
-            batch = {k: v.to(device) for k, v in self._session.processor(records).items()}
-            with looking(self._model), torch.autocast(device.type, torch.bfloat16, enabled=self._bf16):
-                found = self._model(**batch)
-            logits = found.logits[:, 0]
-            check_finite(self._session.processor.names, records, found.parts, logits)
-            on_batch(position, [Answer(labels[i]) for i in logits.argmax(-1).tolist()])
-
-    def close(self) -> None:
-        """The model belongs to the run."""
